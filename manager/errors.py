@@ -1,0 +1,167 @@
+"""Every error that the manager raises on purpose. A leaf: imports nothing of ours.
+
+Each error takes its text as the one positional argument and keeps nothing else in the instance, because an error
+crosses Celery as its class name and its positional arguments: whatever is only an attribute is lost on the way.
+What a caller can decide by is on the class: `code` (stable, machine-readable) and `retryable` (whether the same call
+may succeed later with nothing changed). They subclass ValueError where the caller must change what was asked for or
+configured, and RuntimeError where what was asked for was fine but could not be done.
+"""
+
+from typing import ClassVar
+
+
+class ManagerError(Exception):
+    """Root of all errors of the manager."""
+
+    code: ClassVar[str] = "manager_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+
+
+# --- the caller or the configuration is wrong: fix it, then ask again
+
+
+class InvalidAccountIdError(ManagerError, ValueError):
+    """Raised when an account id could not be the name of an account file."""
+
+    code = "invalid_account_id"
+
+
+class AccountNotFoundError(ManagerError, ValueError):
+    """Raised when there is no account file with the asked-for id."""
+
+    code = "account_not_found"
+
+
+class InvalidConfigError(ManagerError, ValueError):
+    """Raised when a configuration breaks a rule; the text holds every problem, one a line."""
+
+    code = "invalid_config"
+
+
+class InvalidPayloadError(ManagerError, ValueError):
+    """Raised when a task or a command carries arguments that it does not take."""
+
+    code = "invalid_payload"
+
+
+class CredentialError(ManagerError, ValueError):
+    """Raised when a credential reference does not resolve on this host."""
+
+    code = "credential_unavailable"
+
+
+class AccountDisabledError(ManagerError, ValueError):
+    """Raised when a start is asked for an account whose file says `enabled: false`."""
+
+    code = "account_disabled"
+
+
+class NoWorkerError(ManagerError, ValueError):
+    """Raised when a stop is asked for an account that has no worker."""
+
+    code = "no_worker"
+
+
+class SettingsError(ManagerError, ValueError):
+    """Raised when the environment, or a directory that it names, cannot be used."""
+
+    code = "bad_settings"
+
+
+# --- what was asked for could not be done
+
+
+class StartFailedError(ManagerError, RuntimeError):
+    """Raised when a worker could not be started; nothing of the attempt is left behind."""
+
+    code = "start_failed"
+    retryable = True
+
+
+class StartTimeoutError(StartFailedError):
+    """Raised when a worker did not report a connected session in the account's time."""
+
+    code = "start_timeout"
+
+
+class StartCancelledError(StartFailedError):
+    """Raised when a stop arrived while the worker was still starting."""
+
+    code = "start_cancelled"
+    retryable = False
+
+
+class WorkerDiedError(StartFailedError):
+    """Raised when the worker process ended before its session was connected."""
+
+    code = "worker_died"
+
+
+class AuthenticationRefusedError(StartFailedError):
+    """Raised when the venue refused the credentials; not to be retried until they change."""
+
+    code = "authentication_failed"
+    retryable = False
+
+
+class WrongAccountError(StartFailedError):
+    """Raised when the venue answered for another account than the configured one."""
+
+    code = "wrong_account"
+    retryable = False
+
+
+class ConnectionFailedError(StartFailedError):
+    """Raised when the gateway could not reach its venue."""
+
+    code = "connection_failed"
+
+
+class SessionHeldError(StartFailedError):
+    """Raised when another worker already holds the session of the same broker identity."""
+
+    code = "session_held"
+    retryable = False
+
+
+class StopFailedError(ManagerError, RuntimeError):
+    """Raised when a worker could not be proven dead within the time; it may still be trading."""
+
+    code = "stop_failed"
+    retryable = True
+
+
+class HostUnavailableError(ManagerError, RuntimeError):
+    """Raised when no host agent is there to carry out a command."""
+
+    code = "host_unavailable"
+    retryable = True
+
+
+class HostAgentError(ManagerError, RuntimeError):
+    """Raised when a host agent cannot run as it is started: wrong pool, or a second one on one state directory."""
+
+    code = "host_agent"
+
+
+class FleetUnavailableError(ManagerError, RuntimeError):
+    """Raised when Redis cannot be reached, or answers with an error."""
+
+    code = "fleet_unavailable"
+    retryable = True
+
+
+class CommandTimeoutError(ManagerError, RuntimeError):
+    """Raised when no answer to a command came in time; the command may still be carried out."""
+
+    code = "command_timeout"
+    retryable = True
+
+
+class ComponentError(ManagerError, RuntimeError):
+    """Raised when something that `manager up` starts (Redis, the venue, the host agent, Flower) cannot run."""
+
+    code = "component_failed"

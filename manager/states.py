@@ -1,0 +1,53 @@
+"""The states of a worker and which transitions between them are legal. A leaf: imports nothing of ours."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class WorkerLifecycleStatus(StrEnum):
+    """Where a worker is in its life. The values are part of the wire contract."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    RESTARTING = "restarting"
+    #: Only ever reported to readers, never recorded: the host or the worker fell silent, so that nobody can say.
+    UNKNOWN = "unknown"
+
+
+class WorkerHealth(StrEnum):
+    """How well a worker does, a separate thing from its state."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+
+
+_S = WorkerLifecycleStatus
+
+#: The one table of legal transitions; nothing else in the project decides this.
+TRANSITIONS: Final[dict[WorkerLifecycleStatus, frozenset[WorkerLifecycleStatus]]] = {
+    _S.CREATED: frozenset({_S.STARTING, _S.STOPPED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.FAILED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.RESTARTING, _S.FAILED, _S.STOPPED}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset({_S.STARTING}),
+    _S.FAILED: frozenset({_S.STARTING}),
+    _S.RESTARTING: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.UNKNOWN: frozenset(),
+}
+
+#: States in which a worker process may exist.
+LIVE: Final = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING, _S.RESTARTING})
+
+#: States in which it is certain that no process exists.
+SETTLED: Final = frozenset({_S.STOPPED, _S.FAILED})
+
+
+def may_move(current: WorkerLifecycleStatus, target: WorkerLifecycleStatus) -> bool:
+    """Say whether the table allows a worker to go from `current` to `target`."""
+    return target in TRANSITIONS[current]
