@@ -1,0 +1,103 @@
+"""Where things are in the state directory, and its making: private to its owner, refused if it cannot be."""
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from manager.errors import SettingsError
+
+#: A Unix socket's path is at most 107 bytes on Linux and 103 on macOS; the longest name below the state directory
+#: is `run/<24 characters>.sock`.
+_MAX_STATE_DIR_BYTES = 70
+
+
+@dataclass(frozen=True)
+class StatePaths:
+    """Every path below the state directory that more than one part of the project uses."""
+
+    root: Path
+
+    @property
+    def redis_dir(self) -> Path:
+        """Data, socket and log of the Redis that `manager up` started."""
+        return self.root / "redis"
+
+    @property
+    def redis_socket(self) -> Path:
+        return self.redis_dir / "redis.sock"
+
+    @property
+    def venue_dir(self) -> Path:
+        """Database and socket of the paper venue."""
+        return self.root / "venue"
+
+    @property
+    def venue_socket(self) -> Path:
+        return self.venue_dir / "venue.sock"
+
+    @property
+    def venue_address(self) -> Path:
+        """A file that holds the venue's address where it is no Unix socket (Windows)."""
+        return self.venue_dir / "address"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, process records and private files of what runs now."""
+        return self.root / "run"
+
+    @property
+    def workers_dir(self) -> Path:
+        """One record for each worker on this host, by which a new host agent finds those that run."""
+        return self.root / "workers"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.root / "logs"
+
+    def worker_log(self, account_id: str) -> Path:
+        return self.logs_dir / "accounts" / f"{account_id}.log"
+
+    def component_log(self, name: str) -> Path:
+        return self.logs_dir / f"{name}.log"
+
+    def create(self) -> None:
+        """Make the directories, mode 0700. Idempotent. Raises SettingsError with what is wrong and what to do."""
+        length = len(os.fsencode(self.root))
+        if sys.platform != "win32" and length > _MAX_STATE_DIR_BYTES:
+            raise SettingsError(
+                f"state directory {self.root}: its path is {length} bytes long and Unix sockets in it allow "
+                f"{_MAX_STATE_DIR_BYTES}: set MANAGER_STATE_DIR to a shorter one"
+            )
+        try:
+            for directory in (
+                self.root,
+                self.redis_dir,
+                self.venue_dir,
+                self.run_dir,
+                self.workers_dir,
+                self.logs_dir,
+                self.logs_dir / "accounts",
+            ):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if sys.platform != "win32":
+                    self._make_private(directory)
+        except OSError as error:
+            raise SettingsError(
+                f"state directory {self.root}: {error.strerror} ({error.filename}): "
+                "make it writable, or set MANAGER_STATE_DIR to one that is"
+            ) from error
+
+    if sys.platform != "win32":
+
+        @staticmethod
+        def _make_private(directory: Path) -> None:
+            found = directory.stat()
+            if found.st_uid != os.geteuid():
+                raise SettingsError(
+                    f"state directory {directory} belongs to another user (uid {found.st_uid}): "
+                    "set MANAGER_STATE_DIR to one of your own"
+                )
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                directory.chmod(0o700)

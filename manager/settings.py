@@ -1,0 +1,84 @@
+"""Settings of one process, from the environment, prefix `MANAGER_`."""
+
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from manager.errors import SettingsError
+
+_APP = "worker-manager"
+
+#: A host's name is part of a queue's and of a key's name.
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def _default_host() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:63]
+    return name or "localhost"
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Every field is the environment variable `MANAGER_<FIELD>` in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="MANAGER_", frozen=True, extra="ignore")
+
+    #: Where Redis is. Without it, the Redis that `manager up` started on this machine is used. It may hold a password.
+    redis_url: SecretStr | None = None
+    config_dir: Path = Field(default_factory=lambda: platformdirs.user_config_path(_APP, appauthor=False))
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, appauthor=False))
+    #: This host's name in the fleet; its queue is `host.<name>`.
+    host: str = Field(default_factory=_default_host)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = False
+
+    #: Threads of the host agent: how many commands run at once. Under 32 Celery stalls with prefetch disabled.
+    agent_threads: Annotated[int, Field(ge=32, le=1024)] = 128
+    #: How often a worker reports.
+    heartbeat_interval_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    #: A heartbeat older than this proves nothing any more: the worker is shown as unknown.
+    stale_after_seconds: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+    #: How long a caller waits for the answer to one command before it says that none came.
+    command_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 180.0
+
+    flower_address: str = "127.0.0.1"
+    flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
+
+    #: Where the paper venue listens: `unix:/path` or `tcp:host:port`. Without it, the venue of this state directory.
+    venue_url: str | None = None
+    #: Seed of the paper venue's prices: the same seed, the same prices.
+    venue_seed: int = 1
+
+    #: How worker processes are made: `fork` from a preloaded process, or `spawn` a fresh interpreter for each.
+    start_method: Literal["fork", "spawn"] = "spawn" if sys.platform == "win32" else "fork"
+
+    @field_validator("config_dir", "state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return Path(os.path.abspath(value.expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+    @field_validator("host")
+    @classmethod
+    def _host_name(cls, value: str) -> str:
+        if not _HOST_NAME.fullmatch(value):
+            raise ValueError("a host's name is 1 to 63 letters, digits, '.', '_' or '-', and starts with a letter or digit")
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment. Raises SettingsError, which names each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"MANAGER_{str(e['loc'][0]).upper() if e['loc'] else '?'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_input=False)
+        )
+        raise SettingsError(f"bad setting in the environment: {problems}") from None
