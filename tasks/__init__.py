@@ -1,0 +1,5 @@
+"""The Celery edge of the Worker Manager: `celery -A tasks worker`, `celery -A tasks flower`."""
+
+from tasks.app import app
+
+__all__ = ["app"]

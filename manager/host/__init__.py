@@ -1,1 +1,5 @@
+"""What runs inside a host agent: the pool of workers and all that keeps it."""
 
+from manager.host.pool import WorkerPoolManager
+
+__all__ = ["WorkerPoolManager"]

@@ -1,0 +1,63 @@
+"""Celery's settings, one file, read by the senders and by the host agents.
+
+The reasons are in docs/decisions/002-celery-settings.md; each was found by breaking the default.
+"""
+
+from typing import Any
+
+from manager.fleet.urls import celery_url
+from manager.settings import load_settings
+
+_settings = load_settings()
+
+broker_url = celery_url(_settings)
+result_backend = broker_url
+
+# JSON only: a pickle from somebody who reaches Redis would be code that runs on a trading host.
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+result_accept_content = ["json"]
+
+task_default_queue = "celery"
+task_track_started = True
+# Early acknowledgement and no prefetch: nothing is ever unacknowledged in an agent, so a blip of the connection
+# runs nothing twice and a restart of Redis does not crash the consumer.
+task_acks_late = False
+worker_disable_prefetch = True
+worker_prefetch_multiplier = 1
+
+# The agent owns threads and processes, which prefork children may not.
+worker_pool = "threads"
+worker_concurrency = _settings.agent_threads
+worker_send_task_events = True
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_enable_remote_control = True
+
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_transport_options: dict[str, Any] = {
+    "visibility_timeout": 600,
+    "socket_connect_timeout": 3,
+    "socket_timeout": 10,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+
+_fail_fast = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+task_publish_retry = True
+task_publish_retry_policy = _fail_fast
+result_backend_transport_options: dict[str, Any] = {"retry_policy": _fail_fast}
+result_backend_thread_safe = True
+redis_socket_timeout = 10.0
+redis_socket_connect_timeout = 3.0
+redis_socket_keepalive = True
+redis_backend_health_check_interval = 10
+
+result_expires = 86_400
+result_extended = False
+
+enable_utc = True
+timezone = "UTC"

@@ -1,0 +1,36 @@
+"""The Celery app of senders, and the one place that finds `celeryconfig.py`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from celery import Celery
+
+#: Under this name the file is loaded once. Not `celeryconfig`: a service that imports us may have one of its own,
+#: and whichever stands first on sys.path would then configure both.
+_MODULE: Final = "_manager_celeryconfig"
+
+
+def celery_settings() -> ModuleType:
+    """Return our `celeryconfig.py` as a module."""
+    loaded = sys.modules.get(_MODULE)
+    if loaded is not None:
+        return loaded
+    path = Path(__file__).resolve().parent.parent / "celeryconfig.py"
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is missing: install the project again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[_MODULE] = module
+    return module
+
+
+def sender_app(url: str) -> Any:
+    """Return a Celery app that only sends, to the broker and result backend at `url` (as Celery spells it)."""
+    app = Celery("manager", set_as_current=False)
+    app.config_from_object(celery_settings())
+    app.conf.update(broker_url=url, result_backend=url)
+    return app

@@ -1,0 +1,77 @@
+"""The composition root for everyone who imports `manager`."""
+
+import threading
+from typing import Final
+
+from manager.config import ConfigurationService
+from manager.fleet import FleetStore, celery_url, fleet_url
+from manager.pool import WorkerPool
+from manager.service import WorkerManagerService
+from manager.settings import Settings, load_settings
+from manager.validation import AccountConfigurationValidator
+
+_lock: Final = threading.Lock()
+_instance: WorkerManagerService | None = None
+
+
+def get_worker_manager_service(
+    config_service: ConfigurationService | None = None,
+    worker_pool: WorkerPool | None = None,
+    validator: AccountConfigurationValidator | None = None,
+    singleton: bool = True,
+) -> WorkerManagerService:
+    """Return the service, wired from the environment's settings but for the parts that are given.
+
+    With `singleton` (the default) the service becomes the process's one, and a call without parts returns that one;
+    a call with parts makes a new one in its place. With `singleton=False` a new one is made and the process's one is
+    left alone. Thread-safe. Connects to nothing: that happens at the first command.
+    """
+    global _instance  # noqa: PLW0603 - the one singleton of the project
+    given = config_service is not None or worker_pool is not None or validator is not None
+    if not singleton:
+        return _build(config_service, worker_pool, validator)
+    with _lock:
+        if _instance is None or given:
+            _instance = _build(config_service, worker_pool, validator)
+        return _instance
+
+
+def reset_worker_manager_service() -> None:
+    """Forget the process's one service, as after the environment has changed. Stops nothing."""
+    global _instance  # noqa: PLW0603
+    with _lock:
+        _instance = None
+
+
+def celery_worker_pool(settings: Settings) -> WorkerPool:
+    """Return the pool that sends commands to the fleet of these settings."""
+    # Celery costs a quarter of a second to import: a service with a pool of its own does without.
+    from manager.celery_app import sender_app  # noqa: PLC0415
+    from manager.dispatch import CeleryWorkerPool  # noqa: PLC0415
+
+    return CeleryWorkerPool(
+        sender_app(celery_url(settings)),
+        fleet_store(settings),
+        command_timeout_seconds=settings.command_timeout_seconds,
+    )
+
+
+def fleet_store(settings: Settings) -> FleetStore:
+    """Return the fleet's shared state of these settings."""
+    return FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+
+
+def build_service(settings: Settings) -> WorkerManagerService:
+    """Return a service for exactly these settings."""
+    config_service = ConfigurationService(settings.config_dir)
+    return WorkerManagerService(config_service, celery_worker_pool(settings))
+
+
+def _build(
+    config_service: ConfigurationService | None,
+    worker_pool: WorkerPool | None,
+    validator: AccountConfigurationValidator | None,
+) -> WorkerManagerService:
+    settings = load_settings()
+    config_service = config_service or ConfigurationService(settings.config_dir)
+    return WorkerManagerService(config_service, worker_pool or celery_worker_pool(settings), validator)

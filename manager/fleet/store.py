@@ -1,0 +1,324 @@
+"""What the fleet knows of its hosts and workers, in Redis.
+
+One host's records lie under that host's own keys, so that a host needs to write nobody else's:
+
+    manager:hosts                  set of host names
+    manager:host:<name>:agent      what the host agent says of itself, each second
+    manager:host:<name>:workers    hash: account id → WorkerInfo, as the host agent recorded it last
+    manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
+    manager:events                 stream: one entry for each change of a worker's state
+
+Freshness is judged by Redis's own clock alone: it stamps what is written and dates what is read, so hosts whose
+clocks differ by an hour still agree on how old a heartbeat is.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import redis
+
+from manager.fleet.client import open_client, translated
+from manager.models import WorkerInfo, utc_now
+from manager.states import LIVE, WorkerLifecycleStatus
+
+HOSTS_KEY: Final = "manager:hosts"
+EVENTS_KEY: Final = "manager:events"
+
+#: Entries kept in the stream of events: about a week of a fleet of a hundred that restarts daily.
+EVENTS_KEPT: Final = 10_000
+
+#: Seconds. A host agent writes each second; one that missed this many is lost to readers.
+HOST_STALE_AFTER: Final = 5.0
+
+#: Stores `<seconds of Redis's clock> <payload>` in a hash field, or as a string where no field is given.
+_STAMPED_WRITE: Final = """
+local t = redis.call('TIME')
+local value = string.format('%d.%06d %s', t[1], t[2], ARGV[2])
+if ARGV[1] == '' then redis.call('SET', KEYS[1], value) else redis.call('HSET', KEYS[1], ARGV[1], value) end
+return 1
+"""
+
+
+def agent_key(host: str) -> str:
+    return f"manager:host:{host}:agent"
+
+
+def workers_key(host: str) -> str:
+    return f"manager:host:{host}:workers"
+
+
+def beats_key(host: str) -> str:
+    return f"manager:host:{host}:beats"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """A JSON object and how many seconds ago, by Redis's clock, it was written."""
+
+    age_seconds: float
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """A host as readers see it."""
+
+    name: str
+    #: Whether its agent reported within HOST_STALE_AFTER.
+    live: bool
+    #: Seconds since the agent's last word; None if it never gave one.
+    age_seconds: float | None
+    #: What the agent said: pid, version, started_at, workers.
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of a worker's state. `id` orders events and is where a reader goes on after it."""
+
+    id: str
+    time: datetime
+    host: str
+    account_id: str
+    worker_id: str
+    status: str
+    error: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "time": self.time.isoformat()}
+
+
+class BeatSender:
+    """Writes one worker's heartbeat; its own small class because it is all that a worker needs of the store."""
+
+    def __init__(self, client: "redis.Redis", host: str) -> None:
+        self._write = client.register_script(_STAMPED_WRITE)
+        self._key = beats_key(host)
+
+    def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
+        """Store the heartbeat. Raises redis's own errors: the worker decides what an outage means to it."""
+        self._write(keys=[self._key], args=[account_id, json.dumps(beat, separators=(",", ":"))])
+
+
+class FleetStore:
+    """Reads and writes the keys above. Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, url: str, *, stale_after_seconds: float = 10.0) -> None:
+        self.url = url
+        self._stale_after = stale_after_seconds
+        self._client = open_client(url)
+        self._write = self._client.register_script(_STAMPED_WRITE)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ping(self) -> dict[str, Any]:
+        """Return Redis's own `INFO server` section and its clock (`time`, seconds)."""
+        with translated(self.url):
+            info = cast(dict[str, Any], self._client.info("server"))
+            seconds, micros = cast(tuple[int, int], self._client.time())
+        return {**info, "time": seconds + micros / 1e6}
+
+    # written by host agents
+
+    def report_agent(self, host: str, data: Mapping[str, Any]) -> None:
+        """Say that this host's agent lives."""
+        with translated(self.url):
+            self._client.sadd(HOSTS_KEY, host)
+            self._write(keys=[agent_key(host)], args=["", json.dumps(data, separators=(",", ":"))])
+
+    def forget_agent(self, host: str) -> None:
+        """Take the agent's word back when it ends in order, so that readers need not wait until it is stale."""
+        with translated(self.url):
+            self._client.delete(agent_key(host))
+
+    def record(self, host: str, infos: Iterable[WorkerInfo], beats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record workers of this host and first heartbeats, and each change as an event, in one round trip.
+
+        Of an account that changed more than once the last record stays, and every change becomes an event.
+
+        A worker that has ended loses its heartbeat in the same breath, so that no reader pairs the two.
+        """
+        with translated(self.url):
+            pipe = self._client.pipeline(transaction=True)
+            for info in infos:
+                pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
+                if info.status not in LIVE:
+                    pipe.hdel(beats_key(host), info.account_id)
+                pipe.xadd(EVENTS_KEY, _event(host, info), maxlen=EVENTS_KEPT, approximate=True)
+            for account_id, beat in beats.items():
+                text = json.dumps(beat, separators=(",", ":"))
+                pipe.eval(_STAMPED_WRITE, 1, beats_key(host), account_id, text)
+            pipe.execute()
+
+    def settle(self, host: str, present: Collection[str]) -> None:
+        """Mark as failed what Redis calls alive on this host but is not among `present`: nobody saw it end."""
+        with translated(self.url):
+            raw = self._client.hgetall(workers_key(host))
+        infos = [info for info in map(_worker_info, raw.values()) if info is not None]
+        lost = [info for info in infos if info.status in LIVE and info.account_id not in present]
+        if lost:
+            error = "it was gone when the host agent started"
+            failed = WorkerLifecycleStatus.FAILED
+            self.record(host, [i.with_(status=failed, error=error, stopped_at=utc_now()) for i in lost], {})
+
+    # read by everyone
+
+    def events(self, *, last: int = 50) -> list[Event]:
+        """Return the newest `last` events, the oldest of them first."""
+        with translated(self.url):
+            found = self._client.xrevrange(EVENTS_KEY, count=last)
+        return [_read_event(entry_id, fields) for entry_id, fields in reversed(found or [])]
+
+    def follow_events(self, after: str = "$", *, wait_seconds: float = 1.0) -> list[Event]:
+        """Return events newer than the entry `after`, waiting for the first one at most `wait_seconds`."""
+        with translated(self.url):
+            answer = self._client.xread({EVENTS_KEY: after}, block=int(wait_seconds * 1000))
+        entries = answer[0][1] if answer else []
+        return [_read_event(entry_id, fields) for entry_id, fields in entries]
+
+    def hosts(self) -> list[HostState]:
+        """Return every host that ever reported, by name."""
+        with translated(self.url):
+            names = self._host_names()
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            for name in names:
+                pipe.get(agent_key(name))
+            answers = pipe.execute()
+        now = _seconds(answers[0])
+        return [_host_state(name, _stamped(raw, now)) for name, raw in zip(names, answers[1:], strict=True)]
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """Return every recorded worker as it is now, by account id; two round trips however many there are."""
+        return self._read(None)
+
+    def get_worker(self, account_id: str) -> WorkerInfo | None:
+        """Return the account's worker as it is now, or None if no host ever recorded one."""
+        found = self._read(account_id)
+        return found[0] if found else None
+
+    def _read(self, account_id: str | None) -> list[WorkerInfo]:
+        with translated(self.url):
+            names = self._host_names()
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            for name in names:
+                pipe.get(agent_key(name))
+                for key in (workers_key(name), beats_key(name)):
+                    if account_id is None:
+                        pipe.hgetall(key)
+                    else:
+                        pipe.hmget(key, [account_id])
+            answers = pipe.execute()
+        now = _seconds(answers[0])
+        newest: dict[str, WorkerInfo] = {}
+        for index, name in enumerate(names):
+            agent, records, beats = answers[1 + index * 3 : 4 + index * 3]
+            if account_id is not None:
+                field = account_id.encode()
+                records = {field: records[0]} if records[0] else {}
+                beats = {field: beats[0]} if beats[0] else {}
+            host = _host_state(name, _stamped(agent, now))
+            for field, raw in records.items():
+                info = _worker_info(raw)
+                if info is None:
+                    continue
+                seen = observe(info, _stamped(beats.get(field), now), host.live, self._stale_after)
+                other = newest.get(info.account_id)
+                if other is None or _rank(seen) > _rank(other):
+                    newest[info.account_id] = seen
+        return [newest[key] for key in sorted(newest)]
+
+    def _host_names(self) -> list[str]:
+        return sorted(name.decode() for name in cast(set[bytes], self._client.smembers(HOSTS_KEY)))
+
+
+def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after: float) -> WorkerInfo:
+    """Return what a reader may say of a recorded worker, given its last heartbeat: never more than is proven."""
+    if info.status not in LIVE:
+        return info
+    if beat is not None and beat.data.get("worker_id") == info.worker_id:
+        # The worker's own thread sends even while its loop is stuck in a call: only the loop's beat counts.
+        age = beat.age_seconds + float(beat.data.get("loop_age_seconds") or 0.0)
+        figures = {k: v for k, v in beat.data.items() if k not in {"worker_id", "loop_age_seconds"}}
+        info = info.with_(metadata={**figures, "heartbeat_age_seconds": round(age, 3)})
+        fresh = age <= stale_after
+    else:
+        age, fresh = None, False
+    if info.status is WorkerLifecycleStatus.RUNNING:
+        if fresh:
+            return info
+        since = "never sent a heartbeat" if age is None else f"sent no heartbeat for {age:.0f} s"
+        call = info.metadata.get("call")
+        where = f" (it is inside the call {call})" if call else ""
+        return _unknown(info, f"the worker {since}{where}")
+    return info if host_live else _unknown(info, "the host agent is silent")
+
+
+def _unknown(info: WorkerInfo, reason: str) -> WorkerInfo:
+    return info.with_(
+        status=WorkerLifecycleStatus.UNKNOWN,
+        error=f"last recorded as {info.status}: {reason}",
+        metadata={"health": "unknown", "health_reason": reason},
+    )
+
+
+def _rank(info: WorkerInfo) -> tuple[bool, float]:
+    """Of an account's records on several hosts the one that runs is told, else the newest."""
+    return info.status is WorkerLifecycleStatus.RUNNING, info.created_at.timestamp()
+
+
+def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:
+    return {
+        "host": host,
+        "account_id": info.account_id,
+        "worker_id": info.worker_id,
+        "status": str(info.status),
+        "error": info.error or "",
+    }
+
+
+def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    text = {key.decode(): value.decode(errors="replace") for key, value in fields.items()}
+    return Event(
+        id=entry_id.decode(),
+        time=datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC),
+        host=text.get("host", ""),
+        account_id=text.get("account_id", ""),
+        worker_id=text.get("worker_id", ""),
+        status=text.get("status", ""),
+        error=text.get("error") or None,
+    )
+
+
+def _worker_info(raw: bytes) -> WorkerInfo | None:
+    try:
+        return WorkerInfo.model_validate_json(raw)
+    except ValueError:
+        return None  # written by hand or by a version that does not fit: nothing can be said of it
+
+
+def _stamped(raw: bytes | None, now: float) -> Stamped | None:
+    if raw is None:
+        return None
+    stamp, _, payload = raw.partition(b" ")
+    try:
+        data = json.loads(payload)
+        age = now - float(stamp)
+    except ValueError:
+        return None
+    return Stamped(max(0.0, age), data) if isinstance(data, dict) else None
+
+
+def _host_state(name: str, word: Stamped | None) -> HostState:
+    if word is None:
+        return HostState(name, live=False, age_seconds=None, data={})
+    return HostState(name, live=word.age_seconds <= HOST_STALE_AFTER, age_seconds=word.age_seconds, data=word.data)
+
+
+def _seconds(answer: tuple[int, int]) -> float:
+    return answer[0] + answer[1] / 1e6

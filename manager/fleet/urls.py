@@ -1,0 +1,60 @@
+"""The fleet's Redis by URL: found from the settings, and spelt as redis-py or as kombu wants it."""
+
+import sys
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from manager.errors import SettingsError
+from manager.paths import StatePaths
+from manager.settings import Settings
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+
+
+def fleet_url(settings: Settings) -> str:
+    """Return the URL for redis-py: MANAGER_REDIS_URL, else the Redis of `manager up` on this machine.
+
+    It may hold a password: never log it, show `safe_url` of it. Raises SettingsError if it is no Redis URL.
+    """
+    if settings.redis_url is None or not settings.redis_url.get_secret_value():
+        if sys.platform == "win32":
+            return "redis://127.0.0.1:6379/0"
+        return f"unix://{quote(str(StatePaths(settings.state_dir).redis_socket))}"
+    url = settings.redis_url.get_secret_value()
+    parts = _split(url)
+    if parts.scheme not in _SCHEMES:
+        raise SettingsError(f"MANAGER_REDIS_URL: {parts.scheme or 'no'} scheme; use redis://, rediss:// or unix://")
+    if parts.scheme != "redis+socket":
+        return url
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    if "virtual_host" in query:
+        query["db"] = query.pop("virtual_host")
+    return urlunsplit(("unix", parts.netloc, parts.path, urlencode(query), ""))
+
+
+def celery_url(settings: Settings) -> str:
+    """Return the same place as Celery's broker and result backend spell it (`redis+socket://` for a Unix socket)."""
+    url = fleet_url(settings)
+    parts = _split(url)
+    if parts.scheme != "unix":
+        return url
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    if "db" in query:
+        query["virtual_host"] = query.pop("db")
+    return urlunsplit(("redis+socket", parts.netloc, unquote(parts.path), urlencode(query), ""))
+
+
+def safe_url(url: str) -> str:
+    """Return `url` with any password replaced by `***`, fit for messages."""
+    parts = _split(url)
+    if "@" not in parts.netloc:
+        return urlunsplit(parts._replace(query=""))
+    credentials, _, place = parts.netloc.rpartition("@")
+    user = credentials.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{place}", query=""))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise SettingsError(f"MANAGER_REDIS_URL is no URL: {error}") from None

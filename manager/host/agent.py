@@ -1,0 +1,165 @@
+"""The host agent: what a Celery worker on a trading host holds besides Celery."""
+
+import logging
+import os
+import platform
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from manager import __version__, logs
+from manager.config import ConfigurationService
+from manager.errors import FleetUnavailableError, HostAgentError
+from manager.fleet import FleetStore, fleet_url
+from manager.host.launcher import make_launcher
+from manager.host.lock import FileLock
+from manager.host.pool import WorkerPoolManager
+from manager.host.publisher import Publisher
+from manager.host.records import RecordFiles
+from manager.host.starting import Starter, WorkerSurroundings
+from manager.models import WorkerInfo, utc_now
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+from manager.settings import Settings
+from manager.validation import AccountConfigurationValidator
+from manager.venue.address import venue_address
+
+logger = logging.getLogger(__name__)
+
+
+class HostAgent:
+    """Owns the host's pool from `start` to `close`. Neither touches a worker that runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.paths = StatePaths(settings.state_dir)
+        self.config_service = ConfigurationService(settings.config_dir)
+        self.validator = AccountConfigurationValidator(self.config_service)
+        self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+        self._lock = FileLock(self.paths.run_dir / "agent.lock")
+        self._process = ProcessRef.me()
+        self._started_at = utc_now()
+        self._pool: WorkerPoolManager | None = None
+        self._publisher: Publisher | None = None
+
+    @property
+    def pool(self) -> WorkerPoolManager:
+        """The pool. Raises HostAgentError before `start` and after `close`."""
+        if self._pool is None:
+            raise HostAgentError("this host agent is not started: its pool of workers is not there yet")
+        return self._pool
+
+    def start(self) -> None:
+        """Become this host's agent and adopt the workers that run. Raises HostAgentError if another one is."""
+        settings = self.settings
+        self.paths.create()
+        if not self._lock.acquire():
+            raise HostAgentError(
+                f"another host agent already runs on {self.paths.root} (pid {self._lock.holder()}): "
+                "stop it first, or give this one its own MANAGER_STATE_DIR and MANAGER_HOST"
+            )
+        try:
+            self._refuse_a_second()
+            records = RecordFiles(self.paths.workers_dir)
+            self._publisher = Publisher(self.store, settings.host, self._describe)
+            self._pool = WorkerPoolManager(
+                Starter(
+                    make_launcher(settings.start_method, self.paths.component_log("launcher")),
+                    records,
+                    self.config_service,
+                    WorkerSurroundings(
+                        host=settings.host,
+                        paths=self.paths,
+                        redis_url=self.store.url,
+                        venue_address=lambda: venue_address(settings),
+                        heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
+                        log_level=settings.log_level,
+                        log_json=settings.log_json,
+                    ),
+                ),
+                records,
+                sink=self._publisher,
+                stale_after_seconds=settings.stale_after_seconds,
+                on_unexpected_exit=self._on_unexpected_exit,
+            )
+            adopted = self._pool.adopt()
+            self._settle(adopted)
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        logs.event(
+            logger,
+            logging.INFO,
+            "agent_started",
+            host=settings.host,
+            pid=os.getpid(),
+            version=__version__,
+            adopted=len(adopted),
+        )
+
+    def close(self) -> None:
+        """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
+            logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
+        self._lock.release()
+
+    def _refuse_a_second(self) -> None:
+        """Refuse to run beside a live agent of the same name elsewhere: each would think the accounts its own."""
+        try:
+            hosts = self.store.hosts()
+        except FleetUnavailableError as error:
+            # Not a reason to leave workers without an agent; Celery itself waits until Redis is back.
+            logs.event(logger, logging.WARNING, "fleet_away", str(error))
+            return
+        for state in hosts:
+            if state.name != self.settings.host or not state.live:
+                continue
+            if state.data.get("machine") == _machine():
+                other = ProcessRef.from_dict(dict(state.data))
+                if other is None or not other.alive():
+                    continue
+            raise HostAgentError(
+                f"a host agent named {state.name} is alive already (pid {state.data.get('pid')} on machine "
+                f"{state.data.get('machine')}): every host needs its own MANAGER_HOST"
+            )
+
+    def _settle(self, adopted: list[WorkerInfo]) -> None:
+        """Correct what Redis still says of workers that this host does not have any more."""
+        known = {info.account_id for info in adopted}
+        try:
+            self.store.settle(self.settings.host, known)
+        except FleetUnavailableError as error:
+            logs.event(logger, logging.WARNING, "settle_failed", str(error))
+
+    def _preload(self) -> None:
+        if self._pool is not None:
+            self._pool.preload()
+
+    def _describe(self) -> Mapping[str, Any]:
+        pool = self._pool
+        return {
+            **self._process.to_dict(),
+            "machine": _machine(),
+            "version": __version__,
+            "python": sys.version.split()[0],
+            "started_at": self._started_at.isoformat(),
+            "workers": pool.count_live() if pool else 0,
+        }
+
+    def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> None:
+        """The one place that hears of every worker that ended without being asked to: recovery starts here."""
+        logs.event(
+            logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
+        )
+
+
+def _machine() -> str:
+    """Return what tells this machine from every other, and stays over restarts of processes."""
+    return ProcessRef.me().start_time.partition(":")[0] if sys.platform == "linux" else platform.node()

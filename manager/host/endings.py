@@ -1,0 +1,32 @@
+"""How a worker's end reads to a person."""
+
+import signal
+
+from manager.session.exits import MEANINGS, WorkerExit
+
+_HINTS = {
+    "SIGKILL": "killed from outside, often by the system when memory runs out",
+    "SIGSEGV": "its code or a library crashed",
+    "SIGABRT": "its code or a library gave up",
+}
+
+
+def describe_exit(code: int | None, last_words: str | None) -> str:
+    """Return one line: exit code or signal, what it means where that is known, and the worker's last words."""
+    if code is None:
+        text = "the worker process ended (exit code unknown: an earlier host agent started it)"
+    elif code < 0:
+        name = _signal_name(-code)
+        hint = _HINTS.get(name)
+        text = f"the worker process was ended by {name}" + (f" ({hint})" if hint else "")
+    else:
+        meaning = MEANINGS.get(WorkerExit(code)) if code in set(WorkerExit) else None
+        text = f"the worker process exited with code {code}" + (f" ({meaning})" if meaning else "")
+    return f"{text}: {last_words}" if last_words else text
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

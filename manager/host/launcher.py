@@ -1,0 +1,209 @@
+"""How worker processes come to be: forked from a preloaded process, or a fresh interpreter each."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol
+
+from manager.environment import clean_environment
+from manager.errors import StartFailedError
+from manager.processes import ProcessRef
+
+#: Seconds that the preloaded process may take to import what it preloads.
+_PRELOAD_SECONDS: Final = 60.0
+#: Seconds that one fork may take; it is a few milliseconds unless the machine is out of memory.
+_FORK_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A new worker process that waits for its order on `writer` and answers on `reader`."""
+
+    process: ProcessRef
+    reader: BinaryIO
+    writer: BinaryIO
+
+    def close(self) -> None:
+        for stream in (self.reader, self.writer):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+class Launcher(Protocol):
+    def preload(self) -> None:
+        """Do ahead what the first launch would otherwise wait for. Idempotent."""
+
+    def launch(self) -> Launched:
+        """Make a worker process. It does nothing until it is given its order. Raises StartFailedError."""
+
+    def exit_code(self, process: ProcessRef) -> int | None:
+        """Return how a process that has ended ended (negative: by that signal); None if that cannot be known."""
+
+    def close(self) -> None:
+        """Give up what is needed to launch. Workers that run are not touched."""
+
+
+def make_launcher(method: str, log_file: Path) -> Launcher:
+    """Return the launcher for `fork` or `spawn`; `log_file` gets what a new process says before it has its own log."""
+    return ForkLauncher(log_file) if method == "fork" and sys.platform != "win32" else SpawnLauncher(log_file)
+
+
+class SpawnLauncher:
+    """A fresh interpreter for each worker: the only way on Windows, and the slow way elsewhere."""
+
+    def __init__(self, log_file: Path) -> None:
+        self._log_file = log_file
+        self._children: dict[ProcessRef, subprocess.Popen[bytes]] = {}
+
+    def preload(self) -> None:
+        return
+
+    def launch(self) -> Launched:
+        options: dict[str, Any] = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+            if sys.platform == "win32"
+            else {"start_new_session": True}
+        )
+        try:
+            with _open_log(self._log_file) as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "manager.session"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=_environment(),
+                    **options,
+                )
+        except OSError as error:
+            raise StartFailedError(f"no process could be made for the worker: {error}") from None
+        process = ProcessRef.of(child.pid)
+        if process is None or child.stdin is None or child.stdout is None:
+            raise StartFailedError(f"the worker process ended at once with code {child.wait()}; see {self._log_file}")
+        self._children[process] = child
+        return Launched(process, child.stdout, child.stdin)
+
+    def exit_code(self, process: ProcessRef) -> int | None:
+        child = self._children.pop(process, None)
+        return None if child is None else child.wait()
+
+    def close(self) -> None:
+        self._children.clear()
+
+
+if sys.platform != "win32":
+
+    class ForkLauncher:
+        """Forks each worker from a preloaded process, which is started at the first use and again if it dies."""
+
+        def __init__(self, log_file: Path) -> None:
+            self._log_file = log_file
+            self._lock = threading.Lock()
+            self._server: subprocess.Popen[bytes] | None = None
+            self._socket: socket.socket | None = None
+            self._answers: BinaryIO | None = None
+
+        def preload(self) -> None:
+            """Start the preloaded process now. Raises OSError if it cannot."""
+            with self._lock:
+                self._connection()
+
+        def launch(self) -> Launched:
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    answer = self._ask({"op": "fork"}, (theirs.fileno(),))
+                if "pid" not in answer:
+                    raise StartFailedError(f"no process could be made for the worker: {answer.get('error')}")
+                process = ProcessRef.of(answer["pid"])
+                if process is None:
+                    raise StartFailedError("the worker process ended before it could be given its order")
+                return Launched(process, ours.makefile("rb"), ours.makefile("wb"))
+            finally:
+                # The streams made from it keep it open for as long as they are.
+                ours.close()
+
+        def exit_code(self, process: ProcessRef) -> int | None:
+            with self._lock:
+                if self._server is None or self._server.poll() is not None:
+                    return None  # its parent is gone: the system has reaped it and nobody knows
+            try:
+                code = self._ask({"op": "reap", "pid": process.pid}).get("code")
+            except StartFailedError:
+                return None
+            return code if isinstance(code, int) else None
+
+        def close(self) -> None:
+            with self._lock:
+                self._drop()
+
+        def _ask(self, request: Mapping[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+            with self._lock:
+                try:
+                    connection, answers = self._connection()
+                    socket.send_fds(connection, [json.dumps(request).encode()], list(fds))
+                    line = answers.readline()
+                except OSError as error:
+                    line, why = b"", str(error)
+                else:
+                    why = "it ended"
+                if not line:
+                    self._drop()
+                    raise StartFailedError(f"the preloaded process cannot be used ({why}); see {self._log_file}")
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+
+        def _connection(self) -> tuple[socket.socket, BinaryIO]:
+            if self._socket is not None and self._answers is not None:
+                if self._server is not None and self._server.poll() is None:
+                    return self._socket, self._answers
+                self._drop()
+            ours, theirs = socket.socketpair()
+            with theirs, _open_log(self._log_file) as log:
+                self._server = subprocess.Popen(
+                    [sys.executable, "-m", "manager.host.forkserver", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+            ours.settimeout(_PRELOAD_SECONDS)
+            self._socket, self._answers = ours, ours.makefile("rb")
+            if not self._answers.readline():
+                raise OSError("it could not be preloaded")
+            ours.settimeout(_FORK_SECONDS)
+            return self._socket, self._answers
+
+        def _drop(self) -> None:
+            for stream in (self._answers, self._socket):
+                if stream is not None:
+                    stream.close()
+            self._socket = self._answers = None
+            if self._server is not None:
+                # It ends by itself once its socket is closed; one that does not has hung.
+                try:
+                    self._server.wait(timeout=2)
+                except subprocess.TimeoutExpired:
+                    self._server.kill()
+                    self._server.wait()
+                self._server = None
+
+
+def _open_log(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+
+def _environment() -> dict[str, str]:
+    """Return a worker's environment: none of the agent's own, where an operator keeps `env:` passwords."""
+    extra = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    if "PYTHONPATH" in os.environ:
+        extra["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    return clean_environment(extra)

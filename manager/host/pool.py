@@ -1,0 +1,374 @@
+"""The host's pool of workers: one process an account, started, watched and stopped here."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+from manager import logs
+from manager.errors import ManagerError, NoWorkerError, SessionHeldError
+from manager.fleet.store import Stamped, observe
+from manager.host.endings import describe_exit
+from manager.host.records import RecordFiles, WorkerRecord
+from manager.host.slot import Slot
+from manager.host.starting import Starter
+from manager.host.stopping import stop_process
+from manager.host.watch import ProcessWatch
+from manager.models import BatchResult, WorkerInfo
+from manager.pool import Progress, StartOrder
+from manager.processes import ProcessRef
+from manager.session.beat import read_pulse
+from manager.states import LIVE, WorkerLifecycleStatus
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds that a start waits for its record to be in Redis, so that a listing right after it shows it.
+_PUBLISH_SECONDS: Final = 2.0
+#: Threads of a batch that a script runs on a local pool.
+_BATCH_THREADS: Final = 32
+
+
+class RecordSink(Protocol):
+    """Where the pool's records go, so that the fleet sees them."""
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool: ...
+
+
+class NoSink:
+    """For a pool that reports to nobody: a script without Redis."""
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool:
+        del info, beat, wait_seconds
+        return True
+
+
+class WorkerPoolManager:
+    """Starts, stops, restarts and lists the workers of this host. Every method may be called from any thread.
+
+    Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
+    `close` touches none of them, and `adopt` finds them again.
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        records: RecordFiles,
+        *,
+        sink: RecordSink | None = None,
+        stale_after_seconds: float = 10.0,
+        on_unexpected_exit: Callable[[WorkerInfo, str], None] | None = None,
+    ) -> None:
+        self._starter = starter
+        self._records = records
+        self._sink: RecordSink = sink or NoSink()
+        self._stale_after = stale_after_seconds
+        self._on_unexpected_exit = on_unexpected_exit
+        self._guard = threading.Lock()
+        self._slots: dict[str, Slot] = {}
+        self._identities: dict[str, str] = {}
+        self._watch = ProcessWatch()
+
+    # commands
+
+    def start_worker(self, order: StartOrder) -> WorkerInfo:
+        """See `manager.pool.WorkerPool.start_worker`."""
+        slot = self._slot(order.account_id)
+        with slot.lock:
+            if slot.live and slot.info is not None:
+                return self._seen(slot, slot.info).with_(metadata={"already_running": True})
+            return self._start(slot, order)
+
+    def restart_worker(self, order: StartOrder) -> WorkerInfo:
+        """See `manager.pool.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
+        slot = self._slot(order.account_id)
+        with slot.lock:
+            config = order.prepare()
+            if slot.live:
+                self._stop(slot, None)
+            return self._start(
+                slot, StartOrder(order.account_id, order.apply_defaults, order.validate, lambda: config)
+            )
+
+    def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        """See `manager.pool.WorkerPool.stop_worker`. A start that is under way is broken off."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        if slot is None:
+            raise _no_worker(account_id)
+        cancelled = slot.tell({"event": "cancelled"})
+        with slot.lock:
+            if slot.live:
+                self._stop(slot, timeout)
+            elif not cancelled:
+                raise _no_worker(account_id)
+        return True
+
+    def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
+        """See `manager.pool.WorkerPool.start_many`."""
+
+        def one(order: StartOrder) -> tuple[str, WorkerInfo | str]:
+            try:
+                info = self.start_worker(order)
+            except ManagerError as error:
+                return "failed", str(error)
+            return ("already" if info.metadata.get("already_running") else "done"), info
+
+        return _batch([(order.account_id, order) for order in orders], one, progress)
+
+    def stop_many(
+        self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
+    ) -> BatchResult:
+        """See `manager.pool.WorkerPool.stop_many`."""
+
+        def one(account_id: str) -> tuple[str, WorkerInfo | str]:
+            try:
+                self.stop_worker(account_id, timeout)
+            except NoWorkerError as error:
+                return "skipped", str(error)
+            except ManagerError as error:
+                return "failed", str(error)
+            info = self.get_worker_info(account_id)
+            return ("done", info) if info else ("skipped", "its record is gone")
+
+        return _batch([(account_id, account_id) for account_id in account_ids], one, progress)
+
+    # questions
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """Return every worker that this pool knows of, ended ones too, by account id."""
+        with self._guard:
+            slots = sorted(self._slots.values(), key=lambda slot: slot.account_id)
+        return [self._seen(slot, slot.info) for slot in slots if slot.info is not None]
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        """Return the account's worker as it is now, or None if this pool never had one."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return self._seen(slot, slot.info) if slot is not None and slot.info is not None else None
+
+    def has_worker_for_account(self, account_id: str) -> bool:
+        """Say whether the account has a worker process, in whichever state."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return slot is not None and slot.live
+
+    def get_account_worker_id(self, account_id: str) -> str | None:
+        """Return the id of the account's present worker, or None if it has none."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return slot.info.worker_id if slot is not None and slot.live and slot.info is not None else None
+
+    def health(self) -> dict[str, Any]:
+        """Return how many workers are in each state and health, and whether all that run are well."""
+        workers = self.list_workers()
+        states: dict[str, int] = {}
+        healths: dict[str, int] = {}
+        for info in workers:
+            states[info.status] = states.get(info.status, 0) + 1
+            if info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN:
+                healths[info.health] = healths.get(info.health, 0) + 1
+        return {"workers": states, "health": healths, "ok": set(healths) <= {"healthy"}}
+
+    def count_live(self) -> int:
+        """Return how many workers have a process."""
+        with self._guard:
+            return sum(slot.live for slot in self._slots.values())
+
+    # life of the pool
+
+    def preload(self) -> None:
+        """Get ready to start workers, so that the first start need not wait for it. Blocks for about a second."""
+        self._starter.preload()
+
+    def adopt(self) -> list[WorkerInfo]:
+        """Take over the workers that an earlier agent left running, without touching their sessions.
+
+        Records whose process has ended become `failed` workers with what is known of their end. A worker that was
+        still connecting is ended: the start that it belonged to has failed with its agent.
+        """
+        adopted: list[WorkerInfo] = []
+        for record in self._records.load_all():
+            slot = self._slot(record.account_id)
+            with slot.lock:
+                info = self._adopt(slot, record)
+            logs.event(
+                logger,
+                logging.INFO,
+                "adopt",
+                info.error or "",
+                account=info.account_id,
+                worker=info.worker_id,
+                pid=record.process.pid,
+                status=info.status,
+            )
+            adopted.append(info)
+        return adopted
+
+    def close(self) -> None:
+        """Stop watching. Workers go on: only a command stops them."""
+        self._watch.close()
+        self._starter.close()
+
+    # inside
+
+    def _slot(self, account_id: str) -> Slot:
+        with self._guard:
+            return self._slots.setdefault(account_id, Slot(account_id))
+
+    def _seen(self, slot: Slot, info: WorkerInfo) -> WorkerInfo:
+        """Return the record with the worker's latest figures, read from its beat file."""
+        pulse = read_pulse(slot.record.beat_file) if slot.record else None
+        if pulse is None:
+            return info
+        data = {**pulse.status, "call": pulse.call, "worker_id": info.worker_id}
+        data.pop("phase", None)
+        return observe(info, Stamped(pulse.age_seconds, data), True, self._stale_after)
+
+    def _start(self, slot: Slot, order: StartOrder) -> WorkerInfo:
+        config = order.prepare()
+        claim = self._starter.identity(config)
+        self._claim(claim, order.account_id)
+        try:
+            info = self._starter.start(slot, config, self._note, self._watch_worker)
+        except BaseException:
+            self._release(order.account_id)
+            raise
+        return self._seen(slot, info)
+
+    def _stop(self, slot: Slot, timeout: float | None) -> None:
+        with slot.guard:
+            if not slot.live:
+                return
+            info = slot.move(WorkerLifecycleStatus.STOPPING)
+        self._note(info)
+        logs.event(logger, logging.INFO, "stop", account=slot.account_id, worker=info.worker_id)
+        ending = stop_process(slot, timeout)
+        self._ended(slot, WorkerLifecycleStatus.STOPPED, ending)
+
+    def _ended(self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None) -> None:
+        """Record the proven end of a worker and give up all that it held."""
+        with slot.guard:
+            record, slot.record = slot.record, None
+            info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
+        if record is not None:
+            self._records.remove(record)
+        self._release(slot.account_id)
+        self._note(info, wait_seconds=_PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0)
+        logs.event(
+            logger,
+            logging.INFO if reason is None else logging.WARNING,
+            "ended",
+            reason or "",
+            account=slot.account_id,
+            worker=info.worker_id,
+            status=status,
+            code=slot.exit_code,
+        )
+
+    def _watch_worker(self, slot: Slot, process: ProcessRef) -> None:
+        self._watch.watch(process, lambda ended: self._on_exit(slot, ended))
+
+    def _on_exit(self, slot: Slot, process: ProcessRef) -> None:
+        """Runs on the watching thread the moment a worker has ended, asked to or not."""
+        code = self._starter.exit_code(process)
+        with slot.guard:
+            if slot.record is None or slot.record.process != process:
+                return
+            slot.exit_code = code
+            slot.exited.set()
+            if slot.events is not None:
+                slot.events.put({"event": "died"})
+            unexpected = slot.status is WorkerLifecycleStatus.RUNNING
+            pulse = read_pulse(slot.record.beat_file)
+        if not unexpected:
+            return  # a start or a stop is under way and accounts for it
+        reason = describe_exit(code, pulse.last_words if pulse else None)
+        asked = code == 0
+        self._ended(
+            slot,
+            WorkerLifecycleStatus.STOPPED if asked else WorkerLifecycleStatus.FAILED,
+            f"{reason}, without a command" if asked else reason,
+        )
+        if self._on_unexpected_exit is not None and slot.info is not None:
+            self._on_unexpected_exit(slot.info, reason)
+
+    def _adopt(self, slot: Slot, record: WorkerRecord) -> WorkerInfo:
+        pulse = read_pulse(record.beat_file)
+        slot.record = record
+        slot.exited.clear()
+        slot.exit_code = None
+        slot.info = WorkerInfo(
+            worker_id=record.worker_id,
+            account_id=record.account_id,
+            status=WorkerLifecycleStatus.STARTING,
+            created_at=record.created_at,
+            metadata=self._starter.metadata(record) | {"adopted": True},
+        )
+        alive = record.process.alive()
+        if alive and pulse is not None and pulse.status.get("phase") == "connecting":
+            record.process.kill()
+            alive = not record.process.wait(_PUBLISH_SECONDS)
+            reason = "the host agent died while it was starting"
+        else:
+            reason = describe_exit(None, pulse.last_words if pulse else None)
+        if not alive:
+            self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
+            return slot.info
+        self._claim(record.identity, record.account_id)
+        slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
+        self._note(slot.info, beat=_first_beat(record, pulse.status if pulse else {}))
+        self._watch_worker(slot, record.process)
+        return slot.info
+
+    def _note(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, wait_seconds: float = 0.0
+    ) -> None:
+        self._sink.publish(info, beat, wait_seconds=wait_seconds)
+
+    def _claim(self, identity: str, account_id: str) -> None:
+        with self._guard:
+            holder = self._identities.setdefault(identity, account_id)
+        if holder != account_id:
+            held = self.get_worker_info(holder)
+            since = f", worker {held.worker_id} since {held.created_at:%Y-%m-%d %H:%M:%S} UTC" if held else ""
+            raise SessionHeldError(
+                f"{account_id}: account {holder} already has the session of {identity}{since}: "
+                f"stop it first, or give the two different logins"
+            )
+
+    def _release(self, account_id: str) -> None:
+        with self._guard:
+            for identity in [key for key, holder in self._identities.items() if holder == account_id]:
+                del self._identities[identity]
+
+
+def _batch(
+    items: Sequence[tuple[str, T]],
+    one: Callable[[T], tuple[str, WorkerInfo | str]],
+    progress: Progress | None,
+) -> BatchResult:
+    parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
+    with ThreadPoolExecutor(_BATCH_THREADS, thread_name_prefix="batch") as threads:
+        for (account_id, _), (outcome, what) in zip(
+            items, threads.map(lambda item: one(item[1]), items), strict=True
+        ):
+            parts[outcome][account_id] = what
+            if progress is not None:
+                progress(account_id, outcome)
+    return BatchResult(**parts)
+
+
+def _no_worker(account_id: str) -> NoWorkerError:
+    return NoWorkerError(f"{account_id} has no worker here: nothing to stop")
+
+
+def _first_beat(record: WorkerRecord, status: Mapping[str, Any]) -> dict[str, Any]:
+    return {"worker_id": record.worker_id, **{k: v for k, v in status.items() if k != "phase"}}
+

@@ -1,0 +1,73 @@
+"""What a pool holds for one account: its lock, its worker, and how that worker is reached."""
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from manager.errors import ManagerError
+from manager.host.records import WorkerRecord
+from manager.models import WorkerInfo, utc_now
+from manager.session.control import ControlError, ask
+from manager.states import LIVE, WorkerLifecycleStatus, may_move
+
+
+class IllegalTransitionError(ManagerError, RuntimeError):
+    """Raised when code of ours asks for a transition that the table of states forbids."""
+
+    code = "illegal_transition"
+
+
+@dataclass(eq=False)
+class Slot:
+    """One account of the pool.
+
+    `lock` is held through a whole start or stop, so that an account's commands happen one after the other and never
+    wait for another account's. `guard` is held for moments, around the fields that the watching thread changes too.
+    """
+
+    account_id: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    info: WorkerInfo | None = None
+    record: WorkerRecord | None = None
+    #: What happens during a start: words of the worker, `died`, `cancelled`.
+    events: "queue.SimpleQueue[Mapping[str, Any]] | None" = None
+    #: Set when the process is proven to have ended.
+    exited: threading.Event = field(default_factory=threading.Event)
+    exit_code: int | None = None
+
+    @property
+    def status(self) -> WorkerLifecycleStatus | None:
+        return self.info.status if self.info else None
+
+    @property
+    def live(self) -> bool:
+        """Whether a process may exist."""
+        return self.info is not None and self.info.status in LIVE
+
+    def move(self, status: WorkerLifecycleStatus, **changes: Any) -> WorkerInfo:
+        """Go to `status` if the table allows it, with other changes to the record; returns the new record."""
+        if self.info is None or not may_move(self.info.status, status):
+            raise IllegalTransitionError(f"{self.account_id}: {self.status} may not become {status}")
+        if status is WorkerLifecycleStatus.RUNNING:
+            changes.setdefault("started_at", utc_now())
+        elif status not in LIVE:
+            changes.setdefault("stopped_at", utc_now())
+        self.info = self.info.with_(status=status, **changes)
+        return self.info
+
+    def tell(self, event: Mapping[str, Any]) -> bool:
+        """Tell a start that is under way; False if none is."""
+        with self.guard:
+            if self.events is None:
+                return False
+            self.events.put(event)
+            return True
+
+    def ask(self, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
+        """Ask the worker over its control channel. Raises ControlError."""
+        if self.record is None:
+            raise ControlError("there is no worker")
+        return ask(self.record.control_address, self.record.control_token, request, timeout=timeout)

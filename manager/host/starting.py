@@ -1,0 +1,330 @@
+"""Starting one worker: from a configuration to a connected session, or to nothing at all."""
+
+import contextlib
+import json
+import logging
+import queue
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pydantic import SecretStr
+
+from manager import __version__, logs
+from manager.config import AccountConfig, config_version
+from manager.errors import (
+    AuthenticationRefusedError,
+    ConnectionFailedError,
+    StartCancelledError,
+    StartFailedError,
+    StartTimeoutError,
+    WorkerDiedError,
+    WrongAccountError,
+)
+from manager.host.endings import describe_exit
+from manager.host.launcher import Launched, Launcher
+from manager.host.records import RecordFiles, WorkerRecord, private_dir
+from manager.host.slot import Slot
+from manager.host.stopping import kill_process
+from manager.models import WorkerInfo, new_worker_id
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+from manager.session.beat import read_pulse
+from manager.session.order import WorkerOrder
+from manager.states import WorkerLifecycleStatus
+
+logger = logging.getLogger(__name__)
+
+#: Seconds beyond the account's own timeout in which a worker must have said how its connecting ended.
+_START_MARGIN: Final = 5.0
+#: Seconds in which a worker that reported a failure ends by itself.
+_LEAVE_SECONDS: Final = 2.0
+#: Seconds that a start waits for its record to be in Redis, so that a listing right after it shows it.
+_PUBLISH_SECONDS: Final = 2.0
+
+_ERRORS: Final[dict[str, type[StartFailedError]]] = {
+    "authentication_failed": AuthenticationRefusedError,
+    "wrong_account": WrongAccountError,
+    "connect_timeout": ConnectionFailedError,
+    "connection_lost": ConnectionFailedError,
+    "venue_not_found": ConnectionFailedError,
+}
+
+
+class Note(Protocol):
+    """Publishes a record; waits so many seconds for it to be in Redis."""
+
+    def __call__(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, wait_seconds: float = 0.0
+    ) -> None: ...
+
+
+class Credentials(Protocol):
+    def resolve_password(self, config: AccountConfig) -> SecretStr | None:
+        """Return the password that the configuration refers to. Raises CredentialError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSurroundings:
+    """What every worker of this host is told."""
+
+    host: str
+    paths: StatePaths
+    redis_url: str | None
+    venue_address: Callable[[], str | None]
+    heartbeat_interval_seconds: float
+    log_level: str
+    log_json: bool
+
+
+class Starter:
+    """Makes worker processes and sees them through to a connected session."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        records: RecordFiles,
+        credentials: Credentials,
+        surroundings: WorkerSurroundings,
+    ) -> None:
+        self._launcher = launcher
+        self._records = records
+        self._credentials = credentials
+        self._at = surroundings
+
+    def close(self) -> None:
+        self._launcher.close()
+
+    def preload(self) -> None:
+        """Make the launcher ready; a failure shows at the first start, with its reason."""
+        with contextlib.suppress(StartFailedError, OSError):
+            self._launcher.preload()
+
+    def exit_code(self, process: ProcessRef) -> int | None:
+        return self._launcher.exit_code(process)
+
+    @staticmethod
+    def identity(config: AccountConfig) -> str:
+        """Return what only one session may exist for: gateway, server and login, or the account where it has none."""
+        if config.login is None:
+            return f"{config.gateway}:{config.account_id}"
+        return f"{config.gateway}:{config.server or ''}:{config.login}"
+
+    def metadata(self, record: WorkerRecord) -> dict[str, Any]:
+        return {
+            "host": self._at.host,
+            "pid": record.process.pid,
+            "gateway": record.gateway,
+            "version": record.software_version,
+            "config_version": record.config_version,
+            "health": "unknown",
+            "log_file": str(self._at.paths.worker_log(record.account_id)),
+        }
+
+    def start(
+        self,
+        slot: Slot,
+        config: AccountConfig,
+        note: Note,
+        watch: Callable[[Slot, ProcessRef], None],
+    ) -> WorkerInfo:
+        """Start a worker in `slot`, whose lock the caller holds; returns it once its session is connected.
+
+        Raises CredentialError or StartFailedError; then no process, no record and no claim is left.
+        """
+        password = self._credentials.resolve_password(config)
+        began = time.monotonic()
+        launched = self._launcher.launch()
+        events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        try:
+            record = self._begin(slot, config, launched, events)
+            note(_info(slot))
+            watch(slot, launched.process)
+            order = self._order(record, config, password)
+            launched.writer.write(order.to_json())
+            launched.writer.flush()
+            threading.Thread(
+                target=_listen, args=(launched, events), name=f"launch-{config.account_id}", daemon=True
+            ).start()
+            connected = self._wait(slot, config, events)
+        except BaseException as error:
+            self._undo(slot, launched, note, error)
+            if isinstance(error, OSError):
+                raise StartFailedError(f"{config.account_id}: {error}") from None
+            raise
+        with slot.guard:
+            slot.events = None
+            died = slot.exited.is_set()
+            if not died:
+                slot.move(WorkerLifecycleStatus.RUNNING)
+        if died:  # between its word and this line
+            self._undo(slot, launched, note, error := self._died(slot, config))
+            raise error
+        logs.event(
+            logger,
+            logging.INFO,
+            "start",
+            account=config.account_id,
+            worker=record.worker_id,
+            pid=record.process.pid,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        note(_info(slot), beat=connected.get("beat"), wait_seconds=_PUBLISH_SECONDS)
+        return _info(slot)
+
+    def _begin(
+        self,
+        slot: Slot,
+        config: AccountConfig,
+        launched: Launched,
+        events: "queue.SimpleQueue[Mapping[str, Any]]",
+    ) -> WorkerRecord:
+        worker_id = new_worker_id()
+        info = WorkerInfo(
+            worker_id=worker_id, account_id=config.account_id, status=WorkerLifecycleStatus.CREATED
+        )
+        run_dir = self._at.paths.run_dir
+        record = WorkerRecord(
+            worker_id=worker_id,
+            account_id=config.account_id,
+            identity=self.identity(config),
+            process=launched.process,
+            control_address=_control_address(run_dir, worker_id),
+            control_token=secrets.token_hex(16),
+            beat_file=run_dir / f"{worker_id}.beat",
+            gateway=config.gateway,
+            config_version=config_version(config),
+            software_version=__version__,
+            stop_timeout_seconds=config.execution.stop_timeout_seconds,
+            created_at=info.created_at,
+        )
+        with slot.guard:
+            slot.record = record
+            slot.exited.clear()
+            slot.exit_code = None
+            slot.events = events
+            slot.info = info.with_(metadata=self.metadata(record))
+            slot.move(WorkerLifecycleStatus.STARTING)
+        # Before the order is given: a worker that works has a record, whenever this agent is killed.
+        self._records.save(record)
+        return record
+
+    def _order(self, record: WorkerRecord, config: AccountConfig, password: SecretStr | None) -> WorkerOrder:
+        at = self._at
+        return WorkerOrder(
+            worker_id=record.worker_id,
+            config=config,
+            password=password,
+            redis_url=None if at.redis_url is None else SecretStr(at.redis_url),
+            host=at.host,
+            venue_address=config.venue or at.venue_address(),
+            log_file=at.paths.worker_log(config.account_id),
+            beat_file=record.beat_file,
+            private_dir=private_dir(record.beat_file),
+            control_address=record.control_address,
+            control_token=SecretStr(record.control_token),
+            heartbeat_interval_seconds=at.heartbeat_interval_seconds,
+            log_level=at.log_level,
+            log_json=at.log_json,
+        )
+
+    def _wait(
+        self, slot: Slot, config: AccountConfig, events: "queue.SimpleQueue[Mapping[str, Any]]"
+    ) -> Mapping[str, Any]:
+        deadline = time.monotonic() + config.timeout / 1000 + _START_MARGIN
+        died = closed = False
+        while not (died and closed):
+            try:
+                event = events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                if died:
+                    break
+                raise StartTimeoutError(
+                    f"{config.account_id}: no connected session after {config.timeout / 1000:g} s "
+                    f"(its `timeout` is {config.timeout} ms) and no word from the worker: see "
+                    f"{self._at.paths.worker_log(config.account_id)}"
+                ) from None
+            match event.get("event"):
+                case "connected":
+                    return event
+                case "failed":
+                    error = _ERRORS.get(str(event.get("code")), StartFailedError)
+                    raise error(f"{config.account_id}: {event.get('message')}")
+                case "cancelled":
+                    raise StartCancelledError(f"{config.account_id}: a stop arrived while it was starting")
+                case "died":
+                    # Its own word on why, written before the end, may still be in the pipe.
+                    died, deadline = True, min(deadline, time.monotonic() + _LEAVE_SECONDS)
+                case "closed":
+                    closed = True
+        raise self._died(slot, config)
+
+    def _died(self, slot: Slot, config: AccountConfig) -> WorkerDiedError:
+        pulse = read_pulse(slot.record.beat_file) if slot.record else None
+        reason = describe_exit(slot.exit_code, pulse.last_words if pulse else None)
+        log = self._at.paths.worker_log(config.account_id)
+        return WorkerDiedError(f"{config.account_id}: while starting, {reason}; see {log}")
+
+    def _undo(self, slot: Slot, launched: Launched, note: Note, error: BaseException) -> None:
+        with slot.guard:
+            slot.events = None
+        record = slot.record
+        launched.close()
+        if record is None or record.process != launched.process:
+            launched.process.kill()
+            return
+        if isinstance(error, StartCancelledError | StartTimeoutError) or not slot.exited.wait(_LEAVE_SECONDS):
+            kill_process(slot)
+        with slot.guard:
+            slot.record = None
+            stopped = isinstance(error, StartCancelledError)
+            if stopped:
+                slot.move(WorkerLifecycleStatus.STOPPING)
+            info = slot.move(
+                WorkerLifecycleStatus.STOPPED if stopped else WorkerLifecycleStatus.FAILED,
+                error=str(error),
+                metadata={"exit_code": slot.exit_code},
+            )
+        self._records.remove(record)
+        note(info, wait_seconds=_PUBLISH_SECONDS)
+        logs.event(
+            logger,
+            logging.WARNING,
+            "start_failed",
+            str(error),
+            account=slot.account_id,
+            worker=info.worker_id,
+            code=getattr(error, "code", type(error).__name__),
+        )
+
+
+def _info(slot: Slot) -> WorkerInfo:
+    if slot.info is None:
+        raise StartFailedError(f"{slot.account_id}: its record is gone")
+    return slot.info
+
+
+def _listen(launched: Launched, events: "queue.SimpleQueue[Mapping[str, Any]]") -> None:
+    """Pass the worker's words on until it has said how the start ended; then the pipe has served."""
+    try:
+        for line in launched.reader:
+            message = json.loads(line)
+            events.put(message)
+            if message.get("event") in ("connected", "failed"):
+                return
+    except (OSError, ValueError) as error:
+        logs.event(logger, logging.DEBUG, "launch_pipe", str(error))
+    finally:
+        events.put({"event": "closed"})
+        launched.close()
+
+
+def _control_address(run_dir: Path, worker_id: str) -> str:
+    if sys.platform == "win32":
+        return rf"\\.\pipe\worker-manager-{worker_id}"
+    return str(run_dir / f"{worker_id}.sock")

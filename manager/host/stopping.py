@@ -1,0 +1,75 @@
+"""Ending one worker: politely, then firmly, and never called ended before it is."""
+
+import logging
+import signal
+import time
+from typing import Final
+
+from manager import logs
+from manager.errors import StopFailedError
+from manager.host.endings import describe_exit
+from manager.host.slot import Slot
+from manager.session.beat import read_pulse
+from manager.session.control import ControlError
+
+logger = logging.getLogger(__name__)
+
+#: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
+_POLITE_PART: Final = 0.7
+#: Seconds within which a killed process must be gone; longer means that the kernel itself holds it.
+_KILL_SECONDS: Final = 5.0
+
+
+def stop_process(slot: Slot, timeout: float | None) -> str | None:
+    """End the slot's worker within `timeout` seconds (by default the account's own), then kill it.
+
+    Returns None if it stopped in order, else one line that says how it ended. Raises StopFailedError if it could not
+    be proven to have ended; it must then be taken to trade on.
+    """
+    record = slot.record
+    if record is None:
+        return None
+    seconds = record.stop_timeout_seconds if timeout is None else max(0.0, timeout)
+    deadline = time.monotonic() + seconds
+    polite = seconds * _POLITE_PART
+    try:
+        if seconds > 0:
+            slot.ask({"op": "stop", "seconds": polite}, timeout=min(2.0, polite))
+    except ControlError as error:
+        # A worker whose control channel is gone may still hear a signal.
+        logs.event(logger, logging.WARNING, "stop_control", str(error), account=slot.account_id)
+        record.process.signal(signal.SIGTERM)
+    if not slot.exited.wait(polite):
+        _log(slot, "SIGTERM")
+        record.process.signal(signal.SIGTERM)
+        if not slot.exited.wait(max(0.0, deadline - time.monotonic())):
+            _log(slot, "SIGKILL")
+            kill_process(slot)
+    pulse = read_pulse(record.beat_file)
+    if slot.exit_code == 0 or (slot.exit_code is None and not (pulse and pulse.last_words)):
+        return None
+    return describe_exit(slot.exit_code, pulse.last_words if pulse else None)
+
+
+def kill_process(slot: Slot) -> None:
+    """Kill the slot's worker and wait for the proof. Raises StopFailedError if there is none."""
+    record = slot.record
+    if record is None:
+        return
+    record.process.kill()
+    if not slot.exited.wait(_KILL_SECONDS):
+        raise StopFailedError(
+            f"{slot.account_id}: process {record.process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
+            f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
+        )
+
+
+def _log(slot: Slot, action: str) -> None:
+    logs.event(
+        logger,
+        logging.WARNING,
+        "stop_escalated",
+        f"it did not stop when asked; now {action}",
+        account=slot.account_id,
+        worker=slot.info.worker_id if slot.info else None,
+    )

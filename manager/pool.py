@@ -1,0 +1,63 @@
+"""What the service needs of a pool of workers, wherever the workers are. A leaf but for the models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from manager.models import BatchResult, WorkerInfo
+
+if TYPE_CHECKING:
+    from manager.config import AccountConfig
+
+#: Called with an account id and `done`, `already`, `skipped` or `failed`, once for each account of a batch.
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """An account to be started, and how to get its configuration.
+
+    `prepare` loads and validates, and raises ValueErrors. It is called where the worker will run and not before, so
+    that a restart uses the files as they are then, and the caller of a remote pool need not have them.
+    """
+
+    account_id: str
+    apply_defaults: bool
+    validate: bool
+    prepare: "Callable[[], AccountConfig]"
+
+
+class WorkerPool(Protocol):
+    """The host agent's pool of processes, or the one that sends the same commands through Celery."""
+
+    def start_worker(self, order: StartOrder) -> WorkerInfo:
+        """Start the account's worker and return it once its session is connected.
+
+        If it runs already, answers with what runs and `metadata["already_running"]` true. Raises ValueError (the
+        account or its configuration is wrong) or RuntimeError (it could not start; nothing is left behind).
+        """
+
+    def restart_worker(self, order: StartOrder) -> WorkerInfo:
+        """Stop the account's worker if it has one, then start it; nobody else's start gets in between."""
+
+    def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        """Stop the account's worker; True once its process is proven to have ended.
+
+        `timeout` is in seconds, by default the account's own. Raises NoWorkerError (a ValueError) if there is none,
+        StopFailedError if it could not be ended.
+        """
+
+    def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
+        """Start many at once; every order is accounted for in the result. Raises only if nothing could be tried."""
+
+    def stop_many(
+        self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
+    ) -> BatchResult:
+        """Stop many at once; every account is accounted for."""
+
+    def list_workers(self) -> list[WorkerInfo]: ...
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None: ...
+
+    def has_worker_for_account(self, account_id: str) -> bool:
+        """Say whether the account has a worker process, in whichever state."""

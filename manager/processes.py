@@ -1,0 +1,144 @@
+"""Operating-system processes: who one is, whether it still is, and how to end it. A leaf.
+
+A process is known by its pid and its start time together. A pid alone is never enough: it is given to somebody else
+soon after its owner died, and to end that one would end what is not ours.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+
+#: How often a process without a pidfd is asked whether it has ended, in seconds.
+_POLL_SECONDS: Final = 0.02
+
+
+@cache
+def _boot_id() -> str:
+    # Start times on Linux count from the boot: without the boot's id, a pid of the last boot could match by chance.
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: int) -> str | None:
+    """Return a text that no other process with this pid will ever have, or None if there is no such process."""
+    if sys.platform == "linux":
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The name, in parentheses, may itself hold spaces and parentheses.
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        if fields[0] in (b"Z", b"X"):
+            return None
+        return f"{_boot_id()}:{int(fields[19])}"
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"{process.create_time():.3f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """One process that lives or lived, by pid and start time."""
+
+    pid: int
+    start_time: str
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """Return the process that has `pid` now; None if none has, or if it is a zombie."""
+        start_time = _start_time(pid)
+        return None if start_time is None else cls(pid, start_time)
+
+    @classmethod
+    def me(cls) -> Self:
+        ref = cls.of(os.getpid())
+        if ref is None:
+            raise RuntimeError("this process has no entry of its own in the process table")
+        return ref
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self | None:
+        """Read what `to_dict` wrote; None if it is anything else (a foreign or damaged file)."""
+        if not isinstance(data, dict):
+            return None
+        pid, start_time = data.get("pid"), data.get("start_time")
+        if isinstance(pid, int) and not isinstance(pid, bool) and pid > 1 and isinstance(start_time, str):
+            return cls(pid, start_time)
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"pid": self.pid, "start_time": self.start_time}
+
+    def alive(self) -> bool:
+        """Say whether this very process still runs. A zombie does not."""
+        return _start_time(self.pid) == self.start_time
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to this very process; False if it has ended. On Windows every signal ends it."""
+        if hasattr(signal, "pidfd_send_signal"):
+            fd = self.open_pidfd()
+            if fd is None:
+                return False
+            try:
+                signal.pidfd_send_signal(fd, number)
+            except ProcessLookupError:
+                return False
+            finally:
+                os.close(fd)
+            return True
+        if not self.alive():
+            return False
+        try:
+            os.kill(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def kill(self) -> bool:
+        """End it at once; False if it has ended already."""
+        return self.signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+
+    def open_pidfd(self) -> int | None:
+        """Return a pidfd of this very process (Linux), or None if it has ended. The caller closes it."""
+        if sys.platform != "linux":
+            raise NotImplementedError("pidfd is of Linux")
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        # Between reading the record and opening the pidfd the pid may have gone to somebody else.
+        if not self.alive():
+            os.close(fd)
+            return None
+        return fd
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended, `timeout` seconds at most; True if it has. Needs no parenthood."""
+        deadline = time.monotonic() + timeout
+        if sys.platform == "linux":
+            fd = self.open_pidfd()
+            if fd is None:
+                return True
+            try:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                return bool(poll.poll(max(0.0, timeout) * 1000))
+            finally:
+                os.close(fd)
+        while self.alive():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(_POLL_SECONDS, left))
+        return True

@@ -1,0 +1,148 @@
+"""A worker's pulse on disk: one mapped page that the worker writes and its host reads, with no call in between.
+
+Some gateways hold the interpreter for as long as a call blocks, so a worker cannot be trusted to say that it hangs.
+It notes each call and its deadline here before it makes it; the host judges from outside, without Redis and even for
+a worker that an earlier host agent started. Times are `time.monotonic()`, which all processes of a machine share.
+"""
+
+import json
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+_MAGIC: Final = b"WMBEAT01"
+_SIZE: Final = 4096
+#: magic, sequence (odd while it is being written), beat, deadline of the call, name of the call, payload length,
+#: length of the last words
+_HEAD: Final = struct.Struct("<8sQdd64sII")
+_WORDS_AT: Final = 128
+_WORDS_SIZE: Final = 1024
+_PAYLOAD_AT: Final = _WORDS_AT + _WORDS_SIZE
+_PAYLOAD_SIZE: Final = _SIZE - _PAYLOAD_AT
+
+#: How often a reader tries again when it met the writer in the middle.
+_READ_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a beat file says at one moment."""
+
+    #: Seconds since the worker's loop last gave a sign of life.
+    age_seconds: float
+    #: The gateway call that it is inside, if any.
+    call: str | None
+    #: Seconds by which that call is past its deadline; negative while it has time left, None outside calls.
+    overdue_seconds: float | None
+    status: Mapping[str, Any] = field(default_factory=dict)
+    last_words: str | None = None
+
+
+class BeatWriter:
+    """The worker's end. Used by one thread, but for `last_words`, which any may set on the way out."""
+
+    def __init__(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.ftruncate(fd, _SIZE)
+            self._page = mmap.mmap(fd, _SIZE)
+        finally:
+            os.close(fd)
+        self._sequence = 0
+        self._call = b""
+        self._deadline = 0.0
+        self._payload = b"{}"
+        self._words = b""
+        self._beat_at = time.monotonic()
+        self._write()
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._beat_at
+
+    @property
+    def call(self) -> str | None:
+        return self._call.decode(errors="replace") or None
+
+    def beat(self) -> None:
+        """Note that the loop lives."""
+        self._beat_at = time.monotonic()
+        self._write()
+
+    def begin_call(self, name: str, deadline: float) -> None:
+        """Note that `name` is about to be called and should be back by `deadline` (monotonic seconds)."""
+        self._call, self._deadline = name.encode()[:64], deadline
+        self.beat()
+
+    def end_call(self) -> None:
+        self._call, self._deadline = b"", 0.0
+        self.beat()
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Publish the latest figures; what does not fit the page is left out whole."""
+        payload = json.dumps(status, separators=(",", ":")).encode()
+        self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
+        self.beat()
+
+    def last_words(self, text: str) -> None:
+        """Leave the reason of the end where it can be read after it."""
+        # Cut at the end: it must be valid text whatever was in the middle of it.
+        self._words = text.encode()[:_WORDS_SIZE]
+        self._write()
+
+    def close(self) -> None:
+        self._page.close()
+
+    def _write(self) -> None:
+        self._head(self._sequence + 1)
+        self._page[_WORDS_AT : _WORDS_AT + len(self._words)] = self._words
+        self._page[_PAYLOAD_AT : _PAYLOAD_AT + len(self._payload)] = self._payload
+        self._sequence += 2
+        self._head(self._sequence)
+
+    def _head(self, sequence: int) -> None:
+        _HEAD.pack_into(
+            self._page,
+            0,
+            _MAGIC,
+            sequence,
+            self._beat_at,
+            self._deadline,
+            self._call,
+            len(self._payload),
+            len(self._words),
+        )
+
+
+def read_pulse(path: Path) -> Pulse | None:
+    """Return what the beat file says now; None if there is none, or if it is no beat file."""
+    for _ in range(_READ_TRIES):
+        try:
+            page = path.read_bytes()
+        except OSError:
+            return None
+        if len(page) != _SIZE or not page.startswith(_MAGIC):
+            return None
+        _, sequence, beat_at, deadline, call, payload_length, words_length = _HEAD.unpack_from(page)
+        if sequence % 2 or payload_length > _PAYLOAD_SIZE or words_length > _WORDS_SIZE:
+            continue
+        try:
+            status = json.loads(page[_PAYLOAD_AT : _PAYLOAD_AT + payload_length])
+        except ValueError:
+            continue
+        now = time.monotonic()
+        words = page[_WORDS_AT : _WORDS_AT + words_length].decode(errors="replace")
+        return Pulse(
+            age_seconds=max(0.0, now - beat_at),
+            call=call.rstrip(b"\0").decode(errors="replace") or None,
+            overdue_seconds=now - deadline if deadline else None,
+            status=status if isinstance(status, dict) else {},
+            last_words=words or None,
+        )
+    return None

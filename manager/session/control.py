@@ -1,0 +1,119 @@
+"""The local control channel: how a host agent talks to a running worker, its own or one that it found.
+
+A Unix socket in the state directory, or a named pipe on Windows; `tcp:127.0.0.1:0` exists so that the portable path
+is exercised everywhere. One JSON object each way, then the connection closes. The token of the worker's record must
+come with every request: a named pipe's default rights would let others in.
+"""
+
+import contextlib
+import hmac
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any, Final
+
+from manager import logs
+
+logger = logging.getLogger(__name__)
+
+#: Bytes. A request is an operation and a few figures.
+_MAX_MESSAGE: Final = 65_536
+#: Seconds that one connection may take to say what it wants; a silent one must not keep a stop out.
+_REQUEST_SECONDS: Final = 2.0
+#: Connections served at once; the rest are closed unheard.
+_MAX_CONNECTIONS: Final = 8
+
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+class ControlError(Exception):
+    """Raised when a worker's control channel does not answer."""
+
+
+class ControlServer:
+    """Serves requests on daemon threads: it must answer while the worker's loop is inside a call."""
+
+    def __init__(self, address: str, token: str, handler: Handler) -> None:
+        self._token = token
+        self._handler = handler
+        self._listener = _listen(address)
+        self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._closed = False
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, in the form that `ask` takes."""
+        where = self._listener.address
+        return f"tcp:{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection = self._listener.accept()
+            except (OSError, EOFError):
+                if self._closed:
+                    return
+                continue
+            if not self._slots.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: "Connection[Any, Any]") -> None:
+        try:
+            with connection:
+                if not connection.poll(_REQUEST_SECONDS):
+                    return
+                request = json.loads(connection.recv_bytes(_MAX_MESSAGE))
+                if not isinstance(request, dict) or not hmac.compare_digest(
+                    str(request.get("token", "")).encode(), self._token.encode()
+                ):
+                    logs.event(logger, logging.WARNING, "control_refused", "a request without the worker's token")
+                    return
+                connection.send_bytes(json.dumps(self._handler(request)).encode())
+        except (OSError, EOFError, ValueError) as error:
+            logs.event(logger, logging.DEBUG, "control_broken", str(error))
+        finally:
+            self._slots.release()
+
+
+def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
+    """Send one request and return the answer; raises ControlError if none comes within `timeout` seconds."""
+    try:
+        with _connect(address) as connection:
+            connection.send_bytes(json.dumps({**request, "token": token}).encode())
+            if not connection.poll(timeout):
+                raise ControlError(f"no answer on {address} within {timeout:g} s")
+            answer = json.loads(connection.recv_bytes(_MAX_MESSAGE))
+    except (OSError, EOFError, ValueError) as error:
+        raise ControlError(f"{address}: {error or type(error).__name__}") from None
+    if not isinstance(answer, dict):
+        raise ControlError(f"{address}: an answer that is no object")
+    return answer
+
+
+def _listen(address: str) -> Listener:
+    if address.startswith("tcp:"):
+        return Listener(_tcp(address), family="AF_INET", backlog=8)
+    if address.startswith("\\\\"):
+        return Listener(address, family="AF_PIPE", backlog=8)
+    return Listener(address, family="AF_UNIX", backlog=8)
+
+
+def _connect(address: str) -> "Connection[Any, Any]":
+    if address.startswith("tcp:"):
+        return Client(_tcp(address), family="AF_INET")
+    return Client(address, family="AF_PIPE" if address.startswith("\\\\") else "AF_UNIX")
+
+
+def _tcp(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("tcp:").rpartition(":")
+    return host, int(port)

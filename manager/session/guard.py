@@ -1,0 +1,53 @@
+"""Notes every gateway call in the beat file before it is made, so that one which never returns is seen from outside."""
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from manager.gateways.base import Account, Gateway, Health, Position, Session, Tick
+from manager.session.beat import BeatWriter
+
+T = TypeVar("T")
+
+#: Seconds. No read of an account, a position or a tick takes this long at a venue that is well.
+CALL_SECONDS: Final = 10.0
+
+
+class GuardedGateway:
+    """The gateway as the session's loop uses it."""
+
+    def __init__(self, gateway: Gateway, beat: BeatWriter) -> None:
+        self._gateway = gateway
+        self._beat = beat
+
+    def connect(self, deadline: float) -> Session:
+        return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
+
+    def disconnect(self, deadline: float) -> None:
+        self._call("disconnect", deadline, self._gateway.disconnect)
+
+    def check(self) -> Health:
+        return self._call("check", self._deadline(), self._gateway.check)
+
+    def account(self) -> Account:
+        return self._call("account", self._deadline(), self._gateway.account)
+
+    def positions(self) -> list[Position]:
+        return self._call("positions", self._deadline(), lambda: list(self._gateway.positions()))
+
+    def tick(self, symbol: str) -> Tick:
+        return self._call("tick", self._deadline(), lambda: self._gateway.tick(symbol))
+
+    def close_position(self, position_id: str) -> None:
+        self._call("close_position", self._deadline(), lambda: self._gateway.close_position(position_id))
+
+    def _call(self, name: str, deadline: float, call: Callable[[], T]) -> T:
+        self._beat.begin_call(name, deadline)
+        try:
+            return call()
+        finally:
+            self._beat.end_call()
+
+    @staticmethod
+    def _deadline() -> float:
+        return time.monotonic() + CALL_SECONDS

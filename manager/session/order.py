@@ -1,0 +1,64 @@
+"""What a host agent tells a new worker: everything it needs, secrets too, over a pipe and nowhere else."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from manager.config import AccountConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """The order that starts a worker. Its JSON holds secrets; it is written to the worker's pipe only."""
+
+    worker_id: str
+    config: AccountConfig
+    #: The resolved password; `config.password` is only the reference to it.
+    password: SecretStr | None = field(repr=False)
+    #: None for a worker that reports to no Redis (a local pool in a script).
+    redis_url: SecretStr | None = field(repr=False)
+    host: str
+    venue_address: str | None
+    log_file: Path
+    beat_file: Path
+    private_dir: Path
+    control_address: str
+    control_token: SecretStr = field(repr=False)
+    heartbeat_interval_seconds: float
+    log_level: str
+    log_json: bool
+
+    @property
+    def account_id(self) -> str:
+        return self.config.account_id
+
+    def to_json(self) -> bytes:
+        """Return the order as one line of JSON, secrets in clear."""
+        data: dict[str, Any] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, Path):
+                value = str(value)
+            elif isinstance(value, AccountConfig):
+                # The reference is resolved already, and may be a literal: the worker needs neither.
+                value = value.model_dump(mode="json", exclude={"password"})
+            data[name] = value
+        return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        data = json.loads(line)
+        data["config"] = AccountConfig.model_validate(data["config"])
+        for name in ("password", "redis_url", "control_token"):
+            if data[name] is not None:
+                data[name] = SecretStr(data[name])
+        for name in ("log_file", "beat_file", "private_dir"):
+            data[name] = Path(data[name])
+        return cls(**data)
+
+

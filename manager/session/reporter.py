@@ -1,0 +1,60 @@
+"""Sends a worker's heartbeat to Redis from a thread of its own, so that an outage of Redis delays no trading call."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from manager import logs
+
+logger = logging.getLogger(__name__)
+
+#: Seconds. While Redis is away it is tried again at intervals that grow from the heartbeat's to this.
+_MAX_BACKOFF: Final = 5.0
+
+
+class Sender(Protocol):
+    def send(self, account_id: str, beat: Mapping[str, Any]) -> None: ...
+
+
+class Reporter:
+    """Calls `snapshot` every interval and sends what it returns."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        account_id: str,
+        snapshot: Callable[[], Mapping[str, Any]],
+        interval_seconds: float,
+    ) -> None:
+        self._sender = sender
+        self._account_id = account_id
+        self._snapshot = snapshot
+        self._interval = interval_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; a last heartbeat after the worker's end would tell a lie, so none is sent."""
+        self._stop.set()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self._sender.send(self._account_id, self._snapshot())
+            except Exception as error:  # noqa: BLE001 - whatever Redis does, the worker goes on trading
+                failures += 1
+                if failures == 1:
+                    logs.event(
+                        logger, logging.WARNING, "report_failed", f"Redis is away ({error}); trading goes on"
+                    )
+            else:
+                if failures:
+                    logs.event(logger, logging.INFO, "report_resumed", missed=failures)
+                failures = 0
+            self._stop.wait(min(self._interval * 2**failures, max(_MAX_BACKOFF, self._interval)))

@@ -1,0 +1,264 @@
+"""The worker: one gateway, one loop, from connect to disconnect.
+
+The loop is single-threaded because gateways are. Two small daemon threads stand beside it: the control channel, which
+only sets flags and wakes the loop, and the reporter, which sends what the loop last noted.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psutil
+
+from manager import logs
+from manager.gateways.base import ConnectionLost, Gateway, GatewayError, Health, NotSupported, RateLimited
+from manager.gateways.base import Session as VenueSession
+from manager.session.beat import BeatWriter
+from manager.session.control import ControlServer
+from manager.session.cycle import Cycle
+from manager.session.exits import WorkerExit
+from manager.session.guard import GuardedGateway
+from manager.session.order import WorkerOrder
+from manager.session.reporter import Reporter, Sender
+from manager.states import WorkerHealth
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a polite disconnect may take once the stop's own deadline is not known (a signal).
+_DISCONNECT_SECONDS: Final = 10.0
+
+
+class Worker:
+    """Runs one session. `notify` sends one message to the host over the launch pipe."""
+
+    def __init__(
+        self,
+        order: WorkerOrder,
+        gateway: Gateway,
+        cycle: Cycle,
+        beat: BeatWriter,
+        sender: Sender | None,
+        notify: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._order = order
+        self._beat = beat
+        self._gateway = GuardedGateway(gateway, beat)
+        self._cycle = cycle
+        self._notify = notify
+        self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
+        self._figures: Mapping[str, Any] = {}
+        self._has_account = True
+        self._phase = "connecting"
+        self._process = psutil.Process()
+        self._stop_deadline: float | None = None
+        self._stop_reason = ""
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._reporter = (
+            None
+            if sender is None
+            else Reporter(sender, order.account_id, self.heartbeat, order.heartbeat_interval_seconds)
+        )
+
+    def run(self) -> WorkerExit:
+        """Connect, report, run cycles until told to stop. Returns how it ended; raises only for faults of our own."""
+        self._catch_signals()
+        control = ControlServer(
+            self._order.control_address, self._order.control_token.get_secret_value(), self._handle
+        )
+        try:
+            return self._run(control.address)
+        finally:
+            if self._reporter:
+                self._reporter.stop()
+            control.close()
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Return what is sent to Redis: the loop's age is in it, since this is called from another thread."""
+        return {
+            "worker_id": self._order.worker_id,
+            "loop_age_seconds": round(self._beat.age_seconds, 3),
+            "call": self._beat.call,
+            "last_heartbeat": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **self._status,
+        }
+
+    def _run(self, control_address: str) -> WorkerExit:
+        deadline = time.monotonic() + self._order.config.timeout / 1000
+        logs.event(logger, logging.INFO, "connect", gateway=self._order.config.gateway)
+        try:
+            session = self._gateway.connect(deadline)
+            self._phase = "connected"
+            self._note(session)
+            self._refresh(self._gateway.check())
+        except GatewayError as error:
+            logs.event(logger, logging.WARNING, "connect_failed", str(error), code=error.code)
+            self._beat.last_words(str(error))
+            self._notify(
+                {"event": "failed", "code": error.code, "message": str(error), "retryable": error.retryable}
+            )
+            self._disconnect(_DISCONNECT_SECONDS)
+            return WorkerExit.NOT_CONNECTED
+        logs.event(logger, logging.INFO, "connected", can_trade=session.can_trade, server=session.server)
+        self._notify({"event": "connected", "control": control_address, "beat": self.heartbeat()})
+        if self._reporter:
+            self._reporter.start()
+        try:
+            self._loop()
+        except GatewayError as error:
+            # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
+            logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
+            self._beat.last_words(f"{error.code}: {error}")
+            self._disconnect(_DISCONNECT_SECONDS)
+            return WorkerExit.CONNECTION_LOST
+        return self._end()
+
+    def _loop(self) -> None:
+        interval = self._order.heartbeat_interval_seconds
+        cycle_interval = self._order.config.execution.interval_seconds
+        next_beat = next_cycle = time.monotonic()
+        while self._stop_deadline is None:
+            now = time.monotonic()
+            health: Health | None = None
+            if now >= next_cycle:
+                self._figures = self._run_cycle()
+                health = self._gateway.check()
+                next_cycle = _next(next_cycle, cycle_interval)
+            if now >= next_beat:
+                # Where the account can be read, reading it proves the session; else the gateway is asked each time.
+                self._refresh(health if health or self._has_account else self._gateway.check())
+                next_beat = _next(next_beat, interval)
+            self._sleep_until(min(next_beat, next_cycle))
+
+    def _run_cycle(self) -> Mapping[str, Any]:
+        try:
+            return self._cycle.run(self._gateway)
+        except RateLimited as error:
+            logs.event(logger, logging.WARNING, "cycle_skipped", str(error), code=error.code)
+            return self._figures
+
+    def _refresh(self, health: Health | None) -> None:
+        """Publish figures and health to the host (and, by the reporter, to Redis)."""
+        status: dict[str, Any] = {**self._status, **self._figures}
+        if health is not None:
+            if not health.ipc_ok:
+                raise ConnectionLost(health.reason or "the session is gone")
+            connected = health.venue_connected and health.account_matches
+            status |= _health(connected, health.can_trade, health.reason)
+        if self._has_account:
+            try:
+                account = self._gateway.account()
+                status |= {
+                    "balance": str(account.balance),
+                    "equity": str(account.equity),
+                    "currency": account.currency,
+                    "open_positions": account.open_positions,
+                }
+            except NotSupported:
+                self._has_account = False
+        status["rss_bytes"] = self._process.memory_info().rss
+        self._status = status
+        self._beat.status({"phase": self._phase, **status})
+
+    def _note(self, session: VenueSession) -> None:
+        self._status |= {
+            "environment": str(session.environment),
+            "currency": session.currency,
+            **_health(True, session.can_trade, session.blocked_reason),
+        }
+
+    def _end(self) -> WorkerExit:
+        deadline = self._stop_deadline or time.monotonic() + _DISCONNECT_SECONDS
+        self._phase = "stopping"
+        logs.event(logger, logging.INFO, "stop", self._stop_reason)
+        clean = True
+        if self._order.config.execution.open_positions == "close":
+            clean = self._close_positions(deadline)
+        clean = self._disconnect(max(0.5, deadline - time.monotonic())) and clean
+        logs.event(logger, logging.INFO, "stopped", clean=clean)
+        return WorkerExit.STOPPED if clean else WorkerExit.STOPPED_UNCLEANLY
+
+    def _close_positions(self, deadline: float) -> bool:
+        try:
+            for position in self._gateway.positions():
+                if time.monotonic() > deadline:
+                    self._beat.last_words("the stop's time was over before every position was closed")
+                    return False
+                self._gateway.close_position(position.id)
+                logs.event(logger, logging.INFO, "position_closed", position=position.id)
+        except NotSupported:
+            return True
+        except GatewayError as error:
+            logs.event(logger, logging.ERROR, "close_failed", str(error), code=error.code)
+            self._beat.last_words(f"open positions could not be closed: {error}")
+            return False
+        return True
+
+    def _disconnect(self, seconds: float) -> bool:
+        try:
+            self._gateway.disconnect(time.monotonic() + seconds)
+        except Exception as error:
+            logger.exception("disconnect failed")
+            self._beat.last_words(f"disconnect failed: {error}")
+            return False
+        return True
+
+    # asked from other threads and from signal handlers: they set flags and wake the loop, nothing else
+
+    def _handle(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        operation = request.get("op")
+        if operation == "stop":
+            seconds = float(request.get("seconds", _DISCONNECT_SECONDS))
+            self.request_stop(str(request.get("reason", "asked to stop")), seconds)
+            return {"ok": True}
+        if operation == "ping":
+            return {"ok": True, "worker_id": self._order.worker_id, "pid": os.getpid()}
+        if operation == "status":
+            return {"ok": True, "phase": self._phase, **self.heartbeat()}
+        return {"ok": False, "error": f"unknown operation {operation!r}; known: ping, status, stop"}
+
+    def request_stop(self, reason: str, seconds: float) -> None:
+        """Ask the loop to end the session within `seconds`. Safe in a signal handler; the first request counts."""
+        if self._stop_deadline is None:
+            self._stop_reason = reason
+            self._stop_deadline = time.monotonic() + seconds
+        # A full pipe is enough to wake up from already; a closed one belongs to a loop that has ended.
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"x")
+
+    def _catch_signals(self) -> None:
+        seconds = self._order.config.execution.stop_timeout_seconds
+        signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", seconds))
+        # Ctrl-C in the terminal of whoever started the agent is not meant for the trading.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _sleep_until(self, when: float) -> None:
+        readable, _, _ = select.select([self._wake_read], [], [], max(0.0, when - time.monotonic()))
+        if readable:
+            self._wake_read.recv(4096)
+
+
+def _health(connected: bool, can_trade: bool, reason: str | None) -> dict[str, Any]:
+    well = connected and can_trade
+    return {
+        "health": WorkerHealth.HEALTHY if well else WorkerHealth.DEGRADED,
+        "health_reason": None if well else reason or ("cannot trade" if connected else "venue not connected"),
+        "can_trade": can_trade,
+    }
+
+
+def _next(due: float, interval: float) -> float:
+    """Return the next due time on the same beat; ticks that a long call slept through are not made up for."""
+    now = time.monotonic()
+    return due + interval * (1 + max(0.0, now - due) // interval)

@@ -1,0 +1,19 @@
+"""Where this machine's paper venue is. A leaf: gateways and the host agent ask it, the venue itself does not."""
+
+import contextlib
+import sys
+
+from manager.paths import StatePaths
+from manager.settings import Settings
+
+
+def venue_address(settings: Settings) -> str | None:
+    """Return the paper venue's address, `unix:/path` or `tcp:host:port`; None if none is known here."""
+    if settings.venue_url:
+        return settings.venue_url
+    paths = StatePaths(settings.state_dir)
+    if sys.platform != "win32":
+        return f"unix:{paths.venue_socket}"
+    with contextlib.suppress(OSError):
+        return paths.venue_address.read_text().strip() or None
+    return None

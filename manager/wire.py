@@ -1,0 +1,27 @@
+"""The names of the tasks and queues: the wire contract between managers and host agents. A leaf."""
+
+from typing import Final
+
+START_WORKER: Final = "tasks.start_worker"
+STOP_WORKER: Final = "tasks.stop_worker"
+RESTART_WORKER: Final = "tasks.restart_worker"
+VALIDATE_CONFIG: Final = "tasks.validate_config"
+GET_WORKER_INFO: Final = "tasks.get_worker_info"
+START_ALL: Final = "tasks.start_all_enabled_workers"
+STOP_ALL: Final = "tasks.stop_all_workers"
+VALIDATE_ALL: Final = "tasks.validate_all_configs"
+
+#: Every host agent listens here; for callers that know nothing of hosts.
+SHARED_QUEUE: Final = "celery"
+
+_HOST_QUEUE_PREFIX: Final = "host."
+
+
+def host_queue(host: str) -> str:
+    """Return the queue that only this host's agent listens to."""
+    return f"{_HOST_QUEUE_PREFIX}{host}"
+
+
+def host_of_queue(queue: str) -> str | None:
+    """Return the host whose queue this is, or None."""
+    return queue.removeprefix(_HOST_QUEUE_PREFIX) if queue.startswith(_HOST_QUEUE_PREFIX) else None

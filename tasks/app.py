@@ -1,0 +1,133 @@
+"""The Celery app of host agents, and the bootstep that starts and ends the agent's own half."""
+
+import logging
+import sys
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import setup_logging
+
+from manager import logs, wire
+from manager.celery_app import celery_settings
+from manager.errors import HostAgentError, ManagerError, SettingsError
+from manager.factory import celery_worker_pool
+from manager.host.agent import HostAgent
+from manager.service import WorkerManagerService
+from manager.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"])
+app.config_from_object(celery_settings())
+# What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
+app.conf.result_backend_always_retry = True
+
+
+class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the host agent with the Celery worker, and ends it with it.
+
+    A step of the worker, not of its consumer: those start again at every reconnect. Its `stop` runs as well when
+    Celery's consumer crashes, so it must not stop a trading worker, and does not.
+    """
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
+        if "thread" not in pool:
+            _refuse(
+                f"a host agent needs Celery's threads pool, not {pool.rpartition('.')[2]}: start it with "
+                "`manager host`, or `celery -A tasks worker -P threads`"
+            )
+        self.agent: HostAgent | None = None
+
+    def start(self, worker: Any) -> None:
+        global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
+        try:
+            self.agent = HostAgent(_settings_of(worker))
+            self.agent.start()
+        except ManagerError as error:
+            _refuse(str(error))
+        _running = _Running(self.agent)
+
+    def stop(self, worker: Any) -> None:
+        global _running  # noqa: PLW0603
+        _running = None
+        if self.agent is not None:
+            self.agent.close()
+
+    terminate = stop
+
+
+class _Running:
+    """The two services of a running agent: one over its own pool, one over the whole fleet."""
+
+    def __init__(self, agent: HostAgent) -> None:
+        self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
+        self.fleet = WorkerManagerService(
+            agent.config_service, celery_worker_pool(agent.settings), agent.validator
+        )
+
+
+_running: _Running | None = None
+
+
+def host_service() -> WorkerManagerService:
+    """Return the service over this host's own pool. Raises HostAgentError outside a running host agent."""
+    return _services().host
+
+
+def fleet_service() -> WorkerManagerService:
+    """Return the service over the whole fleet, as a manager sees it."""
+    return _services().fleet
+
+
+def _services() -> _Running:
+    if _running is None:
+        raise HostAgentError("this Celery worker is no running host agent: start it with `manager host`")
+    return _running
+
+
+def _settings_of(worker: Any) -> Settings:
+    """Return the settings, with the host's name from `-Q host.NAME` where MANAGER_HOST does not give one."""
+    settings = load_settings()
+    named = [
+        host
+        for host in map(wire.host_of_queue, worker.app.amqp.queues.consume_from)
+        if host is not None
+    ]
+    if "host" in settings.model_fields_set:
+        if settings.host not in named:
+            raise SettingsError(
+                f"this host is named {settings.host} (MANAGER_HOST) but does not listen to its queue: "
+                f"start it with -Q {wire.SHARED_QUEUE},{wire.host_queue(settings.host)}"
+            )
+        return settings
+    if len(named) > 1:
+        raise SettingsError(f"one host agent is one host, but -Q names {', '.join(named)}")
+    if named:
+        return settings.model_copy(update={"host": named[0]})
+    worker.app.amqp.queues.select_add(wire.host_queue(settings.host))
+    return settings
+
+
+def _refuse(message: str) -> None:
+    """End the process with one clear line; a traceback of Celery's own would bury it."""
+    logs.event(logger, logging.ERROR, "agent_refused", message)
+    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(1)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logging(**_: Any) -> None:
+    settings = load_settings()
+    logs.configure(level=settings.log_level, as_json=settings.log_json)
+    # One line for each received and finished task says nothing that the pool's own lines do not.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING if settings.log_level != "DEBUG" else logging.DEBUG)
+
+
+app.steps["worker"].add(HostAgentStep)
+
+__all__ = ["app", "fleet_service", "host_service"]
