@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import redis
+from redis.exceptions import ResponseError
 
 from manager.fleet.client import open_client, translated
 from manager.models import WorkerInfo, utc_now
@@ -121,6 +122,17 @@ class FleetStore:
             info = cast(dict[str, Any], self._client.info("server"))
             seconds, micros = cast(tuple[int, int], self._client.time())
         return {**info, "time": seconds + micros / 1e6}
+
+    def server_settings(self) -> dict[str, str] | None:
+        """Return Redis's `maxmemory-policy` and `appendonly`; None where this user may not read them."""
+        with translated(self.url):
+            try:
+                return {
+                    **self._client.config_get("maxmemory-policy"),
+                    **self._client.config_get("appendonly"),
+                }
+            except ResponseError:
+                return None
 
     # written by host agents
 

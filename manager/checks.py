@@ -1,0 +1,220 @@
+"""What `manager doctor` looks at. Each check says what was found and, where it is not well, what to do."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from manager import __version__
+from manager.config import ConfigurationService
+from manager.errors import ManagerError
+from manager.factory import fleet_store
+from manager.fleet import FleetStore, safe_url
+from manager.paths import StatePaths
+from manager.settings import Settings
+from manager.validation import AccountConfigurationValidator
+
+Outcome = Literal["ok", "warning", "failure"]
+
+#: Bytes. Less than this, and logs and Redis's append-only file soon fill the disk.
+_LITTLE_DISK: Final = 500 * 1024 * 1024
+#: Seconds between this machine's clock and Redis's from which on logs of two hosts can no longer be compared.
+_CLOCK_SKEW: Final = 2.0
+#: Seconds that a command to Redis takes at most where all is well.
+_SLOW_REDIS: Final = 0.05
+_MIN_REDIS: Final = (6, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    outcome: Outcome
+    found: str
+    advice: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_checks(settings: Settings) -> list[Check]:
+    """Run every check; one that breaks is itself a finding, and the others go on."""
+    store = fleet_store(settings)
+    checks: list[Check] = []
+    steps: tuple[Callable[[], Iterator[Check]], ...] = (
+        _versions,
+        lambda: _config(settings),
+        lambda: _state(settings),
+        lambda: _redis(store),
+        lambda: _agents(store, settings),
+        lambda: _workers(store),
+    )
+    for step in steps:
+        try:
+            checks.extend(step())
+        except ManagerError as error:
+            checks.append(Check(error.code, "failure", str(error)))
+    return checks
+
+
+def _versions() -> Iterator[Check]:
+    found = {name: _version(name) for name in ("celery", "kombu", "redis", "pydantic", "flower")}
+    text = f"manager {__version__}, Python {sys.version.split()[0]}, " + ", ".join(
+        f"{name} {number}" for name, number in found.items()
+    )
+    if tuple(int(part) for part in found["kombu"].split(".")[:2] if part.isdigit()) < (5, 7):
+        yield Check(
+            "versions",
+            "failure",
+            text,
+            "kombu before 5.7 can reconnect and then consume nothing: pip install --upgrade kombu",
+        )
+    else:
+        yield Check("versions", "ok", text)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _config(settings: Settings) -> Iterator[Check]:
+    directory = settings.config_dir
+    if not directory.is_dir():
+        yield Check(
+            "config",
+            "failure",
+            f"{directory} is no directory",
+            "`manager init` writes the first files; MANAGER_CONFIG_DIR names another place",
+        )
+        return
+    service = ConfigurationService(directory)
+    results = AccountConfigurationValidator(service).validate_all()
+    invalid = sorted(account for account, result in results.items() if result.has_errors)
+    warned = sum(result.has_warnings for result in results.values())
+    found = f"{len(results)} accounts in {directory}, {len(invalid)} invalid, {warned} with warnings"
+    if invalid:
+        shown = ", ".join(invalid[:5]) + (" ..." if len(invalid) > 5 else "")
+        yield Check("config", "warning", found, f"`manager validate` shows what is wrong with {shown}")
+    elif not results:
+        yield Check("config", "warning", found, "`manager init` writes the first files")
+    else:
+        yield Check("config", "ok", found)
+
+
+def _state(settings: Settings) -> Iterator[Check]:
+    StatePaths(settings.state_dir).create()
+    usage = shutil.disk_usage(settings.state_dir)
+    found = f"{settings.state_dir}, {usage.free / 1e9:.1f} GB free"
+    if usage.free < _LITTLE_DISK:
+        yield Check("state", "failure", found, "free some space: logs and Redis's data are written here")
+    else:
+        yield Check("state", "ok", found)
+
+
+def _redis(store: FleetStore) -> Iterator[Check]:
+    began = time.monotonic()
+    server = store.ping()
+    took = (time.monotonic() - began) / 2
+    where = safe_url(store.url)
+    number = str(server.get("redis_version", "0"))
+    if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < _MIN_REDIS:
+        yield Check("redis", "failure", f"version {number} at {where}", "use Redis 6.2 or later, or Valkey")
+    elif took > _SLOW_REDIS:
+        yield Check(
+            "redis",
+            "warning",
+            f"version {number} at {where} takes {took * 1000:.0f} ms to answer",
+            "look at its load and at the network between here and there",
+        )
+    else:
+        yield Check("redis", "ok", f"version {number} at {where}, answers in {took * 1000:.1f} ms")
+    yield from _redis_settings(store)
+    skew = time.time() - float(server["time"])
+    if abs(skew) > _CLOCK_SKEW:
+        yield Check(
+            "clock",
+            "warning",
+            f"this machine's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's",
+            "let both follow NTP: task expiry and the times in logs depend on it",
+        )
+    else:
+        yield Check("clock", "ok", f"{abs(skew) * 1000:.0f} ms from Redis's")
+
+
+def _redis_settings(store: FleetStore) -> Iterator[Check]:
+    found = store.server_settings()
+    if found is None:
+        yield Check("redis settings", "ok", "this user may not read them")
+        return
+    if found.get("maxmemory-policy") != "noeviction":
+        yield Check(
+            "redis settings",
+            "failure",
+            f"maxmemory-policy is {found.get('maxmemory-policy')}",
+            "set it to noeviction: an evicting Redis throws queued commands away",
+        )
+    if found.get("appendonly") != "yes":
+        yield Check(
+            "redis settings",
+            "warning",
+            "appendonly is no",
+            "set `appendonly yes` and `appendfsync everysec`: a restart otherwise forgets what was asked",
+        )
+    if found.get("maxmemory-policy") == "noeviction" and found.get("appendonly") == "yes":
+        yield Check("redis settings", "ok", "noeviction, append-only file")
+
+
+def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
+    hosts = store.hosts()
+    for host in hosts:
+        age = "never" if host.age_seconds is None else f"{host.age_seconds:.0f} s ago"
+        if not host.live:
+            yield Check(
+                "host agent",
+                "warning" if any(h.live for h in hosts) else "failure",
+                f"{host.name} is silent (last word: {age})",
+                f"start it on that machine: `manager host`, or `manager up` (log: {_agent_log(settings)})",
+            )
+        elif host.data.get("version") != __version__:
+            yield Check(
+                "host agent",
+                "warning",
+                f"{host.name} runs version {host.data.get('version')}, this is {__version__}",
+                "restart its agent with the new version; its workers go on meanwhile",
+            )
+        else:
+            yield Check(
+                "host agent",
+                "ok",
+                f"{host.name}: pid {host.data.get('pid')}, {host.data.get('workers')} workers, heard {age}",
+            )
+    if not hosts:
+        yield Check(
+            "host agent", "failure", "none has ever reported here", "start one: `manager up` or `manager host`"
+        )
+
+
+def _workers(store: FleetStore) -> Iterator[Check]:
+    workers = store.list_workers()
+    bad = [info for info in workers if info.status in ("failed", "unknown") or info.health in ("degraded", "unhealthy")]
+    found = f"{sum(info.status == 'running' for info in workers)} of {len(workers)} running"
+    if not bad:
+        yield Check("workers", "ok", found)
+        return
+    names = ", ".join(f"{info.account_id} ({info.status}, {info.health})" for info in bad[:5])
+    yield Check(
+        "workers",
+        "warning",
+        f"{found}; not well: {names}" + (" ..." if len(bad) > 5 else ""),
+        f"`manager info {bad[0].account_id}` and `manager logs {bad[0].account_id}` show why",
+    )
+
+
+def _agent_log(settings: Settings) -> Path:
+    return StatePaths(settings.state_dir).component_log("agent")

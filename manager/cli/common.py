@@ -1,0 +1,68 @@
+"""What several commands share: options, settings, output."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from manager.service import WorkerManagerService
+    from manager.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")(command)
+
+
+def account_argument(**options: Any) -> Callable[[F], F]:
+    """Add the account id (or ids), completed by the shell from the account files."""
+    name = "account_ids" if options.get("nargs") == -1 else "account_id"
+    return click.argument(name, metavar="ACCOUNT" + ("..." if "nargs" in options else ""), shell_complete=_ids, **options)
+
+
+def _ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from manager.config import ConfigurationService
+
+    try:
+        found = ConfigurationService(settings().config_dir).list_accounts()
+    except Exception:  # noqa: BLE001 - a completion that fails offers nothing
+        return []
+    return [account_id for account_id in found if account_id.startswith(incomplete)]
+
+
+def settings() -> "Settings":
+    """Return the settings, and send this process's own log to stderr: quiet, unless a level is asked for."""
+    from manager import logs
+    from manager.settings import load_settings
+
+    loaded = load_settings()
+    asked = "MANAGER_LOG_LEVEL" in os.environ
+    logs.configure(level=loaded.log_level if asked else "CRITICAL", as_json=loaded.log_json)
+    logging.captureWarnings(capture=True)
+    return loaded
+
+
+def service() -> "WorkerManagerService":
+    """Return the service over the fleet."""
+    from manager.factory import build_service
+
+    return build_service(settings())
+
+
+def print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_error(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+
+
+def terminal_width() -> int | None:
+    """Return the width for a table: the terminal's, or no limit where the output goes to a file."""
+    return None if click.get_text_stream("stdout").isatty() else 200

@@ -1,0 +1,28 @@
+"""doctor: looks for what keeps a fleet from working, and says what to do."""
+
+import click
+
+from manager.cli.common import json_option, print_json, settings
+
+_MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Check Redis, host agents, clocks, configuration, disk and versions, and say what to do."""
+    from manager.checks import run_checks
+
+    checks = run_checks(settings())
+    failed = any(check.outcome == "failure" for check in checks)
+    if as_json:
+        print_json([check.to_dict() for check in checks])
+        return int(failed)
+    for check in checks:
+        click.echo(f"{_MARKS[check.outcome]}  {check.name}: {check.found}")
+        if check.advice:
+            click.echo(f"      {check.advice}")
+    return int(failed)
+
+
+COMMANDS = (doctor,)

@@ -1,0 +1,63 @@
+"""up, init, host."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from manager.cli.common import settings
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="First write a small example fleet, if the config directory is empty.")
+@click.option("--flower/--no-flower", default=True, help="Also start Flower.")
+@click.option("--flower-port", type=click.IntRange(1, 65535), help="Flower's port on 127.0.0.1 (default 5555).")
+@click.option("--exit-after-start", is_flag=True, help="Stop everything again once all have started: a trial.")
+def up(demo: bool, flower: bool, flower_port: int | None, exit_after_start: bool) -> int:
+    """Start all that one machine needs, then every enabled account, and show them until Ctrl-C."""
+    from rich.console import Console
+
+    from manager.local.assembly import fleet_of
+    from manager.local.up import run_up
+
+    return run_up(
+        settings(),
+        fleet_of,
+        demo=demo,
+        flower=flower,
+        flower_port=flower_port,
+        once=exit_after_start,
+        console=Console(soft_wrap=not sys.stdout.isatty()),
+    )
+
+
+@click.command()
+def init() -> int:
+    """Write commented starting files for a real fleet, over nobody's files."""
+    from manager.config.starting_files import write_starting_files
+
+    directory = settings().config_dir
+    written = write_starting_files(directory)
+    if not written:
+        click.echo(f"{directory} has files already; nothing was written")
+        return 1
+    for path in written:
+        click.echo(f"wrote {path}")
+    click.echo(f"next: edit {_shown(written)}, then run `manager validate` and `manager up`")
+    return 0
+
+
+def _shown(written: list[Path]) -> str:
+    accounts = [path for path in written if path.parent.name == "accounts"]
+    return str((accounts or written)[0])
+
+
+@click.command()
+def host() -> int:
+    """Run this machine's host agent in the foreground: `celery -A tasks worker` with the right options."""
+    from manager.local.agent import run_agent
+
+    return run_agent(settings())
+
+
+COMMANDS = (up, init, host)

@@ -1,0 +1,154 @@
+"""ps, info, events, logs."""
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manager.cli.common import account_argument, json_option, print_error, print_json, service, settings
+
+if TYPE_CHECKING:
+    from manager.fleet import Event
+    from manager.models import WorkerInfo
+
+
+@click.command()
+@json_option
+def ps(as_json: bool) -> int:
+    """List the fleet's workers as they are now."""
+    workers = service().list_workers()
+    if as_json:
+        print_json([info.to_dict() for info in workers])
+        return 0
+    if not workers:
+        click.echo("no workers; `manager start-all` starts every enabled account")
+        return 0
+    from rich.console import Console
+
+    from manager.local.view import worker_table
+
+    console = Console()
+    console.width = console.width if console.is_terminal else 200
+    console.print(worker_table(workers))
+    return 0
+
+
+@click.command()
+@account_argument()
+@json_option
+def info(account_id: str, as_json: bool) -> int:
+    """Show all that is known of one account's worker."""
+    fleet = service()
+    worker = fleet.get_worker_info(account_id)
+    if worker is None:
+        fleet.config_service.account_path(account_id)
+        if as_json:
+            print_json(None)
+        else:
+            click.echo(f"{account_id} never had a worker; `manager start {account_id}` starts one")
+        return 1
+    if as_json:
+        print_json(worker.to_dict())
+    else:
+        _say(worker)
+    return 0
+
+
+def _say(worker: "WorkerInfo") -> None:
+    data = worker.to_dict()
+    metadata: dict[str, Any] = data.pop("metadata")
+    for key, value in {**data, **metadata}.items():
+        if value is not None and value != []:
+            click.echo(f"{key:<24}{value}")
+
+
+@click.command()
+@click.option("-n", "last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option("--account", "account_id", help="Only this account's.")
+@json_option
+def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
+    """Show the latest changes of workers' states, the newest last; with --json one object a line."""
+    from manager.factory import fleet_store
+
+    store = fleet_store(settings())
+    found = store.events(last=last if account_id is None else 10_000)
+    chosen = [event for event in found if account_id in (None, event.account_id)][-last:]
+    for event in chosen:
+        _say_event(event, as_json)
+    after = found[-1].id if found else "0"
+    try:
+        while follow:
+            for event in store.follow_events(after):
+                after = event.id
+                if account_id in (None, event.account_id):
+                    _say_event(event, as_json)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _say_event(event: "Event", as_json: bool) -> None:
+    import json
+
+    if as_json:
+        click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
+        return
+    why = f": {event.error}" if event.error else ""
+    click.echo(f"{event.time:%Y-%m-%d %H:%M:%S} {event.host} {event.account_id} {event.status}{why}")
+
+
+@click.command()
+@account_argument()
+@click.option("-n", "lines", type=click.IntRange(0, 100_000), default=40, show_default=True, help="How many lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+def logs(account_id: str, lines: int, follow: bool) -> int:
+    """Show the log of one account's worker, on the host where it runs."""
+    from manager.config import ConfigurationService
+    from manager.paths import StatePaths
+
+    now = settings()
+    configuration = ConfigurationService(now.config_dir)
+    path = StatePaths(now.state_dir).worker_log(configuration.checked_id(account_id))
+    if not path.exists():
+        configuration.account_path(account_id)
+        print_error(
+            f"{account_id} has no log on this machine ({path}): it never ran here; "
+            f"`manager info {account_id}` shows its host"
+        )
+        return 1
+    try:
+        _tail(path, lines, follow)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _tail(path: Path, lines: int, follow: bool) -> None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in deque(file, maxlen=lines):
+            click.echo(line, nl=False)
+        while follow:
+            line = file.readline()
+            if line:
+                click.echo(line, nl=False)
+                continue
+            try:
+                if path.stat().st_ino != _inode(file):
+                    break  # it was rotated: go on with the new file
+            except FileNotFoundError:
+                pass
+            time.sleep(0.2)
+    if follow:
+        _tail(path, 1_000_000, follow)
+
+
+def _inode(file: Any) -> int:
+    import os
+
+    return os.fstat(file.fileno()).st_ino
+
+
+COMMANDS = (ps, info, events, logs)
