@@ -196,13 +196,20 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
             )
     if not hosts:
         yield Check(
-            "host agent", "failure", "none has ever reported here", "start one: `manager up` or `manager host`"
+            "host agent",
+            "failure",
+            "none has ever reported here",
+            "start one: `manager up` or `manager host`",
         )
 
 
 def _workers(store: FleetStore) -> Iterator[Check]:
     workers = store.list_workers()
-    bad = [info for info in workers if info.status in ("failed", "unknown") or info.health in ("degraded", "unhealthy")]
+    bad = [
+        info
+        for info in workers
+        if info.status in ("failed", "unknown") or info.health in ("degraded", "unhealthy")
+    ]
     found = f"{sum(info.status == 'running' for info in workers)} of {len(workers)} running"
     if not bad:
         yield Check("workers", "ok", found)

@@ -46,8 +46,8 @@ def reset_worker_manager_service() -> None:
 def celery_worker_pool(settings: Settings) -> WorkerPool:
     """Return the pool that sends commands to the fleet of these settings."""
     # Celery costs a quarter of a second to import: a service with a pool of its own does without.
-    from manager.celery_app import sender_app  # noqa: PLC0415
-    from manager.dispatch import CeleryWorkerPool  # noqa: PLC0415
+    from manager.celery_app import sender_app
+    from manager.dispatch import CeleryWorkerPool
 
     return CeleryWorkerPool(
         sender_app(celery_url(settings)),

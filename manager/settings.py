@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     @classmethod
     def _host_name(cls, value: str) -> str:
         if not _HOST_NAME.fullmatch(value):
-            raise ValueError("a host's name is 1 to 63 letters, digits, '.', '_' or '-', and starts with a letter or digit")
+            raise ValueError(
+                "a host's name is 1 to 63 letters, digits, '.', '_' or '-', and starts with a letter or digit"
+            )
         return value
 
 

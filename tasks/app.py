@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 from celery import Celery, bootsteps
 from celery.signals import setup_logging
@@ -30,7 +30,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
     Celery's consumer crashes, so it must not stop a trading worker, and does not.
     """
 
-    requires = {"celery.worker.components:Pool"}
+    requires: ClassVar[set[str]] = {"celery.worker.components:Pool"}
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
@@ -45,11 +45,12 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
         try:
-            self.agent = HostAgent(_settings_of(worker))
-            self.agent.start()
+            agent = HostAgent(_settings_of(worker))
+            agent.start()
         except ManagerError as error:
             _refuse(str(error))
-        _running = _Running(self.agent)
+        self.agent = agent
+        _running = _Running(agent)
 
     def stop(self, worker: Any) -> None:
         global _running  # noqa: PLW0603
@@ -93,9 +94,7 @@ def _settings_of(worker: Any) -> Settings:
     """Return the settings, with the host's name from `-Q host.NAME` where MANAGER_HOST does not give one."""
     settings = load_settings()
     named = [
-        host
-        for host in map(wire.host_of_queue, worker.app.amqp.queues.consume_from)
-        if host is not None
+        host for host in map(wire.host_of_queue, worker.app.amqp.queues.consume_from) if host is not None
     ]
     if "host" in settings.model_fields_set:
         if settings.host not in named:
@@ -112,7 +111,7 @@ def _settings_of(worker: Any) -> Settings:
     return settings
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     """End the process with one clear line; a traceback of Celery's own would bury it."""
     logs.event(logger, logging.ERROR, "agent_refused", message)
     print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201

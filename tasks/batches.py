@@ -44,7 +44,9 @@ def stop_all_workers(timeout: float | None = None) -> int:
 @app.task(name=wire.VALIDATE_ALL, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def validate_all_configs() -> dict[str, Any]:
     """Check every account file as this host sees it; returns a ValidationResult for each account, by id."""
-    return {account_id: result.to_dict() for account_id, result in host_service().validate_all_configs().items()}
+    return {
+        account_id: result.to_dict() for account_id, result in host_service().validate_all_configs().items()
+    }
 
 
 @contextmanager

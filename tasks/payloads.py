@@ -46,6 +46,7 @@ def checked(model: type[M], **arguments: Any) -> M:
         return model(**arguments)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors(include_input=False, include_url=False)
         )
         raise InvalidPayloadError(f"the task's arguments do not fit: {problems}") from None

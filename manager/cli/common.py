@@ -23,7 +23,9 @@ def json_option(command: F) -> F:
 def account_argument(**options: Any) -> Callable[[F], F]:
     """Add the account id (or ids), completed by the shell from the account files."""
     name = "account_ids" if options.get("nargs") == -1 else "account_id"
-    return click.argument(name, metavar="ACCOUNT" + ("..." if "nargs" in options else ""), shell_complete=_ids, **options)
+    return click.argument(
+        name, metavar="ACCOUNT" + ("..." if "nargs" in options else ""), shell_complete=_ids, **options
+    )
 
 
 def _ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -31,7 +33,7 @@ def _ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) 
 
     try:
         found = ConfigurationService(settings().config_dir).list_accounts()
-    except Exception:  # noqa: BLE001 - a completion that fails offers nothing
+    except Exception:
         return []
     return [account_id for account_id in found if account_id.startswith(incomplete)]
 

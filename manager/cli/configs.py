@@ -66,7 +66,9 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
         raise InvalidConfigError("\n".join(str(problem) for problem in loaded.problems))
     origins = loaded.origins()
     if as_json:
-        print_json([{"key": o.key, "value": o.value, "origin": o.origin} for o in origins] if origin else None)
+        print_json(
+            [{"key": o.key, "value": o.value, "origin": o.origin} for o in origins] if origin else None
+        )
         return 0
     for entry in origins:
         value = "null" if entry.value is None else entry.value

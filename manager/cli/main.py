@@ -43,7 +43,7 @@ def main() -> None:
         # Whoever read our output has enough of it; a second complaint at exit helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as error:  # noqa: BLE001 - sorted below: expected ones become one line
+    except Exception as error:
         code = _report(error)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -51,12 +51,14 @@ def main() -> None:
 
 
 def _report(error: Exception) -> int:
-    from manager.errors import ManagerError, SettingsError  # noqa: PLC0415 - only on the way out
+    from manager.errors import ManagerError, SettingsError
 
     if not isinstance(error, ManagerError):
         raise error
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": {"code": error.code, "message": str(error), "retryable": error.retryable}}))
+        click.echo(
+            json.dumps({"error": {"code": error.code, "message": str(error), "retryable": error.retryable}})
+        )
     else:
         click.echo(f"error: {error}", err=True)
     return 2 if isinstance(error, SettingsError) and "in the environment" in str(error) else 1

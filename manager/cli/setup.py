@@ -9,10 +9,16 @@ from manager.cli.common import settings
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="First write a small example fleet, if the config directory is empty.")
+@click.option(
+    "--demo", is_flag=True, help="First write a small example fleet, if the config directory is empty."
+)
 @click.option("--flower/--no-flower", default=True, help="Also start Flower.")
-@click.option("--flower-port", type=click.IntRange(1, 65535), help="Flower's port on 127.0.0.1 (default 5555).")
-@click.option("--exit-after-start", is_flag=True, help="Stop everything again once all have started: a trial.")
+@click.option(
+    "--flower-port", type=click.IntRange(1, 65535), help="Flower's port on 127.0.0.1 (default 5555)."
+)
+@click.option(
+    "--exit-after-start", is_flag=True, help="Stop everything again once all have started: a trial."
+)
 def up(demo: bool, flower: bool, flower_port: int | None, exit_after_start: bool) -> int:
     """Start all that one machine needs, then every enabled account, and show them until Ctrl-C."""
     from rich.console import Console

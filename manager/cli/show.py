@@ -1,5 +1,6 @@
 """ps, info, events, logs."""
 
+import contextlib
 import time
 from collections import deque
 from pathlib import Path
@@ -102,7 +103,9 @@ def _say_event(event: "Event", as_json: bool) -> None:
 
 @click.command()
 @account_argument()
-@click.option("-n", "lines", type=click.IntRange(0, 100_000), default=40, show_default=True, help="How many lines.")
+@click.option(
+    "-n", "lines", type=click.IntRange(0, 100_000), default=40, show_default=True, help="How many lines."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 def logs(account_id: str, lines: int, follow: bool) -> int:
     """Show the log of one account's worker, on the host where it runs."""
@@ -119,10 +122,8 @@ def logs(account_id: str, lines: int, follow: bool) -> int:
             f"`manager info {account_id}` shows its host"
         )
         return 1
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         _tail(path, lines, follow)
-    except KeyboardInterrupt:
-        pass
     return 0
 
 

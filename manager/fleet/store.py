@@ -110,7 +110,8 @@ class FleetStore:
     def __init__(self, url: str, *, stale_after_seconds: float = 10.0) -> None:
         self.url = url
         self._stale_after = stale_after_seconds
-        self._client = open_client(url)
+        # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
+        self._client: Any = open_client(url)
         self._write = self._client.register_script(_STAMPED_WRITE)
 
     def close(self) -> None:
@@ -329,7 +330,9 @@ def _stamped(raw: bytes | None, now: float) -> Stamped | None:
 def _host_state(name: str, word: Stamped | None) -> HostState:
     if word is None:
         return HostState(name, live=False, age_seconds=None, data={})
-    return HostState(name, live=word.age_seconds <= HOST_STALE_AFTER, age_seconds=word.age_seconds, data=word.data)
+    return HostState(
+        name, live=word.age_seconds <= HOST_STALE_AFTER, age_seconds=word.age_seconds, data=word.data
+    )
 
 
 def _seconds(answer: tuple[int, int]) -> float:

@@ -22,7 +22,9 @@ def fleet_url(settings: Settings) -> str:
     url = settings.redis_url.get_secret_value()
     parts = _split(url)
     if parts.scheme not in _SCHEMES:
-        raise SettingsError(f"MANAGER_REDIS_URL: {parts.scheme or 'no'} scheme; use redis://, rediss:// or unix://")
+        raise SettingsError(
+            f"MANAGER_REDIS_URL: {parts.scheme or 'no'} scheme; use redis://, rediss:// or unix://"
+        )
     if parts.scheme != "redis+socket":
         return url
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}

@@ -85,7 +85,9 @@ class SpawnLauncher:
             raise StartFailedError(f"no process could be made for the worker: {error}") from None
         process = ProcessRef.of(child.pid)
         if process is None or child.stdin is None or child.stdout is None:
-            raise StartFailedError(f"the worker process ended at once with code {child.wait()}; see {self._log_file}")
+            raise StartFailedError(
+                f"the worker process ended at once with code {child.wait()}; see {self._log_file}"
+            )
         self._children[process] = child
         return Launched(process, child.stdout, child.stdin)
 
@@ -155,7 +157,9 @@ if sys.platform != "win32":
                     why = "it ended"
                 if not line:
                     self._drop()
-                    raise StartFailedError(f"the preloaded process cannot be used ({why}); see {self._log_file}")
+                    raise StartFailedError(
+                        f"the preloaded process cannot be used ({why}); see {self._log_file}"
+                    )
                 answer: dict[str, Any] = json.loads(line)
                 return answer
 

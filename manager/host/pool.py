@@ -371,4 +371,3 @@ def _no_worker(account_id: str) -> NoWorkerError:
 
 def _first_beat(record: WorkerRecord, status: Mapping[str, Any]) -> dict[str, Any]:
     return {"worker_id": record.worker_id, **{k: v for k, v in status.items() if k != "phase"}}
-

@@ -40,7 +40,11 @@ class WorkerRecord:
 
     def to_json(self) -> str:
         data = asdict(self)
-        data |= {"version": _VERSION, "beat_file": str(self.beat_file), "created_at": self.created_at.isoformat()}
+        data |= {
+            "version": _VERSION,
+            "beat_file": str(self.beat_file),
+            "created_at": self.created_at.isoformat(),
+        }
         data |= data.pop("process")
         return json.dumps(data, indent=1)
 

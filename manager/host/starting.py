@@ -163,8 +163,9 @@ class Starter:
             if not died:
                 slot.move(WorkerLifecycleStatus.RUNNING)
         if died:  # between its word and this line
-            self._undo(slot, launched, note, error := self._died(slot, config))
-            raise error
+            death = self._died(slot, config)
+            self._undo(slot, launched, note, death)
+            raise death
         logs.event(
             logger,
             logging.INFO,

@@ -76,7 +76,9 @@ class ControlServer:
                 if not isinstance(request, dict) or not hmac.compare_digest(
                     str(request.get("token", "")).encode(), self._token.encode()
                 ):
-                    logs.event(logger, logging.WARNING, "control_refused", "a request without the worker's token")
+                    logs.event(
+                        logger, logging.WARNING, "control_refused", "a request without the worker's token"
+                    )
                     return
                 connection.send_bytes(json.dumps(self._handler(request)).encode())
         except (OSError, EOFError, ValueError) as error:

@@ -60,5 +60,3 @@ class WorkerOrder:
         for name in ("log_file", "beat_file", "private_dir"):
             data[name] = Path(data[name])
         return cls(**data)
-
-

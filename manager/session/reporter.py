@@ -47,7 +47,7 @@ class Reporter:
         while not self._stop.is_set():
             try:
                 self._sender.send(self._account_id, self._snapshot())
-            except Exception as error:  # noqa: BLE001 - whatever Redis does, the worker goes on trading
+            except Exception as error:
                 failures += 1
                 if failures == 1:
                     logs.event(

@@ -1,0 +1,37 @@
+"""Fixtures of all tests. Directories are short: Unix sockets lie in them."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see none of the developer's own fleet."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("MANAGER_")]:
+        monkeypatch.delenv(name)
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A private directory whose path leaves room for a socket's name."""
+    path = Path(tempfile.mkdtemp(prefix="wm-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_server(short_dir: Path) -> Iterator[RedisServer]:
+    directory = short_dir / "redis"
+    directory.mkdir()
+    server = RedisServer(directory)
+    yield server
+    server.close()

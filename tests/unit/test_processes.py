@@ -1,0 +1,97 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from manager.host.watch import ProcessWatch
+from manager.processes import ProcessRef
+from support.waiting import eventually
+
+
+@pytest.fixture
+def child() -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def ref_of(child: "subprocess.Popen[bytes]") -> ProcessRef:
+    ref = ProcessRef.of(child.pid)
+    assert ref is not None
+    return ref
+
+
+def test_a_process_is_itself_and_round_trips(child: "subprocess.Popen[bytes]") -> None:
+    ref = ref_of(child)
+    assert ref.alive()
+    assert ProcessRef.from_dict(ref.to_dict()) == ref
+
+
+def test_a_pid_that_now_belongs_to_something_else_is_neither_alive_nor_signalled(
+    child: "subprocess.Popen[bytes]",
+) -> None:
+    stranger = ProcessRef(child.pid, "another-boot:1")
+    assert not stranger.alive()
+    assert not stranger.kill()
+    assert stranger.wait(0)
+    assert child.poll() is None
+
+
+def test_a_zombie_has_ended(child: "subprocess.Popen[bytes]") -> None:
+    ref = ref_of(child)
+    child.kill()
+    assert eventually(lambda: not ref.alive())
+    assert ProcessRef.of(child.pid) is None
+    assert not ref.kill()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], {}, {"pid": "1", "start_time": "x"}, {"pid": True, "start_time": "x"}, {"pid": 0, "start_time": "x"}, {"pid": 5}],
+)
+def test_a_foreign_record_is_no_process(data: object) -> None:
+    assert ProcessRef.from_dict(data) is None
+
+
+def test_wait_says_whether_it_ended(child: "subprocess.Popen[bytes]") -> None:
+    ref = ref_of(child)
+    assert not ref.wait(0.01)
+    child.kill()
+    assert ref.wait(5)
+
+
+def test_the_watch_hears_of_an_end_once(child: "subprocess.Popen[bytes]") -> None:
+    watch = ProcessWatch()
+    heard: list[ProcessRef] = []
+    try:
+        ref = ref_of(child)
+        watch.watch(ref, heard.append)
+        child.kill()
+        assert eventually(lambda: heard) == [ref]
+    finally:
+        watch.close()
+
+
+def test_the_watch_reports_what_has_ended_before_it_was_asked(child: "subprocess.Popen[bytes]") -> None:
+    watch = ProcessWatch()
+    heard: list[ProcessRef] = []
+    try:
+        ref = ref_of(child)
+        child.kill()
+        child.wait()
+        watch.watch(ref, heard.append)
+        eventually(lambda: heard == [ref])
+    finally:
+        watch.close()
+
+
+def test_closing_the_watch_leaks_no_descriptor(child: "subprocess.Popen[bytes]") -> None:
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    watch = ProcessWatch()
+    watch.watch(ref_of(child), lambda _: None)
+    watch.close()
+    assert before == (len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0)
