@@ -12,6 +12,8 @@ _settings = load_settings()
 
 broker_url = celery_url(_settings)
 result_backend = broker_url
+# A Unix socket has no keepalive, and redis-py refuses the option there.
+_keepalive = not broker_url.startswith("redis+socket")
 
 # JSON only: a pickle from somebody who reaches Redis would be code that runs on a trading host.
 task_serializer = "json"
@@ -42,7 +44,7 @@ broker_transport_options: dict[str, Any] = {
     "visibility_timeout": 600,
     "socket_connect_timeout": 3,
     "socket_timeout": 10,
-    "socket_keepalive": True,
+    **({"socket_keepalive": True} if _keepalive else {}),
     "health_check_interval": 10,
 }
 
@@ -53,7 +55,7 @@ result_backend_transport_options: dict[str, Any] = {"retry_policy": _fail_fast}
 result_backend_thread_safe = True
 redis_socket_timeout = 10.0
 redis_socket_connect_timeout = 3.0
-redis_socket_keepalive = True
+redis_socket_keepalive = _keepalive
 redis_backend_health_check_interval = 10
 
 result_expires = 86_400

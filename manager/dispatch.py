@@ -165,8 +165,8 @@ class CeleryWorkerPool:
         if not tasks:
             return BatchResult()
         with self._translated():
-            results = group(tasks.values(), app=self._app).apply_async()
-            waiting = dict(zip((result.id for result in results), tasks, strict=True))
+            results = group(list(tasks.values()), app=self._app).apply_async()
+            waiting = dict(zip((result.id for result in results.results), tasks, strict=True))
             try:
                 for task_id, outcome in self._results(set(waiting), wait_seconds):
                     account_id = waiting.pop(task_id)
@@ -175,7 +175,7 @@ class CeleryWorkerPool:
                     if progress is not None:
                         progress(account_id, part)
             finally:
-                for result in results:
+                for result in results.results:
                     result.backend.remove_pending_result(result)
         for task_id, account_id in waiting.items():
             parts["failed"][account_id] = (

@@ -1,7 +1,8 @@
 """The fleet's Redis by URL: found from the settings, and spelt as redis-py or as kombu wants it."""
 
 import sys
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
+from collections.abc import Mapping
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
 
 from manager.errors import SettingsError
 from manager.paths import StatePaths
@@ -30,7 +31,7 @@ def fleet_url(settings: Settings) -> str:
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     if "virtual_host" in query:
         query["db"] = query.pop("virtual_host")
-    return urlunsplit(("unix", parts.netloc, parts.path, urlencode(query), ""))
+    return _socket_url("unix", parts.netloc, parts.path, query)
 
 
 def celery_url(settings: Settings) -> str:
@@ -42,17 +43,22 @@ def celery_url(settings: Settings) -> str:
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     if "db" in query:
         query["virtual_host"] = query.pop("db")
-    return urlunsplit(("redis+socket", parts.netloc, unquote(parts.path), urlencode(query), ""))
+    return _socket_url("redis+socket", parts.netloc, unquote(parts.path), query)
 
 
 def safe_url(url: str) -> str:
     """Return `url` with any password replaced by `***`, fit for messages."""
     parts = _split(url)
     if "@" not in parts.netloc:
-        return urlunsplit(parts._replace(query=""))
+        return url.partition("?")[0]
     credentials, _, place = parts.netloc.rpartition("@")
     user = credentials.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{place}", query=""))
+    return f"{parts.scheme}://{user}:***@{place}{parts.path}"
+
+
+def _socket_url(scheme: str, netloc: str, path: str, query: Mapping[str, str]) -> str:
+    # urlunsplit drops the slashes of an empty network location, and kombu then takes the scheme for a module.
+    return f"{scheme}://{netloc}{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 def _split(url: str) -> SplitResult:

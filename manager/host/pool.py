@@ -312,7 +312,8 @@ class WorkerPoolManager:
             metadata=self._starter.metadata(record) | {"adopted": True},
         )
         alive = record.process.alive()
-        if alive and pulse is not None and pulse.status.get("phase") == "connecting":
+        # One that was killed before it got its order has no beat file at all.
+        if alive and (pulse is None or pulse.status.get("phase") == "connecting"):
             record.process.kill()
             alive = not record.process.wait(_PUBLISH_SECONDS)
             reason = "the host agent died while it was starting"

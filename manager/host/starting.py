@@ -275,9 +275,9 @@ class Starter:
         with slot.guard:
             slot.events = None
         record = slot.record
-        launched.close()
         if record is None or record.process != launched.process:
             launched.process.kill()
+            launched.close()
             return
         if isinstance(error, StartCancelledError | StartTimeoutError) or not slot.exited.wait(_LEAVE_SECONDS):
             kill_process(slot)
@@ -291,6 +291,8 @@ class Starter:
                 error=str(error),
                 metadata={"exit_code": slot.exit_code},
             )
+        # Only now: a stream that the listening thread still reads from would be waited for, however long that is.
+        launched.close()
         self._records.remove(record)
         note(info, wait_seconds=_PUBLISH_SECONDS)
         logs.event(

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
 from typing import Any, Final
 
 from manager import logs
@@ -107,7 +108,9 @@ def _listen(address: str) -> Listener:
         return Listener(_tcp(address), family="AF_INET", backlog=8)
     if address.startswith("\\\\"):
         return Listener(address, family="AF_PIPE", backlog=8)
-    return Listener(address, family="AF_UNIX", backlog=8)
+    listener = Listener(address, family="AF_UNIX", backlog=8)
+    Path(address).chmod(0o600)
+    return listener
 
 
 def _connect(address: str) -> "Connection[Any, Any]":

@@ -62,7 +62,22 @@ def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, 
 
 def gateway_options(order: WorkerOrder) -> GatewayOptions:
     """Return what the account's gateway is made from."""
-    raise NotImplementedError
+    config = order.config
+    return GatewayOptions(
+        account_id=config.account_id,
+        worker_id=order.worker_id,
+        login=config.login,
+        server=config.server,
+        password=order.password,
+        venue_address=order.venue_address,
+        symbols=tuple(currency.symbol for currency in config.currencies if currency.enabled),
+        private_dir=order.private_dir,
+        command=config.command,
+        directory=config.directory,
+        ready=config.ready,
+        stop=config.stop,
+        environment=config.environment,
+    )
 
 
 def _prepare_logging(order: WorkerOrder) -> None:

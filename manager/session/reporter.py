@@ -40,7 +40,8 @@ class Reporter:
     def stop(self) -> None:
         """End it; a last heartbeat after the worker's end would tell a lie, so none is sent."""
         self._stop.set()
-        self._thread.join(timeout=1.0)
+        if self._thread.is_alive():
+            self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         failures = 0

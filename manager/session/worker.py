@@ -72,6 +72,7 @@ class Worker:
     def run(self) -> WorkerExit:
         """Connect, report, run cycles until told to stop. Returns how it ended; raises only for faults of our own."""
         self._catch_signals()
+        self._beat.status({"phase": self._phase})
         control = ControlServer(
             self._order.control_address, self._order.control_token.get_secret_value(), self._handle
         )
