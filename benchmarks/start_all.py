@@ -1,0 +1,132 @@
+"""`start-all` through Celery against a `subprocess.Popen` loop of the same worker program, side by side.
+
+Both start `Worker` with the paper gateway against the same venue and the same Redis; "ready" is the connected session
+and its first heartbeat. The loop is what a person writes: a fresh interpreter each, all at once, then wait for each.
+"""
+
+import argparse
+import json
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from common import fleet, machine, pss_megabytes, table
+from pydantic import SecretStr
+from support.fleet import PASSWORD, Fleet
+
+from manager.config import ConfigurationService
+from manager.factory import build_service
+from manager.service import WorkerManagerService
+from manager.session.order import WorkerOrder
+from manager.settings import Settings
+
+
+def through_the_fleet(found: Fleet, service: WorkerManagerService, count: int) -> tuple[float, float, float]:
+    """Return seconds to start, megabytes a worker, seconds to stop."""
+    began = time.perf_counter()
+    result = service.start_all()
+    started = time.perf_counter() - began
+    assert len(result.done) == count, result.failed
+    size = pss_megabytes([ref.pid for ref in found.workers().values()])
+    began = time.perf_counter()
+    stopped = service.stop_all()
+    assert len(stopped.done) == count, stopped.failed
+    return started, size, time.perf_counter() - began
+
+
+def by_popen(found: Fleet, accounts: list[str]) -> tuple[float, float, float]:
+    """The same worker program, started by a loop."""
+    configuration = ConfigurationService(found.config_dir)
+    orders = [_order(found, configuration, account_id) for account_id in accounts]
+    began = time.perf_counter()
+    children = []
+    for order in orders:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "manager.session"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert child.stdin is not None
+        child.stdin.write(order.to_json())
+        child.stdin.flush()
+        children.append(child)
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert json.loads(child.stdout.readline())["event"] == "connected"
+        started = time.perf_counter() - began
+        size = pss_megabytes([child.pid for child in children])
+        began = time.perf_counter()
+        for child in children:
+            child.terminate()
+        for child in children:
+            assert child.wait(timeout=60) == 0
+        return started, size, time.perf_counter() - began
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+
+def _order(found: Fleet, configuration: ConfigurationService, account_id: str) -> WorkerOrder:
+    worker_id = f"p-{secrets.token_hex(8)}"
+    run = found.paths.run_dir
+    return WorkerOrder(
+        worker_id=worker_id,
+        config=configuration.load_account_config(account_id),
+        password=SecretStr(PASSWORD),
+        redis_url=SecretStr(found.redis.url),
+        host="popen",
+        venue_address=f"unix:{found.paths.venue_socket}",
+        log_file=found.paths.worker_log(account_id),
+        beat_file=run / f"{worker_id}.beat",
+        private_dir=run / f"{worker_id}.d",
+        control_address=str(run / f"{worker_id}.sock"),
+        control_token=SecretStr(secrets.token_hex(8)),
+        heartbeat_interval_seconds=1.0,
+        log_level="INFO",
+        log_json=False,
+    )
+
+
+def median_of(runs: int, one: Callable[[], tuple[float, float, float]]) -> list[float]:
+    results = [one() for _ in range(runs)]
+    return [statistics.median(column) for column in zip(*results, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50, 200])
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    rows = []
+    for count in given.counts:
+        with fleet() as found:
+            accounts = found.add_accounts(count)
+            service = build_service(
+                Settings(
+                    redis_url=SecretStr(found.redis.url),
+                    config_dir=found.config_dir,
+                    state_dir=found.paths.root,
+                    host=found.host,
+                )
+            )
+            through_the_fleet(found, service, count)  # the accounts are enrolled at the venue, the files are cached
+            ours = median_of(given.runs, lambda: through_the_fleet(found, service, count))  # noqa: B023
+            loop = median_of(max(1, given.runs // 2), lambda: by_popen(found, accounts))  # noqa: B023
+        rows += [
+            (count, "start-all (Celery group)", *(f"{value:.2f}" for value in ours), ""),
+            (count, "Popen loop", *(f"{value:.2f}" for value in loop), f"{loop[0] / ours[0]:.1f} times"),
+        ]
+    print(f"{machine()}; medians of {given.runs} runs (loop: {max(1, given.runs // 2)})\n")
+    print(table(("accounts", "started by", "start s", "PSS MB each", "stop s", "start-all is faster by"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The host agent's own life: what happens to workers when it ends, and who may be one."""
+
+import os
+import signal
+import sys
+
+import pytest
+from support.fleet import Fleet
+from support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+
+def end_agent(fleet: Fleet, number: int) -> None:
+    assert fleet.agent is not None
+    os.kill(fleet.agent.pid, number)
+    fleet.agent.wait(timeout=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> None:
+    """Killed or ended in order, the agent leaves its workers trading, and the next one takes them over as they are."""
+    accounts = fleet.add_accounts(3)
+    fleet.run_json("start-all")
+    before = fleet.workers()
+    assert set(before) == set(accounts)
+
+    end_agent(fleet, number)
+    assert all(ref.alive() for ref in before.values())
+    eventually(lambda: all(fleet.status(a) == "running" for a in accounts), what="still shown as running")
+
+    fleet.start_agent()
+    assert fleet.workers() == before
+    for account_id in accounts:
+        info = fleet.store.get_worker(account_id)
+        assert info is not None
+        assert info.metadata["adopted"] is True
+        assert info.metadata["pid"] == before[account_id].pid
+
+    # They are supervised and commanded as its own.
+    again = fleet.run_json("start", accounts[0])
+    assert again["metadata"]["already_running"] is True
+    before[accounts[1]].kill()
+    eventually(lambda: fleet.status(accounts[1]) == "failed", within=2)
+    assert fleet.run("stop", accounts[0]).returncode == 0
+    assert not before[accounts[0]].alive()
+
+
+def test_a_worker_that_died_while_no_agent_lived_is_failed_and_not_running(fleet: Fleet) -> None:
+    accounts = fleet.add_accounts(1)
+    fleet.run_json("start-all")
+    worker = fleet.workers()[accounts[0]]
+    end_agent(fleet, signal.SIGKILL)
+    worker.kill()
+    assert worker.wait(5)
+
+    fleet.start_agent()
+
+    assert fleet.status(accounts[0]) == "failed"
+    assert fleet.run_json("start", accounts[0])["status"] == "running"
+
+
+def test_a_worker_whose_host_is_silent_is_unknown_and_never_running(fleet: Fleet) -> None:
+    accounts = fleet.add_accounts(1)
+    fleet.run_json("start-all")
+    worker = fleet.workers()[accounts[0]]
+    end_agent(fleet, signal.SIGKILL)
+    worker.kill()
+
+    eventually(lambda: fleet.status(accounts[0]) == "unknown", within=15)
+
+    info = fleet.store.get_worker(accounts[0])
+    assert info is not None
+    assert "heartbeat" in (info.error or "")
+
+
+def test_a_second_agent_on_one_state_directory_is_refused(fleet: Fleet) -> None:
+    second = fleet.spawn(
+        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-Q", "celery"),
+        log="second",
+    )
+    assert second.wait(timeout=30) != 0
+    assert "another host agent already runs" in fleet.log("second")
+    assert fleet.agent is not None
+    assert fleet.agent.poll() is None
+
+
+def test_a_pool_of_processes_is_refused(bare_fleet: Fleet) -> None:
+    agent = bare_fleet.spawn(
+        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "solo", "-Q", "celery"), log="solo"
+    )
+    assert agent.wait(timeout=30) != 0
+    assert "needs Celery's threads pool" in bare_fleet.log("solo")
+
+
+def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> None:
+    workers = bare_fleet.paths.workers_dir
+    (workers / "junk.json").write_text("{")
+    (workers / "list.json").write_text("[]")
+    (workers / "other.json").write_text('{"version": 1, "pid": 1, "start_time": "x"}')
+    (workers / "notes.txt").write_text("mine")
+    bare_fleet.start_agent()
+    assert "is no worker record" in bare_fleet.log("agent")
+    assert (workers / "notes.txt").exists()
+    assert (workers / "junk.json").exists()
+    assert bare_fleet.store.list_workers() == []

@@ -1,0 +1,200 @@
+"""A whole fleet for a test: Redis, venue, host agent and workers, all real, all ended with the test, by pid."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from support.servers import RedisServer
+from support.waiting import eventually
+
+from manager.fleet import FleetStore
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+
+#: What every account of a test fleet logs in with; found anywhere it should not be, a test fails.
+PASSWORD = "correct-horse-battery-staple"
+
+
+class Fleet:
+    """Directories, an environment, and the processes started in it."""
+
+    def __init__(self, directory: Path, redis: RedisServer, host: str = "test-host") -> None:
+        self.host = host
+        self.redis = redis
+        self.config_dir = directory / "config"
+        self.paths = StatePaths(directory / "state")
+        (self.config_dir / "accounts").mkdir(parents=True)
+        self.paths.create()
+        self.store = FleetStore(redis.url)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.agent: subprocess.Popen[bytes] | None = None
+        secret = self.config_dir / "secrets" / "password"
+        secret.parent.mkdir(mode=0o700)
+        secret.write_text(PASSWORD + "\n")
+        secret.chmod(0o600)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith("MANAGER_")},
+            "MANAGER_REDIS_URL": self.redis.url,
+            "MANAGER_CONFIG_DIR": str(self.config_dir),
+            "MANAGER_STATE_DIR": str(self.paths.root),
+            "MANAGER_HOST": self.host,
+            "PYTHONWARNINGS": "default",
+        }
+
+    # accounts
+
+    def add_account(self, account_id: str, login: int, **changes: Any) -> None:
+        """Write an account file of the paper venue; JSON is YAML."""
+        data: dict[str, Any] = {
+            "gateway": "paper",
+            "login": login,
+            "server": "Paper-1",
+            "password": "file:secrets/password",
+            "timeout": 10_000,
+            "currencies": [{"symbol": "EURUSD"}],
+            "execution": {"interval_seconds": 1, "stop_timeout_seconds": 10},
+            **changes,
+        }
+        path = self.config_dir / "accounts" / f"{account_id}.yaml"
+        path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+
+    def add_accounts(self, count: int) -> list[str]:
+        ids = [f"account-{number:03}" for number in range(1, count + 1)]
+        for number, account_id in enumerate(ids, 1):
+            self.add_account(account_id, 5000 + number)
+        return ids
+
+    # processes
+
+    def spawn(self, *argv: str, log: str) -> "subprocess.Popen[bytes]":
+        """Start a process of the fleet, its output in `<logs>/<log>.log`."""
+        with self.paths.component_log(log).open("ab") as output:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_venue(self) -> None:
+        address = f"unix:{self.paths.venue_socket}"
+        self.spawn(
+            *(sys.executable, "-m", "manager.venue", "--dir", str(self.paths.venue_dir), "--listen", address),
+            log="venue",
+        )
+        eventually(self.paths.venue_socket.exists, what="the venue listens")
+
+    def start_agent(self) -> None:
+        """Start the host agent as a person without `manager host` would, and wait until it has reported."""
+        self.agent = self.spawn(
+            *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-c", "64"),
+            *("-Q", f"celery,host.{self.host}", "-n", f"agent@{self.host}"),
+            *("--without-gossip", "--without-mingle"),
+            log="agent",
+        )
+        eventually(self._agent_is_live, within=30, what=f"the host agent is live: {self.log('agent')}")
+
+    def _agent_is_live(self) -> bool:
+        assert self.agent is not None
+        assert self.agent.poll() is None, self.log("agent")
+        return any(
+            state.live and state.data.get("pid") == self.agent.pid for state in self.store.hosts()
+        )
+
+    def log(self, name: str) -> str:
+        path = self.paths.component_log(name)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def run(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        """Run a `manager` command as a person would."""
+        return subprocess.run(
+            [sys.executable, "-m", "manager.cli", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def run_json(self, *arguments: str, timeout: float = 60) -> Any:
+        done = self.run(*arguments, "--json", timeout=timeout)
+        return json.loads(done.stdout)
+
+    def workers(self) -> dict[str, ProcessRef]:
+        """Return the processes of the workers that the host has records of."""
+        found: dict[str, ProcessRef] = {}
+        for path in self.paths.workers_dir.glob("*.json"):
+            with contextlib.suppress(ValueError, OSError):
+                ref = ProcessRef.from_dict(json.loads(path.read_text()))
+                if ref is not None:
+                    found[path.stem] = ref
+        return found
+
+    def status(self, account_id: str) -> str | None:
+        info = self.store.get_worker(account_id)
+        return None if info is None else str(info.status)
+
+    def close(self) -> None:
+        """End every process of the fleet; fails if one cannot be ended."""
+        ours = list(self._everything())
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+        ours += self._everything()
+        for ref in ours:
+            ref.kill()
+        for process in self.processes:
+            process.wait(timeout=10)
+        self.store.close()
+        left = [ref for ref in ours if not ref.wait(5)]
+        assert not left, f"processes left behind: {left}"
+
+    def _everything(self) -> Iterator[ProcessRef]:
+        yield from self.workers().values()
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    ref = ProcessRef.of(child.pid)
+                    if ref is not None:
+                        yield ref
+
+
+def plain_celery(fleet: Fleet, script: str, extra: Mapping[str, str] | None = None) -> str:
+    """Run a script in an interpreter that has Celery and the URL and nothing of ours; returns what it printed."""
+    prelude = (
+        "import sys\n"
+        "sys.modules['manager'] = sys.modules['tasks'] = None\n"
+        "from celery import Celery, group\n"
+        f"app = Celery(broker={_celery(fleet.redis.url)!r}, backend={_celery(fleet.redis.url)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + script],
+        env={"PATH": os.environ.get("PATH", ""), **(extra or {})},
+        cwd=fleet.paths.root,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _celery(url: str) -> str:
+    return "redis+socket://" + url.removeprefix("unix://")
