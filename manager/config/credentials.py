@@ -1,0 +1,114 @@
+"""Credentials by reference: `env:NAME`, `file:PATH`, `keyring:SERVICE/USER`, and schemes that are plugged in.
+
+Resolved only on the host that runs the account. No message of this module holds what was found.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from manager.errors import CredentialError
+
+#: (what stands after the scheme, config directory) → the secret. Raises CredentialError.
+Resolver = Callable[[str, Path], str]
+
+#: Bytes. A password file is a line.
+_MAX_SIZE: Final = 64 * 1024
+
+ENTRY_POINTS: Final = "manager.credentials"
+
+
+def scheme_of(reference: str) -> str | None:
+    """Return the scheme of a reference, or None if the text is no reference but a literal password."""
+    scheme, colon, rest = reference.partition(":")
+    return scheme if colon and rest and scheme in resolvers() else None
+
+
+def resolve(reference: SecretStr, config_dir: Path) -> SecretStr:
+    """Return the secret that `reference` names; a literal is itself. Raises CredentialError."""
+    text = reference.get_secret_value()
+    scheme = scheme_of(text)
+    if scheme is None:
+        return reference
+    secret = resolvers()[scheme](text.partition(":")[2], config_dir)
+    if not secret:
+        raise CredentialError(f"{scheme}:{_shown(text)} is empty")
+    return SecretStr(secret)
+
+
+def too_open(reference: SecretStr, config_dir: Path) -> str | None:
+    """Return a warning if the reference is a file that others on this machine may read."""
+    text = reference.get_secret_value()
+    if sys.platform == "win32" or scheme_of(text) != "file":
+        return None
+    path = config_dir / Path(text.partition(":")[2]).expanduser()
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    return f"{path} may be read by others (mode {mode:04o}): chmod 600 it" if mode & 0o077 else None
+
+
+@cache
+def resolvers() -> Mapping[str, Resolver]:
+    """Return every known scheme's resolver; looked up once a process, since entry points are slow to find."""
+    plugged = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
+    return {**plugged, "env": _from_environment, "file": _from_file, "keyring": _from_keyring}
+
+
+def _from_environment(name: str, _config_dir: Path) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise CredentialError(
+            f"env:{name}: the environment variable {name} is not set where the host agent runs: set it there, or "
+            "use file:"
+        )
+    return value
+
+
+def _from_file(name: str, config_dir: Path) -> str:
+    path = config_dir / Path(name).expanduser()
+    try:
+        if not path.is_file():
+            raise CredentialError(f"file:{name}: {path} is {'no file' if path.exists() else 'missing'}")
+        with path.open("rb") as file:
+            raw = file.read(_MAX_SIZE + 1)
+    except OSError as error:
+        raise CredentialError(f"file:{name}: {path}: {error.strerror}") from None
+    if len(raw) > _MAX_SIZE:
+        raise CredentialError(f"file:{name}: {path} is longer than {_MAX_SIZE} bytes: it is no password")
+    try:
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise CredentialError(f"file:{name}: {path} is no UTF-8 text") from None
+
+
+def _from_keyring(name: str, _config_dir: Path) -> str:
+    service, slash, user = name.rpartition("/")
+    if not slash or not service or not user:
+        raise CredentialError(f"keyring:{name}: write keyring:SERVICE/USER")
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ImportError:
+        raise CredentialError(
+            f"keyring:{name}: the package keyring is not installed here: pip install 'worker-manager[keyring]'"
+        ) from None
+    try:
+        found = keyring.get_password(service, user)
+    except KeyringError as error:
+        raise CredentialError(f"keyring:{name}: {error}") from None
+    if found is None:
+        raise CredentialError(f"keyring:{name}: no such entry; `keyring set {service} {user}` makes one")
+    return str(found)
+
+
+def _shown(reference: str) -> str:
+    return reference.partition(":")[2]

@@ -1,0 +1,247 @@
+"""Reading one YAML file: fast when all is well, precise when it is not, and safe whatever is in it.
+
+The fast way is a parser in Rust that knows no positions. What it would take in silence (tags, aliases, several
+documents, a leading zero) or could not survive (deep nesting) is looked for in the bytes first; then, and whenever
+something is wrong, ruamel.yaml reads the text again and says where. Both read YAML 1.2: `no` and `on` are words.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import yaml_rs
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, DocumentStartEvent, NodeEvent, ScalarEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from manager.config.problems import Place, Problem
+
+#: Bytes. An account with a hundred currencies is a tenth of this.
+MAX_SIZE: Final = 256 * 1024
+#: Levels of nesting. A configuration has five; the fast parser dies of a hundred thousand.
+MAX_DEPTH: Final = 32
+
+#: What sends a file the precise way: anchors, aliases, tags, merge keys, directives and further documents, and
+#: numbers with a leading zero. It may match within a string; that costs time and changes nothing.
+_SUSPECT: Final = re.compile(
+    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_]", re.M
+)
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+_NESTED_LINE: Final = re.compile(rb"(?:[-?:][ \t\r\n]+){%d}" % (MAX_DEPTH + 1))
+_LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file's content, or the problems that keep it from being read. `data` is None exactly then."""
+
+    file: str
+    text: str = field(default="", repr=False)
+    data: dict[str, Any] | None = field(default=None, repr=False)
+    problems: tuple[Problem, ...] = ()
+
+    def position(self, place: Place, *, key: bool = False) -> tuple[int, int] | None:
+        """Return line and column (from 1) of the value at `place`, or of its key; None if the file has none there."""
+        return self._positions.get((place, key))
+
+    @cached_property
+    def _positions(self) -> dict[tuple[Place, bool], tuple[int, int]]:
+        try:
+            return dict(_walk(_compose(self.text), ()))
+        except YAMLError:
+            return {}
+
+
+def read_document(path: Path, file: str) -> Document:
+    """Read a file that `file` names in messages. Raises nothing: trouble is in the document's problems."""
+    try:
+        raw = _read(path)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        return _bad(file, f"cannot be read: {error.strerror or error}")
+    except _RefusedError as error:
+        return _bad(file, str(error))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return _bad(file, f"byte {raw[error.start]:#04x} is no UTF-8: save the file as UTF-8", line, 1)
+    return parse_document(text, raw, file)
+
+
+def parse_document(text: str, raw: bytes, file: str) -> Document:
+    """Parse YAML text; `raw` is the same as bytes."""
+    deep = _too_deep(raw)
+    if deep is not None:
+        line = raw.count(b"\n", 0, deep) + 1
+        column = deep - (raw.rfind(b"\n", 0, deep) + 1) + 1
+        return _bad(file, f"nested deeper than {MAX_DEPTH} levels", line, column, text)
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        return _bad(file, f"control character {ord(control[0]):#04x}: it is no text file", line, 1, text)
+    if _SUSPECT.search(raw):
+        problems = _precise_problems(text, file)
+        if problems:
+            return Document(file, text, None, problems)
+    try:
+        data: Any = yaml_rs.loads(text, parse_datetime=False)
+    except Exception as error:
+        problems = _precise_problems(text, file)
+        return Document(file, text, None, problems or (Problem(file, None, None, _first_line(error)),))
+    if data is None:
+        return _bad(file, "is empty: was it only half written?", text=text)
+    if not isinstance(data, dict):
+        return _bad(file, "holds no mapping: `key: value` lines are wanted", 1, 1, text)
+    odd = next((key for key in data if not isinstance(key, str)), None)
+    if odd is not None or None in data:
+        return _bad(file, f"key {odd!r} is no word", text=text)
+    return Document(file, text, data)
+
+
+class _RefusedError(Exception):
+    """Raised when a file is refused before it is read."""
+
+
+def _read(path: Path) -> bytes:
+    # O_NONBLOCK: opening a FIFO that nobody writes to would otherwise wait for ever.
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise _RefusedError("is a directory; a file is wanted")
+        if not stat.S_ISREG(found.st_mode):
+            raise _RefusedError("is no regular file")
+        if found.st_size > MAX_SIZE:
+            raise _RefusedError(f"is {found.st_size:,} bytes long; {MAX_SIZE:,} are allowed")
+        raw = os.read(fd, MAX_SIZE + 1)
+        while len(raw) <= MAX_SIZE and (more := os.read(fd, MAX_SIZE)):
+            raw += more
+    finally:
+        os.close(fd)
+    if len(raw) > MAX_SIZE:
+        raise _RefusedError(f"is longer than the {MAX_SIZE:,} bytes that are allowed")
+    return raw
+
+
+def _too_deep(raw: bytes) -> int | None:
+    nested = _NESTED_LINE.search(raw)
+    if nested is not None:
+        return nested.start()
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return None
+    depth = 0
+    for bracket in _BRACKETS.finditer(raw):
+        depth = depth + 1 if bracket[0] in b"[{" else max(0, depth - 1)
+        if depth > MAX_DEPTH:
+            return bracket.start()
+    return None
+
+
+def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
+    problems: list[Problem] = []
+
+    def add(mark: Any, what: str) -> None:
+        problems.append(Problem(file, mark.line + 1, mark.column + 1, what))
+
+    try:
+        documents = 0
+        for event in YAML(pure=True).parse(text):
+            if isinstance(event, DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    add(event.start_mark, "a second document begins here; a file holds one")
+                    break
+            elif isinstance(event, AliasEvent):
+                add(
+                    event.start_mark,
+                    "aliases (*name) are not allowed; put what accounts share into defaults.yaml",
+                )
+            elif isinstance(event, NodeEvent):
+                if event.anchor is not None:
+                    add(
+                        event.start_mark,
+                        "anchors (&name) are not allowed; put what accounts share into defaults.yaml",
+                    )
+                tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
+                if tag is not None and str(tag) not in ("None", ""):
+                    add(event.start_mark, f"tags ({tag}) are not allowed; plain values are wanted")
+                if isinstance(event, ScalarEvent) and event.style in (None, ""):
+                    if _LEADING_ZERO.fullmatch(event.value):
+                        bare = event.value.lstrip("+-0_") or "0"
+                        add(
+                            event.start_mark,
+                            f"{event.value} is ambiguous (older YAML reads it in base 8): write {bare} for the "
+                            f'number, "{event.value}" for the text',
+                        )
+                    elif event.value == "<<":
+                        add(
+                            event.start_mark,
+                            "merge keys (<<) are not allowed; defaults.yaml is merged by itself",
+                        )
+        if not problems:
+            problems.extend(_duplicates(_compose(text), file))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = (error.problem or "is no YAML").strip()
+        problems.append(
+            Problem(
+                file,
+                mark.line + 1 if mark else None,
+                mark.column + 1 if mark else None,
+                f"is no YAML: {what}",
+            )
+        )
+    except (YAMLError, ValueError) as error:
+        problems.append(Problem(file, None, None, f"is no YAML: {_first_line(error)}"))
+    return tuple(problems)
+
+
+def _compose(text: str) -> Node | None:
+    found: Node | None = YAML(pure=True).compose(text)
+    return found
+
+
+def _duplicates(node: Node | None, file: str) -> Iterator[Problem]:
+    if isinstance(node, MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if name in seen:
+                text = f"key {name!r} stands here for the second time (first in line {seen[name]})"
+                yield Problem(file, line, key.start_mark.column + 1, text)
+            seen.setdefault(name, line)
+            yield from _duplicates(value, file)
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            yield from _duplicates(value, file)
+
+
+def _walk(node: Node | None, place: Place) -> Iterator[tuple[tuple[Place, bool], tuple[int, int]]]:
+    if node is None:
+        return
+    yield (place, False), (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            inner = (*place, str(key.value)) if isinstance(key, ScalarNode) else place
+            yield (inner, True), (key.start_mark.line + 1, key.start_mark.column + 1)
+            yield from _walk(value, inner)
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _walk(value, (*place, index))
+
+
+def _bad(
+    file: str, what: str, line: int | None = None, column: int | None = None, text: str = ""
+) -> Document:
+    return Document(file, text, None, (Problem(file, line, column, what),))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

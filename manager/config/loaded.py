@@ -1,0 +1,259 @@
+"""One account as it was read: its configuration, or what is wrong, and where every value stands."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from manager.config.document import Document
+from manager.config.merge import merge, sources, with_currency_defaults
+from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
+from manager.config.problems import Place, Problem, dotted
+
+_MISSING: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A value and where it comes from."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class LoadedAccount:
+    """What became of an account's files.
+
+    `config` is None if it cannot be built. `repaired` is what could be built once the values with `problems` were
+    dropped, so that the rules can say everything else that is wrong in the same pass.
+    """
+
+    account_id: str
+    file: str
+    config: AccountConfig | None
+    repaired: AccountConfig | None
+    problems: tuple[Problem, ...]
+    layers: tuple[Document, ...]
+    apply_defaults: bool
+
+    def locate(self, place: Place, *, key: bool = False) -> tuple[str, int | None, int | None]:
+        """Return file, line and column of the value at `place`, or of the nearest thing around it."""
+        around = place
+        while True:
+            for document in self.layers:
+                for source in sources(around):
+                    position = document.position(source, key=key and around == place)
+                    if position is not None and (around or document is self.layers[0]):
+                        return document.file, *position
+            if not around:
+                return self.file, None, None
+            around = around[:-1]
+
+    def problem(self, place: Place, text: str, *, key: bool = False) -> Problem:
+        """Return a problem at `place` with its position."""
+        file, line, column = self.locate(place, key=key)
+        return Problem(file, line, column, f"{dotted(place)}: {text}" if place else text, place)
+
+    def origins(self) -> list[Origin]:
+        """Return every value of the configuration with its origin. Raises nothing; empty where nothing was built."""
+        if self.config is None:
+            return []
+        data = self.config.model_dump(mode="json", exclude={"account_id", "strategy", "position_management"})
+        if self.config.password is not None:
+            data["password"] = "***"  # a reference may be shown, a literal may not: neither is needed here
+        return [Origin(dotted(place), value, self._origin(place)) for place, value in _leaves(data, ())]
+
+    def _origin(self, place: Place) -> str:
+        for source in sources(place):
+            for document in self.layers:
+                position = document.position(source)
+                if position is not None:
+                    return f"{document.file}:{position[0]}"
+            if self.apply_defaults and _at(BUILT_IN, source) is not _MISSING:
+                return "built-in"
+        return "built-in"
+
+
+def load(account_id: str, account: Document, defaults: Document | None) -> LoadedAccount:
+    """Build the configuration from what was read; `defaults` is None where they are not to be applied."""
+    layers = (account,) if defaults is None else (account, defaults)
+    if account.data is None:
+        return LoadedAccount(
+            account_id, account.file, None, None, account.problems, layers, defaults is not None
+        )
+    data = account.data
+    if defaults is not None:
+        data = with_currency_defaults(merge(merge(BUILT_IN, defaults.data or {}), data))
+    given_id = data.get("account_id", account_id)
+    found = LoadedAccount(account_id, account.file, None, None, (), layers, defaults is not None)
+    problems = list(defaults.problems) if defaults is not None else []
+    if given_id != account_id:
+        text = (
+            f"is {given_id!r}, but the file's name says {account_id!r}: leave it out, or let them be the same"
+        )
+        problems.append(found.problem(("account_id",), text))
+    config: AccountConfig | None = None
+    repaired: AccountConfig | None = None
+    try:
+        config = repaired = AccountConfig.model_validate({**data, "account_id": account_id})
+    except ValidationError as error:
+        problems += structural_problems(found, error, AccountConfig)
+        repaired = _repair({**data, "account_id": account_id}, error)
+    if problems:
+        config = None
+    return LoadedAccount(
+        account_id, account.file, config, repaired, tuple(problems), layers, defaults is not None
+    )
+
+
+def defaults_problems(document: Document) -> tuple[Problem, ...]:
+    """Return what is wrong with `defaults.yaml` itself."""
+    if document.data is None:
+        return document.problems
+    try:
+        GlobalDefaults.model_validate(document.data)
+    except ValidationError as error:
+        found = LoadedAccount("", document.file, None, None, (), (document,), False)
+        return tuple(structural_problems(found, error, GlobalDefaults))
+    return ()
+
+
+def structural_problems(
+    found: LoadedAccount, error: ValidationError, model: type[BaseModel]
+) -> Iterable[Problem]:
+    """Turn pydantic's errors into problems with positions, words of ours, and the likely right key."""
+    seen: set[Place] = set()
+    for entry in error.errors(include_url=False, include_input=True):
+        place: Place = tuple(part for part in entry["loc"] if not _is_union_branch(part))
+        if place in seen:
+            continue
+        seen.add(place)
+        kind = entry["type"]
+        if kind == "extra_forbidden":
+            known = _keys_at(model, place[:-1])
+            yield found.problem(place, f"unknown key; {suggestion(str(place[-1]), known)}", key=True)
+        elif kind == "missing":
+            file, line, column = found.locate(place[:-1])
+            yield Problem(file, line, column, f"{dotted(place)}: is missing", place)
+        else:
+            yield found.problem(place, _words(entry))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean X?` or what is allowed."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(names)}"
+
+
+def _words(entry: Any) -> str:
+    kind, message = entry["type"], entry["msg"].removeprefix("Value error, ")
+    if entry["loc"][0] == "password":
+        return "is no text; write it as a reference (env:, file: or keyring:), or in quotes"
+    shown = _shown(entry.get("input"))
+    if kind.startswith("int"):
+        return f"{shown} is no whole number"
+    if kind == "finite_number":
+        return f"{shown} is not finite; a number is wanted"
+    if kind.startswith("float"):
+        return f"{shown} is no number"
+    if kind in {"model_type", "dict_type", "mapping_type"}:
+        return f"{shown} is no mapping; `key: value` lines are wanted"
+    if kind in {"tuple_type", "list_type"}:
+        return f"{shown} is no list"
+    if kind.startswith("string"):
+        return f"{shown} is no text"
+    if kind == "literal_error":
+        return f"{shown} is not allowed; {message[0].lower()}{message[1:]}"
+    return f"{shown}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _repair(data: dict[str, Any], error: ValidationError) -> AccountConfig | None:
+    """Drop what does not fit, fill from the built-in defaults, and try once more."""
+    places = sorted({tuple(e["loc"]) for e in error.errors(include_url=False)}, key=len, reverse=True)
+    mended: Any = _copy(data)
+    for place in places:
+        _drop(mended, tuple(part for part in place if not _is_union_branch(part)))
+    currencies = mended.get("currencies")
+    if isinstance(currencies, list):
+        mended["currencies"] = [c for c in currencies if isinstance(c, dict) and "symbol" in c]
+    mended = with_currency_defaults(merge(BUILT_IN, mended))
+    mended.setdefault("gateway", "")
+    try:
+        return AccountConfig.model_validate(mended)
+    except ValidationError:
+        return None
+
+
+def _drop(data: Any, place: Place) -> None:
+    for part in place[:-1]:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(data, dict):
+        data.pop(place[-1], None)
+    elif isinstance(data, list) and isinstance(place[-1], int) and place[-1] < len(data):
+        data[place[-1]] = None
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_union_branch(part: object) -> bool:
+    return part in ("int", "str") or (isinstance(part, str) and part.startswith(("function-", "json-")))
+
+
+def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
+    current: Any = model
+    for part in place:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation if isinstance(current, type) else None
+        current = _model_in(annotation)
+        if current is None:
+            return []
+    return [name for name in current.model_fields if name != "account_id"]
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _leaves(value: Any, place: Place) -> Iterable[tuple[Place, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*place, key))
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*place, index))
+    elif value is not None and value != {} and value != []:
+        yield place, value
+
+
+def _at(data: Mapping[str, Any], place: Place) -> Any:
+    current: Any = data
+    for part in place:
+        try:
+            current = current[part]
+        except (KeyError, IndexError, TypeError):
+            return _MISSING
+    return current

@@ -1,0 +1,199 @@
+"""An account's configuration as frozen models. They hold types and shapes; ranges are the validator's."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
+
+
+def _number(value: object) -> object:
+    # YAML's true is no number, and 1 is no truth: pydantic's lax mode takes each for the other.
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted here, not true or false")
+    return value
+
+
+def _boolean(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is wanted here")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Count = Annotated[int, BeforeValidator(_number)]
+Switch = Annotated[bool, BeforeValidator(_boolean)]
+
+
+def _named(value: object) -> object:
+    # `login: 5001` and `symbol: 500` are numbers to YAML and names to us.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, BeforeValidator(_named)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RiskConfig(_Section):
+    """Limits on risk; of an account, or (without the two portfolio limits) of one currency."""
+
+    #: Percent of the balance that one trade may lose.
+    risk_percent: Number
+    #: Open positions at once.
+    max_positions: Count
+    #: Percent of the balance that all open trades together may lose.
+    portfolio_risk_percent: Number | None = None
+    max_concurrent_trades: Count | None = None
+
+
+class StrategyConfig(_Section):
+    strategy_type: str
+    #: M1, M5, M15, M30, H1, H4, D1, W1 or MN1.
+    timeframe: str
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class PositionManagementConfig(_Section):
+    enable_breakeven: Switch = False
+    enable_trailing: Switch = False
+
+
+class CurrencyConfiguration(_Section):
+    """One symbol that an account trades."""
+
+    symbol: Name
+    enabled: Switch = True
+    risk: RiskConfig
+    strategy: StrategyConfig
+    position_management: PositionManagementConfig
+
+
+class ExecutionConfig(_Section):
+    #: Seconds between two cycles of the session.
+    interval_seconds: Number = 30.0
+    #: Seconds that a polite stop may take before the worker is ended by force.
+    stop_timeout_seconds: Number = 30.0
+    #: What happens to open positions at a stop.
+    open_positions: Literal["keep", "close"] = "keep"
+
+
+class ReadyConfig(_Section):
+    """How a program shows that it is ready; exactly one of the four."""
+
+    #: A text that appears in its output.
+    line: str | None = None
+    #: A port on 127.0.0.1 that accepts connections.
+    tcp: Count | None = None
+    #: A URL that answers with a 2xx status.
+    http: str | None = None
+    #: So long after its start, if it still runs then.
+    after_seconds: Number | None = None
+
+
+class StopConfig(_Section):
+    """How a program is asked to stop."""
+
+    #: The signal's name, with or without SIG.
+    signal: str = "TERM"
+    #: Seconds until its whole process group is killed.
+    deadline_seconds: Number = 10.0
+
+
+class AccountConfig(_Section):
+    """One account, complete: what a worker is started from."""
+
+    account_id: str
+    enabled: Switch = True
+    gateway: str
+    login: Annotated[int | str | None, BeforeValidator(_number)] = None
+    server: Name | None = None
+    #: A reference (`env:`, `file:`, `keyring:`), or the password itself. Shown by nothing.
+    password: SecretStr | None = Field(default=None, repr=False)
+    #: Milliseconds that connecting may take.
+    timeout: Count = 60_000
+    portable: Switch = False
+    path: str | None = None
+    #: Where the paper venue is, `unix:/path` or `tcp:host:port`, if it is not this machine's own.
+    venue: str | None = None
+    default_risk: RiskConfig
+    strategy: StrategyConfig | None = None
+    position_management: PositionManagementConfig | None = None
+    currencies: tuple[CurrencyConfiguration, ...] = ()
+    execution: ExecutionConfig = ExecutionConfig()
+    command: tuple[str, ...] | None = None
+    directory: str | None = None
+    ready: ReadyConfig | None = None
+    stop: StopConfig = StopConfig()
+    environment: dict[str, Name] = Field(default_factory=dict)
+    #: For gateways that are plugged in.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def enabled_symbols(self) -> tuple[str, ...]:
+        """Return the symbols that are switched on, in the order of the file."""
+        return tuple(currency.symbol for currency in self.currencies if currency.enabled)
+
+    def identity(self) -> str:
+        """Return what only one session may exist for: gateway, server and login, or the account where it has none."""
+        if self.login is None:
+            return f"{self.gateway}:{self.account_id}"
+        return f"{self.gateway}:{self.server or ''}:{self.login}"
+
+
+class RiskDefaults(_Section):
+    risk_percent: Number | None = None
+    max_positions: Count | None = None
+    portfolio_risk_percent: Number | None = None
+    max_concurrent_trades: Count | None = None
+
+
+class StrategyDefaults(_Section):
+    strategy_type: str | None = None
+    timeframe: str | None = None
+    params: dict[str, JsonValue] | None = None
+
+
+class GlobalDefaults(_Section):
+    """What `defaults.yaml` may hold: values for every account that does not give its own."""
+
+    gateway: str | None = None
+    server: Name | None = None
+    timeout: Count | None = None
+    portable: Switch | None = None
+    venue: str | None = None
+    default_risk: RiskDefaults | None = None
+    strategy: StrategyDefaults | None = None
+    position_management: PositionManagementConfig | None = None
+    execution: ExecutionConfig | None = None
+    stop: StopConfig | None = None
+    environment: dict[str, Name] | None = None
+    options: dict[str, JsonValue] | None = None
+
+
+#: What lies beneath `defaults.yaml`.
+BUILT_IN: Final[dict[str, Any]] = {
+    "enabled": True,
+    "timeout": 60_000,
+    "default_risk": {
+        "risk_percent": 1.0,
+        "max_positions": 5,
+        "portfolio_risk_percent": 10.0,
+        "max_concurrent_trades": 15,
+    },
+    "strategy": {
+        "strategy_type": "simple_ma",
+        "timeframe": "M5",
+        "params": {"fast_period": 10, "slow_period": 20},
+    },
+    "position_management": {"enable_breakeven": False, "enable_trailing": False},
+    "execution": {"interval_seconds": 30.0, "stop_timeout_seconds": 30.0, "open_positions": "keep"},
+    "stop": {"signal": "TERM", "deadline_seconds": 10.0},
+}
+
+
+def config_version(config: AccountConfig) -> str:
+    """Return 12 hexadecimal digits that change whenever the configuration does; made without the password."""
+    data = config.model_dump(mode="json", exclude={"password"})
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

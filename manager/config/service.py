@@ -1,0 +1,259 @@
+"""ConfigurationService: the accounts of one configuration directory."""
+
+import contextlib
+import difflib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from manager.config import credentials
+from manager.config.document import Document, read_document
+from manager.config.ids import checked_id, id_problem
+from manager.config.loaded import LoadedAccount, defaults_problems, load
+from manager.config.models import AccountConfig, GlobalDefaults
+from manager.errors import AccountNotFoundError, InvalidConfigError
+
+#: Seconds for which a listing of the directory serves again: a batch of starts must not list it once for each.
+_LISTING_SECONDS: Final = 1.0
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    stamps: tuple[Stamp | None, Stamp | None]
+    loaded: LoadedAccount
+
+
+class ConfigurationService:
+    """Reads and writes account files. Thread-safe; a file is parsed again only when it has changed.
+
+    Below the directory: `defaults.yaml`, `accounts/<account id>.yaml`, and whatever `file:` credentials name.
+    """
+
+    def __init__(self, config_dir: Path | str) -> None:
+        self.config_dir = Path(config_dir)
+        self._lock = threading.Lock()
+        self._cache: dict[tuple[str, bool], _Cached] = {}
+        self._defaults: tuple[Stamp | None, Document] | None = None
+        self._listing: tuple[float, tuple[str, ...]] | None = None
+
+    @property
+    def accounts_dir(self) -> Path:
+        return self.config_dir / "accounts"
+
+    @property
+    def defaults_path(self) -> Path:
+        return self.config_dir / "defaults.yaml"
+
+    def checked_id(self, account_id: str) -> str:
+        """Return the id. Raises InvalidAccountIdError if no account file could have it."""
+        return checked_id(account_id)
+
+    def account_path(self, account_id: str) -> Path:
+        """Return the account's file. Raises InvalidAccountIdError, or AccountNotFoundError if there is none."""
+        path = self._path(checked_id(account_id))
+        if not os.path.lexists(path):
+            raise AccountNotFoundError(
+                f"no account {account_id}: {path} does not exist{self._similar(account_id)}"
+            )
+        return path
+
+    def list_accounts(self) -> list[str]:
+        """Return the ids of all accounts, sorted; files whose names are no account ids are not among them.
+
+        Raises InvalidConfigError if the directory cannot be read.
+        """
+        return [name for name in self.file_names() if id_problem(name) is None]
+
+    def file_names(self) -> list[str]:
+        """Return the stem of every file in `accounts/` that is meant to be an account's, sorted."""
+        try:
+            with os.scandir(self.accounts_dir) as entries:
+                return sorted(
+                    entry.name.removesuffix(".yaml")
+                    for entry in entries
+                    if entry.name.endswith(".yaml") and not entry.name.startswith((".", "#", "~"))
+                )
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InvalidConfigError(
+                f"{self.accounts_dir}: {error.strerror}: MANAGER_CONFIG_DIR names the configuration directory"
+            ) from None
+
+    def stray_files(self) -> list[str]:
+        """Return files in `accounts/` that look like accounts and are not read: `.yml` instead of `.yaml`."""
+        with contextlib.suppress(OSError):
+            return sorted(path.name for path in self.accounts_dir.glob("*.yml"))
+        return []
+
+    def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
+        """Return the account's configuration, complete.
+
+        With `apply_defaults` what the file leaves out comes from `defaults.yaml` and the built-in defaults; without,
+        what is missing is an error. Raises InvalidAccountIdError, AccountNotFoundError, or InvalidConfigError with
+        every structural problem of the file, one a line. Ranges are the validator's.
+        """
+        loaded = self.read_account(account_id, apply_defaults)
+        if loaded.config is None:
+            raise InvalidConfigError("\n".join(map(str, loaded.problems)))
+        return loaded.config
+
+    def read_account(self, account_id: str, apply_defaults: bool = True) -> LoadedAccount:
+        """Return what became of the account's files, problems with positions included.
+
+        Raises only InvalidAccountIdError and AccountNotFoundError: what is in the files is never an exception.
+        """
+        path = self.account_path(account_id)
+        stamps = (_stamp(path), _stamp(self.defaults_path) if apply_defaults else None)
+        with self._lock:
+            cached = self._cache.get((account_id, apply_defaults))
+        if cached is not None and cached.stamps == stamps and stamps[0] is not None:
+            return cached.loaded
+        document = read_document(path, f"accounts/{account_id}.yaml")
+        defaults = self._read_defaults(stamps[1]) if apply_defaults else None
+        loaded = load(account_id, document, defaults)
+        with self._lock:
+            self._cache[account_id, apply_defaults] = _Cached(stamps, loaded)
+        return loaded
+
+    def load_global_defaults(self) -> GlobalDefaults:
+        """Return what `defaults.yaml` holds, empty if there is none. Raises InvalidConfigError."""
+        document = self._read_defaults(_stamp(self.defaults_path))
+        if document.problems or document.data is None:
+            raise InvalidConfigError("\n".join(map(str, document.problems)))
+        return GlobalDefaults.model_validate(document.data)
+
+    def save_account_config(self, config: AccountConfig) -> Path:
+        """Write the account's file, whole or not at all, mode 0600; returns its path.
+
+        Where a file exists its comments and the order of its keys are kept, and so is every value that already means
+        the same. Raises InvalidAccountIdError, or InvalidConfigError if it cannot be written.
+        """
+        path = self._path(checked_id(config.account_id))
+        data = config.model_dump(mode="json", exclude={"account_id"}, exclude_none=True)
+        if config.password is not None:
+            data["password"] = config.password.get_secret_value()
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        yaml.width = 110
+        kept: Any = None
+        with contextlib.suppress(OSError, YAMLError, UnicodeDecodeError):
+            kept = yaml.load(path.read_text(encoding="utf-8"))
+        if isinstance(kept, dict):
+            _update(kept, data)
+            data = kept
+        text = StringIO()
+        yaml.dump(data, text)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, text.getvalue())
+        except OSError as error:
+            raise InvalidConfigError(f"{path} cannot be written: {error.strerror}") from None
+        return path
+
+    def resolve_password(self, config: AccountConfig) -> SecretStr | None:
+        """Return the account's password, None if it has none. Raises CredentialError, which names no secret."""
+        return None if config.password is None else credentials.resolve(config.password, self.config_dir)
+
+    def identities(self) -> Mapping[str, tuple[str, ...]]:
+        """Return for each broker identity the accounts that name it. A listing is up to a second old."""
+        found: dict[str, list[str]] = {}
+        for account_id in self._recent_listing():
+            with contextlib.suppress(AccountNotFoundError):
+                config = self.read_account(account_id).repaired
+                if config is not None and config.login is not None:
+                    found.setdefault(config.identity(), []).append(account_id)
+        return {identity: tuple(accounts) for identity, accounts in found.items()}
+
+    # inside
+
+    def _path(self, account_id: str) -> Path:
+        return self.accounts_dir / f"{account_id}.yaml"
+
+    def _similar(self, account_id: str) -> str:
+        try:
+            known = self.list_accounts()
+        except InvalidConfigError:
+            return ""
+        close = difflib.get_close_matches(account_id, known, n=3)
+        if close:
+            return f"; did you mean {' or '.join(close)}?"
+        return "; `manager init` writes the first files" if not known else ""
+
+    def _recent_listing(self) -> tuple[str, ...]:
+        now = time.monotonic()
+        with self._lock:
+            if self._listing is not None and now - self._listing[0] < _LISTING_SECONDS:
+                return self._listing[1]
+        names = tuple(self.list_accounts())
+        with self._lock:
+            self._listing = (now, names)
+        return names
+
+    def _read_defaults(self, stamp: Stamp | None) -> Document:
+        with self._lock:
+            if self._defaults is not None and self._defaults[0] == stamp:
+                return self._defaults[1]
+        if not os.path.lexists(self.defaults_path):
+            document = Document("defaults.yaml", "", {})
+        else:
+            document = read_document(self.defaults_path, "defaults.yaml")
+            problems = defaults_problems(document)
+            if problems:
+                document = Document("defaults.yaml", document.text, document.data or {}, problems)
+        with self._lock:
+            self._defaults = (stamp, document)
+        return document
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Return what changes when a file does; None if it cannot be told, so that nothing is cached."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, for every file of every check
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _update(kept: Any, data: Mapping[str, Any]) -> None:
+    """Bring a commented mapping to `data`, touching only what differs."""
+    for key in [key for key in kept if key not in data]:
+        del kept[key]
+    for key, value in data.items():
+        present = kept.get(key)
+        if isinstance(present, dict) and isinstance(value, dict):
+            _update(present, value)
+        elif isinstance(present, list) and isinstance(value, list) and len(present) == len(value):
+            for index, (old, new) in enumerate(zip(present, value, strict=True)):
+                if isinstance(old, dict) and isinstance(new, dict):
+                    _update(old, new)
+                elif old != new:
+                    present[index] = new
+        elif key not in kept or present != value:
+            kept[key] = value
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    draft = Path(name)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

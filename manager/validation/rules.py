@@ -1,0 +1,290 @@
+"""The rules that every account passes: one small function each, in a registry that others extend by entry point.
+
+A rule takes the configuration and what it may look at beyond it, and yields findings. It never raises for a bad value.
+"""
+
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from manager.config import AccountConfig, Place, RiskConfig, suggestion
+
+TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
+
+#: Gateways that the project knows by name and this version does not carry.
+_PLANNED_GATEWAYS: Final = frozenset({"mt5", "ccxt"})
+
+RULES_GROUP: Final = "manager.validation_rules"
+GATEWAYS_GROUP: Final = "manager.gateways"
+STRATEGIES_GROUP: Final = "manager.strategies"
+
+_ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found, and where."""
+
+    place: Place
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What rules may look at beyond the configuration itself; all of it may be absent."""
+
+    config_dir: Path | None = None
+    #: Broker identity → every account that names it.
+    identities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+Rule = Callable[[AccountConfig, Surroundings], Iterator[Finding]]
+
+_built_in: list[Rule] = []
+
+
+def rule(function: Rule) -> Rule:
+    """Register a built-in rule."""
+    _built_in.append(function)
+    return function
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Return every rule, plugged-in ones last; entry points are looked up once a process."""
+    return (*_built_in, *(point.load() for point in entry_points(group=RULES_GROUP)))
+
+
+@cache
+def known_gateways() -> frozenset[str]:
+    return frozenset({"paper", "command", *(point.name for point in entry_points(group=GATEWAYS_GROUP))})
+
+
+@cache
+def known_strategies() -> frozenset[str]:
+    return frozenset({"simple_ma", *(point.name for point in entry_points(group=STRATEGIES_GROUP))})
+
+
+@rule
+def account_id_present(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if not config.account_id.strip():
+        yield Finding(("account_id",), "is missing; every account has an id")
+
+
+@rule
+def gateway_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if config.gateway in known_gateways():
+        return
+    if config.gateway in _PLANNED_GATEWAYS:
+        names = ", ".join(sorted(known_gateways()))
+        yield Finding(
+            ("gateway",), f"{config.gateway} is not available in this version; available are {names}"
+        )
+    else:
+        yield Finding(
+            ("gateway",), f"{config.gateway!r} is unknown; {suggestion(config.gateway, known_gateways())}"
+        )
+
+
+@rule
+def default_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    risk, place = config.default_risk, ("default_risk",)
+    yield from _risk(risk, place)
+    portfolio = risk.portfolio_risk_percent
+    if portfolio is None:
+        yield Finding((*place, "portfolio_risk_percent"), "is missing; 1.0 to 20.0 is usual")
+    else:
+        yield from _portfolio_risk(portfolio, (*place, "portfolio_risk_percent"))
+    trades = risk.max_concurrent_trades
+    if trades is None:
+        yield Finding((*place, "max_concurrent_trades"), "is missing; 1 or more")
+    elif trades < 1:
+        yield Finding((*place, "max_concurrent_trades"), f"{trades} is below 1; 1 or more is allowed")
+
+
+@rule
+def currencies_present(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if not config.currencies and config.gateway != "command":
+        yield Finding(("currencies",), "there is none; an account needs at least one currency with a symbol")
+
+
+@rule
+def symbols_named_once(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, currency in enumerate(config.currencies):
+        place = ("currencies", index, "symbol")
+        symbol = currency.symbol.strip()
+        if not symbol:
+            yield Finding(place, "is empty; name the symbol as the venue does")
+        elif symbol in first:
+            yield Finding(place, f"{symbol} stands here twice (first as currencies[{first[symbol]}])")
+        first.setdefault(symbol, index)
+
+
+@rule
+def currency_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    for index, currency in enumerate(config.currencies):
+        place = ("currencies", index, "risk")
+        # What it inherits was reported at the account already.
+        inherited = config.default_risk
+        if (
+            currency.risk.risk_percent != inherited.risk_percent
+            or currency.risk.max_positions != inherited.max_positions
+        ):
+            yield from _risk(currency.risk, place)
+        if currency.risk.portfolio_risk_percent is not None:
+            yield from _portfolio_risk(
+                currency.risk.portfolio_risk_percent, (*place, "portfolio_risk_percent")
+            )
+        trades = currency.risk.max_concurrent_trades
+        if trades is not None and trades < 1:
+            yield Finding((*place, "max_concurrent_trades"), f"{trades} is below 1; 1 or more is allowed")
+
+
+@rule
+def strategies_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    for index, currency in enumerate(config.currencies):
+        strategy, place = currency.strategy, ("currencies", index, "strategy")
+        if strategy.strategy_type not in known_strategies():
+            hint = suggestion(strategy.strategy_type, known_strategies())
+            yield Finding((*place, "strategy_type"), f"{strategy.strategy_type!r} is unknown; {hint}")
+        if strategy.timeframe not in TIMEFRAMES:
+            hint = suggestion(strategy.timeframe.upper(), TIMEFRAMES)
+            yield Finding((*place, "timeframe"), f"{strategy.timeframe!r} is unknown; {hint}")
+
+
+@rule
+def times_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if not 1_000 <= config.timeout <= 600_000:
+        yield Finding(("timeout",), f"{config.timeout} ms; 1000 to 600000 is allowed")
+    execution = config.execution
+    if not 0.1 <= execution.interval_seconds <= 86_400:
+        yield Finding(
+            ("execution", "interval_seconds"), f"{execution.interval_seconds:g}; 0.1 to 86400 is allowed"
+        )
+    if not 0 < execution.stop_timeout_seconds <= 3_600:
+        text = f"{execution.stop_timeout_seconds:g}; more than 0 and up to 3600 is allowed"
+        yield Finding(("execution", "stop_timeout_seconds"), text)
+
+
+@rule
+def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+    if config.login is None:
+        return
+    others = [a for a in around.identities.get(config.identity(), ()) if a != config.account_id]
+    if others:
+        files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
+        yield Finding(
+            ("login",),
+            f"{config.login} at server {config.server} is also the login of {files}: one broker account may have one "
+            "live session; give each account its own login",
+        )
+
+
+@rule
+def paper_fields(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if config.gateway == "paper":
+        for name in ("login", "server", "password"):
+            value = getattr(config, name)
+            if value is None or value == "":
+                yield Finding((name,), "is missing; gateway paper logs in with login, server and password")
+        yield from _not_of(config, "paper", ("command", "directory", "ready", "path"))
+    if config.venue is not None and not _ADDRESS.fullmatch(config.venue):
+        yield Finding(("venue",), f"{config.venue!r} is no address; unix:/path or tcp:host:port is allowed")
+
+
+@rule
+def command_fields(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+    if config.gateway != "command":
+        return
+    yield from _not_of(config, "command", ("path", "venue"))
+    yield from _program(config, around)
+    yield from _readiness(config)
+    name = config.stop.signal.upper().removeprefix("SIG")
+    if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
+        yield Finding(
+            ("stop", "signal"), f"{config.stop.signal!r} is no signal; TERM, INT, QUIT or HUP are usual"
+        )
+    if not 0 < config.stop.deadline_seconds <= 3_600:
+        text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
+        yield Finding(("stop", "deadline_seconds"), text)
+    for variable in config.environment:
+        if variable.startswith("MANAGER_"):
+            yield Finding(("environment", variable), "names beginning with MANAGER_ are the manager's own")
+
+
+def _program(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+    if not config.command:
+        yield Finding(
+            ("command",), "is missing; gateway command needs the program and its arguments as a list"
+        )
+        return
+    directory = Path(config.directory).expanduser() if config.directory else None
+    if directory is not None and around.config_dir is not None:
+        directory = around.config_dir / directory
+        if not directory.is_dir():
+            yield Finding(("directory",), f"{directory} is no directory on this host")
+            return
+    program = config.command[0]
+    in_directory = directory is not None and (directory / program).is_file()
+    if not program or (around.config_dir is not None and not in_directory and shutil.which(program) is None):
+        yield Finding(
+            ("command", 0), f"{program!r} is no program on this host: give its full path, or install it"
+        )
+
+
+def _readiness(config: AccountConfig) -> Iterator[Finding]:
+    ready = config.ready
+    if ready is None:
+        yield Finding(
+            ("ready",),
+            "is missing; say how the program shows that it is ready: {line: TEXT}, {tcp: PORT}, {http: URL} or "
+            "{after_seconds: N}",
+        )
+        return
+    given = [name for name in ("line", "tcp", "http", "after_seconds") if getattr(ready, name) is not None]
+    if len(given) != 1:
+        text = f"{' and '.join(given) or 'nothing'} is given; exactly one of line, tcp, http, after_seconds is allowed"
+        yield Finding(("ready",), text)
+    if ready.tcp is not None and not 1 <= ready.tcp <= 65_535:
+        yield Finding(("ready", "tcp"), f"{ready.tcp} is no port; 1 to 65535 is allowed")
+    if ready.http is not None and not ready.http.startswith(("http://", "https://")):
+        yield Finding(("ready", "http"), f"{ready.http!r} is no URL; http:// or https:// is allowed")
+    if ready.line == "":
+        yield Finding(("ready", "line"), "is empty; give a text that appears in the program's output")
+    if ready.after_seconds is not None and not 0 <= ready.after_seconds <= config.timeout / 1000:
+        text = f"{ready.after_seconds:g}; 0 to the account's timeout ({config.timeout / 1000:g} s) is allowed"
+        yield Finding(("ready", "after_seconds"), text)
+
+
+def _risk(risk: RiskConfig, place: Place) -> Iterator[Finding]:
+    percent = risk.risk_percent
+    if percent < 0.1:
+        yield Finding((*place, "risk_percent"), f"{percent:g} is below 0.1; 0.1 to 10.0 is allowed")
+    elif percent > 10.0:
+        yield Finding(
+            (*place, "risk_percent"), f"{percent:g} is above 10.0: one trade may lose that much", True
+        )
+    if risk.max_positions < 1:
+        yield Finding((*place, "max_positions"), f"{risk.max_positions} is below 1; 1 or more is allowed")
+
+
+def _portfolio_risk(percent: float, place: Place) -> Iterator[Finding]:
+    if percent < 1.0:
+        yield Finding(place, f"{percent:g} is below 1.0; 1.0 to 20.0 is allowed")
+    elif percent > 20.0:
+        yield Finding(place, f"{percent:g} is above 20.0: all open trades may lose that much", True)
+
+
+def _not_of(config: AccountConfig, gateway: str, names: tuple[str, ...]) -> Iterator[Finding]:
+    for name in names:
+        if getattr(config, name) is not None:
+            yield Finding((name,), f"is not a field of gateway {gateway}: remove it")

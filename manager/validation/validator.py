@@ -1,0 +1,164 @@
+"""AccountConfigurationValidator: all that is wrong with an account, in one pass."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, credentials
+from manager.config.ids import id_problem
+from manager.config.problems import dotted
+from manager.errors import AccountNotFoundError, CredentialError
+from manager.models import ValidationResult
+from manager.validation.rules import Finding, Surroundings, rules
+
+#: Results kept for files that have not changed; beyond this the oldest go.
+_KEPT: Final = 20_000
+
+
+class AccountConfigurationValidator:
+    """Checks accounts against every rule. With a configuration service it also sees files, and other accounts.
+
+    Thread-safe. Starts nothing, connects to nothing, and shows no secret.
+    """
+
+    def __init__(self, config_service: ConfigurationService | None = None) -> None:
+        self._configs = config_service
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, bool], tuple[LoadedAccount, object, ValidationResult]] = {}
+
+    def validate(self, config: AccountConfig) -> ValidationResult:
+        """Check a configuration that is at hand, whether or not it stands in a file."""
+        findings = [*self._findings(config, self._identities()), *self._credential_findings(config)]
+        return _result(config.account_id, findings, None)
+
+    def validate_batch(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
+        """Check many; two of them with one login are each other's duplicates, files or not."""
+        given = list(configs)
+        identities = {key: list(accounts) for key, accounts in self._identities().items()}
+        for config in given:
+            if config.login is not None:
+                accounts = identities.setdefault(config.identity(), [])
+                if config.account_id not in accounts:
+                    accounts.append(config.account_id)
+        fixed = {key: tuple(accounts) for key, accounts in identities.items()}
+        return {
+            config.account_id: _result(
+                config.account_id,
+                [*self._findings(config, fixed), *self._credential_findings(config)],
+                None,
+            )
+            for config in given
+        }
+
+    def get_invalid_configs(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
+        """Return the results of those that have errors."""
+        return {key: result for key, result in self.validate_batch(configs).items() if result.has_errors}
+
+    def validate_account(self, account_id: str, apply_defaults: bool = True) -> ValidationResult:
+        """Check an account's files: every problem of reading and every rule, each with its position, in one pass.
+
+        Raises InvalidAccountIdError and AccountNotFoundError.
+        """
+        return self._check(account_id, apply_defaults, self._identities())
+
+    def validate_all(self) -> dict[str, ValidationResult]:
+        """Check every account file, by account id (for a file whose name is no id, by that name)."""
+        if self._configs is None:
+            return {}
+        identities = self._identities()
+        results: dict[str, ValidationResult] = {}
+        lower: dict[str, str] = {}
+        for name in self._configs.file_names():
+            wrong = id_problem(name)
+            twin = lower.setdefault(name.lower(), name)
+            if wrong is not None:
+                results[name] = _file_error(name, f"accounts/{name}.yaml", wrong)
+            elif twin != name:
+                text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file"
+                results[name] = _file_error(name, f"accounts/{name}.yaml", text)
+            else:
+                try:
+                    results[name] = self._check(name, True, identities)
+                except AccountNotFoundError:
+                    continue  # deleted since it was listed
+        for name in self._configs.stray_files():
+            results[name] = _file_error(name, f"accounts/{name}", "is not read: rename it to end in .yaml")
+        return results
+
+    def _check(
+        self, account_id: str, apply_defaults: bool, identities: Mapping[str, tuple[str, ...]]
+    ) -> ValidationResult:
+        if self._configs is None:
+            raise AccountNotFoundError(
+                f"no account {account_id}: this validator has no configuration directory"
+            )
+        loaded = self._configs.read_account(account_id, apply_defaults)
+        config = loaded.repaired
+        if config is None:
+            return _result(account_id, [], loaded)
+        # What depends on more than the files is looked at anew each time.
+        beyond = (identities.get(config.identity()), tuple(self._credential_findings(config)))
+        with self._lock:
+            kept = self._kept.get((account_id, apply_defaults))
+        if kept is not None and kept[0] is loaded and kept[1] == beyond:
+            return kept[2]
+        result = _result(account_id, [*self._findings(config, identities), *beyond[1]], loaded)
+        with self._lock:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[account_id, apply_defaults] = (loaded, beyond, result)
+        return result
+
+    def _identities(self) -> Mapping[str, tuple[str, ...]]:
+        return {} if self._configs is None else self._configs.identities()
+
+    def _findings(self, config: AccountConfig, identities: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+        around = Surroundings(None if self._configs is None else self._configs.config_dir, identities)
+        return [finding for rule in rules() for finding in rule(config, around)]
+
+    def _credential_findings(self, config: AccountConfig) -> list[Finding]:
+        reference = config.password
+        if reference is None or not reference.get_secret_value():
+            return []
+        found: list[Finding] = []
+        if credentials.scheme_of(reference.get_secret_value()) is None:
+            text = "stands in the file as it is: put it into env:, file: or keyring: and refer to it"
+            found.append(Finding(("password",), text, warning=True))
+        elif self._configs is not None:
+            try:
+                credentials.resolve(reference, self._configs.config_dir)
+            except CredentialError as error:
+                found.append(Finding(("password",), str(error)))
+            else:
+                open_to = credentials.too_open(reference, self._configs.config_dir)
+                if open_to is not None:
+                    found.append(Finding(("password",), open_to, warning=True))
+        return found
+
+
+def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount | None) -> ValidationResult:
+    problems: list[Problem] = list(loaded.problems) if loaded is not None else []
+    known = [problem.place for problem in problems if problem.place]
+    warnings: list[Problem] = []
+    for finding in findings:
+        # A value that did not fit was dropped; the rules then saw a default there and have nothing to say of it.
+        if any(
+            finding.place[: len(place)] == place or place[: len(finding.place)] == finding.place
+            for place in known
+        ):
+            continue
+        if loaded is not None:
+            problem = loaded.problem(finding.place, finding.text)
+        else:
+            problem = Problem(account_id or "account", None, None, f"{dotted(finding.place)}: {finding.text}")
+        (warnings if finding.warning else problems).append(problem)
+    return ValidationResult(
+        valid=not problems,
+        account_id=account_id,
+        errors=tuple(map(str, problems)),
+        warnings=tuple(map(str, warnings)),
+    )
+
+
+def _file_error(name: str, file: str, text: str) -> ValidationResult:
+    return ValidationResult(valid=False, account_id=name, errors=(str(Problem(file, None, None, text)),))
