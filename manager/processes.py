@@ -142,3 +142,14 @@ class ProcessRef:
                 return False
             time.sleep(min(_POLL_SECONDS, left))
         return True
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as the system grants it: the usual 1,024 end at a thousand workers."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,1 +1,72 @@
+"""Gateways by name: those that come with the manager, and those that other packages plug in."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from manager.config.models import ReadyConfig, StopConfig
+from manager.gateways.base import Gateway, InvalidRequest
+
+#: The entry point group of gateways from elsewhere; each names a callable that takes GatewayOptions.
+ENTRY_POINTS: Final = "manager.gateways"
+
+#: Name → where the class is. Imported when the first account of that kind connects.
+_OWN: Final = {
+    "paper": "manager.gateways.paper:PaperGateway",
+    "command": "manager.gateways.command:CommandGateway",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """What a gateway is made from: the account's configuration as far as it concerns a gateway, secrets resolved."""
+
+    account_id: str
+    worker_id: str
+    #: The fencing token of the worker's claim on its identity; a later worker's is greater.
+    epoch: int = 0
+    login: int | str | None = None
+    server: str | None = None
+    password: SecretStr | None = field(default=None, repr=False)
+    #: The paper venue's address, `unix:/path` or `tcp:host:port`.
+    venue_address: str | None = None
+    symbols: tuple[str, ...] = ()
+    #: A directory of mode 0700 that is removed with the worker. The gateway creates it if it needs it.
+    private_dir: Path
+    command: tuple[str, ...] | None = None
+    #: The program's working directory, absolute.
+    directory: Path | None = None
+    ready: ReadyConfig | None = None
+    stop: StopConfig = field(default_factory=StopConfig)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: The account's `options`, for gateways from elsewhere.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def known_gateways() -> tuple[str, ...]:
+    """Return the names that `make_gateway` takes."""
+    return tuple(sorted({*_OWN, *_plugged()}))
+
+
+def make_gateway(name: str, options: GatewayOptions) -> Gateway:
+    """Return an unconnected gateway. Raises InvalidRequest if there is none of that name."""
+    make: Callable[[GatewayOptions], Gateway]
+    if name in _OWN:
+        module, _, attribute = _OWN[name].partition(":")
+        make = getattr(import_module(module), attribute)
+    elif name in _plugged():
+        make = _plugged()[name].load()
+    else:
+        raise InvalidRequest(f"no gateway is named {name!r} here; there are {', '.join(known_gateways())}")
+    return make(options)
+
+
+@cache
+def _plugged() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

@@ -17,6 +17,8 @@ import socket
 import sys
 from typing import Any, Final, NoReturn
 
+assert sys.platform != "win32", "there is no fork on Windows"
+
 #: What a worker imports sooner or later. Whatever is missing here costs every worker its own copy.
 PRELOADED: Final = (
     "manager.session.entry",

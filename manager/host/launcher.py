@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 from manager.environment import clean_environment
 from manager.errors import StartFailedError
@@ -52,7 +52,9 @@ class Launcher(Protocol):
 
 def make_launcher(method: str, log_file: Path) -> Launcher:
     """Return the launcher for `fork` or `spawn`; `log_file` gets what a new process says before it has its own log."""
-    return ForkLauncher(log_file) if method == "fork" and sys.platform != "win32" else SpawnLauncher(log_file)
+    if sys.platform != "win32" and method == "fork":
+        return ForkLauncher(log_file)
+    return SpawnLauncher(log_file)
 
 
 class SpawnLauncher:
@@ -66,11 +68,11 @@ class SpawnLauncher:
         return
 
     def launch(self) -> Launched:
-        options: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
+        options: dict[str, Any] = {}
+        if sys.platform == "win32":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        else:
+            options["start_new_session"] = True
         try:
             with _open_log(self._log_file) as log:
                 child = subprocess.Popen(
@@ -89,7 +91,7 @@ class SpawnLauncher:
                 f"the worker process ended at once with code {child.wait()}; see {self._log_file}"
             )
         self._children[process] = child
-        return Launched(process, child.stdout, child.stdin)
+        return Launched(process, cast(BinaryIO, child.stdout), cast(BinaryIO, child.stdin))
 
     def exit_code(self, process: ProcessRef) -> int | None:
         child = self._children.pop(process, None)

@@ -11,6 +11,7 @@ from manager.errors import ManagerError, NoWorkerError, SessionHeldError
 from manager.fleet.store import Stamped, observe
 from manager.host.endings import describe_exit
 from manager.host.records import RecordFiles, WorkerRecord
+from manager.host.remains import end_remains
 from manager.host.slot import Slot
 from manager.host.starting import Starter
 from manager.host.stopping import stop_process
@@ -233,7 +234,7 @@ class WorkerPoolManager:
 
     def _start(self, slot: Slot, order: StartOrder) -> WorkerInfo:
         config = order.prepare()
-        claim = self._starter.identity(config)
+        claim = config.identity()
         self._claim(claim, order.account_id)
         try:
             info = self._starter.start(slot, config, self._note, self._watch_worker)
@@ -281,6 +282,7 @@ class WorkerPoolManager:
         with slot.guard:
             if slot.record is None or slot.record.process != process:
                 return
+            end_remains(slot.record)
             slot.exit_code = code
             slot.exited.set()
             if slot.events is not None:
@@ -320,6 +322,7 @@ class WorkerPoolManager:
         else:
             reason = describe_exit(None, pulse.last_words if pulse else None)
         if not alive:
+            end_remains(record)
             self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
         self._claim(record.identity, record.account_id)

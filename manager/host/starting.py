@@ -65,6 +65,8 @@ class Note(Protocol):
 
 
 class Credentials(Protocol):
+    config_dir: Path
+
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         """Return the password that the configuration refers to. Raises CredentialError."""
 
@@ -107,13 +109,6 @@ class Starter:
 
     def exit_code(self, process: ProcessRef) -> int | None:
         return self._launcher.exit_code(process)
-
-    @staticmethod
-    def identity(config: AccountConfig) -> str:
-        """Return what only one session may exist for: gateway, server and login, or the account where it has none."""
-        if config.login is None:
-            return f"{config.gateway}:{config.account_id}"
-        return f"{config.gateway}:{config.server or ''}:{config.login}"
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
         return {
@@ -193,7 +188,7 @@ class Starter:
         record = WorkerRecord(
             worker_id=worker_id,
             account_id=config.account_id,
-            identity=self.identity(config),
+            identity=config.identity(),
             process=launched.process,
             control_address=_control_address(run_dir, worker_id),
             control_token=secrets.token_hex(16),
@@ -227,6 +222,9 @@ class Starter:
             log_file=at.paths.worker_log(config.account_id),
             beat_file=record.beat_file,
             private_dir=private_dir(record.beat_file),
+            directory=None
+            if config.directory is None
+            else self._credentials.config_dir / Path(config.directory).expanduser(),
             control_address=record.control_address,
             control_token=SecretStr(record.control_token),
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,

@@ -113,7 +113,7 @@ def _listen(address: str) -> Listener:
     return listener
 
 
-def _connect(address: str) -> "Connection[Any, Any]":
+def _connect(address: str) -> Any:
     if address.startswith("tcp:"):
         return Client(_tcp(address), family="AF_INET")
     return Client(address, family="AF_PIPE" if address.startswith("\\\\") else "AF_UNIX")

@@ -27,7 +27,7 @@ class ObserveCycle:
     """Reads account, positions, and the tick of each enabled currency, and reports them."""
 
     def __init__(self, config: AccountConfig) -> None:
-        self._symbols = [currency.symbol for currency in config.currencies if currency.enabled]
+        self._symbols = config.enabled_symbols()
 
     def run(self, gateway: GuardedGateway) -> Mapping[str, Any]:
         started = time.monotonic()

@@ -70,13 +70,14 @@ def gateway_options(order: WorkerOrder) -> GatewayOptions:
         server=config.server,
         password=order.password,
         venue_address=order.venue_address,
-        symbols=tuple(currency.symbol for currency in config.currencies if currency.enabled),
+        symbols=config.enabled_symbols(),
         private_dir=order.private_dir,
         command=config.command,
-        directory=config.directory,
+        directory=order.directory,
         ready=config.ready,
         stop=config.stop,
         environment=config.environment,
+        options=config.options,
     )
 
 

@@ -25,6 +25,8 @@ class WorkerOrder:
     log_file: Path
     beat_file: Path
     private_dir: Path
+    #: Where the account's program runs, absolute; None for the gateways that run none.
+    directory: Path | None
     control_address: str
     control_token: SecretStr = field(repr=False)
     heartbeat_interval_seconds: float
@@ -57,6 +59,7 @@ class WorkerOrder:
         for name in ("password", "redis_url", "control_token"):
             if data[name] is not None:
                 data[name] = SecretStr(data[name])
-        for name in ("log_file", "beat_file", "private_dir"):
-            data[name] = Path(data[name])
+        for name in ("log_file", "beat_file", "private_dir", "directory"):
+            if data[name] is not None:
+                data[name] = Path(data[name])
         return cls(**data)

@@ -1,0 +1,291 @@
+"""The command gateway: any program as the session. It is started at connect and ended, children too, at disconnect."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from manager import logs
+from manager.config.models import ReadyConfig
+from manager.environment import clean_environment
+from manager.gateways import GatewayOptions
+from manager.gateways.base import (
+    Account,
+    ConnectionLost,
+    ConnectTimeout,
+    Environment,
+    Health,
+    Instrument,
+    InvalidRequest,
+    NotSupported,
+    Position,
+    PositionMode,
+    Session,
+    Side,
+    Tick,
+    VenueNotFound,
+)
+from manager.gateways.programs import Program, start_program
+
+logger = logging.getLogger("manager.program")
+
+#: Bytes of one line of output that are kept; a program that prints without an end must not fill the memory.
+_MAX_OUTPUT_LINE: Final = 8_192
+#: Seconds between two looks at a port or a URL that is not ready yet.
+_PROBE_SECONDS: Final = 0.1
+#: Seconds that one look may take.
+_PROBE_TIMEOUT: Final = 2.0
+#: Seconds within which a killed program must be gone.
+_KILL_SECONDS: Final = 5.0
+
+
+class CommandGateway:
+    """Runs the program; whether it trades, and on what, is the program's own affair."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._program: Program | None = None
+        self._changed = threading.Condition()
+        self._line_seen = False
+        self._output_open = False
+        self._last_line = ""
+
+    def connect(self, deadline: float) -> Session:
+        """Start the program and wait until it is ready.
+
+        Raises VenueNotFound (no such program), ConnectionLost (it ended first), ConnectTimeout, InvalidRequest.
+        """
+        ready = self._options.ready
+        if not self._options.command or ready is None:
+            raise InvalidRequest("gateway command needs `command` and `ready`")
+        self.disconnect()
+        try:
+            self._start(self._options.command)
+            self._wait_ready(ready, deadline)
+        except BaseException:
+            self._end(polite_seconds=0.0)
+            raise
+        return Session(
+            account_id=str(self._options.login or self._options.account_id),
+            server=self._options.server or "",
+            environment=Environment.REAL,
+            position_mode=PositionMode.NETTING,
+            can_trade=True,
+            blocked_reason=None,
+            currency="",
+            leverage=1,
+        )
+
+    def check(self) -> Health:
+        program = self._program
+        ended = "the program is not running" if program is None else self._ending(program)
+        if ended is not None:
+            return Health(
+                ipc_ok=False, venue_connected=False, can_trade=False, account_matches=False, reason=ended
+            )
+        reason = self._unready()
+        return Health(
+            ipc_ok=True,
+            venue_connected=reason is None,
+            can_trade=reason is None,
+            account_matches=True,
+            reason=reason,
+        )
+
+    def disconnect(self) -> None:
+        """Ask the program to stop, wait for `stop.deadline_seconds`, then kill it and all that it started."""
+        self._end(self._options.stop.deadline_seconds)
+
+    def account(self) -> Account:
+        raise NotSupported("a program's account is its own affair")
+
+    def instrument(self, symbol: str) -> Instrument:
+        raise NotSupported("a program's instruments are its own affair")
+
+    def tick(self, symbol: str) -> Tick:
+        raise NotSupported("a program's prices are its own affair")
+
+    def positions(self) -> Sequence[Position]:
+        raise NotSupported("a program's positions are its own affair")
+
+    def submit_order(
+        self, client_order_id: str, *, symbol: str, side: Side, volume: Decimal, comment: str = ""
+    ) -> Position:
+        raise NotSupported("a program's orders are its own affair")
+
+    def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
+        raise NotSupported("a program's positions are its own affair")
+
+    # the program
+
+    def _start(self, command: Sequence[str]) -> None:
+        directory = self._options.directory
+        program = command[0]
+        found: str | None = None
+        if directory is not None and (directory / program).is_file():
+            found = str(directory / program)
+        else:
+            found = shutil.which(program)
+        if found is None:
+            raise VenueNotFound(f"{program!r} is no program on this host: give its full path, or install it")
+        self._line_seen, self._last_line, self._output_open = False, "", True
+        try:
+            self._program = start_program(
+                [found, *command[1:]], directory, self._environment(), self._options.worker_id
+            )
+        except OSError as error:
+            raise VenueNotFound(f"{found}: {error.strerror or error}") from None
+        logs.event(logger, logging.INFO, "program_started", pid=self._program.pid, program=found)
+        threading.Thread(
+            target=self._read_output, args=(self._program.output,), name="output", daemon=True
+        ).start()
+
+    def _environment(self) -> dict[str, str]:
+        options = self._options
+        own = {"MANAGER_ACCOUNT_ID": options.account_id, "MANAGER_EPOCH": str(options.epoch)}
+        if options.password is not None:
+            own["MANAGER_CREDENTIALS_FILE"] = str(self._write_credentials())
+        return clean_environment({**options.environment, **own})
+
+    def _write_credentials(self) -> Path:
+        options = self._options
+        directory = options.private_dir
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._credentials_file
+        path.unlink(missing_ok=True)
+        content = {
+            "account_id": options.account_id,
+            "login": options.login,
+            "server": options.server,
+            "password": options.password.get_secret_value() if options.password else None,
+        }
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        return path
+
+    @property
+    def _credentials_file(self) -> Path:
+        return self._options.private_dir / "credentials.json"
+
+    def _read_output(self, output: BinaryIO) -> None:
+        wanted = self._options.ready.line if self._options.ready else None
+        # A closed output ends the loop; a program that lives on without one is judged by its process alone.
+        with contextlib.suppress(OSError, ValueError):
+            while raw := output.readline(_MAX_OUTPUT_LINE):
+                line = raw.decode(errors="replace").rstrip()
+                if not line:
+                    continue
+                logs.event(logger, logging.INFO, "output", line)
+                with self._changed:
+                    self._last_line = self._masked(line)
+                    if wanted is not None and wanted in line:
+                        self._line_seen = True
+                        self._changed.notify_all()
+        with self._changed:
+            self._output_open = False
+            self._changed.notify_all()
+
+    def _masked(self, line: str) -> str:
+        password = self._options.password
+        return line if password is None else logs.mask(line, [password.get_secret_value()])
+
+    def _wait_ready(self, ready: ReadyConfig, deadline: float) -> None:
+        started = time.monotonic()
+        while True:
+            program = self._program
+            if program is None:
+                raise ConnectionLost("the program is not running")
+            ended = self._ending(program)
+            if ended is not None:
+                raise ConnectionLost(f"{ended}, before it was ready")
+            if ready.after_seconds is not None:
+                reason = None if time.monotonic() - started >= ready.after_seconds else "it is too early"
+            else:
+                reason = self._unready()
+            if reason is None:
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ConnectTimeout(f"the program runs, but was not ready in time: {reason}")
+            with self._changed:
+                if not self._line_seen:
+                    self._changed.wait(min(_PROBE_SECONDS, left))
+
+    def _unready(self) -> str | None:
+        """Say why the program is not ready, by its own sign; None if it is."""
+        ready = self._options.ready
+        if ready is None:
+            return None
+        if ready.line is not None:
+            return None if self._line_seen else f"it has not printed {ready.line!r}"
+        if ready.tcp is not None:
+            return _port_trouble(ready.tcp)
+        if ready.http is not None:
+            return _url_trouble(ready.http)
+        return None
+
+    def _ending(self, program: Program) -> str | None:
+        code = program.exit_code()
+        if code is None:
+            return None
+        with self._changed:
+            # Its last words may still be on their way through the pipe.
+            self._changed.wait_for(lambda: not self._output_open, timeout=0.5)
+            words = f": {self._last_line}" if self._last_line else ""
+        how = f"exited with code {code}" if code >= 0 else f"was ended by signal {-code}"
+        return f"the program {how}{words}"
+
+    def _end(self, polite_seconds: float) -> None:
+        program = self._program
+        if program is None:
+            return
+        if program.exit_code() is None and polite_seconds > 0:
+            program.ask_to_stop(self._options.stop.signal)
+            if not program.wait(polite_seconds):
+                logs.event(
+                    logger,
+                    logging.WARNING,
+                    "program_killed",
+                    f"it did not stop within {polite_seconds:g} s",
+                    pid=program.pid,
+                )
+        # Even after a polite end: what it started is in its group, and may trade on without it.
+        gone = program.kill_all(_KILL_SECONDS)
+        self._credentials_file.unlink(missing_ok=True)
+        if not gone:
+            raise RuntimeError(f"the program (pid {program.pid}) or a child of it could not be killed")
+        program.close()
+        self._program = None
+
+
+def _port_trouble(port: int) -> str | None:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=_PROBE_TIMEOUT).close()
+    except OSError as error:
+        return f"port {port}: {error.strerror or error}"
+    return None
+
+
+def _url_trouble(url: str) -> str | None:
+    try:
+        # Without the proxies of the environment: a readiness URL is this machine's own.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=_PROBE_TIMEOUT) as answer:
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    except (OSError, ValueError) as error:
+        return f"{url}: {getattr(error, 'reason', None) or error}"
+    return None if 200 <= status < 300 else f"{url}: status {status}"

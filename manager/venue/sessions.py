@@ -1,0 +1,251 @@
+"""What the venue does with requests: logins, calls of the logged in, faults, administration.
+
+It takes a second login to an account that is logged in already, as brokers do, and counts it: an overlap is what the
+whole manager exists to prevent. It counts none that was not one: before it does, it reads the older connection to
+see whether its other end is still there.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from manager import logs
+from manager.venue.faults import Fault, FaultKind, FaultScript
+from manager.venue.ledger import AccountKey, Ledger
+from manager.venue.server import Connection, VenueServer
+from manager.venue.trading import Desk, RefusedError
+
+logger = logging.getLogger("manager.venue")
+
+
+class Reception:
+    """Answers every request of every connection. One thread."""
+
+    def __init__(self, ledger: Ledger, desk: Desk) -> None:
+        self._ledger = ledger
+        self._desk = desk
+        self._faults = FaultScript()
+        self._live: dict[AccountKey, set[Connection]] = {}
+        self._overlaps = 0
+
+    def handle(self, server: VenueServer, connection: Connection, request: dict[str, Any]) -> None:
+        """Answer one request; what is wrong with it is an answer too."""
+        try:
+            self._carry_out(server, connection, request)
+        except RefusedError as error:
+            server.send(connection, {"error": {"code": error.code, "message": str(error)}})
+        except (ValueError, TypeError, LookupError, InvalidOperation) as error:
+            text = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+            server.send(connection, {"error": {"code": "invalid_request", "message": text}})
+
+    def gone(self, connection: Connection) -> None:
+        if connection.account is not None:
+            live = self._live.get(connection.account, set())
+            live.discard(connection)
+            if not live:
+                self._live.pop(connection.account, None)
+
+    def _carry_out(self, server: VenueServer, connection: Connection, request: dict[str, Any]) -> None:
+        name = str(request.get("op"))
+        administer = _ADMINISTRATION.get(name)
+        if administer is not None:
+            server.send(connection, {"ok": administer(self, server, request)})
+            return
+        if name == "login":
+            self._with_fault(
+                server, connection, _key(request), name, lambda: self._login(server, connection, request)
+            )
+            return
+        operation = _OPERATIONS.get(name)
+        if operation is None:
+            known = ", ".join(["login", *_OPERATIONS, *_ADMINISTRATION])
+            raise RefusedError("invalid_request", f"no operation {name[:40]!r}; there are {known}")
+        account = connection.account
+        if account is None:
+            raise RefusedError("invalid_request", f"log in before {name}")
+        self._with_fault(
+            server, connection, account, name, lambda: operation(self, connection, account, request)
+        )
+
+    def _with_fault(
+        self,
+        server: VenueServer,
+        connection: Connection,
+        account: AccountKey,
+        name: str,
+        do: Callable[[], dict[str, Any]],
+    ) -> None:
+        fault = self._faults.take(account, name)
+        kind = fault.kind if fault else None
+        if fault is not None:
+            logs.event(
+                logger, logging.INFO, "fault", kind=fault.kind, call=name, server=account[0], login=account[1]
+            )
+        match kind:
+            case FaultKind.AUTH_FAILURE:
+                raise RefusedError("authentication_failed", "invalid login or password")
+            case FaultKind.CONNECT_TIMEOUT:
+                return
+            case FaultKind.CONNECTION_LOST:
+                server.drop(connection)
+            case FaultKind.REQUOTE:
+                raise RefusedError("price_moved", "requote: the price has moved")
+            case FaultKind.TRADING_DISABLED if name in ("order", "close"):
+                raise RefusedError("trading_disabled", "trading is disabled for this account")
+            case FaultKind.HANG | FaultKind.CRASH:
+                server.send(connection, {"fault": str(kind)})
+            case FaultKind.REPLY_LOST:
+                do()
+                server.drop(connection)
+            case _:
+                answer = do()
+                if kind is FaultKind.TRADING_DISABLED:
+                    answer |= {"can_trade": False, "blocked_reason": "trading is disabled for this account"}
+                elif kind is FaultKind.WRONG_ACCOUNT:
+                    answer |= {"account_id": f"{account[1]}9"}
+                server.send(connection, {"ok": answer}, _lateness(fault))
+
+    def _login(self, server: VenueServer, connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+        key = _key(request)
+        password = request.get("password")
+        if not isinstance(password, str) or not password:
+            raise RefusedError("authentication_failed", "invalid login or password")
+        right = self._ledger.authenticate(key, password)
+        if right is None:
+            self._ledger.enrol(key, password)
+            logs.event(logger, logging.INFO, "enrol", server=key[0], login=key[1])
+        elif not right:
+            raise RefusedError("authentication_failed", "invalid login or password")
+        if connection.account is not None:
+            raise RefusedError("invalid_request", "this connection is logged in already")
+        who = f"worker {request.get('worker') or '?'} pid {request.get('pid') or '?'}"[:120]
+        others = self._others(server, key)
+        if others:
+            self._overlaps += len(others)
+            there = ", ".join(sorted(other.who for other in others))
+            text = f"OVERLAP: {who} logged in while {there} is connected"
+            logs.event(logger, logging.ERROR, "overlap", text, server=key[0], login=key[1])
+        connection.account, connection.who = key, who
+        self._live.setdefault(key, set()).add(connection)
+        self._ledger.count_login(key, len(others))
+        logs.event(logger, logging.INFO, "login", who, server=key[0], login=key[1])
+        account = self._ledger.account(key)
+        return {
+            "account_id": key[1],
+            "server": key[0],
+            "environment": "demo",
+            "position_mode": account.position_mode,
+            "can_trade": True,
+            "blocked_reason": None,
+            "currency": account.currency,
+            "leverage": account.leverage,
+        }
+
+    def _others(self, server: VenueServer, key: AccountKey) -> list[Connection]:
+        """Return the account's connections whose other end is still there, now, and not when we last looked."""
+        for other in list(self._live.get(key, ())):
+            server.read(other)
+        return list(self._live.get(key, ()))
+
+    def _check(self, _c: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
+        return {"account_id": key[1], "server": key[0], "can_trade": True}
+
+    def _account(self, _c: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
+        return self._desk.figures(key)
+
+    def _positions(self, _c: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
+        return {"positions": self._desk.positions(key)}
+
+    def _tick(self, _c: Connection, _k: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
+        return self._desk.tick(str(request.get("symbol")))
+
+    def _instrument(self, _c: Connection, _k: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
+        return self._desk.instrument(str(request.get("symbol")))
+
+    def _order(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
+        answer = self._desk.order(key, request)
+        logs.event(logger, logging.INFO, "order", server=key[0], login=key[1], position=answer["id"])
+        return answer
+
+    def _close(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
+        return self._desk.close(key, request)
+
+    def _logout(self, connection: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
+        logs.event(logger, logging.INFO, "logout", connection.who, server=key[0], login=key[1])
+        connection.leaving = True
+        return {}
+
+    # administration
+
+    def _enrol(self, _s: VenueServer, request: dict[str, Any]) -> dict[str, Any]:
+        mode = request.get("position_mode") or "hedging"
+        if mode not in ("hedging", "netting"):
+            raise ValueError(f"position_mode {mode!r}; hedging or netting is allowed")
+        self._ledger.enrol(
+            _key(request),
+            str(request["password"]),
+            balance=Decimal(str(request.get("balance") or "10000.00")),
+            leverage=int(request.get("leverage") or 100),
+            position_mode=mode,
+        )
+        return {}
+
+    def _fault(self, _s: VenueServer, request: dict[str, Any]) -> dict[str, Any]:
+        self._faults.add(_key(request), Fault.from_request(request))
+        return {}
+
+    def _clear_faults(self, _s: VenueServer, request: dict[str, Any]) -> dict[str, Any]:
+        self._faults.clear(_key(request))
+        return {}
+
+    def _stats(self, server: VenueServer, _: dict[str, Any]) -> dict[str, Any]:
+        for connections in list(self._live.values()):
+            for connection in list(connections):
+                server.read(connection)
+        live = [
+            {"server": key[0], "login": key[1], "who": sorted(c.who for c in found)}
+            for key, found in sorted(self._live.items())
+        ]
+        return {
+            "sessions": sum(map(len, self._live.values())),
+            "overlaps": self._overlaps,
+            "live": live,
+        }
+
+    def _accounts(self, _s: VenueServer, _: dict[str, Any]) -> dict[str, Any]:
+        return {"accounts": self._ledger.summaries()}
+
+
+_Operation = Callable[[Reception, Connection, AccountKey, dict[str, Any]], dict[str, Any]]
+
+_OPERATIONS: Final[Mapping[str, _Operation]] = {
+    "check": Reception._check,
+    "account": Reception._account,
+    "positions": Reception._positions,
+    "tick": Reception._tick,
+    "instrument": Reception._instrument,
+    "order": Reception._order,
+    "close": Reception._close,
+    "logout": Reception._logout,
+}
+_ADMINISTRATION: Final[Mapping[str, Callable[[Reception, VenueServer, dict[str, Any]], dict[str, Any]]]] = {
+    "enrol": Reception._enrol,
+    "fault": Reception._fault,
+    "clear_faults": Reception._clear_faults,
+    "stats": Reception._stats,
+    "accounts": Reception._accounts,
+}
+
+
+def _key(request: dict[str, Any]) -> AccountKey:
+    server, login = request.get("server"), request.get("login")
+    if isinstance(login, int) and not isinstance(login, bool):
+        login = str(login)
+    if not isinstance(server, str) or not isinstance(login, str) or not 0 < len(server) + len(login) <= 256:
+        raise RefusedError("invalid_request", "server and login are wanted")
+    return server, login
+
+
+def _lateness(fault: Fault | None) -> float:
+    return fault.seconds if fault is not None and fault.kind is FaultKind.SLOW else 0.0
