@@ -25,7 +25,6 @@ REPLY_TIMEOUT: Final = 3.0
 
 def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Redis":
     """Return a client for `url`. Connects at the first command, waits boundedly, and does not retry by itself."""
-    # Without lib_name and lib_version every connection saves two commands at its start.
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT,
@@ -33,8 +32,6 @@ def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Red
         health_check_interval=10,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
-        lib_name=None,
-        lib_version=None,
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
 

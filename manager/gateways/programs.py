@@ -125,9 +125,10 @@ def _die_with(parent: int) -> Callable[[], None]:
     `kill -9` of a worker would otherwise leave a program that trades and that nobody supervises.
     """
     libc = ctypes.CDLL(None)
+    kill = int(getattr(signal, "SIGKILL", 9))
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, kill)
         # The worker may have died before the call above took effect.
         if os.getppid() != parent:
             os._exit(1)

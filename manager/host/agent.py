@@ -85,6 +85,7 @@ class HostAgent:
             )
             adopted = self._pool.adopt()
             self._settle(adopted)
+            self._publisher.start()
         except BaseException:
             self.close()
             raise

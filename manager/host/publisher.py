@@ -40,6 +40,9 @@ class Publisher:
         self._waiting: list[threading.Event] = []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write: what was handed over so far first, and only then that the agent lives."""
         self._thread.start()
 
     def publish(
@@ -63,7 +66,8 @@ class Publisher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         failing = False

@@ -76,7 +76,8 @@ def test_a_worker_whose_host_is_silent_is_unknown_and_never_running(fleet: Fleet
 
 def test_a_second_agent_on_one_state_directory_is_refused(fleet: Fleet) -> None:
     second = fleet.spawn(
-        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-Q", "celery"),
+        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "threads"),
+        *("-Q", f"celery,host.{fleet.host}"),
         log="second",
     )
     assert second.wait(timeout=30) != 0

@@ -38,6 +38,7 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("ACCOUNT_002_PASSWORD")
     assert fleet.agent is not None
     port = free_port()
+    monkeypatch.setenv("FLOWER_UNAUTHENTICATED_API", "true")
     flower = fleet.spawn(
         *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
         *("--address=127.0.0.1", f"--port={port}"),
