@@ -67,11 +67,13 @@ def restart(account_ids: tuple[str, ...], as_json: bool) -> int:
 @json_option
 def start_all(defaults: bool, validate: bool, as_json: bool) -> int:
     """Start every enabled account, as one Celery group, and account for every one."""
-    from manager.cli.progress import batch_progress
+    from rich.console import Console
+
+    from manager.local.progress import batch_progress
 
     fleet = service()
     enabled = sum(on is True for on in fleet.enabled_accounts().values())
-    with batch_progress("starting", enabled, quiet=as_json) as progress:
+    with batch_progress(Console(stderr=True), "starting", enabled, quiet=as_json) as progress:
         result = fleet.start_all(defaults, validate, progress)
     return _say_batch(result, as_json, "started")
 
@@ -81,10 +83,12 @@ def start_all(defaults: bool, validate: bool, as_json: bool) -> int:
 @json_option
 def stop_all(timeout: float | None, as_json: bool) -> int:
     """Stop every worker of the fleet and account for every one."""
-    from manager.cli.progress import batch_progress
+    from rich.console import Console
+
+    from manager.local.progress import batch_progress
 
     fleet = service()
-    with batch_progress("stopping", None, quiet=as_json) as progress:
+    with batch_progress(Console(stderr=True), "stopping", None, quiet=as_json) as progress:
         result = fleet.stop_all(timeout, progress)
     return _say_batch(result, as_json, "stopped")
 

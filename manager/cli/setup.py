@@ -23,12 +23,10 @@ def up(demo: bool, flower: bool, flower_port: int | None, exit_after_start: bool
     """Start all that one machine needs, then every enabled account, and show them until Ctrl-C."""
     from rich.console import Console
 
-    from manager.local.assembly import fleet_of
     from manager.local.up import run_up
 
     return run_up(
         settings(),
-        fleet_of,
         demo=demo,
         flower=flower,
         flower_port=flower_port,

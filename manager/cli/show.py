@@ -32,7 +32,7 @@ def ps(as_json: bool) -> int:
 
     console = Console()
     console.width = console.width if console.is_terminal else 200
-    console.print(worker_table(workers))
+    console.print(worker_table(workers, width=console.width))
     return 0
 
 

@@ -10,9 +10,10 @@ from manager.pool import Progress as OnProgress
 
 
 @contextmanager
-def batch_progress(what: str, total: int | None, *, quiet: bool) -> Iterator[OnProgress | None]:
+def batch_progress(
+    console: Console, what: str, total: int | None, *, quiet: bool = False
+) -> Iterator[OnProgress | None]:
     """Yield what to call for each account that is done; None where nobody watches."""
-    console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
         return

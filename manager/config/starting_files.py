@@ -1,0 +1,181 @@
+"""The files of a beginning: a small fleet to look at, and commented ones to start a real fleet from."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from manager.errors import SettingsError
+
+_DEFAULTS_DEMO: Final = """\
+# Values for every account that does not give its own. `manager config show ACCOUNT --origin` tells which came from here.
+gateway: paper
+server: Paper-1
+default_risk: {risk_percent: 1.0, max_positions: 5, portfolio_risk_percent: 10.0, max_concurrent_trades: 15}
+strategy: {strategy_type: simple_ma, timeframe: M5, params: {fast_period: 10, slow_period: 20}}
+position_management: {enable_breakeven: true, enable_trailing: true}
+execution: {interval_seconds: 2}
+"""
+
+#: Account → (its own lines, a comment). The login and the password are added to each.
+_DEMO: Final[Mapping[str, tuple[str, str]]] = {
+    "account-001": (
+        "currencies: [{symbol: EURUSD}, {symbol: GBPUSD}]",
+        "Two currencies, everything else by default.",
+    ),
+    "account-002": (
+        "currencies: [{symbol: XAUUSD, risk: {risk_percent: 0.5}}]",
+        "Gold, at half the usual risk.",
+    ),
+    "account-003": (
+        "currencies: [{symbol: BTCUSD}, {symbol: ETHUSD, enabled: false}]",
+        "One currency switched off.",
+    ),
+    "account-004": (
+        "default_risk: {risk_percent: 12.0}\ncurrencies: [{symbol: USDJPY}]",
+        "A risk of 12 % is allowed, with a warning.",
+    ),
+    "account-005": ("server: Paper-2\ncurrencies: [{symbol: EURUSD}]", "At another server."),
+    "account-006": (
+        "currencies:\n  - symbol: EURUSD\n    strategy: {timeframe: H1}\n  - symbol: USDJPY",
+        "One currency on another timeframe.",
+    ),
+    "account-007": (
+        "enabled: false\ncurrencies: [{symbol: GBPUSD}]",
+        "Switched off: `manager up` leaves it alone.",
+    ),
+    "account-008": (
+        "default_risk: {risk_percnt: 1.0, max_positions: -1}\ncurrencies: [{symbol: EURUSD}]",
+        "Invalid on purpose, to show what `manager validate` says: a misspelt key and a number out of range.",
+    ),
+}
+
+_DEFAULTS: Final = """\
+# Values for every account of this fleet that does not give its own. An account's file goes over this one, and a
+# currency's block over its account's; a mapping is merged key by key, a list is replaced whole. What is left out here
+# has a built-in default, which is what stands behind each `#` below.
+# `manager config show ACCOUNT --origin` tells where each value of an account came from.
+
+# How accounts connect: `paper` (the paper venue that comes along) or `command` (a program of yours).
+#gateway: paper
+
+# Milliseconds that connecting may take.
+#timeout: 60000
+
+default_risk:
+  risk_percent: 1.0             # of the balance, for one trade: 0.1 to 10.0
+  max_positions: 5              # open at once: 1 or more
+  portfolio_risk_percent: 10.0  # of the balance, for all open trades together: 1.0 to 20.0
+  max_concurrent_trades: 15     # 1 or more
+
+strategy:
+  strategy_type: simple_ma
+  timeframe: M5                 # M1 M5 M15 M30 H1 H4 D1 W1 MN1
+  params: {fast_period: 10, slow_period: 20}
+
+position_management:
+  enable_breakeven: false
+  enable_trailing: false
+
+execution:
+  interval_seconds: 30          # between two cycles of a session
+  stop_timeout_seconds: 30      # for a polite stop; then the worker is ended by force
+  open_positions: keep          # at a stop: keep or close
+"""
+
+_EXAMPLE_PAPER: Final = """\
+# An account at the paper venue. The file's name is the account's id: copy it, one file an account.
+enabled: false                  # true, and `manager up` starts it
+
+gateway: paper
+login: 5001
+server: Paper-1
+# Where the password is, never the password itself. Relative paths start at the configuration directory.
+#   file:PATH             a file that only you can read (chmod 600)
+#   env:NAME              an environment variable of the host agent
+#   keyring:SERVICE/USER  the system's keyring (pip install 'worker-manager[keyring]')
+password: file:secrets/example-paper.password
+
+currencies:
+  - symbol: EURUSD
+    enabled: true
+    risk: {risk_percent: 0.5, max_positions: 3}   # over default_risk
+"""
+
+_EXAMPLE_COMMAND: Final = """\
+# Any program as a worker: a bot of yours, started, watched and stopped like the others.
+enabled: false
+
+gateway: command
+# The program and its arguments; no shell. A relative program is looked for in `directory`, then on PATH.
+command: [python3, -u, -c, "import time; print('ready', flush=True); time.sleep(10**6)"]
+#directory: /opt/bots
+
+# How it shows that it is ready; exactly one of
+#   {line: TEXT}          a text in its output
+#   {tcp: PORT}           a port on 127.0.0.1 that accepts connections
+#   {http: URL}           a URL that answers with 2xx
+#   {after_seconds: N}    it still runs then
+ready: {line: ready}
+
+# How it is asked to stop, and the seconds until it is killed with all that it started.
+stop: {signal: TERM, deadline_seconds: 10}
+
+# It finds MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password, MANAGER_CREDENTIALS_FILE
+# in its environment; besides these only harmless variables and the ones you name here.
+#environment: {LOG_LEVEL: info}
+
+currencies: [{symbol: EURUSD}]
+"""
+
+
+def write_demo_fleet(config_dir: Path) -> list[Path]:
+    """Write a fleet of eight accounts, six of which can start; returns the files.
+
+    Only into a directory that is absent or empty; else nothing is written and the list is empty. Raises SettingsError
+    if it cannot be written.
+    """
+    files: dict[str, tuple[str, int]] = {"defaults.yaml": (_DEFAULTS_DEMO, 0o600)}
+    for number, (account_id, (lines, comment)) in enumerate(_DEMO.items(), 1):
+        secret = f"secrets/{account_id}.password"
+        files[secret] = (secrets.token_urlsafe(18) + "\n", 0o600)
+        files[f"accounts/{account_id}.yaml"] = (
+            f"# {comment}\nlogin: {5000 + number}\npassword: file:{secret}\n{lines}\n",
+            0o600,
+        )
+    return _write(config_dir, files)
+
+
+def write_starting_files(config_dir: Path) -> list[Path]:
+    """Write commented files for a real fleet, every account of them switched off; else as `write_demo_fleet`."""
+    return _write(
+        config_dir,
+        {
+            "defaults.yaml": (_DEFAULTS, 0o600),
+            "accounts/example-paper.yaml": (_EXAMPLE_PAPER, 0o600),
+            "accounts/example-command.yaml": (_EXAMPLE_COMMAND, 0o600),
+            "secrets/example-paper.password": ("change-me\n", 0o600),
+        },
+    )
+
+
+def _write(config_dir: Path, files: Mapping[str, tuple[str, int]]) -> list[Path]:
+    written: list[Path] = []
+    try:
+        if config_dir.exists() and any(config_dir.iterdir()):
+            return []
+        for name, (text, mode) in files.items():
+            path = config_dir / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # O_EXCL: whatever appeared since we looked is somebody's.
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            written.append(path)
+    except OSError as error:
+        raise SettingsError(
+            f"{error.filename or config_dir}: {error.strerror}: make the directory writable, or set MANAGER_CONFIG_DIR "
+            "to another one"
+        ) from None
+    return written

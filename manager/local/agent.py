@@ -1,0 +1,43 @@
+"""How a host agent is started: Celery's own command with the options that this project needs."""
+
+import os
+import subprocess
+import sys
+
+from manager import wire
+from manager.settings import Settings
+
+
+def agent_argv(settings: Settings) -> list[str]:
+    """Return the command line of this host's agent. It holds no secret: the URL comes from the environment."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "tasks", "worker"),
+        *("-P", "threads", "-c", str(settings.agent_threads)),
+        *("-Q", f"{wire.SHARED_QUEUE},{wire.host_queue(settings.host)}"),
+        *("-n", f"agent@{settings.host}"),
+        *("--without-gossip", "--without-mingle", "--loglevel", settings.log_level),
+    ]
+
+
+def agent_environment(settings: Settings) -> dict[str, str]:
+    """Return the agent's environment: all of this process's, since `env:` credentials are resolved in the agent."""
+    return {**os.environ, **shared_settings(settings)}
+
+
+def shared_settings(settings: Settings) -> dict[str, str]:
+    """Return the settings that every process of one machine must have alike, as environment variables."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("MANAGER_")}
+    return {
+        **given,
+        "MANAGER_CONFIG_DIR": str(settings.config_dir),
+        "MANAGER_STATE_DIR": str(settings.state_dir),
+        "MANAGER_HOST": settings.host,
+    }
+
+
+def run_agent(settings: Settings) -> int:
+    """Run the agent in the foreground, in this process's place where the system allows that."""
+    if sys.platform != "win32":
+        # In this process's place: a signal from a service manager must reach Celery itself.
+        os.execve(sys.executable, agent_argv(settings), agent_environment(settings))  # noqa: S606
+    return subprocess.run(agent_argv(settings), env=agent_environment(settings), check=False).returncode

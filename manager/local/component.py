@@ -1,0 +1,116 @@
+"""One process that `manager up` owns: found again after a killed `up`, restarted when it dies, ended with it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from manager.errors import ComponentError
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+
+#: Bytes of a log that are looked at for its last line.
+_TAIL: Final = 4_096
+#: Seconds within which a killed process must be gone.
+_KILL_SECONDS: Final = 5.0
+
+
+class Component:
+    """A child process in a session of its own: Ctrl-C in the terminal reaches `up` alone, which ends things in order.
+
+    Its pid and start time are kept in a file, so that the next `up` takes over what a killed one left instead of
+    starting a second one.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], paths: StatePaths
+    ) -> None:
+        self.name = name
+        self.log_file = paths.component_log(name)
+        self._argv = list(argv)
+        self._environment = dict(environment)
+        self._record = paths.run_dir / f"{name}.json"
+        self._cwd = paths.root
+        self._child: subprocess.Popen[bytes] | None = None
+        self.process: ProcessRef | None = None
+
+    def find(self) -> bool:
+        """Take over the process that an earlier `up` started, if it still lives; True if it does."""
+        with contextlib.suppress(OSError, ValueError):
+            process = ProcessRef.from_dict(json.loads(self._record.read_text()))
+            if process is not None and process.alive():
+                self.process = process
+                return True
+        return False
+
+    def start(self) -> None:
+        """Start it. Raises ComponentError if the system refuses."""
+        options: dict[str, Any] = {}
+        if sys.platform == "win32":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        else:
+            options["start_new_session"] = True
+        try:
+            fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                self._child = subprocess.Popen(
+                    self._argv,
+                    cwd=self._cwd,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=fd,
+                    stderr=fd,
+                    **options,
+                )
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ComponentError(f"{self.name} cannot be started ({self._argv[0]}): {error}") from None
+        self.process = ProcessRef.of(self._child.pid)
+        if self.process is not None:
+            self._record.write_text(json.dumps(self.process.to_dict()))
+
+    @property
+    def alive(self) -> bool:
+        if self._child is not None and self._child.poll() is not None:
+            return False
+        return self.process is not None and self.process.alive()
+
+    def ending(self) -> str:
+        """Say how it ended: its exit code, if known, and the last line of its log."""
+        code = self._child.poll() if self._child is not None else None
+        words = _last_line(self.log_file)
+        how = f"{self.name} ended" + (f" with code {code}" if code is not None else "")
+        return f"{how}: {words} (log: {self.log_file})" if words else f"{how} (log: {self.log_file})"
+
+    def stop(self, seconds: float) -> bool:
+        """Ask it to end, kill it after `seconds`; True once it has provably ended. Idempotent."""
+        process = self.process
+        if process is not None:
+            if seconds > 0 and sys.platform != "win32":
+                process.signal(signal.SIGTERM)
+                process.wait(seconds)
+            if process.alive():
+                process.kill()
+                if not process.wait(_KILL_SECONDS):
+                    return False
+            if self._child is not None:
+                self._child.wait()
+        self.process = self._child = None
+        self._record.unlink(missing_ok=True)
+        return True
+
+
+def _last_line(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:300] if lines else ""

@@ -1,0 +1,217 @@
+"""What one machine needs to run workers: Redis, the paper venue, the host agent, Flower; started, kept and ended."""
+
+import contextlib
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from manager.environment import clean_environment
+from manager.errors import ComponentError, FleetUnavailableError
+from manager.factory import fleet_store
+from manager.fleet import FleetStore, fleet_url, safe_url
+from manager.gateways.base import GatewayError
+from manager.local.agent import agent_argv, agent_environment, shared_settings
+from manager.local.component import Component
+from manager.local.interrupts import Interrupts
+from manager.local.redis_server import own_redis, version_trouble
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+from manager.settings import Settings
+from manager.venue.address import venue_address
+from manager.venue.client import VenueAdmin
+
+#: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
+_READY_SECONDS: Final = 60.0
+#: Seconds between the restarts of something that keeps dying: the first, and the longest.
+_BACKOFF: Final = (1.0, 30.0)
+#: Flower is given up after so many deaths within a minute; nothing trades through it.
+_FLOWER_TRIES: Final = 5
+
+Say = Callable[[str], None]
+
+
+class Machine:
+    """The components of `manager up`. Used by one thread."""
+
+    def __init__(self, settings: Settings, paths: StatePaths, interrupts: Interrupts, say: Say) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._interrupts = interrupts
+        self._say = say
+        self._started: list[Component] = []
+        self._deaths: dict[str, deque[float]] = {}
+        self._retry_at: dict[str, float] = {}
+        self.store: FleetStore = fleet_store(settings)
+        #: False while somebody else's host agent serves this machine.
+        self.owns_agent = False
+
+    # starting
+
+    def start_redis(self) -> None:
+        """Have a Redis that answers: the one of MANAGER_REDIS_URL, or this machine's own."""
+        if self._settings.redis_url is not None and self._settings.redis_url.get_secret_value():
+            version = str(self.store.ping().get("redis_version", ""))
+            trouble = version_trouble(version)
+            if trouble is not None:
+                raise ComponentError(f"{safe_url(fleet_url(self._settings))}: {trouble}")
+            return
+        component = own_redis(self._paths)
+        if not component.find():
+            self._adopt_redis(component)
+        self._run(component, "Redis", self._redis_answers)
+
+    def start_venue(self) -> None:
+        """Have this machine's paper venue."""
+        listen = f"unix:{self._paths.venue_socket}" if sys.platform != "win32" else "tcp:127.0.0.1:0"
+        argv = [
+            *(sys.executable, "-m", "manager.venue", "--dir", str(self._paths.venue_dir), "--listen", listen),
+            *("--address-file", str(self._paths.venue_address)),
+            *("--seed", str(self._settings.venue_seed)),
+        ]
+        self._run(Component("venue", argv, clean_environment(), self._paths), "venue", self._venue_answers)
+
+    def start_agent(self) -> None:
+        """Have a host agent: this machine's own, unless one that was started otherwise runs already."""
+        component = Component(
+            "agent", agent_argv(self._settings), agent_environment(self._settings), self._paths
+        )
+        if not component.find() and self._agent_pid() is not None:
+            self._say(
+                f"a host agent runs here already (pid {self._agent_pid()}): it is used, and left alone at the end"
+            )
+            return
+        self.owns_agent = True
+        self._run(component, "host agent", lambda: self._agent_pid() == self._pid(component))
+
+    def start_flower(self, port: int) -> None:
+        """Have Flower, for looking only: whoever reaches the page can stop nothing."""
+        address = self._settings.flower_address
+        argv = [
+            *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
+            *(f"--address={address}", f"--port={port}", "--read_only=true", "--logging=warning"),
+        ]
+        component = Component("flower", argv, clean_environment(shared_settings(self._settings)), self._paths)
+        self._run(component, "Flower", lambda: not port_is_free(address, port))
+
+    def flower_runs(self) -> bool:
+        """Say whether an earlier `up` left a Flower, whose port is then no trouble."""
+        return Component("flower", [], {}, self._paths).find()
+
+    # keeping
+
+    def keep(self) -> None:
+        """Start again what has died; call this every second or so."""
+        now = time.monotonic()
+        for component in list(self._started):
+            if component.alive or now < self._retry_at.get(component.name, 0.0):
+                continue
+            deaths = self._deaths.setdefault(component.name, deque(maxlen=_FLOWER_TRIES))
+            deaths.append(now)
+            recent = sum(now - death < 60 for death in deaths)
+            if component.name == "flower" and recent >= _FLOWER_TRIES:
+                self._say(
+                    f"{component.ending()}; given up after {recent} times in a minute, the fleet goes on"
+                )
+                component.stop(0)
+                self._started.remove(component)
+                continue
+            pause = min(_BACKOFF[1], _BACKOFF[0] * 2 ** (recent - 1))
+            self._retry_at[component.name] = now + pause
+            self._say(f"{component.ending()}; started again")
+            with self._interrupts.held():
+                component.start()
+
+    # ending
+
+    def stop(self, name: str, seconds: float) -> str | None:
+        """End one component; returns its name if there was one. Raises ComponentError if it cannot be ended."""
+        component = next((c for c in self._started if c.name == name), None)
+        if component is None:
+            return None
+        if not component.stop(seconds):
+            raise ComponentError(f"{name} could not be ended; see {component.log_file}")
+        self._started.remove(component)
+        return name
+
+    def agent_serves(self) -> bool:
+        """Say whether a host agent of this machine can be asked to stop workers."""
+        with contextlib.suppress(FleetUnavailableError):
+            return self._agent_pid() is not None
+        return False
+
+    # inside
+
+    def _run(self, component: Component, title: str, ready: Callable[[], bool]) -> None:
+        if component.process is not None or component.find():
+            self._started.append(component)
+            self._say(f"{title}: the one of an earlier run goes on (pid {self._pid(component)})")
+        else:
+            with self._interrupts.held():
+                component.start()
+                self._started.append(component)
+        deadline = time.monotonic() + _READY_SECONDS
+        while not ready():
+            if not component.alive:
+                raise ComponentError(component.ending())
+            if time.monotonic() > deadline:
+                raise ComponentError(
+                    f"{title} was not ready after {_READY_SECONDS:g} s; see {component.log_file}"
+                )
+            time.sleep(0.05)
+
+    def _adopt_redis(self, component: Component) -> None:
+        """Take over a Redis that answers on our socket although nothing says who started it."""
+        with contextlib.suppress(FleetUnavailableError):
+            component.process = ProcessRef.of(int(self.store.ping()["process_id"]))
+
+    @staticmethod
+    def _pid(component: Component) -> int | None:
+        return component.process.pid if component.process else None
+
+    def _redis_answers(self) -> bool:
+        try:
+            self.store.ping()
+        except FleetUnavailableError:
+            return False
+        return True
+
+    def _venue_answers(self) -> bool:
+        address = venue_address(self._settings)
+        if address is None:
+            return False
+        try:
+            with VenueAdmin(address) as venue:
+                venue.stats()
+        except GatewayError:
+            return False
+        return True
+
+    def _agent_pid(self) -> int | None:
+        """Return the pid of the live agent that serves this machine's host name from this machine."""
+        for host in self.store.hosts():
+            if host.name == self._settings.host and host.live:
+                process = ProcessRef.from_dict(dict(host.data))
+                if process is not None and process.alive():
+                    return process.pid
+        return None
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Say whether nobody listens there."""
+    with _listening_socket() as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _listening_socket() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield probe

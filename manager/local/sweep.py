@@ -1,0 +1,45 @@
+"""Ends workers without their host agent, by the records on disk: the last resort that leaves nothing trading."""
+
+import signal
+import time
+from typing import Final
+
+from manager.host.records import RecordFiles, WorkerRecord
+from manager.host.remains import end_remains
+from manager.paths import StatePaths
+
+#: Seconds within which a killed worker must be gone.
+_KILL_SECONDS: Final = 5.0
+
+
+def live_workers(paths: StatePaths) -> list[WorkerRecord]:
+    """Return the workers of this machine whose process lives."""
+    return [record for record in RecordFiles(paths.workers_dir).load_all() if record.process.alive()]
+
+
+def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str]]:
+    """End every worker of this machine: by SIGTERM first if `polite`, by SIGKILL in any case.
+
+    Returns the accounts of those that have provably ended, and of those that have not. Only for when no host agent
+    runs: it would count the workers as lost.
+    """
+    files = RecordFiles(paths.workers_dir)
+    records = live_workers(paths)
+    if polite:
+        for record in records:
+            record.process.signal(signal.SIGTERM)
+        began = time.monotonic()
+        for record in records:
+            record.process.wait(max(0.0, began + record.stop_timeout_seconds - time.monotonic()))
+    for record in records:
+        record.process.kill()
+    ended: list[str] = []
+    left: list[str] = []
+    for record in records:
+        if record.process.wait(_KILL_SECONDS):
+            end_remains(record)
+            files.remove(record)
+            ended.append(record.account_id)
+        else:
+            left.append(record.account_id)
+    return ended, left

@@ -1,0 +1,130 @@
+"""How a fleet looks on a terminal: one table, and plain lines where there is none."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from manager.models import ValidationResult, WorkerInfo
+from manager.states import WorkerLifecycleStatus
+
+_STYLES = {
+    "running": "green",
+    "starting": "cyan",
+    "stopping": "cyan",
+    "restarting": "cyan",
+    "failed": "bold red",
+    "unknown": "bold yellow",
+    "stopped": "dim",
+    "disabled": "dim",
+    "invalid": "bold red",
+    "healthy": "green",
+    "degraded": "yellow",
+    "unhealthy": "bold red",
+}
+
+#: Columns that a narrow terminal does without.
+_WIDE_ONLY = 100
+
+#: Account → (what it is instead of a worker, why).
+Others = Mapping[str, tuple[str, str]]
+
+
+def worker_table(
+    workers: Iterable[WorkerInfo],
+    others: Others | None = None,
+    *,
+    now: datetime | None = None,
+    width: int | None = None,
+) -> Table:
+    """Return the table of workers; `others` are accounts that have none, with the reason."""
+    moment = now or datetime.now(UTC)
+    wide = width is None or width >= _WIDE_ONLY
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for name in ("account", "state", "health", *(("host", "pid") if wide else ())):
+        table.add_column(name, no_wrap=True)
+    for name in ("uptime", "equity", "pos", "beat"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("error", ratio=1, overflow="fold")
+    shown = {info.account_id: info for info in workers}
+    extra = others or {}
+    for account_id in sorted({*shown, *extra}):
+        info = shown.get(account_id)
+        # What keeps an account from starting says more than the end of its last worker.
+        if info is None or (account_id in extra and not _present(info)):
+            state, why = extra[account_id]
+            cells = [account_id, _styled(state), "", *(("", "") if wide else ()), "", "", "", "", Text(why)]
+        else:
+            cells = _cells(info, moment, wide)
+        table.add_row(*cells)
+    return table
+
+
+def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
+    data = info.metadata
+    live = _present(info)
+    placed = [str(data.get("host") or ""), str(data.get("pid") or "") if live else ""] if wide else []
+    uptime = seconds_text((now - info.started_at).total_seconds()) if live and info.started_at else ""
+    equity = f"{data['equity']} {data.get('currency') or ''}".strip() if data.get("equity") else ""
+    positions = data.get("open_positions")
+    age = data.get("heartbeat_age_seconds")
+    why = info.error or (data.get("health_reason") if live else None) or ""
+    return [
+        info.account_id,
+        _styled(str(info.status)),
+        _styled(str(info.health)) if live else "",
+        *placed,
+        uptime,
+        equity if live else "",
+        str(positions) if live and positions is not None else "",
+        f"{age:.0f}s" if live and isinstance(age, int | float) else "",
+        Text(" ".join(str(why).split())),
+    ]
+
+
+def _present(info: WorkerInfo) -> bool:
+    return info.status not in (WorkerLifecycleStatus.STOPPED, WorkerLifecycleStatus.FAILED)
+
+
+def _styled(word: str) -> Text:
+    return Text(word, style=_STYLES.get(word, ""))
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration as people say it: 42s, 3m07s, 5h12m, 3d04h."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3_600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86_400:
+        return f"{whole // 3_600}h{whole % 3_600 // 60:02}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3_600:02}h"
+
+
+def validation_lines(results: Mapping[str, ValidationResult]) -> list[tuple[str, str]]:
+    """Return (style, line) for what validation found: every problem, and one line that counts."""
+    lines: list[tuple[str, str]] = []
+    for result in results.values():
+        lines += [("red", f"error: {text}") for text in result.errors]
+        lines += [("yellow", f"warning: {text}") for text in result.warnings]
+    invalid = sum(result.has_errors for result in results.values())
+    warned = sum(result.has_warnings and not result.has_errors for result in results.values())
+    counted = f"accounts: {len(results) - invalid} valid"
+    counted += f" ({warned} with warnings)" if warned else ""
+    return [*lines, ("", counted + (f", {invalid} invalid" if invalid else ""))]
+
+
+def change_lines(before: Mapping[str, WorkerInfo], now: Mapping[str, WorkerInfo]) -> list[str]:
+    """Return a line for each account whose state or health is not what it was."""
+    lines: list[str] = []
+    for account_id, info in sorted(now.items()):
+        old = before.get(account_id)
+        if old is not None and (old.status, old.health) == (info.status, info.health):
+            continue
+        why = info.error or info.metadata.get("health_reason")
+        line = f"{account_id} {info.status}" + (f" {info.health}" if _present(info) else "")
+        lines.append(line + (f": {' '.join(str(why).split())}" if why else ""))
+    return lines
