@@ -36,7 +36,7 @@ def fleet() -> Iterator[Fleet]:
 
 def pss_megabytes(pids: Sequence[int]) -> float:
     """Return the mean proportional set size of processes: shared pages count by how many share them."""
-    sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
+    sizes = [int(getattr(psutil.Process(pid).memory_full_info(), "pss", 0)) for pid in pids]
     return statistics.fmean(sizes) / 1e6
 
 

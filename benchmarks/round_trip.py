@@ -51,7 +51,18 @@ def main() -> None:
         Path(found.paths.root / "noop_app.py").write_text(_NOOP.format(url=url))
         found.spawn(
             *(sys.executable, "-m", "celery", "--workdir", str(found.paths.root), "-A", "noop_app", "worker"),
-            *("-P", "threads", "-c", "32", "-Q", "noop", "-n", "noop@bench", "--without-gossip", "--without-mingle"),
+            *(
+                "-P",
+                "threads",
+                "-c",
+                "32",
+                "-Q",
+                "noop",
+                "-n",
+                "noop@bench",
+                "--without-gossip",
+                "--without-mingle",
+            ),
             log="noop",
         )
         app = sender_app(url)

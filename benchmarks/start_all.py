@@ -87,6 +87,7 @@ def _order(found: Fleet, configuration: ConfigurationService, account_id: str) -
         log_file=found.paths.worker_log(account_id),
         beat_file=run / f"{worker_id}.beat",
         private_dir=run / f"{worker_id}.d",
+        directory=None,
         control_address=str(run / f"{worker_id}.sock"),
         control_token=SecretStr(secrets.token_hex(8)),
         heartbeat_interval_seconds=1.0,
@@ -117,7 +118,9 @@ def main() -> None:
                     host=found.host,
                 )
             )
-            through_the_fleet(found, service, count)  # the accounts are enrolled at the venue, the files are cached
+            through_the_fleet(
+                found, service, count
+            )  # the accounts are enrolled at the venue, the files are cached
             ours = median_of(given.runs, lambda: through_the_fleet(found, service, count))  # noqa: B023
             loop = median_of(max(1, given.runs // 2), lambda: by_popen(found, accounts))  # noqa: B023
         rows += [
@@ -125,7 +128,9 @@ def main() -> None:
             (count, "Popen loop", *(f"{value:.2f}" for value in loop), f"{loop[0] / ours[0]:.1f} times"),
         ]
     print(f"{machine()}; medians of {given.runs} runs (loop: {max(1, given.runs // 2)})\n")
-    print(table(("accounts", "started by", "start s", "PSS MB each", "stop s", "start-all is faster by"), rows))
+    print(
+        table(("accounts", "started by", "start s", "PSS MB each", "stop s", "start-all is faster by"), rows)
+    )
 
 
 if __name__ == "__main__":

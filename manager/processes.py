@@ -18,6 +18,7 @@ import psutil
 
 #: How often a process without a pidfd is asked whether it has ended, in seconds.
 _POLL_SECONDS: Final = 0.02
+_KILL: Final = int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @cache
@@ -107,7 +108,7 @@ class ProcessRef:
 
     def kill(self) -> bool:
         """End it at once; False if it has ended already."""
-        return self.signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        return self.signal(_KILL)
 
     def open_pidfd(self) -> int | None:
         """Return a pidfd of this very process (Linux), or None if it has ended. The caller closes it."""

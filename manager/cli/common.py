@@ -63,8 +63,3 @@ def print_json(data: object) -> None:
 
 def print_error(message: str) -> None:
     click.echo(f"error: {message}", err=True)
-
-
-def terminal_width() -> int | None:
-    """Return the width for a table: the terminal's, or no limit where the output goes to a file."""
-    return None if click.get_text_stream("stdout").isatty() else 200

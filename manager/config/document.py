@@ -8,7 +8,7 @@ something is wrong, ruamel.yaml reads the text again and says where. Both read Y
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ _SUSPECT: Final = re.compile(
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _NESTED_LINE: Final = re.compile(rb"(?:[-?:][ \t\r\n]+){%d}" % (MAX_DEPTH + 1))
 _LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
+_SHARED: Final = "put what accounts share into defaults.yaml"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
@@ -144,62 +145,52 @@ def _too_deep(raw: bytes) -> int | None:
 
 
 def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
-    problems: list[Problem] = []
-
-    def add(mark: Any, what: str) -> None:
-        problems.append(Problem(file, mark.line + 1, mark.column + 1, what))
-
+    """Return everything that is wrong with a text as YAML, or that this project does not take, with its position."""
     try:
-        documents = 0
-        for event in YAML(pure=True).parse(text):
-            if isinstance(event, DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    add(event.start_mark, "a second document begins here; a file holds one")
-                    break
-            elif isinstance(event, AliasEvent):
-                add(
-                    event.start_mark,
-                    "aliases (*name) are not allowed; put what accounts share into defaults.yaml",
-                )
-            elif isinstance(event, NodeEvent):
-                if event.anchor is not None:
-                    add(
-                        event.start_mark,
-                        "anchors (&name) are not allowed; put what accounts share into defaults.yaml",
-                    )
-                tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
-                if tag is not None and str(tag) not in ("None", ""):
-                    add(event.start_mark, f"tags ({tag}) are not allowed; plain values are wanted")
-                if isinstance(event, ScalarEvent) and event.style in (None, ""):
-                    if _LEADING_ZERO.fullmatch(event.value):
-                        bare = event.value.lstrip("+-0_") or "0"
-                        add(
-                            event.start_mark,
-                            f"{event.value} is ambiguous (older YAML reads it in base 8): write {bare} for the "
-                            f'number, "{event.value}" for the text',
-                        )
-                    elif event.value == "<<":
-                        add(
-                            event.start_mark,
-                            "merge keys (<<) are not allowed; defaults.yaml is merged by itself",
-                        )
-        if not problems:
-            problems.extend(_duplicates(_compose(text), file))
+        found = [
+            Problem(file, mark.line + 1, mark.column + 1, what)
+            for mark, what in _refused_events(YAML(pure=True).parse(text))
+        ]
+        return tuple(found or _duplicates(_compose(text), file))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = (error.problem or "is no YAML").strip()
-        problems.append(
-            Problem(
-                file,
-                mark.line + 1 if mark else None,
-                mark.column + 1 if mark else None,
-                f"is no YAML: {what}",
-            )
-        )
+        line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        return (Problem(file, line, column, f"is no YAML: {(error.problem or 'it cannot be read').strip()}"),)
     except (YAMLError, ValueError) as error:
-        problems.append(Problem(file, None, None, f"is no YAML: {_first_line(error)}"))
-    return tuple(problems)
+        return (Problem(file, None, None, f"is no YAML: {_first_line(error)}"),)
+
+
+def _refused_events(events: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+    documents = 0
+    for event in events:
+        if isinstance(event, DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                yield event.start_mark, "a second document begins here; a file holds one"
+                return
+        elif isinstance(event, AliasEvent):
+            yield event.start_mark, f"aliases (*name) are not allowed; {_SHARED}"
+        elif isinstance(event, NodeEvent):
+            for what in _refused_node(event):
+                yield event.start_mark, what
+
+
+def _refused_node(event: Any) -> Iterator[str]:
+    if event.anchor is not None:
+        yield f"anchors (&name) are not allowed; {_SHARED}"
+    tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
+    if tag is not None and str(tag) not in ("None", ""):
+        yield f"tags ({tag}) are not allowed; plain values are wanted"
+    if not isinstance(event, ScalarEvent) or event.style not in (None, ""):
+        return
+    if _LEADING_ZERO.fullmatch(event.value):
+        bare = event.value.lstrip("+-0_") or "0"
+        yield (
+            f"{event.value} is ambiguous (older YAML reads it in base 8): write {bare} for the number, "
+            f'"{event.value}" for the text'
+        )
+    elif event.value == "<<":
+        yield "merge keys (<<) are not allowed; defaults.yaml is merged by itself"
 
 
 def _compose(text: str) -> Node | None:

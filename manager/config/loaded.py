@@ -11,6 +11,7 @@ from manager.config.document import Document
 from manager.config.merge import merge, sources, with_currency_defaults
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, Problem, dotted
+from manager.logs import MASK
 
 _MISSING: Final = object()
 
@@ -64,7 +65,8 @@ class LoadedAccount:
             return []
         data = self.config.model_dump(mode="json", exclude={"account_id", "strategy", "position_management"})
         if self.config.password is not None:
-            data["password"] = "***"  # a reference may be shown, a literal may not: neither is needed here
+            # A reference could be shown, a literal not: neither is needed here.
+            data["password"] = MASK
         return [Origin(dotted(place), value, self._origin(place)) for place, value in _leaves(data, ())]
 
     def _origin(self, place: Place) -> str:
@@ -221,8 +223,8 @@ def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
     for part in place:
         if isinstance(part, int):
             continue
-        annotation = current.model_fields[part].annotation if isinstance(current, type) else None
-        current = _model_in(annotation)
+        field = current.model_fields.get(part)
+        current = None if field is None else _model_in(field.annotation)
         if current is None:
             return []
     return [name for name in current.model_fields if name != "account_id"]
@@ -245,7 +247,7 @@ def _leaves(value: Any, place: Place) -> Iterable[tuple[Place, Any]]:
     elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
             yield from _leaves(inner, (*place, index))
-    elif value is not None and value != {} and value != []:
+    elif value is not None and value not in ({}, []):
         yield place, value
 
 

@@ -10,13 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, S
 def _number(value: object) -> object:
     # YAML's true is no number, and 1 is no truth: pydantic's lax mode takes each for the other.
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true or false")
+        raise ValueError("a number is wanted here, not true or false")  # noqa: TRY004 - pydantic takes no TypeError
     return value
 
 
 def _boolean(value: object) -> object:
     if not isinstance(value, bool):
-        raise ValueError("true or false is wanted here")
+        raise ValueError("true or false is wanted here")  # noqa: TRY004 - pydantic takes no TypeError
     return value
 
 

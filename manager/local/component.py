@@ -113,4 +113,4 @@ def _last_line(path: Path) -> str:
             lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1].strip()[:300] if lines else ""
+    return lines[-1].strip()[:160] if lines else ""

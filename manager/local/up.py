@@ -160,7 +160,7 @@ class _Up:
         parts += [f"{len(batch.skipped)} disabled"] if batch.skipped else []
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
         self._say(", ".join(parts))
-        for account_id, (state, why) in self._others.items():
+        for state, why in self._others.values():
             if state == "failed":
                 self._say(f"error: {why}", style="red")
         invalid = {name for name, result in results.items() if result.has_errors}
@@ -187,7 +187,7 @@ class _Up:
             counts[info.status] = counts.get(info.status, 0) + 1
         table = worker_table(workers, self._others, width=self._console.width)
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no workers"
-        return Group(Text(""), table, Text(""), Text(f"{counted}. {self._header()}", style="dim"))
+        return Group(Text(""), table, Text(""), Text(f"{counted}. Ctrl-C stops everything.", style="dim"))
 
     def _tell_changes(self) -> None:
         seen: Mapping[str, WorkerInfo] = {info.account_id: info for info in self._service.list_workers()}
@@ -267,7 +267,7 @@ class _Up:
 
 def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) -> dict[str, tuple[str, str]]:
     """Return why accounts have no worker, for the table."""
-    others = {account_id: ("disabled", "enabled: false") for account_id in batch.skipped}
+    others = dict.fromkeys(batch.skipped, ("disabled", "enabled: false"))
     for account_id, reason in batch.failed.items():
         result = results.get(account_id)
         if result is not None and result.has_errors:

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from support.fleet import Fleet
+from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -17,7 +17,7 @@ def end_agent(fleet: Fleet, number: int) -> None:
     fleet.agent.wait(timeout=20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM])
 def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> None:
     """Killed or ended in order, the agent leaves its workers trading, and the next one takes them over as they are."""
     accounts = fleet.add_accounts(3)
@@ -50,7 +50,7 @@ def test_a_worker_that_died_while_no_agent_lived_is_failed_and_not_running(fleet
     accounts = fleet.add_accounts(1)
     fleet.run_json("start-all")
     worker = fleet.workers()[accounts[0]]
-    end_agent(fleet, signal.SIGKILL)
+    end_agent(fleet, SIGKILL)
     worker.kill()
     assert worker.wait(5)
 
@@ -64,7 +64,7 @@ def test_a_worker_whose_host_is_silent_is_unknown_and_never_running(fleet: Fleet
     accounts = fleet.add_accounts(1)
     fleet.run_json("start-all")
     worker = fleet.workers()[accounts[0]]
-    end_agent(fleet, signal.SIGKILL)
+    end_agent(fleet, SIGKILL)
     worker.kill()
 
     eventually(lambda: fleet.status(accounts[0]) == "unknown", within=15)

@@ -1,9 +1,7 @@
 """One account's life by the command line, over a real Redis, host agent, venue and worker."""
 
-import signal
-
 import pytest
-from support.fleet import Fleet
+from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -65,7 +63,7 @@ def test_a_restart_with_a_broken_file_stops_nothing(fleet: Fleet) -> None:
 def test_a_worker_that_is_killed_is_failed_at_once_with_the_signal(fleet: Fleet) -> None:
     fleet.add_account("account-001", 5001)
     fleet.run_json("start", "account-001")
-    fleet.workers()["account-001"].signal(signal.SIGKILL)
+    fleet.workers()["account-001"].signal(SIGKILL)
 
     eventually(lambda: fleet.status("account-001") == "failed", within=2, what="the death is recorded")
 

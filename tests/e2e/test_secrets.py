@@ -82,11 +82,21 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         return {"SUCCESS", "FAILURE"} <= states
 
     eventually(failed_and_done, within=10, what="Flower shows the tasks, the failed one red")
-    for path in ("/api/tasks", "/api/workers", "/api/queues/length", "/api/task/types", "/tasks", "/workers", "/metrics"):
+    for path in (
+        "/api/tasks",
+        "/api/workers",
+        "/api/queues/length",
+        "/api/task/types",
+        "/tasks",
+        "/workers",
+        "/metrics",
+    ):
         with contextlib.suppress(OSError):
             texts[f"flower {path}"] = fetch(base + path)
     for task_id in json.loads(texts["flower /api/tasks"]):
-        texts[f"flower task {task_id}"] = fetch(f"{base}/task/{task_id}") + fetch(f"{base}/api/task/info/{task_id}")
+        texts[f"flower task {task_id}"] = fetch(f"{base}/task/{task_id}") + fetch(
+            f"{base}/api/task/info/{task_id}"
+        )
     assert "tasks.start_worker" in texts["flower /api/tasks"]
 
     texts |= _redis_values(fleet)
@@ -127,7 +137,9 @@ def _value(client: Any, key: bytes) -> object:
 
 def _logs(fleet: Fleet) -> dict[str, str]:
     found = {
-        str(path): path.read_text(errors="replace") for path in fleet.paths.logs_dir.rglob("*") if path.is_file()
+        str(path): path.read_text(errors="replace")
+        for path in fleet.paths.logs_dir.rglob("*")
+        if path.is_file()
     }
     assert any("account-001" in name for name in found)
     return found

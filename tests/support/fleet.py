@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from support.servers import RedisServer
-from support.waiting import eventually
 
 from manager.fleet import FleetStore
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
+from support.servers import RedisServer
+from support.waiting import eventually
 
+SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 #: What every account of a test fleet logs in with; found anywhere it should not be, a test fails.
 PASSWORD = "correct-horse-battery-staple"
 
@@ -110,9 +112,7 @@ class Fleet:
     def _agent_is_live(self) -> bool:
         assert self.agent is not None
         assert self.agent.poll() is None, self.log("agent")
-        return any(
-            state.live and state.data.get("pid") == self.agent.pid for state in self.store.hosts()
-        )
+        return any(state.live and state.data.get("pid") == self.agent.pid for state in self.store.hosts())
 
     def log(self, name: str) -> str:
         path = self.paths.component_log(name)

@@ -12,7 +12,11 @@ ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e
 def test_an_error_is_rebuilt_from_its_arguments_as_celery_does(error: type[ManagerError]) -> None:
     before = error("what, where, what next")
     after = type(before)(*before.args)
-    assert (str(after), after.code, after.retryable) == ("what, where, what next", error.code, error.retryable)
+    assert (str(after), after.code, after.retryable) == (
+        "what, where, what next",
+        error.code,
+        error.retryable,
+    )
     assert vars(after) == {}
 
 

@@ -34,7 +34,12 @@ def test_json_on_request(tmp_path: Path) -> None:
     logs.configure(file=tmp_path / "log", as_json=True)
     logs.event(logging.getLogger("x"), logging.WARNING, "stop", "why", account="a-1")
     line = json.loads(written(tmp_path / "log"))
-    assert (line["action"], line["account"], line["level"], line["message"]) == ("stop", "a-1", "WARNING", "why")
+    assert (line["action"], line["account"], line["level"], line["message"]) == (
+        "stop",
+        "a-1",
+        "WARNING",
+        "why",
+    )
 
 
 def test_a_secret_is_masked_in_text_fields_and_traceback(tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ def test_with_merges_metadata() -> None:
 
 
 def test_creation_request_never_shows_its_password() -> None:
-    request = WorkerCreationRequest(
-        account_id="a", login=1, password=SecretStr("hunter2!"), server="S"
-    )
+    request = WorkerCreationRequest(account_id="a", login=1, password=SecretStr("hunter2!"), server="S")
     assert request.to_dict()["password"] == "***"
     assert request.timeout == 60_000
     assert "hunter2!" not in f"{request!r}{request}{request.to_dict()}{request.model_dump_json()}"

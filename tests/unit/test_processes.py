@@ -4,10 +4,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from support.waiting import eventually
 
 from manager.host.watch import ProcessWatch
 from manager.processes import ProcessRef
-from support.waiting import eventually
 
 
 @pytest.fixture
@@ -51,7 +51,15 @@ def test_a_zombie_has_ended(child: "subprocess.Popen[bytes]") -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [None, [], {}, {"pid": "1", "start_time": "x"}, {"pid": True, "start_time": "x"}, {"pid": 0, "start_time": "x"}, {"pid": 5}],
+    [
+        None,
+        [],
+        {},
+        {"pid": "1", "start_time": "x"},
+        {"pid": True, "start_time": "x"},
+        {"pid": 0, "start_time": "x"},
+        {"pid": 5},
+    ],
 )
 def test_a_foreign_record_is_no_process(data: object) -> None:
     assert ProcessRef.from_dict(data) is None

@@ -16,7 +16,7 @@ def test_unknown_is_for_readers_and_is_never_reached() -> None:
 
 def test_live_and_settled_part_the_states_that_a_host_records() -> None:
     assert not LIVE & SETTLED
-    assert LIVE | SETTLED == set(S) - {S.CREATED, S.UNKNOWN}
+    assert set(S) - {S.CREATED, S.UNKNOWN} == LIVE | SETTLED
 
 
 @given(st.lists(st.sampled_from(S), min_size=1, max_size=20))
