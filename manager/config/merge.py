@@ -37,6 +37,46 @@ def with_currency_defaults(account: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def own_values(
+    account: Mapping[str, Any], written: Mapping[str, Any], beneath: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what an account's file must say, so that with `beneath` under it `account` comes out.
+
+    Whatever the file says already (`written`) stays in it.
+    """
+    own = _beyond(account, written, beneath)
+    # The account's own sections are only there to lie beneath its currencies.
+    inherited = with_currency_defaults({**merge(beneath, own), "currencies": [{}]})["currencies"][0]
+    currencies = account.get("currencies")
+    if isinstance(currencies, list):
+        before = written.get("currencies")
+        known = (
+            {c.get("symbol"): c for c in before if isinstance(c, dict)} if isinstance(before, list) else {}
+        )
+        own["currencies"] = [
+            _beyond(c, known.get(c.get("symbol"), {}), {"enabled": True, **inherited}) for c in currencies
+        ]
+    return own
+
+
+def _beyond(
+    values: Mapping[str, Any], written: Mapping[str, Any], beneath: Mapping[str, Any]
+) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in written:
+            said = written[key]
+            both = isinstance(value, dict) and isinstance(said, dict)
+            own[key] = _beyond(value, said, beneath.get(key) or {}) if both else value
+        elif isinstance(value, dict) and isinstance(beneath.get(key), dict):
+            rest = _beyond(value, {}, beneath[key])
+            if rest:
+                own[key] = rest
+        elif key not in beneath or beneath[key] != value:
+            own[key] = value
+    return own
+
+
 def sources(place: Place) -> tuple[Place, ...]:
     """Return where the value at `place` may stand in a file, the nearest first."""
     if len(place) >= 3 and place[0] == "currencies" and place[2] in _INHERITED:

@@ -7,10 +7,16 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
 
+#: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
+_MAX_NUMBER: Final = 2**63 - 1
+
+
 def _number(value: object) -> object:
     # YAML's true is no number, and 1 is no truth: pydantic's lax mode takes each for the other.
     if isinstance(value, bool):
         raise ValueError("a number is wanted here, not true or false")  # noqa: TRY004 - pydantic takes no TypeError
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        raise ValueError(f"a number of at most {_MAX_NUMBER} is wanted here")
     return value
 
 
@@ -135,6 +141,10 @@ class AccountConfig(_Section):
         """Return the symbols that are switched on, in the order of the file."""
         return tuple(currency.symbol for currency in self.currencies if currency.enabled)
 
+    def broker_login(self) -> tuple[str, str] | None:
+        """Return server and login as text, whatever the gateway; None for an account without a login."""
+        return None if self.login is None else (self.server or "", str(self.login))
+
     def identity(self) -> str:
         """Return what only one session may exist for: gateway, server and login, or the account where it has none."""
         if self.login is None:
@@ -176,6 +186,9 @@ class GlobalDefaults(_Section):
 BUILT_IN: Final[dict[str, Any]] = {
     "enabled": True,
     "timeout": 60_000,
+    "portable": False,
+    "environment": {},
+    "options": {},
     "default_risk": {
         "risk_percent": 1.0,
         "max_positions": 5,

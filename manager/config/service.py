@@ -20,7 +20,8 @@ from manager.config import credentials
 from manager.config.document import Document, read_document
 from manager.config.ids import checked_id, id_problem
 from manager.config.loaded import LoadedAccount, defaults_problems, load
-from manager.config.models import AccountConfig, GlobalDefaults
+from manager.config.merge import merge, own_values
+from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
 #: Seconds for which a listing of the directory serves again: a batch of starts must not list it once for each.
@@ -138,19 +139,23 @@ class ConfigurationService:
     def save_account_config(self, config: AccountConfig) -> Path:
         """Write the account's file, whole or not at all, mode 0600; returns its path.
 
-        Where a file exists its comments and the order of its keys are kept, and so is every value that already means
-        the same. Raises InvalidAccountIdError, or InvalidConfigError if it cannot be written.
+        What the defaults say as well is left to them, unless the file says it already. Where a file exists its
+        comments and the order of its keys are kept. Raises InvalidAccountIdError, or InvalidConfigError if it cannot be written.
         """
         path = self._path(checked_id(config.account_id))
         data = config.model_dump(mode="json", exclude={"account_id"}, exclude_none=True)
         if config.password is not None:
             data["password"] = config.password.get_secret_value()
+        defaults = self._read_defaults(_stamp(self.defaults_path)).data or {}
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 110
+        yaml.indent(mapping=2, sequence=4, offset=2)
         kept: Any = None
         with contextlib.suppress(OSError, YAMLError, UnicodeDecodeError):
             kept = yaml.load(path.read_text(encoding="utf-8"))
+        written = kept if isinstance(kept, dict) else {}
+        data = own_values(data, written, merge(BUILT_IN, defaults))
         if isinstance(kept, dict):
             _update(kept, data)
             data = kept
@@ -167,15 +172,16 @@ class ConfigurationService:
         """Return the account's password, None if it has none. Raises CredentialError, which names no secret."""
         return None if config.password is None else credentials.resolve(config.password, self.config_dir)
 
-    def identities(self) -> Mapping[str, tuple[str, ...]]:
-        """Return for each broker identity the accounts that name it. A listing is up to a second old."""
-        found: dict[str, list[str]] = {}
+    def broker_logins(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        """Return for each (server, login) the accounts that name it. A listing is up to a second old."""
+        found: dict[tuple[str, str], list[str]] = {}
         for account_id in self._recent_listing():
             with contextlib.suppress(AccountNotFoundError):
                 config = self.read_account(account_id).repaired
-                if config is not None and config.login is not None:
-                    found.setdefault(config.identity(), []).append(account_id)
-        return {identity: tuple(accounts) for identity, accounts in found.items()}
+                login = None if config is None else config.broker_login()
+                if login is not None:
+                    found.setdefault(login, []).append(account_id)
+        return {login: tuple(accounts) for login, accounts in found.items()}
 
     # inside
 

@@ -14,7 +14,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from manager.config import AccountConfig, Place, RiskConfig, suggestion
+from manager.config import AccountConfig, Place, suggestion
+from manager.gateways import known_gateways
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
@@ -22,10 +23,13 @@ TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 _PLANNED_GATEWAYS: Final = frozenset({"mt5", "ccxt"})
 
 RULES_GROUP: Final = "manager.validation_rules"
-GATEWAYS_GROUP: Final = "manager.gateways"
 STRATEGIES_GROUP: Final = "manager.strategies"
 
 _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
+
+
+#: (server, login) → every account that names it.
+Logins = Mapping[tuple[str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,7 @@ class Surroundings:
     """What rules may look at beyond the configuration itself; all of it may be absent."""
 
     config_dir: Path | None = None
-    #: Broker identity → every account that names it.
-    identities: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    logins: Logins = field(default_factory=dict)
 
 
 Rule = Callable[[AccountConfig, Surroundings], Iterator[Finding]]
@@ -61,11 +64,6 @@ def rule(function: Rule) -> Rule:
 def rules() -> tuple[Rule, ...]:
     """Return every rule, plugged-in ones last; entry points are looked up once a process."""
     return (*_built_in, *(point.load() for point in entry_points(group=RULES_GROUP)))
-
-
-@cache
-def known_gateways() -> frozenset[str]:
-    return frozenset({"paper", "command", *(point.name for point in entry_points(group=GATEWAYS_GROUP))})
 
 
 @cache
@@ -97,7 +95,8 @@ def gateway_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 @rule
 def default_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
     risk, place = config.default_risk, ("default_risk",)
-    yield from _risk(risk, place)
+    yield from _risk_percent(risk.risk_percent, place)
+    yield from _max_positions(risk.max_positions, place)
     portfolio = risk.portfolio_risk_percent
     if portfolio is None:
         yield Finding((*place, "portfolio_risk_percent"), "is missing; 1.0 to 20.0 is usual")
@@ -134,12 +133,10 @@ def currency_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[F
     for index, currency in enumerate(config.currencies):
         place = ("currencies", index, "risk")
         # What it inherits was reported at the account already.
-        inherited = config.default_risk
-        if (
-            currency.risk.risk_percent != inherited.risk_percent
-            or currency.risk.max_positions != inherited.max_positions
-        ):
-            yield from _risk(currency.risk, place)
+        if currency.risk.risk_percent != config.default_risk.risk_percent:
+            yield from _risk_percent(currency.risk.risk_percent, place)
+        if currency.risk.max_positions != config.default_risk.max_positions:
+            yield from _max_positions(currency.risk.max_positions, place)
         if currency.risk.portfolio_risk_percent is not None:
             yield from _portfolio_risk(
                 currency.risk.portfolio_risk_percent, (*place, "portfolio_risk_percent")
@@ -177,9 +174,10 @@ def times_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 
 @rule
 def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
-    if config.login is None:
+    login = config.broker_login()
+    if login is None:
         return
-    others = [a for a in around.identities.get(config.identity(), ()) if a != config.account_id]
+    others = [account_id for account_id in around.logins.get(login, ()) if account_id != config.account_id]
     if others:
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
         yield Finding(
@@ -265,16 +263,18 @@ def _readiness(config: AccountConfig) -> Iterator[Finding]:
         yield Finding(("ready", "after_seconds"), text)
 
 
-def _risk(risk: RiskConfig, place: Place) -> Iterator[Finding]:
-    percent = risk.risk_percent
+def _risk_percent(percent: float, place: Place) -> Iterator[Finding]:
     if percent < 0.1:
         yield Finding((*place, "risk_percent"), f"{percent:g} is below 0.1; 0.1 to 10.0 is allowed")
     elif percent > 10.0:
         yield Finding(
             (*place, "risk_percent"), f"{percent:g} is above 10.0: one trade may lose that much", True
         )
-    if risk.max_positions < 1:
-        yield Finding((*place, "max_positions"), f"{risk.max_positions} is below 1; 1 or more is allowed")
+
+
+def _max_positions(count: int, place: Place) -> Iterator[Finding]:
+    if count < 1:
+        yield Finding((*place, "max_positions"), f"{count} is below 1; 1 or more is allowed")
 
 
 def _portfolio_risk(percent: float, place: Place) -> Iterator[Finding]:

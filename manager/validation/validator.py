@@ -1,7 +1,7 @@
 """AccountConfigurationValidator: all that is wrong with an account, in one pass."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, credentials
@@ -9,7 +9,7 @@ from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError, CredentialError
 from manager.models import ValidationResult
-from manager.validation.rules import Finding, Surroundings, rules
+from manager.validation.rules import Finding, Logins, Surroundings, rules
 
 #: Results kept for files that have not changed; beyond this the oldest go.
 _KEPT: Final = 20_000
@@ -28,23 +28,24 @@ class AccountConfigurationValidator:
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check a configuration that is at hand, whether or not it stands in a file."""
-        findings = [*self._findings(config, self._identities()), *self._credential_findings(config)]
+        findings = [*self._findings(config, self._logins()), *self._credential_findings(config)]
         return _result(config.account_id, findings, None)
 
     def validate_batch(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
         """Check many; two of them with one login are each other's duplicates, files or not."""
         given = list(configs)
-        identities = {key: list(accounts) for key, accounts in self._identities().items()}
+        known = {login: list(accounts) for login, accounts in self._logins().items()}
         for config in given:
-            if config.login is not None:
-                accounts = identities.setdefault(config.identity(), [])
+            login = config.broker_login()
+            if login is not None:
+                accounts = known.setdefault(login, [])
                 if config.account_id not in accounts:
                     accounts.append(config.account_id)
-        fixed = {key: tuple(accounts) for key, accounts in identities.items()}
+        logins = {login: tuple(accounts) for login, accounts in known.items()}
         return {
             config.account_id: _result(
                 config.account_id,
-                [*self._findings(config, fixed), *self._credential_findings(config)],
+                [*self._findings(config, logins), *self._credential_findings(config)],
                 None,
             )
             for config in given
@@ -59,13 +60,13 @@ class AccountConfigurationValidator:
 
         Raises InvalidAccountIdError and AccountNotFoundError.
         """
-        return self._check(account_id, apply_defaults, self._identities())
+        return self._check(account_id, apply_defaults, self._logins())
 
     def validate_all(self) -> dict[str, ValidationResult]:
         """Check every account file, by account id (for a file whose name is no id, by that name)."""
         if self._configs is None:
             return {}
-        identities = self._identities()
+        logins = self._logins()
         results: dict[str, ValidationResult] = {}
         lower: dict[str, str] = {}
         for name in self._configs.file_names():
@@ -78,16 +79,14 @@ class AccountConfigurationValidator:
                 results[name] = _file_error(name, f"accounts/{name}.yaml", text)
             else:
                 try:
-                    results[name] = self._check(name, True, identities)
+                    results[name] = self._check(name, True, logins)
                 except AccountNotFoundError:
                     continue  # deleted since it was listed
         for name in self._configs.stray_files():
             results[name] = _file_error(name, f"accounts/{name}", "is not read: rename it to end in .yaml")
         return results
 
-    def _check(
-        self, account_id: str, apply_defaults: bool, identities: Mapping[str, tuple[str, ...]]
-    ) -> ValidationResult:
+    def _check(self, account_id: str, apply_defaults: bool, logins: Logins) -> ValidationResult:
         if self._configs is None:
             raise AccountNotFoundError(
                 f"no account {account_id}: this validator has no configuration directory"
@@ -97,23 +96,23 @@ class AccountConfigurationValidator:
         if config is None:
             return _result(account_id, [], loaded)
         # What depends on more than the files is looked at anew each time.
-        beyond = (identities.get(config.identity()), tuple(self._credential_findings(config)))
+        beyond = (logins.get(config.broker_login() or ("", "")), tuple(self._credential_findings(config)))
         with self._lock:
             kept = self._kept.get((account_id, apply_defaults))
         if kept is not None and kept[0] is loaded and kept[1] == beyond:
             return kept[2]
-        result = _result(account_id, [*self._findings(config, identities), *beyond[1]], loaded)
+        result = _result(account_id, [*self._findings(config, logins), *beyond[1]], loaded)
         with self._lock:
             while len(self._kept) >= _KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[account_id, apply_defaults] = (loaded, beyond, result)
         return result
 
-    def _identities(self) -> Mapping[str, tuple[str, ...]]:
-        return {} if self._configs is None else self._configs.identities()
+    def _logins(self) -> Logins:
+        return {} if self._configs is None else self._configs.broker_logins()
 
-    def _findings(self, config: AccountConfig, identities: Mapping[str, tuple[str, ...]]) -> list[Finding]:
-        around = Surroundings(None if self._configs is None else self._configs.config_dir, identities)
+    def _findings(self, config: AccountConfig, logins: Logins) -> list[Finding]:
+        around = Surroundings(None if self._configs is None else self._configs.config_dir, logins)
         return [finding for rule in rules() for finding in rule(config, around)]
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
