@@ -28,13 +28,15 @@ MAX_SIZE: Final = 256 * 1024
 MAX_DEPTH: Final = 32
 
 #: What sends a file the precise way: anchors, aliases, tags, merge keys, directives and further documents, and
-#: numbers with a leading zero. It may match within a string; that costs time and changes nothing.
+#: numbers that loaders read differently. It may match within a string; that costs time and changes nothing.
 _SUSPECT: Final = re.compile(
-    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_]", re.M
+    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_]|[\s,\[{:-][-+.]?[0-9]*_",
+    re.M,
 )
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _NESTED_LINE: Final = re.compile(rb"(?:[-?:][ \t\r\n]+){%d}" % (MAX_DEPTH + 1))
-_LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
+#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, and underscores in a number.
+_AMBIGUOUS: Final = re.compile(r"[-+]?0[0-9_]+|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?")
 _SHARED: Final = "put what accounts share into defaults.yaml"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
@@ -183,10 +185,10 @@ def _refused_node(event: Any) -> Iterator[str]:
         yield f"tags ({tag}) are not allowed; plain values are wanted"
     if not isinstance(event, ScalarEvent) or event.style not in (None, ""):
         return
-    if _LEADING_ZERO.fullmatch(event.value):
-        bare = event.value.lstrip("+-0_") or "0"
+    if _AMBIGUOUS.fullmatch(event.value):
+        bare = event.value.replace("_", "").lstrip("+0") or "0"
         yield (
-            f"{event.value} is ambiguous (older YAML reads it in base 8): write {bare} for the number, "
+            f"{event.value} is ambiguous (YAML loaders differ): write {bare} for the number, "
             f'"{event.value}" for the text'
         )
     elif event.value == "<<":

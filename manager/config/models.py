@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
-
 #: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
 _MAX_NUMBER: Final = 2**63 - 1
 

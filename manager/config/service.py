@@ -152,7 +152,7 @@ class ConfigurationService:
         yaml.width = 110
         yaml.indent(mapping=2, sequence=4, offset=2)
         kept: Any = None
-        with contextlib.suppress(OSError, YAMLError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, YAMLError, ValueError):
             kept = yaml.load(path.read_text(encoding="utf-8"))
         written = kept if isinstance(kept, dict) else {}
         data = own_values(data, written, merge(BUILT_IN, defaults))
