@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.servers import RedisServer
+from support.venue import VenueProcess
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,10 @@ def redis_server(short_dir: Path) -> Iterator[RedisServer]:
     server = RedisServer(directory)
     yield server
     server.close()
+
+
+@pytest.fixture
+def venue(short_dir: Path) -> Iterator[VenueProcess]:
+    process = VenueProcess(short_dir)
+    yield process
+    process.close()

@@ -12,18 +12,15 @@ from manager import __version__, logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
-from manager.host.launcher import make_launcher
+from manager.host.assembly import build_pool
 from manager.host.lock import FileLock
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
-from manager.host.records import RecordFiles
-from manager.host.starting import Starter, WorkerSurroundings
 from manager.models import WorkerInfo, utc_now
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.validation import AccountConfigurationValidator
-from manager.venue.address import venue_address
 
 logger = logging.getLogger(__name__)
 
@@ -61,26 +58,12 @@ class HostAgent:
             )
         try:
             self._refuse_a_second()
-            records = RecordFiles(self.paths.workers_dir)
             self._publisher = Publisher(self.store, settings.host, self._describe)
-            self._pool = WorkerPoolManager(
-                Starter(
-                    make_launcher(settings.start_method, self.paths.component_log("launcher")),
-                    records,
-                    self.config_service,
-                    WorkerSurroundings(
-                        host=settings.host,
-                        paths=self.paths,
-                        redis_url=self.store.url,
-                        venue_address=lambda: venue_address(settings),
-                        heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
-                        log_level=settings.log_level,
-                        log_json=settings.log_json,
-                    ),
-                ),
-                records,
+            self._pool = build_pool(
+                settings,
+                self.config_service,
+                redis_url=self.store.url,
                 sink=self._publisher,
-                stale_after_seconds=settings.stale_after_seconds,
                 on_unexpected_exit=self._on_unexpected_exit,
             )
             adopted = self._pool.adopt()

@@ -61,12 +61,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=64)
         path.chmod(0o600)
-        # One venue has the books: a second one on them is refused here, at its first write.
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # A commit outlives the process, not a power failure: play money.
-        self._db.execute("PRAGMA synchronous=NORMAL")
         try:
+            # One venue has the books: a second one on them is refused here.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # A commit outlives the process, not a power failure: play money.
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("COMMIT")

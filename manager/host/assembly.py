@@ -1,0 +1,50 @@
+"""A pool of workers from settings: for the host agent, and for a script that wants one without Redis."""
+
+from collections.abc import Callable
+
+from manager.config import ConfigurationService
+from manager.host.launcher import make_launcher
+from manager.host.pool import RecordSink, WorkerPoolManager
+from manager.host.records import RecordFiles
+from manager.host.starting import Starter, WorkerSurroundings
+from manager.models import WorkerInfo
+from manager.paths import StatePaths
+from manager.settings import Settings
+from manager.venue.address import venue_address
+
+
+def build_pool(
+    settings: Settings,
+    config_service: ConfigurationService,
+    *,
+    redis_url: str | None = None,
+    sink: RecordSink | None = None,
+    on_unexpected_exit: Callable[[WorkerInfo, str], None] | None = None,
+) -> WorkerPoolManager:
+    """Return this machine's pool; without `redis_url` and `sink` its workers report to nobody but the pool itself.
+
+    The state directory must exist (`StatePaths.create`), and nobody else may use it at the same time.
+    """
+    paths = StatePaths(settings.state_dir)
+    records = RecordFiles(paths.workers_dir)
+    starter = Starter(
+        make_launcher(settings.start_method, paths.component_log("launcher")),
+        records,
+        config_service,
+        WorkerSurroundings(
+            host=settings.host,
+            paths=paths,
+            redis_url=redis_url,
+            venue_address=lambda: venue_address(settings),
+            heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
+            log_level=settings.log_level,
+            log_json=settings.log_json,
+        ),
+    )
+    return WorkerPoolManager(
+        starter,
+        records,
+        sink=sink,
+        stale_after_seconds=settings.stale_after_seconds,
+        on_unexpected_exit=on_unexpected_exit,
+    )

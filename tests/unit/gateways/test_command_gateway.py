@@ -1,0 +1,311 @@
+"""Any program as the session: readiness, output, credentials, and an end that leaves nothing behind."""
+
+import contextlib
+import http.server
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from support.waiting import eventually
+
+from manager.config.models import ReadyConfig, StopConfig
+from manager.gateways import GatewayOptions
+from manager.gateways.base import ConnectionLost, ConnectTimeout, InvalidRequest, NotSupported, VenueNotFound
+from manager.gateways.command import CommandGateway
+from manager.gateways.programs import MARK, kill_marked
+from manager.processes import ProcessRef
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
+
+FOREVER = "import time\nprint('ready', flush=True)\nwhile True: time.sleep(60)\n"
+
+
+def soon(seconds: float = 10) -> float:
+    return time.monotonic() + seconds
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., CommandGateway]]:
+    """Return a maker of gateways that run a Python script."""
+    made: list[CommandGateway] = []
+
+    def maker(script: str, **changes: Any) -> CommandGateway:
+        data: dict[str, Any] = {
+            "account_id": "bot-7",
+            "worker_id": f"w-test-{os.getpid()}-{len(made)}",
+            "private_dir": tmp_path / "private",
+            "command": (sys.executable, "-u", "-c", script),
+            "ready": ReadyConfig(line="ready"),
+            "stop": StopConfig(deadline_seconds=5),
+        }
+        made.append(CommandGateway(GatewayOptions(**{**data, **changes})))
+        return made[-1]
+
+    yield maker
+    for gateway in made:
+        gateway.disconnect()
+
+
+Make = Callable[..., CommandGateway]
+
+
+def pid_of(gateway: CommandGateway) -> int:
+    assert gateway._program is not None
+    return gateway._program.pid
+
+
+def test_ready_by_a_line_and_alive(make: Make) -> None:
+    gateway = make(FOREVER)
+    gateway.connect(soon())
+    health = gateway.check()
+    assert (health.ipc_ok, health.venue_connected, health.reason) == (True, True, None)
+    for call in (gateway.account, gateway.positions):
+        with pytest.raises(NotSupported):
+            call()
+
+
+def test_a_line_on_standard_error_counts_too(make: Make) -> None:
+    make("import sys, time\nsys.stderr.write('ready\\n')\ntime.sleep(60)").connect(soon())
+
+
+def test_ready_by_a_port(make: Make) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = (
+        f"import socket\ns = socket.create_server(('127.0.0.1', {port}))\nwhile True: s.accept()[0].close()\n"
+    )
+    gateway = make(script, ready=ReadyConfig(tcp=port))
+    gateway.connect(soon())
+    assert gateway.check().venue_connected
+
+
+@pytest.fixture
+def web() -> Iterator[tuple[str, list[int]]]:
+    """A URL and the statuses that it answers with, the last one again and again."""
+    statuses = [503, 200]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/ping", statuses
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_ready_by_a_url_and_degraded_when_it_fails_later(make: Make, web: tuple[str, list[int]]) -> None:
+    url, statuses = web
+    gateway = make("import time; time.sleep(60)", ready=ReadyConfig(http=url))
+    gateway.connect(soon())
+    assert gateway.check().reason is None
+    statuses[:] = [500]
+    health = gateway.check()
+    assert (health.ipc_ok, health.venue_connected) == (True, False)
+    assert health.reason == f"{url}: status 500"
+
+
+def test_ready_after_a_time_if_it_still_runs(make: Make) -> None:
+    began = time.monotonic()
+    make("import time; time.sleep(60)", ready=ReadyConfig(after_seconds=0.3)).connect(soon())
+    assert time.monotonic() - began >= 0.3
+    with pytest.raises(ConnectionLost, match="exited with code 0"):
+        make("pass", ready=ReadyConfig(after_seconds=5)).connect(soon())
+
+
+def test_not_ready_in_time_leaves_nothing_behind(make: Make) -> None:
+    gateway = make("import time; time.sleep(60)")
+    with pytest.raises(ConnectTimeout, match="was not ready in time: it has not printed 'ready'"):
+        gateway.connect(soon(0.5))
+    assert gateway._program is None
+
+
+def test_one_that_ends_first_says_how_and_its_last_words(make: Make) -> None:
+    gateway = make("import sys\nprint('no licence')\nsys.exit(3)")
+    with pytest.raises(
+        ConnectionLost, match="the program exited with code 3: no licence, before it was ready"
+    ):
+        gateway.connect(soon())
+
+
+def test_one_that_dies_later_is_seen_by_check(make: Make) -> None:
+    gateway = make(FOREVER)
+    gateway.connect(soon())
+    os.kill(pid_of(gateway), 9)
+    eventually(lambda: not gateway.check().ipc_ok)
+    assert gateway.check().reason == "the program was ended by signal 9: ready"
+
+
+def test_no_such_program(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(VenueNotFound, match="'no-such-program' is no program on this host"):
+        make("", command=("no-such-program",)).connect(soon())
+    with pytest.raises(InvalidRequest):
+        make("", command=None).connect(soon())
+    (tmp_path / "bot").write_text("not executable")
+    (tmp_path / "bot").chmod(0o600)
+    with pytest.raises(VenueNotFound):
+        make("", command=("bot",), directory=tmp_path).connect(soon())
+
+
+def test_a_relative_program_is_found_in_its_directory(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "bot").write_text(
+        f"#!{sys.executable}\nimport os, time\nprint('ready in', os.getcwd(), flush=True)\ntime.sleep(60)\n"
+    )
+    (tmp_path / "bot").chmod(0o700)
+    gateway = make("", command=("./bot",), directory=tmp_path, ready=ReadyConfig(line=f"ready in {tmp_path}"))
+    gateway.connect(soon())
+
+
+def test_it_finds_its_account_and_credentials_and_no_secret_in_its_environment(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCOUNT_999_PASSWORD", "somebody-elses-secret")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:proxy-secret@proxy")
+    script = (
+        "import json, os, time\n"
+        "path = os.environ['MANAGER_CREDENTIALS_FILE']\n"
+        "mode = oct(os.stat(path).st_mode & 0o777), oct(os.stat(os.path.dirname(path)).st_mode & 0o777)\n"
+        "json.dump([dict(os.environ), json.load(open(path)), mode], open('out.json.tmp', 'w'))\n"
+        "os.rename('out.json.tmp', 'out.json')\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    gateway = make(
+        script,
+        login=5001,
+        server="Live-1",
+        password=SecretStr("hunter2-hunter2"),
+        epoch=7,
+        directory=tmp_path,
+        environment={"LEVEL": "info"},
+    )
+    gateway.connect(soon())
+    environment, credentials, modes = json.loads((tmp_path / "out.json").read_text())
+    assert credentials == {
+        "account_id": "bot-7",
+        "login": 5001,
+        "server": "Live-1",
+        "password": "hunter2-hunter2",
+    }
+    assert modes == ["0o600", "0o700"]
+    assert environment["MANAGER_ACCOUNT_ID"] == "bot-7"
+    assert environment[MARK].startswith("w-test-")
+    assert environment["MANAGER_EPOCH"] == "7"
+    assert environment["LEVEL"] == "info"
+    assert "secret" not in json.dumps(environment)
+    assert "hunter2" not in json.dumps(environment)
+    assert "hunter2" not in " ".join(psutil.Process(pid_of(gateway)).cmdline())
+    gateway.disconnect()
+    assert not Path(environment["MANAGER_CREDENTIALS_FILE"]).exists(), "gone when the program is"
+
+
+def test_its_output_is_logged_and_never_blocks_it(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "manager.program")
+    script = (
+        "import sys, time\n"
+        "sys.stdout.write('x' * 3_000_000 + '\\n')\n"
+        "print('ready', flush=True)\n"
+        "print('after', flush=True)\ntime.sleep(60)\n"
+    )
+    gateway = make(script)
+    gateway.connect(soon())
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "manager.program"]
+
+    eventually(lambda: "after" in logged())
+    assert max(map(len, logged())) <= 8_192
+
+
+def test_a_polite_stop_is_waited_for(make: Make, tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "def end(*_):\n    open('polite', 'w').close()\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGINT, end)\nprint('ready', flush=True)\nwhile True: time.sleep(60)\n"
+    )
+    gateway = make(script, directory=tmp_path, stop=StopConfig(signal="SIGINT", deadline_seconds=5))
+    gateway.connect(soon())
+    gateway.disconnect()
+    assert (tmp_path / "polite").exists()
+
+
+CHILDREN = (
+    "import os, signal, subprocess, sys, time\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "sleep = [sys.executable, '-c', 'import signal, time; signal.signal(15, 1); time.sleep(600)']\n"
+    "child = subprocess.Popen(sleep)\n"
+    "hidden = subprocess.Popen(sleep, start_new_session=True)\n"
+    "print('ready', child.pid, hidden.pid, flush=True)\n"
+    "while True: time.sleep(60)\n"
+)
+
+
+def family(gateway: CommandGateway) -> list[ProcessRef]:
+    pids = [pid_of(gateway), *(int(word) for word in gateway._last_line.split()[1:])]
+    found = [ref for ref in map(ProcessRef.of, pids) if ref is not None]
+    assert len(found) == 3
+    return found
+
+
+def test_the_whole_family_is_killed_at_the_deadline_hidden_children_too(make: Make) -> None:
+    gateway = make(CHILDREN, stop=StopConfig(deadline_seconds=0.3))
+    gateway.connect(soon())
+    processes = family(gateway)
+    gateway.disconnect()
+    assert not [ref for ref in processes if ref.alive()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is of Linux")
+def test_a_program_dies_with_its_worker_and_its_children_with_the_hosts_help(tmp_path: Path) -> None:
+    worker_id = f"w-test-{os.getpid()}-dies"
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from manager.config.models import ReadyConfig\n"
+        "from manager.gateways import GatewayOptions\n"
+        "from manager.gateways.command import CommandGateway\n"
+        f"gateway = CommandGateway(GatewayOptions(account_id='a', worker_id={worker_id!r},\n"
+        f"    private_dir=Path({str(tmp_path)!r}), command=(sys.executable, '-u', '-c', {CHILDREN!r}),\n"
+        "    ready=ReadyConfig(line='ready')))\n"
+        "gateway.connect(time.monotonic() + 10)\n"
+        "print(gateway._program.pid, *gateway._last_line.split()[1:], flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    worker = psutil.Popen([sys.executable, "-c", script], stdout=-1)
+    try:
+        line = worker.stdout.readline().split()
+        program, child, hidden = (ProcessRef.of(int(pid)) for pid in line)
+        assert program
+        assert child
+        assert hidden
+        worker.kill()
+        worker.wait()
+        assert program.wait(5), "the system ends the program with its worker"
+        assert child.alive()
+        assert hidden.alive()
+        assert kill_marked(worker_id, 5)
+        assert not child.alive()
+        assert not hidden.alive()
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+        worker.wait()
+        worker.stdout.close()
+        kill_marked(worker_id, 5)
