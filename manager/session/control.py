@@ -75,17 +75,24 @@ class ControlServer:
                     return
                 request = json.loads(connection.recv_bytes(_MAX_MESSAGE))
                 if not isinstance(request, dict) or not hmac.compare_digest(
-                    str(request.get("token", "")).encode(), self._token.encode()
+                    str(request.pop("token", "")).encode(), self._token.encode()
                 ):
                     logs.event(
                         logger, logging.WARNING, "control_refused", "a request without the worker's token"
                     )
                     return
-                connection.send_bytes(json.dumps(self._handler(request)).encode())
-        except (OSError, EOFError, ValueError) as error:
+                connection.send_bytes(json.dumps(self._answer(request)).encode())
+        except (OSError, EOFError, ValueError, RecursionError) as error:
             logs.event(logger, logging.DEBUG, "control_broken", str(error))
         finally:
             self._slots.release()
+
+    def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return self._handler(request)
+        except Exception as error:
+            logger.exception("a control request failed")
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
 def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class Worker:
             if self._reporter:
                 self._reporter.stop()
             control.close()
+            self._wake_read.close()
+            self._wake_write.close()
 
     def heartbeat(self) -> dict[str, Any]:
         """Return what is sent to Redis: the loop's age is in it, since this is called from another thread."""

@@ -1,0 +1,114 @@
+"""The pulse on disk: what the host knows of a worker without asking it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.waiting import eventually
+
+from manager.session.beat import BeatWriter, read_pulse
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "w-1.beat"
+
+
+def test_a_pulse_is_read_as_it_was_written(path: Path) -> None:
+    beat = BeatWriter(path)
+    beat.status({"health": "healthy", "balance": "10000.00"})
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert pulse.age_seconds < 1
+    assert (pulse.call, pulse.overdue_seconds, pulse.last_words) == (None, None, None)
+    assert pulse.status == {"health": "healthy", "balance": "10000.00"}
+    assert (path.stat().st_mode & 0o777) == 0o600
+    beat.close()
+
+
+def test_a_call_and_its_deadline_are_seen_from_outside(path: Path) -> None:
+    beat = BeatWriter(path)
+    beat.begin_call("order_send", time.monotonic() - 3)
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert pulse.call == "order_send"
+    assert pulse.overdue_seconds == pytest.approx(3, abs=0.5)
+    beat.end_call()
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert (pulse.call, pulse.overdue_seconds) == (None, None)
+    beat.close()
+
+
+def test_the_last_words_outlive_the_process(path: Path) -> None:
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "beat = BeatWriter(Path(sys.argv[1]))\nbeat.last_words('no margin left')\nos.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert pulse.last_words == "no margin left"
+
+
+def test_words_and_status_that_are_too_long_do_no_harm(path: Path) -> None:
+    beat = BeatWriter(path)
+    beat.last_words("ü" * 10_000)
+    beat.status({"symbols": ["x" * 100] * 100})
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert pulse.last_words is not None
+    assert pulse.last_words.startswith("üüü")
+    assert pulse.status == {}
+    beat.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 4096, b"WMBEAT01", b"\0" * 4096])
+def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    assert read_pulse(path) is None
+
+
+def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path) -> None:
+    """A gateway's library that blocks with the interpreter's lock stops every thread of its process, ours as well."""
+    script = (
+        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "beat = BeatWriter(Path(sys.argv[1]))\nbeat.begin_call('initialize', time.monotonic() + 0.1)\n"
+        "ctypes.PyDLL(None).pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)]) as child:
+        try:
+
+            def overdue() -> bool:
+                pulse = read_pulse(path)
+                return pulse is not None and (pulse.overdue_seconds or -1) > 0
+
+            eventually(overdue, what="the call is past its deadline")
+            pulse = read_pulse(path)
+            assert pulse is not None
+            assert pulse.call == "initialize"
+            assert pulse.age_seconds > 0.1
+        finally:
+            child.kill()
+
+
+def test_readers_never_see_half_a_status(path: Path) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "beat = BeatWriter(Path(sys.argv[1]))\nprint('go', flush=True)\n"
+        "end = time.monotonic() + 1.0\nn = 0\n"
+        "while time.monotonic() < end:\n    n += 1\n    beat.status({'a': n, 'pad': 'x' * (n % 900), 'b': n})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        seen = 0
+        while child.poll() is None:
+            pulse = read_pulse(path)
+            if pulse is not None and pulse.status:
+                assert pulse.status["a"] == pulse.status["b"]
+                seen += 1
+        assert seen > 10

@@ -1,0 +1,301 @@
+"""The worker's loop, in this process, with a fake gateway: from connect to disconnect."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from support.configs import config
+from support.waiting import eventually
+
+from manager.config.models import ExecutionConfig
+from manager.gateways.base import (
+    AuthenticationFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    Health,
+    InvalidRequest,
+    NotSupported,
+    RateLimited,
+    Side,
+)
+from manager.gateways.fake import FakeGateway
+from manager.session.beat import BeatWriter, read_pulse
+from manager.session.control import ask
+from manager.session.cycle import ObserveCycle
+from manager.session.exits import WorkerExit
+from manager.session.order import WorkerOrder
+from manager.session.worker import Worker
+
+
+class Bench:
+    """One worker, what it said, and a thread that acts on it once it runs."""
+
+    def __init__(self, directory: Path, **execution: Any) -> None:
+        self.gateway = FakeGateway()
+        self.beat_file = directory / "w.beat"
+        self.messages: list[Mapping[str, Any]] = []
+        self.sent: list[Mapping[str, Any]] = []
+        self.order = WorkerOrder(
+            worker_id="w-1",
+            config=config(
+                account_id="account-1",
+                execution=ExecutionConfig(
+                    **{"interval_seconds": 0.05, "stop_timeout_seconds": 5, **execution}
+                ),
+            ),
+            password=SecretStr("hunter2"),
+            redis_url=None,
+            host="h",
+            venue_address=None,
+            log_file=directory / "log",
+            beat_file=self.beat_file,
+            private_dir=directory / "p",
+            directory=None,
+            control_address=str(directory / "w.sock"),
+            control_token=SecretStr("token"),
+            heartbeat_interval_seconds=0.05,
+            log_level="INFO",
+            log_json=False,
+        )
+        self.worker: Worker | None = None
+
+    def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
+        assert account_id == "account-1"
+        self.sent.append(beat)
+
+    def run(self, act: Callable[["Bench"], None] | None = None) -> WorkerExit:
+        beat = BeatWriter(self.beat_file)
+        self.worker = Worker(
+            self.order, self.gateway, ObserveCycle(self.order.config), beat, self, self.messages.append
+        )
+        failures: list[BaseException] = []
+
+        def actor() -> None:
+            try:
+                eventually(lambda: self.messages, what="the worker said how its start ended")
+                if act is not None:
+                    act(self)
+            except BaseException as error:
+                failures.append(error)
+                if self.worker is not None:
+                    self.worker.request_stop("the test failed", 1)
+
+        thread = threading.Thread(target=actor)
+        thread.start()
+        try:
+            return self.worker.run()
+        finally:
+            thread.join()
+            beat.close()
+            if failures:
+                raise failures[0]
+
+    def stop(self, seconds: float = 5) -> None:
+        assert ask(self.order.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
+
+    def status(self) -> Mapping[str, Any]:
+        pulse = read_pulse(self.beat_file)
+        assert pulse is not None
+        return pulse.status
+
+    def last_words(self) -> str | None:
+        pulse = read_pulse(self.beat_file)
+        assert pulse is not None
+        return pulse.last_words
+
+
+@pytest.fixture
+def bench(short_dir: Path) -> Iterator[Bench]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield Bench(short_dir)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_connect_report_stop(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        eventually(lambda: len(bench.sent) >= 2)
+        eventually(lambda: "cycle_seconds" in bench.status())
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert bench.messages[0]["event"] == "connected"
+    assert bench.gateway.calls[0] == "connect"
+    assert bench.gateway.calls[-1] == "disconnect"
+    beat = bench.sent[-1]
+    assert (beat["worker_id"], beat["health"], beat["equity"], beat["currency"]) == (
+        "w-1",
+        "healthy",
+        "10000.00",
+        "USD",
+    )
+    assert beat["rss_bytes"] > 1_000_000
+    assert beat["last_tick_age_seconds"] < 5
+    assert "hunter2" not in str(bench.sent) + str(bench.messages)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(AuthenticationFailed("refused"), "authentication_failed"), (ConnectTimeout("late"), "connect_timeout")],
+)
+def test_a_session_that_cannot_be_connected_is_told_and_closed(bench: Bench, error: Any, code: str) -> None:
+    bench.gateway.script("connect", error)
+    assert bench.run() is WorkerExit.NOT_CONNECTED
+    (message,) = bench.messages
+    assert (message["event"], message["code"], message["message"]) == ("failed", code, str(error))
+    assert bench.gateway.calls == ["connect", "disconnect"]
+    assert bench.sent == [], "no heartbeat before the session is connected"
+
+
+def test_a_session_that_is_gone_right_after_connect_is_not_connected(bench: Bench) -> None:
+    bench.gateway.script("check", ConnectionLost("hung up"))
+    assert bench.run() is WorkerExit.NOT_CONNECTED
+    assert bench.messages[0]["message"] == "hung up"
+
+
+def test_a_lost_connection_ends_the_worker_with_its_reason(bench: Bench) -> None:
+    assert (
+        bench.run(lambda b: b.gateway.script("account", ConnectionLost("reset by peer")))
+        is WorkerExit.CONNECTION_LOST
+    )
+    assert bench.last_words() == "connection_lost: reset by peer"
+    assert bench.gateway.calls[-1] == "disconnect"
+
+
+def test_connected_but_not_allowed_to_trade_is_degraded_with_the_reason(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        bench.gateway.health = Health(
+            ipc_ok=True,
+            venue_connected=True,
+            can_trade=False,
+            account_matches=True,
+            reason="algo trading off",
+        )
+        eventually(lambda: bench.status().get("health") == "degraded")
+        assert bench.status()["health_reason"] == "algo trading off"
+        bench.gateway.health = Health(ipc_ok=True, venue_connected=True, can_trade=True, account_matches=True)
+        eventually(lambda: bench.status().get("health") == "healthy")
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_an_account_switched_under_it_is_degraded(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        bench.gateway.health = Health(
+            ipc_ok=True, venue_connected=True, can_trade=True, account_matches=False
+        )
+        eventually(lambda: bench.status().get("health") == "degraded")
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_being_asked_for_fewer_requests_skips_a_cycle_and_no_more(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        bench.gateway.script("positions", RateLimited("slow down"))
+        cycles = bench.gateway.calls.count("positions")
+        eventually(lambda: bench.gateway.calls.count("positions") > cycles + 2)
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_a_symbol_that_the_venue_does_not_know_is_reported_and_harms_no_other(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        bench.gateway.script("tick", InvalidRequest("not listed"))
+        eventually(lambda: bench.status().get("refused_symbols") == ["EURUSD: not listed"])
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_a_gateway_without_an_account_is_checked_at_every_beat(bench: Bench) -> None:
+    def unsupported() -> None:
+        raise NotSupported("none")
+
+    bench.gateway.script("account", unsupported)
+    bench.gateway.script("positions", unsupported)
+
+    def act(bench: Bench) -> None:
+        checks = bench.gateway.calls.count("check")
+        eventually(lambda: bench.gateway.calls.count("check") > checks + 3)
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert bench.gateway.calls.count("account") == 1
+
+
+@pytest.mark.parametrize("policy", ["keep", "close"])
+def test_the_open_position_policy_at_a_stop(short_dir: Path, bench: Bench, policy: str) -> None:
+    bench = Bench(short_dir, open_positions=policy)
+
+    def act(bench: Bench) -> None:
+        bench.gateway.submit_order("o", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert ("close_position" in bench.gateway.calls) == (policy == "close")
+
+
+def test_positions_that_could_not_be_closed_are_an_unclean_stop(short_dir: Path, bench: Bench) -> None:
+    bench = Bench(short_dir, open_positions="close")
+
+    def act(bench: Bench) -> None:
+        bench.gateway.submit_order("o", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+        bench.gateway.script("close_position", ConnectionLost("gone"))
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED_UNCLEANLY
+    assert bench.last_words() == "open positions could not be closed: gone"
+
+
+def test_sigterm_is_a_polite_stop(bench: Bench) -> None:
+    assert bench.run(lambda _: signal.raise_signal(signal.SIGTERM)) is WorkerExit.STOPPED
+    assert bench.gateway.calls[-1] == "disconnect"
+
+
+def test_sigint_of_somebodys_terminal_is_not_meant_for_the_trading(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        signal.raise_signal(signal.SIGINT)
+        cycles = bench.gateway.calls.count("positions")
+        eventually(lambda: bench.gateway.calls.count("positions") > cycles)
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_goes_on(bench: Bench) -> None:
+    release = threading.Event()
+
+    def act(bench: Bench) -> None:
+        bench.gateway.script("account", lambda: _wait(release))
+        eventually(
+            lambda: (
+                bench.sent
+                and bench.sent[-1]["call"] == "account"
+                and bench.sent[-1]["loop_age_seconds"] > 0.3
+            )
+        )
+        answer = ask(bench.order.control_address, "token", {"op": "status"})
+        assert answer["call"] == "account"
+        release.set()
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_the_order_is_json_both_ways_and_its_repr_holds_no_secret(bench: Bench) -> None:
+    again = WorkerOrder.from_json(bench.order.to_json())
+    assert again.to_json() == bench.order.to_json()
+    assert again.password == bench.order.password
+    assert "hunter2" not in repr(again)
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(10)
