@@ -98,6 +98,9 @@ class SpawnLauncher:
         return None if child is None else child.wait()
 
     def close(self) -> None:
+        # Somebody must wait for each, or those that end while this process goes on stay as zombies.
+        for child in self._children.values():
+            threading.Thread(target=child.wait, name="reap", daemon=True).start()
         self._children.clear()
 
 

@@ -1,0 +1,446 @@
+"""The pool with real worker processes and a real venue, without Redis and Celery; forked and spawned alike."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import pytest
+from support.venue import VenueProcess
+from support.waiting import eventually
+
+from manager import WorkerManagerService
+from manager.config import ConfigurationService
+from manager.errors import (
+    AuthenticationRefusedError,
+    ConnectionFailedError,
+    NoWorkerError,
+    SessionHeldError,
+    StartCancelledError,
+    StartTimeoutError,
+    WorkerDiedError,
+)
+from manager.host import WorkerPoolManager, build_pool
+from manager.models import WorkerInfo
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+from manager.settings import Settings
+from manager.venue.client import VenueAdmin
+
+
+class Host:
+    """A state directory, a venue and a pool over them."""
+
+    def __init__(self, directory: Path, method: Literal["fork", "spawn"] = "fork") -> None:
+        self.paths = StatePaths(directory / "state")
+        self.paths.create()
+        self.venue = VenueProcess(directory)
+        self.settings = Settings(
+            config_dir=directory / "config",
+            state_dir=self.paths.root,
+            host="h",
+            venue_url=self.venue.address,
+            start_method=method,
+            heartbeat_interval_seconds=0.1,
+            stale_after_seconds=1.0,
+        )
+        self.config_service = ConfigurationService(self.settings.config_dir)
+        self.config_service.accounts_dir.mkdir(parents=True)
+        self.lost: list[tuple[WorkerInfo, str]] = []
+        self.seen: dict[int, ProcessRef] = {}
+        self.pool = self.new_pool()
+
+    def new_pool(self) -> WorkerPoolManager:
+        self.pool = build_pool(
+            self.settings,
+            self.config_service,
+            on_unexpected_exit=lambda info, reason: self.lost.append((info, reason)),
+        )
+        self.service = WorkerManagerService(self.config_service, self.pool)
+        return self.pool
+
+    def account(self, account_id: str, login: int | None, **changes: Any) -> None:
+        data: dict[str, Any] = {
+            "gateway": "paper",
+            "login": login,
+            "server": "Paper-1",
+            "password": "hunter2-hunter2",
+            "timeout": 5_000,
+            "currencies": [{"symbol": "EURUSD"}],
+            "execution": {"interval_seconds": 0.1, "stop_timeout_seconds": 3},
+            **changes,
+        }
+        path = self.config_service.accounts_dir / f"{account_id}.yaml"
+        path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+
+    def start(self, account_id: str = "a") -> WorkerInfo:
+        info = self.service.start_worker_from_config(account_id)
+        self.process(info)
+        return info
+
+    def process(self, info: WorkerInfo) -> ProcessRef:
+        """Return the worker's process, which must live."""
+        found = ProcessRef.of(info.metadata["pid"])
+        assert found is not None
+        self.seen[found.pid] = found
+        return found
+
+    def fault(self, login: int, kind: str, **script: Any) -> None:
+        with VenueAdmin(self.venue.address) as admin:
+            admin.script_fault("Paper-1", login, kind, **script)
+
+    def status(self, account_id: str = "a") -> str | None:
+        info = self.service.get_worker_info(account_id)
+        return None if info is None else str(info.status)
+
+    def sessions(self) -> int:
+        with VenueAdmin(self.venue.address) as admin:
+            stats = admin.stats()
+        assert stats["overlaps"] == 0
+        return int(stats["sessions"])
+
+    def close(self) -> None:
+        for process in self.seen.values():
+            process.kill()
+        self.pool.close()
+        self.venue.close()
+        assert [process for process in self.seen.values() if not process.wait(5)] == []
+
+
+@pytest.fixture
+def host(short_dir: Path) -> Iterator[Host]:
+    found = Host(short_dir)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def either(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Host]:
+    if request.param == "fork" and sys.platform == "win32":
+        pytest.skip("there is no fork on Windows")
+    found = Host(short_dir, request.param)
+    yield found
+    found.close()
+
+
+def test_start_show_stop(either: Host) -> None:
+    either.account("a", 1)
+    info = either.start()
+    assert (info.status, info.account_id) == ("running", "a")
+    assert info.started_at is not None
+    for key in ("pid", "host", "gateway", "version", "config_version", "health", "balance", "equity"):
+        assert info.metadata[key], key
+    assert info.metadata["health"] == "healthy"
+    assert either.sessions() == 1
+    assert either.pool.get_account_worker_id("a") == info.worker_id
+    assert either.pool.has_worker_for_account("a")
+    assert either.pool.health() == {"workers": {"running": 1}, "health": {"healthy": 1}, "ok": True}
+    process = either.process(info)
+    assert either.service.stop_worker("a") is True
+    assert not process.alive()
+    assert either.sessions() == 0
+    stopped = either.service.get_worker_info("a")
+    assert stopped is not None
+    assert (stopped.status, stopped.error) == ("stopped", None)
+    assert stopped.metadata["exit_code"] == 0
+    assert list(either.paths.workers_dir.iterdir()) == []
+    assert [path.name for path in either.paths.run_dir.iterdir()] == []
+
+
+def test_the_password_is_in_no_file_argument_or_environment(either: Host) -> None:
+    (either.config_service.config_dir / "secret").write_text("hunter3-hunter3\n")
+    either.account("a", 1, password="file:secret")
+    pid = either.start().metadata["pid"]
+    process = psutil.Process(pid)
+    assert "hunter3" not in " ".join(process.cmdline())
+    assert "hunter3" not in str(process.environ())
+    for path in either.paths.root.rglob("*"):
+        if path.is_file():
+            assert b"hunter3" not in path.read_bytes(), path
+    assert b"hunter3" not in (either.venue.directory / "log").read_bytes()
+
+
+def test_a_start_of_what_runs_starts_no_second_one(host: Host) -> None:
+    host.account("a", 1)
+    first = host.start()
+    again = host.start()
+    assert again.worker_id == first.worker_id
+    assert again.metadata["already_running"] is True
+    assert host.sessions() == 1
+
+
+def test_twenty_starts_of_one_account_at_once_are_one_worker(host: Host) -> None:
+    host.account("a", 1)
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.append(host.start().worker_id)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 20
+    assert len(set(ids)) == 1
+    assert host.sessions() == 1
+
+
+def test_two_accounts_with_one_login_are_one_identity(host: Host) -> None:
+    host.account("a", 1)
+    host.account("b", 1)
+    first = host.service.start_worker_from_config("a", validate=False)
+    host.process(first)
+    with pytest.raises(
+        SessionHeldError,
+        match=f"account a already has the session of paper:Paper-1:1, worker {first.worker_id}",
+    ):
+        host.service.start_worker_from_config("b", validate=False)
+    host.service.stop_worker("a")
+    host.process(host.service.start_worker_from_config("b", validate=False))
+    assert host.sessions() == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM + 0, None), (9, "SIGKILL"), (11, "SIGSEGV"), (6, "SIGABRT")]
+)
+def test_a_worker_that_dies_is_noticed_at_once(host: Host, number: int, name: str | None) -> None:
+    host.account("a", 1)
+    process = host.process(host.start())
+    process.signal(number)
+    eventually(lambda: host.status() in ("failed", "stopped"), within=2)
+    info = host.service.get_worker_info("a")
+    assert info is not None
+    if name is None:
+        assert info.status == "stopped"
+        assert info.error == "the worker process exited with code 0 (stopped in order), without a command"
+    else:
+        assert info.status == "failed"
+        assert info.error is not None
+        assert info.error.startswith(f"the worker process was ended by {name}")
+        assert info.metadata["exit_code"] == -number
+    ((lost, _),) = eventually(lambda: host.lost)
+    assert lost.worker_id == info.worker_id
+    assert list(host.paths.workers_dir.iterdir()) == []
+    assert host.start().status == "running", "a new start after it"
+
+
+def test_a_lost_venue_fails_the_worker_with_its_last_words(host: Host) -> None:
+    host.account("a", 1)
+    host.start()
+    host.fault(1, "connection_lost", count=1)
+    eventually(lambda: host.status() == "failed")
+    info = host.service.get_worker_info("a")
+    assert info is not None
+    assert info.error is not None
+    assert "exited with code 72 (its connection to the venue was lost): connection_lost:" in info.error
+
+
+FAILURES = [
+    ("auth_failure", AuthenticationRefusedError, "invalid login or password"),
+    ("connect_timeout", ConnectionFailedError, "did not answer login in time"),
+    ("connection_lost", ConnectionFailedError, "closed the connection during login"),
+    ("crash", WorkerDiedError, "was ended by SIGABRT"),
+    ("hang", StartTimeoutError, "no connected session after 1 s"),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("kind", "error", "text"), FAILURES)
+def test_a_start_that_fails_says_why_and_leaves_nothing(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], text: str
+) -> None:
+    monkeypatch.setattr("manager.host.starting._START_MARGIN", 0.5)
+    host.account("a", 1, timeout=1_000)
+    host.fault(1, kind, count=1, on=("login",))
+    host.pool.preload()
+    before = children_of(os.getpid())
+    with pytest.raises(error, match=text):
+        host.start()
+    assert host.status() == "failed"
+    assert list(host.paths.workers_dir.iterdir()) == []
+    assert list(host.paths.run_dir.iterdir()) == []
+    assert not host.pool.has_worker_for_account("a")
+    eventually(lambda: host.sessions() == 0)
+    eventually(lambda: children_of(os.getpid()) <= before, what="no process is left of it")
+    assert host.start().status == "running", "nothing of the failed start is in the way"
+
+
+def children_of(pid: int, *, recursive: bool = True) -> set[int]:
+    return {
+        child.pid
+        for child in psutil.Process(pid).children(recursive=recursive)
+        if child.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+def preloaded_process() -> psutil.Process:
+    """Return the process that this pool forks its workers from."""
+    found = [psutil.Process(pid) for pid in children_of(os.getpid(), recursive=False)]
+    (server,) = [process for process in found if "manager.host.forkserver" in process.cmdline()]
+    return server
+
+
+def test_a_stop_breaks_off_a_start_that_hangs(host: Host) -> None:
+    host.account("a", 1, timeout=60_000)
+    host.fault(1, "connect_timeout")
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            host.start()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    eventually(lambda: host.status() == "starting")
+    assert host.service.stop_worker("a") is True
+    thread.join(5)
+    assert isinstance(errors[0], StartCancelledError)
+    assert host.status() == "stopped"
+    assert list(host.paths.workers_dir.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Host) -> None:
+    host.account("a", 1, execution={"interval_seconds": 0.1, "stop_timeout_seconds": 1})
+    process = host.process(host.start())
+    host.fault(1, "hang", count=1)
+    eventually(lambda: host.status() == "unknown", what="its beat is stale")
+    info = host.service.get_worker_info("a")
+    assert info is not None
+    assert "it is inside the call" in str(info.error)
+    assert not host.service.is_worker_running("a")
+    assert host.service.stop_worker("a") is True
+    assert not process.alive()
+    stopped = host.service.get_worker_info("a")
+    assert stopped is not None
+    assert stopped.status == "stopped"
+    assert "ended by SIGKILL" in str(stopped.error), "a stop by force is told as one"
+
+
+def test_a_stop_of_nothing_is_a_value_error(host: Host) -> None:
+    host.account("a", 1)
+    with pytest.raises(NoWorkerError, match="nothing to stop"):
+        host.service.stop_worker("a")
+
+
+def test_one_hanging_start_delays_no_other(host: Host) -> None:
+    host.account("slow", 1, timeout=3_000)
+    host.account("a", 2)
+    host.fault(1, "connect_timeout")
+    slow: list[BaseException] = []
+
+    def start_slow() -> None:
+        try:
+            host.start("slow")
+        except ConnectionFailedError as error:
+            slow.append(error)
+
+    thread = threading.Thread(target=start_slow)
+    thread.start()
+    eventually(lambda: host.status("slow") == "starting")
+    host.start("a")
+    assert host.status("slow") == "starting"
+    host.service.stop_worker("a")
+    assert host.status("slow") == "starting"
+    thread.join()
+    assert len(slow) == 1
+
+
+def test_a_batch_accounts_for_every_account(host: Host) -> None:
+    for number in range(1, 6):
+        host.account(f"a{number}", number)
+    host.account("bad", 6, default_risk={"max_positions": -1})
+    host.account("off", 7, enabled=False)
+    host.fault(3, "auth_failure")
+    host.start("a1")
+    told: list[tuple[str, str]] = []
+    batch = host.service.start_all(progress=lambda account_id, outcome: told.append((account_id, outcome)))
+    for info in batch.running.values():
+        host.process(info)
+    assert (set(batch.done), set(batch.already)) == ({"a2", "a4", "a5"}, {"a1"})
+    assert (set(batch.failed), set(batch.skipped)) == ({"a3", "bad"}, {"off"})
+    assert sorted(told) == sorted(
+        [
+            ("a1", "already"),
+            ("a2", "done"),
+            ("a3", "failed"),
+            ("a4", "done"),
+            ("a5", "done"),
+            ("bad", "failed"),
+            ("off", "skipped"),
+        ]
+    )
+    assert set(host.service.start_all_enabled_workers()) == {"a1", "a2", "a3", "a4", "a5"} - {"a3"}
+    assert host.service.stop_all_workers() == 4
+    assert host.sessions() == 0
+
+
+def test_a_new_pool_adopts_what_runs(host: Host) -> None:
+    host.account("a", 1)
+    host.account("b", 2)
+    a, b = host.start("a"), host.start("b")
+    host.pool.close()
+    host.process(b).kill()
+    assert host.seen[b.metadata["pid"]].wait(5)
+    adopted = {info.account_id: info for info in host.new_pool().adopt()}
+    assert (adopted["a"].status, adopted["a"].worker_id) == ("running", a.worker_id)
+    assert (adopted["b"].status, adopted["b"].worker_id) == ("failed", b.worker_id)
+    assert adopted["b"].error is not None
+    assert "exit code unknown" in adopted["b"].error
+    assert host.start("a").worker_id == a.worker_id
+    host.seen[a.metadata["pid"]].kill()
+    eventually(lambda: host.status("a") == "failed", within=2, what="an adopted worker is watched as well")
+
+
+def test_the_trading_outlives_the_preloaded_process(host: Host) -> None:
+    host.account("a", 1)
+    host.account("b", 2)
+    process = host.process(host.start("a"))
+    server = preloaded_process()
+    server.kill()
+    server.wait(5)
+    assert process.alive()
+    assert host.start("b").status == "running", "a new one is started when it is needed"
+    assert host.status("a") == "running"
+
+
+def test_a_restart_keeps_the_account_and_changes_the_worker(host: Host) -> None:
+    host.account("a", 1)
+    first = host.start()
+    host.account("a", 1, currencies=[{"symbol": "GBPUSD"}])
+    second = host.service.restart_worker("a")
+    host.process(second)
+    assert second.worker_id != first.worker_id
+    assert second.metadata["config_version"] != first.metadata["config_version"]
+    assert not host.seen[first.metadata["pid"]].alive()
+    assert host.sessions() == 1
+
+
+PROGRAM = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a program dies with its worker on Linux")
+def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_starts(host: Host) -> None:
+    host.account(
+        "bot",
+        None,
+        gateway="command",
+        server=None,
+        password=None,
+        command=[sys.executable, "-u", "-c", PROGRAM],
+        ready={"line": "ready"},
+    )
+    info = host.start("bot")
+    family = [ref for pid in children_of(info.metadata["pid"]) if (ref := ProcessRef.of(pid)) is not None]
+    assert len(family) == 2
+    host.seen |= {ref.pid: ref for ref in family}
+    host.process(info).kill()
+    eventually(lambda: host.status("bot") == "failed", within=5)
+    assert not [ref for ref in family if ref.alive()]
+    host.start("bot")
+    assert host.service.stop_worker("bot") is True
