@@ -157,6 +157,7 @@ class FleetStore:
         """
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
+            pipe.sadd(HOSTS_KEY, host)
             for info in infos:
                 pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
                 if info.status not in LIVE:
