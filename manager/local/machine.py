@@ -1,6 +1,7 @@
 """What one machine needs to run workers: Redis, the paper venue, the host agent, Flower; started, kept and ended."""
 
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -93,7 +94,9 @@ class Machine:
             *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
             *(f"--address={address}", f"--port={port}", "--read_only=true", "--logging=warning"),
         ]
-        component = Component("flower", argv, clean_environment(shared_settings(self._settings)), self._paths)
+        own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
+        environment = clean_environment({**own, **shared_settings(self._settings)})
+        component = Component("flower", argv, environment, self._paths)
         self._run(component, "Flower", lambda: not port_is_free(address, port))
 
     def flower_runs(self) -> bool:

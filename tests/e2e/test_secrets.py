@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import sys
 import urllib.request
 from pathlib import Path
@@ -11,17 +10,12 @@ from typing import Any
 
 import pytest
 from support.fleet import PASSWORD, Fleet
+from support.ports import free_port
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
 ENV_PASSWORD = "tr0ub4dor-and-3-from-the-environment"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(url: str) -> str:

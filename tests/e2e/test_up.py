@@ -1,0 +1,273 @@
+"""`manager up` as a person runs it: from nothing to a fleet, and back to nothing, whatever happens between."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.fleet import SIGKILL
+from support.ports import free_port
+from support.waiting import eventually
+
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(sys.platform == "win32", reason="Redis and signals of POSIX"),
+]
+
+
+class Up:
+    """One `manager up` after the other in one state directory, and all that they leave."""
+
+    def __init__(self, directory: Path) -> None:
+        self.paths = StatePaths(directory / "s")
+        self.config_dir = directory / "c"
+        self.port = free_port()
+        self.output = directory / "out"
+        self.environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(directory),
+            "MANAGER_STATE_DIR": str(self.paths.root),
+            "MANAGER_CONFIG_DIR": str(self.config_dir),
+            "MANAGER_FLOWER_PORT": str(self.port),
+            "MANAGER_HOST": "up-host",
+            "FLOWER_UNAUTHENTICATED_API": "true",
+        }
+        self.running: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        with self.output.open("wb") as output:
+            self.running = subprocess.Popen(
+                [sys.executable, "-m", "manager.cli", "up", *options],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return self.running
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "manager.cli", *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, within: float = 40) -> str:
+        def found() -> str | None:
+            match = re.search(pattern, self.text)
+            if match is None and self.running is not None:
+                assert self.running.poll() is None, self.text
+            return match.group() if match else None
+
+        return str(eventually(found, within=within, what=f"{pattern!r} is printed"))
+
+    def ps(self) -> dict[str, dict[str, object]]:
+        return {entry["account_id"]: entry for entry in json.loads(self.run("ps", "--json").stdout)}
+
+    def component(self, name: str) -> ProcessRef:
+        ref = ProcessRef.from_dict(json.loads((self.paths.run_dir / f"{name}.json").read_text()))
+        assert ref is not None
+        return ref
+
+    def worker(self, account_id: str) -> ProcessRef:
+        ref = ProcessRef.from_dict(json.loads((self.paths.workers_dir / f"{account_id}.json").read_text()))
+        assert ref is not None
+        return ref
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that knows this state directory: from its arguments or its environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                place = str(self.paths.root)
+                known = " ".join(process.cmdline()) + " ".join(process.environ().values())
+                if place in known and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self.running is not None:
+            self.running.wait(timeout=10)
+        psutil.wait_procs(left, timeout=10)
+
+
+@pytest.fixture
+def up(short_dir: Path) -> Iterator[Up]:
+    found = Up(short_dir)
+    yield found
+    found.close()
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
+    process = up.start("--demo")
+    up.wait_for("6 running, 1 disabled, 1 not started")
+    for expected in (
+        f"wrote a demo fleet to {up.config_dir}",
+        "warning: accounts/account-004.yaml:4:30: default_risk.risk_percent: 12 is above 10.0",
+        "error: accounts/account-008.yaml:4:16: default_risk.risk_percnt: unknown key; did you mean 'risk_percent'?",
+        "accounts: 7 valid (1 with warnings), 1 invalid",
+        f"Flower at http://127.0.0.1:{up.port}",
+    ):
+        assert expected in up.text
+    assert "\x1b" not in up.text, "without a terminal there are plain lines"
+    workers = up.ps()
+    assert {name: entry["status"] for name, entry in workers.items()} == {
+        f"account-00{number}": "running" for number in range(1, 7)
+    }
+    assert not list(_listeners(up) - {up.port}), "no TCP port but Flower's"
+    tasks = json.loads(fetch(f"http://127.0.0.1:{up.port}/api/tasks"))
+    assert {task["state"] for task in tasks.values() if task["name"] == "tasks.start_worker"} >= {"SUCCESS"}
+
+    assert up.run("stop", "account-001").returncode == 0
+    up.wait_for("account-001 stopped")
+    assert up.run("start", "account-001").returncode == 0
+    up.wait_for("account-001 running healthy")
+
+    second = up.run("up", "--no-flower")
+    assert second.returncode == 1
+    assert f"`manager up` runs here already (pid {process.pid}" in second.stderr
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=40) == 0
+    assert "stopping; Ctrl-C again to stop at once" in up.text
+    assert "stopped 6 workers, flower, agent, venue, redis" in up.text
+    assert up.processes() == []
+
+
+def _listeners(up: Up) -> set[int]:
+    found: set[int] = set()
+    for process in up.processes():
+        with contextlib.suppress(psutil.Error):
+            found |= {
+                connection.laddr.port
+                for connection in process.net_connections(kind="tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
+def test_a_second_interrupt_is_impatient_and_leaves_no_process_behind(up: Up) -> None:
+    process = up.start("--demo", "--no-flower")
+    up.wait_for("6 running")
+    # One worker's loop is stuck for good, so that a polite stop takes its whole deadline.
+    worker = up.worker("account-001")
+    worker.signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    up.wait_for("stopping; Ctrl-C again")
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=20)
+    assert "stopping at once" in up.text
+    assert up.processes() == []
+
+
+def test_the_trading_outlives_the_managing_and_the_next_up_takes_it_over(up: Up) -> None:
+    process = up.start("--demo", "--no-flower")
+    up.wait_for("6 running")
+    before = {name: entry["worker_id"] for name, entry in up.ps().items()}
+    process.send_signal(SIGKILL)
+    process.wait(timeout=10)
+    assert {entry["status"] for entry in up.ps().values()} == {"running"}
+    again = up.start("--no-flower")
+    up.wait_for("6 running")
+    for name in ("Redis", "venue", "host agent"):
+        assert f"{name}: the one of an earlier run goes on" in up.text
+    assert {name: entry["worker_id"] for name, entry in up.ps().items()} == before
+    again.send_signal(signal.SIGINT)
+    assert again.wait(timeout=40) == 0
+    assert up.processes() == []
+
+
+@pytest.mark.parametrize("name", ["agent", "redis", "venue"])
+def test_what_dies_is_started_again_and_said(up: Up, name: str) -> None:
+    process = up.start("--demo", "--no-flower")
+    up.wait_for("6 running")
+    dead = up.component(name)
+    before = {account: entry["worker_id"] for account, entry in up.ps().items()}
+    dead.kill()
+    up.wait_for(f"{name} ended.*; started again")
+    eventually(lambda: up.component(name).alive() and up.component(name) != dead, within=20)
+    if name != "venue":
+        # Workers need neither the agent nor Redis to trade; without their venue they end and say so.
+        eventually(lambda: _all_run(up, before), within=30, what="the same workers, shown as running again")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    assert up.processes() == []
+
+
+def _all_run(up: Up, before: dict[str, object]) -> bool:
+    found = up.run("ps", "--json")
+    if found.returncode != 0:
+        return False
+    entries = {entry["account_id"]: entry for entry in json.loads(found.stdout)}
+    return {name: e["worker_id"] for name, e in entries.items()} == before and all(
+        e["status"] == "running" for e in entries.values()
+    )
+
+
+def test_data_stays_between_runs(up: Up) -> None:
+    assert up.run("up", "--demo", "--no-flower", "--exit-after-start").returncode == 0
+    assert up.processes() == []
+    (up.config_dir / "accounts" / "account-006.yaml").unlink()
+    done = up.run("up", "--demo", "--no-flower", "--exit-after-start")
+    assert done.returncode == 0
+    assert f"{up.config_dir} has files already: they are used as they are" in done.stdout
+    assert "5 running, 1 disabled, 1 not started" in done.stdout
+    assert up.processes() == []
+
+
+def test_what_keeps_it_from_starting_is_one_clear_line(up: Up, short_dir: Path) -> None:
+    done = up.run("up")
+    assert done.returncode == 1
+    assert f"error: no configuration in {up.config_dir}: `manager init` writes starting files" in done.stderr
+
+    with socket.create_server(("127.0.0.1", up.port)):
+        done = up.run("up", "--demo")
+    assert done.returncode == 1
+    assert (
+        f"port {up.port} on 127.0.0.1 is in use, and Flower wants it: choose another with --flower-port"
+        in done.stdout
+    )
+    assert up.processes() == []
+
+    done = up.run("up", "--no-flower", MANAGER_REDIS_URL=f"redis://:hunter2@127.0.0.1:{free_port()}/0")
+    assert done.returncode == 1
+    assert "error: Redis at redis://:***@127.0.0.1" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+    (short_dir / "file").write_text("")
+    done = up.run("up", "--no-flower", MANAGER_CONFIG_DIR=str(short_dir / "file"))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    done = up.run("up", "--no-flower", MANAGER_STATE_DIR=str(short_dir / "file"))
+    assert done.returncode == 1
+    assert "make it writable, or set MANAGER_STATE_DIR" in done.stderr
+    assert up.processes() == []

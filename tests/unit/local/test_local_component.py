@@ -1,0 +1,87 @@
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.waiting import eventually
+
+from manager.errors import ComponentError
+from manager.local.component import Component
+from manager.paths import StatePaths
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+
+Make = Callable[[str], Component]
+
+
+@pytest.fixture
+def make(short_dir: Path) -> Iterator[Make]:
+    paths = StatePaths(short_dir)
+    paths.create()
+    made: list[Component] = []
+
+    def maker(script: str) -> Component:
+        made.append(Component("thing", [sys.executable, "-c", script], {"PATH": ""}, paths))
+        return made[-1]
+
+    yield maker
+    for component in made:
+        component.stop(0)
+
+
+def test_started_found_again_and_stopped(make: Make) -> None:
+    first = make(SLEEP)
+    assert not first.find()
+    first.start()
+    assert first.alive
+    again = make(SLEEP)
+    assert again.find()
+    assert again.process == first.process
+    assert again.alive
+    assert again.stop(5)
+    assert not first.alive
+    assert not make(SLEEP).find()
+    assert again.stop(5), "idempotent"
+
+
+def test_one_that_does_not_listen_is_killed(make: Make) -> None:
+    component = make(STUBBORN)
+    component.start()
+    eventually(lambda: "up" in component.log_file.read_text())
+    process = component.process
+    assert component.stop(0.2)
+    assert process is not None
+    assert not process.alive()
+
+
+def test_a_record_whose_pid_is_somebody_elses_is_not_taken_over(make: Make, short_dir: Path) -> None:
+    (short_dir / "run" / "thing.json").write_text('{"pid": 1, "start_time": "boot:1"}')
+    assert not make(SLEEP).find()
+    (short_dir / "run" / "thing.json").write_text("junk")
+    assert not make(SLEEP).find()
+
+
+def test_an_ending_is_told_with_code_and_last_line(make: Make) -> None:
+    component = make("import sys; print('first', flush=True); sys.exit('no licence')")
+    component.start()
+    eventually(lambda: not component.alive)
+    assert component.ending() == f"thing ended with code 1: no licence (log: {component.log_file})"
+    assert (component.log_file.stat().st_mode & 0o777) == 0o600
+
+
+def test_a_program_that_is_not_there(short_dir: Path) -> None:
+    paths = StatePaths(short_dir)
+    paths.create()
+    with pytest.raises(ComponentError, match="thing cannot be started"):
+        Component("thing", ["/no/such"], {}, paths).start()
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(make: Make) -> None:
+    component = make(SLEEP)
+    component.start()
+    assert component.process is not None
+    assert os.getpgid(component.process.pid) != os.getpgid(0)
