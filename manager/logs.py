@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -71,11 +73,30 @@ class _MaskingFormatter(logging.Formatter):
     def __init__(self, inner: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
         self._inner = inner
+        shown = {form for s in secrets if len(s) >= _MIN_SECRET_LENGTH for form in _forms(s)}
         # The longest first: a secret that contains another must not leave its rest behind.
-        self._secrets = sorted({s for s in secrets if len(s) >= _MIN_SECRET_LENGTH}, key=len, reverse=True)
+        self._secrets = sorted(shown, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(self._inner.format(record), self._secrets)
+
+
+def _forms(secret: str) -> set[str]:
+    """Return what may have become of a secret when the line is finished: quotes and backslashes escaped, even twice."""
+    forms = {secret}
+    for _ in range(2):
+        forms |= {json.dumps(form, ensure_ascii=False)[1:-1] for form in forms} | {
+            form for text in forms for form in (repr(text)[1:-1], repr(text + '"')[1:-2])
+        }
+    return forms
+
+
+class _PrivateFileHandler(RotatingFileHandler):
+    """Rotates, and makes every new file readable by its owner alone."""
+
+    def _open(self) -> TextIOWrapper:
+        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(fd, "a", encoding="utf-8")
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
@@ -99,8 +120,7 @@ def configure(
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        file.touch(mode=0o600, exist_ok=True)
-        handler = RotatingFileHandler(file, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+        handler = _PrivateFileHandler(file, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     handler.setFormatter(formatter(as_json=as_json, secrets=secrets))
     root = logging.getLogger()
     for old in root.handlers[:]:

@@ -64,11 +64,12 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
     loaded = ConfigurationService(settings().config_dir).read_account(account_id)
     if loaded.config is None:
         raise InvalidConfigError("\n".join(str(problem) for problem in loaded.problems))
+    if as_json and not origin:
+        print_json(loaded.shown())
+        return 0
     origins = loaded.origins()
     if as_json:
-        print_json(
-            [{"key": o.key, "value": o.value, "origin": o.origin} for o in origins] if origin else None
-        )
+        print_json([{"key": o.key, "value": o.value, "origin": o.origin} for o in origins])
         return 0
     for entry in origins:
         value = "null" if entry.value is None else entry.value

@@ -1,10 +1,11 @@
 """ps, info, events, logs."""
 
 import contextlib
+import os
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -128,28 +129,29 @@ def logs(account_id: str, lines: int, follow: bool) -> int:
 
 
 def _tail(path: Path, lines: int, follow: bool) -> None:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    file = path.open(encoding="utf-8", errors="replace")
+    try:
         for line in deque(file, maxlen=lines):
             click.echo(line, nl=False)
         while follow:
-            line = file.readline()
-            if line:
+            rotated = _rotated(path, file)
+            for line in file:
                 click.echo(line, nl=False)
-                continue
-            try:
-                if path.stat().st_ino != _inode(file):
-                    break  # it was rotated: go on with the new file
-            except FileNotFoundError:
-                pass
-            time.sleep(0.2)
-    if follow:
-        _tail(path, 1_000_000, follow)
+            if rotated:
+                # Nothing more comes into the old file; all of the new one is still unseen.
+                file.close()
+                file = path.open(encoding="utf-8", errors="replace")
+            else:
+                time.sleep(0.2)
+    finally:
+        file.close()
 
 
-def _inode(file: Any) -> int:
-    import os
-
-    return os.fstat(file.fileno()).st_ino
+def _rotated(path: Path, file: TextIO) -> bool:
+    try:
+        return path.stat().st_ino != os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 COMMANDS = (ps, info, events, logs)

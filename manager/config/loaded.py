@@ -59,14 +59,21 @@ class LoadedAccount:
         file, line, column = self.locate(place, key=key)
         return Problem(file, line, column, f"{dotted(place)}: {text}" if place else text, place)
 
-    def origins(self) -> list[Origin]:
-        """Return every value of the configuration with its origin. Raises nothing; empty where nothing was built."""
+    def shown(self) -> dict[str, Any]:
+        """Return the configuration as JSON has it, the password masked; empty where nothing was built."""
         if self.config is None:
-            return []
-        data = self.config.model_dump(mode="json", exclude={"account_id", "strategy", "position_management"})
+            return {}
+        data = self.config.model_dump(mode="json")
         if self.config.password is not None:
             # A reference could be shown, a literal not: neither is needed here.
             data["password"] = MASK
+        return data
+
+    def origins(self) -> list[Origin]:
+        """Return every value of the configuration with its origin. Raises nothing; empty where nothing was built."""
+        data = self.shown()
+        for name in ("account_id", "strategy", "position_management"):
+            data.pop(name, None)
         return [Origin(dotted(place), value, self._origin(place)) for place, value in _leaves(data, ())]
 
     def _origin(self, place: Place) -> str:

@@ -222,9 +222,7 @@ class Starter:
             log_file=at.paths.worker_log(config.account_id),
             beat_file=record.beat_file,
             private_dir=private_dir(record.beat_file),
-            directory=None
-            if config.directory is None
-            else self._credentials.config_dir / Path(config.directory).expanduser(),
+            directory=self._credentials.config_dir / Path(config.directory or ".").expanduser(),
             control_address=record.control_address,
             control_token=SecretStr(record.control_token),
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,

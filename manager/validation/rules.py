@@ -225,15 +225,15 @@ def _program(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
             ("command",), "is missing; gateway command needs the program and its arguments as a list"
         )
         return
-    directory = Path(config.directory).expanduser() if config.directory else None
-    if directory is not None and around.config_dir is not None:
-        directory = around.config_dir / directory
+    program = config.command[0]
+    found = bool(program)
+    if around.config_dir is not None:
+        directory = around.config_dir / Path(config.directory or ".").expanduser()
         if not directory.is_dir():
             yield Finding(("directory",), f"{directory} is no directory on this host")
             return
-    program = config.command[0]
-    in_directory = directory is not None and (directory / program).is_file()
-    if not program or (around.config_dir is not None and not in_directory and shutil.which(program) is None):
+        found = found and ((directory / program).is_file() or shutil.which(program) is not None)
+    if not found:
         yield Finding(
             ("command", 0), f"{program!r} is no program on this host: give its full path, or install it"
         )

@@ -102,10 +102,13 @@ class AccountConfigurationValidator:
         if kept is not None and kept[0] is loaded and kept[1] == beyond:
             return kept[2]
         result = _result(account_id, [*self._findings(config, logins), *beyond[1]], loaded)
+        # A refusal is never kept: what it was refused for may be mended outside the files, a program installed.
         with self._lock:
-            while len(self._kept) >= _KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[account_id, apply_defaults] = (loaded, beyond, result)
+            self._kept.pop((account_id, apply_defaults), None)
+            if result.valid:
+                while len(self._kept) >= _KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[account_id, apply_defaults] = (loaded, beyond, result)
         return result
 
     def _logins(self) -> Logins:

@@ -65,3 +65,23 @@ def test_a_field_with_spaces_stays_one_field(tmp_path: Path) -> None:
     logs.configure(file=tmp_path / "log")
     logs.event(logging.getLogger("x"), logging.INFO, "x", reason='a "b" = c')
     assert 'reason="a \\"b\\" = c"' in written(tmp_path / "log")
+
+
+def test_a_rotated_log_file_is_private_too(tmp_path: Path) -> None:
+    logs.configure(file=tmp_path / "log", max_bytes=200, backups=2)
+    for _ in range(10):
+        logs.event(logging.getLogger("x"), logging.INFO, "start", "x" * 50)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["log", "log.1", "log.2"]
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in files} == {0o600}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_secret_is_masked_however_it_was_escaped(tmp_path: Path, as_json: bool) -> None:
+    secret = "p\"a\\ss w'ord"
+    logs.configure(file=tmp_path / "log", secrets=[secret], as_json=as_json)
+    log = logging.getLogger("x")
+    logs.event(log, logging.INFO, "x", f"{secret!r} and {secret}", field=secret, told=repr({"a": secret}))
+    text = written(tmp_path / "log")
+    assert "ss w" not in text
+    assert text.count("***") >= 4

@@ -235,3 +235,11 @@ def test_a_result_is_kept_while_nothing_changes_and_not_longer(
     assert directory.validator.validate_all()["a"] is first
     monkeypatch.delenv("SOME_PASSWORD")
     assert directory.validator.validate_all()["a"].has_errors
+
+
+def test_a_refusal_is_not_kept_when_what_it_was_for_is_mended_outside_the_files(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", "gateway: command\ncommand: [./bot.sh]\nready: {after_seconds: 0}\n")
+    assert directory.validator.validate_all()["a"].has_errors
+    (tmp_path / "bot.sh").touch()
+    assert directory.validator.validate_all()["a"].valid

@@ -1,0 +1,144 @@
+"""Commands that need no fleet, as a person runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ACCOUNT = "gateway: paper\nlogin: 5001\nserver: Paper-1\npassword: hunter22\ncurrencies: [{symbol: EURUSD}]\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("MANAGER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MANAGER_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("MANAGER_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path
+
+
+def manager(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "manager.cli", *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def write_account(home: Path, text: str = ACCOUNT) -> None:
+    accounts = home / "config" / "accounts"
+    accounts.mkdir(parents=True, exist_ok=True)
+    (accounts / "account-001.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("home")
+def test_help_imports_nothing_slow() -> None:
+    script = (
+        "import sys; sys.argv = ['manager', '--help']\n"
+        "from manager.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'celery', 'pydantic', 'redis', 'rich'} & set(sys.modules)))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert answer.stdout.splitlines()[-1] == "[]"
+    assert "start-all" in answer.stdout
+
+
+def test_config_show_answers_the_whole_configuration_without_the_password(home: Path) -> None:
+    write_account(home)
+    shown = json.loads(manager("config", "show", "account-001", "--json").stdout)
+    assert shown["account_id"] == "account-001"
+    assert shown["password"] == "***"
+    assert shown["currencies"][0]["strategy"]["timeframe"] == "M5"
+
+
+def test_config_show_tells_the_origin_of_each_value(home: Path) -> None:
+    write_account(home)
+    (home / "config" / "defaults.yaml").write_text("# shared\ntimeout: 5000\n")
+    answer = manager("config", "show", "account-001", "--origin")
+    lines = answer.stdout.splitlines()
+    assert "timeout: 5000    # defaults.yaml:2" in lines
+    assert "login: 5001    # accounts/account-001.yaml:2" in lines
+    assert "execution.interval_seconds: 30.0    # built-in" in lines
+    assert "hunter22" not in answer.stdout
+    as_json = json.loads(manager("config", "show", "account-001", "--origin", "--json").stdout)
+    assert {"key": "timeout", "value": 5000, "origin": "defaults.yaml:2"} in as_json
+
+
+def test_an_invalid_account_is_told_line_by_line_and_by_exit_code(home: Path) -> None:
+    write_account(home, ACCOUNT + "tiemout: 3\n")
+    answer = manager("validate", "account-001")
+    assert answer.returncode == 1
+    assert "accounts/account-001.yaml:6:1" in answer.stdout
+    assert "timeout" in answer.stdout
+    (result,) = json.loads(manager("validate", "--json").stdout)
+    assert result["valid"] is False
+
+
+@pytest.mark.usefixtures("home")
+def test_a_wrong_setting_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANAGER_FLOWER_PORT", "many")
+    answer = manager("ps")
+    assert answer.returncode == 2
+    assert "MANAGER_FLOWER_PORT" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.usefixtures("home")
+def test_an_unknown_command_is_wrong_usage() -> None:
+    assert manager("strat").returncode == 2
+
+
+def test_init_writes_once_and_what_it_writes_is_valid(home: Path) -> None:
+    first = manager("init")
+    assert first.returncode == 0
+    assert (home / "config" / "defaults.yaml").exists()
+    assert manager("validate").returncode == 0
+    again = manager("init")
+    assert again.returncode == 1
+    assert "nothing was written" in again.stdout
+
+
+@pytest.fixture
+def followed(home: Path) -> Iterator["subprocess.Popen[str]"]:
+    write_account(home)
+    log = home / "state" / "logs" / "accounts" / "account-001.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwo\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "manager.cli", "logs", "account-001", "-n", "1", "-f"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_logs_follows_over_a_rotation_and_loses_no_line(
+    home: Path, followed: "subprocess.Popen[str]"
+) -> None:
+    assert followed.stdout is not None
+    log = home / "state" / "logs" / "accounts" / "account-001.log"
+    assert followed.stdout.readline() == "two\n"
+    with log.open("a") as old:
+        old.write("three\n")
+    assert followed.stdout.readline() == "three\n"
+    for number in range(1, 4):
+        with log.open("a") as old:
+            log.rename(log.with_name(f"account-001.log.{number}"))
+            old.write(f"last {number}\n")
+        log.write_text(f"first {number}\n")
+        assert followed.stdout.readline() == f"last {number}\n"
+        assert followed.stdout.readline() == f"first {number}\n"
+
+
+def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
+    write_account(home)
+    answer = manager("logs", "account-001")
+    assert answer.returncode == 1
+    assert "never ran here" in answer.stderr
+    unknown = manager("logs", "account-002")
+    assert "did you mean account-001" in unknown.stderr
