@@ -14,7 +14,7 @@ from manager.config.models import (
     config_version,
 )
 from manager.config.problems import Place, Problem
-from manager.config.service import ConfigurationService
+from manager.config.service import ConfigurationService, Logins
 
 __all__ = [
     "AccountConfig",
@@ -23,6 +23,7 @@ __all__ = [
     "ExecutionConfig",
     "GlobalDefaults",
     "LoadedAccount",
+    "Logins",
     "Origin",
     "Place",
     "PositionManagementConfig",

@@ -14,6 +14,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from manager.config.files import NotRegularError, read_regular_file
 from manager.errors import CredentialError
 
 #: (what stands after the scheme, config directory) → the secret. Raises CredentialError.
@@ -48,12 +49,42 @@ def too_open(reference: SecretStr, config_dir: Path) -> str | None:
     text = reference.get_secret_value()
     if sys.platform == "win32" or scheme_of(text) != "file":
         return None
-    path = config_dir / Path(text.partition(":")[2]).expanduser()
+    path = _file_path(text.partition(":")[2], config_dir)
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        mode = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116
     except OSError:
         return None
     return f"{path} may be read by others (mode {mode:04o}): chmod 600 it" if mode & 0o077 else None
+
+
+def watch(reference: SecretStr | None, config_dir: Path) -> Callable[[], object] | None:
+    """Return a cheap look at a credential's place, whose answer changes whenever what is found there may have.
+
+    It holds no secret. None where there is no such look: then only resolving tells.
+    """
+    text = "" if reference is None else reference.get_secret_value()
+    scheme, rest = scheme_of(text), text.partition(":")[2]
+    if scheme is None:
+        return lambda: None
+    if scheme == "env":
+        return lambda: bool(os.environ.get(rest))
+    if scheme == "file":
+        path = _file_path(rest, config_dir)
+        return lambda: _file_state(path)
+    return None
+
+
+def _file_path(name: str, config_dir: Path) -> str:
+    # Text instead of Path, here and below: this is done for every account of every check, and several times as fast.
+    return os.path.join(config_dir, os.path.expanduser(name))  # noqa: PTH111, PTH118
+
+
+def _file_state(path: str) -> object:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return error.errno
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
 
 
 @cache
@@ -74,12 +105,13 @@ def _from_environment(name: str, _config_dir: Path) -> str:
 
 
 def _from_file(name: str, config_dir: Path) -> str:
-    path = config_dir / Path(name).expanduser()
+    path = _file_path(name, config_dir)
     try:
-        if not path.is_file():
-            raise CredentialError(f"file:{name}: {path} is {'no file' if path.exists() else 'missing'}")
-        with path.open("rb") as file:
-            raw = file.read(_MAX_SIZE + 1)
+        raw = read_regular_file(path, _MAX_SIZE)
+    except FileNotFoundError:
+        raise CredentialError(f"file:{name}: {path} is missing") from None
+    except NotRegularError:
+        raise CredentialError(f"file:{name}: {path} is no file") from None
     except OSError as error:
         raise CredentialError(f"file:{name}: {path}: {error.strerror}") from None
     if len(raw) > _MAX_SIZE:

@@ -87,19 +87,27 @@ class LoadedAccount:
         return "built-in"
 
 
-def load(account_id: str, account: Document, defaults: Document | None) -> LoadedAccount:
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What lies beneath every account: `defaults.yaml`, and it laid over the built-in defaults."""
+
+    document: Document
+    beneath: Mapping[str, Any]
+
+
+def load(account_id: str, account: Document, defaults: Defaults | None) -> LoadedAccount:
     """Build the configuration from what was read; `defaults` is None where they are not to be applied."""
-    layers = (account,) if defaults is None else (account, defaults)
+    layers = (account,) if defaults is None else (account, defaults.document)
     if account.data is None:
         return LoadedAccount(
             account_id, account.file, None, None, account.problems, layers, defaults is not None
         )
     data = account.data
     if defaults is not None:
-        data = with_currency_defaults(merge(merge(BUILT_IN, defaults.data or {}), data))
+        data = with_currency_defaults(merge(defaults.beneath, data))
     given_id = data.get("account_id", account_id)
     found = LoadedAccount(account_id, account.file, None, None, (), layers, defaults is not None)
-    problems = list(defaults.problems) if defaults is not None else []
+    problems = list(defaults.document.problems) if defaults is not None else []
     if given_id != account_id:
         text = (
             f"is {given_id!r}, but the file's name says {account_id!r}: leave it out, or let them be the same"
@@ -109,6 +117,8 @@ def load(account_id: str, account: Document, defaults: Document | None) -> Loade
     repaired: AccountConfig | None = None
     try:
         config = repaired = AccountConfig.model_validate({**data, "account_id": account_id})
+        if not problems:
+            return LoadedAccount(account_id, account.file, config, config, (), layers, defaults is not None)
     except ValidationError as error:
         problems += structural_problems(found, error, AccountConfig)
         repaired = _repair({**data, "account_id": account_id}, error)

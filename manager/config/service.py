@@ -19,21 +19,33 @@ from ruamel.yaml.error import YAMLError
 from manager.config import credentials
 from manager.config.document import Document, read_document
 from manager.config.ids import checked_id, id_problem
-from manager.config.loaded import LoadedAccount, defaults_problems, load
+from manager.config.loaded import Defaults, LoadedAccount, defaults_problems, load
 from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
-#: Seconds for which a listing of the directory serves again: a batch of starts must not list it once for each.
-_LISTING_SECONDS: Final = 1.0
-
 Stamp = tuple[int, int, int]
+
+#: The stamp of a file that is not there.
+_ABSENT: Final[Stamp] = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
     stamps: tuple[Stamp | None, Stamp | None]
     loaded: LoadedAccount
+
+
+#: (server, login) → every account that names it.
+Logins = Mapping[tuple[str, str], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All accounts as they were in one pass over the directory."""
+
+    accounts: Mapping[str, LoadedAccount]
+    logins: Logins
 
 
 class ConfigurationService:
@@ -46,8 +58,8 @@ class ConfigurationService:
         self.config_dir = Path(config_dir)
         self._lock = threading.Lock()
         self._cache: dict[tuple[str, bool], _Cached] = {}
-        self._defaults: tuple[Stamp | None, Document] | None = None
-        self._listing: tuple[float, tuple[str, ...]] | None = None
+        self._defaults: tuple[Stamp | None, Defaults] | None = None
+        self._snapshot: tuple[float, Snapshot] | None = None
 
     @property
     def accounts_dir(self) -> Path:
@@ -116,22 +128,40 @@ class ConfigurationService:
 
         Raises only InvalidAccountIdError and AccountNotFoundError: what is in the files is never an exception.
         """
-        path = self.account_path(account_id)
-        stamps = (_stamp(path), _stamp(self.defaults_path) if apply_defaults else None)
+        path = str(self.account_path(account_id))
+        return self._read(account_id, path, self._defaults_now() if apply_defaults else None)
+
+    def snapshot(self, max_age: float = 0.0) -> Snapshot:
+        """Read every account, defaults applied; one at most `max_age` seconds old serves as well.
+
+        Files that have not changed are not read again. Raises InvalidConfigError if the directory cannot be read.
+        """
+        now = time.monotonic()
         with self._lock:
-            cached = self._cache.get((account_id, apply_defaults))
-        if cached is not None and cached.stamps == stamps and stamps[0] is not None:
-            return cached.loaded
-        document = read_document(path, f"accounts/{account_id}.yaml")
-        defaults = self._read_defaults(stamps[1]) if apply_defaults else None
-        loaded = load(account_id, document, defaults)
+            last = self._snapshot
+        if last is not None and now - last[0] < max_age:
+            return last[1]
+        defaults = self._defaults_now()
+        directory = str(self.accounts_dir) + os.sep
+        accounts: dict[str, LoadedAccount] = {}
+        for name in self.file_names():
+            if (name, True) in self._cache or id_problem(name) is None:
+                path = f"{directory}{name}.yaml"
+                loaded = self._read(name, path, defaults)
+                # One without content may have been deleted since the directory was listed.
+                if loaded.repaired is not None or os.path.lexists(path):
+                    accounts[name] = loaded
+        if last is not None and _same(last[1].accounts, accounts):
+            found = last[1]
+        else:
+            found = Snapshot(accounts, _logins(accounts))
         with self._lock:
-            self._cache[account_id, apply_defaults] = _Cached(stamps, loaded)
-        return loaded
+            self._snapshot = (now, found)
+        return found
 
     def load_global_defaults(self) -> GlobalDefaults:
         """Return what `defaults.yaml` holds, empty if there is none. Raises InvalidConfigError."""
-        document = self._read_defaults(_stamp(self.defaults_path))
+        document = self._defaults_now()[1].document
         if document.problems or document.data is None:
             raise InvalidConfigError("\n".join(map(str, document.problems)))
         return GlobalDefaults.model_validate(document.data)
@@ -146,7 +176,7 @@ class ConfigurationService:
         data = config.model_dump(mode="json", exclude={"account_id"}, exclude_none=True)
         if config.password is not None:
             data["password"] = config.password.get_secret_value()
-        defaults = self._read_defaults(_stamp(self.defaults_path)).data or {}
+        beneath = self._defaults_now()[1].beneath
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 110
@@ -155,7 +185,7 @@ class ConfigurationService:
         with contextlib.suppress(OSError, YAMLError, ValueError):
             kept = yaml.load(path.read_text(encoding="utf-8"))
         written = kept if isinstance(kept, dict) else {}
-        data = own_values(data, written, merge(BUILT_IN, defaults))
+        data = own_values(data, written, beneath)
         if isinstance(kept, dict):
             _update(kept, data)
             data = kept
@@ -172,17 +202,6 @@ class ConfigurationService:
         """Return the account's password, None if it has none. Raises CredentialError, which names no secret."""
         return None if config.password is None else credentials.resolve(config.password, self.config_dir)
 
-    def broker_logins(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
-        """Return for each (server, login) the accounts that name it. A listing is up to a second old."""
-        found: dict[tuple[str, str], list[str]] = {}
-        for account_id in self._recent_listing():
-            with contextlib.suppress(AccountNotFoundError):
-                config = self.read_account(account_id).repaired
-                login = None if config is None else config.broker_login()
-                if login is not None:
-                    found.setdefault(login, []).append(account_id)
-        return {login: tuple(accounts) for login, accounts in found.items()}
-
     # inside
 
     def _path(self, account_id: str) -> Path:
@@ -198,38 +217,57 @@ class ConfigurationService:
             return f"; did you mean {' or '.join(close)}?"
         return "; `manager init` writes the first files" if not known else ""
 
-    def _recent_listing(self) -> tuple[str, ...]:
-        now = time.monotonic()
+    def _read(
+        self, account_id: str, path: str, defaults: "tuple[Stamp | None, Defaults] | None"
+    ) -> LoadedAccount:
+        stamps = (_stamp(path), _ABSENT if defaults is None else defaults[0])
+        key = (account_id, defaults is not None)
+        cached = self._cache.get(key)
+        if cached is not None and cached.stamps == stamps and None not in stamps:
+            return cached.loaded
+        document = read_document(path, f"accounts/{account_id}.yaml")
+        loaded = load(account_id, document, None if defaults is None else defaults[1])
         with self._lock:
-            if self._listing is not None and now - self._listing[0] < _LISTING_SECONDS:
-                return self._listing[1]
-        names = tuple(self.list_accounts())
-        with self._lock:
-            self._listing = (now, names)
-        return names
+            self._cache[key] = _Cached(stamps, loaded)
+        return loaded
 
-    def _read_defaults(self, stamp: Stamp | None) -> Document:
+    def _defaults_now(self) -> "tuple[Stamp | None, Defaults]":
+        stamp = _stamp(str(self.defaults_path))
         with self._lock:
-            if self._defaults is not None and self._defaults[0] == stamp:
-                return self._defaults[1]
-        if not os.path.lexists(self.defaults_path):
+            if self._defaults is not None and self._defaults[0] == stamp is not None:
+                return self._defaults
+        if stamp == _ABSENT:
             document = Document("defaults.yaml", "", {})
         else:
-            document = read_document(self.defaults_path, "defaults.yaml")
+            document = read_document(str(self.defaults_path), "defaults.yaml")
             problems = defaults_problems(document)
             if problems:
                 document = Document("defaults.yaml", document.text, document.data or {}, problems)
+        found = (stamp, Defaults(document, merge(BUILT_IN, document.data or {})))
         with self._lock:
-            self._defaults = (stamp, document)
-        return document
+            self._defaults = found
+        return found
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _same(before: Mapping[str, LoadedAccount], now: Mapping[str, LoadedAccount]) -> bool:
+    return len(before) == len(now) and all(before.get(name) is loaded for name, loaded in now.items())
+
+
+def _logins(accounts: Mapping[str, LoadedAccount]) -> Logins:
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for account_id, loaded in accounts.items():
+        login = None if loaded.repaired is None else loaded.repaired.broker_login()
+        if login is not None:
+            found[login] = (*found.get(login, ()), account_id)
+    return found
+
+
+def _stamp(path: str) -> Stamp | None:
     """Return what changes when a file does; None if it cannot be told, so that nothing is cached."""
     try:
         found = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, for every file of every check
     except OSError:
-        return None
+        return None if os.path.lexists(path) else _ABSENT
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 

@@ -7,14 +7,14 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from manager.config import AccountConfig, Place, suggestion
+from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.gateways import known_gateways
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
@@ -26,10 +26,6 @@ RULES_GROUP: Final = "manager.validation_rules"
 STRATEGIES_GROUP: Final = "manager.strategies"
 
 _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
-
-
-#: (server, login) → every account that names it.
-Logins = Mapping[tuple[str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)

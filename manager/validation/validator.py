@@ -1,18 +1,65 @@
 """AccountConfigurationValidator: all that is wrong with an account, in one pass."""
 
+import gc
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, credentials
+from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, credentials
 from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError, CredentialError
 from manager.models import ValidationResult
-from manager.validation.rules import Finding, Logins, Surroundings, rules
+from manager.validation.rules import Finding, Surroundings, rules
 
 #: Results kept for files that have not changed; beyond this the oldest go.
 _KEPT: Final = 20_000
+#: How old the list of other accounts' logins may be where one account is checked.
+_LOGINS_SECONDS: Final = 1.0
+
+
+class _Collection:
+    """Python's cyclic collector, paused while thousands of accounts are read.
+
+    All that is made then is kept; looking through it again and again took half of the time and freed nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._was_on = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0 and self._was_on:
+                    gc.enable()
+
+
+_COLLECTION: Final = _Collection()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A result, and what it hangs on besides the rules."""
+
+    loaded: LoadedAccount
+    same_login: tuple[str, ...] | None
+    #: Looks at the credential's place again; what it saw when the result was made.
+    look: Callable[[], object]
+    seen: object
+    result: ValidationResult
 
 
 class AccountConfigurationValidator:
@@ -24,7 +71,7 @@ class AccountConfigurationValidator:
     def __init__(self, config_service: ConfigurationService | None = None) -> None:
         self._configs = config_service
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, bool], tuple[LoadedAccount, object, ValidationResult]] = {}
+        self._kept: dict[tuple[str, bool], _Kept] = {}
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check a configuration that is at hand, whether or not it stands in a file."""
@@ -58,61 +105,76 @@ class AccountConfigurationValidator:
     def validate_account(self, account_id: str, apply_defaults: bool = True) -> ValidationResult:
         """Check an account's files: every problem of reading and every rule, each with its position, in one pass.
 
-        Raises InvalidAccountIdError and AccountNotFoundError.
+        The logins of other accounts may be a second old: a batch of starts must not read them all for each. Raises
+        InvalidAccountIdError and AccountNotFoundError.
         """
-        return self._check(account_id, apply_defaults, self._logins())
-
-    def validate_all(self) -> dict[str, ValidationResult]:
-        """Check every account file, by account id (for a file whose name is no id, by that name)."""
-        if self._configs is None:
-            return {}
-        logins = self._logins()
-        results: dict[str, ValidationResult] = {}
-        lower: dict[str, str] = {}
-        for name in self._configs.file_names():
-            wrong = id_problem(name)
-            twin = lower.setdefault(name.lower(), name)
-            if wrong is not None:
-                results[name] = _file_error(name, f"accounts/{name}.yaml", wrong)
-            elif twin != name:
-                text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file"
-                results[name] = _file_error(name, f"accounts/{name}.yaml", text)
-            else:
-                try:
-                    results[name] = self._check(name, True, logins)
-                except AccountNotFoundError:
-                    continue  # deleted since it was listed
-        for name in self._configs.stray_files():
-            results[name] = _file_error(name, f"accounts/{name}", "is not read: rename it to end in .yaml")
-        return results
-
-    def _check(self, account_id: str, apply_defaults: bool, logins: Logins) -> ValidationResult:
         if self._configs is None:
             raise AccountNotFoundError(
                 f"no account {account_id}: this validator has no configuration directory"
             )
         loaded = self._configs.read_account(account_id, apply_defaults)
+        return self._check(self._configs, loaded, self._logins())
+
+    def validate_all(self) -> dict[str, ValidationResult]:
+        """Check every account file, by account id (for a file whose name is no id, by that name)."""
+        configs = self._configs
+        if configs is None:
+            return {}
+        with _COLLECTION.paused():
+            return self._all(configs)
+
+    def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
+        snapshot = configs.snapshot()
+        results: dict[str, ValidationResult] = {}
+        lower: dict[str, str] = {}
+        for name in configs.file_names():
+            loaded = snapshot.accounts.get(name)
+            twin = lower.setdefault(name.lower(), name)
+            if twin != name:
+                text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file"
+                results[name] = _file_error(name, f"accounts/{name}.yaml", text)
+            elif loaded is not None:
+                results[name] = self._check(configs, loaded, snapshot.logins)
+            else:
+                wrong = id_problem(name)
+                if wrong is not None:
+                    results[name] = _file_error(name, f"accounts/{name}.yaml", wrong)
+        for name in configs.stray_files():
+            results[name] = _file_error(name, f"accounts/{name}", "is not read: rename it to end in .yaml")
+        return results
+
+    def _check(
+        self, configs: ConfigurationService, loaded: LoadedAccount, logins: Logins
+    ) -> ValidationResult:
         config = loaded.repaired
         if config is None:
-            return _result(account_id, [], loaded)
-        # What depends on more than the files is looked at anew each time.
-        beyond = (logins.get(config.broker_login() or ("", "")), tuple(self._credential_findings(config)))
+            return _result(loaded.account_id, [], loaded)
+        key = (loaded.account_id, loaded.apply_defaults)
+        kept = self._kept.get(key)
+        same_login = logins.get(config.broker_login() or ("", ""))
+        if (
+            kept is not None
+            and kept.loaded is loaded
+            and kept.same_login == same_login
+            and kept.look() == kept.seen
+        ):
+            return kept.result
+        look = credentials.watch(config.password, configs.config_dir)
+        seen = None if look is None else look()
+        result = _result(
+            loaded.account_id, [*self._findings(config, logins), *self._credential_findings(config)], loaded
+        )
         with self._lock:
-            kept = self._kept.get((account_id, apply_defaults))
-        if kept is not None and kept[0] is loaded and kept[1] == beyond:
-            return kept[2]
-        result = _result(account_id, [*self._findings(config, logins), *beyond[1]], loaded)
-        # A refusal is never kept: what it was refused for may be mended outside the files, a program installed.
-        with self._lock:
-            self._kept.pop((account_id, apply_defaults), None)
-            if result.valid:
+            self._kept.pop(key, None)
+            # A refusal is never kept: what it was refused for may be mended outside the files, a program installed.
+            if result.valid and look is not None:
                 while len(self._kept) >= _KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[account_id, apply_defaults] = (loaded, beyond, result)
+                self._kept[key] = _Kept(loaded, same_login, look, seen, result)
         return result
 
     def _logins(self) -> Logins:
-        return {} if self._configs is None else self._configs.broker_logins()
+        return {} if self._configs is None else self._configs.snapshot(_LOGINS_SECONDS).logins
 
     def _findings(self, config: AccountConfig, logins: Logins) -> list[Finding]:
         around = Surroundings(None if self._configs is None else self._configs.config_dir, logins)

@@ -23,7 +23,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def manager(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "manager.cli", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "manager.cli", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -41,7 +45,9 @@ def test_help_imports_nothing_slow() -> None:
         "try: main()\n"
         "except SystemExit: print(sorted({'celery', 'pydantic', 'redis', 'rich'} & set(sys.modules)))\n"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60
+    )
     assert answer.stdout.splitlines()[-1] == "[]"
     assert "start-all" in answer.stdout
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from manager.config import document
 from manager.config.document import parse_document
 from manager.config.merge import merge, own_values, with_currency_defaults
 
@@ -141,3 +142,14 @@ def test_no_bytes_make_reading_raise(raw: bytes) -> None:
 def test_the_fast_parser_is_the_version_that_the_guards_were_made_for() -> None:
     assert yaml_rs.loads("a: 0123") == {"a": 123}
     assert yaml_rs.loads("a: &x 1\nb: *x") == {"a": 1, "b": 1}
+
+
+@given(st.text(alphabet="ab0159_-+.:,[]{}<&*!%#'\" \n\t", max_size=60))
+@settings(max_examples=500)
+def test_the_quick_look_misses_nothing_that_the_expressions_would_find(text: str) -> None:
+    raw = text.encode()
+    if document._SUSPECT.search(raw):
+        assert document._may_be_suspect(raw)
+    nested = raw * (document.MAX_DEPTH + 1)
+    if document._NESTED_LINE.search(nested):
+        assert document._too_deep(nested) is not None
