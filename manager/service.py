@@ -159,7 +159,13 @@ class WorkerManagerService:
         )
 
     def _prepare(self, account_id: str, apply_defaults: bool, validate: bool) -> AccountConfig:
-        config = self.config_service.load_account_config(account_id, apply_defaults)
+        try:
+            config = self.config_service.load_account_config(account_id, apply_defaults)
+        except InvalidConfigError:
+            if not validate:
+                raise
+            # What keeps the file from being read is not all that is wrong with it.
+            raise self._problems(account_id, apply_defaults) from None
         if not config.enabled:
             raise AccountDisabledError(
                 f"{account_id} is disabled: set `enabled: true` in {self.config_service.account_path(account_id)}"
@@ -172,8 +178,8 @@ class WorkerManagerService:
                 raise _invalid(result)
         return config
 
-    def _problems(self, account_id: str) -> InvalidConfigError:
-        return _invalid(self.validator.validate_account(account_id))
+    def _problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
+        return _invalid(self.validator.validate_account(account_id, apply_defaults))
 
     @staticmethod
     def _log_batch(action: str, result: BatchResult) -> None:

@@ -12,6 +12,7 @@ from manager.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool
 from manager.host.agent import HostAgent
+from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 
@@ -44,6 +45,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
+        raise_file_limit()
         try:
             agent = HostAgent(_settings_of(worker))
             agent.start()

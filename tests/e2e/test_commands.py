@@ -125,3 +125,11 @@ def test_commands_without_redis_say_so_at_once(bare_fleet: Fleet) -> None:
         assert "Redis" in done.stderr + done.stdout
         assert "Traceback" not in done.stderr
     bare_fleet.redis.restart()
+
+
+def test_a_refused_start_tells_everything_that_is_wrong(fleet: Fleet) -> None:
+    fleet.add_account("account-001", 5001, tiemout=5, default_risk={"max_positions": 0})
+    refused = fleet.run("start", "account-001")
+    assert refused.returncode == 1
+    assert "tiemout: unknown key; did you mean 'timeout'?" in refused.stderr
+    assert "default_risk.max_positions: 0 is below 1" in refused.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.fleet import SIGKILL
+from support.fleet import SIGKILL, SIGSTOP
 from support.ports import free_port
 from support.waiting import eventually
 
@@ -180,7 +180,7 @@ def test_a_second_interrupt_is_impatient_and_leaves_no_process_behind(up: Up) ->
     up.wait_for("6 running")
     # One worker's loop is stuck for good, so that a polite stop takes its whole deadline.
     worker = up.worker("account-001")
-    worker.signal(signal.SIGSTOP)
+    worker.signal(SIGSTOP)
     process.send_signal(signal.SIGTERM)
     up.wait_for("stopping; Ctrl-C again")
     process.send_signal(signal.SIGTERM)

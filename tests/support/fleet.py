@@ -19,6 +19,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
 #: What every account of a test fleet logs in with; found anywhere it should not be, a test fails.
 PASSWORD = "correct-horse-battery-staple"
 

@@ -109,9 +109,13 @@ class Bench:
         return pulse.last_words
 
 
+#: What a worker takes for a polite stop; Windows has no SIGHUP.
+ENDING = [signal.SIGTERM, signal.SIGINT, *(s for s in signal.Signals if s.name == "SIGHUP")]
+
+
 @pytest.fixture
 def bench(short_dir: Path) -> Iterator[Bench]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in ENDING}
     yield Bench(short_dir)
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -177,15 +177,22 @@ def test_a_slow_answer_delays_nobody_else(venue: VenueProcess) -> None:
     slow.disconnect()
 
 
+def stranger_to(venue: VenueProcess) -> socket.socket:
+    if sys.platform == "win32":
+        pytest.skip("Windows' Python has no Unix sockets")
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.settimeout(5)
+    stranger.connect(venue.address.removeprefix("unix:"))
+    return stranger
+
+
 @pytest.mark.parametrize(
     "junk",
     [b"\n", b"hello\n", b"[]\n", b"{}\n", b'{"op": 7}\n', b'{"op": "account"}\n', b"[" * 60_000 + b"\n"],
 )
 def test_junk_is_answered_and_harms_nobody(venue: VenueProcess, junk: bytes) -> None:
     gateway = connected(venue)
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.settimeout(5)
-        stranger.connect(venue.address.removeprefix("unix:"))
+    with stranger_to(venue) as stranger:
         stranger.sendall(junk)
         assert b"invalid_request" in stranger.recv(4096)
     assert gateway.account().balance > 0
@@ -193,12 +200,9 @@ def test_junk_is_answered_and_harms_nobody(venue: VenueProcess, junk: bytes) -> 
 
 
 def test_a_line_without_end_is_cut_off(venue: VenueProcess) -> None:
-    with socket.socket(socket.AF_UNIX) as stranger:
-        stranger.settimeout(5)
-        stranger.connect(venue.address.removeprefix("unix:"))
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            for _ in range(200):
-                stranger.sendall(b"x" * 65_536)
+    with stranger_to(venue) as stranger, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for _ in range(200):
+            stranger.sendall(b"x" * 65_536)
 
 
 def test_a_second_venue_on_one_directory_is_refused(venue: VenueProcess) -> None:
