@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from uuid import uuid4
 
 from celery import group, states
+from celery.backends.asynchronous import E_RETRY_LIMIT_EXCEEDED
 from celery.exceptions import TimeoutError as ResultTimeoutError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -119,6 +120,8 @@ class CeleryWorkerPool:
                     f"{account_id}: no answer to {task} within {wait:g} s (task {result.id}): it may still be "
                     f"carried out; `manager info {account_id}` shows what is so, `manager doctor` looks for the cause"
                 ) from None
+            finally:
+                _forget(result)
 
     def _signature(
         self,
@@ -176,7 +179,7 @@ class CeleryWorkerPool:
                         progress(account_id, part)
             finally:
                 for result in results.results:
-                    result.backend.remove_pending_result(result)
+                    _forget(result)
         for task_id, account_id in waiting.items():
             parts["failed"][account_id] = (
                 f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
@@ -227,10 +230,24 @@ class CeleryWorkerPool:
         except ManagerError:
             raise
         except (OperationalError, RedisError, OSError) as error:
-            raise FleetUnavailableError(
-                f"Redis at {safe_url(self._store.url)} cannot be used ({error}): the command may or may not have been "
-                "sent; `manager ps` shows what is so once Redis is back"
-            ) from None
+            raise self._unavailable(str(error)) from None
+        except RuntimeError as error:
+            # Celery's own words for a result backend that went away while somebody waited for a result.
+            if str(error) != E_RETRY_LIMIT_EXCEEDED:
+                raise
+            raise self._unavailable("it went away while the answer was waited for") from None
+
+    def _unavailable(self, why: str) -> FleetUnavailableError:
+        return FleetUnavailableError(
+            f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
+            "sent; `manager ps` shows what is so once Redis is back"
+        )
+
+
+def _forget(result: Any) -> None:
+    # Now, and not whenever the object is collected: then, with Redis away, its traceback would go to stderr.
+    with suppress(RuntimeError, RedisError, OSError):
+        result.backend.remove_pending_result(result)
 
 
 def _flags(order: StartOrder) -> dict[str, bool]:

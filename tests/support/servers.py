@@ -59,9 +59,12 @@ class RedisServer:
         self.process.terminate()
         self.process.wait(timeout=20)
 
+    def start(self) -> None:
+        self.process = self._start()
+
     def restart(self) -> None:
         self.stop()
-        self.process = self._start()
+        self.start()
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -37,21 +37,6 @@ def write_account(home: Path, text: str = ACCOUNT) -> None:
     (accounts / "account-001.yaml").write_text(text)
 
 
-@pytest.mark.usefixtures("home")
-def test_help_imports_nothing_slow() -> None:
-    script = (
-        "import sys; sys.argv = ['manager', '--help']\n"
-        "from manager.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: print(sorted({'celery', 'pydantic', 'redis', 'rich'} & set(sys.modules)))\n"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60
-    )
-    assert answer.stdout.splitlines()[-1] == "[]"
-    assert "start-all" in answer.stdout
-
-
 def test_config_show_answers_the_whole_configuration_without_the_password(home: Path) -> None:
     write_account(home)
     shown = json.loads(manager("config", "show", "account-001", "--json").stdout)
@@ -81,20 +66,6 @@ def test_an_invalid_account_is_told_line_by_line_and_by_exit_code(home: Path) ->
     assert "timeout" in answer.stdout
     (result,) = json.loads(manager("validate", "--json").stdout)
     assert result["valid"] is False
-
-
-@pytest.mark.usefixtures("home")
-def test_a_wrong_setting_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANAGER_FLOWER_PORT", "many")
-    answer = manager("ps")
-    assert answer.returncode == 2
-    assert "MANAGER_FLOWER_PORT" in answer.stderr
-    assert "Traceback" not in answer.stderr
-
-
-@pytest.mark.usefixtures("home")
-def test_an_unknown_command_is_wrong_usage() -> None:
-    assert manager("strat").returncode == 2
 
 
 def test_init_writes_once_and_what_it_writes_is_valid(home: Path) -> None:
