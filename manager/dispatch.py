@@ -7,7 +7,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from celery import group, states
-from celery.backends.asynchronous import E_RETRY_LIMIT_EXCEEDED
 from celery.exceptions import TimeoutError as ResultTimeoutError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -29,6 +28,8 @@ from manager.states import LIVE, WorkerLifecycleStatus
 _POLL_SECONDS: Final = 0.05
 #: Seconds that a caller waits beyond a stop's own timeout.
 _STOP_MARGIN: Final = 15.0
+#: How Celery's own words begin for a result backend that went away while somebody waited for a result.
+_BACKEND_GONE: Final = "Retry limit exceeded"
 #: Results read in one round trip.
 _RESULTS_AT_ONCE: Final = 500
 
@@ -232,8 +233,7 @@ class CeleryWorkerPool:
         except (OperationalError, RedisError, OSError) as error:
             raise self._unavailable(str(error)) from None
         except RuntimeError as error:
-            # Celery's own words for a result backend that went away while somebody waited for a result.
-            if str(error) != E_RETRY_LIMIT_EXCEEDED:
+            if not str(error).strip().startswith(_BACKEND_GONE):
                 raise
             raise self._unavailable("it went away while the answer was waited for") from None
 

@@ -74,7 +74,7 @@ class LiveHost:
 def pool(redis_server: RedisServer) -> CeleryWorkerPool:
     url = celery_url(Settings(redis_url=SecretStr(redis_server.url)))
     store: Any = LiveHost()
-    return CeleryWorkerPool(sender_app(url), store, command_timeout_seconds=2.0)
+    return CeleryWorkerPool(sender_app(url), store, command_timeout_seconds=1.0)
 
 
 def _message(server: RedisServer, queue: str) -> dict[str, Any]:
