@@ -1,0 +1,316 @@
+"""Leases: the fleet-wide claim on one broker identity, so that no two workers ever hold a session for it.
+
+    manager:lease:<claim>   hash: epoch, host, worker_id, account_id, since, ttl, renewed (times in milliseconds)
+    manager:epoch           the last epoch that was given
+    manager:fleet           hash: run_id of the Redis that holds all this, until (milliseconds) when it may be trusted
+
+A claim is a broker identity (gateway, server, login) or a terminal of one host. Its epoch is the fencing token: every
+new holder has a greater one, and whoever comes with a smaller one is refused.
+
+Every time here is Redis's own clock. A lease without a time to live (`ttl` 0, the default) ends only by the word of
+its host that the worker has ended, or by force. A Redis that was started anew may have lost what was written last, or
+everything: for one quarantine nobody new is let in, and only workers that run may register again, which their next
+heartbeat does. docs/decisions/005-one-live-session.md has the arithmetic.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+from manager.fleet.client import open_client, translated
+
+MARKER_KEY: Final = "manager:fleet"
+EPOCH_KEY: Final = "manager:epoch"
+LEASE_PREFIX: Final = "manager:lease:"
+
+#: Shared by the scripts: the clock, and the fields of a lease that may have been edited by hand into anything.
+_COMMON: Final = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function lease(key)
+  if redis.call('TYPE', key).ok ~= 'hash' then
+    if redis.call('EXISTS', key) == 0 then return nil end
+    return {key = key, broken = true}
+  end
+  local f = redis.call('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked')
+  local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]), host = f[4] or '',
+    worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
+  found.broken = not (found.epoch and found.ttl and found.renewed)
+  return found
+end
+local function holder(found)
+  return {0, found.key, found.host or '', found.worker_id or '', found.account_id or '', string.format('%d', found.epoch or 0),
+    string.format('%d', found.since or 0), string.format('%d', math.max(0, now - (found.renewed or 0))),
+    found.broken and 1 or 0}
+end
+"""
+
+#: KEYS: marker, epoch, leases. ARGV: host, worker_id, account_id, ttl, quarantine, epoch held already (0: none).
+_ACQUIRE: Final = (
+    _COMMON
+    + """
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local marker = redis.call('HMGET', KEYS[1], 'run_id', 'until')
+local trusted = tonumber(marker[2])
+if marker[1] ~= run_id or not trusted then
+  trusted = now + tonumber(ARGV[5])
+  redis.call('HSET', KEYS[1], 'run_id', run_id, 'until', string.format('%d', trusted))
+end
+local held = tonumber(ARGV[6])
+local mine = held > 0
+for i = 3, #KEYS do
+  local found = lease(KEYS[i])
+  if found and found.broken then return holder(found) end
+  if found and not found.revoked and found.epoch ~= held then
+    if found.ttl == 0 or found.renewed + found.ttl > now then return holder(found) end
+  end
+  if not (found and found.epoch == held) then mine = false end
+end
+if trusted > now and not mine then return {-1, trusted - now} end
+local epoch = math.max((tonumber(redis.call('GET', KEYS[2])) or 0) + 1, held + 1, now)
+redis.call('SET', KEYS[2], string.format('%d', epoch))
+for i = 3, #KEYS do
+  redis.call('DEL', KEYS[i])
+  redis.call('HSET', KEYS[i], 'epoch', string.format('%d', epoch), 'host', ARGV[1], 'worker_id', ARGV[2],
+    'account_id', ARGV[3], 'ttl', ARGV[4], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
+end
+return {1, string.format('%d', epoch)}
+"""
+)
+
+#: One call a heartbeat. KEYS: epoch, heartbeats' hash, leases. ARGV: epoch, host, worker_id, account_id, ttl, heartbeat.
+_RENEW: Final = (
+    _COMMON
+    + """
+local mine = tonumber(ARGV[1])
+for i = 3, #KEYS do
+  local found = lease(KEYS[i])
+  if found and not found.broken and (found.epoch > mine or (found.epoch == mine and found.revoked)) then
+    return holder(found)
+  end
+end
+for i = 3, #KEYS do
+  local found = lease(KEYS[i])
+  if found and found.epoch == mine and not found.broken then
+    redis.call('HSET', KEYS[i], 'renewed', string.format('%d', now), 'worker_id', ARGV[3])
+  else
+    -- Redis lost it, or somebody edited it: this worker runs, so it is its lease.
+    redis.call('DEL', KEYS[i])
+    redis.call('HSET', KEYS[i], 'epoch', ARGV[1], 'host', ARGV[2], 'worker_id', ARGV[3], 'account_id', ARGV[4],
+      'ttl', ARGV[5], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
+    if (tonumber(redis.call('GET', KEYS[1])) or 0) < mine then redis.call('SET', KEYS[1], ARGV[1]) end
+  end
+end
+redis.call('HSET', KEYS[2], ARGV[4], string.format('%d.%06d ', t[1], t[2]) .. ARGV[6])
+return {1}
+"""
+)
+
+#: KEYS: leases. ARGV: epoch. Gives up what is held with exactly this epoch.
+_RELEASE: Final = (
+    _COMMON
+    + """
+for i = 1, #KEYS do
+  local found = lease(KEYS[i])
+  if found and not found.broken and found.epoch == tonumber(ARGV[1]) then redis.call('DEL', KEYS[i]) end
+end
+return 1
+"""
+)
+
+#: KEYS: lease. A revoked lease is free to take, and its holder is refused when it comes again.
+_REVOKE: Final = (
+    _COMMON
+    + """
+local found = lease(KEYS[1])
+if not found then return 0 end
+if found.broken then redis.call('DEL', KEYS[1]) else redis.call('HSET', KEYS[1], 'revoked', '1') end
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a claim."""
+
+    claim: str
+    host: str
+    worker_id: str
+    account_id: str
+    epoch: int
+    #: Milliseconds since the epoch, by Redis's clock.
+    since_ms: int
+    #: How long ago the holder was heard of last.
+    renewed_age_ms: int
+    #: The record is no lease: edited by hand, or of a version that does not fit.
+    broken: bool = False
+
+
+class LeaseHeld(Exception):  # noqa: N818 - a word of the protocol, caught by those who hold leases
+    """Raised when somebody else has the claim."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(f"{holder.claim} is held by {holder.host}")
+        self.holder = holder
+
+
+class Quarantine(Exception):  # noqa: N818
+    """Raised while Redis may have forgotten who holds what."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"Redis was started anew: no new session for {seconds:.1f} s")
+        self.seconds = seconds
+
+
+class LeaseStore:
+    """The leases of a fleet. Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        self._url = url
+        self._client: Any = client or open_client(url)
+        self._acquire = self._client.register_script(_ACQUIRE)
+        self._release = self._client.register_script(_RELEASE)
+        self._revoke = self._client.register_script(_REVOKE)
+
+    def acquire(
+        self,
+        claims: Sequence[str],
+        *,
+        host: str,
+        worker_id: str,
+        account_id: str,
+        ttl_seconds: float,
+        quarantine_seconds: float,
+        held_epoch: int = 0,
+    ) -> int:
+        """Take every claim or none; returns the epoch. Raises LeaseHeld, Quarantine.
+
+        `held_epoch` is the epoch of an ended worker of this host, whose claims pass to the new one.
+        """
+        with translated(self._url):
+            answer = self._acquire(
+                keys=[MARKER_KEY, EPOCH_KEY, *map(lease_key, claims)],
+                args=[
+                    host,
+                    worker_id,
+                    account_id,
+                    int(ttl_seconds * 1000),
+                    int(quarantine_seconds * 1000),
+                    held_epoch,
+                ],
+            )
+        if answer[0] == -1:
+            raise Quarantine(answer[1] / 1000)
+        if answer[0] == 0:
+            raise LeaseHeld(_holder(answer))
+        return int(answer[1])
+
+    def release(self, claims: Sequence[str], epoch: int) -> None:
+        """Give up what is held with `epoch`; what somebody else holds by now is not touched. Idempotent."""
+        with translated(self._url):
+            self._release(keys=[lease_key(claim) for claim in claims], args=[epoch])
+
+    def revoke(self, claim: str) -> bool:
+        """Take a claim from its holder without proof that it has ended; False if nobody has it."""
+        with translated(self._url):
+            return bool(self._revoke(keys=[lease_key(claim)]))
+
+    def holder(self, claim: str) -> Holder | None:
+        """Return who has the claim; None if nobody has."""
+        found = [lease for lease in self.holders() if lease.claim == claim]
+        return found[0] if found else None
+
+    def holders(self) -> list[Holder]:
+        """Return every lease of the fleet, by claim; revoked ones are nobody's."""
+        with translated(self._url):
+            keys = sorted(self._client.scan_iter(match=f"{LEASE_PREFIX}*", count=1000))
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            for key in keys:
+                pipe.hgetall(key)
+            seconds, *raw = pipe.execute(raise_on_error=False)
+        now = int((seconds[0] + seconds[1] / 1e6) * 1000)
+        return [
+            found
+            for key, fields in zip(keys, raw, strict=True)
+            if (found := _read(key.decode(errors="replace"), fields, now)) is not None
+        ]
+
+    def trust(self) -> None:
+        """Say that this Redis has lost nothing: it is new with its fleet, or was ended in order and has all its data."""
+        with translated(self._url):
+            run_id = self._client.info("server")["run_id"]
+            self._client.hset(MARKER_KEY, mapping={"run_id": run_id, "until": 0})
+
+
+class LeaseBeats:
+    """What a worker needs of all this: its heartbeat, which renews its lease in the same call."""
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        *,
+        host: str,
+        beats_key: str,
+        claims: Sequence[str],
+        epoch: int,
+        ttl_seconds: float,
+    ) -> None:
+        self._renew: Any = client.register_script(_RENEW)
+        self._keys = [EPOCH_KEY, beats_key, *map(lease_key, claims)]
+        self._host = host
+        self._epoch = epoch
+        self._ttl_ms = int(ttl_seconds * 1000)
+
+    def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
+        """Renew and store the heartbeat. Raises LeaseHeld if the lease is another's, and redis's own errors."""
+        text = json.dumps(beat, separators=(",", ":"))
+        args = [self._epoch, self._host, str(beat.get("worker_id", "")), account_id, self._ttl_ms, text]
+        answer = self._renew(keys=self._keys, args=args)
+        if answer[0] == 0:
+            raise LeaseHeld(_holder(answer))
+
+
+def lease_key(claim: str) -> str:
+    return LEASE_PREFIX + claim
+
+
+def _holder(answer: Sequence[Any]) -> Holder:
+    key, host, worker_id, account_id = (part.decode(errors="replace") for part in answer[1:5])
+    return Holder(
+        claim=key.removeprefix(LEASE_PREFIX),
+        host=host,
+        worker_id=worker_id,
+        account_id=account_id,
+        epoch=int(answer[5]),
+        since_ms=int(answer[6]),
+        renewed_age_ms=int(answer[7]),
+        broken=bool(answer[8]),
+    )
+
+
+def _read(key: str, fields: Any, now: int) -> Holder | None:
+    claim = key.removeprefix(LEASE_PREFIX)
+    try:
+        text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+        if text.get("revoked") == "1":
+            return None
+        renewed = int(text["renewed"])
+        return Holder(
+            claim,
+            text["host"],
+            text["worker_id"],
+            text["account_id"],
+            int(text["epoch"]),
+            int(text["since"]),
+            now - renewed,
+        )
+    except (AttributeError, KeyError, ValueError):
+        return Holder(claim, "", "", "", 0, 0, 0, broken=True)
+
+
+__all__ = ["Holder", "LeaseBeats", "LeaseHeld", "LeaseStore", "Quarantine", "lease_key"]
