@@ -25,6 +25,8 @@ class StartOrder:
     apply_defaults: bool
     validate: bool
     prepare: "Callable[[], AccountConfig]"
+    #: Of the desired state that asks for it; 0 where nobody keeps one.
+    generation: int = 0
 
 
 class WorkerPool(Protocol):

@@ -16,7 +16,7 @@ from manager.errors import SettingsError
 _APP = "worker-manager"
 
 #: A host's name is part of a queue's and of a key's name.
-_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def _default_host() -> str:
@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     heartbeat_interval_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     #: A heartbeat older than this proves nothing any more: the worker is shown as unknown.
     stale_after_seconds: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+    #: How long another host waits for a worker with `failover: auto` that fell silent, and how long a Redis that was
+    #: started anew lets nobody new in. Alike on every host of a fleet.
+    lease_seconds: Annotated[float, Field(ge=2, le=600)] = 15.0
+    #: How many sessions a host opens a second at one server, whoever asks for them.
+    logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
     #: How long a caller waits for the answer to one command before it says that none came.
     command_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 180.0
 
@@ -67,7 +72,7 @@ class Settings(BaseSettings):
     @field_validator("host")
     @classmethod
     def _host_name(cls, value: str) -> str:
-        if not _HOST_NAME.fullmatch(value):
+        if not HOST_NAME.fullmatch(value):
             raise ValueError(
                 "a host's name is 1 to 63 letters, digits, '.', '_' or '-', and starts with a letter or digit"
             )

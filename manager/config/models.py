@@ -3,6 +3,7 @@
 import hashlib
 import json
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
@@ -107,6 +108,30 @@ class StopConfig(_Section):
     deadline_seconds: Number = 10.0
 
 
+class RecoveryConfig(_Section):
+    """What happens when a worker ends without being asked to."""
+
+    #: Restarts within `window_seconds`; one more, and the account stays `failed`. 0: it is never restarted.
+    max_restarts: Count = 10
+    window_seconds: Number = 600.0
+    #: Seconds before the second restart in a row, doubled at each further one; the first is at once.
+    backoff_seconds: Number = 1.0
+    max_backoff_seconds: Number = 60.0
+    #: Running so long, a worker has recovered: the next restart is at once again.
+    healthy_after_seconds: Number = 60.0
+
+
+class HealthConfig(_Section):
+    """From when on a worker that runs is not well."""
+
+    #: Seconds without a sign of life from the session's loop, after which it hangs and is restarted.
+    hang_after_seconds: Number = 30.0
+    #: The latest tick is older than this: degraded.
+    tick_age_seconds: Number = 300.0
+    #: A cycle takes longer than this: degraded.
+    cycle_seconds: Number = 30.0
+
+
 class AccountConfig(_Section):
     """One account, complete: what a worker is started from."""
 
@@ -128,6 +153,12 @@ class AccountConfig(_Section):
     position_management: PositionManagementConfig | None = None
     currencies: tuple[CurrencyConfiguration, ...] = ()
     execution: ExecutionConfig = ExecutionConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    health: HealthConfig = HealthConfig()
+    #: The one host that may run it; without it, the host where it ran last.
+    host: Name | None = None
+    #: `auto` lets another host take over when this one is lost; `never` leaves that to `manager move --force`.
+    failover: Literal["never", "auto"] = "never"
     command: tuple[str, ...] | None = None
     directory: str | None = None
     ready: ReadyConfig | None = None
@@ -145,10 +176,13 @@ class AccountConfig(_Section):
         return None if self.login is None else (self.server or "", str(self.login))
 
     def identity(self) -> str:
-        """Return what only one session may exist for: gateway, server and login, or the account where it has none."""
+        """Return what only one session may exist for: gateway, server and login, or the account where it has none.
+
+        What it is made of is quoted, so that no two identities read alike.
+        """
         if self.login is None:
-            return f"{self.gateway}:{self.account_id}"
-        return f"{self.gateway}:{self.server or ''}:{self.login}"
+            return f"{quote(self.gateway)}:{self.account_id}"
+        return f"{quote(self.gateway)}:{quote(self.server or '')}:{quote(str(self.login))}"
 
 
 class RiskDefaults(_Section):
@@ -176,6 +210,10 @@ class GlobalDefaults(_Section):
     strategy: StrategyDefaults | None = None
     position_management: PositionManagementConfig | None = None
     execution: ExecutionConfig | None = None
+    recovery: RecoveryConfig | None = None
+    health: HealthConfig | None = None
+    host: Name | None = None
+    failover: Literal["never", "auto"] | None = None
     stop: StopConfig | None = None
     environment: dict[str, Name] | None = None
     options: dict[str, JsonValue] | None = None
@@ -201,6 +239,15 @@ BUILT_IN: Final[dict[str, Any]] = {
     },
     "position_management": {"enable_breakeven": False, "enable_trailing": False},
     "execution": {"interval_seconds": 30.0, "stop_timeout_seconds": 30.0, "open_positions": "keep"},
+    "recovery": {
+        "max_restarts": 10,
+        "window_seconds": 600.0,
+        "backoff_seconds": 1.0,
+        "max_backoff_seconds": 60.0,
+        "healthy_after_seconds": 60.0,
+    },
+    "health": {"hang_after_seconds": 30.0, "tick_age_seconds": 300.0, "cycle_seconds": 30.0},
+    "failover": "never",
     "stop": {"signal": "TERM", "deadline_seconds": 10.0},
 }
 

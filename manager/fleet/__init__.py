@@ -1,6 +1,6 @@
 """The fleet's shared state in Redis."""
 
-from manager.fleet.store import BeatSender, Event, FleetStore, HostState
+from manager.fleet.store import Event, FleetStore, HostState
 from manager.fleet.urls import celery_url, fleet_url, safe_url
 
-__all__ = ["BeatSender", "Event", "FleetStore", "HostState", "celery_url", "fleet_url", "safe_url"]
+__all__ = ["Event", "FleetStore", "HostState", "celery_url", "fleet_url", "safe_url"]

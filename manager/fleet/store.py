@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-import redis
 from redis.exceptions import ResponseError
 
 from manager.fleet.client import open_client, translated
@@ -90,18 +89,6 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "time": self.time.isoformat()}
-
-
-class BeatSender:
-    """Writes one worker's heartbeat; its own small class because it is all that a worker needs of the store."""
-
-    def __init__(self, client: "redis.Redis", host: str) -> None:
-        self._write = client.register_script(_STAMPED_WRITE)
-        self._key = beats_key(host)
-
-    def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
-        """Store the heartbeat. Raises redis's own errors: the worker decides what an outage means to it."""
-        self._write(keys=[self._key], args=[account_id, json.dumps(beat, separators=(",", ":"))])
 
 
 class FleetStore:

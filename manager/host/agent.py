@@ -12,7 +12,9 @@ from manager import __version__, logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
+from manager.fleet.leases import LeaseStore
 from manager.host.assembly import build_pool
+from manager.host.leasing import FleetLeases
 from manager.host.lock import FileLock
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
@@ -64,6 +66,7 @@ class HostAgent:
                 self.config_service,
                 redis_url=self.store.url,
                 sink=self._publisher,
+                leases=FleetLeases(LeaseStore(self.store.url), settings.host, settings.lease_seconds),
                 on_unexpected_exit=self._on_unexpected_exit,
             )
             adopted = self._pool.adopt()

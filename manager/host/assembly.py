@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from manager.config import ConfigurationService
 from manager.host.launcher import make_launcher
+from manager.host.leasing import Leases, LocalLeases
 from manager.host.pool import RecordSink, WorkerPoolManager
 from manager.host.records import RecordFiles
 from manager.host.starting import Starter, WorkerSurroundings
@@ -19,7 +20,8 @@ def build_pool(
     *,
     redis_url: str | None = None,
     sink: RecordSink | None = None,
-    on_unexpected_exit: Callable[[WorkerInfo, str], None] | None = None,
+    leases: Leases | None = None,
+    on_unexpected_exit: Callable[[WorkerInfo, str], bool | None] | None = None,
 ) -> WorkerPoolManager:
     """Return this machine's pool; without `redis_url` and `sink` its workers report to nobody but the pool itself.
 
@@ -46,5 +48,7 @@ def build_pool(
         records,
         sink=sink,
         stale_after_seconds=settings.stale_after_seconds,
+        leases=leases or LocalLeases(settings.host),
+        logins_per_second=settings.logins_per_second,
         on_unexpected_exit=on_unexpected_exit,
     )

@@ -7,19 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 from manager import logs
-from manager.errors import ManagerError, NoWorkerError, SessionHeldError
+from manager.config import HealthConfig
+from manager.errors import ManagerError, NoWorkerError
 from manager.fleet.store import Stamped, observe
 from manager.host.endings import describe_exit
+from manager.host.leasing import Held, Leases
+from manager.host.pace import LoginPace
 from manager.host.records import RecordFiles, WorkerRecord
 from manager.host.remains import end_remains
 from manager.host.slot import Slot
 from manager.host.starting import Starter
 from manager.host.stopping import stop_process
 from manager.host.watch import ProcessWatch
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, WorkerInfo, new_worker_id
 from manager.pool import Progress, StartOrder
 from manager.processes import ProcessRef
 from manager.session.beat import read_pulse
+from manager.session.lease import lease_clock
 from manager.states import LIVE, WorkerLifecycleStatus
 
 logger = logging.getLogger(__name__)
@@ -54,7 +58,8 @@ class WorkerPoolManager:
     """Starts, stops, restarts and lists the workers of this host. Every method may be called from any thread.
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
-    `close` touches none of them, and `adopt` finds them again.
+    `close` touches none of them, and `adopt` finds them again. `on_unexpected_exit` hears of every worker that ended
+    without being asked to, on the watching thread; if it returns True the account waits for `recover_worker`.
     """
 
     def __init__(
@@ -64,7 +69,9 @@ class WorkerPoolManager:
         *,
         sink: RecordSink | None = None,
         stale_after_seconds: float = 10.0,
-        on_unexpected_exit: Callable[[WorkerInfo, str], None] | None = None,
+        leases: Leases,
+        logins_per_second: float = 50.0,
+        on_unexpected_exit: Callable[[WorkerInfo, str], bool | None] | None = None,
     ) -> None:
         self._starter = starter
         self._records = records
@@ -73,7 +80,8 @@ class WorkerPoolManager:
         self._on_unexpected_exit = on_unexpected_exit
         self._guard = threading.Lock()
         self._slots: dict[str, Slot] = {}
-        self._identities: dict[str, str] = {}
+        self._leases = leases
+        self._pace = LoginPace(logins_per_second)
         self._watch = ProcessWatch()
 
     # commands
@@ -82,9 +90,41 @@ class WorkerPoolManager:
         """See `manager.pool.WorkerPool.start_worker`."""
         slot = self._slot(order.account_id)
         with slot.lock:
-            if slot.live and slot.info is not None:
+            if slot.live and slot.info is not None and not slot.restarting:
                 return self._seen(slot, slot.info).with_(metadata={"already_running": True})
             return self._start(slot, order)
+
+    def recover_worker(self, order: StartOrder) -> WorkerInfo | None:
+        """Start the account's worker again after it ended unasked; None if it has a worker by now.
+
+        If that fails, what the worker held stays with the account: another try, `abandon` or a stop follows.
+        """
+        slot = self._slot(order.account_id)
+        with slot.lock:
+            if slot.live and not slot.restarting:
+                return None
+            return self._start(slot, order, recovering=True)
+
+    def abandon(self, account_id: str, reason: str) -> None:
+        """Wait no more for the recovery of an account that has no worker: it is `failed`, and holds nothing."""
+        slot = self._slot(account_id)
+        with slot.lock:
+            if slot.restarting:
+                self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
+            elif not slot.live:
+                if slot.info is not None and slot.info.error != reason:
+                    slot.info = slot.info.with_(error=reason)
+                    self._note(slot.info)
+                self._give_up(slot)
+
+    def end_hung_workers(self) -> list[str]:
+        """Kill every worker whose loop gave no sign of life for too long, or that is in a call past its deadline.
+
+        Returns their accounts. Judged by their beat files: a worker that hangs cannot say so itself.
+        """
+        with self._guard:
+            slots = [slot for slot in self._slots.values() if slot.status is WorkerLifecycleStatus.RUNNING]
+        return [slot.account_id for slot in slots if self._end_if_hung(slot)]
 
     def restart_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
@@ -103,8 +143,10 @@ class WorkerPoolManager:
             slot = self._slots.get(account_id)
         if slot is None:
             raise _no_worker(account_id)
+        slot.cancelled.set()
         cancelled = slot.tell({"event": "cancelled"})
         with slot.lock:
+            slot.cancelled.clear()
             if slot.live:
                 self._stop(slot, timeout)
             elif not cancelled:
@@ -232,16 +274,68 @@ class WorkerPoolManager:
         data.pop("phase", None)
         return observe(info, Stamped(pulse.age_seconds, data), True, self._stale_after)
 
-    def _start(self, slot: Slot, order: StartOrder) -> WorkerInfo:
+    def _start(self, slot: Slot, order: StartOrder, *, recovering: bool = False) -> WorkerInfo:
         config = order.prepare()
-        claim = config.identity()
-        self._claim(claim, order.account_id)
+        worker_id = new_worker_id()
+        before = slot.held
+        held = self._leases.take(
+            config, worker_id, before=before, cancelled=slot.cancelled, known=self._knows
+        )
+        slot.held = held
+        if before is not None and before.claims != held.claims:
+            self._leases.give_up(before)
         try:
-            info = self._starter.start(slot, config, self._note, self._watch_worker)
+            self._pace.wait((config.gateway, config.server or ""), slot.cancelled)
+            info = self._starter.start(
+                slot, config, worker_id, held, self._note, self._watch_worker, order.generation
+            )
         except BaseException:
-            self._release(order.account_id)
+            if not recovering:
+                self._give_up(slot)
             raise
         return self._seen(slot, info)
+
+    def _knows(self, worker_id: str) -> bool:
+        with self._guard:
+            return any(
+                slot.record is not None and slot.record.worker_id == worker_id
+                for slot in self._slots.values()
+            )
+
+    def _give_up(self, slot: Slot) -> None:
+        held, slot.held = slot.held, None
+        if held is not None:
+            self._leases.give_up(held)
+
+    def _end_if_hung(self, slot: Slot) -> bool:
+        with slot.guard:
+            record = slot.record
+            if record is None or slot.status is not WorkerLifecycleStatus.RUNNING:
+                return False
+            pulse = read_pulse(record.beat_file)
+            allowed = (
+                slot.config.health.hang_after_seconds if slot.config else HealthConfig().hang_after_seconds
+            )
+            if pulse is None:
+                return False
+            if pulse.overdue_seconds is not None and pulse.overdue_seconds > 0:
+                why = f"it hung: the call {pulse.call} was {pulse.overdue_seconds:.1f} s past its deadline"
+            elif pulse.age_seconds > allowed:
+                why = f"it hung: no sign of life for {pulse.age_seconds:.0f} s"
+            else:
+                return False
+            slot.ended_because = why
+        logs.event(
+            logger,
+            logging.ERROR,
+            "hung",
+            why,
+            account=slot.account_id,
+            worker=record.worker_id,
+            pid=record.process.pid,
+        )
+        record.process.kill()
+        return True
 
     def _stop(self, slot: Slot, timeout: float | None) -> None:
         with slot.guard:
@@ -260,7 +354,8 @@ class WorkerPoolManager:
             info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
         if record is not None:
             self._records.remove(record)
-        self._release(slot.account_id)
+        if status is not WorkerLifecycleStatus.RESTARTING:
+            self._give_up(slot)
         self._note(info, wait_seconds=_PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0)
         logs.event(
             logger,
@@ -291,19 +386,26 @@ class WorkerPoolManager:
             pulse = read_pulse(slot.record.beat_file)
         if not unexpected:
             return  # a start or a stop is under way and accounts for it
-        reason = describe_exit(code, pulse.last_words if pulse else None)
-        asked = code == 0
-        self._ended(
-            slot,
-            WorkerLifecycleStatus.STOPPED if asked else WorkerLifecycleStatus.FAILED,
-            f"{reason}, without a command" if asked else reason,
-        )
-        if self._on_unexpected_exit is not None and slot.info is not None:
-            self._on_unexpected_exit(slot.info, reason)
+        reason = slot.ended_because or describe_exit(code, pulse.last_words if pulse else None)
+        if code == 0:
+            reason += ", without a command"
+        info = slot.info
+        if info is None:
+            return
+        lost = info.with_(error=reason, metadata={"exit_code": code})
+        recovered = self._on_unexpected_exit is not None and self._on_unexpected_exit(lost, reason)
+        if recovered:
+            self._ended(slot, WorkerLifecycleStatus.RESTARTING, reason)
+        else:
+            status = WorkerLifecycleStatus.STOPPED if code == 0 else WorkerLifecycleStatus.FAILED
+            self._ended(slot, status, reason)
 
     def _adopt(self, slot: Slot, record: WorkerRecord) -> WorkerInfo:
         pulse = read_pulse(record.beat_file)
         slot.record = record
+        slot.held = Held(
+            claims=record.claims, epoch=record.epoch, seconds=record.lease_seconds, asked_at=lease_clock()
+        )
         slot.exited.clear()
         slot.exit_code = None
         slot.info = WorkerInfo(
@@ -325,7 +427,7 @@ class WorkerPoolManager:
             end_remains(record)
             self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
-        self._claim(record.identity, record.account_id)
+        self._leases.adopt(slot.held, record.worker_id, record.account_id)
         slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
         self._note(slot.info, beat=_first_beat(record, pulse.status if pulse else {}))
         self._watch_worker(slot, record.process)
@@ -335,22 +437,6 @@ class WorkerPoolManager:
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, wait_seconds: float = 0.0
     ) -> None:
         self._sink.publish(info, beat, wait_seconds=wait_seconds)
-
-    def _claim(self, identity: str, account_id: str) -> None:
-        with self._guard:
-            holder = self._identities.setdefault(identity, account_id)
-        if holder != account_id:
-            held = self.get_worker_info(holder)
-            since = f", worker {held.worker_id} since {held.created_at:%Y-%m-%d %H:%M:%S} UTC" if held else ""
-            raise SessionHeldError(
-                f"{account_id}: account {holder} already has the session of {identity}{since}: "
-                f"stop it first, or give the two different logins"
-            )
-
-    def _release(self, account_id: str) -> None:
-        with self._guard:
-            for identity in [key for key, holder in self._identities.items() if holder == account_id]:
-                del self._identities[identity]
 
 
 def _batch(

@@ -15,7 +15,7 @@ from manager.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Bytes. A record is a few hundred; a larger file is not ours.
 _MAX_SIZE: Final = 65_536
 
@@ -26,8 +26,12 @@ class WorkerRecord:
 
     worker_id: str
     account_id: str
-    #: (gateway, server, login) of the session, as text.
-    identity: str
+    #: What it holds in the fleet, with which fencing token and time to live (seconds, 0: none).
+    claims: tuple[str, ...]
+    epoch: int
+    lease_seconds: float
+    #: Of the command that it was started by.
+    generation: int
     process: ProcessRef
     control_address: str
     control_token: str = field(repr=False)
@@ -59,6 +63,7 @@ class WorkerRecord:
         data |= {
             "process": process,
             "beat_file": Path(data["beat_file"]),
+            "claims": tuple(data["claims"]),
             "created_at": datetime.fromisoformat(data["created_at"]),
         }
         try:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from manager.config import AccountConfig
 from manager.errors import ManagerError
+from manager.host.leasing import Held
 from manager.host.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
 from manager.session.control import ControlError, ask
@@ -37,6 +39,13 @@ class Slot:
     #: Set when the process is proven to have ended.
     exited: threading.Event = field(default_factory=threading.Event)
     exit_code: int | None = None
+    #: What the present worker holds in the fleet, or what an ended one left for the next.
+    held: Held | None = None
+    #: Set by a stop that waits for its turn, so that a start which waits for its lease makes room.
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    #: Why the pool itself ended the worker, where the exit code cannot say.
+    ended_because: str | None = None
+    config: AccountConfig | None = None
 
     @property
     def status(self) -> WorkerLifecycleStatus | None:
@@ -46,6 +55,11 @@ class Slot:
     def live(self) -> bool:
         """Whether a process may exist."""
         return self.info is not None and self.info.status in LIVE
+
+    @property
+    def restarting(self) -> bool:
+        """Whether its worker has ended and the next one is waited for."""
+        return self.status is WorkerLifecycleStatus.RESTARTING
 
     def move(self, status: WorkerLifecycleStatus, **changes: Any) -> WorkerInfo:
         """Go to `status` if the table allows it, with other changes to the record; returns the new record."""

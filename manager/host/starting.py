@@ -28,10 +28,11 @@ from manager.errors import (
 )
 from manager.host.endings import describe_exit
 from manager.host.launcher import Launched, Launcher
+from manager.host.leasing import Held
 from manager.host.records import RecordFiles, WorkerRecord, private_dir
 from manager.host.slot import Slot
 from manager.host.stopping import kill_process
-from manager.models import WorkerInfo, new_worker_id
+from manager.models import WorkerInfo
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
 from manager.session.beat import read_pulse
@@ -115,6 +116,8 @@ class Starter:
             "host": self._at.host,
             "pid": record.process.pid,
             "gateway": record.gateway,
+            "epoch": record.epoch,
+            "generation": record.generation,
             "version": record.software_version,
             "config_version": record.config_version,
             "health": "unknown",
@@ -125,10 +128,15 @@ class Starter:
         self,
         slot: Slot,
         config: AccountConfig,
+        worker_id: str,
+        held: Held,
         note: Note,
         watch: Callable[[Slot, ProcessRef], None],
+        generation: int = 0,
     ) -> WorkerInfo:
         """Start a worker in `slot`, whose lock the caller holds; returns it once its session is connected.
+
+        `held` is what it holds in the fleet; the caller gives that up if this fails.
 
         Raises CredentialError or StartFailedError; then no process, no record and no claim is left.
         """
@@ -137,10 +145,10 @@ class Starter:
         launched = self._launcher.launch()
         events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         try:
-            record = self._begin(slot, config, launched, events)
+            record = self._begin(slot, config, worker_id, held, launched, events, generation)
             note(_info(slot))
             watch(slot, launched.process)
-            order = self._order(record, config, password)
+            order = self._order(record, config, password, held)
             launched.writer.write(order.to_json())
             launched.writer.flush()
             threading.Thread(
@@ -177,10 +185,12 @@ class Starter:
         self,
         slot: Slot,
         config: AccountConfig,
+        worker_id: str,
+        held: Held,
         launched: Launched,
         events: "queue.SimpleQueue[Mapping[str, Any]]",
+        generation: int,
     ) -> WorkerRecord:
-        worker_id = new_worker_id()
         info = WorkerInfo(
             worker_id=worker_id, account_id=config.account_id, status=WorkerLifecycleStatus.CREATED
         )
@@ -188,7 +198,10 @@ class Starter:
         record = WorkerRecord(
             worker_id=worker_id,
             account_id=config.account_id,
-            identity=config.identity(),
+            claims=held.claims,
+            epoch=held.epoch,
+            lease_seconds=held.seconds,
+            generation=generation,
             process=launched.process,
             control_address=_control_address(run_dir, worker_id),
             control_token=secrets.token_hex(16),
@@ -203,6 +216,8 @@ class Starter:
             slot.record = record
             slot.exited.clear()
             slot.exit_code = None
+            slot.ended_because = None
+            slot.config = config
             slot.events = events
             slot.info = info.with_(metadata=self.metadata(record))
             slot.move(WorkerLifecycleStatus.STARTING)
@@ -210,7 +225,9 @@ class Starter:
         self._records.save(record)
         return record
 
-    def _order(self, record: WorkerRecord, config: AccountConfig, password: SecretStr | None) -> WorkerOrder:
+    def _order(
+        self, record: WorkerRecord, config: AccountConfig, password: SecretStr | None, held: Held
+    ) -> WorkerOrder:
         at = self._at
         return WorkerOrder(
             worker_id=record.worker_id,
@@ -218,6 +235,10 @@ class Starter:
             password=password,
             redis_url=None if at.redis_url is None else SecretStr(at.redis_url),
             host=at.host,
+            claims=held.claims,
+            epoch=held.epoch,
+            lease_seconds=held.seconds,
+            leased_at=held.asked_at,
             venue_address=config.venue or at.venue_address(),
             log_file=at.paths.worker_log(config.account_id),
             beat_file=record.beat_file,

@@ -38,6 +38,8 @@ class Component:
         self._cwd = paths.root
         self._child: subprocess.Popen[bytes] | None = None
         self.process: ProcessRef | None = None
+        #: Known once it was stopped; None also where another `up` had started it.
+        self.exit_code: int | None = None
 
     def find(self) -> bool:
         """Take over the process that an earlier `up` started, if it still lives; True if it does."""
@@ -100,7 +102,7 @@ class Component:
                 if not process.wait(_KILL_SECONDS):
                     return False
             if self._child is not None:
-                self._child.wait()
+                self.exit_code = self._child.wait()
         self.process = self._child = None
         self._record.unlink(missing_ok=True)
         return True

@@ -13,6 +13,7 @@ from manager.environment import clean_environment
 from manager.errors import ComponentError, FleetUnavailableError
 from manager.factory import fleet_store
 from manager.fleet import FleetStore, fleet_url, safe_url
+from manager.fleet.leases import LeaseStore
 from manager.gateways.base import GatewayError
 from manager.local.agent import agent_argv, agent_environment, shared_settings
 from manager.local.component import Component
@@ -30,6 +31,8 @@ _READY_SECONDS: Final = 60.0
 _BACKOFF: Final = (1.0, 30.0)
 #: Flower is given up after so many deaths within a minute; nothing trades through it.
 _FLOWER_TRIES: Final = 5
+#: A file beside Redis's data that says that Redis wrote everything before it ended. Without it leases may be missing.
+_IN_ORDER: Final = "ended-in-order"
 
 Say = Callable[[str], None]
 
@@ -62,7 +65,16 @@ class Machine:
         component = own_redis(self._paths)
         if not component.find():
             self._adopt_redis(component)
+        word = self._paths.redis_dir / _IN_ORDER
+        # What it holds is all that there was: it ended in order, or there never was anything.
+        complete = word.exists() or not (
+            any(self._paths.redis_dir.iterdir()) or any(self._paths.workers_dir.glob("*.json"))
+        )
+        word.unlink(missing_ok=True)
+        started = component.process is None
         self._run(component, "Redis", self._redis_answers)
+        if started and complete:
+            LeaseStore(self.store.url).trust()
 
     def start_venue(self) -> None:
         """Have this machine's paper venue."""
@@ -137,6 +149,8 @@ class Machine:
         if not component.stop(seconds):
             raise ComponentError(f"{name} could not be ended; see {component.log_file}")
         self._started.remove(component)
+        if name == "redis" and component.exit_code == 0:
+            (self._paths.redis_dir / _IN_ORDER).touch(mode=0o600)
         return name
 
     def agent_serves(self) -> bool:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from manager import logs
 from manager.fleet.client import open_client
-from manager.fleet.store import BeatSender
+from manager.fleet.leases import LeaseBeats
+from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
 from manager.session.beat import BeatWriter
 from manager.session.cycle import ObserveCycle
@@ -55,7 +56,14 @@ def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, 
     sender = (
         None
         if order.redis_url is None
-        else BeatSender(open_client(order.redis_url.get_secret_value()), order.host)
+        else LeaseBeats(
+            open_client(order.redis_url.get_secret_value()),
+            host=order.host,
+            beats_key=beats_key(order.host),
+            claims=order.claims,
+            epoch=order.epoch,
+            ttl_seconds=order.lease_seconds,
+        )
     )
     return Worker(order, gateway, ObserveCycle(config), beat, sender, notify)
 
@@ -66,6 +74,7 @@ def gateway_options(order: WorkerOrder) -> GatewayOptions:
     return GatewayOptions(
         account_id=config.account_id,
         worker_id=order.worker_id,
+        epoch=order.epoch,
         login=config.login,
         server=config.server,
         password=order.password,

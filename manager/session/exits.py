@@ -14,6 +14,8 @@ class WorkerExit(IntEnum):
     CONNECTION_LOST = 72
     #: It was asked to stop, but the session could not be closed in order.
     STOPPED_UNCLEANLY = 73
+    #: Another worker has its lease, or it could not be renewed in time.
+    LEASE_LOST = 74
 
 
 MEANINGS = {
@@ -22,4 +24,5 @@ MEANINGS = {
     WorkerExit.NOT_CONNECTED: "its session was never connected",
     WorkerExit.CONNECTION_LOST: "its connection to the venue was lost",
     WorkerExit.STOPPED_UNCLEANLY: "it stopped, but could not close its session in order",
+    WorkerExit.LEASE_LOST: "it lost its lease",
 }

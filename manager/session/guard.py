@@ -1,4 +1,4 @@
-"""Notes every gateway call in the beat file before it is made, so that one which never returns is seen from outside."""
+"""Makes a gateway call only while the lease holds, and notes it in the beat file first: one which never returns is seen."""
 
 import time
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from manager.gateways.base import Account, Gateway, Health, Position, Session, Tick
 from manager.session.beat import BeatWriter
+from manager.session.lease import Lease
 
 T = TypeVar("T")
 
@@ -16,15 +17,16 @@ CALL_SECONDS: Final = 10.0
 class GuardedGateway:
     """The gateway as the session's loop uses it."""
 
-    def __init__(self, gateway: Gateway, beat: BeatWriter) -> None:
+    def __init__(self, gateway: Gateway, beat: BeatWriter, lease: Lease) -> None:
         self._gateway = gateway
         self._beat = beat
+        self._lease = lease
 
     def connect(self, deadline: float) -> Session:
         return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
 
     def disconnect(self, deadline: float) -> None:
-        self._call("disconnect", deadline, self._gateway.disconnect)
+        self._noted("disconnect", deadline, self._gateway.disconnect)
 
     def check(self) -> Health:
         return self._call("check", self._deadline(), self._gateway.check)
@@ -42,6 +44,10 @@ class GuardedGateway:
         self._call("close_position", self._deadline(), lambda: self._gateway.close_position(position_id))
 
     def _call(self, name: str, deadline: float, call: Callable[[], T]) -> T:
+        self._lease.check()
+        return self._noted(name, deadline, call)
+
+    def _noted(self, name: str, deadline: float, call: Callable[[], T]) -> T:
         self._beat.begin_call(name, deadline)
         try:
             return call()

@@ -21,6 +21,12 @@ class WorkerOrder:
     #: None for a worker that reports to no Redis (a local pool in a script).
     redis_url: SecretStr | None = field(repr=False)
     host: str
+    #: What it holds in the fleet, its fencing token, and the lease's time to live in seconds (0: none).
+    claims: tuple[str, ...]
+    epoch: int
+    lease_seconds: float
+    #: When it was asked for, by `lease_clock`.
+    leased_at: float
     venue_address: str | None
     log_file: Path
     beat_file: Path
@@ -56,6 +62,7 @@ class WorkerOrder:
     def from_json(cls, line: bytes) -> Self:
         data = json.loads(line)
         data["config"] = AccountConfig.model_validate(data["config"])
+        data["claims"] = tuple(data["claims"])
         for name in ("password", "redis_url", "control_token"):
             if data[name] is not None:
                 data[name] = SecretStr(data[name])

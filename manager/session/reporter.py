@@ -1,4 +1,4 @@
-"""Sends a worker's heartbeat to Redis from a thread of its own, so that an outage of Redis delays no trading call."""
+"""Sends a worker's heartbeat to Redis, which renews its lease, from a thread of its own: an outage delays no call."""
 
 import logging
 import threading
@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from manager import logs
+from manager.fleet.leases import Holder, LeaseHeld
+from manager.session.lease import Lease, lease_clock
 
 logger = logging.getLogger(__name__)
 
 #: Seconds. While Redis is away it is tried again at intervals that grow from the heartbeat's to this.
-_MAX_BACKOFF: Final = 5.0
+_MAX_BACKOFF: Final = 1.0
 
 
 class Sender(Protocol):
@@ -26,11 +28,13 @@ class Reporter:
         account_id: str,
         snapshot: Callable[[], Mapping[str, Any]],
         interval_seconds: float,
+        lease: Lease,
     ) -> None:
         self._sender = sender
         self._account_id = account_id
         self._snapshot = snapshot
         self._interval = interval_seconds
+        self._lease = lease
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
@@ -46,8 +50,12 @@ class Reporter:
     def _run(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            asked_at = lease_clock()
             try:
                 self._sender.send(self._account_id, self._snapshot())
+            except LeaseHeld as error:
+                self._lease.lose(_who(error.holder))
+                return
             except Exception as error:
                 failures += 1
                 if failures == 1:
@@ -58,4 +66,12 @@ class Reporter:
                 if failures:
                     logs.event(logger, logging.INFO, "report_resumed", missed=failures)
                 failures = 0
-            self._stop.wait(min(self._interval * 2**failures, max(_MAX_BACKOFF, self._interval)))
+                self._lease.renewed(asked_at)
+            self._lease.tend()
+            self._stop.wait(min(self._interval * 2 ** min(failures, 6), max(_MAX_BACKOFF, self._interval)))
+
+
+def _who(holder: Holder) -> str:
+    if holder.worker_id == "":
+        return "its lease was taken away"
+    return f"worker {holder.worker_id} on host {holder.host} has it"

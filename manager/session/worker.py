@@ -26,6 +26,7 @@ from manager.session.control import ControlServer
 from manager.session.cycle import Cycle
 from manager.session.exits import WorkerExit
 from manager.session.guard import GuardedGateway
+from manager.session.lease import Lease, LeaseLost
 from manager.session.order import WorkerOrder
 from manager.session.reporter import Reporter, Sender
 from manager.states import WorkerHealth
@@ -50,7 +51,8 @@ class Worker:
     ) -> None:
         self._order = order
         self._beat = beat
-        self._gateway = GuardedGateway(gateway, beat)
+        self._lease = Lease(order.lease_seconds, order.leased_at, self._on_lease_lost)
+        self._gateway = GuardedGateway(gateway, beat, self._lease)
         self._cycle = cycle
         self._notify = notify
         self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
@@ -66,7 +68,9 @@ class Worker:
         self._reporter = (
             None
             if sender is None
-            else Reporter(sender, order.account_id, self.heartbeat, order.heartbeat_interval_seconds)
+            else Reporter(
+                sender, order.account_id, self.heartbeat, order.heartbeat_interval_seconds, self._lease
+            )
         )
 
     def run(self) -> WorkerExit:
@@ -76,6 +80,9 @@ class Worker:
         control = ControlServer(
             self._order.control_address, self._order.control_token.get_secret_value(), self._handle
         )
+        if self._reporter:
+            # From before the session: its lease must not run out while it connects.
+            self._reporter.start()
         try:
             return self._run(control.address)
         finally:
@@ -110,20 +117,33 @@ class Worker:
                 {"event": "failed", "code": error.code, "message": str(error), "retryable": error.retryable}
             )
             self._disconnect(_DISCONNECT_SECONDS)
-            return WorkerExit.NOT_CONNECTED
+            return WorkerExit.LEASE_LOST if self._lease.lost else WorkerExit.NOT_CONNECTED
         logs.event(logger, logging.INFO, "connected", can_trade=session.can_trade, server=session.server)
         self._notify({"event": "connected", "control": control_address, "beat": self.heartbeat()})
-        if self._reporter:
-            self._reporter.start()
         try:
             self._loop()
+        except LeaseLost as error:
+            return self._leave(str(error))
         except GatewayError as error:
             # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
             logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
             self._beat.last_words(f"{error.code}: {error}")
             self._disconnect(_DISCONNECT_SECONDS)
             return WorkerExit.CONNECTION_LOST
+        if self._lease.lost is not None:
+            return self._leave(self._lease.lost)
         return self._end()
+
+    def _leave(self, why: str) -> WorkerExit:
+        """Leave the session without touching what is in it: somebody else may trade there."""
+        self._phase = "stopping"
+        logs.event(logger, logging.ERROR, "lease_lost", why)
+        self._beat.last_words(f"it lost its lease: {why}")
+        self._disconnect(_DISCONNECT_SECONDS)
+        return WorkerExit.LEASE_LOST
+
+    def _on_lease_lost(self, why: str) -> None:
+        self.request_stop(f"it lost its lease: {why}", _DISCONNECT_SECONDS)
 
     def _loop(self) -> None:
         interval = self._order.heartbeat_interval_seconds

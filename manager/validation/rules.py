@@ -16,6 +16,7 @@ from typing import Final
 
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.gateways import known_gateways
+from manager.settings import HOST_NAME
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
@@ -166,6 +167,32 @@ def times_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
     if not 0 < execution.stop_timeout_seconds <= 3_600:
         text = f"{execution.stop_timeout_seconds:g}; more than 0 and up to 3600 is allowed"
         yield Finding(("execution", "stop_timeout_seconds"), text)
+
+
+@rule
+def recovery_and_health_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    recovery, health = config.recovery, config.health
+    if not 0 <= recovery.max_restarts <= 1_000:
+        yield Finding(("recovery", "max_restarts"), f"{recovery.max_restarts}; 0 to 1000 is allowed")
+    for place, seconds, least in (
+        (("recovery", "window_seconds"), recovery.window_seconds, 1.0),
+        (("recovery", "backoff_seconds"), recovery.backoff_seconds, 0.1),
+        (("recovery", "max_backoff_seconds"), recovery.max_backoff_seconds, 0.1),
+        (("recovery", "healthy_after_seconds"), recovery.healthy_after_seconds, 1.0),
+        (("health", "hang_after_seconds"), health.hang_after_seconds, 2.0),
+        (("health", "tick_age_seconds"), health.tick_age_seconds, 1.0),
+        (("health", "cycle_seconds"), health.cycle_seconds, 0.1),
+    ):
+        if not least <= seconds <= 86_400:
+            yield Finding(place, f"{seconds:g}; {least:g} to 86400 is allowed")
+
+
+@rule
+def host_is_a_name(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if config.host is not None and not HOST_NAME.fullmatch(config.host):
+        yield Finding(
+            ("host",), f"{config.host!r} is no host's name; letters, digits, '.', '_' and '-' are allowed"
+        )
 
 
 @rule

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from manager.fleet import FleetStore
+from manager.fleet.leases import LeaseStore
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
 from support.servers import RedisServer
@@ -35,6 +36,7 @@ class Fleet:
         (self.config_dir / "accounts").mkdir(parents=True)
         self.paths.create()
         self.store = FleetStore(redis.url)
+        LeaseStore(redis.url).trust()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.agent: subprocess.Popen[bytes] | None = None
         secret = self.config_dir / "secrets" / "password"
@@ -50,6 +52,7 @@ class Fleet:
             "MANAGER_CONFIG_DIR": str(self.config_dir),
             "MANAGER_STATE_DIR": str(self.paths.root),
             "MANAGER_HOST": self.host,
+            "MANAGER_LEASE_SECONDS": "3",
             "PYTHONWARNINGS": "default",
         }
 

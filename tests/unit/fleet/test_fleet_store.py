@@ -13,7 +13,8 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.store import BeatSender, Stamped, observe
+from manager.fleet.leases import LeaseBeats
+from manager.fleet.store import Stamped, beats_key, observe
 from manager.models import WorkerInfo, utc_now
 from manager.states import WorkerLifecycleStatus as S
 
@@ -85,7 +86,8 @@ def test_the_clocks_of_hosts_do_not_matter(store: FleetStore, redis_server: Redi
     wrong = info().with_(created_at=utc_now() - timedelta(hours=1), started_at=utc_now() + timedelta(hours=1))
     store.record("h", [wrong], {})
     with redis_server.client() as client:
-        BeatSender(client, "h").send("a", beat(last_heartbeat="1999-01-01T00:00:00Z"))
+        beats = LeaseBeats(client, host="h", beats_key=beats_key("h"), claims=[], epoch=0, ttl_seconds=0)
+        beats.send("a", beat(last_heartbeat="1999-01-01T00:00:00Z"))
     found = store.get_worker("a")
     assert found is not None
     assert found.status == "running"

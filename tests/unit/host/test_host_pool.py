@@ -194,7 +194,7 @@ def test_two_accounts_with_one_login_are_one_identity(host: Host) -> None:
     host.process(first)
     with pytest.raises(
         SessionHeldError,
-        match=f"account a already has the session of paper:Paper-1:1, worker {first.worker_id}",
+        match=f"account a already has the session of paper:Paper-1:1: worker {first.worker_id}",
     ):
         host.service.start_worker_from_config("b", validate=False)
     host.service.stop_worker("a")

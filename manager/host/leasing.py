@@ -1,0 +1,209 @@
+"""What a host's workers hold: taken before a worker is made, given up when it has provably ended."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from manager import logs
+from manager.config import AccountConfig
+from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
+from manager.fleet.leases import Holder, LeaseHeld, LeaseStore, Quarantine
+from manager.session.lease import lease_clock
+
+logger = logging.getLogger(__name__)
+
+#: Milliseconds after which a lease of this very host, whose worker this host knows nothing of, is nobody's any more. A
+#: worker that runs renews each second.
+_FORGOTTEN_MS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The claims of one worker."""
+
+    claims: tuple[str, ...]
+    #: The fencing token; 0 where nobody but this process is asked.
+    epoch: int
+    #: The lease's time to live; 0: none.
+    seconds: float
+    #: When it was asked for, by `lease_clock`.
+    asked_at: float
+
+
+class Leases(Protocol):
+    def take(
+        self,
+        config: AccountConfig,
+        worker_id: str,
+        *,
+        before: Held | None,
+        cancelled: threading.Event,
+        known: Callable[[str], bool],
+    ) -> Held:
+        """Take what the account's worker needs.
+
+        `before` is what its ended predecessor held and did not give up; `known` says whether a worker id is one of
+        this host's. Raises SessionHeldError, StartCancelledError, FleetUnavailableError.
+        """
+
+    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+        """Note what a worker that was found running holds."""
+
+    def give_up(self, held: Held) -> None:
+        """Give it up. Called when the worker has provably ended, or was never made. Raises nothing."""
+
+    def tend(self) -> None:
+        """Do again what could not be done while Redis was away."""
+
+
+class LocalLeases:
+    """For a pool that nobody shares a fleet with: one holder of each claim in this process."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._lock = threading.Lock()
+        self._holders: dict[str, Holder] = {}
+
+    def take(
+        self,
+        config: AccountConfig,
+        worker_id: str,
+        *,
+        before: Held | None,
+        cancelled: threading.Event,
+        known: Callable[[str], bool],
+    ) -> Held:
+        del cancelled, known
+        claims = claims_of(config, self._host)
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        mine = set(before.claims) if before is not None else set()
+        with self._lock:
+            for claim in claims:
+                holder = self._holders.get(claim)
+                if holder is not None and claim not in mine:
+                    raise held_error(config.account_id, holder)
+            for claim in claims:
+                self._holders[claim] = Holder(claim, self._host, worker_id, config.account_id, 0, now, 0)
+        return Held(claims=claims, epoch=0, seconds=0.0, asked_at=lease_clock())
+
+    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        with self._lock:
+            for claim in held.claims:
+                self._holders[claim] = Holder(claim, self._host, worker_id, account_id, 0, now, 0)
+
+    def give_up(self, held: Held) -> None:
+        with self._lock:
+            for claim in held.claims:
+                self._holders.pop(claim, None)
+
+    def tend(self) -> None:
+        pass
+
+
+class FleetLeases:
+    """Leases in Redis."""
+
+    def __init__(self, store: LeaseStore, host: str, lease_seconds: float) -> None:
+        self._store = store
+        self._host = host
+        self._lease_seconds = lease_seconds
+        self._lock = threading.Lock()
+        self._unreleased: list[Held] = []
+
+    def take(
+        self,
+        config: AccountConfig,
+        worker_id: str,
+        *,
+        before: Held | None,
+        cancelled: threading.Event,
+        known: Callable[[str], bool],
+    ) -> Held:
+        claims = claims_of(config, self._host)
+        seconds = self._lease_seconds if config.failover == "auto" else 0.0
+        said = False
+        self.tend()
+        while True:
+            asked_at = lease_clock()
+            try:
+                epoch = self._store.acquire(
+                    claims,
+                    host=self._host,
+                    worker_id=worker_id,
+                    account_id=config.account_id,
+                    ttl_seconds=seconds,
+                    quarantine_seconds=self._lease_seconds,
+                    held_epoch=before.epoch if before is not None else 0,
+                )
+            except LeaseHeld as error:
+                holder = error.holder
+                forgotten = holder.host == self._host and holder.renewed_age_ms > _FORGOTTEN_MS
+                if not forgotten or known(holder.worker_id):
+                    raise held_error(config.account_id, holder) from None
+                # Ours, of a worker that has ended while nobody could tell Redis so.
+                self._store.release([holder.claim], holder.epoch)
+                continue
+            except Quarantine as error:
+                if before is not None and before.seconds == seconds == 0.0 and before.claims == claims:
+                    return before
+                if not said:
+                    logs.event(logger, logging.WARNING, "quarantine", str(error), account=config.account_id)
+                said = True
+                if cancelled.wait(error.seconds + 0.01):
+                    raise StartCancelledError(
+                        f"{config.account_id}: a stop arrived while it was starting"
+                    ) from None
+                continue
+            except FleetUnavailableError:
+                # Nobody else can have been let in meanwhile: without a time to live it is ours until we give it up.
+                if before is not None and before.seconds == seconds == 0.0 and before.claims == claims:
+                    return before
+                raise
+            return Held(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
+
+    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+        # Its heartbeat keeps it, and registers it again where Redis has lost it.
+        del held, worker_id, account_id
+
+    def give_up(self, held: Held) -> None:
+        try:
+            self._store.release(held.claims, held.epoch)
+        except FleetUnavailableError as error:
+            logs.event(logger, logging.WARNING, "release_failed", f"{error}; it is tried again")
+            with self._lock:
+                self._unreleased.append(held)
+
+    def tend(self) -> None:
+        with self._lock:
+            waiting, self._unreleased = self._unreleased, []
+        for held in waiting:
+            self.give_up(held)
+
+
+def claims_of(config: AccountConfig, host: str) -> tuple[str, ...]:
+    """Return what only one worker may have: the broker identity, and the host's terminal if the account names one."""
+    if config.path is None:
+        return (config.identity(),)
+    # Links to one folder are one terminal, and so are spellings that differ in case.
+    terminal = str(Path(config.path).expanduser().resolve()).casefold()
+    return (config.identity(), f"terminal:{host}:{terminal}")
+
+
+def held_error(account_id: str, holder: Holder) -> SessionHeldError:
+    """Return the error that names the holder: host, worker, account, since when."""
+    if holder.broken:
+        return SessionHeldError(
+            f"{account_id}: the lease of {holder.claim} in Redis cannot be read (edited by hand?): a worker that runs "
+            f"mends it with its next heartbeat; if none runs, `manager move {account_id} --to HOST --force` clears it"
+        )
+    since = datetime.fromtimestamp(holder.since_ms / 1000, UTC)
+    return SessionHeldError(
+        f"{account_id}: account {holder.account_id} already has the session of {holder.claim}: worker {holder.worker_id} "
+        f"on host {holder.host} since {since:%Y-%m-%d %H:%M:%S} UTC: stop it first, or give the two different logins; "
+        f"if that host is lost for good, see `manager move --help`"
+    )
