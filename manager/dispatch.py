@@ -1,9 +1,12 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
+import getpass
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 from celery import group, states
@@ -13,6 +16,7 @@ from redis.exceptions import RedisError
 
 from manager import wire
 from manager.errors import (
+    AlreadyThereError,
     CommandTimeoutError,
     FleetUnavailableError,
     HostUnavailableError,
@@ -20,6 +24,8 @@ from manager.errors import (
     NoWorkerError,
 )
 from manager.fleet import FleetStore, safe_url
+from manager.fleet.desired import DesiredStore, Wish
+from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool import Progress, StartOrder
 from manager.states import LIVE, WorkerLifecycleStatus
@@ -34,57 +40,102 @@ _BACKEND_GONE: Final = "Retry limit exceeded"
 _RESULTS_AT_ONCE: Final = 500
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A task for one account, and the desired state that it stands for."""
+
+    task: str
+    account_id: str
+    kwargs: Mapping[str, Any]
+    state: Literal["running", "stopped"]
+    why: str
+    host: str = ""
+    queue: str = ""
+    #: The task's id, by which a command that is delivered twice is one.
+    token: str = field(default_factory=lambda: str(uuid4()))
+
+
 class CeleryWorkerPool:
     """Sends commands to the host agents as Celery tasks, and reads what they recorded from Redis."""
 
-    def __init__(self, app: Any, store: FleetStore, *, command_timeout_seconds: float = 180.0) -> None:
+    def __init__(
+        self,
+        app: Any,
+        store: FleetStore,
+        desired: DesiredStore,
+        leases: LeaseStore,
+        *,
+        command_timeout_seconds: float = 180.0,
+    ) -> None:
         self._app = app
         self._store = store
+        self._desired = desired
+        self._leases = leases
         self._timeout = command_timeout_seconds
+        self._me = _me()
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
 
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
-        return WorkerInfo.from_dict(self._ask(wire.START_WORKER, order.account_id, _flags(order)))
+        return WorkerInfo.from_dict(self._ask(self._start(order, wire.START_WORKER)))
 
     def restart_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.restart_worker`."""
-        return WorkerInfo.from_dict(self._ask(wire.RESTART_WORKER, order.account_id, {}))
+        return WorkerInfo.from_dict(self._ask(self._start(order, wire.RESTART_WORKER)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.WorkerPool.stop_worker`."""
-        # A stop never expires: one that was sent is meant, however late it arrives.
-        wait = self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
-        return bool(
-            self._ask(wire.STOP_WORKER, account_id, {"timeout": timeout}, expires=False, wait_seconds=wait)
+        """See `manager.pool.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
+        return bool(self._ask(self._stop(account_id, timeout), self._stop_wait(timeout)))
+
+    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+        """Stop the account's worker where it is and start it on `host`.
+
+        `force` is for a host that is lost for good: its lease is taken away without proof that its worker has ended.
+        If that worker still trades somewhere, there are two sessions until it hears of it. Raises
+        HostUnavailableError if a host is silent (without force), or if `host` is; RuntimeErrors as start and stop do.
+        """
+        live = self._live_hosts()
+        if host not in live:
+            known = ", ".join(sorted(live)) or "none"
+            raise HostUnavailableError(
+                f"host {host} has no live agent (live: {known}): start one there first"
+            )
+        info = self.get_worker_info(account_id)
+        here = str(info.metadata.get("host")) if info is not None else None
+        present = info is not None and (info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN)
+        if here == host and present:
+            raise AlreadyThereError(f"{account_id} is on host {host} already")
+        if here in live or not force:
+            if present:
+                self.stop_worker(account_id)
+        else:
+            for holder in self._leases.holders():
+                if holder.account_id == account_id or (holder.broken and account_id in holder.claim):
+                    self._leases.revoke(holder.claim)
+        order = _Command(
+            wire.START_WORKER, account_id, {}, "running", "move", host=host, queue=wire.host_queue(host)
         )
+        return WorkerInfo.from_dict(self._ask(order))
 
     def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
-        hosts = self._queues([order.account_id for order in orders])
-        tasks = {
-            order.account_id: self._signature(
-                wire.START_WORKER, order.account_id, _flags(order), hosts.get(order.account_id)
-            )
-            for order in orders
-        }
-        return self._batch(tasks, self._timeout, _started, progress)
+        commands = [self._start(order, wire.START_WORKER) for order in orders]
+        return self._batch(commands, self._timeout, _started, progress)
 
     def stop_many(
         self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.stop_many`: one Celery group with a task for each account."""
-        hosts = self._queues(account_ids)
-        tasks = {
-            account_id: self._signature(
-                wire.STOP_WORKER, account_id, {"timeout": timeout}, hosts.get(account_id), expires=False
-            )
-            for account_id in account_ids
-        }
-        wait = self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
-        return self._batch(tasks, wait, self._stopped, progress)
+        commands = [self._stop(account_id, timeout) for account_id in account_ids]
+        return self._batch(commands, self._stop_wait(timeout), self._stopped, progress)
+
+    def stoppable(self) -> list[str]:
+        """See `manager.pool.WorkerPool.stoppable`."""
+        present = (*LIVE, WorkerLifecycleStatus.UNKNOWN)
+        found = {info.account_id for info in self._store.list_workers() if info.status in present}
+        return sorted(found | set(self._desired.wanted()))
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every recorded worker of the fleet as it is now."""
@@ -101,76 +152,134 @@ class CeleryWorkerPool:
 
     # inside
 
-    def _ask(
-        self,
-        task: str,
-        account_id: str,
-        kwargs: Mapping[str, Any],
-        *,
-        expires: bool = True,
-        wait_seconds: float | None = None,
-    ) -> Any:
-        queue = self._queues([account_id]).get(account_id)
+    @staticmethod
+    def _start(order: StartOrder, task: str) -> "_Command":
+        restart = task == wire.RESTART_WORKER
+        flags = {} if restart else {"apply_defaults": order.apply_defaults, "validate": order.validate}
+        return _Command(task, order.account_id, flags, "running", "restart" if restart else "start")
+
+    @staticmethod
+    def _stop(account_id: str, timeout: float | None) -> "_Command":
+        return _Command(wire.STOP_WORKER, account_id, {"timeout": timeout}, "stopped", "stop")
+
+    def _stop_wait(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
+
+    def _ask(self, command: "_Command", wait_seconds: float | None = None) -> Any:
         wait = self._timeout if wait_seconds is None else wait_seconds
+        ready, refused = self._accept([command])
+        for text in refused.values():
+            raise HostUnavailableError(text)
         with self._translated():
-            result = self._signature(task, account_id, kwargs, queue, expires=expires).apply_async()
+            result = self._signature(ready[0]).apply_async()
             try:
                 return result.get(timeout=wait)
             except ResultTimeoutError:
                 raise CommandTimeoutError(
-                    f"{account_id}: no answer to {task} within {wait:g} s (task {result.id}): it may still be "
-                    f"carried out; `manager info {account_id}` shows what is so, `manager doctor` looks for the cause"
+                    f"{command.account_id}: no answer to {command.task} within {wait:g} s (task {result.id}): it may "
+                    f"still be carried out; `manager info {command.account_id}` shows what is so, `manager doctor` "
+                    "looks for the cause"
                 ) from None
             finally:
                 _forget(result)
 
-    def _signature(
-        self,
-        task: str,
-        account_id: str,
-        kwargs: Mapping[str, Any],
-        queue: str | None,
-        *,
-        expires: bool = True,
-    ) -> Any:
-        options: dict[str, Any] = {"queue": queue or wire.SHARED_QUEUE, "task_id": str(uuid4())}
-        if expires:
-            options["expires"] = self._timeout
-        return self._app.signature(task, args=[account_id], kwargs=dict(kwargs), options=options)
+    def _accept(self, commands: "Sequence[_Command]") -> "tuple[list[_Command], dict[str, str]]":
+        """Write down what is wanted; returns the commands with their queues, and those that nobody is there for.
 
-    def _queues(self, account_ids: Sequence[str]) -> dict[str, str]:
-        """Return for each account with a worker on a live host that host's queue. Raises if no host is live."""
-        live = {host.name for host in self._store.hosts() if host.live}
-        if not live:
-            raise HostUnavailableError(
-                f"no host agent is alive on {safe_url(self._store.url)}: start one with `manager up` (this machine) "
-                "or `manager host`"
+        Raises HostUnavailableError if no host is live, but writes stops down even then.
+        """
+        live = self._live_hosts()
+        stopping = bool(commands) and commands[0].state == "stopped"
+        if not live and not stopping:
+            raise HostUnavailableError(self._nobody())
+        places = self._places([command.account_id for command in commands])
+        self._desired.desire_many(
+            Wish(
+                account_id=command.account_id,
+                state=command.state,
+                token=command.token,
+                by=self._me,
+                why=command.why,
+                restart=command.task == wire.RESTART_WORKER,
+                host=command.host,
+                apply_defaults=command.kwargs.get("apply_defaults", True),
+                validate=command.kwargs.get("validate", True),
+                timeout=command.kwargs.get("timeout"),
             )
+            for command in commands
+        )
+        ready: list[_Command] = []
+        refused: dict[str, str] = {}
+        for command in commands:
+            place, has_worker = places.get(command.account_id, ("", False))
+            if place in live:
+                ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
+            elif stopping and has_worker:
+                refused[command.account_id] = (
+                    f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
+                    "back; until then its worker may trade"
+                )
+            elif live:
+                ready.append(command)
+            else:
+                refused[command.account_id] = f"{command.account_id}: {self._nobody()}"
+        return ready, refused
+
+    def _signature(self, command: "_Command") -> Any:
+        options: dict[str, Any] = {"queue": command.queue or wire.SHARED_QUEUE, "task_id": command.token}
+        if command.state == "running":
+            # A stop never expires: one that was sent is meant, however late it arrives.
+            options["expires"] = self._timeout
+        return self._app.signature(
+            command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
+        )
+
+    def _live_hosts(self) -> set[str]:
+        return {host.name for host in self._store.hosts() if host.live}
+
+    def _nobody(self) -> str:
+        return (
+            f"no host agent is alive on {safe_url(self._store.url)}: start one with `manager up` (this machine) "
+            "or `manager host`"
+        )
+
+    def _places(self, account_ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+        """Return for each account the host whose it is, and whether it may have a worker there."""
         if len(account_ids) == 1:
             found = self._store.get_worker(account_ids[0])
             workers = [found] if found else []
         else:
             workers = self._store.list_workers()
-        places = {info.account_id: info.metadata.get("host") for info in workers}
-        return {
-            account: wire.host_queue(str(places[account]))
-            for account in account_ids
-            if places.get(account) in live
+        places: dict[str, tuple[str, bool]] = {
+            account_id: (desired.host, False)
+            for account_id, desired in self._desired.read_many(account_ids).items()
         }
+        for info in workers:
+            present = info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN
+            if present or not places.get(info.account_id, ("", False))[0]:
+                places[info.account_id] = (str(info.metadata.get("host", "")), present)
+        return places
 
     def _batch(
         self,
-        tasks: Mapping[str, Any],
+        commands: "Sequence[_Command]",
         wait_seconds: float,
         sort: Callable[[str, Any], tuple[str, Any]],
         progress: Progress | None,
     ) -> BatchResult:
         parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
-        if not tasks:
+        if not commands:
             return BatchResult()
+        ready, refused = self._accept(commands)
+        parts["failed"] |= refused
+        if progress is not None:
+            for account_id in refused:
+                progress(account_id, "failed")
+        if not ready:
+            return BatchResult(**parts)
         with self._translated():
-            results = group(list(tasks.values()), app=self._app).apply_async()
-            waiting = dict(zip((result.id for result in results.results), tasks, strict=True))
+            results = group([self._signature(command) for command in ready], app=self._app).apply_async()
+            waiting = {command.token: command.account_id for command in ready}
             try:
                 for task_id, outcome in self._results(set(waiting), wait_seconds):
                     account_id = waiting.pop(task_id)
@@ -250,8 +359,13 @@ def _forget(result: Any) -> None:
         result.backend.remove_pending_result(result)
 
 
-def _flags(order: StartOrder) -> dict[str, bool]:
-    return {"apply_defaults": order.apply_defaults, "validate": order.validate}
+def _me() -> str:
+    """Return who asks, for the desired state: a user and a machine."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _started(account_id: str, outcome: Any) -> tuple[str, Any]:

@@ -65,6 +65,12 @@ class NoWorkerError(ManagerError, ValueError):
     code = "no_worker"
 
 
+class AlreadyThereError(ManagerError, ValueError):
+    """Raised when a move is asked to the host where the account is."""
+
+    code = "already_there"
+
+
 class SettingsError(ManagerError, ValueError):
     """Raised when the environment, or a directory that it names, cannot be used."""
 
@@ -132,6 +138,12 @@ class StopFailedError(ManagerError, RuntimeError):
 
     code = "stop_failed"
     retryable = True
+
+
+class OverruledError(ManagerError, RuntimeError):
+    """Raised when a stop arrives after a later start: it changes nothing."""
+
+    code = "overruled"
 
 
 class HostUnavailableError(ManagerError, RuntimeError):

@@ -5,6 +5,8 @@ from typing import Final
 
 from manager.config import ConfigurationService
 from manager.fleet import FleetStore, celery_url, fleet_url
+from manager.fleet.desired import DesiredStore
+from manager.fleet.leases import LeaseStore
 from manager.pool import WorkerPool
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
@@ -52,6 +54,8 @@ def celery_worker_pool(settings: Settings) -> WorkerPool:
     return CeleryWorkerPool(
         sender_app(celery_url(settings)),
         fleet_store(settings),
+        DesiredStore(fleet_url(settings)),
+        LeaseStore(fleet_url(settings)),
         command_timeout_seconds=settings.command_timeout_seconds,
     )
 

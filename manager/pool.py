@@ -57,6 +57,9 @@ class WorkerPool(Protocol):
     ) -> BatchResult:
         """Stop many at once; every account is accounted for."""
 
+    def stoppable(self) -> list[str]:
+        """Return the accounts that a stop of everything must stop: those that may have a worker, or will again."""
+
     def list_workers(self) -> list[WorkerInfo]: ...
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None: ...

@@ -5,17 +5,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from manager import logs
-from manager.config import AccountConfig, ConfigurationService
-from manager.errors import (
-    AccountDisabledError,
-    InvalidConfigError,
-    ManagerError,
-    StopFailedError,
-)
+from manager.config import ConfigurationService
+from manager.errors import ManagerError, StopFailedError
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.pool import Progress, StartOrder, WorkerPool
-from manager.states import LIVE, WorkerLifecycleStatus
-from manager.validation import AccountConfigurationValidator
+from manager.states import WorkerLifecycleStatus
+from manager.validation import AccountConfigurationValidator, OrderBook
 
 logger: Final = logging.getLogger(__name__)
 
@@ -36,6 +31,7 @@ class WorkerManagerService:
         self.config_service = config_service
         self.worker_pool = worker_pool
         self.validator = validator or AccountConfigurationValidator(config_service)
+        self._orders = OrderBook(config_service, self.validator)
 
     # one account
 
@@ -96,7 +92,7 @@ class WorkerManagerService:
         orders: list[StartOrder] = []
         for account_id, enabled in self.enabled_accounts().items():
             if enabled is None:
-                failed[account_id] = str(self._problems(account_id))
+                failed[account_id] = str(self._orders.problems(account_id))
             elif enabled:
                 orders.append(self._order(account_id, apply_defaults, validate))
             else:
@@ -125,10 +121,8 @@ class WorkerManagerService:
         return len(result.done)
 
     def stop_all(self, timeout: float | None = None, progress: Progress | None = None) -> BatchResult:
-        """Stop every worker that may have a process, and account for every one."""
-        present = (*LIVE, WorkerLifecycleStatus.UNKNOWN)
-        accounts = [info.account_id for info in self.worker_pool.list_workers() if info.status in present]
-        result = self.worker_pool.stop_many(accounts, timeout, progress)
+        """Stop every worker that may have a process or would get one again, and account for every one."""
+        result = self.worker_pool.stop_many(self.worker_pool.stoppable(), timeout, progress)
         self._log_batch("stop_all", result)
         return result
 
@@ -154,32 +148,7 @@ class WorkerManagerService:
     # inside
 
     def _order(self, account_id: str, apply_defaults: bool, validate: bool) -> StartOrder:
-        return StartOrder(
-            account_id, apply_defaults, validate, lambda: self._prepare(account_id, apply_defaults, validate)
-        )
-
-    def _prepare(self, account_id: str, apply_defaults: bool, validate: bool) -> AccountConfig:
-        try:
-            config = self.config_service.load_account_config(account_id, apply_defaults)
-        except InvalidConfigError:
-            if not validate:
-                raise
-            # What keeps the file from being read is not all that is wrong with it.
-            raise self._problems(account_id, apply_defaults) from None
-        if not config.enabled:
-            raise AccountDisabledError(
-                f"{account_id} is disabled: set `enabled: true` in {self.config_service.account_path(account_id)}"
-            )
-        if validate:
-            result = self.validator.validate_account(account_id, apply_defaults)
-            for warning in result.warnings:
-                logs.event(logger, logging.WARNING, "validate", warning, account=account_id)
-            if result.has_errors:
-                raise _invalid(result)
-        return config
-
-    def _problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
-        return _invalid(self.validator.validate_account(account_id, apply_defaults))
+        return self._orders.order(account_id, apply_defaults, validate)
 
     @staticmethod
     def _log_batch(action: str, result: BatchResult) -> None:
@@ -193,13 +162,3 @@ class WorkerManagerService:
             skipped=len(result.skipped),
             failed=len(result.failed),
         )
-
-
-def _invalid(result: ValidationResult) -> InvalidConfigError:
-    logs.event(
-        logger, logging.WARNING, "validate", "; ".join(result.errors), account=result.account_id, valid=False
-    )
-    return InvalidConfigError(
-        f"{result.account_id} is invalid ({len(result.errors)} error{'s' * (len(result.errors) != 1)}):\n"
-        + "\n".join(result.errors)
-    )

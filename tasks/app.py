@@ -2,9 +2,10 @@
 
 import logging
 import sys
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, states
 from celery.signals import setup_logging
 
 from manager import logs, wire
@@ -12,11 +13,17 @@ from manager.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool
 from manager.host.agent import HostAgent
+from manager.host.commands import Elsewhere, HostCommands
 from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: A header of a task that was passed on: how often.
+_HOPS: Final = "manager_hops"
 
 app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"])
 app.config_from_object(celery_settings())
@@ -47,7 +54,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
         raise_file_limit()
         try:
-            agent = HostAgent(_settings_of(worker))
+            agent = HostAgent(_settings_of(worker), answer=_answer)
             agent.start()
         except ManagerError as error:
             _refuse(str(error))
@@ -67,6 +74,7 @@ class _Running:
     """The two services of a running agent: one over its own pool, one over the whole fleet."""
 
     def __init__(self, agent: HostAgent) -> None:
+        self.commands = agent.commands
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
         self.fleet = WorkerManagerService(
             agent.config_service, celery_worker_pool(agent.settings), agent.validator
@@ -90,6 +98,32 @@ def _services() -> _Running:
     if _running is None:
         raise HostAgentError("this Celery worker is no running host agent: start it with `manager host`")
     return _running
+
+
+def host_commands() -> HostCommands:
+    """Return the commands of this host. Raises HostAgentError outside a running host agent."""
+    return _services().commands
+
+
+def carried_out(task: Any, command: Callable[[HostCommands, str, int], T]) -> T:
+    """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same."""
+    hops = int((task.request.headers or {}).get(_HOPS, 0))
+    try:
+        return command(host_commands(), task.request.id, hops)
+    except Elsewhere as elsewhere:
+        onward = task.s(*task.request.args, **task.request.kwargs)
+        onward.set(queue=wire.host_queue(elsewhere.host), headers={_HOPS: hops + 1})
+        raise task.replace(onward) from None
+
+
+def _answer(task_id: str, outcome: "bool | ManagerError") -> None:
+    """Tell the caller of a stop that it is done, while its task still waits behind others."""
+    state = states.SUCCESS if outcome is True else states.FAILURE
+    try:
+        app.backend.store_result(task_id, outcome, state)
+    except Exception as error:
+        # Its task tells too, once it is its turn.
+        logs.event(logger, logging.WARNING, "answer_failed", str(error))
 
 
 def _settings_of(worker: Any) -> Settings:
@@ -131,4 +165,4 @@ def _configure_logging(**_: Any) -> None:
 
 app.steps["worker"].add(HostAgentStep)
 
-__all__ = ["app", "fleet_service", "host_service"]
+__all__ = ["app", "carried_out", "fleet_service", "host_service"]

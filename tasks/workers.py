@@ -4,34 +4,45 @@ from typing import Any
 
 from manager import wire
 from manager.errors import ManagerError
-from tasks.app import app, fleet_service, host_service
+from tasks.app import app, carried_out, fleet_service
 from tasks.payloads import AccountArguments, StartArguments, StopArguments, checked
 
 
-@app.task(name=wire.START_WORKER, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def start_worker(account_id: str, apply_defaults: bool = True, validate: bool = True) -> dict[str, Any]:
-    """Start the account's worker on this host; returns its WorkerInfo once its session is connected."""
+@app.task(name=wire.START_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def start_worker(
+    self: Any, account_id: str, apply_defaults: bool = True, validate: bool = True
+) -> dict[str, Any]:
+    """Start the account's worker on its host; returns its WorkerInfo once its session is connected."""
     given = checked(
         StartArguments, account_id=account_id, apply_defaults=apply_defaults, validate_first=validate
     )
-    info = host_service().start_worker_from_config(
-        given.account_id, given.apply_defaults, given.validate_first
+    info = carried_out(
+        self,
+        lambda commands, token, hops: commands.start(
+            given.account_id, given.apply_defaults, given.validate_first, token=token, hops=hops
+        ),
     )
     return info.to_dict()
 
 
-@app.task(name=wire.STOP_WORKER, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def stop_worker(account_id: str, timeout: float | None = None) -> bool:
+@app.task(name=wire.STOP_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def stop_worker(self: Any, account_id: str, timeout: float | None = None) -> bool:
     """Stop the account's worker within `timeout` seconds; True once its process has provably ended."""
     given = checked(StopArguments, account_id=account_id, timeout=timeout)
-    return host_service().stop_worker(given.account_id, given.timeout)
+    return carried_out(
+        self,
+        lambda commands, token, hops: commands.stop(given.account_id, given.timeout, token=token, hops=hops),
+    )
 
 
-@app.task(name=wire.RESTART_WORKER, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def restart_worker(account_id: str) -> dict[str, Any]:
+@app.task(name=wire.RESTART_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def restart_worker(self: Any, account_id: str) -> dict[str, Any]:
     """Stop the account's worker if it runs and start it with the configuration as it is now; returns its WorkerInfo."""
     given = checked(AccountArguments, account_id=account_id)
-    return host_service().restart_worker(given.account_id).to_dict()
+    info = carried_out(
+        self, lambda commands, token, hops: commands.restart(given.account_id, token=token, hops=hops)
+    )
+    return info.to_dict()
 
 
 @app.task(name=wire.GET_WORKER_INFO, throws=(ManagerError,))  # type: ignore[untyped-decorator]

@@ -1,5 +1,6 @@
 """Accounts on disk: models, merging, provenance, credentials, and the service over them."""
 
+from manager.config.credentials import watch as watch_credential
 from manager.config.loaded import LoadedAccount, Origin, suggestion
 from manager.config.models import (
     AccountConfig,
@@ -38,4 +39,5 @@ __all__ = [
     "StrategyConfig",
     "config_version",
     "suggestion",
+    "watch_credential",
 ]

@@ -146,8 +146,14 @@ class Holder:
     since_ms: int
     #: How long ago the holder was heard of last.
     renewed_age_ms: int
+    #: Its time to live; 0: it has none.
+    ttl_ms: int = 0
     #: The record is no lease: edited by hand, or of a version that does not fit.
     broken: bool = False
+
+    @property
+    def expired(self) -> bool:
+        return self.ttl_ms > 0 and self.renewed_age_ms > self.ttl_ms
 
 
 class LeaseHeld(Exception):  # noqa: N818 - a word of the protocol, caught by those who hold leases
@@ -221,13 +227,17 @@ class LeaseStore:
 
     def holder(self, claim: str) -> Holder | None:
         """Return who has the claim; None if nobody has."""
-        found = [lease for lease in self.holders() if lease.claim == claim]
+        found = self._read([lease_key(claim)])
         return found[0] if found else None
 
     def holders(self) -> list[Holder]:
         """Return every lease of the fleet, by claim; revoked ones are nobody's."""
         with translated(self._url):
             keys = sorted(self._client.scan_iter(match=f"{LEASE_PREFIX}*", count=1000))
+        return self._read([key.decode(errors="replace") for key in keys])
+
+    def _read(self, keys: Sequence[str]) -> list[Holder]:
+        with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.time()
             for key in keys:
@@ -237,7 +247,7 @@ class LeaseStore:
         return [
             found
             for key, fields in zip(keys, raw, strict=True)
-            if (found := _read(key.decode(errors="replace"), fields, now)) is not None
+            if (found := _read(key, fields, now)) is not None
         ]
 
     def trust(self) -> None:
@@ -294,6 +304,8 @@ def _holder(answer: Sequence[Any]) -> Holder:
 
 
 def _read(key: str, fields: Any, now: int) -> Holder | None:
+    if fields == {}:
+        return None  # given up in the meantime
     claim = key.removeprefix(LEASE_PREFIX)
     try:
         text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
@@ -308,8 +320,9 @@ def _read(key: str, fields: Any, now: int) -> Holder | None:
             int(text["epoch"]),
             int(text["since"]),
             now - renewed,
+            int(text["ttl"]),
         )
-    except (AttributeError, KeyError, ValueError):
+    except (AttributeError, KeyError, ValueError):  # the first: redis's own error, for a key of another type
         return Holder(claim, "", "", "", 0, 0, 0, broken=True)
 
 

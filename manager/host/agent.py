@@ -5,24 +5,28 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from manager import __version__, logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
+from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.assembly import build_pool
+from manager.host.commands import HostCommands
+from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.lock import FileLock
+from manager.host.memory import Memory
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
 from manager.models import WorkerInfo, utc_now
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
 from manager.settings import Settings
-from manager.validation import AccountConfigurationValidator
+from manager.validation import AccountConfigurationValidator, OrderBook
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +34,9 @@ logger = logging.getLogger(__name__)
 class HostAgent:
     """Owns the host's pool from `start` to `close`. Neither touches a worker that runs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, answer: Answer | None = None) -> None:
         self.settings = settings
+        self._answer: Answer = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
         self.config_service = ConfigurationService(settings.config_dir)
         self.validator = AccountConfigurationValidator(self.config_service)
@@ -41,6 +46,15 @@ class HostAgent:
         self._started_at = utc_now()
         self._pool: WorkerPoolManager | None = None
         self._publisher: Publisher | None = None
+        self._keeper: Keeper | None = None
+        self._commands: HostCommands | None = None
+
+    @property
+    def commands(self) -> HostCommands:
+        """What tasks call. Raises HostAgentError before `start` and after `close`."""
+        if self._commands is None:
+            raise HostAgentError("this host agent is not started: it carries out no commands")
+        return self._commands
 
     @property
     def pool(self) -> WorkerPoolManager:
@@ -61,17 +75,39 @@ class HostAgent:
         try:
             self._refuse_a_second()
             self._publisher = Publisher(self.store, settings.host, self._describe)
-            self._pool = build_pool(
+            leases = FleetLeases(LeaseStore(self.store.url), settings.host, settings.lease_seconds)
+            self._pool = pool = build_pool(
                 settings,
                 self.config_service,
                 redis_url=self.store.url,
                 sink=self._publisher,
-                leases=FleetLeases(LeaseStore(self.store.url), settings.host, settings.lease_seconds),
+                leases=leases,
                 on_unexpected_exit=self._on_unexpected_exit,
             )
-            adopted = self._pool.adopt()
+            desired = DesiredStore(self.store.url)
+            self._keeper = keeper = Keeper(
+                host=settings.host,
+                pool=pool,
+                orders=OrderBook(self.config_service, self.validator),
+                config_service=self.config_service,
+                desired=desired,
+                store=self.store,
+                leases=leases,
+                memory=Memory(self.paths.root / "desired.json"),
+                answer=self._answer,
+            )
+            self._commands = HostCommands(
+                host=settings.host,
+                pool=pool,
+                keeper=keeper,
+                config_service=self.config_service,
+                desired=desired,
+                store=self.store,
+            )
+            adopted = pool.adopt()
             self._settle(adopted)
             self._publisher.start()
+            keeper.start()
         except BaseException:
             self.close()
             raise
@@ -88,6 +124,10 @@ class HostAgent:
 
     def close(self) -> None:
         """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent."""
+        self._commands = None
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -138,13 +178,15 @@ class HostAgent:
             "python": sys.version.split()[0],
             "started_at": self._started_at.isoformat(),
             "workers": pool.count_live() if pool else 0,
+            "trouble": self._keeper.trouble if self._keeper else None,
         }
 
-    def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> None:
+    def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         """The one place that hears of every worker that ended without being asked to: recovery starts here."""
         logs.event(
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
+        return self._keeper.lost(info, reason) if self._keeper is not None else None
 
 
 def _machine() -> str:

@@ -1,14 +1,11 @@
 """A pool of workers from settings: for the host agent, and for a script that wants one without Redis."""
 
-from collections.abc import Callable
-
 from manager.config import ConfigurationService
 from manager.host.launcher import make_launcher
 from manager.host.leasing import Leases, LocalLeases
-from manager.host.pool import RecordSink, WorkerPoolManager
+from manager.host.pool import OnUnexpectedExit, RecordSink, WorkerPoolManager
 from manager.host.records import RecordFiles
 from manager.host.starting import Starter, WorkerSurroundings
-from manager.models import WorkerInfo
 from manager.paths import StatePaths
 from manager.settings import Settings
 from manager.venue.address import venue_address
@@ -21,7 +18,7 @@ def build_pool(
     redis_url: str | None = None,
     sink: RecordSink | None = None,
     leases: Leases | None = None,
-    on_unexpected_exit: Callable[[WorkerInfo, str], bool | None] | None = None,
+    on_unexpected_exit: OnUnexpectedExit | None = None,
 ) -> WorkerPoolManager:
     """Return this machine's pool; without `redis_url` and `sink` its workers report to nobody but the pool itself.
 

@@ -178,6 +178,11 @@ class FleetLeases:
             with self._lock:
                 self._unreleased.append(held)
 
+    def free(self, config: AccountConfig) -> bool:
+        """Say whether nobody has the account's broker identity, or its time is over. Raises FleetUnavailableError."""
+        holder = self._store.holder(config.identity())
+        return holder is None or holder.expired
+
     def tend(self) -> None:
         with self._lock:
             waiting, self._unreleased = self._unreleased, []

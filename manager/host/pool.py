@@ -4,11 +4,12 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from manager import logs
 from manager.config import HealthConfig
-from manager.errors import ManagerError, NoWorkerError
+from manager.errors import ManagerError, NoWorkerError, StartCancelledError
 from manager.fleet.store import Stamped, observe
 from manager.host.endings import describe_exit
 from manager.host.leasing import Held, Leases
@@ -36,6 +37,10 @@ _PUBLISH_SECONDS: Final = 2.0
 _BATCH_THREADS: Final = 32
 
 
+#: See `WorkerPoolManager`.
+OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
+
+
 class RecordSink(Protocol):
     """Where the pool's records go, so that the fleet sees them."""
 
@@ -59,7 +64,8 @@ class WorkerPoolManager:
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
     `close` touches none of them, and `adopt` finds them again. `on_unexpected_exit` hears of every worker that ended
-    without being asked to, on the watching thread; if it returns True the account waits for `recover_worker`.
+    without being asked to, on the watching thread; what it returns is called once the account is `restarting`, and has
+    `recover_worker` called soon; if it returns None the worker is not replaced.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class WorkerPoolManager:
         stale_after_seconds: float = 10.0,
         leases: Leases,
         logins_per_second: float = 50.0,
-        on_unexpected_exit: Callable[[WorkerInfo, str], bool | None] | None = None,
+        on_unexpected_exit: OnUnexpectedExit | None = None,
     ) -> None:
         self._starter = starter
         self._records = records
@@ -91,7 +97,12 @@ class WorkerPoolManager:
         slot = self._slot(order.account_id)
         with slot.lock:
             if slot.live and slot.info is not None and not slot.restarting:
-                return self._seen(slot, slot.info).with_(metadata={"already_running": True})
+                # Of its own generation, it was started by this very command, which came another way as well.
+                already = slot.generation != order.generation or order.generation == 0
+                return self._seen(slot, slot.info).with_(
+                    metadata={"already_running": True} if already else {}
+                )
+            slot.restarts, slot.last_cause = 0, None
             return self._start(slot, order)
 
     def recover_worker(self, order: StartOrder) -> WorkerInfo | None:
@@ -117,6 +128,12 @@ class WorkerPoolManager:
                     self._note(slot.info)
                 self._give_up(slot)
 
+    def cancel_start(self, account_id: str) -> None:
+        """Break off a start of the account that is under way."""
+        slot = self._slot(account_id)
+        slot.cancelled.set()
+        slot.tell({"event": "cancelled"})
+
     def end_hung_workers(self) -> list[str]:
         """Kill every worker whose loop gave no sign of life for too long, or that is in a call past its deadline.
 
@@ -130,12 +147,18 @@ class WorkerPoolManager:
         """See `manager.pool.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
         slot = self._slot(order.account_id)
         with slot.lock:
+            if (
+                slot.live
+                and slot.info is not None
+                and not slot.restarting
+                and 0 < order.generation <= slot.generation
+            ):
+                return self._seen(slot, slot.info)
             config = order.prepare()
             if slot.live:
                 self._stop(slot, None)
-            return self._start(
-                slot, StartOrder(order.account_id, order.apply_defaults, order.validate, lambda: config)
-            )
+            slot.restarts, slot.last_cause = 0, None
+            return self._start(slot, replace(order, prepare=lambda: config))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """See `manager.pool.WorkerPool.stop_worker`. A start that is under way is broken off."""
@@ -144,12 +167,13 @@ class WorkerPoolManager:
         if slot is None:
             raise _no_worker(account_id)
         slot.cancelled.set()
-        cancelled = slot.tell({"event": "cancelled"})
+        broken_off = slot.starting
+        slot.tell({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
             if slot.live:
                 self._stop(slot, timeout)
-            elif not cancelled:
+            elif not broken_off:
                 raise _no_worker(account_id)
         return True
 
@@ -219,6 +243,21 @@ class WorkerPoolManager:
                 healths[info.health] = healths.get(info.health, 0) + 1
         return {"workers": states, "health": healths, "ok": set(healths) <= {"healthy"}}
 
+    def generation(self, account_id: str) -> int | None:
+        """Return by which generation of its desired state the account's worker was started; None if it has none."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return slot.generation if slot is not None and slot.live and not slot.restarting else None
+
+    def stoppable(self) -> list[str]:
+        """See `manager.pool.WorkerPool.stoppable`."""
+        return self.live_accounts()
+
+    def live_accounts(self) -> list[str]:
+        """Return the accounts that have a worker process, or wait for the next one."""
+        with self._guard:
+            return [slot.account_id for slot in self._slots.values() if slot.live]
+
     def count_live(self) -> int:
         """Return how many workers have a process."""
         with self._guard:
@@ -275,6 +314,13 @@ class WorkerPoolManager:
         return observe(info, Stamped(pulse.age_seconds, data), True, self._stale_after)
 
     def _start(self, slot: Slot, order: StartOrder, *, recovering: bool = False) -> WorkerInfo:
+        slot.starting = True
+        try:
+            return self._start_now(slot, order, recovering)
+        finally:
+            slot.starting = False
+
+    def _start_now(self, slot: Slot, order: StartOrder, recovering: bool) -> WorkerInfo:
         config = order.prepare()
         worker_id = new_worker_id()
         before = slot.held
@@ -286,6 +332,8 @@ class WorkerPoolManager:
             self._leases.give_up(before)
         try:
             self._pace.wait((config.gateway, config.server or ""), slot.cancelled)
+            if slot.cancelled.is_set():
+                raise StartCancelledError(f"{order.account_id}: a stop arrived while it was starting")
             info = self._starter.start(
                 slot, config, worker_id, held, self._note, self._watch_worker, order.generation
             )
@@ -392,10 +440,13 @@ class WorkerPoolManager:
         info = slot.info
         if info is None:
             return
+        slot.last_cause = reason
         lost = info.with_(error=reason, metadata={"exit_code": code})
-        recovered = self._on_unexpected_exit is not None and self._on_unexpected_exit(lost, reason)
-        if recovered:
+        recover = self._on_unexpected_exit(lost, reason) if self._on_unexpected_exit is not None else None
+        if recover is not None:
+            slot.restarts += 1
             self._ended(slot, WorkerLifecycleStatus.RESTARTING, reason)
+            recover()
         else:
             status = WorkerLifecycleStatus.STOPPED if code == 0 else WorkerLifecycleStatus.FAILED
             self._ended(slot, status, reason)
@@ -406,6 +457,7 @@ class WorkerPoolManager:
         slot.held = Held(
             claims=record.claims, epoch=record.epoch, seconds=record.lease_seconds, asked_at=lease_clock()
         )
+        slot.restarts, slot.last_cause = record.restarts, record.last_cause
         slot.exited.clear()
         slot.exit_code = None
         slot.info = WorkerInfo(

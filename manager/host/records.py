@@ -41,6 +41,9 @@ class WorkerRecord:
     software_version: str
     stop_timeout_seconds: float
     created_at: datetime
+    #: How often the account's worker was started again since the last command, and why the last time.
+    restarts: int = 0
+    last_cause: str | None = None
 
     def to_json(self) -> str:
         data = asdict(self)

@@ -43,9 +43,14 @@ class Slot:
     held: Held | None = None
     #: Set by a stop that waits for its turn, so that a start which waits for its lease makes room.
     cancelled: threading.Event = field(default_factory=threading.Event)
+    #: Whether a start is under way, from its first step on.
+    starting: bool = False
     #: Why the pool itself ended the worker, where the exit code cannot say.
     ended_because: str | None = None
     config: AccountConfig | None = None
+    #: How often its worker was started again since the last command, and why the last time.
+    restarts: int = 0
+    last_cause: str | None = None
 
     @property
     def status(self) -> WorkerLifecycleStatus | None:
@@ -55,6 +60,11 @@ class Slot:
     def live(self) -> bool:
         """Whether a process may exist."""
         return self.info is not None and self.info.status in LIVE
+
+    @property
+    def generation(self) -> int:
+        """Of the command that its worker was started by; 0 where nobody keeps count."""
+        return self.record.generation if self.record is not None else 0
 
     @property
     def restarting(self) -> bool:

@@ -118,6 +118,8 @@ class Starter:
             "gateway": record.gateway,
             "epoch": record.epoch,
             "generation": record.generation,
+            "restarts": record.restarts,
+            "last_cause": record.last_cause,
             "version": record.software_version,
             "config_version": record.config_version,
             "health": "unknown",
@@ -211,6 +213,8 @@ class Starter:
             software_version=__version__,
             stop_timeout_seconds=config.execution.stop_timeout_seconds,
             created_at=info.created_at,
+            restarts=slot.restarts,
+            last_cause=slot.last_cause,
         )
         with slot.guard:
             slot.record = record

@@ -23,7 +23,6 @@ from manager.paths import StatePaths
 from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings
-from manager.states import LIVE, WorkerLifecycleStatus
 
 #: Seconds between two looks at the fleet.
 _LOOK_SECONDS: Final = 1.0
@@ -228,12 +227,12 @@ class _Up:
         if not self._machine.agent_serves():
             return 0, []
         try:
-            mine = [
+            here = {
                 info.account_id
                 for info in self._service.list_workers()
                 if info.metadata.get("host") == self._settings.host
-                and info.status in (*LIVE, WorkerLifecycleStatus.UNKNOWN)
-            ]
+            }
+            mine = [account for account in self._service.worker_pool.stoppable() if account in here]
             with batch_progress(self._console, "stopping", len(mine)) as progress:
                 result = self._service.worker_pool.stop_many(mine, None, progress)
         except ManagerError as error:

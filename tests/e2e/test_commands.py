@@ -61,7 +61,7 @@ def test_a_restart_with_a_broken_file_stops_nothing(fleet: Fleet) -> None:
 
 
 def test_a_worker_that_is_killed_is_failed_at_once_with_the_signal(fleet: Fleet) -> None:
-    fleet.add_account("account-001", 5001)
+    fleet.add_account("account-001", 5001, recovery={"max_restarts": 0})
     fleet.run_json("start", "account-001")
     fleet.workers()["account-001"].signal(SIGKILL)
 

@@ -15,6 +15,8 @@ from manager.celery_app import celery_settings, sender_app
 from manager.dispatch import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
 from manager.fleet import celery_url
+from manager.fleet.desired import DesiredStore
+from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
 from manager.pool import StartOrder
 from manager.settings import Settings
@@ -74,7 +76,13 @@ class LiveHost:
 def pool(redis_server: RedisServer) -> CeleryWorkerPool:
     url = celery_url(Settings(redis_url=SecretStr(redis_server.url)))
     store: Any = LiveHost()
-    return CeleryWorkerPool(sender_app(url), store, command_timeout_seconds=1.0)
+    return CeleryWorkerPool(
+        sender_app(url),
+        store,
+        DesiredStore(redis_server.url),
+        LeaseStore(redis_server.url),
+        command_timeout_seconds=1.0,
+    )
 
 
 def _message(server: RedisServer, queue: str) -> dict[str, Any]:

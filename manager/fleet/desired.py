@@ -1,0 +1,364 @@
+"""Desired state: what the fleet has been told each account should be. Written before a task is sent, so that no death
+of a process loses it: every host agent compares it with what is so.
+
+    manager:desired             hash: account id → JSON (see `Desired`)
+    manager:desired:version     counts changes, so that an agent reads the hash only when something changed
+    manager:seen:<token>        the generation that a command was given, for a day: one delivered twice acts once
+    manager:host:<name>:nudges  list of stops for that host, so that none waits behind slow starts
+
+A command's token is the id of its Celery task. Whoever comes first with it, the manager that sends the task or the
+agent that receives one from somebody who knows only Celery, gives it a generation; whoever comes later learns it, and
+what is wanted by now. Generations only grow: they start from Redis's clock, so that a Redis which came back empty goes
+on above those that agents remember.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Self
+
+from manager.fleet.client import open_client, translated
+
+DESIRED_KEY: Final = "manager:desired"
+VERSION_KEY: Final = "manager:desired:version"
+
+State = Literal["running", "stopped"]
+
+#: Shared by the scripts: a record that was edited by hand into nonsense counts as none.
+_COMMON: Final = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function read(account)
+  local raw = redis.call('HGET', KEYS[1], account)
+  if not raw then return nil end
+  local ok, r = pcall(cjson.decode, raw)
+  if ok and type(r) == 'table' and type(r.generation) == 'number' and (r.state == 'running' or r.state == 'stopped') then
+    return r
+  end
+end
+local function write(account, r)
+  local text = cjson.encode(r)
+  redis.call('HSET', KEYS[1], account, text)
+  redis.call('INCR', KEYS[2])
+  return text
+end
+"""
+
+#: KEYS: desired, version, seen. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover), nudge or ''.
+_DESIRE: Final = (
+    _COMMON
+    + """
+local wish = cjson.decode(ARGV[2])
+local r = read(ARGV[1])
+local seen = tonumber(redis.call('GET', KEYS[3]))
+if seen and r then
+  if r.generation == seen and wish.host ~= '' and (r.host ~= wish.host or r.failover ~= wish.failover) then
+    r.host = wish.host
+    r.failover = wish.failover
+    return {string.format('%d', seen), write(ARGV[1], r)}
+  end
+  return {string.format('%d', seen), cjson.encode(r)}
+end
+local before = {state = r and r.state or 'stopped', host = r and r.host or '', restart = r and r.restart or 0}
+local generation = math.max(now, r and r.generation + 1 or 0)
+wish.generation = generation
+wish.at = now
+wish.before = before
+if wish.restart == 1 then wish.restart = generation else wish.restart = before.restart end
+if wish.host == '' then
+  wish.host = before.host
+  wish.failover = r and r.failover or false
+end
+redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
+if ARGV[3] ~= '' and wish.host ~= '' then
+  local list = 'manager:host:' .. wish.host .. ':nudges'
+  redis.call('RPUSH', list, ARGV[3])
+  redis.call('EXPIRE', list, 60)
+end
+return {string.format('%d', generation), write(ARGV[1], wish)}
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, generation. What was refused was never wanted: as it was before.
+_WITHDRAW: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.generation ~= tonumber(ARGV[2]) or type(r.before) ~= 'table' then return 0 end
+r.state = r.before.state
+r.host = r.before.host
+r.restart = r.before.restart
+r.before = nil
+write(ARGV[1], r)
+return 1
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, record. An agent remembers what a Redis that lost data does not.
+_RESTORE: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+local mine = cjson.decode(ARGV[2])
+if r and r.generation >= mine.generation then return 0 end
+write(ARGV[1], mine)
+return 1
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, generation, from host, to host.
+_TAKE_OVER: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.generation ~= tonumber(ARGV[2]) or r.host ~= ARGV[3] then return 0 end
+r.host = ARGV[4]
+write(ARGV[1], r)
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a command asks of an account."""
+
+    account_id: str
+    state: State
+    #: The command's own id; the same token is the same command.
+    token: str
+    #: Who asked, and by what.
+    by: str
+    why: str
+    #: A worker of an older generation is to be replaced.
+    restart: bool = False
+    #: The host that does it; empty: where the account is.
+    host: str = ""
+    apply_defaults: bool = True
+    validate: bool = True
+    #: Whether another host may take over.
+    failover: bool = False
+    #: Of a stop, seconds.
+    timeout: float | None = None
+
+    def arguments(self) -> list[str]:
+        wish = {
+            "state": self.state,
+            "restart": int(self.restart),
+            "by": self.by,
+            "why": self.why,
+            "host": self.host,
+            "apply_defaults": self.apply_defaults,
+            "validate": self.validate,
+            "failover": self.failover,
+        }
+        nudge = {"account_id": self.account_id, "token": self.token, "timeout": self.timeout, "by": self.by}
+        return [
+            self.account_id,
+            json.dumps(wish),
+            json.dumps(nudge) if self.state == "stopped" and not self.host else "",
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What an account should be."""
+
+    account_id: str
+    state: State
+    generation: int
+    #: A worker of an older generation than this is to be replaced; 0: none is.
+    restart: int = 0
+    #: The host whose it is; empty if no host has taken it yet.
+    host: str = ""
+    by: str = ""
+    why: str = ""
+    #: Milliseconds, by Redis's clock.
+    at: int = 0
+    apply_defaults: bool = True
+    validate: bool = True
+    failover: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+    def to_json(self) -> str:
+        return json.dumps({key: value for key, value in asdict(self).items() if key != "account_id"})
+
+    @classmethod
+    def from_json(cls, account_id: str, text: str | bytes) -> Self | None:
+        """Read one; None if it is no such record (edited by hand, or of another version)."""
+        try:
+            data = json.loads(text)
+            return cls(
+                account_id=account_id,
+                state=_one_of(data["state"]),
+                generation=int(data["generation"]),
+                restart=int(data.get("restart", 0)),
+                host=str(data.get("host", "")),
+                by=str(data.get("by", "")),
+                why=str(data.get("why", "")),
+                at=int(data.get("at", 0)),
+                apply_defaults=data.get("apply_defaults", True) is True,
+                validate=data.get("validate", True) is True,
+                failover=data.get("failover", False) is True,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """A stop that a host should carry out at once."""
+
+    account_id: str
+    token: str
+    timeout: float | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that is wanted, at one moment."""
+
+    version: int
+    #: Milliseconds, by Redis's clock.
+    now: int
+    desired: Mapping[str, Desired]
+    #: Accounts whose record is nonsense.
+    broken: frozenset[str]
+
+
+class DesiredStore:
+    """Reads and writes desired state. Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        self._url = url
+        self._client: Any = client or open_client(url)
+        self._desire = self._client.register_script(_DESIRE)
+        self._withdraw = self._client.register_script(_WITHDRAW)
+        self._restore = self._client.register_script(_RESTORE)
+        self._take_over = self._client.register_script(_TAKE_OVER)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def desire(self, wish: Wish) -> tuple[int, Desired]:
+        """Write a wish down; returns the command's generation, and what is wanted now, by this or a later command."""
+        return self.desire_many([wish])[0]
+
+    def desire_many(self, wishes: Iterable[Wish]) -> list[tuple[int, Desired]]:
+        """Write many down in one round trip."""
+        wishes = list(wishes)
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            for wish in wishes:
+                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
+                self._desire(keys=keys, args=wish.arguments(), client=pipe)
+            answers = pipe.execute()
+        found: list[tuple[int, Desired]] = []
+        for wish, (generation, text) in zip(wishes, answers, strict=True):
+            desired = Desired.from_json(wish.account_id, text)
+            if desired is None:
+                raise ValueError(
+                    f"{wish.account_id}: Redis wrote a desired state that cannot be read: {text!r}"
+                )
+            found.append((int(generation), desired))
+        return found
+
+    def withdraw(self, account_id: str, generation: int) -> None:
+        """Take back a wish that was refused, unless a later one has replaced it."""
+        with translated(self._url):
+            self._withdraw(keys=[DESIRED_KEY, VERSION_KEY], args=[account_id, generation])
+
+    def restore(self, desired: Desired) -> bool:
+        """Write again what Redis has lost; False if it knows it, or something later."""
+        with translated(self._url):
+            return bool(
+                self._restore(keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.to_json()])
+            )
+
+    def take_over(self, desired: Desired, host: str) -> bool:
+        """Make the account `host`'s; False if another host was faster, or something else is wanted by now."""
+        with translated(self._url):
+            return bool(
+                self._take_over(
+                    keys=[DESIRED_KEY, VERSION_KEY],
+                    args=[desired.account_id, desired.generation, desired.host, host],
+                )
+            )
+
+    def wanted(self) -> list[str]:
+        """Return the accounts that should run."""
+        snapshot = self.snapshot()
+        return [] if snapshot is None else [key for key, one in snapshot.desired.items() if one.running]
+
+    def read(self, account_id: str) -> Desired | None:
+        """Return what is wanted of the account; None if nothing ever was, or nobody can say."""
+        return self.read_many([account_id]).get(account_id)
+
+    def read_many(self, account_ids: Iterable[str]) -> dict[str, Desired]:
+        """Return what is wanted of these accounts, of those of which anything is."""
+        wanted = list(account_ids)
+        if not wanted:
+            return {}
+        with translated(self._url):
+            raw = self._client.hmget(DESIRED_KEY, wanted)
+        found = (Desired.from_json(key, text) for key, text in zip(wanted, raw, strict=True) if text)
+        return {desired.account_id: desired for desired in found if desired is not None}
+
+    def snapshot(self, known_version: int | None = None) -> Snapshot | None:
+        """Return everything that is wanted; None if nothing has changed since `known_version`."""
+        with translated(self._url):
+            version = int(self._client.get(VERSION_KEY) or 0)
+            if version == known_version:
+                return None
+            pipe = self._client.pipeline(transaction=True)
+            pipe.get(VERSION_KEY)
+            pipe.time()
+            pipe.hgetall(DESIRED_KEY)
+            raw_version, (seconds, micros), records = pipe.execute()
+        desired: dict[str, Desired] = {}
+        broken: set[str] = set()
+        for key, text in records.items():
+            account_id = key.decode(errors="replace")
+            found = Desired.from_json(account_id, text)
+            if found is None:
+                broken.add(account_id)
+            else:
+                desired[account_id] = found
+        return Snapshot(int(raw_version or 0), seconds * 1000 + micros // 1000, desired, frozenset(broken))
+
+    def next_nudge(self, host: str, wait_seconds: float) -> Nudge | None:
+        """Return the host's next nudge, waiting for one at most `wait_seconds` (whole ones, under the reply timeout)."""
+        with translated(self._url):
+            answer = self._client.blpop([nudges_key(host)], timeout=wait_seconds)
+        if answer is None:
+            return None
+        try:
+            data = json.loads(answer[1])
+            timeout = data.get("timeout")
+            return Nudge(
+                str(data["account_id"]),
+                str(data["token"]),
+                None if timeout is None else float(timeout),
+                str(data.get("by", "")),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # written by hand; what is meant stands in the desired state
+
+
+def nudges_key(host: str) -> str:
+    return f"manager:host:{host}:nudges"
+
+
+def _one_of(value: object) -> State:
+    if value == "running":
+        return "running"
+    if value == "stopped":
+        return "stopped"
+    raise ValueError(f"no state: {value!r}")
+
+
+__all__ = ["Desired", "DesiredStore", "Nudge", "Snapshot", "Wish"]

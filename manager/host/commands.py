@@ -1,0 +1,145 @@
+"""Commands as a host carries them out: placed, written down as desired state, done, and taken back if refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from manager.config import AccountConfig, ConfigurationService
+from manager.errors import (
+    HostUnavailableError,
+    ManagerError,
+    OverruledError,
+    StartCancelledError,
+)
+from manager.fleet import FleetStore
+from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.host.keeper import Keeper
+from manager.host.pool import WorkerPoolManager
+from manager.models import WorkerInfo
+from manager.pool import StartOrder
+
+#: How often a command is passed on before the host that has it says that it is lost.
+MAX_HOPS: Final = 4
+
+
+class Elsewhere(Exception):  # noqa: N818 - no error: the command has another place
+    """Raised when a command is another host's to carry out."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
+class HostCommands:
+    """The commands of one host. Every method may be called from any thread.
+
+    `token` identifies the command: a Celery task's id. Raises Elsewhere if another host should do it.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        pool: WorkerPoolManager,
+        keeper: Keeper,
+        config_service: ConfigurationService,
+        desired: DesiredStore,
+        store: FleetStore,
+    ) -> None:
+        self._host = host
+        self._pool = pool
+        self._keeper = keeper
+        self._config_service = config_service
+        self._desired = desired
+        self._store = store
+
+    def start(
+        self, account_id: str, apply_defaults: bool, validate: bool, *, token: str, hops: int = 0
+    ) -> WorkerInfo:
+        """Start the account's worker; see `manager.pool.WorkerPool.start_worker`."""
+        wish = Wish(
+            account_id=account_id,
+            state="running",
+            token=token,
+            by="a task",
+            why="start",
+            apply_defaults=apply_defaults,
+            validate=validate,
+        )
+        return self._run(wish, self._pool.start_worker, hops)
+
+    def restart(self, account_id: str, *, token: str, hops: int = 0) -> WorkerInfo:
+        """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
+        wish = Wish(
+            account_id=account_id, state="running", token=token, by="a task", why="restart", restart=True
+        )
+        return self._run(wish, self._pool.restart_worker, hops)
+
+    def stop(self, account_id: str, timeout: float | None, *, token: str, hops: int = 0) -> bool:
+        """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
+        wish = Wish(account_id=account_id, state="stopped", token=token, by="a task", why="stop")
+        _, desired = self._keeper.wish(wish)
+        if desired.running:
+            raise OverruledError(
+                f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
+            )
+        if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(token)):
+            self._elsewhere(account_id, desired, hops)
+        return self._keeper.stop(account_id, token, timeout).result()
+
+    def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], hops: int) -> WorkerInfo:
+        account_id = wish.account_id
+        config = self._peek(account_id, wish.apply_defaults)
+        self._place(account_id, config, hops)
+        failover = config is not None and config.failover == "auto"
+        generation, desired = self._keeper.wish(replace(wish, host=self._host, failover=failover))
+        if not desired.running:
+            raise StartCancelledError(
+                f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
+            )
+        try:
+            return carry_out(self._keeper.order(desired))
+        except ManagerError as error:
+            if not isinstance(error, StartCancelledError):
+                # The caller hears that it did not happen, so it must not happen later either.
+                self._keeper.withdraw(account_id, generation)
+            raise
+
+    def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
+        try:
+            return self._config_service.load_account_config(account_id, apply_defaults)
+        except ManagerError:
+            return None  # carrying it out will tell
+
+    def _place(self, account_id: str, config: AccountConfig | None, hops: int) -> None:
+        """Raise Elsewhere if the account is another host's: its pin, else where it is or was."""
+        if self._pool.has_worker_for_account(account_id):
+            return
+        pin = config.host if config is not None else None
+        if pin == self._host:
+            return
+        if pin is not None:
+            if hops >= MAX_HOPS or not self._live(pin):
+                raise HostUnavailableError(
+                    f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive there: "
+                    "start it with `manager host`, or change the file"
+                )
+            raise Elsewhere(pin)
+        desired = self._desired.read(account_id)
+        other = desired.host if desired is not None else ""
+        # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
+        if other not in {"", self._host} and hops < MAX_HOPS and self._live(other):
+            raise Elsewhere(other)
+
+    def _elsewhere(self, account_id: str, desired: Desired, hops: int) -> None:
+        if desired.host in {"", self._host} or hops >= MAX_HOPS:
+            return
+        if self._live(desired.host):
+            raise Elsewhere(desired.host)
+        raise HostUnavailableError(
+            f"{account_id}: host {desired.host}, which has it, is silent: the stop is written down and happens when it "
+            "is back; until then its worker may trade"
+        )
+
+    def _live(self, host: str) -> bool:
+        return any(state.live for state in self._store.hosts() if state.name == host)
