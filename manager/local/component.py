@@ -75,7 +75,10 @@ class Component:
             raise ComponentError(f"{self.name} cannot be started ({self._argv[0]}): {error}") from None
         self.process = ProcessRef.of(self._child.pid)
         if self.process is not None:
-            self._record.write_text(json.dumps(self.process.to_dict()))
+            # Whole or not at all: a reader that met half of it would take the process for none.
+            draft = self._record.with_suffix(".tmp")
+            draft.write_text(json.dumps(self.process.to_dict()))
+            draft.replace(self._record)
 
     @property
     def alive(self) -> bool:

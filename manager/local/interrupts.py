@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: Seconds after which an interrupt that was not taken is raised again.
+_AGAIN_SECONDS: Final = 0.3
 
 
 class Interrupted(BaseException):
@@ -24,11 +27,12 @@ class Interrupts:
     def __enter__(self) -> Self:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if sys.platform != "win32":
-            numbers.append(signal.SIGHUP)
+            numbers += [signal.SIGHUP, signal.SIGALRM]
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.taken()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -44,9 +48,14 @@ class Interrupts:
             self._pending = False
             raise Interrupted
 
+    def taken(self) -> None:
+        """Say that an interrupt has arrived where it was meant to; the next one is a new one."""
+        self._repeat(0.0)
+
     def ignore(self) -> None:
         """Take no further interrupt: the end is under way as fast as it can be."""
         self._ignoring = True
+        self.taken()
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._ignoring:
@@ -54,4 +63,11 @@ class Interrupts:
         if self._holding:
             self._pending = True
             return
+        # One that is raised inside a finalizer or a weak reference's callback is swallowed there: again until taken.
+        self._repeat(_AGAIN_SECONDS)
         raise Interrupted
+
+    @staticmethod
+    def _repeat(seconds: float) -> None:
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -96,16 +96,17 @@ class _Up:
     def run(self, *, once: bool) -> int:
         code = 0
         try:
-            self._start_machine()
-            code = self._start_accounts()
-            if not once:
-                self._show_fleet()
-        except Interrupted:
-            self._say("stopping; Ctrl-C again to stop at once")
-        except ManagerError as error:
-            self._say(f"error: {error}", style="red")
-            code = 1
-        try:
+            try:
+                self._start_machine()
+                code = self._start_accounts()
+                if not once:
+                    self._show_fleet()
+            except Interrupted:
+                self._interrupts.taken()
+                self._say("stopping; Ctrl-C again to stop at once")
+            except ManagerError as error:
+                self._say(f"error: {error}", style="red")
+                code = 1
             return max(code, self._end())
         except Interrupted:
             self._interrupts.ignore()
