@@ -49,6 +49,9 @@ class WorkerPool(Protocol):
         StopFailedError if it could not be ended.
         """
 
+    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+        """Stop the account's worker where it is and start it on `host`; with `force`, without proof that it has ended."""
+
     def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
         """Start many at once; every order is accounted for in the result. Raises only if nothing could be tried."""
 

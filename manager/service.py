@@ -61,6 +61,15 @@ class WorkerManagerService:
         """
         return self.worker_pool.stop_worker(account_id, timeout)
 
+    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+        """Stop the account's worker where it is and start it on `host`; returns once its session there is connected.
+
+        `force` is for an account whose host is lost for good: its lease is taken away without proof that its worker
+        has ended. If that worker still trades, there are two sessions until it hears of it. Raises ValueError if it is
+        on `host` already, RuntimeError if a host is silent, or as stop and start do.
+        """
+        return self.worker_pool.move_worker(account_id, host, force=force)
+
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
         """Return what is known of the account's worker now, an ended one too; None if it never had one."""
         return self.worker_pool.get_worker_info(account_id)

@@ -61,5 +61,9 @@ def print_json(data: object) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def print_warning(message: str) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
 def print_error(message: str) -> None:
     click.echo(f"error: {message}", err=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manager.cli.common import account_argument, json_option, print_error, print_json, service
+from manager.cli.common import account_argument, json_option, print_error, print_json, print_warning, service
 
 if TYPE_CHECKING:
     from manager.models import BatchResult, WorkerInfo
@@ -59,6 +59,27 @@ def stop(account_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> 
 def restart(account_ids: tuple[str, ...], as_json: bool) -> int:
     """Stop the workers that run and start them with the configuration as it is now."""
     return _each(account_ids, service().restart_worker, _say_started, as_json)
+
+
+@click.command()
+@account_argument()
+@click.option("--to", "host", required=True, metavar="HOST", help="The host that is to run it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="The account's host is lost for good: take its lease away without proof that its worker has ended. "
+    "If that worker still trades, there are two sessions on the account until it hears of it.",
+)
+@json_option
+def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
+    """Stop an account's worker where it is and start it on another host."""
+    fleet = service()
+    if force:
+        print_warning(
+            f"{account_id}: if its worker still runs on a host that nobody can reach, there are two sessions on the "
+            "account until it hears of this: make sure that the lost host is off"
+        )
+    return _each((account_id,), lambda one: fleet.move_worker(one, host, force=force), _say_started, as_json)
 
 
 @click.command("start-all")
@@ -158,4 +179,4 @@ def _say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
     return int(not result.ok)
 
 
-COMMANDS = (start, stop, restart, start_all, stop_all)
+COMMANDS = (start, stop, restart, move, start_all, stop_all)

@@ -37,7 +37,8 @@ HOST_STALE_AFTER: Final = 5.0
 _STAMPED_WRITE: Final = """
 local t = redis.call('TIME')
 local value = string.format('%d.%06d %s', t[1], t[2], ARGV[2])
-if ARGV[1] == '' then redis.call('SET', KEYS[1], value) else redis.call('HSET', KEYS[1], ARGV[1], value) end
+if ARGV[1] == '' then return redis.call('GETSET', KEYS[1], value) end
+redis.call('HSET', KEYS[1], ARGV[1], value)
 return 1
 """
 
@@ -124,23 +125,31 @@ class FleetStore:
 
     # written by host agents
 
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> None:
-        """Say that this host's agent lives."""
+    def report_agent(self, host: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Say that this host's agent lives; returns what it said before, None if Redis knows of nothing."""
         with translated(self.url):
             self._client.sadd(HOSTS_KEY, host)
-            self._write(keys=[agent_key(host)], args=["", json.dumps(data, separators=(",", ":"))])
+            before = self._write(keys=[agent_key(host)], args=["", json.dumps(data, separators=(",", ":"))])
+        word = _stamped(before, 0.0) if isinstance(before, bytes) else None
+        return None if word is None else word.data
 
     def forget_agent(self, host: str) -> None:
         """Take the agent's word back when it ends in order, so that readers need not wait until it is stale."""
         with translated(self.url):
             self._client.delete(agent_key(host))
 
-    def record(self, host: str, infos: Iterable[WorkerInfo], beats: Mapping[str, Mapping[str, Any]]) -> None:
+    def record(
+        self,
+        host: str,
+        infos: Iterable[WorkerInfo],
+        beats: Mapping[str, Mapping[str, Any]],
+        *,
+        events: bool = True,
+    ) -> None:
         """Record workers of this host and first heartbeats, and each change as an event, in one round trip.
 
-        Of an account that changed more than once the last record stays, and every change becomes an event.
-
-        A worker that has ended loses its heartbeat in the same breath, so that no reader pairs the two.
+        Of an account that changed more than once the last record stays, and every change becomes an event;
+        without `events` nothing changed, and Redis is told again what it has lost. A worker that has ended loses its heartbeat in the same breath, so that no reader pairs the two.
         """
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
@@ -149,7 +158,8 @@ class FleetStore:
                 pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
                 if info.status not in LIVE:
                     pipe.hdel(beats_key(host), info.account_id)
-                pipe.xadd(EVENTS_KEY, _event(host, info), maxlen=EVENTS_KEPT, approximate=True)
+                if events:
+                    pipe.xadd(EVENTS_KEY, _event(host, info), maxlen=EVENTS_KEPT, approximate=True)
             for account_id, beat in beats.items():
                 text = json.dumps(beat, separators=(",", ":"))
                 pipe.eval(_STAMPED_WRITE, 1, beats_key(host), account_id, text)

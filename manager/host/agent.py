@@ -74,7 +74,12 @@ class HostAgent:
             )
         try:
             self._refuse_a_second()
-            self._publisher = Publisher(self.store, settings.host, self._describe)
+            self._publisher = Publisher(
+                self.store,
+                settings.host,
+                self._describe,
+                lambda: [] if self._pool is None else self._pool.records(),
+            )
             leases = FleetLeases(LeaseStore(self.store.url), settings.host, settings.lease_seconds)
             self._pool = pool = build_pool(
                 settings,

@@ -380,10 +380,12 @@ class Keeper:
             generation = self._pool.generation(desired.account_id)
             if generation is not None and generation >= desired.restart:
                 continue
+            with self._lock:
+                tried = desired.account_id in self._blocked
             if generation is None and self._is_blocked(desired):
                 continue
             restarting = generation is None and desired.account_id in live
-            if not (at_once or restarting or self._task_is_lost(desired)):
+            if not (at_once or tried or restarting or self._task_is_lost(desired)):
                 continue
             with self._lock:
                 if desired.account_id in self._due or desired.account_id in self._busy:

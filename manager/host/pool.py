@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from manager import logs
 from manager.config import HealthConfig
-from manager.errors import ManagerError, NoWorkerError, StartCancelledError
+from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
 from manager.fleet.store import Stamped, observe
 from manager.host.endings import describe_exit
 from manager.host.leasing import Held, Leases
@@ -177,6 +177,13 @@ class WorkerPoolManager:
                 raise _no_worker(account_id)
         return True
 
+    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+        """A pool is one host's: raises HostUnavailableError."""
+        del force
+        raise HostUnavailableError(
+            f"{account_id} cannot be moved to {host}: this pool of workers is one host's"
+        )
+
     def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`."""
 
@@ -213,6 +220,11 @@ class WorkerPoolManager:
         with self._guard:
             slots = sorted(self._slots.values(), key=lambda slot: slot.account_id)
         return [self._seen(slot, slot.info) for slot in slots if slot.info is not None]
+
+    def records(self) -> list[WorkerInfo]:
+        """Return every worker's record as it is published: without figures that its heartbeat carries."""
+        with self._guard:
+            return [slot.info for slot in self._slots.values() if slot.info is not None]
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
         """Return the account's worker as it is now, or None if this pool never had one."""

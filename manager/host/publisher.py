@@ -21,19 +21,32 @@ _MAX_WAITING: Final = 20_000
 
 class Store(Protocol):
     def record(
-        self, host: str, infos: Iterable[WorkerInfo], beats: Mapping[str, Mapping[str, Any]]
+        self,
+        host: str,
+        infos: Iterable[WorkerInfo],
+        beats: Mapping[str, Mapping[str, Any]],
+        *,
+        events: bool = True,
     ) -> None: ...
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> None: ...
+    def report_agent(self, host: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None: ...
     def forget_agent(self, host: str) -> None: ...
 
 
 class Publisher:
     """Brings every record to the store, in order; a start never waits for an outage."""
 
-    def __init__(self, store: Store, host: str, describe: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: str,
+        describe: Callable[[], Mapping[str, Any]],
+        everything: Callable[[], Iterable[WorkerInfo]] = list,
+    ) -> None:
         self._store = store
         self._host = host
         self._describe = describe
+        self._everything = everything
+        self._words = 0
         self._changed = threading.Condition()
         self._infos: list[WorkerInfo] = []
         self._beats: dict[str, Mapping[str, Any]] = {}
@@ -87,7 +100,7 @@ class Publisher:
                 if closed:
                     self._store.forget_agent(self._host)
                 elif time.monotonic() >= next_word:
-                    self._store.report_agent(self._host, self._describe())
+                    self._speak()
                     next_word = time.monotonic() + _INTERVAL
             except ManagerError as error:
                 if not failing:
@@ -103,6 +116,15 @@ class Publisher:
                     written.set()
             if closed:
                 return
+
+    def _speak(self) -> None:
+        """Say that the agent lives; if Redis does not remember what it said last, it has lost other things too."""
+        before = self._store.report_agent(self._host, {**self._describe(), "word": self._words + 1})
+        said, self._words = self._words, self._words + 1
+        if said and (before is None or before.get("word") != said):
+            infos = list(self._everything())
+            self._store.record(self._host, infos, {}, events=False)
+            logs.event(logger, logging.WARNING, "told_again", "Redis had lost records", records=len(infos))
 
     def _put_back(
         self,

@@ -16,6 +16,7 @@ from manager.fleet import FleetStore
 from manager.fleet.leases import LeaseStore
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
+from manager.venue.client import VenueAdmin
 from support.servers import RedisServer
 from support.waiting import eventually
 
@@ -28,19 +29,24 @@ PASSWORD = "correct-horse-battery-staple"
 class Fleet:
     """Directories, an environment, and the processes started in it."""
 
-    def __init__(self, directory: Path, redis: RedisServer, host: str = "test-host") -> None:
+    def __init__(
+        self, directory: Path, redis: RedisServer, host: str = "test-host", beside: "Fleet | None" = None
+    ) -> None:
+        """`beside` is another host of the same fleet: with its accounts and its venue, and a state of its own."""
         self.host = host
         self.redis = redis
-        self.config_dir = directory / "config"
+        self.redis_url = redis.url
+        self.config_dir: Path = beside.config_dir if beside else directory / "config"
         self.paths = StatePaths(directory / "state")
-        (self.config_dir / "accounts").mkdir(parents=True)
+        (self.config_dir / "accounts").mkdir(parents=True, exist_ok=True)
         self.paths.create()
+        self.venue_socket: Path = beside.venue_socket if beside else self.paths.venue_socket
         self.store = FleetStore(redis.url)
         LeaseStore(redis.url).trust()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.agent: subprocess.Popen[bytes] | None = None
         secret = self.config_dir / "secrets" / "password"
-        secret.parent.mkdir(mode=0o700)
+        secret.parent.mkdir(mode=0o700, exist_ok=True)
         secret.write_text(PASSWORD + "\n")
         secret.chmod(0o600)
 
@@ -48,7 +54,8 @@ class Fleet:
     def environment(self) -> dict[str, str]:
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("MANAGER_")},
-            "MANAGER_REDIS_URL": self.redis.url,
+            "MANAGER_REDIS_URL": self.redis_url,
+            "MANAGER_VENUE_URL": f"unix:{self.venue_socket}",
             "MANAGER_CONFIG_DIR": str(self.config_dir),
             "MANAGER_STATE_DIR": str(self.paths.root),
             "MANAGER_HOST": self.host,
@@ -146,6 +153,20 @@ class Fleet:
                 if ref is not None:
                     found[path.stem] = ref
         return found
+
+    def admin(self) -> VenueAdmin:
+        """Return the venue's other door: faults, and what it counted. A context manager."""
+        return VenueAdmin(f"unix:{self.venue_socket}")
+
+    def stats(self) -> dict[str, Any]:
+        with self.admin() as admin:
+            return admin.stats()
+
+    def end_agent(self, number: int = SIGKILL) -> None:
+        """End the agent by a signal, as a crash or a person would."""
+        assert self.agent is not None
+        self.agent.send_signal(number)
+        self.agent.wait(timeout=20)
 
     def status(self, account_id: str) -> str | None:
         info = self.store.get_worker(account_id)

@@ -62,6 +62,15 @@ class RedisServer:
     def start(self) -> None:
         self.process = self._start()
 
+    def empty(self) -> None:
+        """Remove the data of a server that does not run."""
+        assert self.process.poll() is not None
+        for path in self.directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     def restart(self) -> None:
         self.stop()
         self.start()

@@ -1,0 +1,142 @@
+"""Two hosts of one fleet: where an account runs, who may take it, and what a lost host keeps."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import SIGKILL, SIGSTOP, Fleet, plain_celery
+from support.waiting import eventually
+
+from manager.fleet.leases import LeaseStore
+
+pytestmark = pytest.mark.e2e
+
+A = "account-001"
+SIGCONT = 18
+
+
+@pytest.fixture
+def other(fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
+    """A second host beside `fleet`."""
+    second = Fleet(short_dir / "second", fleet.redis, "other-host", beside=fleet)
+    second.start_agent()
+    yield second
+    second.close()
+
+
+def host_of(fleet: Fleet, account_id: str = A) -> object:
+    found = fleet.store.get_worker(account_id)
+    return None if found is None or found.status != "running" else found.metadata["host"]
+
+
+def test_an_account_runs_on_its_pin_whoever_gets_the_task(fleet: Fleet, other: Fleet) -> None:
+    ids = [f"account-{number:03}" for number in range(1, 9)]
+    for number, account_id in enumerate(ids, 1):
+        fleet.add_account(account_id, 5000 + number, host=[fleet.host, other.host][number % 2])
+    # Somebody who knows only Celery: the shared queue, and the caller's own handles, in a group.
+    out = plain_celery(
+        fleet,
+        f"""
+result = group(app.signature("tasks.start_worker", args=[a]) for a in {ids!r}).apply_async()
+print([info["metadata"]["host"] for info in result.get(timeout=60)])
+""",
+    )
+    assert out.strip() == str([[fleet.host, other.host][number % 2] for number in range(1, 9)])
+    assert fleet.run("stop-all").returncode == 0
+    assert fleet.stats() | {"overlaps": 0, "sessions": 0} == fleet.stats()
+
+
+def test_a_pinned_host_that_is_away_is_named(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001, host="elsewhere")
+    told = fleet.run("start", A)
+    assert told.returncode == 1
+    assert "may run on host elsewhere alone" in told.stderr
+
+
+def test_an_account_stays_where_it_ran_last(fleet: Fleet, other: Fleet) -> None:
+    fleet.add_accounts(1)
+    fleet.run_json("start", A)
+    first = host_of(fleet)
+    for _ in range(4):
+        fleet.run("stop", A)
+        assert fleet.run_json("start", A)["metadata"]["host"] == first
+
+
+def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fleet, other: Fleet) -> None:
+    fleet.add_account(A, 5001, host=None)
+    fleet.run_json("start", A)
+    lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
+    worker = lost.workers()[A]
+    # Silent, and its worker with it: nobody can know whether it trades.
+    worker.signal(SIGSTOP)
+    lost.end_agent()
+    eventually(lambda: left.status(A) == "unknown", within=20, what="nobody can say")
+
+    told = left.run("start", A)
+
+    assert told.returncode == 1
+    assert f"worker {left.store.get_worker(A).worker_id} on host {lost.host} since" in told.stderr  # type: ignore[union-attr]
+    refused = left.run("move", A, "--to", left.host)
+    assert refused.returncode == 1
+    moved = left.run("move", A, "--to", left.host, "--force")
+    assert moved.returncode == 0, moved.stderr
+    assert "two sessions" in moved.stderr
+    assert host_of(left) == left.host
+    # The lost one wakes up: it leaves by itself, and its agent does not bring it back.
+    worker.signal(SIGCONT)
+    assert worker.wait(20)
+    lost.start_agent()
+    eventually(lambda: host_of(left) == left.host)
+    assert not lost.workers()
+
+
+def test_a_move_is_a_stop_there_and_a_start_here(fleet: Fleet, other: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    here = str(host_of(fleet))
+    there = other.host if here == fleet.host else fleet.host
+    assert fleet.run("move", A, "--to", there).returncode == 0
+    assert host_of(fleet) == there
+    again = fleet.run("move", A, "--to", there)
+    assert again.returncode == 1
+    assert "already" in again.stderr
+    nowhere = fleet.run("move", A, "--to", "nowhere")
+    assert nowhere.returncode == 1
+    assert "no live agent" in nowhere.stderr
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_with_failover_another_host_takes_over_when_the_time_has_passed(fleet: Fleet, other: Fleet) -> None:
+    fleet.add_account(A, 5001, failover="auto")
+    fleet.run_json("start", A)
+    lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
+    worker = lost.workers()[A]
+    worker.kill()
+    lost.end_agent()
+
+    eventually(lambda: host_of(left) == left.host, within=30, what=f"taken over: {left.log('agent')[-2000:]}")
+
+    assert left.stats()["overlaps"] == 0
+    # Back again, it finds that the account has moved on.
+    lost.start_agent()
+    assert not lost.workers()
+    assert LeaseStore(left.redis.url).holders()[0].host == left.host
+
+
+def test_a_paused_worker_with_failover_never_wakes_into_a_second_session(fleet: Fleet, other: Fleet) -> None:
+    """SIGSTOP is a virtual machine's suspend: the worker wakes long after its lease's time and must not act."""
+    fleet.add_account(A, 5001, failover="auto")
+    fleet.run_json("start", A)
+    lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
+    worker = lost.workers()[A]
+    assert lost.agent is not None
+    lost.agent.send_signal(SIGSTOP)
+    worker.signal(SIGSTOP)
+
+    eventually(lambda: host_of(left) == left.host, within=30, what="taken over")
+    worker.signal(SIGCONT)
+
+    assert worker.wait(5)
+    assert left.stats()["overlaps"] == 0
+    lost.agent.send_signal(SIGCONT)
+    lost.end_agent(SIGKILL)
