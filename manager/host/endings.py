@@ -8,7 +8,6 @@ _HINTS = {
     "SIGKILL": "killed from outside, often by the system when memory runs out",
     "SIGSEGV": "its code or a library crashed",
     "SIGABRT": "its code or a library gave up",
-    "SIGALRM": "its lease could not be renewed in time",
 }
 
 

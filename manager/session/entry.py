@@ -22,6 +22,8 @@ from manager.gateways import GatewayOptions, make_gateway
 from manager.session.beat import BeatWriter
 from manager.session.cycle import ObserveCycle
 from manager.session.exits import WorkerExit
+from manager.session.guardian import start_guardian
+from manager.session.lease import last_moment
 from manager.session.order import WorkerOrder
 from manager.session.worker import Worker
 
@@ -51,6 +53,9 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
 
 
 def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, Any]], None]) -> Worker:
+    extend = None
+    if order.lease_seconds > 0:
+        extend = start_guardian(last_moment(order.leased_at, order.lease_seconds), beat)
     config = order.config
     gateway = make_gateway(config.gateway, gateway_options(order))
     sender = (
@@ -65,7 +70,7 @@ def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, 
             ttl_seconds=order.lease_seconds,
         )
     )
-    return Worker(order, gateway, ObserveCycle(config), beat, sender, notify)
+    return Worker(order, gateway, ObserveCycle(config), beat, sender, notify, extend)
 
 
 def gateway_options(order: WorkerOrder) -> GatewayOptions:

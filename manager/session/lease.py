@@ -1,13 +1,12 @@
 """A worker's own view of its lease: whether it may still act, judged by its own clock and without asking anybody.
 
 Where another host may take over (`failover: auto`) the worker must have stopped before that: it stops itself when it
-could not renew for half of the lease's time, and the system ends it at four fifths, by an alarm that needs neither the
-loop nor the interpreter: a call that never returns, or a process that was paused, cannot hold it up.
+could not renew for half of the lease's time, and its guardian (a process of its own) ends it at four fifths: a call
+that never returns, or a pause, cannot hold that up.
 """
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,11 @@ _GONE_AT: Final = 0.8
 _LEAVE_SECONDS: Final = 5.0
 
 
+def last_moment(asked_at: float, seconds: float) -> float:
+    """Return when (by `lease_clock`) a worker must be gone whose lease was renewed last at `asked_at`."""
+    return asked_at + seconds * _GONE_AT
+
+
 class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the words of the protocol
     """Raised instead of a call that a worker without a lease would make."""
 
@@ -33,14 +37,21 @@ class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the wor
 class Lease:
     """Whether this worker may act. Thread-safe: the loop asks, the reporter tells."""
 
-    def __init__(self, seconds: float, asked_at: float, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        asked_at: float,
+        on_lost: Callable[[str], None],
+        extend: Callable[[float], None] | None = None,
+    ) -> None:
+        """`extend` tells the guardian until when this process may live."""
         #: 0: it has no time to live, and is lost only to somebody who has it.
         self._seconds = seconds
         self._on_lost = on_lost
+        self._extend = extend
         self._lock = threading.Lock()
         self._renewed_at = asked_at
         self._lost: str | None = None
-        self._alarm()
 
     @property
     def lost(self) -> str | None:
@@ -52,7 +63,8 @@ class Lease:
         with self._lock:
             if self._lost is None:
                 self._renewed_at = asked_at
-                self._alarm()
+                if self._extend is not None:
+                    self._extend(last_moment(asked_at, self._seconds))
 
     def lose(self, why: str) -> None:
         """Another one has it: act no more, and be gone soon. The first reason counts."""
@@ -79,12 +91,6 @@ class Lease:
 
     def _overdue(self) -> float:
         return lease_clock() - self._renewed_at - self._seconds * _STOP_AT if self._seconds else -1.0
-
-    def _alarm(self) -> None:
-        """Have the system end this process when the lease's time is nearly over, whatever it is doing then."""
-        if self._seconds and sys.platform != "win32":
-            left = self._renewed_at + self._seconds * _GONE_AT - lease_clock()
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, left))
 
 
 if sys.platform == "linux":

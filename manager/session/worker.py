@@ -38,7 +38,7 @@ _DISCONNECT_SECONDS: Final = 10.0
 
 
 class Worker:
-    """Runs one session. `notify` sends one message to the host over the launch pipe."""
+    """Runs one session. `notify` sends one message to the host over the launch pipe; `extend` is the lease's."""
 
     def __init__(
         self,
@@ -48,10 +48,11 @@ class Worker:
         beat: BeatWriter,
         sender: Sender | None,
         notify: Callable[[Mapping[str, Any]], None],
+        extend: Callable[[float], None] | None = None,
     ) -> None:
         self._order = order
         self._beat = beat
-        self._lease = Lease(order.lease_seconds, order.leased_at, self._on_lease_lost)
+        self._lease = Lease(order.lease_seconds, order.leased_at, self._on_lease_lost, extend)
         self._gateway = GuardedGateway(gateway, beat, self._lease)
         self._cycle = cycle
         self._notify = notify
