@@ -126,10 +126,27 @@ class HostCommands:
                 )
             raise Elsewhere(pin)
         desired = self._desired.read(account_id)
+        if desired is not None and desired.why == "move" and desired.host == self._host:
+            self._keeper.certain(account_id)
+            return
+        self._ask_uncertain(account_id, hops)
         other = desired.host if desired is not None else ""
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
         if other not in {"", self._host} and hops < MAX_HOPS and self._live(other):
             raise Elsewhere(other)
+
+    def _ask_uncertain(self, account_id: str, hops: int) -> None:
+        host = self._keeper.uncertain_host(account_id)
+        if host is None:
+            return
+        if not self._live(host):
+            raise HostUnavailableError(
+                f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its worker may "
+                f"trade; it is asked when the host is back; if it is lost for good: `manager move {account_id} --to "
+                f"{self._host} --force`"
+            )
+        if hops < MAX_HOPS:
+            raise Elsewhere(host)
 
     def _elsewhere(self, account_id: str, desired: Desired, hops: int) -> None:
         if desired.host in {"", self._host} or hops >= MAX_HOPS:

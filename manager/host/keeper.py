@@ -107,6 +107,8 @@ class Keeper:
         self._busy: set[str] = set()
         self._blocked: dict[str, _Blocked] = {}
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
+        #: Accounts that ran on another host when Redis lost that: who knows whether they still do?
+        self._uncertain: dict[str, str] = {}
         self._told_broken: frozenset[str] = frozenset()
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -192,6 +194,16 @@ class Keeper:
             return order.prepare()
 
         return replace(order, prepare=prepare)
+
+    def uncertain_host(self, account_id: str) -> str | None:
+        """Return the host where the account ran when Redis lost its records, until `certain` is called; else None."""
+        with self._lock:
+            return self._uncertain.get(account_id)
+
+    def certain(self, account_id: str) -> None:
+        """Note that the account's host is back, or that somebody took the account from it."""
+        with self._lock:
+            self._uncertain.pop(account_id, None)
 
     def stop(self, account_id: str, token: str, timeout: float | None = None) -> "Future[bool]":
         """Stop the account's worker; the same token is the same stop, however often and whichever way it comes."""
@@ -295,10 +307,19 @@ class Keeper:
         """Take what Redis says, and tell it what it has forgotten."""
         with self._lock:
             self._clock_offset = snapshot.now - time.monotonic() * 1000
-            mine = [desired for desired in self._known.values() if desired.host == self._host]
-        for desired in mine:
-            there = snapshot.desired.get(desired.account_id)
-            if (there is None or there.generation < desired.generation) and self._desired.restore(desired):
+            forgotten = [
+                desired
+                for desired in self._known.values()
+                if (there := snapshot.desired.get(desired.account_id)) is None
+                or there.generation < desired.generation
+            ]
+        for desired in forgotten:
+            if desired.host != self._host:
+                # Its lease may be lost too, and a host that is cut off cannot register it again in time.
+                if desired.running and not desired.failover:
+                    with self._lock:
+                        self._uncertain[desired.account_id] = desired.host
+            elif self._desired.restore(desired):
                 logs.event(
                     logger,
                     logging.WARNING,

@@ -50,19 +50,20 @@ def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float],
     return extend
 
 
-def _keep_only(fd: int) -> None:
-    """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""
-    assert sys.platform != "win32"
-    gc.disable()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Meant for the worker, where it takes its time; it has to be watched until it has ended.
-        signal.signal(number, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    if fd != _PIPE:
-        os.dup2(fd, _PIPE)
-    os.closerange(_PIPE + 1, os.sysconf("SC_OPEN_MAX"))
+if sys.platform != "win32":
+
+    def _keep_only(fd: int) -> None:
+        """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""
+        gc.disable()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Meant for the worker, where it takes its time; it has to be watched until it has ended.
+            signal.signal(number, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        if fd != _PIPE:
+            os.dup2(fd, _PIPE)
+        os.closerange(_PIPE + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:

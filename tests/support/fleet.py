@@ -112,13 +112,16 @@ class Fleet:
 
     def start_agent(self) -> None:
         """Start the host agent as a person without `manager host` would, and wait until it has reported."""
+        self.spawn_agent()
+        eventually(self._agent_is_live, within=30, what=f"the host agent is live: {self.log('agent')}")
+
+    def spawn_agent(self) -> None:
         self.agent = self.spawn(
             *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", "threads", "-c", "64"),
             *("-Q", f"celery,host.{self.host}", "-n", f"agent@{self.host}"),
             *("--without-gossip", "--without-mingle"),
             log="agent",
         )
-        eventually(self._agent_is_live, within=30, what=f"the host agent is live: {self.log('agent')}")
 
     def _agent_is_live(self) -> bool:
         assert self.agent is not None

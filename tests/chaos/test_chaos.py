@@ -1,0 +1,392 @@
+"""Twenty accounts, two hosts, two managers, and everything that can fail, failing: never two sessions, never a lost stop.
+
+    python -m pytest tests/chaos -m chaos            CHAOS_SECONDS=120 and a new CHAOS_SEED by default
+
+The seed is printed; the same seed gives the same schedule of faults and commands (the machine's own timing stays its
+own). What must hold is watched throughout, and at the end what is must be what is wanted.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from support.fleet import SIGKILL, SIGSTOP, Fleet
+from support.proxy import Proxy
+from support.servers import RedisServer
+from support.waiting import eventually
+
+from manager.errors import FleetUnavailableError, ManagerError
+from manager.factory import build_service
+from manager.fleet.desired import DesiredStore
+from manager.processes import ProcessRef
+from manager.settings import Settings
+from manager.states import WorkerLifecycleStatus
+
+pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "120"))
+SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(1_000_000))))
+ACCOUNTS = 20
+#: Seconds after the last fault within which everything must be as it is wanted.
+SETTLE_SECONDS = 60.0
+STALE_SECONDS = 5.0
+SIGCONT = int(getattr(signal, "SIGCONT", 0))
+
+
+@dataclass
+class History:
+    """What the managers asked of one account, and heard."""
+
+    starts_open: int = 0
+    last_start_issued: float = 0.0
+    #: Since when no session may be seen: a stop was answered, and no start was open then or came since.
+    quiet_since: float | None = None
+
+
+@dataclass
+class Watch:
+    """What was seen that must never be."""
+
+    wrong: list[str] = field(default_factory=list)
+    commands: dict[str, int] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        if text not in self.wrong:
+            self.wrong.append(text)
+
+    def count(self, what: str) -> None:
+        self.commands[what] = self.commands.get(what, 0) + 1
+
+
+class ChaosHost(Fleet):
+    """A host whose Redis is behind a proxy, and whose agent is started again when it dies."""
+
+    def __init__(self, directory: Path, redis: RedisServer, host: str, beside: "Fleet | None") -> None:
+        super().__init__(directory, redis, host, beside)
+        self.proxy = Proxy(redis.socket)
+        self.redis_url = f"redis://127.0.0.1:{self.proxy.port}/0"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {
+            "MANAGER_LEASE_SECONDS": "4",
+            "MANAGER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
+            "MANAGER_HEARTBEAT_INTERVAL_SECONDS": "0.5",
+        }
+
+    def keep_agent(self) -> None:
+        if self.agent is None or self.agent.poll() is not None:
+            self.spawn_agent()
+
+    def close(self) -> None:
+        for ref in [*self.workers().values(), *self._agents()]:
+            ref.signal(SIGCONT)
+        super().close()
+        self.proxy.close()
+
+    def _agents(self) -> list[ProcessRef]:
+        found = [ProcessRef.of(process.pid) for process in self.processes if process.poll() is None]
+        return [ref for ref in found if ref is not None]
+
+
+class Chaos:
+    def __init__(self, directory: Path) -> None:
+        (directory / "redis").mkdir()
+        self.redis = RedisServer(directory / "redis")
+        one = ChaosHost(directory / "one", self.redis, "one", None)
+        self.hosts = [one, ChaosHost(directory / "two", self.redis, "two", one)]
+        self.ids = [f"account-{number:03}" for number in range(1, ACCOUNTS + 1)]
+        for number, account_id in enumerate(self.ids, 1):
+            one.add_account(
+                account_id,
+                5000 + number,
+                failover="auto" if number % 4 == 0 else "never",
+                host=None if number % 5 else one.host,
+                recovery={"max_restarts": 1000, "max_backoff_seconds": 2, "backoff_seconds": 0.2},
+                health={"hang_after_seconds": 3},
+                execution={"interval_seconds": 1, "stop_timeout_seconds": 5},
+            )
+        self.histories = {account_id: History() for account_id in self.ids}
+        self.lock = threading.Lock()
+        self.watch = Watch()
+        self.over = threading.Event()
+        self.redis_lock = threading.Lock()
+        self.undo: list[Callable[[], None]] = []
+
+    def close(self) -> None:
+        for host in reversed(self.hosts):
+            host.close()
+        self.redis.close()
+
+    # commands
+
+    def manage(self, number: int) -> None:
+        """One manager: random commands until it is over."""
+        dice = random.Random(f"{SEED}-manager-{number}")
+        settings = Settings(
+            redis_url=SecretStr(self.redis.url),
+            config_dir=self.hosts[0].config_dir,
+            state_dir=self.hosts[0].paths.root,
+            command_timeout_seconds=15.0,
+        )
+        service = build_service(settings)
+        if number == 1:
+            service.start_all()
+        while not self.over.wait(dice.uniform(0.02, 0.4)):
+            account_id = dice.choice(self.ids)
+            action = dice.choice(["start", "start", "stop", "restart"])
+            outcome = "done"
+            began = self._issued(account_id, action)
+            try:
+                match action:
+                    case "start":
+                        service.start_worker_from_config(account_id)
+                    case "stop":
+                        service.stop_worker(account_id, timeout=dice.choice([None, 1.0]))
+                    case _:
+                        service.restart_worker(account_id)
+            except ManagerError as error:
+                outcome = error.code
+            self._answered(account_id, action, began, outcome)
+
+    def _issued(self, account_id: str, action: str) -> float:
+        now = time.monotonic()
+        with self.lock:
+            history = self.histories[account_id]
+            if action != "stop":
+                history.starts_open += 1
+                history.last_start_issued = now
+                history.quiet_since = None
+        return now
+
+    def _answered(self, account_id: str, action: str, began: float, outcome: str) -> None:
+        self.watch.count(f"{action}: {outcome}")
+        with self.lock:
+            history = self.histories[account_id]
+            if action != "stop":
+                history.starts_open -= 1
+                # It may have been given its place before a stop that was answered while it was open.
+                history.last_start_issued = time.monotonic()
+            elif outcome == "done" and history.starts_open == 0 and history.last_start_issued < began:
+                history.quiet_since = time.monotonic()
+
+    # faults
+
+    def harm(self) -> None:
+        """The schedule of faults; each is undone after a while of its own."""
+        dice = random.Random(f"{SEED}-faults")
+        faults = [
+            self.kill_agent,
+            self.pause_agent,
+            *[self.kill_worker] * 3,
+            *[self.pause_worker] * 2,
+            self.cut,
+            self.swallow,
+            self.restart_redis,
+            self.kill_redis,
+            self.empty_redis,
+            self.lose_venue,
+        ]
+        while not self.over.wait(dice.uniform(0.5, 3.0)):
+            fault = dice.choice(faults)
+            self.watch.count(f"fault: {fault.__name__}")
+            with contextlib.suppress(OSError, psutil.Error):
+                fault(dice)
+
+    def kill_agent(self, dice: random.Random) -> None:
+        agent = dice.choice(self.hosts).agent
+        if agent is not None and agent.poll() is None:
+            agent.send_signal(SIGKILL)
+
+    def pause_agent(self, dice: random.Random) -> None:
+        host, seconds = dice.choice(self.hosts), dice.uniform(1, 9)
+        if host.agent is not None and (ref := ProcessRef.of(host.agent.pid)):
+            self._pause(ref, seconds)
+
+    def kill_worker(self, dice: random.Random) -> None:
+        if worker := self._some_worker(dice):
+            worker.kill()
+
+    def pause_worker(self, dice: random.Random) -> None:
+        seconds = dice.uniform(1, 8)
+        if worker := self._some_worker(dice):
+            self._pause(worker, seconds)
+
+    def cut(self, dice: random.Random) -> None:
+        self._break(dice.choice(self.hosts).proxy, "cut", dice.uniform(0.1, 8))
+
+    def swallow(self, dice: random.Random) -> None:
+        self._break(dice.choice(self.hosts).proxy, "swallow", dice.uniform(0.5, 8))
+
+    def restart_redis(self, dice: random.Random) -> None:
+        self._without_redis(dice.uniform(0, 4), SIGKILL + 6)
+
+    def kill_redis(self, dice: random.Random) -> None:
+        self._without_redis(dice.uniform(0, 4), SIGKILL)
+
+    def empty_redis(self, dice: random.Random) -> None:
+        self._without_redis(dice.uniform(0, 2), SIGKILL, empty=True)
+
+    def lose_venue(self, dice: random.Random) -> None:
+        number = dice.randrange(1, ACCOUNTS + 1)
+        with self.hosts[0].admin() as admin:
+            admin.script_fault("Paper-1", 5000 + number, "connection_lost", count=1)
+
+    def _some_worker(self, dice: random.Random) -> ProcessRef | None:
+        workers = sorted((*self.hosts[0].workers().items(), *self.hosts[1].workers().items()))
+        return dice.choice(workers)[1] if workers else None
+
+    def _pause(self, ref: ProcessRef, seconds: float) -> None:
+        ref.signal(SIGSTOP)
+        self._later(seconds, lambda: ref.signal(SIGCONT))
+
+    def _break(self, proxy: Proxy, how: str, seconds: float) -> None:
+        getattr(proxy, how)()
+        self._later(seconds, proxy.restore)
+
+    def _later(self, seconds: float, undo: Callable[[], Any]) -> None:
+        timer = threading.Timer(seconds, undo)
+        timer.daemon = True
+        timer.start()
+
+        def now() -> None:
+            timer.cancel()
+            undo()
+
+        self.undo.append(now)
+
+    def _without_redis(self, seconds: float, number: int, *, empty: bool = False) -> None:
+        with self.redis_lock:
+            self.redis.process.send_signal(number)
+            self.redis.process.wait(timeout=20)
+            if empty:
+                self.redis.empty()
+            self.over.wait(seconds)
+            self.redis.start()
+
+    # what must hold
+
+    def observe(self) -> None:
+        """Look, again and again, for what must never be."""
+        dead_since: dict[str, float] = {}
+        while not self.over.wait(0.2):
+            self._look(dead_since)
+
+    def _look(self, dead_since: dict[str, float]) -> None:
+        with self.lock:
+            quiet = {a: h.quiet_since for a, h in self.histories.items() if h.quiet_since is not None}
+        stats = self.hosts[0].stats()
+        if stats["overlaps"]:
+            self.watch.say(f"{stats['overlaps']} overlaps: {stats}")
+        for live in stats["live"]:
+            account_id = f"account-{int(live['login']) - 5000:03}"
+            with self.lock:
+                still = self.histories[account_id].quiet_since
+            if account_id in quiet and still == quiet[account_id]:
+                self.watch.say(f"{account_id} has a session after its stop was answered: {live}")
+        try:
+            infos = self.hosts[0].store.list_workers()
+        except FleetUnavailableError:
+            return
+        now = time.monotonic()
+        for info in infos:
+            pid = info.metadata.get("pid")
+            key = info.worker_id
+            if info.status is not WorkerLifecycleStatus.RUNNING or pid is None or psutil.pid_exists(pid):
+                dead_since.pop(key, None)
+            elif now - dead_since.setdefault(key, now) > STALE_SECONDS + 2:
+                self.watch.say(f"{info.account_id} is reported running, but {key} (pid {pid}) is dead")
+
+    def worker_processes(self) -> list[int]:
+        """Return the pids of all worker processes of these hosts, known to anybody or not."""
+        roots = tuple(str(host.paths.logs_dir) for host in self.hosts)
+        found: list[int] = []
+        for process in psutil.process_iter(["name"]):
+            with contextlib.suppress(OSError):
+                if str(process.info["name"]).startswith("wm:") and str(
+                    Path(f"/proc/{process.pid}/fd/2").readlink()
+                ).startswith(roots):
+                    found.append(process.pid)
+        return found
+
+    def unsettled(self) -> list[str]:
+        """Return where what is and what is wanted differ."""
+        wanted = DesiredStore(self.redis.url).read_many(self.ids)
+        infos = {info.account_id: info for info in self.hosts[0].store.list_workers()}
+        live = {f"account-{int(one['login']) - 5000:03}" for one in self.hosts[0].stats()["live"]}
+        processes = set(self.worker_processes())
+        wrong: list[str] = []
+        expected = 0
+        for account_id in self.ids:
+            desired, info = wanted.get(account_id), infos.get(account_id)
+            should = desired is not None and desired.running
+            expected += should
+            does = info is not None and info.status is WorkerLifecycleStatus.RUNNING
+            if should != does or should != (account_id in live):
+                wrong.append(f"{account_id}: wanted {desired}, is {info}, session {account_id in live}")
+            elif does and info is not None and info.metadata.get("pid") not in processes:
+                wrong.append(f"{account_id}: {info} has no process")
+        if len(processes) != expected:
+            wrong.append(f"{len(processes)} worker processes for {expected} accounts that should run")
+        return wrong
+
+
+@pytest.fixture
+def chaos(short_dir: Path) -> Iterator[Chaos]:
+    found = Chaos(short_dir)
+    yield found
+    found.close()
+
+
+@pytest.mark.timeout(SECONDS + 240)
+def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
+    print(f"CHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:g}")
+    chaos.hosts[0].start_venue()
+    for host in chaos.hosts:
+        host.start_agent()
+    threads = [
+        threading.Thread(target=chaos.manage, args=(1,)),
+        threading.Thread(target=chaos.manage, args=(2,)),
+        threading.Thread(target=chaos.observe),
+        threading.Thread(target=chaos.harm),
+    ]
+    for thread in threads:
+        thread.start()
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends and all(thread.is_alive() for thread in threads):
+        time.sleep(1)
+        for host in chaos.hosts:
+            host.keep_agent()
+    assert all(thread.is_alive() for thread in threads), "a thread of the test itself has failed"
+    chaos.over.set()
+    for thread in threads:
+        thread.join()
+    for undo in chaos.undo:
+        undo()
+
+    def settled() -> bool:
+        for host in chaos.hosts:
+            host.keep_agent()
+        chaos._look({})
+        return chaos.unsettled() == []
+
+    try:
+        eventually(settled, within=SETTLE_SECONDS)
+    except AssertionError:
+        for host in chaos.hosts:
+            print(host.log("agent")[-20_000:])
+        pytest.fail(f"seed {SEED}: not settled after {SETTLE_SECONDS:g} s: " + "\n".join(chaos.unsettled()))
+    print(dict(sorted(chaos.watch.commands.items())))
+    assert chaos.watch.wrong == [], f"seed {SEED}"
+    assert chaos.watch.commands.get("start: done", 0) > 0
+    assert chaos.watch.commands.get("stop: done", 0) > 0
