@@ -24,48 +24,6 @@ _WORD: Final = struct.Struct("<d")
 _PIPE: Final = 3
 
 
-def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float], None] | None:
-    """Fork a guardian; returns what tells it until when (by `lease_clock`) this process may live. None: no fork here.
-
-    Call it before there are threads, sockets or credentials in use: the guardian keeps a copy of this process.
-    """
-    if sys.platform == "win32":
-        return None
-    worker = ProcessRef.me()
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        try:
-            _keep_only(reading)
-            _watch(worker, first_deadline, beat)
-        finally:
-            os._exit(0)
-    os.close(reading)
-    os.set_blocking(writing, False)
-
-    def extend(deadline: float) -> None:
-        # A full pipe holds deadlines that the guardian has yet to read; a closed one has nobody who would.
-        with contextlib.suppress(OSError):
-            os.write(writing, _WORD.pack(deadline))
-
-    return extend
-
-
-if sys.platform != "win32":
-
-    def _keep_only(fd: int) -> None:
-        """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""
-        gc.disable()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Meant for the worker, where it takes its time; it has to be watched until it has ended.
-            signal.signal(number, signal.SIG_IGN)
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        if fd != _PIPE:
-            os.dup2(fd, _PIPE)
-        os.closerange(_PIPE + 1, os.sysconf("SC_OPEN_MAX"))
-
-
 def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
     while True:
         left = deadline - lease_clock()
@@ -79,3 +37,49 @@ def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
             if not words:
                 return  # the worker has ended
             deadline = _WORD.unpack(words[-_WORD.size :])[0]
+
+
+if sys.platform == "win32":
+
+    def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float], None] | None:
+        """There is no fork here, and no guardian."""
+        del first_deadline, beat
+        return None
+
+else:
+
+    def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float], None] | None:
+        """Fork a guardian; returns what tells it until when (by `lease_clock`) this process may live.
+
+        Call it before there are threads, sockets or credentials in use: the guardian keeps a copy of this process.
+        """
+        worker = ProcessRef.me()
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            try:
+                _keep_only(reading)
+                _watch(worker, first_deadline, beat)
+            finally:
+                os._exit(0)
+        os.close(reading)
+        os.set_blocking(writing, False)
+
+        def extend(deadline: float) -> None:
+            # A full pipe holds deadlines that the guardian has yet to read; a closed one has nobody who would.
+            with contextlib.suppress(OSError):
+                os.write(writing, _WORD.pack(deadline))
+
+        return extend
+
+    def _keep_only(fd: int) -> None:
+        """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""
+        gc.disable()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Meant for the worker, where it takes its time; it has to be watched until it has ended.
+            signal.signal(number, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        if fd != _PIPE:
+            os.dup2(fd, _PIPE)
+        os.closerange(_PIPE + 1, os.sysconf("SC_OPEN_MAX"))

@@ -57,7 +57,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            server = socket.socket(getattr(socket, "AF_UNIX"))  # noqa: B009 - not on Windows
             try:
                 if self._refusing:
                     raise ConnectionRefusedError

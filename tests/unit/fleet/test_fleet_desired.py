@@ -1,0 +1,164 @@
+"""Desired state on a real Redis."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.servers import RedisServer
+
+from manager.errors import FleetUnavailableError
+from manager.fleet.desired import DESIRED_KEY, Desired, DesiredStore, Wish
+
+
+def wish(state: Any = "running", token: str = "t1", account_id: str = "a", **more: Any) -> Wish:
+    return Wish(account_id=account_id, state=state, token=token, by="me@here", why="start", **more)
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[DesiredStore]:
+    found = DesiredStore(redis_server.url)
+    yield found
+    found.close()
+
+
+def test_a_wish_is_written_with_who_when_and_why(store: DesiredStore) -> None:
+    generation, desired = store.desire(wish(host="h1", failover=True, validate=False))
+    assert desired == store.read("a")
+    assert (desired.state, desired.generation, desired.host) == ("running", generation, "h1")
+    assert (desired.by, desired.why, desired.failover, desired.validate) == ("me@here", "start", True, False)
+    assert abs(desired.at - generation) < 1000
+
+
+def test_the_same_command_twice_is_one(store: DesiredStore) -> None:
+    first, _ = store.desire(wish())
+    again, _ = store.desire(wish())
+    assert first == again
+
+
+def test_an_older_command_that_comes_late_learns_what_is_wanted_now(store: DesiredStore) -> None:
+    old, _ = store.desire(wish("running", "t1"))
+    new, _ = store.desire(wish("stopped", "t2"))
+    generation, desired = store.desire(wish("running", "t1"))
+    assert (generation, desired.generation, desired.state) == (old, new, "stopped")
+    assert new > old
+
+
+def test_the_host_that_carries_a_command_out_becomes_its_host(store: DesiredStore) -> None:
+    generation, before = store.desire(wish())
+    assert before.host == ""
+    again, desired = store.desire(wish(host="h2"))
+    assert (again, desired.host) == (generation, "h2")
+    _, stopped = store.desire(wish("stopped", "t2"))
+    assert stopped.host == "h2"
+
+
+def test_a_restart_asks_for_a_worker_of_its_own_generation_or_later(store: DesiredStore) -> None:
+    store.desire(wish())
+    generation, desired = store.desire(wish(token="t2", restart=True))
+    assert desired.restart == generation
+    _, later = store.desire(wish(token="t3"))
+    assert later.restart == generation
+
+
+def test_what_was_refused_was_never_wanted(store: DesiredStore) -> None:
+    store.desire(wish("running", "t1", host="h1"))
+    generation, _ = store.desire(wish("running", "t2", host="h2", restart=True))
+    store.withdraw("a", generation)
+    desired = store.read("a")
+    assert desired is not None
+    assert (desired.state, desired.host, desired.restart) == ("running", "h1", 0)
+    generation, _ = store.desire(wish("running", "t3", "new"))
+    store.withdraw("new", generation)
+    assert store.read("new") is not None
+    assert store.wanted() == ["a"]
+
+
+def test_a_late_withdrawal_takes_nothing_from_a_later_command(store: DesiredStore) -> None:
+    old, _ = store.desire(wish("running", "t1"))
+    store.desire(wish("running", "t2"))
+    store.withdraw("a", old)
+    assert store.wanted() == ["a"]
+
+
+def test_what_redis_lost_is_restored_and_nothing_later_overwritten(
+    store: DesiredStore, redis_server: RedisServer
+) -> None:
+    _, desired = store.desire(wish(host="h1"))
+    assert store.restore(desired) is False
+    with redis_server.client() as client:
+        client.flushall()
+    assert store.restore(desired) is True
+    assert store.read("a") == desired
+    store.desire(wish("stopped", "t2"))
+    assert store.restore(desired) is False
+
+
+def test_only_one_host_takes_over(store: DesiredStore) -> None:
+    _, desired = store.desire(wish(host="lost"))
+    assert store.take_over(desired, "h2") is True
+    assert store.take_over(desired, "h3") is False
+    found = store.read("a")
+    assert found is not None
+    assert (found.host, found.generation) == ("h2", desired.generation)
+
+
+def test_a_stop_nudges_the_host_that_has_the_account(store: DesiredStore) -> None:
+    assert store.next_nudge("h1", 1) is None
+    store.desire(wish(host="h1"))
+    store.desire(wish("stopped", "t2", timeout=2.5))
+    nudge = store.next_nudge("h1", 1)
+    assert nudge is not None
+    assert (nudge.account_id, nudge.token, nudge.timeout) == ("a", "t2", 2.5)
+
+
+def test_a_snapshot_is_read_only_when_something_changed(store: DesiredStore) -> None:
+    store.desire(wish())
+    first = store.snapshot()
+    assert first is not None
+    assert set(first.desired) == {"a"}
+    assert store.snapshot(first.version) is None
+    store.desire(wish(token="t2", account_id="b"))
+    assert set((store.snapshot(first.version) or first).desired) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "",
+        "hello",
+        "[]",
+        "{}",
+        '{"state": "on", "generation": 1}',
+        '{"state": "running", "generation": "many"}',
+    ],
+)
+def test_nonsense_is_named_and_the_next_command_mends_it(
+    store: DesiredStore, redis_server: RedisServer, nonsense: str
+) -> None:
+    with redis_server.client() as client:
+        client.hset(DESIRED_KEY, "a", nonsense)
+    snapshot = store.snapshot(-1)
+    assert snapshot is not None
+    assert snapshot.broken == {"a"}
+    assert store.read("a") is None
+    _, desired = store.desire(wish())
+    assert store.read("a") == desired
+
+
+def test_json_both_ways() -> None:
+    desired = Desired(account_id="a", state="stopped", generation=7, restart=3, host="h", by="x", at=9)
+    assert Desired.from_json("a", desired.to_json()) == desired
+    assert json.loads(desired.to_json())["generation"] == 7
+
+
+def test_a_redis_that_is_away_is_one_kind_of_error(store: DesiredStore, redis_server: RedisServer) -> None:
+    redis_server.stop()
+    for call in (
+        lambda: store.desire(wish()),
+        lambda: store.withdraw("a", 1),
+        store.snapshot,
+        lambda: store.next_nudge("h", 1),
+    ):
+        with pytest.raises(FleetUnavailableError):
+            call()

@@ -1,0 +1,189 @@
+"""Every order of lease operations that can be thought of, on a real Redis, against a model of who may hold a session.
+
+Time passes by moving the stored times back: Redis's clock cannot be set. A worker may hold a session while nobody has
+told it otherwise and, where its lease has a time to live, while it renewed it within four fifths of that.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.servers import RedisServer
+
+from manager.fleet.leases import LeaseBeats, LeaseHeld, LeaseStore, Quarantine, lease_key
+
+CLAIM = "paper:S:1"
+TTL = 10.0
+QUARANTINE = 10.0
+
+
+@dataclass
+class Runner:
+    """A worker that runs: what it believes, by its own clock."""
+
+    name: str
+    host: str
+    epoch: int
+    ttl: float
+    age: float = 0.0
+    #: Its lease was taken by force: the promise is off until it hears of it.
+    forced: bool = False
+
+    @property
+    def may_act(self) -> bool:
+        return self.ttl == 0 or self.age < self.ttl * 0.8
+
+
+class Leases(RuleBasedStateMachine):
+    server: ClassVar[RedisServer]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client: Any = self.server.client()
+        self.client.flushall()
+        self.store = LeaseStore(self.server.url)
+        self.store.trust()
+        self.runners: list[Runner] = []
+        self.epochs: list[int] = []
+        self.count = 0
+
+    def teardown(self) -> None:
+        self.client.close()
+
+    @rule(host=st.sampled_from(["h1", "h2"]), ttl=st.sampled_from([0.0, TTL]))
+    def start(self, host: str, ttl: float) -> None:
+        """Somebody wants to run the account; whoever may act must be the reason for a refusal."""
+        self.count += 1
+        name = f"w-{self.count}"
+        try:
+            epoch = self.store.acquire(
+                [CLAIM],
+                host=host,
+                worker_id=name,
+                account_id="a",
+                ttl_seconds=ttl,
+                quarantine_seconds=QUARANTINE,
+            )
+        except (LeaseHeld, Quarantine):
+            return
+        assert not self.epochs or epoch > self.epochs[-1], "fencing tokens grow"
+        self.epochs.append(epoch)
+        self.runners.append(Runner(name, host, epoch, ttl))
+
+    @precondition(lambda self: self.runners)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        self._renew(data.draw(st.sampled_from(self.runners)))
+
+    @precondition(lambda self: self.runners)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """A worker has provably ended, and its host says so."""
+        runner = data.draw(st.sampled_from(self.runners))
+        self.runners.remove(runner)
+        self.store.release([CLAIM], runner.epoch)
+
+    @precondition(lambda self: self.runners)
+    @rule(data=st.data())
+    def replace(self, data: st.DataObject) -> None:
+        """A worker has ended and its host starts the next one without letting the lease go."""
+        runner = data.draw(st.sampled_from(self.runners))
+        self.runners.remove(runner)
+        self.count += 1
+        name = f"w-{self.count}"
+        try:
+            epoch = self.store.acquire(
+                [CLAIM],
+                host=runner.host,
+                worker_id=name,
+                account_id="a",
+                ttl_seconds=runner.ttl,
+                quarantine_seconds=QUARANTINE,
+                held_epoch=runner.epoch,
+            )
+        except (LeaseHeld, Quarantine):
+            return
+        assert epoch > self.epochs[-1]
+        self.epochs.append(epoch)
+        self.runners.append(Runner(name, runner.host, epoch, runner.ttl))
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 7.0, 12.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes; a worker that finds its own time over has left before any other may come."""
+        for runner in self.runners:
+            runner.age += seconds
+        self.runners = [runner for runner in self.runners if runner.may_act]
+        if self.client.type(lease_key(CLAIM)) == b"hash" and self.client.hexists(lease_key(CLAIM), "renewed"):
+            self.client.hincrby(lease_key(CLAIM), "renewed", -int(seconds * 1000))
+        if self.client.hexists("manager:fleet", "until"):
+            self.client.hincrby("manager:fleet", "until", -int(seconds * 1000))
+
+    @rule()
+    def force(self) -> None:
+        """An operator takes the lease from a host that is lost."""
+        if self.store.revoke(CLAIM):
+            for runner in self.runners:
+                runner.forced = True
+
+    @rule()
+    def forget(self) -> None:
+        """Redis comes back empty; the workers that run renew before its quarantine is over, as they do each second."""
+        self.client.flushall()
+        with pytest.raises(Quarantine):
+            self.store.acquire(
+                [CLAIM],
+                host="h3",
+                worker_id="early",
+                account_id="a",
+                ttl_seconds=0,
+                quarantine_seconds=QUARANTINE,
+            )
+        for runner in list(self.runners):
+            self._renew(runner)
+
+    @invariant()
+    def one_may_act(self) -> None:
+        entitled = [runner for runner in self.runners if runner.may_act and not runner.forced]
+        assert len(entitled) <= 1, entitled
+
+    def _renew(self, runner: Runner) -> None:
+        beats = LeaseBeats(
+            self.client,
+            host=runner.host,
+            beats_key="beats",
+            claims=[CLAIM],
+            epoch=runner.epoch,
+            ttl_seconds=runner.ttl,
+        )
+        try:
+            beats.send("a", {"worker_id": runner.name})
+        except LeaseHeld:
+            assert runner.forced or not runner.may_act, "one that may act is never refused"
+            self.runners.remove(runner)
+        else:
+            runner.age = 0.0
+
+
+def test_leases_against_a_model() -> None:
+    directory = Path(tempfile.mkdtemp(prefix="wm-"))
+    try:
+        Leases.server = RedisServer(directory)
+        try:
+            case = Leases.TestCase
+            case.settings = settings(
+                max_examples=60,
+                stateful_step_count=30,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            )
+            case("runTest").runTest()
+        finally:
+            Leases.server.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""A host's memory of desired state, on a good disk and on a bad one."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from manager.fleet.desired import Desired
+from manager.host.memory import Memory
+from manager.host.pace import LoginPace
+
+ONE = Desired(account_id="a", state="running", generation=5, host="h")
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "desired.json"
+    assert Memory(path).load() == {}
+    assert Memory(path).save([ONE]) is None
+    assert Memory(path).load() == {"a": ONE}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"state": "on"}}', "\0" * 100])
+def test_nonsense_is_nothing_and_no_fault(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "desired.json"
+    path.write_text(text)
+    assert Memory(path).load() == {}
+
+
+def test_a_disk_that_takes_nothing_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "desired.json"
+    memory = Memory(path)
+    memory.save([ONE])
+    path.with_suffix(".tmp").mkdir()  # in the way, as a full or read-only disk would be
+    trouble = memory.save([])
+    assert trouble is not None
+    assert str(path) in trouble
+    assert Memory(path).load() == {"a": ONE}
+    path.with_suffix(".tmp").rmdir()
+    assert memory.save([]) is None
+    assert Memory(path).load() == {}
+
+
+def test_logins_at_one_server_are_spread_and_other_servers_do_not_wait() -> None:
+    import threading
+
+    now = [0.0]
+    waited: list[float] = []
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(round(timeout or 0.0, 6))
+            return False
+
+    pace = LoginPace(10, clock=lambda: now[0])
+    for server in ("A", "A", "A", "B"):
+        pace.wait(server, Waits())
+    assert waited == [0.1, 0.2]
+    now[0] = 5.0
+    pace.wait("A", Waits())
+    assert waited == [0.1, 0.2]

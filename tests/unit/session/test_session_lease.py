@@ -1,0 +1,115 @@
+"""A worker's own view of its lease, and the guardian that ends it when that is over."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.waiting import eventually
+
+from manager.processes import ProcessRef
+from manager.session import lease as module
+from manager.session.beat import read_pulse
+from manager.session.lease import Lease, LeaseLost, last_moment
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(module, "lease_clock", lambda: now[0])
+    monkeypatch.setattr(module, "_LEAVE_SECONDS", 3600.0)
+    return now
+
+
+def test_one_with_a_time_to_live_is_lost_at_half_of_it(clock: list[float]) -> None:
+    lost: list[str] = []
+    extended: list[float] = []
+    lease = Lease(10.0, 1000.0, lost.append, extended.append)
+    clock[0] = 1004.9
+    lease.check()
+    lease.renewed(1004.0)
+    assert extended == [last_moment(1004.0, 10.0)] == [1012.0]
+    clock[0] = 1008.9
+    lease.check()
+    clock[0] = 1009.1
+    with pytest.raises(LeaseLost, match=r"could not be renewed for 5\.1 s"):
+        lease.check()
+    assert lost == ["it could not be renewed for 5.1 s"]
+    # Lost is lost, whatever comes late.
+    lease.renewed(1009.1)
+    with pytest.raises(LeaseLost):
+        lease.check()
+    assert lease.lost
+
+
+def test_the_time_counts_from_the_question_and_not_from_the_answer(clock: list[float]) -> None:
+    lease = Lease(10.0, 1000.0, lambda _: None)
+    clock[0] = 1004.0
+    lease.renewed(1001.0)  # the answer took three seconds
+    clock[0] = 1006.5
+    with pytest.raises(LeaseLost):
+        lease.check()
+
+
+def test_one_without_a_time_to_live_outlasts_any_outage_and_is_lost_to_a_holder_alone(
+    clock: list[float],
+) -> None:
+    lost: list[str] = []
+    lease = Lease(0.0, 1000.0, lost.append)
+    clock[0] = 1_000_000.0
+    lease.check()
+    lease.lose("worker w-2 on host h2 has it")
+    with pytest.raises(LeaseLost, match="w-2"):
+        lease.check()
+    assert lost == ["worker w-2 on host h2 has it"]
+
+
+_GUARDED = """
+import sys, time
+from pathlib import Path
+from manager.session.beat import BeatWriter
+from manager.session.guardian import start_guardian
+from manager.session.lease import lease_clock
+extend = start_guardian(lease_clock() + 60, BeatWriter(Path(sys.argv[1])))
+extend(lease_clock() + float(sys.argv[2]))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def guarded(directory: Path, seconds: float) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", _GUARDED, str(directory / "beat"), str(seconds)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows, and no guardian")
+def test_a_paused_worker_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
+    process = guarded(tmp_path, 0.5)
+    process.send_signal(signal.SIGSTOP + 0)
+    assert process.wait(timeout=10) == -9
+    pulse = read_pulse(tmp_path / "beat")
+    assert pulse is not None
+    assert "lease could not be renewed" in (pulse.last_words or "")
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows, and no guardian")
+def test_a_guardian_goes_with_its_worker(tmp_path: Path) -> None:
+    import psutil
+
+    process = guarded(tmp_path, 60)
+    guardians = [ProcessRef.of(child.pid) for child in psutil.Process(process.pid).children()]
+    assert len(guardians) == 1
+    process.kill()
+    process.wait(timeout=10)
+    guardian = guardians[0]
+    assert guardian is not None
+    eventually(lambda: not guardian.alive(), what="the guardian has ended")
+    assert process.stdout is not None
+    process.stdout.close()
