@@ -1,8 +1,10 @@
 """What the benchmarks share: a fleet of their own, medians, tables."""
 
 import platform
+import secrets
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,15 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support.fleet import Fleet
+from pydantic import SecretStr
+from support.fleet import PASSWORD, Fleet
 from support.servers import RedisServer
+
+from manager.config import ConfigurationService
+from manager.factory import build_service
+from manager.service import WorkerManagerService
+from manager.session.order import WorkerOrder
+from manager.settings import Settings
 
 
 @contextmanager
@@ -32,6 +41,59 @@ def fleet() -> Iterator[Fleet]:
         found.close()
         redis.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def service_of(found: Fleet) -> WorkerManagerService:
+    """Return a manager of the fleet."""
+    return build_service(
+        Settings(
+            redis_url=SecretStr(found.redis.url),
+            config_dir=found.config_dir,
+            state_dir=found.paths.root,
+            host=found.host,
+        )
+    )
+
+
+def popen_worker(order: WorkerOrder) -> "subprocess.Popen[bytes]":
+    """Start the worker program in a fresh interpreter, as a loop that a person writes does."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "manager.session"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    child.stdin.write(order.to_json())
+    child.stdin.flush()
+    return child
+
+
+def worker_order(found: Fleet, configuration: ConfigurationService, account_id: str) -> WorkerOrder:
+    worker_id = f"p-{secrets.token_hex(8)}"
+    run = found.paths.run_dir
+    return WorkerOrder(
+        worker_id=worker_id,
+        config=configuration.load_account_config(account_id),
+        password=SecretStr(PASSWORD),
+        redis_url=SecretStr(found.redis.url),
+        host="popen",
+        claims=(),
+        epoch=0,
+        lease_seconds=0.0,
+        leased_at=0.0,
+        venue_address=f"unix:{found.paths.venue_socket}",
+        log_file=found.paths.worker_log(account_id),
+        beat_file=run / f"{worker_id}.beat",
+        private_dir=run / f"{worker_id}.d",
+        directory=None,
+        control_address=str(run / f"{worker_id}.sock"),
+        control_token=SecretStr(secrets.token_hex(8)),
+        heartbeat_interval_seconds=1.0,
+        log_level="INFO",
+        log_json=False,
+    )
 
 
 def pss_megabytes(pids: Sequence[int]) -> float:

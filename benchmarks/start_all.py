@@ -6,22 +6,15 @@ and its first heartbeat. The loop is what a person writes: a fresh interpreter e
 
 import argparse
 import json
-import secrets
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
-from common import fleet, machine, pss_megabytes, table
-from pydantic import SecretStr
-from support.fleet import PASSWORD, Fleet
+from common import fleet, machine, popen_worker, pss_megabytes, service_of, table, worker_order
+from support.fleet import Fleet
 
 from manager.config import ConfigurationService
-from manager.factory import build_service
 from manager.service import WorkerManagerService
-from manager.session.order import WorkerOrder
-from manager.settings import Settings
 
 
 def through_the_fleet(found: Fleet, service: WorkerManagerService, count: int) -> tuple[float, float, float]:
@@ -40,20 +33,11 @@ def through_the_fleet(found: Fleet, service: WorkerManagerService, count: int) -
 def by_popen(found: Fleet, accounts: list[str]) -> tuple[float, float, float]:
     """The same worker program, started by a loop."""
     configuration = ConfigurationService(found.config_dir)
-    orders = [_order(found, configuration, account_id) for account_id in accounts]
+    orders = [worker_order(found, configuration, account_id) for account_id in accounts]
     began = time.perf_counter()
     children = []
     for order in orders:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "manager.session"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert child.stdin is not None
-        child.stdin.write(order.to_json())
-        child.stdin.flush()
+        child = popen_worker(order)
         children.append(child)
     try:
         for child in children:
@@ -74,32 +58,6 @@ def by_popen(found: Fleet, accounts: list[str]) -> tuple[float, float, float]:
             child.communicate()
 
 
-def _order(found: Fleet, configuration: ConfigurationService, account_id: str) -> WorkerOrder:
-    worker_id = f"p-{secrets.token_hex(8)}"
-    run = found.paths.run_dir
-    return WorkerOrder(
-        worker_id=worker_id,
-        config=configuration.load_account_config(account_id),
-        password=SecretStr(PASSWORD),
-        redis_url=SecretStr(found.redis.url),
-        host="popen",
-        claims=(),
-        epoch=0,
-        lease_seconds=0.0,
-        leased_at=0.0,
-        venue_address=f"unix:{found.paths.venue_socket}",
-        log_file=found.paths.worker_log(account_id),
-        beat_file=run / f"{worker_id}.beat",
-        private_dir=run / f"{worker_id}.d",
-        directory=None,
-        control_address=str(run / f"{worker_id}.sock"),
-        control_token=SecretStr(secrets.token_hex(8)),
-        heartbeat_interval_seconds=1.0,
-        log_level="INFO",
-        log_json=False,
-    )
-
-
 def median_of(runs: int, one: Callable[[], tuple[float, float, float]]) -> list[float]:
     results = [one() for _ in range(runs)]
     return [statistics.median(column) for column in zip(*results, strict=True)]
@@ -114,14 +72,7 @@ def main() -> None:
     for count in given.counts:
         with fleet() as found:
             accounts = found.add_accounts(count)
-            service = build_service(
-                Settings(
-                    redis_url=SecretStr(found.redis.url),
-                    config_dir=found.config_dir,
-                    state_dir=found.paths.root,
-                    host=found.host,
-                )
-            )
+            service = service_of(found)
             through_the_fleet(
                 found, service, count
             )  # the accounts are enrolled at the venue, the files are cached

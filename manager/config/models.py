@@ -128,6 +128,8 @@ class HealthConfig(_Section):
     hang_after_seconds: Number = 30.0
     #: The latest tick is older than this: degraded.
     tick_age_seconds: Number = 300.0
+    #: When ticks are to be expected: `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
+    market_hours: Literal["fx", "always"] = "fx"
     #: A cycle takes longer than this: degraded.
     cycle_seconds: Number = 30.0
 
@@ -246,7 +248,12 @@ BUILT_IN: Final[dict[str, Any]] = {
         "max_backoff_seconds": 60.0,
         "healthy_after_seconds": 60.0,
     },
-    "health": {"hang_after_seconds": 30.0, "tick_age_seconds": 300.0, "cycle_seconds": 30.0},
+    "health": {
+        "hang_after_seconds": 30.0,
+        "tick_age_seconds": 300.0,
+        "market_hours": "fx",
+        "cycle_seconds": 30.0,
+    },
     "failover": "never",
     "stop": {"signal": "TERM", "deadline_seconds": 10.0},
 }

@@ -87,6 +87,8 @@ class Event:
     worker_id: str
     status: str
     error: str | None
+    #: The fencing token of the worker's lease; 0 where it had none.
+    epoch: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "time": self.time.isoformat()}
@@ -290,6 +292,7 @@ def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:
         "worker_id": info.worker_id,
         "status": str(info.status),
         "error": info.error or "",
+        "epoch": str(info.metadata.get("epoch") or 0),
     }
 
 
@@ -303,7 +306,12 @@ def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
         worker_id=text.get("worker_id", ""),
         status=text.get("status", ""),
         error=text.get("error") or None,
+        epoch=_whole(text.get("epoch")),
     )
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 def _worker_info(raw: bytes) -> WorkerInfo | None:

@@ -50,6 +50,8 @@ _TASK_GRACE_MS: Final = 30_000
 _AWAY_SECONDS: Final = 2.0
 #: Seconds before a stop that failed is tried again.
 _STOP_AGAIN_SECONDS: Final = 10.0
+#: Seconds between two writes of what is remembered, while commands come.
+_SAVE_SECONDS: Final = 0.2
 #: Seconds that the agent's start waits for the stops that it missed.
 _MISSED_STOPS_SECONDS: Final = 30.0
 #: Starts and stops at once. Stops have threads of their own: they never wait behind starts.
@@ -109,6 +111,7 @@ class Keeper:
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         #: Accounts that ran on another host when Redis lost that: who knows whether they still do?
         self._uncertain: dict[str, str] = {}
+        self._unsaved = False
         self._told_broken: frozenset[str] = frozenset()
         self._closing = threading.Event()
         self._wake = threading.Event()
@@ -127,6 +130,7 @@ class Keeper:
         """Carry out the stops that were missed, then begin to keep; what should run is started right away."""
         self._known = self._memory.load()
         self._read()
+        self._believe_workers()
         missed = self._stop_unwanted()
         if missed:
             wait_for(missed, timeout=_MISSED_STOPS_SECONDS)
@@ -163,6 +167,8 @@ class Keeper:
             self._know(desired)
             if desired.running:
                 self._forget_trouble(wish.account_id)
+            self._unsaved = True
+        self._wake.set()
         return generation, desired
 
     def withdraw(self, account_id: str, generation: int) -> None:
@@ -239,11 +245,14 @@ class Keeper:
 
     def _run(self) -> None:
         next_look = time.monotonic() + _LOOK_SECONDS
-        next_hang = time.monotonic()
+        next_hang = next_save = time.monotonic()
         while not self._closing.is_set():
             now = time.monotonic()
             try:
                 self._launch(now)
+                if self._unsaved and now >= next_save:
+                    next_save = now + _SAVE_SECONDS
+                    self._save()
                 if now >= next_hang:
                     next_hang = now + _HANG_SECONDS
                     self._pool.end_hung_workers()
@@ -253,11 +262,13 @@ class Keeper:
                     self._read()
                     self._stop_unwanted()
                     self._reconcile()
-                    self._save()
+                    self._unsaved = True
             except Exception:
                 logger.exception("the keeper met a fault of its own and goes on")
             with self._lock:
                 due = min(self._due.values(), default=next_look)
+            if self._unsaved:
+                due = min(due, next_save)
             self._wake.wait(max(0.0, min(next_look, next_hang, due) - time.monotonic()))
             self._wake.clear()
 
@@ -348,6 +359,23 @@ class Keeper:
         if before is None or before.generation <= desired.generation:
             self._known[desired.account_id] = desired
 
+    def _believe_workers(self) -> None:
+        """Take a worker that was found running as proof that it is wanted, where neither Redis nor memory knows."""
+        for record in self._pool.live_records():
+            with self._lock:
+                if record.generation == 0 or record.account_id in self._known:
+                    continue
+                self._known[record.account_id] = Desired(
+                    account_id=record.account_id,
+                    state="running",
+                    generation=record.generation,
+                    host=self._host,
+                    by=f"worker {record.worker_id}",
+                    why="found running",
+                    failover=record.lease_seconds > 0,
+                )
+                self._version = None  # so that Redis is told
+
     def _wish_without_redis(self, wish: Wish) -> tuple[int, Desired]:
         with self._lock:
             before = self._known.get(wish.account_id)
@@ -366,6 +394,7 @@ class Keeper:
 
     def _save(self) -> None:
         with self._lock:
+            self._unsaved = False
             mine = [desired for desired in self._known.values() if desired.host == self._host]
         self.trouble = self._memory.save(sorted(mine, key=lambda desired: desired.account_id))
 

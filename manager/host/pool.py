@@ -265,6 +265,11 @@ class WorkerPoolManager:
         """See `manager.pool.WorkerPool.stoppable`."""
         return self.live_accounts()
 
+    def live_records(self) -> list[WorkerRecord]:
+        """Return what this host knows of the workers that live."""
+        with self._guard:
+            return [slot.record for slot in self._slots.values() if slot.live and slot.record is not None]
+
     def live_accounts(self) -> list[str]:
         """Return the accounts that have a worker process, or wait for the next one."""
         with self._guard:

@@ -26,6 +26,7 @@ from manager.session.control import ControlServer
 from manager.session.cycle import Cycle
 from manager.session.exits import WorkerExit
 from manager.session.guard import GuardedGateway
+from manager.session.health import HealthJudge
 from manager.session.lease import Lease, LeaseLost
 from manager.session.order import WorkerOrder
 from manager.session.reporter import Reporter, Sender
@@ -58,6 +59,7 @@ class Worker:
         self._notify = notify
         self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
         self._figures: Mapping[str, Any] = {}
+        self._judge = HealthJudge(order.config.health)
         self._has_account = True
         self._phase = "connecting"
         self._process = psutil.Process()
@@ -97,6 +99,7 @@ class Worker:
         """Return what is sent to Redis: the loop's age is in it, since this is called from another thread."""
         return {
             "worker_id": self._order.worker_id,
+            "epoch": self._order.epoch,
             "loop_age_seconds": round(self._beat.age_seconds, 3),
             "call": self._beat.call,
             "last_heartbeat": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -177,7 +180,7 @@ class Worker:
             if not health.ipc_ok:
                 raise ConnectionLost(health.reason or "the session is gone")
             connected = health.venue_connected and health.account_matches
-            status |= _health(connected, health.can_trade, health.reason)
+            self._judge.session(connected, health.can_trade, health.reason)
         if self._has_account:
             try:
                 account = self._gateway.account()
@@ -189,6 +192,7 @@ class Worker:
                 }
             except NotSupported:
                 self._has_account = False
+        status |= self._judge.judge(self._figures)
         status["rss_bytes"] = self._process.memory_info().rss
         self._status = status
         self._beat.status({"phase": self._phase, **status})
@@ -197,8 +201,8 @@ class Worker:
         self._status |= {
             "environment": str(session.environment),
             "currency": session.currency,
-            **_health(True, session.can_trade, session.blocked_reason),
         }
+        self._judge.session(True, session.can_trade, session.blocked_reason)
 
     def _end(self) -> WorkerExit:
         deadline = self._stop_deadline or time.monotonic() + _DISCONNECT_SECONDS
@@ -271,15 +275,6 @@ class Worker:
         readable, _, _ = select.select([self._wake_read], [], [], max(0.0, when - time.monotonic()))
         if readable:
             self._wake_read.recv(4096)
-
-
-def _health(connected: bool, can_trade: bool, reason: str | None) -> dict[str, Any]:
-    well = connected and can_trade
-    return {
-        "health": WorkerHealth.HEALTHY if well else WorkerHealth.DEGRADED,
-        "health_reason": None if well else reason or ("cannot trade" if connected else "venue not connected"),
-        "can_trade": can_trade,
-    }
 
 
 def _next(due: float, interval: float) -> float:

@@ -1,0 +1,72 @@
+"""How well a running worker does: a separate thing from whether it runs."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from manager.config import HealthConfig
+from manager.states import WorkerHealth
+
+_NEW_YORK: Final = ZoneInfo("America/New_York")
+#: The hour, there, at which the week of foreign exchange begins on Sunday and ends on Friday.
+_FX_HOUR: Final = 17
+_FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
+
+
+def market_is_open(hours: str, now: datetime) -> bool:
+    """Say whether ticks are to be expected at `now` (aware): `always`, or `fx`, Sunday 17:00 to Friday 17:00 New York."""
+    if hours == "always":
+        return True
+    there = now.astimezone(_NEW_YORK)
+    if there.weekday() == _SATURDAY:
+        return False
+    if there.weekday() == _FRIDAY:
+        return there.hour < _FX_HOUR
+    return there.weekday() != _SUNDAY or there.hour >= _FX_HOUR
+
+
+class HealthJudge:
+    """Judges each look at a session, and counts."""
+
+    def __init__(
+        self, config: HealthConfig, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._session: tuple[bool, bool, str | None] = (True, True, None)
+        self._checks = 0
+        self._failures = 0
+
+    def session(self, connected: bool, can_trade: bool, reason: str | None) -> None:
+        """Note what the gateway says of the session."""
+        self._session = (connected, can_trade, reason)
+
+    def judge(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Return health, its reason and the counts; `figures` are the latest cycle's."""
+        reason = self._trouble(figures)
+        self._checks += 1
+        self._failures += reason is not None
+        return {
+            "health": WorkerHealth.HEALTHY if reason is None else WorkerHealth.DEGRADED,
+            "health_reason": reason,
+            "can_trade": self._session[1],
+            "checks": self._checks,
+            "failed_checks": self._failures,
+        }
+
+    def _trouble(self, figures: Mapping[str, Any]) -> str | None:
+        connected, can_trade, reason = self._session
+        if not (connected and can_trade):
+            return reason or ("cannot trade" if connected else "venue not connected")
+        age = figures.get("last_tick_age_seconds")
+        if (
+            age is not None
+            and age > self._config.tick_age_seconds
+            and market_is_open(self._config.market_hours, self._clock())
+        ):
+            return f"no tick for {age:.0f} s (health.tick_age_seconds: {self._config.tick_age_seconds:g})"
+        took = figures.get("cycle_seconds")
+        if took is not None and took > self._config.cycle_seconds:
+            return f"the last cycle took {took:.1f} s (health.cycle_seconds: {self._config.cycle_seconds:g})"
+        return None

@@ -1,0 +1,72 @@
+"""Health, judged with a clock of the test's own."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from manager.config import HealthConfig
+from manager.session.health import HealthJudge, market_is_open
+
+WEDNESDAY = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
+SATURDAY = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def judge(now: datetime = WEDNESDAY, **config: Any) -> HealthJudge:
+    return HealthJudge(HealthConfig(**config), clock=lambda: now)
+
+
+@pytest.mark.parametrize(
+    ("session", "figures", "health", "reason"),
+    [
+        ((True, True, None), {}, "healthy", None),
+        ((True, False, None), {}, "degraded", "cannot trade"),
+        ((True, False, "trading is disabled"), {}, "degraded", "trading is disabled"),
+        ((False, True, None), {}, "degraded", "venue not connected"),
+        ((True, True, None), {"last_tick_age_seconds": 299.0}, "healthy", None),
+        ((True, True, None), {"last_tick_age_seconds": 301.0}, "degraded", "no tick for 301 s"),
+        ((True, True, None), {"cycle_seconds": 30.5}, "degraded", "the last cycle took 30.5 s"),
+    ],
+)
+def test_what_makes_a_worker_unwell(
+    session: Any, figures: dict[str, float], health: str, reason: str | None
+) -> None:
+    found = judge()
+    found.session(*session)
+    answer = found.judge(figures)
+    assert answer["health"] == health
+    assert (reason is None) == (answer["health_reason"] is None)
+    assert (reason or "") in (answer["health_reason"] or "")
+
+
+def test_checks_and_failures_are_counted() -> None:
+    found = judge()
+    found.judge({})
+    found.session(True, False, None)
+    found.judge({})
+    assert found.judge({})["checks"] == 3
+    assert found.judge({})["failed_checks"] == 3
+
+
+def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
+    old = {"last_tick_age_seconds": 50_000.0}
+    assert judge(SATURDAY).judge(old)["health"] == "healthy"
+    assert judge(SATURDAY, market_hours="always").judge(old)["health"] == "degraded"
+
+
+@pytest.mark.parametrize(
+    ("moment", "is_open"),
+    [
+        ("2026-11-20T21:59", True),  # Friday 16:59 in New York, winter
+        ("2026-11-20T22:00", False),
+        ("2026-11-22T21:59", False),
+        ("2026-11-22T22:00", True),  # Sunday 17:00
+        ("2026-07-10T20:59", True),  # the same an hour earlier in summer
+        ("2026-07-10T21:00", False),
+        ("2026-07-12T21:00", True),
+    ],
+)
+def test_the_week_of_foreign_exchange_is_new_yorks(moment: str, is_open: bool) -> None:
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    assert market_is_open("fx", now) is is_open
+    assert market_is_open("always", now)
