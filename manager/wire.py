@@ -10,6 +10,7 @@ GET_WORKER_INFO: Final = "tasks.get_worker_info"
 START_ALL: Final = "tasks.start_all_enabled_workers"
 STOP_ALL: Final = "tasks.stop_all_workers"
 VALIDATE_ALL: Final = "tasks.validate_all_configs"
+SELF_TEST: Final = "tasks.self_test"
 
 #: Every host agent listens here; for callers that know nothing of hosts.
 SHARED_QUEUE: Final = "celery"

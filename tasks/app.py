@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: A header of a task that was passed on: how often.
 _HOPS: Final = "manager_hops"
 
-app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"])
+app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches", "tasks.maintenance"])
 app.config_from_object(celery_settings())
 # What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
 app.conf.result_backend_always_retry = True
@@ -54,7 +54,8 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
         raise_file_limit()
         try:
-            agent = HostAgent(_settings_of(worker), answer=_answer)
+            settings = _settings_of(worker)
+            agent = HostAgent(settings, _answer, lambda: _send_self_test(settings))
             agent.start()
         except ManagerError as error:
             _refuse(str(error))
@@ -75,6 +76,7 @@ class _Running:
 
     def __init__(self, agent: HostAgent) -> None:
         self.commands = agent.commands
+        self.self_test = agent.self_test
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
         self.fleet = WorkerManagerService(
             agent.config_service, celery_worker_pool(agent.settings), agent.validator
@@ -100,20 +102,34 @@ def _services() -> _Running:
     return _running
 
 
-def host_commands() -> HostCommands:
-    """Return the commands of this host. Raises HostAgentError outside a running host agent."""
-    return _services().commands
-
-
 def carried_out(task: Any, command: Callable[[HostCommands, str, int], T]) -> T:
     """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same."""
     hops = int((task.request.headers or {}).get(_HOPS, 0))
+    running = _services()
+    running.self_test.begin_command()
     try:
-        return command(host_commands(), task.request.id, hops)
+        return command(running.commands, task.request.id, hops)
     except Elsewhere as elsewhere:
         onward = task.s(*task.request.args, **task.request.kwargs)
         onward.set(queue=wire.host_queue(elsewhere.host), headers={_HOPS: hops + 1})
         raise task.replace(onward) from None
+    finally:
+        running.self_test.end_command()
+
+
+def heard_self() -> None:
+    """Note that this agent's message to itself has arrived."""
+    if _running is not None:
+        _running.self_test.heard()
+
+
+def _send_self_test(settings: Settings) -> None:
+    app.send_task(
+        wire.SELF_TEST,
+        queue=wire.host_queue(settings.host),
+        expires=settings.self_test_seconds * 6,
+        ignore_result=True,
+    )
 
 
 def _answer(task_id: str, outcome: "bool | ManagerError") -> None:
@@ -165,4 +181,4 @@ def _configure_logging(**_: Any) -> None:
 
 app.steps["worker"].add(HostAgentStep)
 
-__all__ = ["app", "carried_out", "fleet_service", "host_service"]
+__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service"]

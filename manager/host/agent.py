@@ -22,6 +22,7 @@ from manager.host.lock import FileLock
 from manager.host.memory import Memory
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
+from manager.host.selftest import SelfTest
 from manager.models import WorkerInfo, utc_now
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
@@ -30,12 +31,23 @@ from manager.validation import AccountConfigurationValidator, OrderBook
 
 logger = logging.getLogger(__name__)
 
+#: The exit code of an agent that gives its place to a new one.
+_DEAF_EXIT = 75
+
 
 class HostAgent:
     """Owns the host's pool from `start` to `close`. Neither touches a worker that runs."""
 
-    def __init__(self, settings: Settings, answer: Answer | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        answer: Answer | None = None,
+        send_self_test: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
+        self.self_test = SelfTest(settings.self_test_seconds)
+        self._send_self_test = send_self_test
+        self._closed = threading.Event()
         self._answer: Answer = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
         self.config_service = ConfigurationService(settings.config_dir)
@@ -117,6 +129,10 @@ class HostAgent:
             self.close()
             raise
         threading.Thread(target=self._preload, name="preload", daemon=True).start()
+        if self._send_self_test is not None:
+            threading.Thread(
+                target=self._test_self, args=(self._send_self_test,), name="self-test", daemon=True
+            ).start()
         logs.event(
             logger,
             logging.INFO,
@@ -130,6 +146,7 @@ class HostAgent:
     def close(self) -> None:
         """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent."""
         self._commands = None
+        self._closed.set()
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
@@ -174,6 +191,26 @@ class HostAgent:
         if self._pool is not None:
             self._pool.preload()
 
+    def _test_self(self, send: Callable[[], None]) -> None:
+        """See that this agent still consumes, and end it if not: a supervisor starts one that does."""
+        while not self._closed.wait(self.self_test.interval):
+            try:
+                send()
+            except Exception as error:
+                logs.event(logger, logging.DEBUG, "self_test_unsent", str(error))
+            else:
+                self.self_test.sent()
+            if self.self_test.deaf() and not self._closed.is_set():
+                logs.event(
+                    logger,
+                    logging.CRITICAL,
+                    "deaf",
+                    "this host agent consumes nothing any more, though Redis takes its messages: it ends, to be "
+                    "started again; the workers go on",
+                )
+                logging.shutdown()
+                os._exit(_DEAF_EXIT)
+
     def _describe(self) -> Mapping[str, Any]:
         pool = self._pool
         return {
@@ -183,6 +220,7 @@ class HostAgent:
             "python": sys.version.split()[0],
             "started_at": self._started_at.isoformat(),
             "workers": pool.count_live() if pool else 0,
+            "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
             "trouble": self._keeper.trouble if self._keeper else None,
         }
 
@@ -192,6 +230,10 @@ class HostAgent:
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
         return self._keeper.lost(info, reason) if self._keeper is not None else None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _machine() -> str:

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from support.fleet import SIGKILL, Fleet
+from support.fleet import SIGKILL, Fleet, plain_celery
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -106,3 +106,22 @@ def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> 
     assert (workers / "notes.txt").exists()
     assert (workers / "junk.json").exists()
     assert bare_fleet.store.list_workers() == []
+
+
+def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare_fleet: Fleet) -> None:
+    """Liveness is to have consumed something lately, not to answer: it answers pings all the while."""
+    fleet = bare_fleet
+    fleet.extra_environment["MANAGER_SELF_TEST_SECONDS"] = "0.3"
+    fleet.start_venue()
+    fleet.start_agent()
+    accounts = fleet.add_accounts(1)
+    fleet.run_json("start-all")
+    worker = fleet.workers()[accounts[0]]
+    eventually(lambda: fleet.store.hosts()[0].data["heard_seconds_ago"] is not None, what="it hears itself")
+    assert fleet.agent is not None
+
+    plain_celery(fleet, f"app.control.cancel_consumer('host.{fleet.host}', reply=True)")
+
+    assert fleet.agent.wait(timeout=20) == 75
+    assert "consumes nothing any more" in fleet.log("agent")
+    assert worker.alive()

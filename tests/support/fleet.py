@@ -36,6 +36,7 @@ class Fleet:
         self.host = host
         self.redis = redis
         self.redis_url = redis.url
+        self.extra_environment: dict[str, str] = {}
         self.config_dir: Path = beside.config_dir if beside else directory / "config"
         self.paths = StatePaths(directory / "state")
         (self.config_dir / "accounts").mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,7 @@ class Fleet:
             "MANAGER_HOST": self.host,
             "MANAGER_LEASE_SECONDS": "3",
             "PYTHONWARNINGS": "default",
+            **self.extra_environment,
         }
 
     # accounts

@@ -1,0 +1,59 @@
+"""Whether this host agent still consumes what is sent to it: answering is not enough.
+
+A consumer can lose its connection in ways after which it is alive and hears nothing, so each agent sends itself a small
+message through the broker and waits for it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+#: Intervals without an own message heard, while sending works, after which the agent is deaf.
+_DEAF_AFTER: Final = 6
+#: With this many commands under way its threads may just all be taken.
+_BUSY: Final = 32
+
+
+class SelfTest:
+    """Sends, hears, and says when it should have heard. Thread-safe."""
+
+    def __init__(self, interval_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.interval = interval_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heard_at: float | None = None
+        self._unheard_since: float | None = None
+        self._commands = 0
+
+    def sent(self) -> None:
+        """Note that a message went out."""
+        with self._lock:
+            if self._unheard_since is None or self._commands >= _BUSY:
+                self._unheard_since = self._clock()
+
+    def heard(self) -> None:
+        """Note that one came in."""
+        with self._lock:
+            self._heard_at = self._clock()
+            self._unheard_since = None
+
+    def begin_command(self) -> None:
+        with self._lock:
+            self._commands += 1
+
+    def end_command(self) -> None:
+        with self._lock:
+            self._commands -= 1
+
+    @property
+    def heard_seconds_ago(self) -> float | None:
+        with self._lock:
+            return None if self._heard_at is None else self._clock() - self._heard_at
+
+    def deaf(self) -> bool:
+        """Say whether messages have been going out for long, and none came in."""
+        with self._lock:
+            if self._unheard_since is None or self._commands >= _BUSY:
+                return False
+            return self._clock() - self._unheard_since > self.interval * _DEAF_AFTER

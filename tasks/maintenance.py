@@ -1,0 +1,10 @@
+"""Tasks that host agents send themselves."""
+
+from manager import wire
+from tasks.app import app, heard_self
+
+
+@app.task(name=wire.SELF_TEST, ignore_result=True)  # type: ignore[untyped-decorator]
+def self_test() -> None:
+    """Show the agent that it still consumes."""
+    heard_self()

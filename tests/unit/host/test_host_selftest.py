@@ -1,0 +1,49 @@
+from manager.host.selftest import SelfTest
+
+
+def test_an_agent_that_hears_itself_is_well() -> None:
+    now = [0.0]
+    test = SelfTest(10, clock=lambda: now[0])
+    assert test.heard_seconds_ago is None
+    for _ in range(20):
+        test.sent()
+        now[0] += 10
+        test.heard()
+    assert not test.deaf()
+    now[0] += 3
+    assert test.heard_seconds_ago == 3
+
+
+def test_one_that_sends_for_long_and_hears_nothing_is_deaf() -> None:
+    now = [0.0]
+    test = SelfTest(10, clock=lambda: now[0])
+    for _ in range(7):
+        assert not test.deaf()
+        test.sent()
+        now[0] += 9
+    assert test.deaf()
+
+
+def test_an_outage_in_which_nothing_can_be_sent_is_no_deafness() -> None:
+    now = [0.0]
+    test = SelfTest(10, clock=lambda: now[0])
+    test.sent()
+    test.heard()
+    now[0] += 1000
+    assert not test.deaf()
+
+
+def test_one_whose_threads_are_all_taken_is_busy_and_not_deaf() -> None:
+    now = [0.0]
+    test = SelfTest(10, clock=lambda: now[0])
+    for _ in range(40):
+        test.begin_command()
+    for _ in range(20):
+        test.sent()
+        now[0] += 10
+        assert not test.deaf()
+    for _ in range(40):
+        test.end_command()
+    assert not test.deaf()
+    now[0] += 61
+    assert test.deaf()
