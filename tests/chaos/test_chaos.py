@@ -27,6 +27,7 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import build_service
+from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredStore
 from manager.processes import ProcessRef
 from manager.settings import Settings
@@ -73,6 +74,7 @@ class ChaosHost(Fleet):
 
     def __init__(self, directory: Path, redis: RedisServer, host: str, beside: "Fleet | None") -> None:
         super().__init__(directory, redis, host, beside)
+        self.store = FleetStore(redis.url, stale_after_seconds=STALE_SECONDS)
         self.proxy = Proxy(redis.socket)
         self.redis_url = f"redis://127.0.0.1:{self.proxy.port}/0"
 
