@@ -188,6 +188,13 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
                 f"{host.name} runs version {host.data.get('version')}, this is {__version__}",
                 "restart its agent with the new version; its workers go on meanwhile",
             )
+        elif host.data.get("trouble"):
+            yield Check(
+                "host agent",
+                "failure",
+                f"{host.name}: {host.data['trouble']}",
+                "free its disk, or mend its rights",
+            )
         else:
             yield Check(
                 "host agent",

@@ -34,6 +34,8 @@ from manager.states import LIVE, WorkerLifecycleStatus
 _POLL_SECONDS: Final = 0.05
 #: Seconds that a caller waits beyond a stop's own timeout.
 _STOP_MARGIN: Final = 15.0
+#: Seconds.
+_START_EXPIRES: Final = 86_400
 #: How Celery's own words begin for a result backend that went away while somebody waited for a result.
 _BACKEND_GONE: Final = "Retry limit exceeded"
 #: Results read in one round trip.
@@ -228,8 +230,9 @@ class CeleryWorkerPool:
     def _signature(self, command: "_Command") -> Any:
         options: dict[str, Any] = {"queue": command.queue or wire.SHARED_QUEUE, "task_id": command.token}
         if command.state == "running":
-            # A stop never expires: one that was sent is meant, however late it arrives.
-            options["expires"] = self._timeout
+            # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
+            # because Celery compares the sender's clock with the host's. A stop never expires.
+            options["expires"] = _START_EXPIRES
         return self._app.signature(
             command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
         )

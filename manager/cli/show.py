@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from manager.cli.common import account_argument, json_option, print_error, print_json, service, settings
+from manager.cli.common import (
+    account_argument,
+    json_option,
+    print_error,
+    print_json,
+    print_warning,
+    service,
+    settings,
+)
 
 if TYPE_CHECKING:
     from manager.fleet import Event
@@ -20,10 +28,15 @@ if TYPE_CHECKING:
 @json_option
 def ps(as_json: bool) -> int:
     """List the fleet's workers as they are now."""
+    from manager.factory import fleet_store
+
     workers = service().list_workers()
     if as_json:
         print_json([info.to_dict() for info in workers])
         return 0
+    for host in fleet_store(settings()).hosts():
+        if host.data.get("trouble"):
+            print_warning(f"host {host.name}: {host.data['trouble']}")
     if not workers:
         click.echo("no workers; `manager start-all` starts every enabled account")
         return 0

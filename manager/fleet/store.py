@@ -280,9 +280,14 @@ def _unknown(info: WorkerInfo, reason: str) -> WorkerInfo:
     )
 
 
-def _rank(info: WorkerInfo) -> tuple[bool, float]:
-    """Of an account's records on several hosts the one that runs is told, else the newest."""
-    return info.status is WorkerLifecycleStatus.RUNNING, info.created_at.timestamp()
+def _rank(info: WorkerInfo) -> tuple[bool, int, float]:
+    """Of an account's records on several hosts the one that runs is told, else the newest: by epoch, which is no clock."""
+    epoch = info.metadata.get("epoch")
+    return (
+        info.status is WorkerLifecycleStatus.RUNNING,
+        epoch if isinstance(epoch, int) else 0,
+        info.created_at.timestamp(),
+    )
 
 
 def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:

@@ -148,8 +148,11 @@ class Starter:
         events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         try:
             record = self._begin(slot, config, worker_id, held, launched, events, generation)
-            note(_info(slot))
+            # First of all: its end must be noticed, whatever fails from here on.
             watch(slot, launched.process)
+            # Before the order is given: a worker that works has a record, whenever this agent is killed.
+            self._records.save(record)
+            note(_info(slot))
             order = self._order(record, config, password, held)
             launched.writer.write(order.to_json())
             launched.writer.flush()
@@ -225,8 +228,6 @@ class Starter:
             slot.events = events
             slot.info = info.with_(metadata=self.metadata(record))
             slot.move(WorkerLifecycleStatus.STARTING)
-        # Before the order is given: a worker that works has a record, whenever this agent is killed.
-        self._records.save(record)
         return record
 
     def _order(

@@ -49,6 +49,9 @@ class BeatWriter:
     def __init__(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
+            if hasattr(os, "posix_fallocate"):
+                # A page that a full disk cannot give would end the worker by a signal when it is first written.
+                os.posix_fallocate(fd, 0, _SIZE)
             os.ftruncate(fd, _SIZE)
             self._page = mmap.mmap(fd, _SIZE)
         finally:

@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,6 +115,10 @@ def test_trap_a_start_expires_and_a_stop_never_does(
         message = _message(redis_server, "host.h1")
         thread.join()
         assert (message["headers"]["expires"] is not None) is expires
+        if expires:
+            # A host whose clock is hours ahead of the manager's must not find it expired.
+            left = datetime.fromisoformat(message["headers"]["expires"]) - datetime.now(UTC)
+            assert left > timedelta(hours=12)
         # An ETA would leave it unacknowledged in the agent for so long.
         assert message["headers"]["eta"] is None
         assert json.loads(base64.b64decode(message["body"]))[0] == ["there"]
