@@ -24,7 +24,7 @@ from manager.errors import (
     NoWorkerError,
 )
 from manager.fleet import FleetStore, safe_url
-from manager.fleet.desired import DesiredStore, Wish
+from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool import Progress, StartOrder
@@ -114,10 +114,16 @@ class CeleryWorkerPool:
                 self.stop_worker(account_id)
         else:
             for holder in self._leases.holders():
-                if holder.account_id == account_id or (holder.broken and account_id in holder.claim):
+                if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)
         order = _Command(
-            wire.START_WORKER, account_id, {}, "running", "move", host=host, queue=wire.host_queue(host)
+            wire.START_WORKER,
+            account_id,
+            {},
+            "running",
+            FORCED_MOVE if force else MOVE,
+            host=host,
+            queue=wire.host_queue(host),
         )
         return WorkerInfo.from_dict(self._ask(order))
 

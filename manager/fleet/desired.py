@@ -24,6 +24,10 @@ VERSION_KEY: Final = "manager:desired:version"
 
 State = Literal["running", "stopped"]
 
+#: Why an account is wanted on another host than where it was.
+MOVE: Final = "move"
+FORCED_MOVE: Final = "forced move"
+
 #: Shared by the scripts: a record that was edited by hand into nonsense counts as none.
 _COMMON: Final = """
 local t = redis.call('TIME')

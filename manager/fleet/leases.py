@@ -148,6 +148,8 @@ class Holder:
     renewed_age_ms: int
     #: Its time to live; 0: it has none.
     ttl_ms: int = 0
+    #: When it was renewed last, by Redis's clock.
+    renewed_ms: int = 0
     #: The record is no lease: edited by hand, or of a version that does not fit.
     broken: bool = False
 
@@ -321,6 +323,7 @@ def _read(key: str, fields: Any, now: int) -> Holder | None:
             int(text["since"]),
             now - renewed,
             int(text["ttl"]),
+            renewed,
         )
     except (AttributeError, KeyError, ValueError):  # the first: redis's own error, for a key of another type
         return Holder(claim, "", "", "", 0, 0, 0, broken=True)

@@ -120,6 +120,7 @@ class HostAgent:
                 config_service=self.config_service,
                 desired=desired,
                 store=self.store,
+                leases=leases,
             )
             adopted = pool.adopt()
             self._settle(adopted)

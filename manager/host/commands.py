@@ -12,8 +12,9 @@ from manager.errors import (
     StartCancelledError,
 )
 from manager.fleet import FleetStore
-from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.fleet.desired import FORCED_MOVE, MOVE, Desired, DesiredStore, Wish
 from manager.host.keeper import Keeper
+from manager.host.leasing import FleetLeases
 from manager.host.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.pool import StartOrder
@@ -45,6 +46,7 @@ class HostCommands:
         config_service: ConfigurationService,
         desired: DesiredStore,
         store: FleetStore,
+        leases: FleetLeases,
     ) -> None:
         self._host = host
         self._pool = pool
@@ -52,6 +54,7 @@ class HostCommands:
         self._config_service = config_service
         self._desired = desired
         self._store = store
+        self._leases = leases
 
     def start(
         self, account_id: str, apply_defaults: bool, validate: bool, *, token: str, hops: int = 0
@@ -98,6 +101,8 @@ class HostCommands:
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
         try:
+            if desired.why == FORCED_MOVE and config is not None:
+                self._leases.clear_broken(config)
             return carry_out(self._keeper.order(desired))
         except ManagerError as error:
             if not isinstance(error, StartCancelledError):
@@ -126,7 +131,7 @@ class HostCommands:
                 )
             raise Elsewhere(pin)
         desired = self._desired.read(account_id)
-        if desired is not None and desired.why == "move" and desired.host == self._host:
+        if desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == self._host:
             self._keeper.certain(account_id)
             return
         self._ask_uncertain(account_id, hops)

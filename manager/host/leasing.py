@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 _FORGOTTEN_MS: Final = 10_000
 
 
+#: Seconds between two looks at a lease that is waited for.
+_LOOK_SECONDS: Final = 0.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """The claims of one worker."""
@@ -114,6 +118,8 @@ class FleetLeases:
         self._lease_seconds = lease_seconds
         self._lock = threading.Lock()
         self._unreleased: list[Held] = []
+        #: Leases of others that are past their time: when they were renewed, and since when this host has looked.
+        self._watched: dict[str, tuple[int, float]] = {}
 
     def take(
         self,
@@ -128,6 +134,8 @@ class FleetLeases:
         seconds = self._lease_seconds if config.failover == "auto" else 0.0
         said = False
         self.tend()
+        if seconds:
+            self._wait_out(config, cancelled)
         while True:
             asked_at = lease_clock()
             try:
@@ -166,6 +174,23 @@ class FleetLeases:
                 raise
             return Held(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
 
+    def clear_broken(self, config: AccountConfig) -> None:
+        """Remove leases of the account that were edited into nonsense: an operator has said that nobody holds them."""
+        for claim in claims_of(config, self._host):
+            holder = self._store.holder(claim)
+            if holder is not None and holder.broken:
+                self._store.revoke(claim)
+
+    def _wait_out(self, config: AccountConfig, cancelled: threading.Event) -> None:
+        """Wait while another host's lease looks old but has not been seen to be for its whole time."""
+        while not self.free(config):
+            with self._lock:
+                watching = config.identity() in self._watched
+            if not watching:
+                return  # it is held, which acquiring it will tell
+            if cancelled.wait(_LOOK_SECONDS):
+                raise StartCancelledError(f"{config.account_id}: a stop arrived while it was starting")
+
     def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
         # Its heartbeat keeps it, and registers it again where Redis has lost it.
         del held, worker_id, account_id
@@ -179,9 +204,23 @@ class FleetLeases:
                 self._unreleased.append(held)
 
     def free(self, config: AccountConfig) -> bool:
-        """Say whether nobody has the account's broker identity, or its time is over. Raises FleetUnavailableError."""
-        holder = self._store.holder(config.identity())
-        return holder is None or holder.expired
+        """Say whether nobody has the account's broker identity, or its time is over. Raises FleetUnavailableError.
+
+        Over by Redis's clock and by this host's: a clock that is set forward makes every lease look old at once, so an
+        old one must also have gone without renewal for its whole time while this host was looking.
+        """
+        claim = config.identity()
+        holder = self._store.holder(claim)
+        with self._lock:
+            if holder is None or holder.host == self._host or not holder.expired:
+                self._watched.pop(claim, None)
+                return holder is None
+            now = lease_clock()
+            renewed, since = self._watched.get(claim, (0, now))
+            if renewed != holder.renewed_ms:
+                renewed, since = holder.renewed_ms, now
+            self._watched[claim] = (renewed, since)
+            return now - since >= holder.ttl_ms / 1000
 
     def tend(self) -> None:
         with self._lock:

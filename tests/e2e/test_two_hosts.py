@@ -106,6 +106,17 @@ def test_a_move_is_a_stop_there_and_a_start_here(fleet: Fleet, other: Fleet) -> 
     assert fleet.stats()["overlaps"] == 0
 
 
+def test_a_lease_edited_into_nonsense_is_cleared_by_force_alone(fleet: Fleet, other: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    with fleet.redis.client() as client:
+        client.set("manager:lease:paper:Paper-1:5001", "nonsense")
+    told = fleet.run("start", A)
+    assert told.returncode == 1
+    assert "--force" in told.stderr
+    assert fleet.run("move", A, "--to", other.host, "--force").returncode == 0
+    assert host_of(fleet) == other.host
+
+
 def test_with_failover_another_host_takes_over_when_the_time_has_passed(fleet: Fleet, other: Fleet) -> None:
     fleet.add_account(A, 5001, failover="auto")
     fleet.run_json("start", A)

@@ -1,0 +1,143 @@
+"""What a host takes and gives up, on a real Redis, with a clock of the test's own."""
+
+import threading
+from typing import Any
+
+import pytest
+from support.configs import config
+from support.servers import RedisServer
+
+from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
+from manager.fleet.leases import LeaseStore, lease_key
+from manager.host import leasing
+from manager.host.leasing import FleetLeases, Held, LocalLeases, claims_of
+
+CLAIM = "paper:S:1"
+
+
+class Host:
+    def __init__(self, server: RedisServer, name: str, known: set[str] | None = None) -> None:
+        self.store = LeaseStore(server.url)
+        self.store.trust()
+        self.leases = FleetLeases(self.store, name, 2.0)
+        self.known = known or set()
+        self.cancelled = threading.Event()
+
+    def take(self, worker_id: str, before: Held | None = None, **changes: Any) -> Held:
+        return self.leases.take(
+            config(**changes),
+            worker_id,
+            before=before,
+            cancelled=self.cancelled,
+            known=self.known.__contains__,
+        )
+
+
+def test_a_refusal_names_the_holder_and_since_when(redis_server: RedisServer) -> None:
+    Host(redis_server, "h1").take("w-1")
+    with pytest.raises(SessionHeldError, match=r"worker w-1 on host h1 since \d{4}-\d\d-\d\d .* UTC"):
+        Host(redis_server, "h2").take("w-2")
+
+
+def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisServer) -> None:
+    host = Host(redis_server, "h1")
+    host.take("w-1")
+    with pytest.raises(SessionHeldError):
+        host.take("w-2")  # renewed a moment ago: somebody lives
+    with redis_server.client() as client:
+        client.hset(lease_key(CLAIM), "renewed", 1)
+    assert host.take("w-3").epoch > 0
+    with redis_server.client() as client:
+        client.hset(lease_key(CLAIM), "renewed", 1)
+    host.known = {"w-3"}
+    with pytest.raises(SessionHeldError):
+        host.take("w-4")
+
+
+def test_a_clock_set_forward_makes_no_lease_free(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(leasing, "lease_clock", lambda: now[0])
+    first = Host(redis_server, "h1").take("w-1", failover="auto")
+    other = Host(redis_server, "h2")
+    account = config(failover="auto")
+    with redis_server.client() as client:
+        client.hincrby(lease_key(CLAIM), "renewed", -3_600_000)  # Redis's clock jumps an hour
+        assert not other.leases.free(account)
+        now[0] += 1.9
+        assert not other.leases.free(account)
+        client.hincrby(lease_key(CLAIM), "renewed", 1)  # it lives
+        now[0] += 1.9
+        assert not other.leases.free(account)
+        now[0] += 2.0
+        assert other.leases.free(account)
+        other.cancelled.set()
+        client.hincrby(lease_key(CLAIM), "renewed", 1)
+        with pytest.raises(StartCancelledError):
+            other.take("w-2", failover="auto")
+    assert first.seconds == 2.0
+
+
+def test_the_terminal_is_claimed_on_its_host_whatever_its_spelling(
+    redis_server: RedisServer, tmp_path: Any
+) -> None:
+    (tmp_path / "Terminal").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "Terminal")
+    host = Host(redis_server, "h1")
+    host.take("w-1", login=1, path=str(tmp_path / "Terminal"))
+    for spelling in (tmp_path / "link", tmp_path / "x" / ".." / "Terminal"):
+        with pytest.raises(SessionHeldError, match="terminal:h1:"):
+            host.take("w-2", login=2, path=str(spelling))
+    assert Host(redis_server, "h2").take("w-3", login=2, path=str(tmp_path / "link")).epoch
+    upper = claims_of(config(path="/T/ONE"), "h")[1]
+    assert upper == claims_of(config(path="/t/one"), "h")[1]
+
+
+def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisServer) -> None:
+    host = Host(redis_server, "h1")
+    held = host.take("w-1")
+    with_time = host.take("w-9", login=9, failover="auto")
+    redis_server.stop()
+    assert host.take("w-2", held) == held
+    with pytest.raises(FleetUnavailableError):
+        host.take("w-2", with_time, login=9, failover="auto")
+    with pytest.raises(FleetUnavailableError):
+        host.take("w-3", login=3)
+    host.leases.give_up(held)  # raises nothing, and is done when it can be
+    redis_server.start()
+    host.leases.tend()
+    assert host.store.holder(CLAIM) is None
+
+
+def test_a_stop_ends_the_wait_for_a_quarantine(redis_server: RedisServer) -> None:
+    host = Host(redis_server, "h1")
+    redis_server.restart()
+    host.cancelled.set()
+    with pytest.raises(StartCancelledError):
+        host.take("w-1")
+
+
+def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None:
+    host = Host(redis_server, "h1")
+    with redis_server.client() as client:
+        client.set(lease_key(CLAIM), "nonsense")
+    with pytest.raises(SessionHeldError, match="cannot be read"):
+        host.take("w-1")
+
+
+def test_a_local_pool_has_one_holder_of_each_claim() -> None:
+    leases = LocalLeases("h")
+
+    def take(worker_id: str, before: Held | None = None) -> Held:
+        return leases.take(
+            config(), worker_id, before=before, cancelled=threading.Event(), known=lambda _: False
+        )
+
+    held = take("w-1")
+    with pytest.raises(SessionHeldError):
+        take("w-2")
+    again = take("w-3", held)
+    leases.give_up(again)
+    leases.tend()
+    take("w-4")
