@@ -245,8 +245,8 @@ class Chaos:
             admin.script_fault("Paper-1", 5000 + number, "connection_lost", count=1)
 
     def _some_worker(self, dice: random.Random) -> ProcessRef | None:
-        workers = sorted((*self.hosts[0].workers().items(), *self.hosts[1].workers().items()))
-        return dice.choice(workers)[1] if workers else None
+        workers = [ref for host in self.hosts for _, ref in sorted(host.workers().items())]
+        return dice.choice(workers) if workers else None
 
     def _pause(self, ref: ProcessRef, seconds: float) -> None:
         ref.signal(SIGSTOP)
@@ -369,12 +369,13 @@ def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
         time.sleep(1)
         for host in chaos.hosts:
             host.keep_agent()
-    assert all(thread.is_alive() for thread in threads), "a thread of the test itself has failed"
+    failed = [thread.name for thread in threads if not thread.is_alive()]
     chaos.over.set()
     for thread in threads:
         thread.join()
     for undo in chaos.undo:
         undo()
+    assert not failed, "threads of the test itself have failed"
 
     def settled() -> bool:
         for host in chaos.hosts:
