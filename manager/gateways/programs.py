@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, Final, cast
 
 import psutil
 
+from manager.gateways.jobs import join_own_job
+
 _PR_SET_PDEATHSIG: Final = 1
 #: The environment variable that every process of a program carries.
 MARK: Final = "MANAGER_WORKER_ID"
@@ -73,6 +75,7 @@ def start_program(
     """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError."""
     options: dict[str, Any] = {}
     if sys.platform == "win32":
+        join_own_job()
         options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     else:
         options["start_new_session"] = True

@@ -1,11 +1,11 @@
 """A worker's own view of its lease, and the guardian that ends it when that is over."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.fleet import SIGSTOP
 from support.waiting import eventually
 
 from manager.processes import ProcessRef
@@ -90,7 +90,7 @@ def guarded(directory: Path, seconds: float) -> "subprocess.Popen[bytes]":
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows, and no guardian")
 def test_a_paused_worker_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
     process = guarded(tmp_path, 0.5)
-    process.send_signal(signal.SIGSTOP + 0)
+    process.send_signal(SIGSTOP)
     assert process.wait(timeout=10) == -9
     pulse = read_pulse(tmp_path / "beat")
     assert pulse is not None
