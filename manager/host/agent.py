@@ -92,7 +92,12 @@ class HostAgent:
                 self._describe,
                 lambda: [] if self._pool is None else self._pool.records(),
             )
-            leases = FleetLeases(LeaseStore(self.store.url), settings.host, settings.lease_seconds)
+            leases = FleetLeases(
+                LeaseStore(self.store.url),
+                settings.host,
+                settings.lease_seconds,
+                settings.heartbeat_interval_seconds,
+            )
             self._pool = pool = build_pool(
                 settings,
                 self.config_service,
@@ -126,6 +131,7 @@ class HostAgent:
             self._settle(adopted)
             self._publisher.start()
             keeper.start()
+            self._publisher.announce()
         except BaseException:
             self.close()
             raise
@@ -222,7 +228,7 @@ class HostAgent:
             "started_at": self._started_at.isoformat(),
             "workers": pool.count_live() if pool else 0,
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
-            "trouble": self._keeper.trouble if self._keeper else None,
+            "trouble": self._keeper.wanted.trouble if self._keeper else None,
         }
 
     def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
@@ -230,7 +236,7 @@ class HostAgent:
         logs.event(
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
-        return self._keeper.lost(info, reason) if self._keeper is not None else None
+        return self._keeper.restarts.lost(info, reason) if self._keeper is not None else None
 
 
 def _rounded(seconds: float | None) -> float | None:

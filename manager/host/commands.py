@@ -103,11 +103,11 @@ class HostCommands:
         try:
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
-            return carry_out(self._keeper.order(desired))
+            return carry_out(self._keeper.restarts.order(desired))
         except ManagerError as error:
             if not isinstance(error, StartCancelledError):
                 # The caller hears that it did not happen, so it must not happen later either.
-                self._keeper.withdraw(account_id, generation)
+                self._keeper.wanted.withdraw(account_id, generation)
             raise
 
     def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
@@ -132,7 +132,7 @@ class HostCommands:
             raise Elsewhere(pin)
         desired = self._desired.read(account_id)
         if desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == self._host:
-            self._keeper.certain(account_id)
+            self._keeper.wanted.certain(account_id)
             return
         self._ask_uncertain(account_id, hops)
         other = desired.host if desired is not None else ""
@@ -141,7 +141,7 @@ class HostCommands:
             raise Elsewhere(other)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
-        host = self._keeper.uncertain_host(account_id)
+        host = self._keeper.wanted.uncertain_host(account_id)
         if host is None:
             return
         if not self._live(host):

@@ -16,9 +16,10 @@ from manager.session.lease import lease_clock
 
 logger = logging.getLogger(__name__)
 
-#: Milliseconds after which a lease of this very host, whose worker this host knows nothing of, is nobody's any more. A
-#: worker that runs renews each second.
-_FORGOTTEN_MS: Final = 10_000
+#: Heartbeats, and seconds at least, after which a lease of this very host, whose worker this host knows nothing of, is
+#: nobody's any more: its agent was killed between taking the lease and making the worker.
+_FORGOTTEN_BEATS: Final = 3
+_FORGOTTEN_SECONDS: Final = 5.0
 
 
 #: Seconds between two looks at a lease that is waited for.
@@ -112,10 +113,13 @@ class LocalLeases:
 class FleetLeases:
     """Leases in Redis."""
 
-    def __init__(self, store: LeaseStore, host: str, lease_seconds: float) -> None:
+    def __init__(
+        self, store: LeaseStore, host: str, lease_seconds: float, heartbeat_interval_seconds: float = 1.0
+    ) -> None:
         self._store = store
         self._host = host
         self._lease_seconds = lease_seconds
+        self._forgotten = max(_FORGOTTEN_SECONDS, heartbeat_interval_seconds * _FORGOTTEN_BEATS)
         self._lock = threading.Lock()
         self._unreleased: list[Held] = []
         #: Leases of others that are past their time: when they were renewed, and since when this host has looked.
@@ -133,6 +137,7 @@ class FleetLeases:
         claims = claims_of(config, self._host)
         seconds = self._lease_seconds if config.failover == "auto" else 0.0
         said = False
+        began = lease_clock()
         self.tend()
         if seconds:
             self._wait_out(config, cancelled)
@@ -149,12 +154,7 @@ class FleetLeases:
                     held_epoch=before.epoch if before is not None else 0,
                 )
             except LeaseHeld as error:
-                holder = error.holder
-                forgotten = holder.host == self._host and holder.renewed_age_ms > _FORGOTTEN_MS
-                if not forgotten or known(holder.worker_id):
-                    raise held_error(config.account_id, holder) from None
-                # Ours, of a worker that has ended while nobody could tell Redis so.
-                self._store.release([holder.claim], holder.epoch)
+                self._wait_for_own(config, error.holder, known, began, cancelled)
                 continue
             except Quarantine as error:
                 if before is not None and before.seconds == seconds == 0.0 and before.claims == claims:
@@ -163,9 +163,7 @@ class FleetLeases:
                     logs.event(logger, logging.WARNING, "quarantine", str(error), account=config.account_id)
                 said = True
                 if cancelled.wait(error.seconds + 0.01):
-                    raise StartCancelledError(
-                        f"{config.account_id}: a stop arrived while it was starting"
-                    ) from None
+                    raise _cancelled(config) from None
                 continue
             except FleetUnavailableError:
                 # Nobody else can have been let in meanwhile: without a time to live it is ours until we give it up.
@@ -189,7 +187,26 @@ class FleetLeases:
             if not watching:
                 return  # it is held, which acquiring it will tell
             if cancelled.wait(_LOOK_SECONDS):
-                raise StartCancelledError(f"{config.account_id}: a stop arrived while it was starting")
+                raise _cancelled(config)
+
+    def _wait_for_own(
+        self,
+        config: AccountConfig,
+        holder: Holder,
+        known: Callable[[str], bool],
+        began: float,
+        cancelled: threading.Event,
+    ) -> None:
+        """Free a lease of this host's own whose worker ended untold, or was never made. Raises SessionHeldError."""
+        if holder.broken or holder.host != self._host or known(holder.worker_id):
+            raise held_error(config.account_id, holder) from None
+        left = self._forgotten - holder.renewed_age_ms / 1000
+        if left <= 0:
+            self._store.release([holder.claim], holder.epoch)
+        elif lease_clock() - began > 2 * self._forgotten:
+            raise held_error(config.account_id, holder) from None  # somebody renews it
+        elif cancelled.wait(min(left + 0.01, _LOOK_SECONDS)):
+            raise _cancelled(config) from None
 
     def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
         # Its heartbeat keeps it, and registers it again where Redis has lost it.
@@ -227,6 +244,10 @@ class FleetLeases:
             waiting, self._unreleased = self._unreleased, []
         for held in waiting:
             self.give_up(held)
+
+
+def _cancelled(config: AccountConfig) -> StartCancelledError:
+    return StartCancelledError(f"{config.account_id}: a stop arrived while it was starting")
 
 
 def claims_of(config: AccountConfig, host: str) -> tuple[str, ...]:

@@ -336,10 +336,11 @@ class WorkerPoolManager:
             return self._start_now(slot, order, recovering)
         finally:
             slot.starting = False
+            slot.next_worker = None
 
     def _start_now(self, slot: Slot, order: StartOrder, recovering: bool) -> WorkerInfo:
         config = order.prepare()
-        worker_id = new_worker_id()
+        slot.next_worker = worker_id = new_worker_id()
         before = slot.held
         held = self._leases.take(
             config, worker_id, before=before, cancelled=slot.cancelled, known=self._knows
@@ -363,7 +364,8 @@ class WorkerPoolManager:
     def _knows(self, worker_id: str) -> bool:
         with self._guard:
             return any(
-                slot.record is not None and slot.record.worker_id == worker_id
+                slot.next_worker == worker_id
+                or (slot.record is not None and slot.record.worker_id == worker_id)
                 for slot in self._slots.values()
             )
 

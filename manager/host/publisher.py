@@ -47,6 +47,7 @@ class Publisher:
         self._describe = describe
         self._everything = everything
         self._words = 0
+        self._announced = False
         self._changed = threading.Condition()
         self._infos: list[WorkerInfo] = []
         self._beats: dict[str, Mapping[str, Any]] = {}
@@ -55,8 +56,14 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
-        """Begin to write: what was handed over so far first, and only then that the agent lives."""
+        """Begin to write records; that the agent lives is not said before `announce`."""
         self._thread.start()
+
+    def announce(self) -> None:
+        """Say from now on that the agent lives: after what was handed over so far."""
+        with self._changed:
+            self._announced = True
+            self._changed.notify()
 
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
@@ -88,7 +95,8 @@ class Publisher:
         while True:
             with self._changed:
                 if not self._infos and not self._closed:
-                    self._changed.wait(max(0.0, next_word - time.monotonic()))
+                    pause = next_word - time.monotonic() if self._announced else _INTERVAL
+                    self._changed.wait(max(0.0, pause))
                 elif failing and not self._closed:
                     self._changed.wait(_INTERVAL)
                 infos, beats, waiting = self._infos, self._beats, self._waiting
@@ -99,7 +107,7 @@ class Publisher:
                     self._store.record(self._host, infos, beats)
                 if closed:
                     self._store.forget_agent(self._host)
-                elif time.monotonic() >= next_word:
+                elif self._announced and time.monotonic() >= next_word:
                     self._speak()
                     next_word = time.monotonic() + _INTERVAL
             except ManagerError as error:

@@ -43,6 +43,8 @@ class Slot:
     held: Held | None = None
     #: Set by a stop that waits for its turn, so that a start which waits for its lease makes room.
     cancelled: threading.Event = field(default_factory=threading.Event)
+    #: The worker that a start is about to make.
+    next_worker: str | None = None
     #: Whether a start is under way, from its first step on.
     starting: bool = False
     #: Why the pool itself ended the worker, where the exit code cannot say.

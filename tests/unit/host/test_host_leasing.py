@@ -42,8 +42,6 @@ def test_a_refusal_names_the_holder_and_since_when(redis_server: RedisServer) ->
 def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     host.take("w-1")
-    with pytest.raises(SessionHeldError):
-        host.take("w-2")  # renewed a moment ago: somebody lives
     with redis_server.client() as client:
         client.hset(lease_key(CLAIM), "renewed", 1)
     assert host.take("w-3").epoch > 0
@@ -52,6 +50,20 @@ def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisSer
     host.known = {"w-3"}
     with pytest.raises(SessionHeldError):
         host.take("w-4")
+
+
+def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent was killed between the lease and the process; its successor must neither refuse nor hurry."""
+    monkeypatch.setattr(leasing, "_FORGOTTEN_SECONDS", 0.0)
+    host = Host(redis_server, "h1")
+    host.leases = FleetLeases(host.store, "h1", 2.0, 0.2)
+    first = host.take("w-1")
+    assert host.take("w-2").epoch > first.epoch
+    host.known = {"w-2"}
+    with pytest.raises(SessionHeldError):
+        host.take("w-3")
 
 
 def test_a_clock_set_forward_makes_no_lease_free(
@@ -84,7 +96,7 @@ def test_the_terminal_is_claimed_on_its_host_whatever_its_spelling(
 ) -> None:
     (tmp_path / "Terminal").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "Terminal")
-    host = Host(redis_server, "h1")
+    host = Host(redis_server, "h1", {"w-1"})
     host.take("w-1", login=1, path=str(tmp_path / "Terminal"))
     for spelling in (tmp_path / "link", tmp_path / "x" / ".." / "Terminal"):
         with pytest.raises(SessionHeldError, match="terminal:h1:"):

@@ -1,0 +1,272 @@
+"""Starting again what ended unasked: when, how often, and what is not to be tried again."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from manager import logs
+from manager.config import (
+    AccountConfig,
+    ConfigurationService,
+    RecoveryConfig,
+    config_version,
+    watch_credential,
+)
+from manager.errors import FleetUnavailableError, ManagerError, StartCancelledError
+from manager.fleet.desired import Desired
+from manager.host.pool import WorkerPoolManager
+from manager.host.recovery import RestartPolicy
+from manager.host.wanted import Wanted
+from manager.models import WorkerInfo
+from manager.pool import StartOrder
+from manager.validation import OrderBook
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two tries of what Redis is needed for.
+_AWAY_SECONDS: Final = 2.0
+#: Starts at once.
+_STARTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """Why an account is not started again: nothing has changed since."""
+
+    generation: int
+    #: What must change: the configuration and the credential, as they were. None: only a command helps.
+    fingerprint: Hashable | None
+
+
+class Restarts:
+    """The starts that nobody sent a task for. Thread-safe; `wake` is called when one is due earlier than before."""
+
+    def __init__(
+        self,
+        host: str,
+        pool: WorkerPoolManager,
+        wanted: Wanted,
+        orders: OrderBook,
+        config_service: ConfigurationService,
+        wake: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._pool = pool
+        self._wanted = wanted
+        self._orders = orders
+        self._config_service = config_service
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._policies: dict[str, RestartPolicy] = {}
+        self._due: dict[str, float] = {}
+        self._busy: set[str] = set()
+        self._blocked: dict[str, _Blocked] = {}
+        self._closing = threading.Event()
+        self._threads = ThreadPoolExecutor(_STARTS, thread_name_prefix="recover")
+
+    def close(self) -> None:
+        """Break off what is under way, and start nothing more."""
+        self._closing.set()
+        with self._lock:
+            busy = list(self._busy)
+        for account_id in busy:
+            self._pool.cancel_start(account_id)
+        self._threads.shutdown(cancel_futures=True)
+
+    def lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
+        """Say what to do about a worker that ended unasked; see `WorkerPoolManager`."""
+        account_id = info.account_id
+        wanted = self._wanted.of(account_id)
+        if self._closing.is_set() or wanted is None or not wanted.running or wanted.host != self._host:
+            return None
+        with self._lock:
+            delay = self._next_delay(account_id)
+            if delay is None:
+                self._blocked[account_id] = _Blocked(wanted.generation, None)
+                return lambda: self.schedule(account_id)  # where it is given up, with the reason
+        logs.event(logger, logging.WARNING, "recover", reason, account=account_id, seconds=round(delay, 2))
+        return lambda: self.schedule(account_id, delay)
+
+    def consider(self, desired: Desired, *, at_once: bool) -> None:
+        """See that an account which should run here does; `at_once` if no task can be on its way for it."""
+        account_id = desired.account_id
+        generation = self._pool.generation(account_id)
+        if generation is not None and generation >= desired.restart:
+            return
+        with self._lock:
+            if account_id in self._due or account_id in self._busy:
+                return
+            tried = account_id in self._blocked
+        if generation is None and self.is_blocked(desired):
+            return
+        waiting = generation is None and self._pool.has_worker_for_account(account_id)
+        if not (at_once or tried or waiting or self._wanted.task_is_lost(desired)):
+            return
+        with self._lock:
+            delay = self._next_delay(account_id) if generation is None else 0.0
+            if delay is None:
+                self._blocked[account_id] = _Blocked(desired.generation, None)
+                return
+        self.schedule(account_id, delay)
+
+    def forget(self, account_id: str) -> None:
+        """A command has come for the account: what went wrong before counts no more."""
+        with self._lock:
+            self._policies.pop(account_id, None)
+            self._blocked.pop(account_id, None)
+
+    def cancel(self, account_id: str) -> None:
+        """Start it no more, as a stop has come."""
+        with self._lock:
+            self._due.pop(account_id, None)
+
+    def next_due(self) -> float | None:
+        """Return when (monotonic seconds) the next start is due; None if none is."""
+        with self._lock:
+            return min((due for key, due in self._due.items() if key not in self._busy), default=None)
+
+    def schedule(self, account_id: str, delay: float = 0.0) -> None:
+        """Start it after `delay` seconds."""
+        with self._lock:
+            self._due[account_id] = time.monotonic() + delay
+        self._wake()
+
+    def launch(self) -> None:
+        """Begin what is due."""
+        now = time.monotonic()
+        with self._lock:
+            ready = [key for key, due in self._due.items() if due <= now and key not in self._busy]
+            for account_id in ready:
+                del self._due[account_id]
+                self._busy.add(account_id)
+        for account_id in ready:
+            self._threads.submit(self._attempt, account_id)
+
+    def is_blocked(self, desired: Desired) -> bool:
+        """Say whether nothing has changed since it was found that another start would not help."""
+        with self._lock:
+            blocked = self._blocked.get(desired.account_id)
+        if blocked is None:
+            return False
+        same = blocked.generation == desired.generation
+        if same and (blocked.fingerprint is None or blocked.fingerprint == self._fingerprint(desired)):
+            return True
+        self.forget(desired.account_id)
+        return False
+
+    def order(self, wanted: Desired) -> StartOrder:
+        """Return the order to start the account, which is broken off if a stop is wanted by the time it is its turn."""
+        account_id = wanted.account_id
+        order = self._orders.order(account_id, wanted.apply_defaults, wanted.validate, wanted.generation)
+
+        def prepare() -> AccountConfig:
+            now = self._wanted.of(account_id)
+            if now is not None and not now.running:
+                raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
+            return order.prepare()
+
+        return replace(order, prepare=prepare)
+
+    # inside
+
+    def _attempt(self, account_id: str) -> None:
+        try:
+            self._try(account_id)
+        except Exception:
+            logger.exception("a recovery met a fault of its own")
+            self.schedule(account_id, _AWAY_SECONDS)
+        finally:
+            with self._lock:
+                self._busy.discard(account_id)
+            self._wake()
+
+    def _try(self, account_id: str) -> None:
+        wanted = self._wanted.of(account_id)
+        if self._closing.is_set() or wanted is None:
+            return
+        if not wanted.running or wanted.host != self._host:
+            self._pool.abandon(account_id, "it is not wanted here any more")
+            return
+        with self._lock:
+            blocked = self._blocked.get(account_id)
+        if blocked is not None and blocked.fingerprint is None:
+            self._give_up(account_id, "")
+            return
+        order = self.order(wanted)
+        generation = self._pool.generation(account_id)
+        try:
+            if generation is not None and generation < wanted.restart:
+                self._pool.restart_worker(order)
+            else:
+                self._pool.recover_worker(order)
+        except FleetUnavailableError:
+            self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
+        except StartCancelledError:
+            return
+        except ManagerError as error:
+            self._failed(wanted, error)
+        else:
+            with self._lock:
+                self._policy(account_id).started(time.monotonic())
+                self._blocked.pop(account_id, None)
+
+    def _failed(self, wanted: Desired, error: ManagerError) -> None:
+        account_id = wanted.account_id
+        if not error.retryable:
+            logs.event(
+                logger, logging.ERROR, "not_recovered", str(error), account=account_id, code=error.code
+            )
+            with self._lock:
+                self._blocked[account_id] = _Blocked(wanted.generation, self._fingerprint(wanted))
+            self._pool.abandon(account_id, str(error))
+            return
+        with self._lock:
+            delay = self._next_delay(account_id)
+            if delay is None:
+                self._blocked[account_id] = _Blocked(wanted.generation, None)
+        if delay is None:
+            self._give_up(account_id, str(error))
+        else:
+            logs.event(
+                logger, logging.WARNING, "recover", str(error), account=account_id, seconds=round(delay, 2)
+            )
+            self.schedule(account_id, delay)
+
+    def _give_up(self, account_id: str, reason: str) -> None:
+        info = self._pool.get_worker_info(account_id)
+        reason = reason or (info.error if info is not None and info.error else "it ended")
+        count = self._policy(account_id).restarts
+        seconds = self._recovery(account_id).window_seconds
+        text = (
+            f"{reason}; given up after {count} restarts in {seconds:g} s (recovery.max_restarts): "
+            f"`manager start {account_id}` tries again"
+        )
+        logs.event(logger, logging.ERROR, "given_up", text, account=account_id)
+        self._pool.abandon(account_id, text)
+
+    def _next_delay(self, account_id: str) -> float | None:
+        return self._policy(account_id).next_delay(time.monotonic(), self._recovery(account_id))
+
+    def _policy(self, account_id: str) -> RestartPolicy:
+        with self._lock:
+            return self._policies.setdefault(account_id, RestartPolicy())
+
+    def _recovery(self, account_id: str) -> RecoveryConfig:
+        try:
+            return self._config_service.load_account_config(account_id).recovery
+        except ManagerError:
+            return RecoveryConfig()
+
+    def _fingerprint(self, desired: Desired) -> Hashable:
+        """Return what an account's files and credential are now, so that a change is noticed."""
+        try:
+            config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
+        except ManagerError as error:
+            return str(error)
+        look = watch_credential(config.password, self._config_service.config_dir)
+        state: Any = look() if look is not None else None
+        return (config_version(config), hash(config.password), str(state))

@@ -1,0 +1,203 @@
+"""What this host knows to be wanted of accounts: read from Redis, told to a Redis that lost it, remembered on disk."""
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from typing import Final
+
+from manager import logs
+from manager.errors import FleetUnavailableError
+from manager.fleet.desired import Desired, DesiredStore, Snapshot, Wish
+from manager.host.memory import Memory
+from manager.host.records import WorkerRecord
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which everything is read even if nothing seems to have changed.
+_READ_ALL_SECONDS: Final = 30.0
+#: Milliseconds that a start is left to the task that was sent for it, before the task counts as lost.
+_TASK_GRACE_MS: Final = 30_000
+
+
+class Wanted:
+    """One host's view of desired state. Thread-safe; every method but `wish` works while Redis is away."""
+
+    def __init__(self, host: str, store: DesiredStore, memory: Memory) -> None:
+        self._host = host
+        self._desired = store
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._known: dict[str, Desired] = memory.load()
+        self._version: int | None = None
+        self._read_all_at = 0.0
+        #: Redis's clock less ours, milliseconds.
+        self._clock_offset: float | None = None
+        #: Accounts that ran on another host when Redis lost that: who knows whether they still do?
+        self._uncertain: dict[str, str] = {}
+        self._told_broken: frozenset[str] = frozenset()
+        #: Whether there is something that `save` has not written.
+        self.unsaved = False
+        #: What keeps it from being written; None if nothing does.
+        self.trouble: str | None = None
+
+    def wish(self, wish: Wish) -> tuple[int, Desired]:
+        """Write a command's wish down, in Redis and here. Raises FleetUnavailableError, but never for a stop."""
+        try:
+            generation, desired = self._desired.desire(wish)
+        except FleetUnavailableError:
+            if wish.state != "stopped":
+                raise
+            generation, desired = self._wish_without_redis(wish)
+        with self._lock:
+            self._know(desired)
+            self.unsaved = True
+        return generation, desired
+
+    def withdraw(self, account_id: str, generation: int) -> None:
+        """Take back what was refused. Without Redis it stays wanted, and is tried again."""
+        try:
+            self._desired.withdraw(account_id, generation)
+            desired = self._desired.read(account_id)
+        except FleetUnavailableError as error:
+            logs.event(logger, logging.WARNING, "withdraw_failed", str(error), account=account_id)
+            return
+        if desired is not None:
+            with self._lock:
+                self._known[account_id] = desired
+
+    def of(self, account_id: str) -> Desired | None:
+        """Return what this host knows to be wanted of the account."""
+        with self._lock:
+            return self._known.get(account_id)
+
+    def running(self) -> list[Desired]:
+        """Return what should run, on whichever host."""
+        with self._lock:
+            return [desired for desired in self._known.values() if desired.running]
+
+    def uncertain_host(self, account_id: str) -> str | None:
+        """Return the host where the account ran when Redis lost its records, until `certain` is called; else None."""
+        with self._lock:
+            return self._uncertain.get(account_id)
+
+    def certain(self, account_id: str) -> None:
+        """Note that the account's host is back, or that somebody took the account from it."""
+        with self._lock:
+            self._uncertain.pop(account_id, None)
+
+    def task_is_lost(self, desired: Desired) -> bool:
+        """Say whether the task that was sent for a start should long have arrived."""
+        with self._lock:
+            if self._clock_offset is None:
+                return True
+            age = time.monotonic() * 1000 + self._clock_offset - desired.at
+        return age > _TASK_GRACE_MS
+
+    def take_over(self, desired: Desired) -> bool:
+        """Make an account of another host this host's; False if it has gone elsewhere. Raises FleetUnavailableError."""
+        if not self._desired.take_over(desired, self._host):
+            return False
+        with self._lock:
+            self._known[desired.account_id] = replace(desired, host=self._host)
+        return True
+
+    def read(self) -> None:
+        """Learn what has changed in Redis, if it is there."""
+        now = time.monotonic()
+        known = self._version if now < self._read_all_at else None
+        try:
+            snapshot = self._desired.snapshot(known)
+            if snapshot is not None:
+                self._merge(snapshot)
+                self._version = snapshot.version
+                self._read_all_at = now + _READ_ALL_SECONDS
+        except FleetUnavailableError:
+            self._version = None  # as it was known here; whatever Redis says when it is back is read whole
+
+    def believe(self, workers: list[WorkerRecord]) -> None:
+        """Take a worker that was found running as proof that it is wanted, where neither Redis nor memory knows."""
+        for record in workers:
+            with self._lock:
+                if record.generation == 0 or record.account_id in self._known:
+                    continue
+                self._known[record.account_id] = Desired(
+                    account_id=record.account_id,
+                    state="running",
+                    generation=record.generation,
+                    host=self._host,
+                    by=f"worker {record.worker_id}",
+                    why="found running",
+                    failover=record.lease_seconds > 0,
+                )
+                self._version = None  # so that Redis is told
+
+    def save(self) -> None:
+        """Write what is this host's to its memory; `trouble` says whether that went well."""
+        with self._lock:
+            self.unsaved = False
+            mine = [desired for desired in self._known.values() if desired.host == self._host]
+        self.trouble = self._memory.save(sorted(mine, key=lambda desired: desired.account_id))
+
+    # inside
+
+    def _merge(self, snapshot: Snapshot) -> None:
+        """Take what Redis says, and tell it what it has forgotten."""
+        with self._lock:
+            self._clock_offset = snapshot.now - time.monotonic() * 1000
+            forgotten = [
+                desired
+                for desired in self._known.values()
+                if (there := snapshot.desired.get(desired.account_id)) is None
+                or there.generation < desired.generation
+            ]
+        for desired in forgotten:
+            if desired.host != self._host:
+                # Its lease may be lost too, and a host that is cut off cannot register it again in time.
+                if desired.running and not desired.failover:
+                    with self._lock:
+                        self._uncertain[desired.account_id] = desired.host
+            elif self._desired.restore(desired):
+                logs.event(
+                    logger,
+                    logging.WARNING,
+                    "desired_restored",
+                    "Redis had lost what was wanted of the account",
+                    account=desired.account_id,
+                    state=desired.state,
+                    generation=desired.generation,
+                )
+        new = snapshot.broken - self._told_broken
+        self._told_broken = snapshot.broken
+        for account_id in sorted(new):
+            logs.event(
+                logger,
+                logging.ERROR,
+                "desired_broken",
+                "what is wanted of it cannot be read in Redis (edited by hand?): nothing is done until a command",
+                account=account_id,
+            )
+        with self._lock:
+            for desired in snapshot.desired.values():
+                self._know(desired)
+
+    def _know(self, desired: Desired) -> None:
+        before = self._known.get(desired.account_id)
+        if before is None or before.generation <= desired.generation:
+            self._known[desired.account_id] = desired
+
+    def _wish_without_redis(self, wish: Wish) -> tuple[int, Desired]:
+        with self._lock:
+            before = self._known.get(wish.account_id)
+            least = int(time.time() * 1000)
+            generation = max(least, before.generation + 1 if before is not None else 0)
+            return generation, Desired(
+                account_id=wish.account_id,
+                state=wish.state,
+                generation=generation,
+                restart=before.restart if before is not None else 0,
+                host=before.host if before is not None and before.host else self._host,
+                by=wish.by,
+                why=wish.why,
+                at=least,
+            )
