@@ -79,6 +79,7 @@ def worker_order(found: Fleet, configuration: ConfigurationService, account_id: 
         password=SecretStr(PASSWORD),
         redis_url=SecretStr(found.redis.url),
         host="popen",
+        home="",
         claims=(),
         epoch=0,
         lease_seconds=0.0,

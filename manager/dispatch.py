@@ -109,10 +109,9 @@ class CeleryWorkerPool:
         present = info is not None and (info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN)
         if here == host and present:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
-        if here in live or not force:
-            if present:
-                self.stop_worker(account_id)
-        else:
+        if present and (here in live or not force):
+            self.stop_worker(account_id)
+        if force and (here not in live or not present):
             for holder in self._leases.holders():
                 if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)

@@ -5,6 +5,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from manager.errors import SettingsError
 
@@ -56,6 +57,11 @@ class StatePaths:
     def logs_dir(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def home(self) -> str:
+        """What tells this state directory from every other, for as long as it exists; made with it."""
+        return (self.root / "id").read_text().strip()
+
     def worker_log(self, account_id: str) -> Path:
         return self.logs_dir / "accounts" / f"{account_id}.log"
 
@@ -83,11 +89,19 @@ class StatePaths:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if sys.platform != "win32":
                     self._make_private(directory)
+            self._make_id()
         except OSError as error:
             raise SettingsError(
                 f"state directory {self.root}: {error.strerror} ({error.filename}): "
                 "make it writable, or set MANAGER_STATE_DIR to one that is"
             ) from error
+
+    def _make_id(self) -> None:
+        path = self.root / "id"
+        if not path.exists() or not path.read_text().strip():
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(uuid4().hex)
+            draft.replace(path)
 
     if sys.platform != "win32":
 

@@ -1,6 +1,6 @@
 """Leases: the fleet-wide claim on one broker identity, so that no two workers ever hold a session for it.
 
-    manager:lease:<claim>   hash: epoch, host, worker_id, account_id, since, ttl, renewed (times in milliseconds)
+    manager:lease:<claim>   hash: epoch, host, home, worker_id, account_id, since, ttl, renewed (times in milliseconds)
     manager:epoch           the last epoch that was given
     manager:fleet           hash: run_id of the Redis that holds all this, until (milliseconds) when it may be trusted
 
@@ -35,20 +35,20 @@ local function lease(key)
     if redis.call('EXISTS', key) == 0 then return nil end
     return {key = key, broken = true}
   end
-  local f = redis.call('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked')
+  local f = redis.call('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked', 'home')
   local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]), host = f[4] or '',
-    worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
+    home = f[9] or '', worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
   found.broken = not (found.epoch and found.ttl and found.renewed)
   return found
 end
 local function holder(found)
   return {0, found.key, found.host or '', found.worker_id or '', found.account_id or '', string.format('%d', found.epoch or 0),
     string.format('%d', found.since or 0), string.format('%d', math.max(0, now - (found.renewed or 0))),
-    found.broken and 1 or 0}
+    found.broken and 1 or 0, found.home or ''}
 end
 """
 
-#: KEYS: marker, epoch, leases. ARGV: host, worker_id, account_id, ttl, quarantine, epoch held already (0: none).
+#: KEYS: marker, epoch, leases. ARGV: host, worker_id, account_id, ttl, quarantine, epoch held already (0: none), home.
 _ACQUIRE: Final = (
     _COMMON
     + """
@@ -74,14 +74,15 @@ local epoch = math.max((tonumber(redis.call('GET', KEYS[2])) or 0) + 1, held + 1
 redis.call('SET', KEYS[2], string.format('%d', epoch))
 for i = 3, #KEYS do
   redis.call('DEL', KEYS[i])
-  redis.call('HSET', KEYS[i], 'epoch', string.format('%d', epoch), 'host', ARGV[1], 'worker_id', ARGV[2],
+  redis.call('HSET', KEYS[i], 'epoch', string.format('%d', epoch), 'host', ARGV[1], 'home', ARGV[7], 'worker_id', ARGV[2],
     'account_id', ARGV[3], 'ttl', ARGV[4], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
 end
 return {1, string.format('%d', epoch)}
 """
 )
 
-#: One call a heartbeat. KEYS: epoch, heartbeats' hash, leases. ARGV: epoch, host, worker_id, account_id, ttl, heartbeat.
+#: One call a heartbeat. KEYS: epoch, heartbeats' hash, leases. ARGV: epoch, host, worker_id, account_id, ttl, heartbeat,
+#: home.
 _RENEW: Final = (
     _COMMON
     + """
@@ -99,7 +100,7 @@ for i = 3, #KEYS do
   else
     -- Redis lost it, or somebody edited it: this worker runs, so it is its lease.
     redis.call('DEL', KEYS[i])
-    redis.call('HSET', KEYS[i], 'epoch', ARGV[1], 'host', ARGV[2], 'worker_id', ARGV[3], 'account_id', ARGV[4],
+    redis.call('HSET', KEYS[i], 'epoch', ARGV[1], 'host', ARGV[2], 'home', ARGV[7], 'worker_id', ARGV[3], 'account_id', ARGV[4],
       'ttl', ARGV[5], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
     if (tonumber(redis.call('GET', KEYS[1])) or 0) < mine then redis.call('SET', KEYS[1], ARGV[1]) end
   end
@@ -150,6 +151,8 @@ class Holder:
     ttl_ms: int = 0
     #: When it was renewed last, by Redis's clock.
     renewed_ms: int = 0
+    #: Which state directory of a host of that name: two machines may have one name by mistake.
+    home: str = ""
     #: The record is no lease: edited by hand, or of a version that does not fit.
     broken: bool = False
 
@@ -194,6 +197,7 @@ class LeaseStore:
         ttl_seconds: float,
         quarantine_seconds: float,
         held_epoch: int = 0,
+        home: str = "",
     ) -> int:
         """Take every claim or none; returns the epoch. Raises LeaseHeld, Quarantine.
 
@@ -209,6 +213,7 @@ class LeaseStore:
                     int(ttl_seconds * 1000),
                     int(quarantine_seconds * 1000),
                     held_epoch,
+                    home,
                 ],
             )
         if answer[0] == -1:
@@ -271,7 +276,9 @@ class LeaseBeats:
         claims: Sequence[str],
         epoch: int,
         ttl_seconds: float,
+        home: str = "",
     ) -> None:
+        self._home = home
         self._renew: Any = client.register_script(_RENEW)
         self._keys = [EPOCH_KEY, beats_key, *map(lease_key, claims)]
         self._host = host
@@ -281,7 +288,15 @@ class LeaseBeats:
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
         """Renew and store the heartbeat. Raises LeaseHeld if the lease is another's, and redis's own errors."""
         text = json.dumps(beat, separators=(",", ":"))
-        args = [self._epoch, self._host, str(beat.get("worker_id", "")), account_id, self._ttl_ms, text]
+        args = [
+            self._epoch,
+            self._host,
+            str(beat.get("worker_id", "")),
+            account_id,
+            self._ttl_ms,
+            text,
+            self._home,
+        ]
         answer = self._renew(keys=self._keys, args=args)
         if answer[0] == 0:
             raise LeaseHeld(_holder(answer))
@@ -302,6 +317,7 @@ def _holder(answer: Sequence[Any]) -> Holder:
         since_ms=int(answer[6]),
         renewed_age_ms=int(answer[7]),
         broken=bool(answer[8]),
+        home=answer[9].decode(errors="replace"),
     )
 
 
@@ -324,6 +340,7 @@ def _read(key: str, fields: Any, now: int) -> Holder | None:
             now - renewed,
             int(text["ttl"]),
             renewed,
+            text.get("home", ""),
         )
     except (AttributeError, KeyError, ValueError):  # the first: redis's own error, for a key of another type
         return Holder(claim, "", "", "", 0, 0, 0, broken=True)

@@ -97,6 +97,7 @@ class HostAgent:
                 settings.host,
                 settings.lease_seconds,
                 settings.heartbeat_interval_seconds,
+                self.paths.home,
             )
             self._pool = pool = build_pool(
                 settings,

@@ -114,11 +114,18 @@ class FleetLeases:
     """Leases in Redis."""
 
     def __init__(
-        self, store: LeaseStore, host: str, lease_seconds: float, heartbeat_interval_seconds: float = 1.0
+        self,
+        store: LeaseStore,
+        host: str,
+        lease_seconds: float,
+        heartbeat_interval_seconds: float = 1.0,
+        home: str = "",
     ) -> None:
+        """`home` tells this host's state directory from another's under the same name."""
         self._store = store
         self._host = host
         self._lease_seconds = lease_seconds
+        self._home = home
         self._forgotten = max(_FORGOTTEN_SECONDS, heartbeat_interval_seconds * _FORGOTTEN_BEATS)
         self._lock = threading.Lock()
         self._unreleased: list[Held] = []
@@ -152,6 +159,7 @@ class FleetLeases:
                     ttl_seconds=seconds,
                     quarantine_seconds=self._lease_seconds,
                     held_epoch=before.epoch if before is not None else 0,
+                    home=self._home,
                 )
             except LeaseHeld as error:
                 self._wait_for_own(config, error.holder, known, began, cancelled)
@@ -198,8 +206,10 @@ class FleetLeases:
         cancelled: threading.Event,
     ) -> None:
         """Free a lease of this host's own whose worker ended untold, or was never made. Raises SessionHeldError."""
-        if holder.broken or holder.host != self._host or known(holder.worker_id):
-            raise held_error(config.account_id, holder) from None
+        own = holder.host == self._host and holder.home == self._home
+        if holder.broken or not own or known(holder.worker_id):
+            namesake = holder.host == self._host and not own
+            raise held_error(config.account_id, holder, namesake=namesake) from None
         left = self._forgotten - holder.renewed_age_ms / 1000
         if left <= 0:
             self._store.release([holder.claim], holder.epoch)
@@ -259,16 +269,17 @@ def claims_of(config: AccountConfig, host: str) -> tuple[str, ...]:
     return (config.identity(), f"terminal:{host}:{terminal}")
 
 
-def held_error(account_id: str, holder: Holder) -> SessionHeldError:
-    """Return the error that names the holder: host, worker, account, since when."""
+def held_error(account_id: str, holder: Holder, *, namesake: bool = False) -> SessionHeldError:
+    """Return the error that names the holder: host, worker, account, since when; `namesake`: not this host all the same."""
     if holder.broken:
         return SessionHeldError(
             f"{account_id}: the lease of {holder.claim} in Redis cannot be read (edited by hand?): a worker that runs "
             f"mends it with its next heartbeat; if none runs, `manager move {account_id} --to HOST --force` clears it"
         )
     since = datetime.fromtimestamp(holder.since_ms / 1000, UTC)
+    other = " (another state directory or machine of that name)" if namesake else ""
     return SessionHeldError(
         f"{account_id}: account {holder.account_id} already has the session of {holder.claim}: worker {holder.worker_id} "
-        f"on host {holder.host} since {since:%Y-%m-%d %H:%M:%S} UTC: stop it first, or give the two different logins; "
+        f"on host {holder.host}{other} since {since:%Y-%m-%d %H:%M:%S} UTC: stop it first, or give the two different logins; "
         f"if that host is lost for good, see `manager move --help`"
     )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from manager import logs
-from manager.config import HealthConfig
 from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
 from manager.fleet.store import Stamped, observe
 from manager.host.endings import describe_exit
@@ -33,6 +32,8 @@ T = TypeVar("T")
 
 #: Seconds that a start waits for its record to be in Redis, so that a listing right after it shows it.
 _PUBLISH_SECONDS: Final = 2.0
+#: Seconds that a call may be past its deadline before it counts as hung: the gateway's own timeout comes first.
+_OVERDUE_SECONDS: Final = 1.0
 #: Threads of a batch that a script runs on a local pool.
 _BATCH_THREADS: Final = 32
 
@@ -167,13 +168,16 @@ class WorkerPoolManager:
         if slot is None:
             raise _no_worker(account_id)
         slot.cancelled.set()
-        broken_off = slot.starting
+        # A start that is under way, or another try that is to come: there is something to stop.
+        broken_off = slot.starting or slot.held is not None
         slot.tell({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
             if slot.live:
                 self._stop(slot, timeout)
-            elif not broken_off:
+                return True
+            self._give_up(slot)
+            if not broken_off:
                 raise _no_worker(account_id)
         return True
 
@@ -380,14 +384,11 @@ class WorkerPoolManager:
             if record is None or slot.status is not WorkerLifecycleStatus.RUNNING:
                 return False
             pulse = read_pulse(record.beat_file)
-            allowed = (
-                slot.config.health.hang_after_seconds if slot.config else HealthConfig().hang_after_seconds
-            )
             if pulse is None:
                 return False
-            if pulse.overdue_seconds is not None and pulse.overdue_seconds > 0:
+            if pulse.overdue_seconds is not None and pulse.overdue_seconds > _OVERDUE_SECONDS:
                 why = f"it hung: the call {pulse.call} was {pulse.overdue_seconds:.1f} s past its deadline"
-            elif pulse.age_seconds > allowed:
+            elif pulse.age_seconds > record.hang_after_seconds:
                 why = f"it hung: no sign of life for {pulse.age_seconds:.0f} s"
             else:
                 return False

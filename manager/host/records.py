@@ -40,6 +40,7 @@ class WorkerRecord:
     config_version: str
     software_version: str
     stop_timeout_seconds: float
+    hang_after_seconds: float
     created_at: datetime
     #: How often the account's worker was started again since the last command, and why the last time.
     restarts: int = 0

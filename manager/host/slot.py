@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from manager.config import AccountConfig
 from manager.errors import ManagerError
 from manager.host.leasing import Held
 from manager.host.records import WorkerRecord
@@ -49,7 +48,6 @@ class Slot:
     starting: bool = False
     #: Why the pool itself ended the worker, where the exit code cannot say.
     ended_because: str | None = None
-    config: AccountConfig | None = None
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None

@@ -215,6 +215,7 @@ class Starter:
             config_version=config_version(config),
             software_version=__version__,
             stop_timeout_seconds=config.execution.stop_timeout_seconds,
+            hang_after_seconds=config.health.hang_after_seconds,
             created_at=info.created_at,
             restarts=slot.restarts,
             last_cause=slot.last_cause,
@@ -224,7 +225,6 @@ class Starter:
             slot.exited.clear()
             slot.exit_code = None
             slot.ended_because = None
-            slot.config = config
             slot.events = events
             slot.info = info.with_(metadata=self.metadata(record))
             slot.move(WorkerLifecycleStatus.STARTING)
@@ -240,6 +240,7 @@ class Starter:
             password=password,
             redis_url=None if at.redis_url is None else SecretStr(at.redis_url),
             host=at.host,
+            home=at.paths.home,
             claims=held.claims,
             epoch=held.epoch,
             lease_seconds=held.seconds,

@@ -68,6 +68,7 @@ def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, 
             claims=order.claims,
             epoch=order.epoch,
             ttl_seconds=order.lease_seconds,
+            home=order.home,
         )
     )
     return Worker(order, gateway, ObserveCycle(config), beat, sender, notify, extend)

@@ -21,6 +21,8 @@ class WorkerOrder:
     #: None for a worker that reports to no Redis (a local pool in a script).
     redis_url: SecretStr | None = field(repr=False)
     host: str
+    #: Which state directory of that host; see `manager.fleet.leases.Holder`.
+    home: str
     #: What it holds in the fleet, its fencing token, and the lease's time to live in seconds (0: none).
     claims: tuple[str, ...]
     epoch: int

@@ -321,6 +321,24 @@ class Chaos:
                     found.append(process.pid)
         return found
 
+    def tell(self) -> None:
+        """Print what the hosts and the workers logged about accounts that something was wrong with."""
+        with self.hosts[0].admin() as admin:
+            overlapped = {
+                f"account-{int(one['login']) - 5000:03}" for one in admin.accounts() if one["overlaps"]
+            }
+        accounts = overlapped | {text.split()[0] for text in self.watch.wrong if text.startswith("account-")}
+        print(f"wrong with {sorted(accounts)}: {self.watch.wrong[:5]}")
+        for host in self.hosts:
+            lines = host.log("agent").splitlines()
+            told = [line for line in lines if "agent_started" in line or any(a in line for a in accounts)]
+            print(f"--- agent of {host.host}", *told, sep="\n")
+            for account_id in sorted(accounts):
+                log = host.paths.worker_log(account_id)
+                if log.exists():
+                    print(f"--- {account_id} on {host.host}", log.read_text()[-20_000:], sep="\n")
+        print("--- venue", self.hosts[0].log("venue")[-5_000:], sep="\n")
+
     def unsettled(self) -> list[str]:
         """Return where what is and what is wanted differ."""
         wanted = DesiredStore(self.redis.url).read_many(self.ids)
@@ -390,6 +408,8 @@ def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
             print(host.log("agent")[-20_000:])
         pytest.fail(f"seed {SEED}: not settled after {SETTLE_SECONDS:g} s: " + "\n".join(chaos.unsettled()))
     print(dict(sorted(chaos.watch.commands.items())))
+    if chaos.watch.wrong:
+        chaos.tell()
     assert chaos.watch.wrong == [], f"seed {SEED}"
     assert chaos.watch.commands.get("start: done", 0) > 0
     assert chaos.watch.commands.get("stop: done", 0) > 0

@@ -103,6 +103,7 @@ def test_foreign_files_stale_sockets_and_borrowed_pids_are_left_alone(bare_fleet
         "config_version": "x",
         "software_version": "0",
         "stop_timeout_seconds": 1.0,
+        "hang_after_seconds": 30.0,
         "created_at": "2026-01-01T00:00:00+00:00",
         "restarts": 0,
         "last_cause": None,

@@ -56,6 +56,7 @@ def test_the_tasks_and_their_names_are_pinned() -> None:
     assert sorted(name for name in app.tasks if name.startswith("tasks.")) == [
         "tasks.get_worker_info",
         "tasks.restart_worker",
+        "tasks.self_test",
         "tasks.start_all_enabled_workers",
         "tasks.start_worker",
         "tasks.stop_all_workers",

@@ -51,6 +51,7 @@ class Bench:
             password=SecretStr("hunter2"),
             redis_url=None,
             host="h",
+            home="",
             claims=(),
             epoch=0,
             lease_seconds=0.0,
