@@ -134,10 +134,10 @@ class HostCommands:
         if desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == self._host:
             self._keeper.wanted.certain(account_id)
             return
+        other = self._keeper.wanted.host_elsewhere(account_id, desired)
         self._ask_uncertain(account_id, hops)
-        other = desired.host if desired is not None else ""
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
-        if other not in {"", self._host} and hops < MAX_HOPS and self._live(other):
+        if other is not None and hops < MAX_HOPS and self._live(other):
             raise Elsewhere(other)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
@@ -154,12 +154,13 @@ class HostCommands:
             raise Elsewhere(host)
 
     def _elsewhere(self, account_id: str, desired: Desired, hops: int) -> None:
-        if desired.host in {"", self._host} or hops >= MAX_HOPS:
+        host = desired.host or self._keeper.wanted.uncertain_host(account_id) or self._host
+        if host == self._host or hops >= MAX_HOPS:
             return
-        if self._live(desired.host):
-            raise Elsewhere(desired.host)
+        if self._live(host):
+            raise Elsewhere(host)
         raise HostUnavailableError(
-            f"{account_id}: host {desired.host}, which has it, is silent: the stop is written down and happens when it "
+            f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"
         )
 

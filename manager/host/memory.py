@@ -1,4 +1,4 @@
-"""What a host remembers of the desired state of its accounts, on disk: a Redis that lost it is told again."""
+"""What a host remembers of desired state, on disk: a Redis that lost it is told again, and where an account ran is known."""
 
 import contextlib
 import json

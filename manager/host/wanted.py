@@ -66,6 +66,15 @@ class Wanted:
             with self._lock:
                 self._known[account_id] = desired
 
+    def host_elsewhere(self, account_id: str, there: Desired | None) -> str | None:
+        """Return the other host whose the account is, as Redis (`there`) or else this host knows; None if none is."""
+        with self._lock:
+            known = self._known.get(account_id)
+            if known is not None and known.host and (there is None or not there.host):
+                self._doubt(known)
+        host = there.host if there is not None else ""
+        return host if host not in {"", self._host} else None
+
     def of(self, account_id: str) -> Desired | None:
         """Return what this host knows to be wanted of the account."""
         with self._lock:
@@ -133,11 +142,11 @@ class Wanted:
                 self._version = None  # so that Redis is told
 
     def save(self) -> None:
-        """Write what is this host's to its memory; `trouble` says whether that went well."""
+        """Write what is known to this host's memory; `trouble` says whether that went well."""
         with self._lock:
             self.unsaved = False
-            mine = [desired for desired in self._known.values() if desired.host == self._host]
-        self.trouble = self._memory.save(sorted(mine, key=lambda desired: desired.account_id))
+            known = list(self._known.values())
+        self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id))
 
     # inside
 
@@ -153,10 +162,8 @@ class Wanted:
             ]
         for desired in forgotten:
             if desired.host != self._host:
-                # Its lease may be lost too, and a host that is cut off cannot register it again in time.
-                if desired.running and not desired.failover:
-                    with self._lock:
-                        self._uncertain[desired.account_id] = desired.host
+                with self._lock:
+                    self._doubt(desired)
             elif self._desired.restore(desired):
                 logs.event(
                     logger,
@@ -183,8 +190,25 @@ class Wanted:
 
     def _know(self, desired: Desired) -> None:
         before = self._known.get(desired.account_id)
-        if before is None or before.generation <= desired.generation:
-            self._known[desired.account_id] = desired
+        if before is not None and before.generation > desired.generation:
+            return
+        if before is not None and before.host and not desired.host:
+            # A command that came after Redis had lost where the account is: it is there all the same.
+            self._doubt(before)
+            if before.host == self._host:
+                desired = replace(desired, host=self._host)
+        if desired.host:
+            self._uncertain.pop(desired.account_id, None)
+        self._known[desired.account_id] = desired
+
+    def _doubt(self, desired: Desired) -> None:
+        """Remember where an account ran whose lease Redis may have lost as well.
+
+        A worker that is paused, or cut off with its host, cannot register again in time. Where failover is allowed it
+        has ended by itself by then.
+        """
+        if desired.running and desired.host != self._host and not desired.failover:
+            self._uncertain[desired.account_id] = desired.host
 
     def _wish_without_redis(self, wish: Wish) -> tuple[int, Desired]:
         with self._lock:

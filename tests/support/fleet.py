@@ -184,8 +184,10 @@ class Fleet:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()  # paused by its test, or stuck
         ours += self._everything()
         for ref in ours:
             ref.kill()
