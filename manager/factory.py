@@ -54,7 +54,7 @@ def celery_worker_pool(settings: Settings) -> WorkerPool:
     return CeleryWorkerPool(
         sender_app(celery_url(settings)),
         fleet_store(settings),
-        DesiredStore(fleet_url(settings)),
+        desired_store(settings),
         LeaseStore(fleet_url(settings)),
         command_timeout_seconds=settings.command_timeout_seconds,
     )
@@ -63,6 +63,11 @@ def celery_worker_pool(settings: Settings) -> WorkerPool:
 def fleet_store(settings: Settings) -> FleetStore:
     """Return the fleet's shared state of these settings."""
     return FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+
+
+def desired_store(settings: Settings) -> DesiredStore:
+    """Return what the fleet of these settings has been told its accounts should be."""
+    return DesiredStore(fleet_url(settings))
 
 
 def build_service(settings: Settings) -> WorkerManagerService:

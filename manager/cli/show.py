@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -55,6 +56,8 @@ def ps(as_json: bool) -> int:
 @json_option
 def info(account_id: str, as_json: bool) -> int:
     """Show all that is known of one account's worker."""
+    from manager.factory import desired_store
+
     fleet = service()
     worker = fleet.get_worker_info(account_id)
     if worker is None:
@@ -66,8 +69,13 @@ def info(account_id: str, as_json: bool) -> int:
         return 1
     if as_json:
         print_json(worker.to_dict())
-    else:
-        _say(worker)
+        return 0
+    _say(worker)
+    wanted = desired_store(settings()).read(account_id)
+    if wanted is not None:
+        when = datetime.fromtimestamp(wanted.at / 1000, UTC).isoformat(timespec="seconds")
+        where = f" on {wanted.host}" if wanted.host else ""
+        click.echo(f"{'wanted':<24}{wanted.state}{where}, since {when} by {wanted.by} ({wanted.why})")
     return 0
 
 

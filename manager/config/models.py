@@ -128,6 +128,8 @@ class HealthConfig(_Section):
     hang_after_seconds: Number = 30.0
     #: The latest tick is older than this: degraded.
     tick_age_seconds: Number = 300.0
+    #: Degraded for so long, it does not pass by itself: unhealthy.
+    unhealthy_after_seconds: Number = 300.0
     #: When ticks are to be expected: `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
     market_hours: Literal["fx", "always"] = "fx"
     #: A cycle takes longer than this: degraded.
@@ -251,6 +253,7 @@ BUILT_IN: Final[dict[str, Any]] = {
     "health": {
         "hang_after_seconds": 30.0,
         "tick_age_seconds": 300.0,
+        "unhealthy_after_seconds": 300.0,
         "market_hours": "fx",
         "cycle_seconds": 30.0,
     },

@@ -35,6 +35,7 @@ class HealthJudge:
         self._config = config
         self._clock = clock
         self._session: tuple[bool, bool, str | None] = (True, True, None)
+        self._trouble_since: datetime | None = None
         self._checks = 0
         self._failures = 0
 
@@ -47,8 +48,17 @@ class HealthJudge:
         reason = self._trouble(figures)
         self._checks += 1
         self._failures += reason is not None
+        health = WorkerHealth.HEALTHY
+        if reason is None:
+            self._trouble_since = None
+        else:
+            now = self._clock()
+            self._trouble_since = self._trouble_since or now
+            lasted = (now - self._trouble_since).total_seconds()
+            long = lasted >= self._config.unhealthy_after_seconds
+            health = WorkerHealth.UNHEALTHY if long else WorkerHealth.DEGRADED
         return {
-            "health": WorkerHealth.HEALTHY if reason is None else WorkerHealth.DEGRADED,
+            "health": health,
             "health_reason": reason,
             "can_trade": self._session[1],
             "checks": self._checks,

@@ -182,6 +182,7 @@ def recovery_and_health_sensible(config: AccountConfig, _: Surroundings) -> Iter
         (("health", "hang_after_seconds"), health.hang_after_seconds, 2.0),
         (("health", "tick_age_seconds"), health.tick_age_seconds, 1.0),
         (("health", "cycle_seconds"), health.cycle_seconds, 0.1),
+        (("health", "unhealthy_after_seconds"), health.unhealthy_after_seconds, 1.0),
     ):
         if not least <= seconds <= 86_400:
             yield Finding(place, f"{seconds:g}; {least:g} to 86400 is allowed")

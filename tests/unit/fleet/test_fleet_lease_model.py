@@ -144,7 +144,7 @@ class Leases(RuleBasedStateMachine):
                 ttl_seconds=0,
                 quarantine_seconds=QUARANTINE,
             )
-        for runner in list(self.runners):
+        for runner in sorted(self.runners, key=lambda one: -one.epoch):
             self._renew(runner)
 
     @invariant()
@@ -167,6 +167,8 @@ class Leases(RuleBasedStateMachine):
             assert runner.forced or not runner.may_act, "one that may act is never refused"
             self.runners.remove(runner)
         else:
+            newest = max(other.epoch for other in self.runners)
+            assert runner.epoch == newest, "what comes with an old epoch is refused"
             runner.age = 0.0
 
 
@@ -177,7 +179,7 @@ def test_leases_against_a_model() -> None:
         try:
             case = Leases.TestCase
             case.settings = settings(
-                max_examples=60,
+                max_examples=300,
                 stateful_step_count=30,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],

@@ -1,6 +1,6 @@
 """Health, judged with a clock of the test's own."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -46,6 +46,19 @@ def test_checks_and_failures_are_counted() -> None:
     found.judge({})
     assert found.judge({})["checks"] == 3
     assert found.judge({})["failed_checks"] == 3
+
+
+def test_what_does_not_pass_is_unhealthy_until_it_does() -> None:
+    now = [WEDNESDAY]
+    found = HealthJudge(HealthConfig(unhealthy_after_seconds=60), clock=lambda: now[0])
+    found.session(False, True, None)
+    assert found.judge({})["health"] == "degraded"
+    now[0] += timedelta(seconds=61)
+    assert found.judge({})["health"] == "unhealthy"
+    found.session(True, True, None)
+    assert found.judge({})["health"] == "healthy"
+    found.session(False, True, None)
+    assert found.judge({})["health"] == "degraded"
 
 
 def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
