@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     #: started anew lets nobody new in. Alike on every host of a fleet.
     lease_seconds: Annotated[float, Field(ge=2, le=600)] = 15.0
     #: How many sessions a host opens a second at one server, whoever asks for them.
-    logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 50.0
+    logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     #: How often a host agent sends itself a message; six unheard ones, and it ends for its supervisor to restart it.
     self_test_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     #: How long a caller waits for the answer to one command before it says that none came.

@@ -155,8 +155,9 @@ class Wish:
             "apply_defaults": self.apply_defaults,
             "validate": self.validate,
             "failover": self.failover,
+            "timeout": self.timeout,
         }
-        nudge = {"account_id": self.account_id, "token": self.token, "timeout": self.timeout, "by": self.by}
+        nudge = {"account_id": self.account_id, "token": self.token, "by": self.by}
         return [
             self.account_id,
             json.dumps(wish),
@@ -182,6 +183,8 @@ class Desired:
     apply_defaults: bool = True
     validate: bool = True
     failover: bool = False
+    #: Seconds that a stop may take; None: the account's own.
+    timeout: float | None = None
 
     @property
     def running(self) -> bool:
@@ -207,6 +210,7 @@ class Desired:
                 apply_defaults=data.get("apply_defaults", True) is True,
                 validate=data.get("validate", True) is True,
                 failover=data.get("failover", False) is True,
+                timeout=_seconds(data.get("timeout")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
@@ -218,7 +222,6 @@ class Nudge:
 
     account_id: str
     token: str
-    timeout: float | None
     by: str
 
 
@@ -342,19 +345,21 @@ class DesiredStore:
             return None
         try:
             data = json.loads(answer[1])
-            timeout = data.get("timeout")
-            return Nudge(
-                str(data["account_id"]),
-                str(data["token"]),
-                None if timeout is None else float(timeout),
-                str(data.get("by", "")),
-            )
+            return Nudge(str(data["account_id"]), str(data["token"]), str(data.get("by", "")))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # written by hand; what is meant stands in the desired state
 
 
 def nudges_key(host: str) -> str:
     return f"manager:host:{host}:nudges"
+
+
+def _seconds(value: object) -> float | None:
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        else None
+    )
 
 
 def _one_of(value: object) -> State:

@@ -31,11 +31,9 @@ _COMMON: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function lease(key)
-  if redis.call('TYPE', key).ok ~= 'hash' then
-    if redis.call('EXISTS', key) == 0 then return nil end
-    return {key = key, broken = true}
-  end
-  local f = redis.call('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked', 'home')
+  local f = redis.pcall('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked', 'home')
+  if f.err then return {key = key, broken = true} end
+  if not (f[1] or f[2] or f[3]) and redis.call('EXISTS', key) == 0 then return nil end
   local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]), host = f[4] or '',
     home = f[9] or '', worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
   found.broken = not (found.epoch and found.ttl and found.renewed)
@@ -87,14 +85,16 @@ _RENEW: Final = (
     _COMMON
     + """
 local mine = tonumber(ARGV[1])
+local leases = {}
 for i = 3, #KEYS do
   local found = lease(KEYS[i])
   if found and not found.broken and (found.epoch > mine or (found.epoch == mine and found.revoked)) then
     return holder(found)
   end
+  leases[i] = found
 end
 for i = 3, #KEYS do
-  local found = lease(KEYS[i])
+  local found = leases[i]
   if found and found.epoch == mine and not found.broken then
     redis.call('HSET', KEYS[i], 'renewed', string.format('%d', now), 'worker_id', ARGV[3])
   else

@@ -80,15 +80,17 @@ class HostCommands:
 
     def stop(self, account_id: str, timeout: float | None, *, token: str, hops: int = 0) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
-        wish = Wish(account_id=account_id, state="stopped", token=token, by="a task", why="stop")
+        wish = Wish(
+            account_id=account_id, state="stopped", token=token, by="a task", why="stop", timeout=timeout
+        )
         _, desired = self._keeper.wish(wish)
         if desired.running:
             raise OverruledError(
                 f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
             )
-        if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(token)):
+        if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(desired)):
             self._elsewhere(account_id, desired, hops)
-        return self._keeper.stop(account_id, token, timeout).result()
+        return self._keeper.stop(desired).result()
 
     def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], hops: int) -> WorkerInfo:
         account_id = wish.account_id

@@ -76,6 +76,8 @@ class Keeper:
         self.restarts = Restarts(host, pool, self.wanted, orders, config_service, self._wake.set)
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
+        #: Since when (monotonic) a worker is there whose stop has ended.
+        self._vain_since: dict[str, float] = {}
         self._stopping = ThreadPoolExecutor(_STOPS, thread_name_prefix="stop")
         self._threads = [
             threading.Thread(target=self._run, name="keeper", daemon=True),
@@ -116,22 +118,23 @@ class Keeper:
         self._wake.set()
         return generation, desired
 
-    def stop(self, account_id: str, token: str, timeout: float | None = None) -> "Future[bool]":
-        """Stop the account's worker; the same token is the same stop, however often and whichever way it comes."""
+    def stop(self, desired: Desired) -> "Future[bool]":
+        """Stop the account's worker: once for each generation, however often and whichever way that comes here."""
+        account_id, key = desired.account_id, _key(desired)
         self.restarts.cancel(account_id)
         with self._lock:
-            found = self._stops.get(token)
+            found = self._stops.get(key)
             if found is None:
-                found = self._stopping.submit(self._pool.stop_worker, account_id, timeout)
-                self._stops[token] = found
+                found = self._stopping.submit(self._pool.stop_worker, account_id, desired.timeout)
+                self._stops[key] = found
                 while len(self._stops) > _STOPS_KEPT and next(iter(self._stops.values())).done():
                     self._stops.popitem(last=False)
         return found
 
-    def knows_stop(self, token: str) -> bool:
-        """Say whether a stop with this token was handed over already."""
+    def knows_stop(self, desired: Desired) -> bool:
+        """Say whether this stop was handed over already."""
         with self._lock:
-            return token in self._stops
+            return _key(desired) in self._stops
 
     # the loops
 
@@ -181,7 +184,7 @@ class Keeper:
                 if desired.running or generation != desired.generation:
                     continue  # something later was asked since; its task tells the caller
                 token = nudge.token
-                self.stop(nudge.account_id, token, nudge.timeout).add_done_callback(
+                self.stop(desired).add_done_callback(
                     lambda done, token=token: self._answered(token, done)  # type: ignore[misc]
                 )
             except FleetUnavailableError:
@@ -202,16 +205,20 @@ class Keeper:
         for account_id in self._pool.live_accounts():
             wanted = self.wanted.of(account_id)
             if wanted is not None and not wanted.running:
-                stops.append(self._stop_again(account_id, f"wanted:{account_id}:{wanted.generation}"))
+                self._forget_vain_stop(wanted)
+                stops.append(self.stop(wanted))
         return stops
 
-    def _stop_again(self, account_id: str, token: str) -> "Future[bool]":
+    def _forget_vain_stop(self, wanted: Desired) -> None:
+        """Have a stop that has ended, of a worker that is still there, be tried again after a while."""
+        key, now = _key(wanted), time.monotonic()
         with self._lock:
-            before = self._stops.get(token)
-            if before is not None and before.done():
-                # It failed, or something was started past us; either way it is still there.
-                token = f"{token}:{int(time.monotonic() / _STOP_AGAIN_SECONDS)}"
-        return self.stop(account_id, token)
+            before = self._stops.get(key)
+            if before is None or not before.done():
+                return
+            since = self._vain_since.setdefault(key, now)
+            if now - since >= _STOP_AGAIN_SECONDS:
+                del self._stops[key], self._vain_since[key]
 
     def _reconcile(self, *, at_once: bool = False) -> None:
         running = self.wanted.running()
@@ -248,6 +255,10 @@ class Keeper:
             return
         except ManagerError as error:
             logs.event(logger, logging.WARNING, "take_over_failed", str(error))
+
+
+def _key(desired: Desired) -> str:
+    return f"{desired.account_id}:{desired.generation}"
 
 
 __all__ = ["Answer", "Keeper"]

@@ -77,7 +77,7 @@ class WorkerPoolManager:
         sink: RecordSink | None = None,
         stale_after_seconds: float = 10.0,
         leases: Leases,
-        logins_per_second: float = 50.0,
+        logins_per_second: float = 100.0,
         on_unexpected_exit: OnUnexpectedExit | None = None,
     ) -> None:
         self._starter = starter
@@ -168,8 +168,9 @@ class WorkerPoolManager:
         if slot is None:
             raise _no_worker(account_id)
         slot.cancelled.set()
-        # A start that is under way, or another try that is to come: there is something to stop.
-        broken_off = slot.starting or slot.held is not None
+        # A worker, a start that is under way, or another try that is to come: there is something to stop, and whoever
+        # stops it while this one waits for its turn stops it for both.
+        present = slot.live or slot.starting or slot.held is not None
         slot.tell({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
@@ -177,7 +178,7 @@ class WorkerPoolManager:
                 self._stop(slot, timeout)
                 return True
             self._give_up(slot)
-            if not broken_off:
+            if not present:
                 raise _no_worker(account_id)
         return True
 

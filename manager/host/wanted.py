@@ -223,5 +223,6 @@ class Wanted:
                 host=before.host if before is not None and before.host else self._host,
                 by=wish.by,
                 why=wish.why,
+                timeout=wish.timeout,
                 at=least,
             )

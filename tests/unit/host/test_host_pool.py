@@ -322,6 +322,21 @@ def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Ho
     assert "ended by SIGKILL" in str(stopped.error), "a stop by force is told as one"
 
 
+def test_two_stops_at_once_are_one_and_both_are_told_so(host: Host) -> None:
+    host.account("a", 1)
+    host.start()
+    answers: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(host.service.stop_worker("a"))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 8
+    assert host.sessions() == 0
+
+
 def test_a_stop_of_nothing_is_a_value_error(host: Host) -> None:
     host.account("a", 1)
     with pytest.raises(NoWorkerError, match="nothing to stop"):
