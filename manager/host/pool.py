@@ -124,9 +124,7 @@ class WorkerPoolManager:
             if slot.restarting:
                 self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             elif not slot.live:
-                if slot.info is not None and slot.info.error != reason:
-                    slot.info = slot.info.with_(error=reason)
-                    self._note(slot.info)
+                self._tell_why(slot, reason)
                 self._give_up(slot)
 
     def cancel_start(self, account_id: str) -> None:
@@ -378,6 +376,23 @@ class WorkerPoolManager:
         held, slot.held = slot.held, None
         if held is not None:
             self._leases.give_up(held)
+
+    def _tell_why(self, slot: Slot, reason: str) -> None:
+        """Have readers see why an account without a worker has none."""
+        with slot.guard:
+            if slot.info is None:  # it failed before there was a worker to tell of, as after a reboot
+                slot.info = WorkerInfo(
+                    worker_id=new_worker_id(),
+                    account_id=slot.account_id,
+                    status=WorkerLifecycleStatus.CREATED,
+                    metadata={"host": self._starter.host},
+                )
+                info = slot.move(WorkerLifecycleStatus.FAILED, error=reason)
+            elif slot.info.error == reason:
+                return
+            else:
+                info = slot.info = slot.info.with_(error=reason)
+        self._note(info)
 
     def _end_if_hung(self, slot: Slot) -> bool:
         with slot.guard:

@@ -101,7 +101,7 @@ class Restarts:
             if account_id in self._due or account_id in self._busy:
                 return
             tried = account_id in self._blocked
-        if generation is None and self.is_blocked(desired):
+        if self.is_blocked(desired):
             return
         waiting = generation is None and self._pool.has_worker_for_account(account_id)
         if not (at_once or tried or waiting or self._wanted.task_is_lost(desired)):
@@ -137,6 +137,8 @@ class Restarts:
 
     def launch(self) -> None:
         """Begin what is due."""
+        if self._closing.is_set():
+            return
         now = time.monotonic()
         with self._lock:
             ready = [key for key, due in self._due.items() if due <= now and key not in self._busy]

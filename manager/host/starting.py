@@ -100,6 +100,10 @@ class Starter:
         self._credentials = credentials
         self._at = surroundings
 
+    @property
+    def host(self) -> str:
+        return self._at.host
+
     def close(self) -> None:
         self._launcher.close()
 

@@ -10,7 +10,7 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP, Fleet, plain_celery
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired import DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
 from manager.processes import ProcessRef
 
@@ -136,6 +136,42 @@ def test_after_a_reboot_the_fleet_comes_back_without_a_command(fleet: Fleet) -> 
     for account_id in accounts[:2]:
         running_again(fleet, before[account_id], account_id)
     assert set(fleet.workers()) == set(accounts[:2])
+
+
+def test_an_account_that_cannot_come_back_after_a_reboot_says_why(fleet: Fleet) -> None:
+    fleet.add_accounts(1)
+    fleet.run_json("start", A)
+    worker = fleet.workers()[A]
+    fleet.end_agent()
+    worker.kill()
+    (fleet.config_dir / "secrets" / "password").unlink()
+
+    fleet.start_agent()
+
+    eventually(lambda: "secrets/password" in (info(fleet).error or ""), what="the reason is told")
+    assert fleet.status(A) == "failed"
+
+
+def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fleet) -> None:
+    fleet.add_accounts(1)
+    fleet.run_json("start", A)
+    worker = fleet.workers()[A]
+    fleet.end_agent()
+    DesiredStore(fleet.redis.url).desire(
+        Wish(account_id=A, state="running", token="t-restart", by="me", why="restart", restart=True)
+    )
+    path = fleet.config_dir / "accounts" / f"{A}.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("paper", "papier"))
+
+    fleet.start_agent()
+
+    eventually(lambda: "not_recovered" in fleet.log("agent"), what="it is tried")
+    time.sleep(5)  # two more looks of the keeper: it is not tried again and again
+    assert fleet.log("agent").count("not_recovered") == 1
+    assert worker.alive()
+    path.write_text(good)
+    running_again(fleet, worker)
 
 
 def test_a_stop_while_the_host_was_away_happens_before_anything_else(fleet: Fleet) -> None:
