@@ -129,7 +129,7 @@ class FleetLeases:
         self._forgotten = max(_FORGOTTEN_SECONDS, heartbeat_interval_seconds * _FORGOTTEN_BEATS)
         self._lock = threading.Lock()
         self._unreleased: list[Held] = []
-        #: Leases of others that are past their time: when they were renewed, and since when this host has looked.
+        #: Leases of others: when they were renewed last, and since when this host has seen no other time there.
         self._watched: dict[str, tuple[int, float]] = {}
 
     def take(
@@ -189,11 +189,10 @@ class FleetLeases:
 
     def _wait_out(self, config: AccountConfig, cancelled: threading.Event) -> None:
         """Wait while another host's lease looks old but has not been seen to be for its whole time."""
-        while not self.free(config):
-            with self._lock:
-                watching = config.identity() in self._watched
-            if not watching:
-                return  # it is held, which acquiring it will tell
+        while True:
+            holder = self._store.holder(config.identity())
+            if holder is None or holder.host == self._host or not holder.expired or self._unrenewed(holder):
+                return  # whether it can be had, acquiring it tells
             if cancelled.wait(_LOOK_SECONDS):
                 raise _cancelled(config)
 
@@ -236,18 +235,20 @@ class FleetLeases:
         Over by Redis's clock and by this host's: a clock that is set forward makes every lease look old at once, so an
         old one must also have gone without renewal for its whole time while this host was looking.
         """
-        claim = config.identity()
-        holder = self._store.holder(claim)
+        holder = self._store.holder(config.identity())
+        if holder is None or holder.host == self._host or holder.ttl_ms == 0:
+            return holder is None
+        return self._unrenewed(holder) and holder.expired
+
+    def _unrenewed(self, holder: Holder) -> bool:
+        """Say whether this host, which may be looking for the first time now, saw no renewal for the lease's whole time."""
+        now = lease_clock()
         with self._lock:
-            if holder is None or holder.host == self._host or not holder.expired:
-                self._watched.pop(claim, None)
-                return holder is None
-            now = lease_clock()
-            renewed, since = self._watched.get(claim, (0, now))
+            renewed, since = self._watched.get(holder.claim, (holder.renewed_ms, now))
             if renewed != holder.renewed_ms:
-                renewed, since = holder.renewed_ms, now
-            self._watched[claim] = (renewed, since)
-            return now - since >= holder.ttl_ms / 1000
+                since = now
+            self._watched[holder.claim] = (holder.renewed_ms, since)
+        return now - since >= holder.ttl_ms / 1000
 
     def tend(self) -> None:
         with self._lock:
