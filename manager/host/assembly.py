@@ -3,8 +3,9 @@
 from manager.config import ConfigurationService
 from manager.host.launcher import make_launcher
 from manager.host.leasing import Leases, LocalLeases
-from manager.host.pool import OnUnexpectedExit, RecordSink, WorkerPoolManager
+from manager.host.pool import OnUnexpectedExit, WorkerPoolManager
 from manager.host.records import RecordFiles
+from manager.host.sinks import RecordSink
 from manager.host.starting import Starter, WorkerSurroundings
 from manager.paths import StatePaths
 from manager.settings import Settings

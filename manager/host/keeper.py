@@ -78,6 +78,8 @@ class Keeper:
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         #: Since when (monotonic) a worker is there whose stop has ended.
         self._vain_since: dict[str, float] = {}
+        #: How often desired and actual were compared.
+        self.looks = 0
         self._stopping = ThreadPoolExecutor(_STOPS, thread_name_prefix="stop")
         self._threads = [
             threading.Thread(target=self._run, name="keeper", daemon=True),
@@ -169,6 +171,7 @@ class Keeper:
         self._stop_unwanted()
         self._reconcile()
         self.wanted.save()
+        self.looks += 1
 
     def _hear(self) -> None:
         """Take stops that must not wait in a queue of tasks."""

@@ -3,18 +3,20 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from manager import logs
 from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
 from manager.fleet.store import Stamped, observe
+from manager.host.batches import run_batch
 from manager.host.endings import describe_exit
+from manager.host.hanging import why_hung
 from manager.host.leasing import Held, Leases
 from manager.host.pace import LoginPace
 from manager.host.records import RecordFiles, WorkerRecord
 from manager.host.remains import end_remains
+from manager.host.sinks import NoSink, RecordSink
 from manager.host.slot import Slot
 from manager.host.starting import Starter
 from manager.host.stopping import stop_process
@@ -28,36 +30,12 @@ from manager.states import LIVE, WorkerLifecycleStatus
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: Seconds that a start waits for its record to be in Redis, so that a listing right after it shows it.
 _PUBLISH_SECONDS: Final = 2.0
-#: Seconds that a call may be past its deadline before it counts as hung: the gateway's own timeout comes first.
-_OVERDUE_SECONDS: Final = 1.0
-#: Threads of a batch that a script runs on a local pool.
-_BATCH_THREADS: Final = 32
 
 
 #: See `WorkerPoolManager`.
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
-
-
-class RecordSink(Protocol):
-    """Where the pool's records go, so that the fleet sees them."""
-
-    def publish(
-        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
-    ) -> bool: ...
-
-
-class NoSink:
-    """For a pool that reports to nobody: a script without Redis."""
-
-    def publish(
-        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
-    ) -> bool:
-        del info, beat, wait_seconds
-        return True
 
 
 class WorkerPoolManager:
@@ -197,7 +175,7 @@ class WorkerPoolManager:
                 return "failed", str(error)
             return ("already" if info.metadata.get("already_running") else "done"), info
 
-        return _batch([(order.account_id, order) for order in orders], one, progress)
+        return run_batch([(order.account_id, order) for order in orders], one, progress)
 
     def stop_many(
         self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
@@ -214,7 +192,7 @@ class WorkerPoolManager:
             info = self.get_worker_info(account_id)
             return ("done", info) if info else ("skipped", "its record is gone")
 
-        return _batch([(account_id, account_id) for account_id in account_ids], one, progress)
+        return run_batch([(account_id, account_id) for account_id in account_ids], one, progress)
 
     # questions
 
@@ -399,14 +377,8 @@ class WorkerPoolManager:
             record = slot.record
             if record is None or slot.status is not WorkerLifecycleStatus.RUNNING:
                 return False
-            pulse = read_pulse(record.beat_file)
-            if pulse is None:
-                return False
-            if pulse.overdue_seconds is not None and pulse.overdue_seconds > _OVERDUE_SECONDS:
-                why = f"it hung: the call {pulse.call} was {pulse.overdue_seconds:.1f} s past its deadline"
-            elif pulse.age_seconds > record.hang_after_seconds:
-                why = f"it hung: no sign of life for {pulse.age_seconds:.0f} s"
-            else:
+            why = why_hung(record)
+            if why is None:
                 return False
             slot.ended_because = why
         logs.event(
@@ -525,22 +497,6 @@ class WorkerPoolManager:
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, wait_seconds: float = 0.0
     ) -> None:
         self._sink.publish(info, beat, wait_seconds=wait_seconds)
-
-
-def _batch(
-    items: Sequence[tuple[str, T]],
-    one: Callable[[T], tuple[str, WorkerInfo | str]],
-    progress: Progress | None,
-) -> BatchResult:
-    parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
-    with ThreadPoolExecutor(_BATCH_THREADS, thread_name_prefix="batch") as threads:
-        for (account_id, _), (outcome, what) in zip(
-            items, threads.map(lambda item: one(item[1]), items), strict=True
-        ):
-            parts[outcome][account_id] = what
-            if progress is not None:
-                progress(account_id, outcome)
-    return BatchResult(**parts)
 
 
 def _no_worker(account_id: str) -> NoWorkerError:

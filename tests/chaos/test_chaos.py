@@ -384,7 +384,7 @@ def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
         thread.start()
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends and all(thread.is_alive() for thread in threads):
-        time.sleep(1)
+        chaos.over.wait(1)
         for host in chaos.hosts:
             host.keep_agent()
     failed = [thread.name for thread in threads if not thread.is_alive()]

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from support.fleet import Fleet
@@ -42,8 +41,8 @@ def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending
     path = fleet.config_dir / "accounts" / f"{A}.yaml"
     good = path.read_text()
     path.write_text("gateway: paper\nlogn: [\n")
-    time.sleep(2.5)  # a look of the keeper: what runs is not touched
-    assert fleet.workers() == workers
+    fleet.look_again()
+    assert fleet.workers() == workers  # what runs is not touched
 
     workers[A].kill()
     workers[accounts[1]].kill()
@@ -78,7 +77,7 @@ def test_foreign_files_stale_sockets_and_borrowed_pids_are_left_alone(bare_fleet
     fleet = bare_fleet
     fleet.start_venue()
     accounts = fleet.add_accounts(2)
-    stranger = fleet.spawn(sys.executable, "-c", "import time; time.sleep(120)", log="stranger")
+    stranger = fleet.spawn(sys.executable, "-c", "import signal; signal.pause()", log="stranger")
     workers, run = fleet.paths.workers_dir, fleet.paths.run_dir
     (workers / "notes.json").write_text("buy milk")
     (workers / "binary.json").write_bytes(os.urandom(200))

@@ -88,7 +88,7 @@ def test_a_refused_login_is_not_tried_again_until_the_credential_changes(fleet: 
     eventually(lambda: fleet.status(A) == "failed", what="the login is refused")
     log = fleet.paths.worker_log(A)
     tries = log.read_text().count("connect_failed")
-    time.sleep(3)  # more than one look of the keeper
+    fleet.look_again()
     assert log.read_text().count("connect_failed") == tries
 
     password.write_text(right)
@@ -167,7 +167,7 @@ def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fle
     fleet.start_agent()
 
     eventually(lambda: "not_recovered" in fleet.log("agent"), what="it is tried")
-    time.sleep(5)  # two more looks of the keeper: it is not tried again and again
+    fleet.look_again(3)  # and it is not tried again and again
     assert fleet.log("agent").count("not_recovered") == 1
     assert worker.alive()
     path.write_text(good)
@@ -271,7 +271,7 @@ def test_a_redis_that_comes_back_empty_lets_no_second_session_in(fleet: Fleet) -
     fleet.run_json("start-all")
     fleet.run("stop", accounts[2])
     before = fleet.workers()
-    time.sleep(3)  # the keeper's own memory is written every two seconds
+    fleet.look_again()  # its memory is written by then
     fleet.redis.process.kill()
     fleet.redis.process.wait()
     fleet.redis.empty()

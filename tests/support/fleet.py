@@ -167,6 +167,15 @@ class Fleet:
         with self.admin() as admin:
             return admin.stats()
 
+    def look_again(self, times: int = 2) -> None:
+        """Wait until the agent has compared what is with what is wanted so many times more."""
+
+        def looks() -> int:
+            return next(int(state.data["looks"]) for state in self.store.hosts() if state.name == self.host)
+
+        before = looks()
+        eventually(lambda: looks() >= before + times, within=30, what="the agent looks again")
+
     def end_agent(self, number: int = SIGKILL) -> None:
         """End the agent by a signal, as a crash or a person would."""
         assert self.agent is not None

@@ -71,6 +71,11 @@ class RedisServer:
             else:
                 path.unlink()
 
+    def forget(self) -> None:
+        """Have it lose all its data while it runs. It is the test's own server, with nobody else's data."""
+        with self.client() as client:
+            client.flushall()
+
     def restart(self) -> None:
         self.stop()
         self.start()

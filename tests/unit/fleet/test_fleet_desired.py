@@ -86,8 +86,7 @@ def test_what_redis_lost_is_restored_and_nothing_later_overwritten(
 ) -> None:
     _, desired = store.desire(wish(host="h1"))
     assert store.restore(desired) is False
-    with redis_server.client() as client:
-        client.flushall()
+    redis_server.forget()
     assert store.restore(desired) is True
     assert store.read("a") == desired
     store.desire(wish("stopped", "t2"))

@@ -46,7 +46,7 @@ class Leases(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.client: Any = self.server.client()
-        self.client.flushall()
+        self.server.forget()
         self.store = LeaseStore(self.server.url)
         self.store.trust()
         self.runners: list[Runner] = []
@@ -134,7 +134,7 @@ class Leases(RuleBasedStateMachine):
     @rule()
     def forget(self) -> None:
         """Redis comes back empty; the workers that run renew before its quarantine is over, as they do each second."""
-        self.client.flushall()
+        self.server.forget()
         with pytest.raises(Quarantine):
             self.store.acquire(
                 [CLAIM],

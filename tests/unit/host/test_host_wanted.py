@@ -26,8 +26,7 @@ class Fleet:
         return Wanted(name, self.store, Memory(self.directory / f"{name}.json"))
 
     def forget(self) -> None:
-        with self.server.client() as client:
-            client.flushall()
+        self.server.forget()
 
 
 @pytest.fixture

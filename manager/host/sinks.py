@@ -1,0 +1,24 @@
+"""Where a pool's records go."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from manager.models import WorkerInfo
+
+
+class RecordSink(Protocol):
+    """Where the pool's records go, so that the fleet sees them."""
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool: ...
+
+
+class NoSink:
+    """For a pool that reports to nobody: a script without Redis."""
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool:
+        del info, beat, wait_seconds
+        return True
