@@ -5,13 +5,14 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from manager.errors import SettingsError
+from manager.labels import Labels, parse_labels
 
 _APP = "worker-manager"
 
@@ -31,10 +32,16 @@ class Settings(BaseSettings):
 
     #: Where Redis is. Without it, the Redis that `manager up` started on this machine is used. It may hold a password.
     redis_url: SecretStr | None = None
+    #: A file that holds that URL instead, mode 0600: a container's secret, or beside the service's own files.
+    redis_url_file: Path | None = None
     config_dir: Path = Field(default_factory=lambda: platformdirs.user_config_path(_APP, appauthor=False))
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, appauthor=False))
     #: This host's name in the fleet; its queue is `host.<name>`.
     host: str = Field(default_factory=_default_host)
+    #: What this host can do, `mt5,london,egress_ip=203.0.113.7`: accounts ask for it with `requires`.
+    labels: Annotated[Labels, NoDecode] = Field(default_factory=dict)
+    #: How many workers this host takes at most; 0: as many as its memory allows.
+    capacity: Annotated[int, Field(ge=0, le=100_000)] = 0
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
@@ -66,6 +73,24 @@ class Settings(BaseSettings):
     #: How worker processes are made: `fork` from a preloaded process, or `spawn` a fresh interpreter for each.
     start_method: Literal["fork", "spawn"] = "spawn" if sys.platform == "win32" else "fork"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _url_from_file(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("redis_url_file") and not data.get("redis_url"):
+            path = Path(str(data["redis_url_file"])).expanduser()
+            try:
+                url = path.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise ValueError(f"MANAGER_REDIS_URL_FILE: {path} cannot be read: {reason}") from None
+            return {**data, "redis_url": url}
+        return data
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        return parse_labels(value) if isinstance(value, str) else value
+
     @field_validator("config_dir", "state_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -87,7 +112,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(
-            f"MANAGER_{str(e['loc'][0]).upper() if e['loc'] else '?'}: {e['msg'].removeprefix('Value error, ')}"
+            (f"MANAGER_{str(e['loc'][0]).upper()}: " if e["loc"] else "")
+            + e["msg"].removeprefix("Value error, ")
             for e in error.errors(include_input=False)
         )
         raise SettingsError(f"bad setting in the environment: {problems}") from None
