@@ -153,6 +153,12 @@ class HostUnavailableError(ManagerError, RuntimeError):
     retryable = True
 
 
+class NoHostFitsError(HostUnavailableError):
+    """Raised when every live host is refused by a rule; the text names host and rule."""
+
+    code = "no_host_fits"
+
+
 class HostAgentError(ManagerError, RuntimeError):
     """Raised when a host agent cannot run as it is started: wrong pool, or a second one on one state directory."""
 

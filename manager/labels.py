@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 #: A label's name → its value; empty for a word alone.
@@ -19,6 +20,28 @@ def label_problem(name: str, value: str) -> str | None:
     if not _VALUE.fullmatch(value):
         return f"label {name}: its value is at most 128 letters, digits, and any of . _ : / @ + -"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which accounts a command is for: those of any of the groups that have all of the labels."""
+
+    groups: tuple[str, ...] = ()
+    #: `name` or `name=value`.
+    labels: tuple[str, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.labels)
+
+    def __str__(self) -> str:
+        parts = [f"group {' or '.join(self.groups)}"] if self.groups else []
+        return " with ".join([*parts, *([", ".join(self.labels)] if self.labels else [])]) or "all accounts"
+
+    def takes(self, groups: Iterable[str], labels: Mapping[str, str]) -> bool:
+        """Say whether an account with these groups and labels is meant."""
+        if self.groups and not set(self.groups) & set(groups):
+            return False
+        return not missing_labels(labels, self.labels)
 
 
 def parse_labels(text: str) -> Labels:

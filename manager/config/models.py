@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
+from manager.placement import WORKER_MB, Needs
+
 #: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
 _MAX_NUMBER: Final = 2**63 - 1
 
@@ -37,6 +39,15 @@ def _named(value: object) -> object:
 
 
 Name = Annotated[str, BeforeValidator(_named)]
+
+
+def _listed(value: object) -> object:
+    # `avoid_sharing: server` means a list of one.
+    return (value,) if isinstance(value, str) else value
+
+
+Avoidance = Annotated[tuple[Literal["egress_ip", "server"], ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 
 
 class _Section(BaseModel):
@@ -163,6 +174,15 @@ class AccountConfig(_Section):
     host: Name | None = None
     #: `auto` lets another host take over when this one is lost; `never` leaves that to `manager move --force`.
     failover: Literal["never", "auto"] = "never"
+    #: Labels that its host must have, `name` or `name=value`.
+    requires: Names = ()
+    #: Megabytes that its worker, and what belongs to it on the host (a terminal), is counted with.
+    memory_mb: Count = WORKER_MB
+    #: No other account of its server on its host (`server`), or behind its host's address (`egress_ip`).
+    avoid_sharing: Avoidance = ()
+    #: What commands select it by: `--group`, and `-l name=value`.
+    groups: Names = ()
+    labels: dict[str, Name] = Field(default_factory=dict)
     command: tuple[str, ...] | None = None
     directory: str | None = None
     ready: ReadyConfig | None = None
@@ -178,6 +198,17 @@ class AccountConfig(_Section):
     def broker_login(self) -> tuple[str, str] | None:
         """Return server and login as text, whatever the gateway; None for an account without a login."""
         return None if self.login is None else (self.server or "", str(self.login))
+
+    def needs(self) -> Needs:
+        """Return what the account asks of its host."""
+        return Needs(
+            account_id=self.account_id,
+            pin=self.host,
+            requires=self.requires,
+            memory_mb=self.memory_mb,
+            server="" if self.server is None else f"{quote(self.gateway)}:{quote(self.server)}",
+            avoid=frozenset(self.avoid_sharing),
+        )
 
     def identity(self) -> str:
         """Return what only one session may exist for: gateway, server and login, or the account where it has none.
@@ -218,6 +249,11 @@ class GlobalDefaults(_Section):
     health: HealthConfig | None = None
     host: Name | None = None
     failover: Literal["never", "auto"] | None = None
+    requires: Names | None = None
+    memory_mb: Count | None = None
+    avoid_sharing: Avoidance | None = None
+    groups: Names | None = None
+    labels: dict[str, Name] | None = None
     stop: StopConfig | None = None
     environment: dict[str, Name] | None = None
     options: dict[str, JsonValue] | None = None
@@ -258,6 +294,11 @@ BUILT_IN: Final[dict[str, Any]] = {
         "cycle_seconds": 30.0,
     },
     "failover": "never",
+    "requires": [],
+    "memory_mb": WORKER_MB,
+    "avoid_sharing": [],
+    "groups": [],
+    "labels": {},
     "stop": {"signal": "TERM", "deadline_seconds": 10.0},
 }
 

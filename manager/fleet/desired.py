@@ -14,10 +14,12 @@ on above those that agents remember.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
+from manager.fleet.audit import AUDIT_KEY
 from manager.fleet.client import open_client, translated
+from manager.placement import Needs
 
 DESIRED_KEY: Final = "manager:desired"
 VERSION_KEY: Final = "manager:desired:version"
@@ -27,6 +29,7 @@ State = Literal["running", "stopped"]
 #: Why an account is wanted on another host than where it was.
 MOVE: Final = "move"
 FORCED_MOVE: Final = "forced move"
+DRAIN: Final = "drain"
 
 #: Shared by the scripts: a record that was edited by hand into nonsense counts as none.
 _COMMON: Final = """
@@ -48,7 +51,8 @@ local function write(account, r)
 end
 """
 
-#: KEYS: desired, version, seen. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover), nudge or ''.
+#: KEYS: desired, version, seen, audit. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
+#: needs), nudge or '', token.
 _DESIRE: Final = (
     _COMMON
     + """
@@ -56,9 +60,10 @@ local wish = cjson.decode(ARGV[2])
 local r = read(ARGV[1])
 local seen = tonumber(redis.call('GET', KEYS[3]))
 if seen and r then
-  if r.generation == seen and wish.host ~= '' and (r.host ~= wish.host or r.failover ~= wish.failover) then
+  if r.generation == seen and wish.host ~= '' and (r.host ~= wish.host or r.failover ~= wish.failover or wish.needs) then
     r.host = wish.host
     r.failover = wish.failover
+    r.needs = wish.needs or r.needs
     return {string.format('%d', seen), write(ARGV[1], r)}
   end
   return {string.format('%d', seen), cjson.encode(r)}
@@ -73,6 +78,9 @@ if wish.host == '' then
   wish.host = before.host
   wish.failover = r and r.failover or false
 end
+wish.needs = wish.needs or (r and r.needs)
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
+  'by', wish.by, 'host', wish.host)
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
 if ARGV[3] ~= '' and wish.host ~= '' then
   local list = 'manager:host:' .. wish.host .. ':nudges'
@@ -110,13 +118,14 @@ return 1
 """
 )
 
-#: KEYS: desired, version. ARGV: account, generation, from host, to host.
+#: KEYS: desired, version. ARGV: account, generation, from host, to host, why ('': as it was).
 _TAKE_OVER: Final = (
     _COMMON
     + """
 local r = read(ARGV[1])
 if not r or r.generation ~= tonumber(ARGV[2]) or r.host ~= ARGV[3] then return 0 end
 r.host = ARGV[4]
+if ARGV[5] ~= '' then r.why = ARGV[5] end
 write(ARGV[1], r)
 return 1
 """
@@ -144,9 +153,11 @@ class Wish:
     failover: bool = False
     #: Of a stop, seconds.
     timeout: float | None = None
+    #: What the account asks of its host, where that is known here.
+    needs: Needs | None = None
 
     def arguments(self) -> list[str]:
-        wish = {
+        wish: dict[str, Any] = {
             "state": self.state,
             "restart": int(self.restart),
             "by": self.by,
@@ -157,11 +168,14 @@ class Wish:
             "failover": self.failover,
             "timeout": self.timeout,
         }
+        if self.needs is not None:
+            wish["needs"] = self.needs.to_record()
         nudge = {"account_id": self.account_id, "token": self.token, "by": self.by}
         return [
             self.account_id,
             json.dumps(wish),
             json.dumps(nudge) if self.state == "stopped" and not self.host else "",
+            self.token,
         ]
 
 
@@ -185,6 +199,13 @@ class Desired:
     failover: bool = False
     #: Seconds that a stop may take; None: the account's own.
     timeout: float | None = None
+    #: What others must know of it to place theirs; see `Needs.to_record`.
+    needs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tenant(self) -> Needs:
+        """The account as placement counts it."""
+        return Needs.from_record(self.account_id, self.needs)
 
     @property
     def running(self) -> bool:
@@ -211,6 +232,7 @@ class Desired:
                 validate=data.get("validate", True) is True,
                 failover=data.get("failover", False) is True,
                 timeout=_seconds(data.get("timeout")),
+                needs=needs if isinstance(needs := data.get("needs"), dict) else {},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
@@ -261,7 +283,7 @@ class DesiredStore:
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             for wish in wishes:
-                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
+                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}", AUDIT_KEY]
                 self._desire(keys=keys, args=wish.arguments(), client=pipe)
             answers = pipe.execute()
         found: list[tuple[int, Desired]] = []
@@ -286,13 +308,13 @@ class DesiredStore:
                 self._restore(keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.to_json()])
             )
 
-    def take_over(self, desired: Desired, host: str) -> bool:
+    def take_over(self, desired: Desired, host: str, why: str = "") -> bool:
         """Make the account `host`'s; False if another host was faster, or something else is wanted by now."""
         with translated(self._url):
             return bool(
                 self._take_over(
                     keys=[DESIRED_KEY, VERSION_KEY],
-                    args=[desired.account_id, desired.generation, desired.host, host],
+                    args=[desired.account_id, desired.generation, desired.host, host, why],
                 )
             )
 

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +20,14 @@ from manager.host.commands import HostCommands
 from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.lock import FileLock
+from manager.host.machine import load, memory_mb
 from manager.host.memory import Memory
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
 from manager.host.selftest import SelfTest
 from manager.models import WorkerInfo, utc_now
 from manager.paths import StatePaths
+from manager.placement import HostFacts
 from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.validation import AccountConfigurationValidator, OrderBook
@@ -118,6 +121,8 @@ class HostAgent:
                 leases=leases,
                 memory=Memory(self.paths.root / "desired.json"),
                 answer=self._answer,
+                me=self._facts,
+                drain_memory=self.paths.root / "drain.json",
             )
             self._commands = HostCommands(
                 host=settings.host,
@@ -125,7 +130,7 @@ class HostAgent:
                 keeper=keeper,
                 config_service=self.config_service,
                 desired=desired,
-                store=self.store,
+                neighbours=keeper.neighbours,
                 leases=leases,
             )
             adopted = pool.adopt()
@@ -221,6 +226,7 @@ class HostAgent:
 
     def _describe(self) -> Mapping[str, Any]:
         pool = self._pool
+        memory, available = memory_mb()
         return {
             **self._process.to_dict(),
             "machine": _machine(),
@@ -231,7 +237,24 @@ class HostAgent:
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
             "looks": self._keeper.looks if self._keeper else 0,
             "trouble": self._keeper.wanted.trouble if self._keeper else None,
+            "drain": self._keeper.drain.told() if self._keeper else None,
+            "labels": self.settings.labels,
+            "capacity": self.settings.capacity,
+            "memory_mb": memory,
+            "available_mb": available,
+            "load": load(),
+            "time": time.time(),
         }
+
+    def _facts(self) -> HostFacts:
+        memory, available = memory_mb()
+        return HostFacts(
+            name=self.settings.host,
+            labels=self.settings.labels,
+            capacity=self.settings.capacity,
+            memory_mb=memory,
+            available_mb=available,
+        )
 
     def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         """The one place that hears of every worker that ended without being asked to: recovery starts here."""

@@ -8,15 +8,17 @@ from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
     HostUnavailableError,
     ManagerError,
+    NoHostFitsError,
     OverruledError,
     StartCancelledError,
 )
-from manager.fleet import FleetStore
 from manager.fleet.desired import FORCED_MOVE, MOVE, Desired, DesiredStore, Wish
 from manager.host.keeper import Keeper
 from manager.host.leasing import FleetLeases
+from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.models import WorkerInfo
+from manager.placement import Needs
 from manager.pool import StartOrder
 
 #: How often a command is passed on before the host that has it says that it is lost.
@@ -45,7 +47,7 @@ class HostCommands:
         keeper: Keeper,
         config_service: ConfigurationService,
         desired: DesiredStore,
-        store: FleetStore,
+        neighbours: Neighbours,
         leases: FleetLeases,
     ) -> None:
         self._host = host
@@ -53,7 +55,7 @@ class HostCommands:
         self._keeper = keeper
         self._config_service = config_service
         self._desired = desired
-        self._store = store
+        self._neighbours = neighbours
         self._leases = leases
 
     def start(
@@ -95,13 +97,19 @@ class HostCommands:
     def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], hops: int) -> WorkerInfo:
         account_id = wish.account_id
         config = self._peek(account_id, wish.apply_defaults)
-        self._place(account_id, config, hops)
         failover = config is not None and config.failover == "auto"
-        generation, desired = self._keeper.wish(replace(wish, host=self._host, failover=failover))
+        needs = config.needs() if config is not None else Needs(account_id=account_id)
+        here = self._pool.has_worker_for_account(account_id)
+        if not here:
+            self._place(account_id, needs, hops)
+        wish = replace(wish, host=self._host, failover=failover, needs=needs if config is not None else None)
+        generation, desired = self._keeper.wish(wish)
         if not desired.running:
             raise StartCancelledError(
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
+        if not here and desired.why != FORCED_MOVE:
+            self._keep_or_pass_on(needs, generation, hops)
         try:
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
@@ -112,41 +120,59 @@ class HostCommands:
                 self._keeper.wanted.withdraw(account_id, generation)
             raise
 
+    def _keep_or_pass_on(self, needs: Needs, generation: int, hops: int) -> None:
+        """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
+        why = self._neighbours.refusal(needs, generation, self._pool.has_worker_for_account)
+        if why is None:
+            self._neighbours.note(needs)
+            return
+        placement = self._neighbours.place(needs, None, without=self._host)
+        if placement.host is not None and hops < MAX_HOPS:
+            raise Elsewhere(placement.host)
+        self._keeper.wanted.withdraw(needs.account_id, generation)
+        raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.told()}")
+
     def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
         try:
             return self._config_service.load_account_config(account_id, apply_defaults)
         except ManagerError:
             return None  # carrying it out will tell
 
-    def _place(self, account_id: str, config: AccountConfig | None, hops: int) -> None:
-        """Raise Elsewhere if the account is another host's: its pin, else where it is or was."""
-        if self._pool.has_worker_for_account(account_id):
-            return
-        pin = config.host if config is not None else None
-        if pin == self._host:
-            return
-        if pin is not None:
-            if hops >= MAX_HOPS or not self._live(pin):
-                raise HostUnavailableError(
-                    f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive there: "
-                    "start it with `manager host`, or change the file"
-                )
-            raise Elsewhere(pin)
+    def _place(self, account_id: str, needs: Needs, hops: int) -> None:
+        """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
+        pin = needs.pin
+        if pin not in {None, self._host} and not self._neighbours.live(str(pin)):
+            raise HostUnavailableError(
+                f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive there: "
+                "start it with `manager host`, or change the file"
+            )
         desired = self._desired.read(account_id)
         if desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == self._host:
             self._keeper.wanted.certain(account_id)
-            return
+            if desired.why == FORCED_MOVE:
+                return
         other = self._keeper.wanted.host_elsewhere(account_id, desired)
         self._ask_uncertain(account_id, hops)
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
-        if other is not None and hops < MAX_HOPS and self._live(other):
+        if other is not None and pin is None and hops == 0 and self._neighbours.live(other):
             raise Elsewhere(other)
+        # Whoever passed it on has looked at every host: it stays here unless a rule of this host refuses it.
+        last = self._host if hops or (desired is not None and desired.host == self._host) else None
+        placement = self._neighbours.place(needs, last)
+        if placement.host is None:
+            raise NoHostFitsError(
+                f"{placement.told()}: `manager place {account_id} --explain` shows what it needs"
+            )
+        if placement.host != self._host:
+            if hops >= MAX_HOPS:
+                raise NoHostFitsError(f"{account_id}: it was passed on {hops} times, and no host has kept it")
+            raise Elsewhere(placement.host)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
         host = self._keeper.wanted.uncertain_host(account_id)
         if host is None:
             return
-        if not self._live(host):
+        if not self._neighbours.live(host):
             raise HostUnavailableError(
                 f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its worker may "
                 f"trade; it is asked when the host is back; if it is lost for good: `manager move {account_id} --to "
@@ -159,12 +185,9 @@ class HostCommands:
         host = desired.host or self._keeper.wanted.uncertain_host(account_id) or self._host
         if host == self._host or hops >= MAX_HOPS:
             return
-        if self._live(host):
+        if self._neighbours.live(host):
             raise Elsewhere(host)
         raise HostUnavailableError(
             f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"
         )
-
-    def _live(self, host: str) -> bool:
-        return any(state.live for state in self._store.hosts() if state.name == host)

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from manager import logs
@@ -18,11 +20,14 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.host.drain import Drain
 from manager.host.leasing import FleetLeases
 from manager.host.memory import Memory
+from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.host.restarts import Restarts
 from manager.host.wanted import Wanted
+from manager.placement import HostFacts
 from manager.validation import OrderBook
 
 logger = logging.getLogger(__name__)
@@ -62,7 +67,10 @@ class Keeper:
         leases: FleetLeases,
         memory: Memory,
         answer: Answer,
+        me: Callable[[], HostFacts],
+        drain_memory: Path,
     ) -> None:
+        """`me` is this host as placement sees it, but for whether it is drained."""
         self._host = host
         self._pool = pool
         self._config_service = config_service
@@ -73,7 +81,15 @@ class Keeper:
         self._closing = threading.Event()
         self._wake = threading.Event()
         self.wanted = Wanted(host, desired, memory)
-        self.restarts = Restarts(host, pool, self.wanted, orders, config_service, self._wake.set)
+        self.drain = Drain(
+            host, pool, self.wanted, store, config_service, lambda: self.neighbours, drain_memory
+        )
+        self.neighbours = Neighbours(
+            host, store, self.wanted, lambda: replace(me(), draining=self.drain.active)
+        )
+        self.restarts = Restarts(
+            host, pool, self.wanted, orders, config_service, self._wake.set, lambda: self.drain.active
+        )
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         #: Since when (monotonic) a worker is there whose stop has ended.
@@ -91,6 +107,7 @@ class Keeper:
     def start(self) -> None:
         """Carry out the stops that were missed, then begin to keep; what should run is started right away."""
         self.wanted.read()
+        self.drain.read()
         self.wanted.believe(self._pool.live_records())
         missed = self._stop_unwanted()
         if missed:
@@ -108,6 +125,7 @@ class Keeper:
             if thread.is_alive():
                 thread.join()
         self._stopping.shutdown()
+        self.drain.close()
         self.wanted.save()
 
     # commands
@@ -168,8 +186,10 @@ class Keeper:
     def _look(self) -> None:
         self._leases.tend()
         self.wanted.read()
+        self.drain.read()
         self._stop_unwanted()
         self._reconcile()
+        self.drain.look()
         self.wanted.save()
         self.looks += 1
 
@@ -235,13 +255,16 @@ class Keeper:
     def _take_over(self, candidates: list[Desired]) -> None:
         """Take the accounts of lost hosts whose files allow that, once their leases' time is over."""
         try:
-            live = {state.name for state in self._store.hosts() if state.live}
             for desired in candidates:
                 account_id = desired.account_id
-                if desired.host in live or self._pool.has_worker_for_account(account_id):
+                if self.neighbours.live(desired.host) or self._pool.has_worker_for_account(account_id):
                     continue
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
-                if config.failover != "auto" or config.host not in (None, self._host):
+                if config.failover != "auto":
+                    continue
+                # Every host that looks sees the same fleet and so chooses the same one; should two see it differently,
+                # one of them writes first.
+                if self.neighbours.place(config.needs(), None, without=desired.host).host != self._host:
                     continue
                 if not self._leases.free(config) or not self.wanted.take_over(desired):
                     continue

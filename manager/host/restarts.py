@@ -17,7 +17,7 @@ from manager.config import (
     watch_credential,
 )
 from manager.errors import FleetUnavailableError, ManagerError, StartCancelledError
-from manager.fleet.desired import Desired
+from manager.fleet.desired import DRAIN, Desired
 from manager.host.pool import WorkerPoolManager
 from manager.host.recovery import RestartPolicy
 from manager.host.wanted import Wanted
@@ -53,7 +53,10 @@ class Restarts:
         orders: OrderBook,
         config_service: ConfigurationService,
         wake: Callable[[], None],
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`draining`: the host takes no new workers, and replaces none."""
+        self._draining = draining
         self._host = host
         self._pool = pool
         self._wanted = wanted
@@ -94,6 +97,8 @@ class Restarts:
     def consider(self, desired: Desired, *, at_once: bool) -> None:
         """See that an account which should run here does; `at_once` if no task can be on its way for it."""
         account_id = desired.account_id
+        if self._draining():
+            return
         generation = self._pool.generation(account_id)
         if generation is not None and generation >= desired.restart:
             return
@@ -104,6 +109,8 @@ class Restarts:
         if self.is_blocked(desired):
             return
         waiting = generation is None and self._pool.has_worker_for_account(account_id)
+        # One that was handed over comes without a task.
+        at_once = at_once or desired.why == DRAIN
         if not (at_once or tried or waiting or self._wanted.task_is_lost(desired)):
             return
         with self._lock:
@@ -192,6 +199,9 @@ class Restarts:
             return
         if not wanted.running or wanted.host != self._host:
             self._pool.abandon(account_id, "it is not wanted here any more")
+            return
+        if self._draining():
+            self._pool.abandon(account_id, f"host {self._host} is drained")
             return
         with self._lock:
             blocked = self._blocked.get(account_id)

@@ -111,6 +111,21 @@ class Wanted:
             self._known[desired.account_id] = replace(desired, host=self._host)
         return True
 
+    def hand_over(self, desired: Desired, host: str, why: str) -> bool:
+        """Give an account of this host, which has no worker here any more, to another one. Raises FleetUnavailableError."""
+        if not self._desired.take_over(desired, host, why):
+            return False
+        with self._lock:
+            self._known[desired.account_id] = replace(desired, host=host, why=why)
+            self.unsaved = True
+        return True
+
+    def redis_time(self) -> float:
+        """Return the time, in seconds since the epoch, by Redis's clock where that is known."""
+        with self._lock:
+            offset = self._clock_offset
+        return time.time() if offset is None else (time.monotonic() * 1000 + offset) / 1000
+
     def read(self) -> None:
         """Learn what has changed in Redis, if it is there."""
         now = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Final
 
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.gateways import known_gateways
+from manager.labels import label_problem
 from manager.settings import HOST_NAME
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
@@ -194,6 +195,27 @@ def host_is_a_name(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
         yield Finding(
             ("host",), f"{config.host!r} is no host's name; letters, digits, '.', '_' and '-' are allowed"
         )
+
+
+@rule
+def placement_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    if not 1 <= config.memory_mb <= 1_048_576:
+        yield Finding(("memory_mb",), f"{config.memory_mb}; 1 to 1048576 megabytes are allowed")
+    for index, want in enumerate(config.requires):
+        name, _equals, value = want.partition("=")
+        problem = label_problem(name, value)
+        if problem is not None:
+            yield Finding(("requires", index), problem)
+    for index, group in enumerate(config.groups):
+        problem = label_problem(group, "")
+        if problem is not None:
+            yield Finding(("groups", index), problem)
+    for name, value in config.labels.items():
+        problem = label_problem(name, value)
+        if problem is not None:
+            yield Finding(("labels", name), problem)
+    if config.avoid_sharing and config.server is None:
+        yield Finding(("avoid_sharing",), "is about accounts of one `server`, and this account names none")
 
 
 @rule

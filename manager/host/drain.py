@@ -1,0 +1,170 @@
+"""Emptying a host: nothing new starts on it, and its workers move or stop, those with positions when they are flat."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from manager import logs
+from manager.config import ConfigurationService
+from manager.errors import FleetUnavailableError, ManagerError
+from manager.fleet import FleetStore
+from manager.fleet.desired import DRAIN, Desired
+from manager.fleet.store import DrainOrder
+from manager.host.neighbours import Neighbours
+from manager.host.pool import WorkerPoolManager
+from manager.host.wanted import Wanted
+from manager.placement import Needs
+
+logger = logging.getLogger(__name__)
+
+#: Workers that leave at once.
+_AT_ONCE: Final = 32
+#: Accounts that the agent's word names among those that stay.
+_NAMED: Final = 10
+
+
+class Drain:
+    """One host's drain order, and what is done by it. `look` from the keeper's thread, the rest from any."""
+
+    def __init__(
+        self,
+        host: str,
+        pool: WorkerPoolManager,
+        wanted: Wanted,
+        store: FleetStore,
+        config_service: ConfigurationService,
+        neighbours: Callable[[], Neighbours],
+        memory: Path,
+    ) -> None:
+        """`memory` is a file: a host that was drained stays so when it starts again without Redis."""
+        self._host = host
+        self._pool = pool
+        self._wanted = wanted
+        self._store = store
+        self._config_service = config_service
+        self._neighbours = neighbours
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._stays: dict[str, str] = {}
+        self._order: DrainOrder | None = None
+        if memory.exists():
+            self._order = DrainOrder.from_json(memory.read_text())
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="drain")
+
+    @property
+    def active(self) -> bool:
+        """Whether this host takes no new workers."""
+        return self._order is not None and self._order.active
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def read(self) -> None:
+        """Learn what is ordered, if Redis is there; tell it if it has lost that."""
+        try:
+            order = self._store.drain(self._host)
+            if order is None and self._order is not None:
+                self._store.order_drain(self._host, self._order)
+        except FleetUnavailableError:
+            return
+        if order is not None and order != self._order:
+            logs.event(logger, logging.INFO, "drain", mode=order.mode, by=order.by, when_flat=order.when_flat)
+            self._order = order
+            self._stays = {}
+            try:
+                self._memory.write_text(order.to_json())
+            except OSError as error:
+                logs.event(logger, logging.WARNING, "drain_not_remembered", str(error))
+
+    def look(self) -> None:
+        """Have every worker leave that may."""
+        order = self._order
+        if order is None or not order.active:
+            return
+        stays: dict[str, str] = {}
+        for desired in self._wanted.running():
+            if desired.host != self._host:
+                continue
+            try:
+                why = self._leave(desired, order)
+            except FleetUnavailableError as error:
+                why = str(error)
+            if why is not None:
+                stays[desired.account_id] = why
+        self._stays = stays
+
+    def told(self) -> Mapping[str, Any] | None:
+        """Return what readers are told of it: how many are left, and why the first of them are."""
+        if not self.active:
+            return None
+        stays = dict(self._stays)
+        with self._lock:
+            busy = len(self._busy)
+        return {
+            "leaving": busy,
+            "staying": len(stays),
+            "why": dict(sorted(stays.items())[:_NAMED]),
+        }
+
+    def _leave(self, desired: Desired, order: DrainOrder) -> str | None:
+        """Begin to have one account leave; returns why it cannot now."""
+        account_id = desired.account_id
+        with self._lock:
+            if account_id in self._busy:
+                return None
+        live = self._pool.has_worker_for_account(account_id)
+        if live and order.when_flat and not 0 < order.deadline <= self._wanted.redis_time():
+            open_positions = self._positions(account_id)
+            if open_positions != 0:
+                return (
+                    "nobody knows its positions"
+                    if open_positions is None
+                    else f"{open_positions} positions are open"
+                )
+        target = None
+        if order.mode == "move":
+            placement = self._neighbours().place(self._needs(desired), None, without=self._host)
+            if placement.host is None:
+                return placement.told()
+            target = placement.host
+        elif not live:
+            return None
+        with self._lock:
+            self._busy.add(account_id)
+        self._threads.submit(self._carry_out, desired, target, live)
+        return None
+
+    def _carry_out(self, desired: Desired, target: str | None, live: bool) -> None:
+        account_id = desired.account_id
+        try:
+            if live:
+                self._pool.stop_worker(account_id)
+            if target is not None:
+                handed = self._wanted.hand_over(desired, target, DRAIN)
+                logs.event(
+                    logger, logging.INFO, "drained", account=account_id, to=target if handed else "nobody"
+                )
+        except ManagerError as error:
+            logs.event(logger, logging.WARNING, "drain_failed", str(error), account=account_id)
+        except Exception:
+            logger.exception("a drain met a fault of its own")
+        finally:
+            with self._lock:
+                self._busy.discard(account_id)
+
+    def _positions(self, account_id: str) -> int | None:
+        info = self._pool.get_worker_info(account_id)
+        found = info.metadata.get("open_positions") if info is not None else None
+        return found if isinstance(found, int) else None
+
+    def _needs(self, desired: Desired) -> Needs:
+        try:
+            return self._config_service.load_account_config(
+                desired.account_id, desired.apply_defaults
+            ).needs()
+        except ManagerError:
+            return desired.tenant  # its file cannot be read: its start there will tell

@@ -1,0 +1,82 @@
+"""A host agent's view of the fleet, to place accounts by: its hosts, and where every account is wanted."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from manager.fleet import FleetStore, HostState
+from manager.host.wanted import Wanted
+from manager.placement import FleetView, HostFacts, Needs, Placement
+
+#: Seconds that a look at the fleet serves: a batch of starts must not read everything for each.
+_FRESH_SECONDS: Final = 0.5
+
+
+class Neighbours:
+    """Thread-safe. What reads Redis raises FleetUnavailableError if it cannot be used."""
+
+    def __init__(self, host: str, store: FleetStore, wanted: Wanted, me: Callable[[], HostFacts]) -> None:
+        """`me` is this host as it is now: newer than what it said of itself."""
+        self._host = host
+        self._store = store
+        self._wanted = wanted
+        self._me = me
+        self._lock = threading.RLock()
+        self._hosts: list[HostState] = []
+        self._view: FleetView | None = None
+        self._until = 0.0
+
+    def live(self, host: str) -> bool:
+        """Say whether the host's agent is there."""
+        if host == self._host:
+            return True
+        with self._lock:
+            self._look()
+            return any(state.live for state in self._hosts if state.name == host)
+
+    def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
+        """Choose a host; see `FleetView.place`. It is counted there at once, until the next look."""
+        with self._lock:
+            view = self._look()
+            placement = view.place(needs, last_host, without=without)
+            if placement.host is not None:
+                view.add(needs, placement.host)
+            return placement
+
+    def note(self, needs: Needs) -> None:
+        """Note that the account is this host's by now."""
+        with self._lock:
+            if self._view is not None:
+                self._view.add(needs, self._host)
+
+    def refusal(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
+        """Return why this host must not have the account, counting those that were here, or were asked for, before it.
+
+        Of two that came to one place at once the earlier one has it, so that one of them always has. The account's
+        own claim stands in Redis before this is asked: whoever comes later sees it.
+        """
+        with self._lock:
+            view = self._look()
+            if view.refusal(needs, self._host) is None:
+                return None
+            earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
+        for desired in self._wanted.running():
+            account_id = desired.account_id
+            if account_id == needs.account_id or not desired.host:
+                continue
+            if runs(account_id) or (desired.generation, account_id) < (generation, needs.account_id):
+                earlier.add(desired.tenant, desired.host)
+        return earlier.refusal(needs, self._host)
+
+    def _look(self) -> FleetView:
+        now = time.monotonic()
+        if self._view is None or now >= self._until:
+            self._hosts = self._store.hosts()
+            self._until = now + _FRESH_SECONDS
+            view = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
+            for desired in self._wanted.running():
+                if desired.host:
+                    view.add(desired.tenant, desired.host)
+            self._view = view
+        return self._view
