@@ -1,11 +1,10 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
-import getpass
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Final, Literal
 from uuid import uuid4
 
@@ -15,19 +14,23 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from manager import wire
+from manager.caller import caller
 from manager.errors import (
     AlreadyThereError,
     CommandTimeoutError,
     FleetUnavailableError,
     HostUnavailableError,
     ManagerError,
+    NoBatchError,
     NoWorkerError,
 )
-from manager.fleet import FleetStore, safe_url
+from manager.fleet import FleetStore, HostState, safe_url
+from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, WorkerInfo
-from manager.pool import Progress, StartOrder
+from manager.placement import FleetView, Needs
+from manager.pool import Batch, Progress, StartOrder
 from manager.states import LIVE, WorkerLifecycleStatus
 
 #: Seconds between two looks at the results of a batch.
@@ -55,6 +58,25 @@ class _Command:
     queue: str = ""
     #: The task's id, by which a command that is delivered twice is one.
     token: str = field(default_factory=lambda: str(uuid4()))
+    #: What the account asks of its host; None: the host that gets the command finds out.
+    needs: Needs | None = None
+    failover: bool = False
+
+
+class _Parts:
+    """A batch's accounts, each in one part of the result."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
+
+    def put(self, account_id: str, part: str, what: Any) -> None:
+        self._parts[part][account_id] = what
+        if self._progress is not None:
+            self._progress(account_id, part)
+
+    def result(self, batch_id: str, pending: Mapping[str, str] | None = None) -> BatchResult:
+        return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id)
 
 
 class CeleryWorkerPool:
@@ -66,6 +88,7 @@ class CeleryWorkerPool:
         store: FleetStore,
         desired: DesiredStore,
         leases: LeaseStore,
+        batches: BatchStore,
         *,
         command_timeout_seconds: float = 180.0,
     ) -> None:
@@ -73,8 +96,9 @@ class CeleryWorkerPool:
         self._store = store
         self._desired = desired
         self._leases = leases
+        self._batches = batches
         self._timeout = command_timeout_seconds
-        self._me = _me()
+        self._me = caller()
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
@@ -126,17 +150,55 @@ class CeleryWorkerPool:
         )
         return WorkerInfo.from_dict(self._ask(order))
 
-    def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
+    def start_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
         commands = [self._start(order, wire.START_WORKER) for order in orders]
-        return self._batch(commands, self._timeout, _started, progress)
+        return self._batch(commands, self._timeout, _started, progress, batch)
+
+    def restart_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """See `manager.pool.WorkerPool.restart_many`: one Celery group with a task for each account."""
+        commands = [self._start(order, wire.RESTART_WORKER) for order in orders]
+        return self._batch(commands, self._timeout, _started, progress, batch)
 
     def stop_many(
-        self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
+        self,
+        account_ids: Sequence[str],
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        batch: Batch | None = None,
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.stop_many`: one Celery group with a task for each account."""
         commands = [self._stop(account_id, timeout) for account_id in account_ids]
-        return self._batch(commands, self._stop_wait(timeout), self._stopped, progress)
+        return self._batch(commands, self._stop_wait(timeout), self._stopped, progress, batch)
+
+    def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
+        """Return a batch and what has become of it by now; `pending` are those that nobody has answered for yet.
+
+        Raises NoBatchError if there is none of that id (they are kept for a day).
+        """
+        record = self._batches.read(batch_id)
+        if record is None:
+            raise NoBatchError(f"no batch {batch_id}: they are kept for a day; `manager batch` lists them")
+        parts = _Parts()
+        for account_id, (outcome, text) in record.settled.items():
+            parts.put(account_id, outcome, text)
+        sort = self._stopped if record.what == "stop" else _started
+        waiting = {token: account_id for account_id, token in record.tasks.items()}
+        with self._translated():
+            for task_id, outcome in self._results(set(waiting), 0.0):
+                account_id = waiting.pop(task_id)
+                parts.put(account_id, *sort(account_id, outcome))
+        pending = {account_id: token for token, account_id in waiting.items()}
+        return record, parts.result(batch_id, pending)
+
+    def batches(self, count: int) -> list[BatchRecord]:
+        """Return the newest batches, the newest first."""
+        found = (self._batches.read(batch_id) for batch_id in self._batches.newest(count))
+        return [record for record in found if record is not None]
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.WorkerPool.stoppable`."""
@@ -163,7 +225,15 @@ class CeleryWorkerPool:
     def _start(order: StartOrder, task: str) -> "_Command":
         restart = task == wire.RESTART_WORKER
         flags = {} if restart else {"apply_defaults": order.apply_defaults, "validate": order.validate}
-        return _Command(task, order.account_id, flags, "running", "restart" if restart else "start")
+        return _Command(
+            task,
+            order.account_id,
+            flags,
+            "running",
+            "restart" if restart else "start",
+            needs=order.needs,
+            failover=order.failover,
+        )
 
     @staticmethod
     def _stop(account_id: str, timeout: float | None) -> "_Command":
@@ -195,11 +265,15 @@ class CeleryWorkerPool:
 
         Raises HostUnavailableError if no host is live, but writes stops down even then.
         """
-        live = self._live_hosts()
+        hosts = self._store.hosts()
+        live = {host.name for host in hosts if host.live}
         stopping = bool(commands) and commands[0].state == "stopped"
         if not live and not stopping:
             raise HostUnavailableError(self._nobody())
         places = self._places([command.account_id for command in commands])
+        refused: dict[str, str] = {}
+        if len(commands) > 1 and not stopping:
+            commands, refused = self._spread(commands, places, hosts)
         self._desired.desire_many(
             Wish(
                 account_id=command.account_id,
@@ -209,6 +283,8 @@ class CeleryWorkerPool:
                 why=command.why,
                 restart=command.task == wire.RESTART_WORKER,
                 host=command.host,
+                needs=command.needs,
+                failover=command.failover,
                 apply_defaults=command.kwargs.get("apply_defaults", True),
                 validate=command.kwargs.get("validate", True),
                 timeout=command.kwargs.get("timeout"),
@@ -216,10 +292,9 @@ class CeleryWorkerPool:
             for command in commands
         )
         ready: list[_Command] = []
-        refused: dict[str, str] = {}
         for command in commands:
             place, has_worker = places.get(command.account_id, ("", False))
-            if place in live:
+            if command.queue or place in live:
                 ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
             elif stopping and has_worker:
                 refused[command.account_id] = (
@@ -232,8 +307,42 @@ class CeleryWorkerPool:
                 refused[command.account_id] = f"{command.account_id}: {self._nobody()}"
         return ready, refused
 
+    def _spread(
+        self,
+        commands: "Sequence[_Command]",
+        places: Mapping[str, tuple[str, bool]],
+        hosts: Sequence[HostState],
+    ) -> "tuple[list[_Command], dict[str, str]]":
+        """Give each of many starts its host in one pass, and have those of one server not follow on each other."""
+        snapshot = self._desired.snapshot()
+        view = FleetView(host.facts for host in hosts)
+        for desired in () if snapshot is None else snapshot.desired.values():
+            if desired.running and desired.host:
+                view.add(desired.tenant, desired.host)
+        live = {host.name for host in hosts if host.live}
+        refused: dict[str, str] = {}
+        servers: dict[str, list[_Command]] = {}
+        # Those that few hosts fit come first: another could have their place while it has others to go to.
+        for command in sorted(commands, key=_freedom):
+            place, has_worker = places.get(command.account_id, ("", False))
+            if command.needs is not None and not (has_worker and place in live):
+                placement = view.place(command.needs, place or None)
+                if placement.host is None:
+                    refused[command.account_id] = placement.told()
+                    continue
+                view.add(command.needs, placement.host)
+                host = placement.host
+                command = replace(command, host=host, queue=wire.host_queue(host))  # noqa: PLW2901
+            servers.setdefault(command.needs.server if command.needs is not None else "", []).append(command)
+        rounds = zip_longest(*servers.values())
+        return [command for row in rounds for command in row if command is not None], refused
+
     def _signature(self, command: "_Command") -> Any:
-        options: dict[str, Any] = {"queue": command.queue or wire.SHARED_QUEUE, "task_id": command.token}
+        options: dict[str, Any] = {
+            "queue": command.queue or wire.SHARED_QUEUE,
+            "task_id": command.token,
+            "headers": {wire.BY_HEADER: self._me},
+        }
         if command.state == "running":
             # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
             # because Celery compares the sender's clock with the host's. A stop never expires.
@@ -274,37 +383,38 @@ class CeleryWorkerPool:
         wait_seconds: float,
         sort: Callable[[str, Any], tuple[str, Any]],
         progress: Progress | None,
+        batch: Batch | None,
     ) -> BatchResult:
-        parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
-        if not commands:
+        batch = batch or Batch()
+        parts = _Parts(progress)
+        if not commands and not batch.settled:
             return BatchResult()
-        ready, refused = self._accept(commands)
-        parts["failed"] |= refused
-        if progress is not None:
-            for account_id in refused:
-                progress(account_id, "failed")
+        ready, refused = self._accept(commands) if commands else ([], {})
+        for account_id, text in refused.items():
+            parts.put(account_id, "failed", text)
+        waiting = {command.token: command.account_id for command in ready}
+        members = {account_id: token for token, account_id in waiting.items()}
+        settled = {**batch.settled, **{account_id: ("failed", text) for account_id, text in refused.items()}}
+        self._batches.save(batch.id, commands[0].why if commands else "start", self._me, members, settled)
         if not ready:
-            return BatchResult(**parts)
+            return parts.result(batch.id)
         with self._translated():
-            results = group([self._signature(command) for command in ready], app=self._app).apply_async()
-            waiting = {command.token: command.account_id for command in ready}
+            results = group([self._signature(command) for command in ready], app=self._app).apply_async(
+                task_id=batch.id
+            )
             try:
+                if not batch.wait:
+                    return parts.result(batch.id, members)
                 for task_id, outcome in self._results(set(waiting), wait_seconds):
                     account_id = waiting.pop(task_id)
-                    part, what = sort(account_id, outcome)
-                    parts[part][account_id] = what
-                    if progress is not None:
-                        progress(account_id, part)
+                    parts.put(account_id, *sort(account_id, outcome))
             finally:
                 for result in results.results:
                     _forget(result)
         for task_id, account_id in waiting.items():
-            parts["failed"][account_id] = (
-                f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
-            )
-            if progress is not None:
-                progress(account_id, "failed")
-        return BatchResult(**parts)
+            text = f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
+            parts.put(account_id, "failed", text)
+        return parts.result(batch.id)
 
     def _results(self, task_ids: set[str], wait_seconds: float) -> Iterator[tuple[str, Any]]:
         """Yield (task id, value or exception) as they come, many for one round trip, until the time is over."""
@@ -361,19 +471,15 @@ class CeleryWorkerPool:
         )
 
 
+def _freedom(command: _Command) -> tuple[bool, int, int]:
+    needs = command.needs
+    return (True, 0, 0) if needs is None else (needs.pin is None, -len(needs.requires), -len(needs.avoid))
+
+
 def _forget(result: Any) -> None:
     # Now, and not whenever the object is collected: then, with Redis away, its traceback would go to stderr.
     with suppress(RuntimeError, RedisError, OSError):
         result.backend.remove_pending_result(result)
-
-
-def _me() -> str:
-    """Return who asks, for the desired state: a user and a machine."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "?"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _started(account_id: str, outcome: Any) -> tuple[str, Any]:

@@ -65,6 +65,18 @@ class NoWorkerError(ManagerError, ValueError):
     code = "no_worker"
 
 
+class NoBatchError(ManagerError, ValueError):
+    """Raised when nothing is known of a batch."""
+
+    code = "no_batch"
+
+
+class NoSuchHostError(ManagerError, ValueError):
+    """Raised when a host is named that never reported."""
+
+    code = "no_such_host"
+
+
 class AlreadyThereError(ManagerError, ValueError):
     """Raised when a move is asked to the host where the account is."""
 

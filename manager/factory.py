@@ -1,16 +1,22 @@
 """The composition root for everyone who imports `manager`."""
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from manager.config import ConfigurationService
 from manager.fleet import FleetStore, celery_url, fleet_url
+from manager.fleet.audit import AuditTrail
+from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
+from manager.hosts import FleetHosts
 from manager.pool import WorkerPool
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.validation import AccountConfigurationValidator
+
+if TYPE_CHECKING:
+    from manager.dispatch import CeleryWorkerPool
 
 _lock: Final = threading.Lock()
 _instance: WorkerManagerService | None = None
@@ -45,7 +51,7 @@ def reset_worker_manager_service() -> None:
         _instance = None
 
 
-def celery_worker_pool(settings: Settings) -> WorkerPool:
+def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
     """Return the pool that sends commands to the fleet of these settings."""
     # Celery costs a quarter of a second to import: a service with a pool of its own does without.
     from manager.celery_app import sender_app
@@ -56,6 +62,7 @@ def celery_worker_pool(settings: Settings) -> WorkerPool:
         fleet_store(settings),
         desired_store(settings),
         LeaseStore(fleet_url(settings)),
+        BatchStore(fleet_url(settings)),
         command_timeout_seconds=settings.command_timeout_seconds,
     )
 
@@ -68,6 +75,16 @@ def fleet_store(settings: Settings) -> FleetStore:
 def desired_store(settings: Settings) -> DesiredStore:
     """Return what the fleet of these settings has been told its accounts should be."""
     return DesiredStore(fleet_url(settings))
+
+
+def fleet_hosts(settings: Settings) -> FleetHosts:
+    """Return the hosts of the fleet of these settings."""
+    return FleetHosts(fleet_store(settings), desired_store(settings), audit_trail(settings))
+
+
+def audit_trail(settings: Settings) -> AuditTrail:
+    """Return the audit trail of the fleet of these settings."""
+    return AuditTrail(fleet_url(settings))
 
 
 def build_service(settings: Settings) -> WorkerManagerService:

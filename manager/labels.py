@@ -30,6 +30,14 @@ class Selection:
     #: `name` or `name=value`.
     labels: tuple[str, ...] = field(default=())
 
+    @classmethod
+    def of(cls, group: str | Iterable[str] | None, labels: Mapping[str, str] | None) -> "Selection":
+        """Build one from what callers give: one group or several, and labels with their values."""
+        groups = (group,) if isinstance(group, str) else tuple(group or ())
+        return cls(
+            groups, tuple(f"{name}={value}" if value else name for name, value in (labels or {}).items())
+        )
+
     def __bool__(self) -> bool:
         return bool(self.groups or self.labels)
 

@@ -117,6 +117,10 @@ class BatchResult(_Payload):
     skipped: dict[str, str] = Field(default_factory=dict)
     #: Attempted without success, and why.
     failed: dict[str, str] = Field(default_factory=dict)
+    #: Asked for, and the caller did not stay for the answer → the id of its task.
+    pending: dict[str, str] = Field(default_factory=dict)
+    #: By which its progress is found again; empty where nobody keeps that.
+    batch_id: str = ""
 
     @property
     def ok(self) -> bool:

@@ -1,10 +1,12 @@
 """What the service needs of a pool of workers, wherever the workers are. A leaf but for the models."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
 
 from manager.models import BatchResult, WorkerInfo
+from manager.placement import Needs
 
 if TYPE_CHECKING:
     from manager.config import AccountConfig
@@ -27,6 +29,25 @@ class StartOrder:
     prepare: "Callable[[], AccountConfig]"
     #: Of the desired state that asks for it; 0 where nobody keeps one.
     generation: int = 0
+    #: What the account asks of its host, where its file is at hand.
+    needs: Needs | None = None
+    #: Whether another host may take over.
+    failover: bool = False
+
+
+def new_batch_id() -> str:
+    return str(uuid4())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is said about a batch beyond its members. `id` is how its progress is found again."""
+
+    id: str = field(default_factory=new_batch_id)
+    #: Accounts for which there is nothing to be done → (`skipped` or `failed`, why).
+    settled: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: False: the caller does not stay for the answers.
+    wait: bool = True
 
 
 class WorkerPool(Protocol):
@@ -52,11 +73,22 @@ class WorkerPool(Protocol):
     def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
         """Stop the account's worker where it is and start it on `host`; with `force`, without proof that it has ended."""
 
-    def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
+    def start_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
         """Start many at once; every order is accounted for in the result. Raises only if nothing could be tried."""
 
+    def restart_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """Stop and start many at once; every order is accounted for."""
+
     def stop_many(
-        self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
+        self,
+        account_ids: Sequence[str],
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        batch: Batch | None = None,
     ) -> BatchResult:
         """Stop many at once; every account is accounted for."""
 

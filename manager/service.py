@@ -1,14 +1,15 @@
 """The facade that people import: the fleet's commands, the same code for the host agent and for everyone else."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from manager import logs
-from manager.config import ConfigurationService
+from manager.config import ConfigurationService, LoadedAccount
 from manager.errors import ManagerError, StopFailedError
+from manager.labels import Selection
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.pool import Progress, StartOrder, WorkerPool
+from manager.pool import Batch, Progress, StartOrder, WorkerPool, new_batch_id
 from manager.states import WorkerLifecycleStatus
 from manager.validation import AccountConfigurationValidator, OrderBook
 
@@ -84,60 +85,134 @@ class WorkerManagerService:
         self.config_service.account_path(account_id)
         return self.validator.validate_account(account_id)
 
-    # all accounts
+    # many accounts
 
     def start_all_enabled_workers(
-        self, apply_defaults: bool = True, validate: bool = True
+        self,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        group: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> dict[str, WorkerInfo]:
-        """Start every enabled account; returns those that run now. `start_all` also tells of the others."""
-        return self.start_all(apply_defaults, validate).running
+        """Start every enabled account; returns those that run now. `start_all` also tells of the others.
+
+        `group` (one, or several of which any) and `labels` (all of them) select among the accounts.
+        """
+        return self.start_all(apply_defaults, validate, selection=Selection.of(group, labels)).running
 
     def start_all(
-        self, apply_defaults: bool = True, validate: bool = True, progress: Progress | None = None
+        self,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
     ) -> BatchResult:
-        """Start every enabled account and account for every one: started, already running, skipped, or failed."""
-        skipped: dict[str, str] = {}
-        failed: dict[str, str] = {}
-        orders: list[StartOrder] = []
-        for account_id, enabled in self.enabled_accounts().items():
-            if enabled is None:
-                failed[account_id] = str(self._orders.problems(account_id))
-            elif enabled:
-                orders.append(self._order(account_id, apply_defaults, validate))
-            else:
-                skipped[account_id] = f"{account_id}: disabled in its file (enabled: false)"
-        if progress is not None:
-            for account_id in (*skipped, *failed):
-                progress(account_id, "skipped" if account_id in skipped else "failed")
-        result = self.worker_pool.start_many(orders, progress)
-        result = result.model_copy(
-            update={"skipped": {**skipped, **result.skipped}, "failed": {**failed, **result.failed}}
-        )
-        self._log_batch("start_all", result)
-        return result
+        """Start every enabled account and account for every one: started, already running, skipped, or failed.
 
-    def stop_all_workers(self, timeout: float | None = None) -> int:
-        """Stop every worker; returns how many were stopped.
+        `batch_id` is by which others find the progress; without `wait` the answer comes once everything is sent.
+        """
+        settled: dict[str, tuple[str, str]] = {}
+        orders: list[StartOrder] = []
+        for account_id, loaded in self.select(selection).items():
+            config = None if loaded is None else loaded.config
+            if config is None:
+                settled[account_id] = ("failed", str(self._orders.problems(account_id)))
+            elif config.enabled:
+                orders.append(self._orders.order(account_id, apply_defaults, validate, config=config))
+            else:
+                settled[account_id] = ("skipped", f"{account_id}: disabled in its file (enabled: false)")
+        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        result = self.worker_pool.start_many(orders, _tell(settled, progress), batch)
+        return self._settle("start_all", result, settled)
+
+    def restart_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Stop and start, with the configuration as it is now, every selected account that has a worker."""
+        present = set(self.worker_pool.stoppable())
+        orders: list[StartOrder] = []
+        settled: dict[str, tuple[str, str]] = {}
+        for account_id, loaded in self.select(selection).items():
+            if account_id not in present:
+                settled[account_id] = ("skipped", f"{account_id} has no worker: nothing to restart")
+            elif loaded is None or loaded.config is None:
+                settled[account_id] = ("failed", str(self._orders.problems(account_id)))
+            else:
+                orders.append(self._orders.order(account_id, config=loaded.config))
+        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        result = self.worker_pool.restart_many(orders, _tell(settled, progress), batch)
+        return self._settle("restart_all", result, settled)
+
+    def stop_all_workers(
+        self,
+        timeout: float | None = None,
+        group: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> int:
+        """Stop every (selected) worker; returns how many were stopped.
 
         Raises StopFailedError, a RuntimeError, that names every worker which could not be proven to have ended.
         """
-        result = self.stop_all(timeout)
-        if result.failed:
-            raise StopFailedError(
-                f"{len(result.failed)} of {len(result.failed) + len(result.done)} workers did not stop: "
-                + "; ".join(result.failed.values())
-            )
-        return len(result.done)
+        return stopped_count(self.stop_all(timeout, selection=Selection.of(group, labels)))
 
-    def stop_all(self, timeout: float | None = None, progress: Progress | None = None) -> BatchResult:
-        """Stop every worker that may have a process or would get one again, and account for every one."""
-        result = self.worker_pool.stop_many(self.worker_pool.stoppable(), timeout, progress)
-        self._log_batch("stop_all", result)
-        return result
+    def stop_all(
+        self,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Stop every worker that may have a process or would get one again, and account for every one.
 
-    def validate_all_configs(self) -> dict[str, ValidationResult]:
-        """Check every account file; broken ones are among the results."""
-        return self.validator.validate_all()
+        With a selection, a worker whose file is gone or cannot be read is not stopped, but told as failed: nobody
+        can say whether it is meant.
+        """
+        stoppable = self.worker_pool.stoppable()
+        settled: dict[str, tuple[str, str]] = {}
+        if selection:
+            selected = self.select(selection)
+            known = set(self.config_service.list_accounts())
+            for account_id in stoppable:
+                if account_id not in known or (account_id in selected and selected[account_id] is None):
+                    text = f"{account_id}: its file cannot be read: nobody can say whether it belongs to {selection}"
+                    settled[account_id] = ("failed", text)
+            stoppable = [one for one in stoppable if one in selected and one not in settled]
+        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        result = self.worker_pool.stop_many(stoppable, timeout, _tell(settled, progress), batch)
+        return self._settle("stop_all", result, settled)
+
+    def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
+        """Return the selected accounts as their files are; None where a file says nothing that could be read."""
+        found: dict[str, LoadedAccount | None] = {}
+        for account_id in self.config_service.list_accounts():
+            try:
+                loaded = self.config_service.read_account(account_id)
+            except ManagerError:
+                continue  # gone since it was listed
+            config = loaded.repaired
+            if config is None:
+                found[account_id] = None
+            elif not selection or selection.takes(config.groups, config.labels):
+                found[account_id] = loaded
+        return found
+
+    def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
+        """Check every account file, or those selected, as this machine sees them; broken ones are among the results."""
+        results = self.validator.validate_all()
+        if not selection:
+            return results
+        selected = self.select(selection)
+        return {account_id: result for account_id, result in results.items() if account_id in selected}
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every known worker as it is now, ended ones too, by account id."""
@@ -145,14 +220,10 @@ class WorkerManagerService:
 
     def enabled_accounts(self) -> Mapping[str, bool | None]:
         """Return every account's `enabled`; None where the file is so broken that nobody can say."""
-        found: dict[str, bool | None] = {}
-        for account_id in self.config_service.list_accounts():
-            try:
-                config = self.config_service.read_account(account_id).config
-            except ManagerError:
-                config = None
-            found[account_id] = None if config is None else config.enabled
-        return found
+        return {
+            account_id: None if loaded is None or loaded.config is None else loaded.config.enabled
+            for account_id, loaded in self.select().items()
+        }
 
     # inside
 
@@ -160,14 +231,43 @@ class WorkerManagerService:
         return self._orders.order(account_id, apply_defaults, validate)
 
     @staticmethod
-    def _log_batch(action: str, result: BatchResult) -> None:
+    def _settle(action: str, result: BatchResult, settled: Mapping[str, tuple[str, str]]) -> BatchResult:
+        """Add what was settled before anything was sent, and log what became of the batch."""
+        parts: dict[str, dict[str, str]] = {"skipped": {}, "failed": {}}
+        for account_id, (outcome, text) in settled.items():
+            parts[outcome][account_id] = text
+        result = result.model_copy(
+            update={
+                "skipped": {**parts["skipped"], **result.skipped},
+                "failed": {**parts["failed"], **result.failed},
+            }
+        )
         logs.event(
             logger,
             logging.WARNING if result.failed else logging.INFO,
             action,
             "; ".join(result.failed.values()),
+            batch=result.batch_id,
             done=len(result.done),
             already=len(result.already),
             skipped=len(result.skipped),
             failed=len(result.failed),
         )
+        return result
+
+
+def stopped_count(result: BatchResult) -> int:
+    """Return how many a stop of many has stopped. Raises StopFailedError, which names those that it has not."""
+    if result.failed:
+        raise StopFailedError(
+            f"{len(result.failed)} of {len(result.failed) + len(result.done)} workers did not stop: "
+            + "; ".join(result.failed.values())
+        )
+    return len(result.done)
+
+
+def _tell(settled: Mapping[str, tuple[str, str]], progress: Progress | None) -> Progress | None:
+    if progress is not None:
+        for account_id, (outcome, _) in settled.items():
+            progress(account_id, outcome)
+    return progress

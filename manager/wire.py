@@ -6,11 +6,15 @@ START_WORKER: Final = "tasks.start_worker"
 STOP_WORKER: Final = "tasks.stop_worker"
 RESTART_WORKER: Final = "tasks.restart_worker"
 VALIDATE_CONFIG: Final = "tasks.validate_config"
+VALIDATE_CONFIGS: Final = "tasks.validate_configs"
 GET_WORKER_INFO: Final = "tasks.get_worker_info"
 START_ALL: Final = "tasks.start_all_enabled_workers"
 STOP_ALL: Final = "tasks.stop_all_workers"
 VALIDATE_ALL: Final = "tasks.validate_all_configs"
 SELF_TEST: Final = "tasks.self_test"
+
+#: A header that says who asked, where the sender knows more than Celery does.
+BY_HEADER: Final = "manager_by"
 
 #: Every host agent listens here; for callers that know nothing of hosts.
 SHARED_QUEUE: Final = "celery"

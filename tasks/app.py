@@ -13,7 +13,7 @@ from manager.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool
 from manager.host.agent import HostAgent
-from manager.host.commands import Elsewhere, HostCommands
+from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
 from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 #: A header of a task that was passed on: how often.
 _HOPS: Final = "manager_hops"
+#: Characters of what a caller says of itself.
+_MAX_TEXT: Final = 200
 
 app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches", "tasks.maintenance"])
 app.config_from_object(celery_settings())
@@ -77,6 +79,7 @@ class _Running:
     def __init__(self, agent: HostAgent) -> None:
         self.commands = agent.commands
         self.self_test = agent.self_test
+        self.auditor = agent.auditor
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
         self.fleet = WorkerManagerService(
             agent.config_service, celery_worker_pool(agent.settings), agent.validator
@@ -102,19 +105,51 @@ def _services() -> _Running:
     return _running
 
 
-def carried_out(task: Any, command: Callable[[HostCommands, str, int], T]) -> T:
-    """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same."""
-    hops = int((task.request.headers or {}).get(_HOPS, 0))
+def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Call], T]) -> T:
+    """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same.
+
+    What became of it goes into the audit trail.
+    """
     running = _services()
+    call = _call_of(task)
+    what = str(task.name).removeprefix("tasks.").removesuffix("_worker")
     running.self_test.begin_command()
     try:
-        return command(running.commands, task.request.id, hops)
+        answer = command(running.commands, call)
     except Elsewhere as elsewhere:
         onward = task.s(*task.request.args, **task.request.kwargs)
-        onward.set(queue=wire.host_queue(elsewhere.host), headers={_HOPS: hops + 1})
+        headers = {_HOPS: call.hops + 1, wire.BY_HEADER: call.by}
+        onward.set(queue=wire.host_queue(elsewhere.host), headers=headers)
         raise task.replace(onward) from None
+    except ManagerError as error:
+        running.auditor.note(what, account_id, call.by, call.token, error.code, str(error))
+        raise
+    else:
+        running.auditor.note(what, account_id, call.by, call.token, "ok")
+        return answer
     finally:
         running.self_test.end_command()
+
+
+def refused(task: Any, error: ManagerError) -> ManagerError:
+    """Put into the audit trail that a task was refused for its arguments; returns the error."""
+    if _running is not None:
+        call = _call_of(task)
+        what = str(task.name).removeprefix("tasks.")
+        _running.auditor.note(what, "", call.by, call.token, error.code, str(error))
+    return error
+
+
+def _call_of(task: Any) -> Call:
+    """Read the headers, in which anybody may have written anything."""
+    request = task.request
+    headers = request.headers if isinstance(request.headers, dict) else {}
+    hops, by = headers.get(_HOPS), headers.get(wire.BY_HEADER)
+    return Call(
+        token=str(request.id)[:_MAX_TEXT],
+        hops=hops if isinstance(hops, int) and 0 <= hops <= MAX_HOPS else (0 if hops is None else MAX_HOPS),
+        by=(by if isinstance(by, str) and by else f"task from {request.origin}")[:_MAX_TEXT],
+    )
 
 
 def heard_self() -> None:
@@ -181,4 +216,4 @@ def _configure_logging(**_: Any) -> None:
 
 app.steps["worker"].add(HostAgentStep)
 
-__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service"]
+__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service", "refused"]

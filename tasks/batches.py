@@ -10,9 +10,11 @@ from celery.result import allow_join_result
 from manager import wire
 from manager.errors import HostUnavailableError, ManagerError
 from manager.models import BatchResult, WorkerInfo
+from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
 from tasks.app import app, fleet_service, host_service
-from tasks.payloads import BatchStartArguments, BatchStopArguments, checked
+from tasks.payloads import BatchStartArguments, BatchStopArguments, SelectionArguments
+from tasks.refusals import checked
 
 #: Batches that this agent carries out at once. Each holds a thread while its members need others: were every thread a
 #: waiting batch, none would ever end.
@@ -21,32 +23,60 @@ _AT_ONCE: Final = 4
 _slots: Final = threading.BoundedSemaphore(_AT_ONCE)
 
 
-@app.task(name=wire.START_ALL, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def start_all_enabled_workers(apply_defaults: bool = True, validate: bool = True) -> dict[str, Any]:
-    """Start every enabled account.
+@app.task(name=wire.START_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def start_all_enabled_workers(
+    self: Any,
+    apply_defaults: bool = True,
+    validate: bool = True,
+    group: str | list[str] | None = None,
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Start every enabled account, or those of a group (or several) that have all of the labels.
 
     Returns a WorkerInfo for every account, by id. `metadata.outcome` says what became of it: `started`,
-    `already_running`, `skipped` (disabled) or `failed`; `error` says why where it does not run.
+    `already_running`, `skipped` (disabled) or `failed`; `error` says why where it does not run. The task's id is the
+    batch's: `manager batch ID` shows how far it is.
     """
-    given = checked(BatchStartArguments, apply_defaults=apply_defaults, validate_first=validate)
+    given = checked(
+        self,
+        BatchStartArguments,
+        apply_defaults=apply_defaults,
+        validate_first=validate,
+        group=group,
+        labels=labels,
+    )
     with _one_of_few(), allow_join_result():
-        return _complete(fleet_service().start_all(given.apply_defaults, given.validate_first))
+        result = fleet_service().start_all(
+            given.apply_defaults,
+            given.validate_first,
+            selection=given.selection,
+            batch_id=self.request.id,
+        )
+        return _complete(result)
 
 
-@app.task(name=wire.STOP_ALL, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def stop_all_workers(timeout: float | None = None) -> int:
-    """Stop every worker of the fleet; returns how many. Fails, naming them, if any could not be stopped."""
-    given = checked(BatchStopArguments, timeout=timeout)
+@app.task(name=wire.STOP_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def stop_all_workers(
+    self: Any,
+    timeout: float | None = None,
+    group: str | list[str] | None = None,
+    labels: dict[str, str] | None = None,
+) -> int:
+    """Stop every worker of the fleet, or those selected; returns how many. Fails, naming them, if any did not stop."""
+    given = checked(self, BatchStopArguments, timeout=timeout, group=group, labels=labels)
     with _one_of_few(), allow_join_result():
-        return fleet_service().stop_all_workers(given.timeout)
+        result = fleet_service().stop_all(given.timeout, selection=given.selection, batch_id=self.request.id)
+        return stopped_count(result)
 
 
-@app.task(name=wire.VALIDATE_ALL, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def validate_all_configs() -> dict[str, Any]:
+@app.task(name=wire.VALIDATE_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def validate_all_configs(
+    self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Check every account file as this host sees it; returns a ValidationResult for each account, by id."""
-    return {
-        account_id: result.to_dict() for account_id, result in host_service().validate_all_configs().items()
-    }
+    given = checked(self, SelectionArguments, group=group, labels=labels)
+    results = host_service().validate_all_configs(selection=given.selection)
+    return {account_id: result.to_dict() for account_id, result in results.items()}
 
 
 @contextmanager

@@ -1,15 +1,31 @@
-"""Tasks on account files."""
+"""Tasks on account files, checked as the host that gets them sees them: its credentials, its terminals."""
 
 from typing import Any
 
 from manager import wire
 from manager.errors import ManagerError
+from manager.models import ValidationResult
 from tasks.app import app, host_service
-from tasks.payloads import AccountArguments, checked
+from tasks.payloads import AccountArguments, AccountsArguments
+from tasks.refusals import checked
 
 
-@app.task(name=wire.VALIDATE_CONFIG, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def validate_config(account_id: str) -> dict[str, Any]:
+@app.task(name=wire.VALIDATE_CONFIG, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def validate_config(self: Any, account_id: str) -> dict[str, Any]:
     """Check the account's files as this host sees them; returns a ValidationResult."""
-    given = checked(AccountArguments, account_id=account_id)
+    given = checked(self, AccountArguments, account_id=account_id)
     return host_service().validate_config(given.account_id).to_dict()
+
+
+@app.task(name=wire.VALIDATE_CONFIGS, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def validate_configs(self: Any, account_ids: list[str]) -> dict[str, Any]:
+    """Check these accounts' files as this host sees them; returns a ValidationResult for each, by id."""
+    given = checked(self, AccountsArguments, account_ids=account_ids)
+    answer: dict[str, Any] = {}
+    for account_id in given.account_ids:
+        try:
+            result = host_service().validate_config(account_id)
+        except ManagerError as error:  # its file is not on this host
+            result = ValidationResult(valid=False, account_id=account_id, errors=(str(error),))
+        answer[account_id] = result.to_dict()
+    return answer

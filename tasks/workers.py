@@ -5,7 +5,8 @@ from typing import Any
 from manager import wire
 from manager.errors import ManagerError
 from tasks.app import app, carried_out, fleet_service
-from tasks.payloads import AccountArguments, StartArguments, StopArguments, checked
+from tasks.payloads import AccountArguments, StartArguments, StopArguments
+from tasks.refusals import checked
 
 
 @app.task(name=wire.START_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -14,12 +15,13 @@ def start_worker(
 ) -> dict[str, Any]:
     """Start the account's worker on its host; returns its WorkerInfo once its session is connected."""
     given = checked(
-        StartArguments, account_id=account_id, apply_defaults=apply_defaults, validate_first=validate
+        self, StartArguments, account_id=account_id, apply_defaults=apply_defaults, validate_first=validate
     )
     info = carried_out(
         self,
-        lambda commands, token, hops: commands.start(
-            given.account_id, given.apply_defaults, given.validate_first, token=token, hops=hops
+        given.account_id,
+        lambda commands, call: commands.start(
+            given.account_id, given.apply_defaults, given.validate_first, call
         ),
     )
     return info.to_dict()
@@ -28,26 +30,25 @@ def start_worker(
 @app.task(name=wire.STOP_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def stop_worker(self: Any, account_id: str, timeout: float | None = None) -> bool:
     """Stop the account's worker within `timeout` seconds; True once its process has provably ended."""
-    given = checked(StopArguments, account_id=account_id, timeout=timeout)
+    given = checked(self, StopArguments, account_id=account_id, timeout=timeout)
     return carried_out(
-        self,
-        lambda commands, token, hops: commands.stop(given.account_id, given.timeout, token=token, hops=hops),
+        self, given.account_id, lambda commands, call: commands.stop(given.account_id, given.timeout, call)
     )
 
 
 @app.task(name=wire.RESTART_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def restart_worker(self: Any, account_id: str) -> dict[str, Any]:
     """Stop the account's worker if it runs and start it with the configuration as it is now; returns its WorkerInfo."""
-    given = checked(AccountArguments, account_id=account_id)
+    given = checked(self, AccountArguments, account_id=account_id)
     info = carried_out(
-        self, lambda commands, token, hops: commands.restart(given.account_id, token=token, hops=hops)
+        self, given.account_id, lambda commands, call: commands.restart(given.account_id, call)
     )
     return info.to_dict()
 
 
-@app.task(name=wire.GET_WORKER_INFO, throws=(ManagerError,))  # type: ignore[untyped-decorator]
-def get_worker_info(account_id: str) -> dict[str, Any] | None:
+@app.task(name=wire.GET_WORKER_INFO, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def get_worker_info(self: Any, account_id: str) -> dict[str, Any] | None:
     """Return the WorkerInfo of the account's worker, wherever in the fleet it is, or null."""
-    given = checked(AccountArguments, account_id=account_id)
+    given = checked(self, AccountArguments, account_id=account_id)
     info = fleet_service().get_worker_info(given.account_id)
     return None if info is None else info.to_dict()

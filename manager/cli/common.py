@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from manager.config import ConfigurationService
+    from manager.labels import Selection
     from manager.service import WorkerManagerService
     from manager.settings import Settings
 
@@ -38,6 +40,41 @@ def _ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) 
     return [account_id for account_id in found if account_id.startswith(incomplete)]
 
 
+def selection_options(command: F) -> F:
+    """Add `--group` and `-l`."""
+    command = click.option(
+        "-l",
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="KEY[=VALUE]",
+        help="Only accounts with this label; several: with all of them.",
+    )(command)
+    return click.option(
+        "--group",
+        "groups",
+        multiple=True,
+        metavar="NAME",
+        help="Only accounts of this group; several: of any.",
+    )(command)
+
+
+def selected(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...]) -> "Selection":
+    """Return what is selected beside, or instead of, accounts that are named. Raises click's UsageError."""
+    from manager.labels import Selection
+
+    selection = Selection(groups, labels)
+    if account_ids and selection:
+        raise click.UsageError("name accounts, or select them by --group and -l: not both")
+    if not account_ids and not selection and click.get_current_context().info_name in _NEED_ACCOUNTS:
+        raise click.UsageError("name an account, or select some by --group NAME or -l KEY=VALUE")
+    return selection
+
+
+#: Commands that would be `-all` without an account.
+_NEED_ACCOUNTS = frozenset({"start", "stop", "restart"})
+
+
 def settings() -> "Settings":
     """Return the settings, and send this process's own log to stderr: quiet, unless a level is asked for."""
     from manager import logs
@@ -55,6 +92,11 @@ def service() -> "WorkerManagerService":
     from manager.factory import build_service
 
     return build_service(settings())
+
+
+def configuration() -> "ConfigurationService":
+    """Return the account files as this machine has them."""
+    return service().config_service
 
 
 def print_json(data: object) -> None:

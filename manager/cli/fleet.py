@@ -1,37 +1,55 @@
-"""start, stop, restart, start-all, stop-all."""
+"""start, stop, restart, move: of accounts that are named, or selected by group and label."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manager.cli.common import account_argument, json_option, print_error, print_json, print_warning, service
+from manager.cli.batches import (
+    defaults_option,
+    restart_many,
+    start_many,
+    stop_many,
+    timeout_option,
+    validate_option,
+    wait_option,
+)
+from manager.cli.common import (
+    account_argument,
+    json_option,
+    print_error,
+    print_json,
+    print_warning,
+    selected,
+    selection_options,
+    service,
+)
 
 if TYPE_CHECKING:
-    from manager.models import BatchResult, WorkerInfo
-
-_defaults = click.option(
-    "--defaults/--no-defaults",
-    default=True,
-    help="Fill what the account's file leaves out from defaults.yaml and the built-in defaults.",
-)
-_validate = click.option("--validate/--no-validate", default=True, help="Refuse to start an invalid account.")
-_timeout = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="Stop by force after so long; by default the account's own execution.stop_timeout_seconds.",
-)
+    from manager.models import WorkerInfo
 
 
 @click.command()
-@account_argument(nargs=-1, required=True)
-@_defaults
-@_validate
+@account_argument(nargs=-1)
+@selection_options
+@defaults_option
+@validate_option
+@wait_option
 @json_option
-def start(account_ids: tuple[str, ...], defaults: bool, validate: bool, as_json: bool) -> int:
+def start(
+    account_ids: tuple[str, ...],
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
+    defaults: bool,
+    validate: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
     """Start the workers of one or more accounts; returns when their sessions are connected."""
     fleet = service()
+    selection = selected(account_ids, groups, labels)
+    if selection:
+        return start_many(selection, defaults, validate, wait, as_json)
 
     def one(account_id: str) -> "WorkerInfo":
         return fleet.start_worker_from_config(account_id, defaults, validate)
@@ -40,12 +58,24 @@ def start(account_ids: tuple[str, ...], defaults: bool, validate: bool, as_json:
 
 
 @click.command()
-@account_argument(nargs=-1, required=True)
-@_timeout
+@account_argument(nargs=-1)
+@selection_options
+@timeout_option
+@wait_option
 @json_option
-def stop(account_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
+def stop(
+    account_ids: tuple[str, ...],
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
+    timeout: float | None,
+    wait: bool,
+    as_json: bool,
+) -> int:
     """Stop the workers of one or more accounts; returns when their processes have provably ended."""
     fleet = service()
+    selection = selected(account_ids, groups, labels)
+    if selection:
+        return stop_many(selection, timeout, wait, as_json)
 
     def one(account_id: str) -> dict[str, Any]:
         return {"account_id": account_id, "stopped": fleet.stop_worker(account_id, timeout)}
@@ -54,10 +84,17 @@ def stop(account_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> 
 
 
 @click.command()
-@account_argument(nargs=-1, required=True)
+@account_argument(nargs=-1)
+@selection_options
+@wait_option
 @json_option
-def restart(account_ids: tuple[str, ...], as_json: bool) -> int:
+def restart(
+    account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...], wait: bool, as_json: bool
+) -> int:
     """Stop the workers that run and start them with the configuration as it is now."""
+    selection = selected(account_ids, groups, labels)
+    if selection:
+        return restart_many(selection, wait, as_json)
     return _each(account_ids, service().restart_worker, _say_started, as_json)
 
 
@@ -80,38 +117,6 @@ def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
             "account until it hears of this: make sure that the lost host is off"
         )
     return _each((account_id,), lambda one: fleet.move_worker(one, host, force=force), _say_started, as_json)
-
-
-@click.command("start-all")
-@_defaults
-@_validate
-@json_option
-def start_all(defaults: bool, validate: bool, as_json: bool) -> int:
-    """Start every enabled account, as one Celery group, and account for every one."""
-    from rich.console import Console
-
-    from manager.local.progress import batch_progress
-
-    fleet = service()
-    enabled = sum(on is True for on in fleet.enabled_accounts().values())
-    with batch_progress(Console(stderr=True), "starting", enabled, quiet=as_json) as progress:
-        result = fleet.start_all(defaults, validate, progress)
-    return _say_batch(result, as_json, "started")
-
-
-@click.command("stop-all")
-@_timeout
-@json_option
-def stop_all(timeout: float | None, as_json: bool) -> int:
-    """Stop every worker of the fleet and account for every one."""
-    from rich.console import Console
-
-    from manager.local.progress import batch_progress
-
-    fleet = service()
-    with batch_progress(Console(stderr=True), "stopping", None, quiet=as_json) as progress:
-        result = fleet.stop_all(timeout, progress)
-    return _say_batch(result, as_json, "stopped")
 
 
 def _each(
@@ -156,27 +161,4 @@ def _say_started(info: "WorkerInfo") -> str:
     )
 
 
-def _say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
-    if as_json:
-        print_json(
-            {
-                done: {key: info.to_dict() for key, info in result.done.items()},
-                "already_running": {key: info.to_dict() for key, info in result.already.items()},
-                "skipped": result.skipped,
-                "failed": result.failed,
-            }
-        )
-        return int(not result.ok)
-    for account_id in sorted(result.failed):
-        print_error(result.failed[account_id])
-    for account_id in sorted(result.skipped):
-        click.echo(f"skipped: {result.skipped[account_id]}")
-    parts = [f"{len(result.done)} {done}"]
-    parts += [f"{len(result.already)} already running"] if result.already else []
-    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
-    parts += [f"{len(result.failed)} failed"] if result.failed else []
-    click.echo(", ".join(parts))
-    return int(not result.ok)
-
-
-COMMANDS = (start, stop, restart, move, start_all, stop_all)
+COMMANDS = (start, stop, restart, move)

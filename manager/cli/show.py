@@ -16,6 +16,8 @@ from manager.cli.common import (
     print_error,
     print_json,
     print_warning,
+    selected,
+    selection_options,
     service,
     settings,
 )
@@ -26,12 +28,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@selection_options
 @json_option
-def ps(as_json: bool) -> int:
+def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
     """List the fleet's workers as they are now."""
     from manager.factory import fleet_store
 
-    workers = service().list_workers()
+    fleet = service()
+    workers = fleet.list_workers()
+    selection = selected((), groups, labels)
+    if selection:
+        chosen = fleet.select(selection)
+        workers = [info for info in workers if info.account_id in chosen]
     if as_json:
         print_json([info.to_dict() for info in workers])
         return 0
@@ -39,7 +47,8 @@ def ps(as_json: bool) -> int:
         if host.data.get("trouble"):
             print_warning(f"host {host.name}: {host.data['trouble']}")
     if not workers:
-        click.echo("no workers; `manager start-all` starts every enabled account")
+        none = f"no workers of {selection}" if selection else "no workers"
+        click.echo(f"{none}; `manager start-all` starts every enabled account")
         return 0
     from rich.console import Console
 

@@ -13,9 +13,11 @@ from manager import __version__, logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
+from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.assembly import build_pool
+from manager.host.auditor import Auditor
 from manager.host.commands import HostCommands
 from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
@@ -56,6 +58,7 @@ class HostAgent:
         self.config_service = ConfigurationService(settings.config_dir)
         self.validator = AccountConfigurationValidator(self.config_service)
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+        self.auditor = Auditor(AuditTrail(self.store.url), settings.host)
         self._lock = FileLock(self.paths.run_dir / "agent.lock")
         self._process = ProcessRef.me()
         self._started_at = utc_now()
@@ -136,6 +139,7 @@ class HostAgent:
             adopted = pool.adopt()
             self._settle(adopted)
             self._publisher.start()
+            self.auditor.start()
             keeper.start()
             self._publisher.announce()
         except BaseException:
@@ -170,6 +174,7 @@ class HostAgent:
             self._publisher.close()
             self._publisher = None
             logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
+        self.auditor.close()
         self._lock.release()
 
     def _refuse_a_second(self) -> None:

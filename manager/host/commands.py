@@ -1,7 +1,7 @@
 """Commands as a host carries them out: placed, written down as desired state, done, and taken back if refused."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService
@@ -33,10 +33,22 @@ class Elsewhere(Exception):  # noqa: N818 - no error: the command has another pl
         self.host = host
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a command beside its arguments."""
+
+    #: Identifies the command: a Celery task's id.
+    token: str
+    #: How often it was passed on.
+    hops: int = 0
+    #: Who asked.
+    by: str = "a task"
+
+
 class HostCommands:
     """The commands of one host. Every method may be called from any thread.
 
-    `token` identifies the command: a Celery task's id. Raises Elsewhere if another host should do it.
+    Raises Elsewhere if another host should do it.
     """
 
     def __init__(
@@ -58,32 +70,30 @@ class HostCommands:
         self._neighbours = neighbours
         self._leases = leases
 
-    def start(
-        self, account_id: str, apply_defaults: bool, validate: bool, *, token: str, hops: int = 0
-    ) -> WorkerInfo:
+    def start(self, account_id: str, apply_defaults: bool, validate: bool, call: Call) -> WorkerInfo:
         """Start the account's worker; see `manager.pool.WorkerPool.start_worker`."""
         wish = Wish(
             account_id=account_id,
             state="running",
-            token=token,
-            by="a task",
+            token=call.token,
+            by=call.by,
             why="start",
             apply_defaults=apply_defaults,
             validate=validate,
         )
-        return self._run(wish, self._pool.start_worker, hops)
+        return self._run(wish, self._pool.start_worker, call.hops)
 
-    def restart(self, account_id: str, *, token: str, hops: int = 0) -> WorkerInfo:
+    def restart(self, account_id: str, call: Call) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
         wish = Wish(
-            account_id=account_id, state="running", token=token, by="a task", why="restart", restart=True
+            account_id=account_id, state="running", token=call.token, by=call.by, why="restart", restart=True
         )
-        return self._run(wish, self._pool.restart_worker, hops)
+        return self._run(wish, self._pool.restart_worker, call.hops)
 
-    def stop(self, account_id: str, timeout: float | None, *, token: str, hops: int = 0) -> bool:
+    def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
         wish = Wish(
-            account_id=account_id, state="stopped", token=token, by="a task", why="stop", timeout=timeout
+            account_id=account_id, state="stopped", token=call.token, by=call.by, why="stop", timeout=timeout
         )
         _, desired = self._keeper.wish(wish)
         if desired.running:
@@ -91,7 +101,7 @@ class HostCommands:
                 f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
             )
         if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(desired)):
-            self._elsewhere(account_id, desired, hops)
+            self._elsewhere(account_id, desired, call.hops)
         return self._keeper.stop(desired).result()
 
     def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], hops: int) -> WorkerInfo:
@@ -101,7 +111,12 @@ class HostCommands:
         needs = config.needs() if config is not None else Needs(account_id=account_id)
         here = self._pool.has_worker_for_account(account_id)
         if not here:
-            self._place(account_id, needs, hops)
+            try:
+                self._place(account_id, needs, hops)
+            except ManagerError:
+                # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
+                self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
+                raise
         wish = replace(wish, host=self._host, failover=failover, needs=needs if config is not None else None)
         generation, desired = self._keeper.wish(wish)
         if not desired.running:

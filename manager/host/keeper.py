@@ -186,9 +186,10 @@ class Keeper:
     def _look(self) -> None:
         self._leases.tend()
         self.wanted.read()
+        was_draining = self.drain.active
         self.drain.read()
         self._stop_unwanted()
-        self._reconcile()
+        self._reconcile(at_once=was_draining and not self.drain.active)
         self.drain.look()
         self.wanted.save()
         self.looks += 1

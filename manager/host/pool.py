@@ -22,7 +22,7 @@ from manager.host.starting import Starter
 from manager.host.stopping import stop_process
 from manager.host.watch import ProcessWatch
 from manager.models import BatchResult, WorkerInfo, new_worker_id
-from manager.pool import Progress, StartOrder
+from manager.pool import Batch, Progress, StartOrder
 from manager.processes import ProcessRef
 from manager.session.beat import read_pulse
 from manager.session.lease import lease_clock
@@ -165,12 +165,29 @@ class WorkerPoolManager:
             f"{account_id} cannot be moved to {host}: this pool of workers is one host's"
         )
 
-    def start_many(self, orders: Sequence[StartOrder], progress: Progress | None = None) -> BatchResult:
-        """See `manager.pool.WorkerPool.start_many`."""
+    def start_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """See `manager.pool.WorkerPool.start_many`. Blocks, whatever `batch` says, and keeps no record of it."""
+        del batch
+        return self._many(self.start_worker, orders, progress)
 
+    def restart_many(
+        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """See `manager.pool.WorkerPool.restart_many`, and `start_many` here."""
+        del batch
+        return self._many(self.restart_worker, orders, progress)
+
+    def _many(
+        self,
+        command: Callable[[StartOrder], WorkerInfo],
+        orders: Sequence[StartOrder],
+        progress: Progress | None,
+    ) -> BatchResult:
         def one(order: StartOrder) -> tuple[str, WorkerInfo | str]:
             try:
-                info = self.start_worker(order)
+                info = command(order)
             except ManagerError as error:
                 return "failed", str(error)
             return ("already" if info.metadata.get("already_running") else "done"), info
@@ -178,9 +195,14 @@ class WorkerPoolManager:
         return run_batch([(order.account_id, order) for order in orders], one, progress)
 
     def stop_many(
-        self, account_ids: Sequence[str], timeout: float | None = None, progress: Progress | None = None
+        self,
+        account_ids: Sequence[str],
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.stop_many`."""
+        """See `manager.pool.WorkerPool.stop_many`, and `start_many` here."""
+        del batch
 
         def one(account_id: str) -> tuple[str, WorkerInfo | str]:
             try:

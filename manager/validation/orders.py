@@ -23,15 +23,25 @@ class OrderBook:
         self._validator = validator
 
     def order(
-        self, account_id: str, apply_defaults: bool = True, validate: bool = True, generation: int = 0
+        self,
+        account_id: str,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        generation: int = 0,
+        config: AccountConfig | None = None,
     ) -> StartOrder:
-        """Return the order to start the account; nothing is read before it is carried out."""
+        """Return the order to start the account; nothing is read before it is carried out.
+
+        `config`, where it is at hand, tells where the account may run.
+        """
         return StartOrder(
             account_id,
             apply_defaults,
             validate,
             lambda: self._prepare(account_id, apply_defaults, validate),
             generation,
+            None if config is None else config.needs(),
+            config is not None and config.failover == "auto",
         )
 
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:

@@ -115,6 +115,10 @@ class Fleet:
     def start_agent(self) -> None:
         """Start the host agent as a person without `manager host` would, and wait until it has reported."""
         self.spawn_agent()
+        self.await_agent()
+
+    def await_agent(self) -> None:
+        """Wait until the agent that was started has reported."""
         eventually(self._agent_is_live, within=30, what=f"the host agent is live: {self.log('agent')}")
 
     def spawn_agent(self) -> None:

@@ -16,6 +16,7 @@ from manager.celery_app import celery_settings, sender_app
 from manager.dispatch import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
 from manager.fleet import celery_url
+from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
@@ -82,6 +83,7 @@ def pool(redis_server: RedisServer) -> CeleryWorkerPool:
         store,
         DesiredStore(redis_server.url),
         LeaseStore(redis_server.url),
+        BatchStore(redis_server.url),
         command_timeout_seconds=1.0,
     )
 

@@ -1,0 +1,77 @@
+"""audit: who asked for what, from where, when, and with what outcome."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from manager.cli.common import json_option, settings
+
+if TYPE_CHECKING:
+    from manager.fleet.audit import AuditEntry
+
+
+@click.command()
+@click.option("-n", "last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
+@click.option("--account", "account_id", help="Only this account's.")
+@click.option(
+    "--export",
+    "export",
+    type=click.Choice(["jsonl", "csv"]),
+    help="Write everything that is kept, the oldest first, for other programs.",
+)
+@json_option
+def audit(last: int, follow: bool, account_id: str | None, export: str | None, as_json: bool) -> int:
+    """Show who asked for what, from where, when, and what became of it, the newest last."""
+    from manager.factory import audit_trail
+
+    trail = audit_trail(settings())
+    if export is not None:
+        _export((one for one in trail.everything() if account_id in (None, one.account_id)), export)
+        return 0
+    found = trail.last(last if account_id is None else 100_000)
+    for entry in [one for one in found if account_id in (None, one.account_id)][-last:]:
+        _say(entry, as_json)
+    after = found[-1].id if found else "0"
+    try:
+        while follow:
+            for entry in trail.follow(after):
+                after = entry.id
+                if account_id in (None, entry.account_id):
+                    _say(entry, as_json)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _say(entry: "AuditEntry", as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(entry.to_dict(), ensure_ascii=False))
+        return
+    outcome = f" {entry.outcome}" if entry.stage == "done" else " asked"
+    text = f": {entry.text}" if entry.text else ""
+    place = f" ({entry.host})" if entry.host else ""
+    click.echo(
+        f"{entry.time:%Y-%m-%d %H:%M:%S} {entry.by} {entry.what} {entry.account_id}{place}{outcome}{text}"
+    )
+
+
+def _export(entries: "Iterable[AuditEntry]", form: str) -> None:
+    if form == "jsonl":
+        for entry in entries:
+            click.echo(json.dumps(entry.to_dict(), ensure_ascii=False))
+        return
+    columns = ["id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"]
+    writer = csv.DictWriter(sys.stdout, columns)
+    writer.writeheader()
+    for entry in entries:
+        # A cell that begins like a formula is one to a spreadsheet; who asked is text that others wrote.
+        row = {key: str(value) for key, value in entry.to_dict().items()}
+        writer.writerow({k: f"'{v}" if v[:1] in "=+-@" else v for k, v in row.items()})
+
+
+COMMANDS = (audit,)

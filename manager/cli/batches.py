@@ -1,0 +1,229 @@
+"""start-all, stop-all, batch: many accounts as one Celery group, which goes on whether its caller stays or not."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manager.cli.common import (
+    json_option,
+    print_error,
+    print_json,
+    selected,
+    selection_options,
+    service,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from manager.dispatch import CeleryWorkerPool
+    from manager.fleet.batches import BatchRecord
+    from manager.labels import Selection
+    from manager.models import BatchResult
+    from manager.pool import Progress
+
+defaults_option = click.option(
+    "--defaults/--no-defaults",
+    default=True,
+    help="Fill what the account's file leaves out from defaults.yaml and the built-in defaults.",
+)
+validate_option = click.option(
+    "--validate/--no-validate", default=True, help="Refuse to start an invalid account."
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop by force after so long; by default the account's own execution.stop_timeout_seconds.",
+)
+wait_option = click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Of many accounts: stay for the answers, or leave; `manager batch` shows them later.",
+)
+
+_DONE = {"start": "started", "restart": "restarted", "stop": "stopped"}
+#: Seconds between two looks at a batch that is waited for.
+_LOOK_SECONDS = 0.2
+
+
+@click.command("start-all")
+@selection_options
+@defaults_option
+@validate_option
+@wait_option
+@json_option
+def start_all(
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
+    defaults: bool,
+    validate: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Start every enabled account, as one Celery group, and account for every one."""
+    return start_many(selected((), groups, labels), defaults, validate, wait, as_json)
+
+
+@click.command("stop-all")
+@selection_options
+@timeout_option
+@wait_option
+@json_option
+def stop_all(
+    groups: tuple[str, ...], labels: tuple[str, ...], timeout: float | None, wait: bool, as_json: bool
+) -> int:
+    """Stop every worker of the fleet and account for every one."""
+    return stop_many(selected((), groups, labels), timeout, wait, as_json)
+
+
+@click.command()
+@click.argument("batch_id", metavar="[ID]", required=False)
+@click.option("--wait", is_flag=True, help="Stay until nothing is pending.")
+@json_option
+def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
+    """Show how far a batch is, by its id or the beginning of it; without an id, list those of the last day."""
+    from manager.factory import celery_worker_pool
+
+    pool = celery_worker_pool(settings())
+    records = pool.batches(1000)
+    if batch_id is None:
+        return _list(pool, records[:20], as_json)
+    known = [record.id for record in records if record.id.startswith(batch_id)]
+    if len(known) > 1:
+        print_error(f"{batch_id} is the beginning of {len(known)} batches: give more of it")
+        return 2
+    record, result = pool.batch_result(known[0] if known else batch_id)
+    while wait and result.pending:
+        time.sleep(_LOOK_SECONDS)
+        record, result = pool.batch_result(record.id)
+    if not as_json:
+        click.echo(
+            f"{record.what} of {_total(record)} accounts by {record.by}, {record.time:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return say_batch(result, as_json, _DONE.get(record.what, "done"))
+
+
+def _list(pool: "CeleryWorkerPool", records: "list[BatchRecord]", as_json: bool) -> int:
+    answers: list[dict[str, Any]] = []
+    for record in records:
+        _, result = pool.batch_result(record.id)
+        counts = {
+            "done": len(result.done),
+            "already": len(result.already),
+            "skipped": len(result.skipped),
+            "failed": len(result.failed),
+            "pending": len(result.pending),
+        }
+        answers.append(
+            {"id": record.id, "what": record.what, "by": record.by, "time": record.time.isoformat(), **counts}
+        )
+        if not as_json:
+            told = ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "empty"
+            click.echo(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S}  {record.what}: {told} ({record.by})")
+    if as_json:
+        print_json(answers)
+    elif not answers:
+        click.echo("no batches in the last day")
+    return 0
+
+
+def _total(record: "BatchRecord") -> int:
+    return len(record.tasks) + len(record.settled)
+
+
+def start_many(selection: "Selection", defaults: bool, validate: bool, wait: bool, as_json: bool) -> int:
+    """Start the selected accounts, or all; returns the exit code."""
+    fleet = service()
+    enabled = sum(
+        loaded is not None and loaded.config is not None and loaded.config.enabled
+        for loaded in fleet.select(selection).values()
+    )
+
+    def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
+        return fleet.start_all(
+            defaults, validate, progress, selection=selection, batch_id=batch_id, wait=wait
+        )
+
+    return _run("start", "starting", enabled, go, selection, as_json)
+
+
+def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
+    """Restart the selected accounts that have a worker; returns the exit code."""
+    fleet = service()
+
+    def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
+        return fleet.restart_all(progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    return _run("restart", "restarting", None, go, selection, as_json)
+
+
+def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json: bool) -> int:
+    """Stop the selected accounts, or all; returns the exit code."""
+    fleet = service()
+
+    def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
+        return fleet.stop_all(timeout, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    return _run("stop", "stopping", None, go, selection, as_json)
+
+
+def _run(
+    what: str,
+    doing: str,
+    total: int | None,
+    go: "Callable[[str, Progress | None], BatchResult]",
+    selection: "Selection",
+    as_json: bool,
+) -> int:
+    from rich.console import Console
+
+    from manager.local.progress import batch_progress
+    from manager.pool import new_batch_id
+
+    batch_id = new_batch_id()
+    try:
+        with batch_progress(Console(stderr=True), doing, total, quiet=as_json) as progress:
+            result = go(batch_id, progress)
+    except KeyboardInterrupt:
+        click.echo(f"the fleet goes on with it; `manager batch {batch_id}` shows how far it is", err=True)
+        return 130
+    code = say_batch(result, as_json, _DONE[what])
+    if selection and not result.batch_id and not as_json:
+        click.echo(f"nothing to {what} for {selection}")
+    return code
+
+
+def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
+    """Print what became of a batch; returns the exit code."""
+    if as_json:
+        print_json(
+            {
+                done: {key: info.to_dict() for key, info in result.done.items()},
+                "already_running": {key: info.to_dict() for key, info in result.already.items()},
+                "skipped": result.skipped,
+                "failed": result.failed,
+                "pending": sorted(result.pending),
+                "batch": result.batch_id,
+            }
+        )
+        return int(not result.ok)
+    for account_id in sorted(result.failed):
+        print_error(result.failed[account_id])
+    for account_id in sorted(result.skipped):
+        click.echo(f"skipped: {result.skipped[account_id]}")
+    parts = [f"{len(result.done)} {done}"]
+    parts += [f"{len(result.already)} already running"] if result.already else []
+    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
+    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts += [f"{len(result.pending)} pending"] if result.pending else []
+    click.echo(", ".join(parts))
+    if result.pending:
+        click.echo(
+            f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered"
+        )
+    return int(not result.ok)
+
+
+COMMANDS = (start_all, stop_all, batch)

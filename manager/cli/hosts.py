@@ -1,0 +1,216 @@
+"""hosts, drain, resume-host, forget-host, place."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manager.cli.common import (
+    account_argument,
+    json_option,
+    print_error,
+    print_json,
+    print_warning,
+    settings,
+)
+
+if TYPE_CHECKING:
+    from manager.fleet import HostState
+    from manager.hosts import DrainProgress, FleetHosts
+
+#: Seconds between two looks at a drain, and looks after which one that is stuck is given up.
+_LOOK_SECONDS = 0.5
+_STUCK_LOOKS = 12
+#: Seconds from which a difference of clocks is shown as trouble.
+_SKEW_SECONDS = 2.0
+
+
+def _hosts() -> "FleetHosts":
+    from manager.factory import fleet_hosts
+
+    return fleet_hosts(settings())
+
+
+@click.command()
+@json_option
+def hosts(as_json: bool) -> int:
+    """List the trading hosts: state, version, workers, room, load, clock."""
+    found = _hosts().list()
+    if as_json:
+        print_json([host.to_dict() for host in found])
+        return 0
+    if not found:
+        click.echo("no hosts; `manager host` runs this machine's agent, `manager up` a whole machine")
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("host", "state", "seen", "version", "labels"):
+        table.add_column(name, no_wrap=name != "labels")
+    for name in ("workers", "capacity", "memory free", "load", "clock"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for host in found:
+        table.add_row(*_row(host), style="" if host.live else "red")
+    console = Console()
+    console.width = console.width if console.is_terminal else 200
+    console.print(table)
+    for host in found:
+        if host.live and abs(host.clock_skew_seconds or 0.0) > _SKEW_SECONDS:
+            print_warning(
+                f"host {host.name}: its clock differs from Redis's by {host.clock_skew_seconds:g} s: run NTP there"
+            )
+        if host.data.get("trouble"):
+            print_warning(f"host {host.name}: {host.data['trouble']}")
+    return 0
+
+
+def _row(host: "HostState") -> list[str]:
+    from manager.labels import show_labels
+
+    data = host.data
+    facts = host.facts
+    skew = host.clock_skew_seconds
+    return [
+        host.name,
+        host.state,
+        "" if host.age_seconds is None else f"{host.age_seconds:.0f}s ago",
+        str(data.get("version", "")),
+        show_labels(facts.labels),
+        str(data.get("workers", "")),
+        str(facts.capacity or f"({facts.size})"),
+        f"{facts.available_mb} of {facts.memory_mb} MB" if data.get("memory_mb") else "",
+        str(data.get("load", "")),
+        "" if skew is None else f"{skew:+.1f}s",
+    ]
+
+
+@click.command()
+@click.argument("host")
+@click.option(
+    "--stop", "stop", is_flag=True, help="Stop its workers until `resume-host` instead of moving them."
+)
+@click.option(
+    "--when-flat",
+    is_flag=True,
+    help="A worker with open positions goes on until it has none, or to the deadline.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --when-flat: after so long the others leave as well, by their `execution.open_positions`.",
+)
+@click.option("--wait", is_flag=True, help="Return when the host is empty; 1 if that cannot be.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: at most so long."
+)
+@json_option
+def drain(
+    host: str,
+    stop: bool,
+    when_flat: bool,
+    deadline: float | None,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Take a host out of service: nothing new starts on it, its workers move to other hosts."""
+    fleet = _hosts()
+    state = fleet.drain(host, mode="stop" if stop else "move", when_flat=when_flat, deadline_seconds=deadline)
+    if not state.live:
+        print_warning(
+            f"host {host} is {state.state}: it is emptied when it is back; until then its workers go on"
+        )
+    if not wait:
+        if as_json:
+            print_json(state.to_dict())
+        else:
+            click.echo(
+                f"{host}: no new workers; {state.data.get('workers', 0)} are to leave (`manager hosts` shows how many are left)"
+            )
+        return 0
+    progress = _wait_empty(fleet, host, timeout, quiet=as_json)
+    if as_json:
+        print_json({**progress.host.to_dict(), "done": progress.done, "why": progress.why})
+    elif progress.done:
+        click.echo(f"{host} is empty; `manager resume-host {host}` has it take workers again")
+    else:
+        for account_id, why in progress.why.items():
+            print_error(f"{account_id} stays: {why}")
+        print_error(
+            f"{host} still has {max(progress.workers, progress.staying)} workers: `manager drain {host} --stop` stops them"
+        )
+    return int(not progress.done)
+
+
+def _wait_empty(fleet: "FleetHosts", host: str, timeout: float | None, *, quiet: bool) -> "DrainProgress":
+    ends = None if timeout is None else time.monotonic() + timeout
+    stuck, told = 0, -1
+    while True:
+        time.sleep(_LOOK_SECONDS)  # the agent's word is older than the order at first
+        progress = fleet.drain_progress(host)
+        if not quiet and progress.workers != told:
+            click.echo(f"{host}: {progress.workers} workers left", err=True)
+            told = progress.workers
+        seen = bool(progress.host.data.get("drain"))
+        stuck = stuck + 1 if progress.stuck else 0
+        if (progress.done and seen) or stuck >= _STUCK_LOOKS:
+            return progress
+        if ends is not None and time.monotonic() >= ends:
+            return progress
+
+
+@click.command("resume-host")
+@click.argument("host")
+@json_option
+def resume_host(host: str, as_json: bool) -> int:
+    """Have a drained host take workers again; those that stopped for the drain start."""
+    state = _hosts().resume(host)
+    if as_json:
+        print_json(state.to_dict())
+    else:
+        click.echo(f"{host} takes workers again")
+    return 0
+
+
+@click.command("forget-host")
+@click.argument("host")
+def forget_host(host: str) -> int:
+    """Remove a host that exists no more from `manager hosts`."""
+    _hosts().forget(host)
+    click.echo(f"{host} is forgotten; should its agent start again, it is back")
+    return 0
+
+
+@click.command()
+@account_argument()
+@click.option("--explain", is_flag=True, help="Say of every host whether it fits, and which rule refuses it.")
+@json_option
+def place(account_id: str, explain: bool, as_json: bool) -> int:
+    """Say on which host an account would run if it were started now; starts nothing."""
+    from manager.cli.common import configuration
+
+    config = configuration().load_account_config(account_id)
+    placement, view = _hosts().place(config.needs())
+    if as_json:
+        answer: dict[str, Any] = {
+            "account_id": account_id,
+            "host": placement.host,
+            "reason": placement.reason,
+            "refused": dict(placement.refused),
+        }
+        print_json(answer)
+        return int(placement.host is None)
+    (click.echo if placement.host is not None else print_error)(placement.told())
+    if explain:
+        for name in sorted(view.hosts):
+            why = placement.refused.get(name)
+            taken = f"{view.count(name)} of {view.hosts[name].size} places taken"
+            click.echo(f"  {name}: {'fits, ' + taken if why is None else 'refused: ' + why}")
+        for name in sorted(set(placement.refused) - set(view.hosts)):
+            click.echo(f"  {name}: refused: {placement.refused[name]}")
+    return int(placement.host is None)
+
+
+COMMANDS = (hosts, drain, resume_host, forget_host, place)

@@ -1,0 +1,104 @@
+"""Batches: what was asked for many accounts at once, so that whoever asked may leave and come back.
+
+    manager:batch:<id>     hash: `` (the batch itself, JSON), account id → task id, or what was known without a task
+    manager:batches        sorted set: batch id → when (seconds, by Redis's clock)
+
+A batch's id is the id of its Celery group. What became of a member stands in its task's result, not here.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from manager.fleet.client import open_client, translated
+
+BATCHES_KEY: Final = "manager:batches"
+#: Seconds; as long as Celery keeps the results.
+_KEPT_SECONDS: Final = 86_400
+_LISTED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as it was asked for."""
+
+    id: str
+    #: start, restart or stop.
+    what: str
+    by: str
+    time: datetime
+    #: Account → id of its task.
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    #: Accounts for which no task was sent → (`skipped` or `failed`, why).
+    settled: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class BatchStore:
+    """Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        self._url = url
+        self._client: Any = client or open_client(url)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def save(
+        self,
+        batch_id: str,
+        what: str,
+        by: str,
+        tasks: Mapping[str, str],
+        settled: Mapping[str, tuple[str, str]],
+    ) -> None:
+        """Write a batch down, before its tasks are sent."""
+        with translated(self._url):
+            seconds, micros = self._client.time()
+            now = seconds + micros / 1e6
+            head = {"what": what, "by": by, "time": now}
+            fields = {
+                "": json.dumps(head),
+                **{account_id: json.dumps({"task": task}) for account_id, task in tasks.items()},
+                **{account_id: json.dumps({"settled": list(end)}) for account_id, end in settled.items()},
+            }
+            key = _key(batch_id)
+            pipe = self._client.pipeline(transaction=True)
+            pipe.delete(key)
+            pipe.hset(key, mapping=fields)
+            pipe.expire(key, _KEPT_SECONDS)
+            pipe.zadd(BATCHES_KEY, {batch_id: now})
+            pipe.zremrangebyscore(BATCHES_KEY, 0, now - _KEPT_SECONDS)
+            pipe.zremrangebyrank(BATCHES_KEY, 0, -_LISTED - 1)
+            pipe.execute()
+
+    def read(self, batch_id: str) -> BatchRecord | None:
+        """Return the batch; None if there is none, or if it is more than a day old."""
+        with translated(self._url):
+            raw = self._client.hgetall(_key(batch_id))
+        tasks: dict[str, str] = {}
+        settled: dict[str, tuple[str, str]] = {}
+        try:
+            fields = {key.decode(): json.loads(value) for key, value in raw.items()}
+            head = fields.pop("")
+            for account_id, data in fields.items():
+                if "task" in data:
+                    tasks[account_id] = str(data["task"])
+                else:
+                    outcome, text = data["settled"]
+                    settled[account_id] = (str(outcome), str(text))
+            when = datetime.fromtimestamp(float(head["time"]), UTC)
+            return BatchRecord(batch_id, str(head["what"]), str(head["by"]), when, tasks, settled)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def newest(self, count: int) -> list[str]:
+        """Return the ids of the newest batches, the newest first."""
+        with translated(self._url):
+            found = self._client.zrevrange(BATCHES_KEY, 0, count - 1)
+        return [batch_id.decode() for batch_id in found]
+
+
+def _key(batch_id: str) -> str:
+    return f"manager:batch:{batch_id}"

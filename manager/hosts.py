@@ -1,0 +1,127 @@
+"""The fleet's hosts: what they are, taking one out of service and back, and where an account would go."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from manager.caller import caller
+from manager.errors import HostUnavailableError, NoSuchHostError
+from manager.fleet import FleetStore, HostState
+from manager.fleet.audit import AuditTrail
+from manager.fleet.desired import DesiredStore
+from manager.fleet.store import DrainOrder
+from manager.placement import FleetView, Needs, Placement
+
+#: Seconds. A deadline further away than that is a mistake.
+MAX_DEADLINE: Final = 7 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class DrainProgress:
+    """How far a drain is."""
+
+    host: HostState
+    #: Workers that have a process there still.
+    workers: int
+    #: Of these, those that cannot leave now, as far as they are named.
+    staying: int
+    why: dict[str, str]
+    #: Whether all that are left are left for good: waiting changes nothing.
+    stuck: bool
+
+    @property
+    def done(self) -> bool:
+        return self.workers == 0 and self.staying == 0
+
+
+class FleetHosts:
+    """Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, store: FleetStore, desired: DesiredStore, audit: AuditTrail) -> None:
+        self._store = store
+        self._desired = desired
+        self._audit = audit
+
+    def list(self) -> list[HostState]:
+        """Return every host that ever reported, by name."""
+        return self._store.hosts()
+
+    def get(self, name: str) -> HostState:
+        """Return one host. Raises NoSuchHostError, which names those that there are."""
+        hosts = self._store.hosts()
+        for host in hosts:
+            if host.name == name:
+                return host
+        known = ", ".join(host.name for host in hosts) or "none yet"
+        raise NoSuchHostError(f"no host {name} in this fleet (known: {known})")
+
+    def drain(
+        self,
+        name: str,
+        *,
+        mode: Literal["move", "stop"] = "move",
+        when_flat: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> HostState:
+        """Have a host take no new workers, and its workers move to other hosts, or stop until it is back.
+
+        With `when_flat` those with open positions go on until they have none, or until the deadline. Nothing of what is
+        wanted changes: `resume` brings back what stopped here. Returns the host; a silent one is emptied when it is back.
+        """
+        self.get(name)
+        now = float(self._store.ping()["time"])
+        deadline = now + min(deadline_seconds, MAX_DEADLINE) if deadline_seconds is not None else 0.0
+        me = caller()
+        order = DrainOrder(mode=mode, by=me, when_flat=when_flat, deadline=deadline)
+        self._store.order_drain(name, order)
+        self._audit.note("drain", by=me, host=name, text=order.to_json())
+        return self.get(name)
+
+    def resume(self, name: str) -> HostState:
+        """Have a drained host take workers again; those that are its own and should run start. Idempotent."""
+        self.get(name)
+        me = caller()
+        self._store.order_drain(name, DrainOrder(mode="off", by=me))
+        self._audit.note("resume-host", by=me, host=name)
+        return self.get(name)
+
+    def forget(self, name: str) -> None:
+        """Remove a host that exists no more from the lists. Raises HostUnavailableError if it does, or may have workers."""
+        if self.get(name).live:
+            raise HostUnavailableError(f"host {name} is live: stop its agent first")
+        snapshot = self._desired.snapshot()
+        wanted = (
+            [] if snapshot is None else [d for d in snapshot.desired.values() if d.running and d.host == name]
+        )
+        if wanted:
+            names = ", ".join(sorted(d.account_id for d in wanted)[:5])
+            raise HostUnavailableError(
+                f"host {name} has {len(wanted)} accounts that should run ({names}): move them first "
+                "(`manager move ACCOUNT --to HOST --force`, if it is lost for good), or stop them"
+            )
+        self._store.forget_host(name)
+        self._audit.note("forget-host", by=caller(), host=name)
+
+    def drain_progress(self, name: str) -> DrainProgress:
+        """Say how far the host's drain is."""
+        host = self.get(name)
+        told = host.data.get("drain") or {}
+        workers = int(host.data.get("workers") or 0)
+        staying, leaving = int(told.get("staying") or 0), int(told.get("leaving") or 0)
+        why = {str(key): str(value) for key, value in (told.get("why") or {}).items()}
+        waits = any("position" in text for text in why.values())
+        stuck = bool(told) and staying > 0 and leaving == 0 and staying >= workers and not waits
+        return DrainProgress(host, workers, staying, why, stuck)
+
+    def place(self, needs: Needs) -> tuple[Placement, FleetView]:
+        """Say where the account would go if it were started now; starts nothing."""
+        snapshot = self._desired.snapshot()
+        view = FleetView(host.facts for host in self._store.hosts())
+        for desired in () if snapshot is None else snapshot.desired.values():
+            if desired.running and desired.host:
+                view.add(desired.tenant, desired.host)
+        info = self._store.get_worker(needs.account_id)
+        wanted = self._desired.read(needs.account_id)
+        last = (wanted.host if wanted is not None else "") or str(
+            info.metadata.get("host", "") if info is not None else ""
+        )
+        return view.place(needs, last or None), view

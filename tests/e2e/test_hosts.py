@@ -1,0 +1,238 @@
+"""Three hosts of one fleet: labels, capacity and rules decide where accounts run; hosts are drained and resumed."""
+
+import json
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from support.fleet import PASSWORD, Fleet, plain_celery
+from support.waiting import eventually
+
+from manager.gateways import GatewayOptions
+from manager.gateways.base import Side
+from manager.gateways.paper import PaperGateway
+
+pytestmark = pytest.mark.e2e
+
+A = "account-001"
+
+
+@pytest.fixture
+def hosts(bare_fleet: Fleet, short_dir: Path) -> Iterator[list[Fleet]]:
+    """Hosts `test-host` (label london), `two` (london, capacity 3) and `three` (label mt5), with nothing on them."""
+    two = Fleet(short_dir / "two", bare_fleet.redis, "two", beside=bare_fleet)
+    three = Fleet(short_dir / "three", bare_fleet.redis, "three", beside=bare_fleet)
+    bare_fleet.extra_environment = {"MANAGER_LABELS": "london"}
+    two.extra_environment = {"MANAGER_LABELS": "london,egress_ip=203.0.113.5", "MANAGER_CAPACITY": "3"}
+    three.extra_environment = {"MANAGER_LABELS": "mt5,egress_ip=203.0.113.5"}
+    bare_fleet.start_venue()
+    for one in (bare_fleet, two, three):
+        one.spawn_agent()
+    for one in (bare_fleet, two, three):
+        one.await_agent()
+    yield [bare_fleet, two, three]
+    two.close()
+    three.close()
+
+
+def places(fleet: Fleet) -> dict[str, str]:
+    """Return where every running account runs."""
+    return {
+        info.account_id: str(info.metadata["host"])
+        for info in fleet.store.list_workers()
+        if info.status == "running"
+    }
+
+
+def test_labels_capacity_and_rules_decide(hosts: list[Fleet]) -> None:
+    fleet = hosts[0]
+    for number in range(1, 9):
+        fleet.add_account(f"account-{number:03}", 5000 + number, requires=["london"])
+    fleet.add_account("terminal", 5050, requires="mt5", server="Paper-2")
+    fleet.add_account("shy", 5051, server="Paper-2", avoid_sharing="egress_ip")
+    fleet.add_account("nowhere", 5052, requires=["moon"])
+    told = fleet.run_json("start-all")
+    assert len(told["started"]) == 10
+    assert told["failed"] == {
+        "nowhere": "nowhere: no host fits (test-host: it lacks label moon; three: it lacks label moon; "
+        "two: it lacks label moon)"
+    }
+    where = places(fleet)
+    assert where["terminal"] == "three"
+    assert where["shy"] == "test-host"
+    counts = {name: list(where.values()).count(name) for name in ("test-host", "two", "three")}
+    assert counts["two"] <= 3
+    assert counts["three"] == 1
+    # One by one it is the same, whoever gets the task, and the caller hears which rule refused which host.
+    out = plain_celery(
+        fleet,
+        """
+try:
+    app.send_task("tasks.start_worker", args=["nowhere"]).get(timeout=30)
+except Exception as error:
+    print(type(error).__name__, error)
+""",
+    )
+    assert out.startswith("NoHostFitsError nowhere: no host fits (")
+    assert fleet.run("start", "terminal").returncode == 0
+    explained = fleet.run("place", "nowhere", "--explain")
+    assert explained.returncode == 1
+    assert "two: refused: it lacks label moon" in explained.stdout
+    assert fleet.run_json("place", "terminal")["host"] == "three"
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_hosts_tells_of_every_host(hosts: list[Fleet]) -> None:
+    fleet = hosts[0]
+    told = {host["name"]: host for host in fleet.run_json("hosts")}
+    assert {name: host["state"] for name, host in told.items()} == {
+        "test-host": "live",
+        "two": "live",
+        "three": "live",
+    }
+    assert told["two"]["capacity"] == 3
+    assert told["two"]["labels"] == {"london": "", "egress_ip": "203.0.113.5"}
+    assert abs(told["two"]["clock_skew_seconds"]) < 1
+    hosts[2].end_agent()
+    eventually(
+        lambda: "lost" in [host.state for host in fleet.store.hosts()], within=10, what="lost within seconds"
+    )
+    shown = fleet.run("hosts").stdout
+    assert "egress_ip=203.0.113.5,london" in shown
+    assert fleet.run("forget-host", "two").returncode == 1
+    assert fleet.run("forget-host", "three").returncode == 0
+    assert [host.name for host in fleet.store.hosts()] == ["test-host", "two"]
+
+
+def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: list[Fleet]) -> None:
+    fleet, two, three = hosts
+    for number in range(1, 7):
+        fleet.add_account(f"account-{number:03}", 5000 + number, requires=["london"] if number < 3 else [])
+    fleet.run_json("start-all")
+    assert set(places(fleet).values()) >= {"test-host"}
+
+    drained = fleet.run("drain", "test-host", "--wait", "--timeout", "40")
+    assert drained.returncode == 0, drained.stderr + fleet.log("agent")[-3000:]
+    assert "is empty" in drained.stdout
+    eventually(lambda: len(places(fleet)) == 6, within=20, what=f"all run elsewhere: {places(fleet)}")
+    assert "test-host" not in places(fleet).values()
+    fleet.add_account("late", 5060)
+    assert fleet.run_json("start", "late")["metadata"]["host"] != "test-host"
+    # It stays drained over a restart of its agent, and of a Redis that has lost everything.
+    fleet.end_agent()
+    fleet.start_agent()
+    fleet.look_again()
+    assert next(host.state for host in fleet.store.hosts() if host.name == "test-host") == "drained"
+    told = two.run("drain", "two", "--wait", "--timeout", "40")
+    # Those that need london have no other host.
+    assert told.returncode == 1
+    assert "stays: account-00" in told.stderr
+    assert "it is drained" in told.stderr
+    assert fleet.run("resume-host", "test-host").returncode == 0
+    eventually(lambda: "two" not in places(fleet).values(), within=20, what="the rest leaves as well")
+    assert fleet.stats()["overlaps"] == 0
+    assert three.run("drain", "nowhere").returncode == 1
+
+
+def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> None:
+    fleet, two, _ = hosts
+    fleet.add_account(A, 5001, host="two")
+    fleet.run_json("start", A)
+    assert fleet.run("drain", "two", "--stop", "--wait").returncode == 0
+    assert fleet.status(A) == "stopped"
+    two.look_again()
+    assert not two.workers()
+    refused = fleet.run("start", A)
+    assert refused.returncode == 1
+    assert "it is drained" in refused.stderr
+    fleet.run("resume-host", "two")
+    eventually(lambda: places(fleet) == {A: "two"}, within=20, what="back on its host")
+
+
+def test_a_worker_with_positions_leaves_when_flat_or_at_the_deadline(hosts: list[Fleet]) -> None:
+    fleet, two, _ = hosts
+    fleet.add_account(A, 5001, server="Paper-1", requires=["london"])
+    venue = PaperGateway(
+        GatewayOptions(
+            account_id=A,
+            worker_id="a-person",
+            login=5001,
+            server="Paper-1",
+            password=SecretStr(PASSWORD),
+            venue_address=f"unix:{fleet.venue_socket}",
+            private_dir=fleet.paths.root / "person",
+        )
+    )
+    venue.connect(time.monotonic() + 5)
+    venue.submit_order("o", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.10"))
+    venue.disconnect()
+    fleet.run_json("start", A)
+    where = places(fleet)[A]
+    eventually(
+        lambda: (info := fleet.store.get_worker(A)) is not None and info.metadata.get("open_positions") == 1,
+        within=20,
+        what="the worker has seen its position",
+    )
+    told = fleet.run("drain", where, "--when-flat", "--wait", "--timeout", "4")
+    assert told.returncode == 1
+    assert "1 positions are open" in told.stderr
+    assert places(fleet) == {A: where}
+    assert fleet.run("drain", where, "--when-flat", "--deadline", "1", "--wait").returncode == 0
+    eventually(lambda: places(fleet).get(A) not in {None, where}, within=20, what="moved at the deadline")
+    assert fleet.stats()["overlaps"] == 0
+    assert two.stats()["overlaps"] == 0
+
+
+def test_groups_and_labels_select_and_batches_can_be_left(hosts: list[Fleet]) -> None:
+    fleet = hosts[0]
+    for number in range(1, 7):
+        fleet.add_account(
+            f"account-{number:03}",
+            5000 + number,
+            groups=["fx"] if number < 4 else ["metals"],
+            labels={"desk": "london" if number % 2 else "paris"},
+        )
+    left = fleet.run_json("start", "--group", "fx", "--no-wait")
+    assert sorted(left["pending"]) == ["account-001", "account-002", "account-003"]
+    done = fleet.run_json("batch", left["batch"][:8], "--wait")
+    assert sorted(done["started"]) == ["account-001", "account-002", "account-003"]
+    assert fleet.run_json("start", "-l", "desk=london")["already_running"].keys() == {
+        "account-001",
+        "account-003",
+    }
+    assert [info["account_id"] for info in fleet.run_json("ps", "--group", "metals")] == ["account-005"]
+    assert sorted(fleet.run_json("stop", "-l", "desk=paris")["stopped"]) == ["account-002"]
+    assert sorted(fleet.run_json("restart", "--group", "fx")["restarted"]) == ["account-001", "account-003"]
+    out = plain_celery(
+        fleet,
+        """
+result = app.send_task("tasks.start_all_enabled_workers", kwargs={"group": "metals", "labels": {"desk": "paris"}})
+print(sorted(result.get(timeout=60)), result.id)
+print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}).get(timeout=60))
+""",
+    )
+    assert out.startswith("['account-004', 'account-006'] ")
+    assert out.splitlines()[1] == "5"
+    batches = fleet.run_json("batch")
+    assert out.split()[2] in [one["id"] for one in batches]
+    assert fleet.run("start").returncode == 2
+    assert fleet.run("start", A, "--group", "fx").returncode == 2
+    # Every command is in the trail: asked, and done.
+    trail = [json.loads(line) for line in fleet.run("audit", "--export", "jsonl").stdout.splitlines()]
+    asked = {one["command"] for one in trail if one["stage"] == "asked"}
+    eventually(
+        lambda: (
+            asked
+            <= {
+                json.loads(line)["command"]
+                for line in fleet.run("audit", "--export", "jsonl").stdout.splitlines()
+                if '"done"' in line
+            }
+        ),
+        what="every command has its outcome in the trail",
+    )
+    assert {one["what"] for one in trail} >= {"start", "stop", "restart"}
+    assert all(one["by"] for one in trail)
