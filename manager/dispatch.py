@@ -28,7 +28,7 @@ from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement import FleetView, Needs
 from manager.pool import Batch, Progress, StartOrder
 from manager.states import LIVE, WorkerLifecycleStatus
@@ -43,6 +43,8 @@ _START_EXPIRES: Final = 86_400
 _BACKEND_GONE: Final = "Retry limit exceeded"
 #: Results read in one round trip.
 _RESULTS_AT_ONCE: Final = 500
+#: Accounts that a host checks in one task.
+_CHECKED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,48 @@ class CeleryWorkerPool:
         pending = {account_id: token for token, account_id in waiting.items()}
         return record, parts.result(batch_id, pending)
 
+    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
+        """See `manager.pool.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
+        hosts = self._store.hosts()
+        if not any(host.live for host in hosts):
+            raise HostUnavailableError(self._nobody())
+        places = self._places(list(needs))
+        view = self._view(hosts)
+        by_host: dict[str, list[str]] = {}
+        found: dict[str, tuple[str, ValidationResult]] = {}
+        for account_id, wants in needs.items():
+            placement = view.place(wants, places.get(account_id, ("", False))[0] or None)
+            if placement.host is None:
+                found[account_id] = ("", _unplaced(account_id, placement.told()))
+            else:
+                by_host.setdefault(placement.host, []).append(account_id)
+        tasks: dict[str, tuple[str, list[str]]] = {}
+        with self._translated():
+            for host, account_ids in by_host.items():
+                for first in range(0, len(account_ids), _CHECKED_AT_ONCE):
+                    some = account_ids[first : first + _CHECKED_AT_ONCE]
+                    sent = self._app.send_task(
+                        wire.VALIDATE_CONFIGS,
+                        args=[some],
+                        queue=wire.host_queue(host),
+                        expires=_START_EXPIRES,
+                        headers={wire.BY_HEADER: self._me},
+                    )
+                    tasks[sent.id] = (host, some)
+                    _forget(sent)
+            for task_id, answer in self._results(set(tasks), self._timeout):
+                host, some = tasks.pop(task_id)
+                for account_id in some:
+                    if isinstance(answer, BaseException):
+                        result = _unplaced(account_id, f"host {host} could not check it: {_text(answer)}")
+                    else:
+                        result = ValidationResult.from_dict(answer[account_id])
+                    found[account_id] = (host, result)
+        for task_id, (host, some) in tasks.items():
+            text = f"host {host} did not answer within {self._timeout:g} s (task {task_id})"
+            found |= {account_id: (host, _unplaced(account_id, text)) for account_id in some}
+        return found
+
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the newest batches, the newest first."""
         found = (self._batches.read(batch_id) for batch_id in self._batches.newest(count))
@@ -314,11 +358,7 @@ class CeleryWorkerPool:
         hosts: Sequence[HostState],
     ) -> "tuple[list[_Command], dict[str, str]]":
         """Give each of many starts its host in one pass, and have those of one server not follow on each other."""
-        snapshot = self._desired.snapshot()
-        view = FleetView(host.facts for host in hosts)
-        for desired in () if snapshot is None else snapshot.desired.values():
-            if desired.running and desired.host:
-                view.add(desired.tenant, desired.host)
+        view = self._view(hosts)
         live = {host.name for host in hosts if host.live}
         refused: dict[str, str] = {}
         servers: dict[str, list[_Command]] = {}
@@ -336,6 +376,14 @@ class CeleryWorkerPool:
             servers.setdefault(command.needs.server if command.needs is not None else "", []).append(command)
         rounds = zip_longest(*servers.values())
         return [command for row in rounds for command in row if command is not None], refused
+
+    def _view(self, hosts: Sequence[HostState]) -> FleetView:
+        snapshot = self._desired.snapshot()
+        view = FleetView(host.facts for host in hosts)
+        for desired in () if snapshot is None else snapshot.desired.values():
+            if desired.running and desired.host:
+                view.add(desired.tenant, desired.host)
+        return view
 
     def _signature(self, command: "_Command") -> Any:
         options: dict[str, Any] = {
@@ -469,6 +517,10 @@ class CeleryWorkerPool:
             f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
             "sent; `manager ps` shows what is so once Redis is back"
         )
+
+
+def _unplaced(account_id: str, text: str) -> ValidationResult:
+    return ValidationResult(valid=False, account_id=account_id, errors=(text,))
 
 
 def _freedom(command: _Command) -> tuple[bool, int, int]:

@@ -65,6 +65,18 @@ class NoWorkerError(ManagerError, ValueError):
     code = "no_worker"
 
 
+class NoConfigVersionError(ManagerError, ValueError):
+    """Raised when a version of the pushed configuration is named that is not there."""
+
+    code = "no_config_version"
+
+
+class ConfigChangedError(ManagerError, RuntimeError):
+    """Raised when somebody else pushed a configuration in between."""
+
+    code = "config_changed"
+
+
 class NoBatchError(ManagerError, ValueError):
     """Raised when nothing is known of a batch."""
 

@@ -7,10 +7,13 @@ from manager.config import ConfigurationService
 from manager.fleet import FleetStore, celery_url, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
+from manager.fleet.configs import ConfigStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.hosts import FleetHosts
+from manager.paths import StatePaths
 from manager.pool import WorkerPool
+from manager.pushed import FleetConfigurationService
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.validation import AccountConfigurationValidator
@@ -87,10 +90,23 @@ def audit_trail(settings: Settings) -> AuditTrail:
     return AuditTrail(fleet_url(settings))
 
 
+def config_store(settings: Settings) -> ConfigStore:
+    """Return the account files that were pushed to the fleet of these settings."""
+    return ConfigStore(fleet_url(settings))
+
+
+def configuration(settings: Settings) -> ConfigurationService:
+    """Return the account files of these settings: a directory's, or the fleet's."""
+    if settings.config_source == "directory":
+        return ConfigurationService(settings.config_dir)
+    paths = StatePaths(settings.state_dir)
+    paths.create()
+    return FleetConfigurationService(settings.config_dir, paths, config_store(settings))
+
+
 def build_service(settings: Settings) -> WorkerManagerService:
     """Return a service for exactly these settings."""
-    config_service = ConfigurationService(settings.config_dir)
-    return WorkerManagerService(config_service, celery_worker_pool(settings))
+    return WorkerManagerService(configuration(settings), celery_worker_pool(settings))
 
 
 def _build(
@@ -99,5 +115,5 @@ def _build(
     validator: AccountConfigurationValidator | None,
 ) -> WorkerManagerService:
     settings = load_settings()
-    config_service = config_service or ConfigurationService(settings.config_dir)
+    config_service = config_service or configuration(settings)
     return WorkerManagerService(config_service, worker_pool or celery_worker_pool(settings), validator)

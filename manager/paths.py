@@ -58,6 +58,11 @@ class StatePaths:
         return self.root / "logs"
 
     @property
+    def config_dir(self) -> Path:
+        """Account files that were read from the fleet, a directory for each version."""
+        return self.root / "config"
+
+    @property
     def home(self) -> str:
         """What tells this state directory from every other, for as long as it exists; made with it."""
         return (self.root / "id").read_text().strip()
@@ -83,6 +88,7 @@ class StatePaths:
                 self.venue_dir,
                 self.run_dir,
                 self.workers_dir,
+                self.config_dir,
                 self.logs_dir,
                 self.logs_dir / "accounts",
             ):

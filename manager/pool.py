@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement import Needs
 
 if TYPE_CHECKING:
@@ -91,6 +91,12 @@ class WorkerPool(Protocol):
         batch: Batch | None = None,
     ) -> BatchResult:
         """Stop many at once; every account is accounted for."""
+
+    def validate_many(self, needs: "Mapping[str, Needs]") -> dict[str, tuple[str, ValidationResult]] | None:
+        """Check accounts on the hosts that would run them: account → (host, what it found).
+
+        None if there are no other hosts to ask: this process is where the accounts would run.
+        """
 
     def stoppable(self) -> list[str]:
         """Return the accounts that a stop of everything must stop: those that may have a worker, or will again."""

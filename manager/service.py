@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from manager import logs
@@ -9,6 +10,7 @@ from manager.config import ConfigurationService, LoadedAccount
 from manager.errors import ManagerError, StopFailedError
 from manager.labels import Selection
 from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.placement import Needs
 from manager.pool import Batch, Progress, StartOrder, WorkerPool, new_batch_id
 from manager.states import WorkerLifecycleStatus
 from manager.validation import AccountConfigurationValidator, OrderBook
@@ -213,6 +215,31 @@ class WorkerManagerService:
             return results
         selected = self.select(selection)
         return {account_id: result for account_id, result in results.items() if account_id in selected}
+
+    def validate_on_hosts(
+        self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
+    ) -> dict[str, tuple[str, ValidationResult]]:
+        """Check accounts on the hosts that would run them, with their credentials and terminals: id → (host, result).
+
+        Files that cannot be read at all are checked here; then the host is empty. Starts nothing. Raises
+        HostUnavailableError or FleetUnavailableError if there is nobody to ask, ValueError for an unknown account.
+        """
+        if account_ids is None:
+            names = set(self.select(selection)) if selection else None
+            local = self.validator.validate_all()
+            local = {key: result for key, result in local.items() if names is None or key in names}
+        else:
+            local = {account_id: self.validate_config(account_id) for account_id in account_ids}
+        needs: dict[str, Needs] = {}
+        for account_id in local:
+            with suppress(ManagerError):
+                config = self.config_service.read_account(account_id).repaired
+                if config is not None:
+                    needs[account_id] = config.needs()
+        found = self.worker_pool.validate_many(needs)
+        if found is None:
+            return {account_id: ("", result) for account_id, result in local.items()}
+        return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every known worker as it is now, ended ones too, by account id."""

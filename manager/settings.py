@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     #: A file that holds that URL instead, mode 0600: a container's secret, or beside the service's own files.
     redis_url_file: Path | None = None
     config_dir: Path = Field(default_factory=lambda: platformdirs.user_config_path(_APP, appauthor=False))
+    #: Where account files are read: `directory`, MANAGER_CONFIG_DIR; or `fleet`, what `manager config push` put into Redis.
+    #: Credentials are looked up below MANAGER_CONFIG_DIR of each host either way.
+    config_source: Literal["directory", "fleet"] = "directory"
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, appauthor=False))
     #: This host's name in the fleet; its queue is `host.<name>`.
     host: str = Field(default_factory=_default_host)

@@ -11,12 +11,15 @@ from celery.signals import setup_logging
 from manager import logs, wire
 from manager.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
-from manager.factory import celery_worker_pool
+from manager.factory import celery_worker_pool, configuration
+from manager.gateways.reach import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
+from manager.models import ValidationResult
 from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
+from manager.venue.address import venue_address
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         raise_file_limit()
         try:
             settings = _settings_of(worker)
-            agent = HostAgent(settings, _answer, lambda: _send_self_test(settings))
+            agent = HostAgent(settings, configuration(settings), _answer, lambda: _send_self_test(settings))
             agent.start()
         except ManagerError as error:
             _refuse(str(error))
@@ -80,6 +83,7 @@ class _Running:
         self.commands = agent.commands
         self.self_test = agent.self_test
         self.auditor = agent.auditor
+        self.settings = agent.settings
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
         self.fleet = WorkerManagerService(
             agent.config_service, celery_worker_pool(agent.settings), agent.validator
@@ -97,6 +101,22 @@ def host_service() -> WorkerManagerService:
 def fleet_service() -> WorkerManagerService:
     """Return the service over the whole fleet, as a manager sees it."""
     return _services().fleet
+
+
+def checked_here(account_id: str) -> ValidationResult:
+    """Check an account as this host sees it: its files, its credentials, and whether its venue can be reached.
+
+    Raises AccountNotFoundError, InvalidAccountIdError.
+    """
+    running = _services()
+    result = running.host.validate_config(account_id)
+    if not result.valid:
+        return result
+    config = running.host.config_service.load_account_config(account_id)
+    problem = reach_problem(config, venue_address(running.settings))
+    if problem is None:
+        return result
+    return result.model_copy(update={"warnings": (*result.warnings, f"{account_id}: {problem}")})
 
 
 def _services() -> _Running:

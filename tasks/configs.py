@@ -5,7 +5,7 @@ from typing import Any
 from manager import wire
 from manager.errors import ManagerError
 from manager.models import ValidationResult
-from tasks.app import app, host_service
+from tasks.app import app, checked_here
 from tasks.payloads import AccountArguments, AccountsArguments
 from tasks.refusals import checked
 
@@ -14,7 +14,7 @@ from tasks.refusals import checked
 def validate_config(self: Any, account_id: str) -> dict[str, Any]:
     """Check the account's files as this host sees them; returns a ValidationResult."""
     given = checked(self, AccountArguments, account_id=account_id)
-    return host_service().validate_config(given.account_id).to_dict()
+    return checked_here(given.account_id).to_dict()
 
 
 @app.task(name=wire.VALIDATE_CONFIGS, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -24,7 +24,7 @@ def validate_configs(self: Any, account_ids: list[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for account_id in given.account_ids:
         try:
-            result = host_service().validate_config(account_id)
+            result = checked_here(account_id)
         except ManagerError as error:  # its file is not on this host
             result = ValidationResult(valid=False, account_id=account_id, errors=(str(error),))
         answer[account_id] = result.to_dict()

@@ -1,42 +1,84 @@
-"""validate, config show."""
+"""validate, and config: show, push, diff, history, rollback."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from manager.cli.common import account_argument, json_option, print_json, settings
+from manager.cli.common import (
+    account_argument,
+    configuration,
+    json_option,
+    print_json,
+    print_warning,
+    selected,
+    selection_options,
+    service,
+    settings,
+)
 
 if TYPE_CHECKING:
+    from manager.fleet.configs import ConfigStore
+    from manager.labels import Selection
     from manager.models import ValidationResult
 
 
 @click.command()
 @account_argument(nargs=-1)
+@selection_options
+@click.option("--here", is_flag=True, help="Check on this machine, even if hosts are live.")
 @json_option
-def validate(account_ids: tuple[str, ...], as_json: bool) -> int:
-    """Check account files: those named, or all. Needs no Redis and starts nothing."""
-    from manager.config import ConfigurationService
-    from manager.validation import AccountConfigurationValidator
+def validate(
+    account_ids: tuple[str, ...],
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
+    here: bool,
+    as_json: bool,
+) -> int:
+    """Check account files: those named or selected, or all; on the hosts that would run them, else here.
 
-    directory = settings().config_dir
-    configuration = ConfigurationService(directory)
-    validator = AccountConfigurationValidator(configuration)
-    if account_ids:
-        for account_id in account_ids:
-            configuration.account_path(account_id)
-        results = {account_id: validator.validate_account(account_id) for account_id in account_ids}
+    A host checks with its own credentials, programs and reach. Needs no Redis and starts nothing.
+    """
+    fleet = service()
+    selection = selected(account_ids, groups, labels)
+    checked = None if here else _on_hosts(account_ids, selection)
+    if checked is None:
+        if account_ids:
+            results = {account_id: fleet.validate_config(account_id) for account_id in account_ids}
+        else:
+            results = fleet.validate_all_configs(selection)
+        where = "this machine"
     else:
-        results = validator.validate_all()
+        results = {account_id: result for account_id, (_, result) in checked.items()}
+        hosts = sorted({host for host, _ in checked.values() if host})
+        where = f"host{'s' * (len(hosts) > 1)} {', '.join(hosts)}" if hosts else "this machine"
     invalid = sum(result.has_errors for result in results.values())
     if as_json:
-        print_json([result.to_dict() for result in results.values()])
+        print_json(
+            [
+                {**result.to_dict(), "host": checked[account_id][0] if checked is not None else ""}
+                for account_id, result in results.items()
+            ]
+        )
     else:
         for result in results.values():
             _say(result)
         if not results:
-            click.echo(f"no accounts in {directory / 'accounts'}: `manager init` writes the first files")
-        click.echo(f"{len(results) - invalid} valid, {invalid} invalid")
+            directory = settings().config_dir / "accounts"
+            click.echo(f"no accounts in {directory}: `manager init` writes the first files")
+        click.echo(f"{len(results) - invalid} valid, {invalid} invalid (checked on {where})")
     return int(invalid > 0)
+
+
+def _on_hosts(
+    account_ids: tuple[str, ...], selection: "Selection"
+) -> "dict[str, tuple[str, ValidationResult]] | None":
+    """Have the hosts check; None if there is none to ask."""
+    from manager.errors import FleetUnavailableError, HostUnavailableError
+
+    try:
+        return service().validate_on_hosts(account_ids or None, selection)
+    except (FleetUnavailableError, HostUnavailableError):
+        return None
 
 
 def _say(result: "ValidationResult") -> None:
@@ -49,7 +91,7 @@ def _say(result: "ValidationResult") -> None:
 
 @click.group()
 def config() -> None:
-    """Look at the configuration."""
+    """Look at the configuration, and bring it to every host."""
 
 
 @config.command("show")
@@ -58,10 +100,9 @@ def config() -> None:
 @json_option
 def show(account_id: str, origin: bool, as_json: bool) -> int:
     """Show an account's configuration as a worker would get it, defaults merged in."""
-    from manager.config import ConfigurationService
     from manager.errors import InvalidConfigError
 
-    loaded = ConfigurationService(settings().config_dir).read_account(account_id)
+    loaded = configuration().read_account(account_id)
     if loaded.config is None:
         raise InvalidConfigError("\n".join(str(problem) for problem in loaded.problems))
     if as_json and not origin:
@@ -75,6 +116,130 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
         value = "null" if entry.value is None else entry.value
         click.echo(f"{entry.key}: {value}" + (f"    # {entry.origin}" if origin else ""))
     return 0
+
+
+@config.command("diff")
+@click.argument("version", type=int, required=False)
+def diff(version: int | None) -> int:
+    """Show what `config push` would change, or what has changed since VERSION; 1 if anything."""
+    from manager.pushed import difference
+
+    store = _store()
+    now = _current_files(store)
+    lines = difference(store.read(version).files, now) if version is not None else difference(now, _local())
+    for line in lines:
+        click.echo(line)
+    return int(bool(lines))
+
+
+@config.command("push")
+@click.option("-m", "--message", default="", help="Why, for the history.")
+@click.option("--allow-invalid", is_flag=True, help="Push accounts that cannot be started as they are, too.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@json_option
+def push(message: str, allow_invalid: bool, dry_run: bool, as_json: bool) -> int:
+    """Put this machine's account files into Redis, from where hosts with MANAGER_CONFIG_SOURCE=fleet read them.
+
+    Whole and at once; what they refer to (passwords, programs) stays on each host. Running workers go on as they are.
+    """
+    from manager.caller import caller
+    from manager.factory import audit_trail
+    from manager.pushed import difference
+
+    files = _local(allow_invalid=allow_invalid)
+    store = _store()
+    current = store.current()
+    lines = difference(_current_files(store), files)
+    if not as_json:
+        for line in lines:
+            click.echo(line)
+    if not lines or dry_run:
+        if as_json:
+            print_json({"version": current[0] if current else None, "pushed": False, "diff": lines})
+        else:
+            click.echo(
+                "nothing to push: the fleet has these files"
+                if not lines
+                else "nothing was pushed (--dry-run)"
+            )
+        return 0
+    version = store.push(files, replaces=current[0] if current else 0, by=caller(), message=message)
+    audit_trail(settings()).note("config push", by=caller(), text=f"version {version}: {message}")
+    if as_json:
+        print_json({"version": version, "pushed": True, "diff": lines})
+    else:
+        click.echo(f"pushed version {version}: {len(files)} files")
+        _tell_readers(version)
+    return 0
+
+
+@config.command("history")
+@json_option
+def history(as_json: bool) -> int:
+    """List the pushed versions, the newest first."""
+    store = _store()
+    current = store.current()
+    found = store.history()
+    if as_json:
+        print_json([one.to_dict() for one in found])
+        return 0
+    for one in found:
+        mark = "*" if current is not None and one.version == current[0] else " "
+        click.echo(
+            f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S}  {one.hash[:12]}  {len(one.files)} files  {one.by}  "
+            f"{one.message}"
+        )
+    if not found:
+        click.echo("nothing was pushed yet: `manager config push`")
+    return 0
+
+
+@config.command("rollback")
+@click.argument("version", type=int)
+@json_option
+def rollback(version: int, as_json: bool) -> int:
+    """Have an old version count again, as a new one."""
+    from manager.caller import caller
+    from manager.factory import audit_trail
+
+    new = _store().roll_back(version, caller())
+    audit_trail(settings()).note("config rollback", by=caller(), text=f"version {new}: as version {version}")
+    if as_json:
+        print_json({"version": new, "pushed": True})
+    else:
+        click.echo(f"version {new} counts now: the files of version {version}")
+        _tell_readers(new)
+    return 0
+
+
+def _store() -> "ConfigStore":
+    from manager.factory import config_store
+
+    return config_store(settings())
+
+
+def _local(*, allow_invalid: bool = True) -> dict[str, str]:
+    """Return the files of this machine's own directory, whatever hosts read."""
+    from manager.config import ConfigurationService
+    from manager.pushed import collect
+
+    return collect(ConfigurationService(settings().config_dir), allow_invalid=allow_invalid)
+
+
+def _current_files(store: "ConfigStore") -> dict[str, str]:
+    current = store.current()
+    return {} if current is None else dict(store.read(current[0]).files)
+
+
+def _tell_readers(version: int) -> None:
+    """Say which live hosts do not read what was pushed."""
+    from manager.factory import fleet_store
+
+    for host in fleet_store(settings()).hosts():
+        if host.live and host.data.get("config_source") != "fleet":
+            print_warning(
+                f"host {host.name} reads its own directory: MANAGER_CONFIG_SOURCE=fleet has it read version {version}"
+            )
 
 
 COMMANDS = (validate, config)

@@ -1,6 +1,8 @@
 """Accounts on disk: models, merging, provenance, credentials, and the service over them."""
 
+from manager.config.credentials import scheme_of
 from manager.config.credentials import watch as watch_credential
+from manager.config.ids import id_problem
 from manager.config.loaded import LoadedAccount, Origin, suggestion
 from manager.config.models import (
     AccountConfig,
@@ -38,6 +40,8 @@ __all__ = [
     "StopConfig",
     "StrategyConfig",
     "config_version",
+    "id_problem",
+    "scheme_of",
     "suggestion",
     "watch_credential",
 ]

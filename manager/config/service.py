@@ -62,12 +62,22 @@ class ConfigurationService:
         self._snapshot: tuple[float, Snapshot] | None = None
 
     @property
+    def files_dir(self) -> Path:
+        """Where `defaults.yaml` and `accounts/` are; what they refer to is below `config_dir`, on each host."""
+        return self.config_dir
+
+    @property
+    def version(self) -> int | None:
+        """The number of these files' version; None where nobody counts."""
+        return None
+
+    @property
     def accounts_dir(self) -> Path:
-        return self.config_dir / "accounts"
+        return self.files_dir / "accounts"
 
     @property
     def defaults_path(self) -> Path:
-        return self.config_dir / "defaults.yaml"
+        return self.files_dir / "defaults.yaml"
 
     def checked_id(self, account_id: str) -> str:
         """Return the id. Raises InvalidAccountIdError if no account file could have it."""

@@ -46,6 +46,7 @@ class HostAgent:
     def __init__(
         self,
         settings: Settings,
+        config_service: ConfigurationService,
         answer: Answer | None = None,
         send_self_test: Callable[[], None] | None = None,
     ) -> None:
@@ -55,7 +56,7 @@ class HostAgent:
         self._closed = threading.Event()
         self._answer: Answer = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
-        self.config_service = ConfigurationService(settings.config_dir)
+        self.config_service = config_service
         self.validator = AccountConfigurationValidator(self.config_service)
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
         self.auditor = Auditor(AuditTrail(self.store.url), settings.host)
@@ -243,6 +244,8 @@ class HostAgent:
             "looks": self._keeper.looks if self._keeper else 0,
             "trouble": self._keeper.wanted.trouble if self._keeper else None,
             "drain": self._keeper.drain.told() if self._keeper else None,
+            "config_source": self.settings.config_source,
+            "config_version": self.config_service.version,
             "labels": self.settings.labels,
             "capacity": self.settings.capacity,
             "memory_mb": memory,

@@ -22,6 +22,7 @@ from manager.host.starting import Starter
 from manager.host.stopping import stop_process
 from manager.host.watch import ProcessWatch
 from manager.models import BatchResult, WorkerInfo, new_worker_id
+from manager.placement import Needs
 from manager.pool import Batch, Progress, StartOrder
 from manager.processes import ProcessRef
 from manager.session.beat import read_pulse
@@ -217,6 +218,10 @@ class WorkerPoolManager:
         return run_batch([(account_id, account_id) for account_id in account_ids], one, progress)
 
     # questions
+
+    def validate_many(self, needs: Mapping[str, Needs]) -> None:
+        """See `manager.pool.WorkerPool.validate_many`: they would run here."""
+        del needs
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every worker that this pool knows of, ended ones too, by account id."""

@@ -1,0 +1,76 @@
+"""Configuration across hosts: pushed through Redis, checked where it counts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import PASSWORD, Fleet
+from support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+A = "account-001"
+
+
+@pytest.fixture
+def far(bare_fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
+    """A host that shares no directory with the manager: it has its credentials, and reads the fleet's files."""
+    found = Fleet(short_dir / "far", bare_fleet.redis, "far")
+    bare_fleet.start_venue()
+    found.venue_socket = bare_fleet.venue_socket
+    found.extra_environment = {"MANAGER_CONFIG_SOURCE": "fleet"}
+    found.start_agent()
+    yield found
+    found.close()
+
+
+def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, far: Fleet) -> None:
+    desk = bare_fleet
+    desk.add_accounts(2)
+    assert desk.run("config", "push", "--dry-run").stdout.endswith("nothing was pushed (--dry-run)\n")
+    pushed = desk.run("config", "push", "-m", "the first two")
+    assert pushed.returncode == 0, pushed.stderr
+    assert "+++ accounts/account-001.yaml" in pushed.stdout
+    assert "pushed version 1: 2 files" in pushed.stdout
+    assert desk.run("config", "push").stdout.startswith("nothing to push")
+    eventually(
+        lambda: [host.data.get("config_version") for host in desk.store.hosts()] == [1],
+        what="the host has it",
+    )
+    told = desk.run_json("start-all")
+    assert sorted(told["started"]) == ["account-001", "account-002"]
+    # It is checked where it would run: the host has the password file, and lacks this one.
+    desk.add_account(A, 5001, password="file:secrets/other")
+    (desk.config_dir / "secrets" / "other").write_text(PASSWORD)
+    assert desk.run("validate", A, "--here").returncode == 0
+    assert desk.run("config", "push", "--json").returncode == 0
+    eventually(lambda: [host.data.get("config_version") for host in desk.store.hosts()] == [2])
+    checked = desk.run_json("validate", A)
+    assert checked[0]["host"] == "far"
+    assert "secrets/other is missing" in checked[0]["errors"][0]
+    assert desk.run_json("config", "rollback", "1")["version"] == 3
+    eventually(lambda: [host.data.get("config_version") for host in desk.store.hosts()] == [3])
+    assert desk.run("validate", A).returncode == 0
+    assert [one["version"] for one in desk.run_json("config", "history")] == [3, 2, 1]
+    trail = [json.loads(line) for line in desk.run("audit", "--json").stdout.splitlines()]
+    assert [one["what"] for one in trail if one["what"].startswith("config")] == [
+        "config push",
+        "config push",
+        "config rollback",
+    ]
+    with desk.redis.client() as client:
+        for key in client.keys("manager:config*"):
+            assert PASSWORD.encode() not in client.dump(key)
+
+
+def test_validate_says_where_it_checked_and_warns_of_a_venue_out_of_reach(fleet: Fleet) -> None:
+    fleet.add_accounts(2)
+    fleet.add_account("away", 5009, venue="tcp:127.0.0.1:1")
+    told = fleet.run("validate")
+    assert told.returncode == 0, told.stderr
+    assert "3 valid, 0 invalid (checked on host test-host)" in told.stdout
+    assert "its venue cannot be reached from this host now" in told.stdout
+    fleet.add_account("nowhere", 5010, requires="moon")
+    assert "test-host: it lacks label moon" in fleet.run("validate", "nowhere").stdout
+    assert "(checked on this machine)" in fleet.run("validate", "nowhere", "--here").stdout

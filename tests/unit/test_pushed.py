@@ -1,0 +1,134 @@
+"""Account files that travel through Redis: whole or not at all, never with a password, and only account files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.configs import GOOD, Directory
+from support.servers import RedisServer
+
+from manager.config import ConfigurationService
+from manager.errors import ConfigChangedError, InvalidConfigError, NoConfigVersionError
+from manager.fleet.configs import CURRENT_KEY, VERSIONS_KEY, ConfigStore, content_hash
+from manager.paths import StatePaths
+from manager.pushed import FleetConfigurationService, collect, difference
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[ConfigStore]:
+    found = ConfigStore(redis_server.url)
+    yield found
+    found.close()
+
+
+def reader(directory: Path, store: ConfigStore) -> FleetConfigurationService:
+    """Return what a host reads now; a new one, since one looks once a second."""
+    paths = StatePaths(directory / "state")
+    paths.create()
+    return FleetConfigurationService(directory / "config", paths, store)
+
+
+FILES = {"defaults.yaml": "server: Paper-1\n", "accounts/a.yaml": GOOD}
+
+
+def test_versions_are_pushed_read_and_rolled_back(short_dir: Path, store: ConfigStore) -> None:
+    assert store.current() is None
+    assert reader(short_dir, store).list_accounts() == []
+    assert store.push(FILES, replaces=0, by="me", message="first") == 1
+    one = reader(short_dir, store)
+    assert (one.list_accounts(), one.version) == (["a"], 1)
+    assert one.load_account_config("a").server == "Paper-1"
+    later = {**FILES, "accounts/b.yaml": GOOD.replace("5001", "5002")}
+    assert store.push(later, replaces=1, by="me", message="more") == 2
+    assert reader(short_dir, store).list_accounts() == ["a", "b"]
+    assert store.roll_back(1, "me") == 3
+    assert reader(short_dir, store).list_accounts() == ["a"]
+    assert [one.version for one in store.history()] == [3, 2, 1]
+    assert store.history()[0].hash == store.history()[2].hash == content_hash(FILES)
+    with pytest.raises(NoConfigVersionError, match="history"):
+        store.read(9)
+
+
+def test_of_two_who_push_at_once_the_second_is_told(store: ConfigStore) -> None:
+    store.push(FILES, replaces=0, by="one", message="")
+    with pytest.raises(ConfigChangedError, match="version 1"):
+        store.push({}, replaces=0, by="two", message="")
+    assert store.read(1).by == "one"
+
+
+def test_without_redis_the_last_version_goes_on_to_count(
+    short_dir: Path, store: ConfigStore, redis_server: RedisServer
+) -> None:
+    store.push(FILES, replaces=0, by="me", message="")
+    assert reader(short_dir, store).list_accounts() == ["a"]
+    redis_server.stop()
+    assert reader(short_dir, store).list_accounts() == ["a"]
+
+
+def test_a_version_that_was_tampered_with_is_not_read(
+    short_dir: Path, store: ConfigStore, redis_server: RedisServer
+) -> None:
+    store.push(FILES, replaces=0, by="me", message="")
+    assert reader(short_dir, store).list_accounts() == ["a"]
+    with redis_server.client() as client:
+        raw = client.hget(VERSIONS_KEY, "1")
+        assert isinstance(raw, bytes)
+        client.hset(VERSIONS_KEY, "2", raw.replace(b"5001", b"6666"))
+        client.set(CURRENT_KEY, "2 " + "0" * 64)
+    one = reader(short_dir, store)
+    assert str(one.load_account_config("a").login) == "5001"
+
+
+def test_only_account_files_are_laid_out(short_dir: Path, store: ConfigStore) -> None:
+    evil = {
+        **FILES,
+        "../../evil": "x",
+        "/tmp/evil": "x",
+        "accounts/../../evil.yaml": "x",
+        "accounts/.hidden.yaml": "x",
+        "secrets/password": "x",
+    }
+    store.push(evil, replaces=0, by="me", message="")
+    reader(short_dir, store).list_accounts()
+    written = {path.relative_to(short_dir).as_posix() for path in short_dir.rglob("*") if path.is_file()}
+    assert {path for path in written if "evil" in path or "hidden" in path or "password" in path} == set()
+    modes = {path.stat().st_mode & 0o077 for path in (short_dir / "state" / "config").rglob("*.yaml")}
+    assert modes == {0}
+
+
+def test_credentials_are_looked_up_on_the_host_not_beside_the_pushed_files(
+    short_dir: Path, store: ConfigStore
+) -> None:
+    text = GOOD.replace("env:SOME_PASSWORD", "file:secrets/p")
+    store.push({"accounts/a.yaml": text}, replaces=0, by="me", message="")
+    secrets = short_dir / "config" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "p").write_text("hidden\n")
+    one = reader(short_dir, store)
+    password = one.resolve_password(one.load_account_config("a"))
+    assert password is not None
+    assert password.get_secret_value() == "hidden"
+
+
+def test_a_password_in_a_file_is_never_pushed(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", GOOD.replace("env:SOME_PASSWORD", "hunter2"))
+    directory.write("b", "password: hunter2\n  nonsense: [")
+    for allow in (False, True):
+        with pytest.raises(InvalidConfigError) as told:
+            collect(directory.service, allow_invalid=allow)
+        assert "accounts/a.yaml holds its password" in str(told.value)
+        assert "accounts/b.yaml cannot be read" in str(told.value)
+        assert "hunter2" not in str(told.value)
+
+
+def test_what_cannot_be_started_is_pushed_only_when_that_is_said(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", GOOD + "colour: red\n")
+    with pytest.raises(InvalidConfigError, match="colour"):
+        collect(directory.service)
+    files = collect(directory.service, allow_invalid=True)
+    assert list(files) == ["accounts/a.yaml"]
+    assert "+colour: red" in difference({"accounts/a.yaml": GOOD}, files)
+    assert difference(files, files) == []
+    assert ConfigurationService(tmp_path).list_accounts() == ["a"]
