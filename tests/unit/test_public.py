@@ -63,6 +63,7 @@ def test_the_tasks_and_their_names_are_pinned() -> None:
         "tasks.stop_worker",
         "tasks.validate_all_configs",
         "tasks.validate_config",
+        "tasks.validate_configs",
     ]
 
 

@@ -1,0 +1,112 @@
+"""secure: certificates and users for a private Redis."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from manager.cli.common import settings
+
+if TYPE_CHECKING:
+    from manager.secure.fleet import Made
+
+
+@click.group()
+def secure() -> None:
+    """Make the fleet's Redis private: TLS, and a user with least rights for each host."""
+
+
+_dir = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where everything is written (default: `secure` in the state directory).",
+)
+
+
+@secure.command("init")
+@_dir
+@click.option(
+    "--host", "hosts", multiple=True, metavar="NAME", help="A trading host that gets a user; several times."
+)
+@click.option(
+    "--redis-host",
+    "redis_names",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address by which Redis is reached, the first by the fleet; several times. Default: localhost, 127.0.0.1.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True, help="Redis's port.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=825,
+    show_default=True,
+    help="Life of Redis's certificate.",
+)
+@click.option(
+    "--tls/--no-tls", default=True, help="Without TLS only for a private network that nobody else is on."
+)
+def init(
+    directory: Path | None,
+    hosts: tuple[str, ...],
+    redis_names: tuple[str, ...],
+    port: int,
+    days: int,
+    tls: bool,
+) -> int:
+    """Write a private authority, Redis's certificate and configuration, and users; again, and what is missing is added."""
+    from manager.secure.fleet import USERS, SecureDirectory
+
+    where = SecureDirectory(_directory(directory))
+    made = where.init(
+        hosts=hosts,
+        redis_names=redis_names or ("localhost", "127.0.0.1"),
+        port=port,
+        days=days,
+        tls=tls,
+    )
+    _say(made)
+    click.echo(f"next: redis-server {made.directory / 'redis.conf'} --dir DATA (Redis 7 or later)")
+    for user, purpose in USERS.items():
+        click.echo(f"  {purpose}: MANAGER_REDIS_URL_FILE={where.url_file(user)}")
+    click.echo(
+        f"  a host: copy host-NAME.url{' and ca.crt' if tls else ''} to it, mode 0600, and set MANAGER_REDIS_URL_FILE "
+        "there"
+    )
+    if tls:
+        click.echo("  ca.key stays here: who has it can pass for your Redis")
+    return 0
+
+
+@secure.command("add-host")
+@click.argument("host")
+@_dir
+def add_host(host: str, directory: Path | None) -> int:
+    """Add a user for one more host."""
+    from manager.secure.fleet import SecureDirectory
+
+    where = SecureDirectory(_directory(directory))
+    _say(where.add_host(host))
+    click.echo(
+        "next: have Redis read it (`ACL LOAD`, by an administrator, or a restart), and copy the URL to the host"
+    )
+    return 0
+
+
+def _directory(given: Path | None) -> Path:
+    from manager.paths import StatePaths
+
+    if given is not None:
+        return given.absolute()
+    paths = StatePaths(settings().state_dir)
+    paths.create()
+    return paths.root / "secure"
+
+
+def _say(made: "Made") -> None:
+    for path in made.files:
+        click.echo(f"wrote {path}")
+
+
+COMMANDS = (secure,)

@@ -1,0 +1,127 @@
+"""A private certificate authority for one fleet, and the certificate of its Redis."""
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from manager.errors import SettingsError
+from manager.secure.files import write_private
+
+CA_CERT: Final = "ca.crt"
+CA_KEY: Final = "ca.key"
+REDIS_CERT: Final = "redis.crt"
+REDIS_KEY: Final = "redis.key"
+
+#: Minutes by which certificates begin earlier than now: clocks of hosts differ.
+_EARLIER: Final = timedelta(minutes=5)
+_CA_DAYS: Final = 3650
+
+
+def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[Path]:
+    """Write an authority, unless there is one, and a new certificate for Redis under these names and addresses.
+
+    Raises SettingsError if the package `cryptography` is missing, or if the authority's files cannot be read.
+    """
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    except ImportError:
+        raise SettingsError(
+            "certificates need the package cryptography: pip install 'worker-manager[secure]'"
+        ) from None
+
+    now = datetime.now(UTC)
+    written: list[Path] = []
+
+    def pem(key: Any) -> bytes:
+        found: bytes = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return found
+
+    def named(text: str) -> Any:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    def builder(subject: Any, issuer: Any, key: Any, life: timedelta) -> Any:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _EARLIER)
+            .not_valid_after(now + life)
+        )
+
+    cert_path, key_path = directory / CA_CERT, directory / CA_KEY
+    if cert_path.exists() and key_path.exists():
+        try:
+            authority = x509.load_pem_x509_certificate(cert_path.read_bytes())
+            loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
+        except (OSError, ValueError, TypeError) as error:
+            raise SettingsError(
+                f"{cert_path} and {key_path} cannot be read as an authority: {error}"
+            ) from None
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise SettingsError(f"{key_path} is no key that this command has made")
+        authority_key = loaded
+    else:
+        authority_key = ec.generate_private_key(ec.SECP256R1())
+        subject = named("Worker Manager fleet")
+        authority = (
+            builder(subject, subject, authority_key, timedelta(days=_CA_DAYS))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(x509, signs=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False
+            )
+            .sign(authority_key, hashes.SHA256())
+        )
+        written.append(write_private(key_path, pem(authority_key)))
+        written.append(write_private(cert_path, authority.public_bytes(serialization.Encoding.PEM)))
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        builder(named(names[0]), authority.subject, key, timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(x509, signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([_alternative(x509, name) for name in names]), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+        )
+        .sign(authority_key, hashes.SHA256())
+    )
+    written.append(write_private(directory / REDIS_KEY, pem(key)))
+    written.append(
+        write_private(directory / REDIS_CERT, certificate.public_bytes(serialization.Encoding.PEM))
+    )
+    return written
+
+
+def _usage(x509: Any, *, signs: bool) -> Any:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative(x509: Any, name: str) -> Any:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -1,0 +1,80 @@
+"""The rights of each kind of user in Redis, as its ACL spells them (Redis 7 or later: keys to read and keys to write).
+
+Found by running everything with `ACL LOG` at hand; tests/e2e/test_secure.py does so again. docs/security.md says what
+these rights still allow.
+"""
+
+from typing import Final
+
+#: kombu's lists for the four priorities of a queue: the name itself, then with these ends.
+_STEP: Final = "\x06\x16"
+
+#: What no user of the fleet needs: to administer, to look at everything, or to change how Redis works.
+_COMMANDS: Final = (
+    "+@all -@admin -@dangerous -script|flush -script|kill -function -scan -randomkey -dbsize -select +info"
+)
+
+#: Who subscribes to a pattern must have that very pattern, however wide the others are.
+_CELERY_CHANNELS: Final = ("celery-task-meta-*", "/0.celery*", "/0.celery.pidbox", "/0.celeryev/*")
+
+
+def manager_rights() -> list[str]:
+    """Everything of the fleet, nothing of the server: who commands it."""
+    keys = ("manager:*", "celery*", "host.*", "_kombu.binding*", "unacked*", "*.celery.pidbox*")
+    return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan"]
+
+
+def host_rights(host: str) -> list[str]:
+    """What one host's agent and workers need: its own records, and what hosts share."""
+    own = (f"manager:host:{host}:*", f"host.{host}", f"host.{host}{_STEP}*", f"agent@{host}.celery.pidbox*")
+    shared = (
+        *("manager:desired", "manager:desired:version", "manager:seen:*"),
+        *("manager:lease:*", "manager:epoch", "manager:fleet"),
+        *("manager:batch:*", "manager:batches"),
+        *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*", "unacked*"),
+    )
+    seen = (
+        *("manager:hosts", "manager:config:*"),
+        *("manager:host:*:agent", "manager:host:*:workers", "manager:host:*:beats", "manager:host:*:drain"),
+    )
+    told = (
+        *("manager:hosts", "manager:events", "manager:audit", "manager:host:*:nudges"),
+        *("host.*", "*.reply.celery.pidbox*"),
+    )
+    return [
+        *_keys("RW", own),
+        *_keys("RW", shared),
+        *_keys("R", seen),
+        *_keys("W", told),
+        *_channels(_CELERY_CHANNELS),
+        *_COMMANDS.split(),
+    ]
+
+
+def reader_rights() -> list[str]:
+    """Looking at the fleet: `manager ps`, `hosts`, `events`, `info`, `batch`, `audit`. Commands nothing."""
+    keys = ("manager:*", "celery-task-meta-*")
+    allowed = (
+        "-@all +@read -@dangerous -scan -randomkey -dbsize +@connection +time +info +multi +exec +discard"
+    )
+    return [*_keys("R", keys), *allowed.split()]
+
+
+def flower_rights() -> list[str]:
+    """What Flower shows: events and the lengths of queues. It cannot send a task, nor a host agent away."""
+    queues = ("celery", f"celery{_STEP}*", "host.*", "celery-task-meta-*")
+    return [
+        *_keys("R", queues),
+        *_keys("RW", ("_kombu.binding*celeryev*", "celeryev.*", "unacked*")),
+        *_channels(("/0.celeryev*", "/0.celeryev/*", "celery-task-meta-*")),
+        *_COMMANDS.split(),
+        *("-eval", "-evalsha"),
+    ]
+
+
+def _keys(how: str, patterns: tuple[str, ...]) -> list[str]:
+    return [f"%{how}~{pattern}" for pattern in patterns]
+
+
+def _channels(patterns: tuple[str, ...]) -> list[str]:
+    return [f"&{pattern}" for pattern in patterns]

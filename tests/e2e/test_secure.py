@@ -1,0 +1,287 @@
+"""A fleet on a real Redis with TLS and users of least rights, as `manager secure init` makes it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from support.fleet import Fleet
+from support.ports import free_port
+from support.servers import RedisServer, secure_redis_binary
+from support.waiting import eventually
+
+from manager.fleet import FleetStore
+
+BINARY = secure_redis_binary()
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        BINARY is None,
+        reason="no redis-server or valkey-server of version 7 or later with TLS on PATH (the wheel's is 6.2 without)",
+    ),
+]
+
+A = "account-001"
+
+
+class SecureRedis:
+    """The server that reads what `manager secure init` wrote; and a door of the test's own, for looking."""
+
+    def __init__(self, directory: Path, *hosts: str) -> None:
+        self.directory = directory / "secure"
+        self.port = free_port()
+        self.socket = directory / "admin.sock"
+        made = self.manage("init", "--port", str(self.port), *(f"--host={host}" for host in hosts))
+        assert made.returncode == 0, made.stderr
+        self.said = made.stdout
+        # The test alone may administer, by a user that a fleet would not have.
+        with (self.directory / "users.acl").open("a") as file:
+            file.write("user test on nopass allkeys allchannels +@all\n")
+        self.process = subprocess.Popen(
+            [
+                *(str(BINARY), str(self.directory / "redis.conf"), "--dir", str(directory)),
+                *("--unixsocket", str(self.socket)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._answers, what="the secured Redis answers")
+
+    def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "manager.cli", "secure", *arguments, "--dir", str(self.directory)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def admin(self) -> Any:
+        return redis.Redis(unix_socket_path=str(self.socket), username="test", password="any")
+
+    def url(self, user: str) -> str:
+        return (self.directory / f"{user}.url").read_text().strip()
+
+    def as_user(self, user: str) -> Any:
+        return redis.Redis.from_url(self.url(user))
+
+    def denied(self) -> list[str]:
+        """Return what Redis has refused to anybody, and forget it."""
+        with self.admin() as client:
+            log = client.acl_log()
+            client.acl_log_reset()
+        return [f"{one['username']}: {one['reason']} {one['object']}" for one in log]
+
+    def _answers(self) -> bool:
+        try:
+            with self.admin() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+@pytest.fixture
+def secure(short_dir: Path) -> Iterator[SecureRedis]:
+    directory = short_dir / "r"
+    directory.mkdir()
+    found = SecureRedis(directory, "test-host", "other-host")
+    yield found
+    found.close()
+
+
+class SecureFleet(Fleet):
+    """A host that has its own URL, in a file; the manager on it has the manager's."""
+
+    def __init__(
+        self, directory: Path, server: SecureRedis, host: str = "test-host", beside: "Fleet | None" = None
+    ) -> None:
+        class Server(RedisServer):
+            def __init__(self) -> None:
+                self.url = server.url("manager")
+
+        super().__init__(directory, Server(), host, beside)
+        self.secure = server
+        self.user = f"host-{host}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        found = super().environment
+        del found["MANAGER_REDIS_URL"]
+        return {**found, "MANAGER_REDIS_URL_FILE": str(self.secure.directory / f"{self.user}.url")}
+
+    def manage(self, *arguments: str, user: str = "manager") -> "subprocess.CompletedProcess[str]":
+        host, self.user = self.user, user
+        try:
+            return self.run(*arguments)
+        finally:
+            self.user = host
+
+
+@pytest.fixture
+def fleet(short_dir: Path, secure: SecureRedis) -> Iterator[SecureFleet]:
+    found = SecureFleet(short_dir, secure)
+    found.start_venue()
+    found.start_agent()
+    yield found
+    found.close()
+
+
+def test_everything_works_with_tls_and_least_rights(
+    fleet: SecureFleet, secure: SecureRedis, short_dir: Path
+) -> None:
+    fleet.add_accounts(3)
+    fleet.add_account("auto", 5050, failover="auto")
+    other = SecureFleet(short_dir / "other", secure, "other-host", beside=fleet)
+    try:
+        other.start_agent()
+        assert secure.denied() == []
+        for arguments in (
+            ("start", A),
+            ("restart", A),
+            ("start-all",),
+            ("ps",),
+            ("hosts",),
+            ("info", A),
+            ("validate",),
+            ("stop", "auto"),
+            ("move", "auto", "--to", "test-host"),
+            ("config", "push"),
+            ("drain", "other-host", "--wait"),
+            ("resume-host", "other-host"),
+            ("batch",),
+            ("audit",),
+            ("events",),
+            ("doctor",),
+            ("stop", A),
+        ):
+            done = fleet.manage(*arguments)
+            assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        fleet.look_again()
+        other.look_again()
+        assert fleet.manage("stop-all").returncode == 0
+        # Redis 7.0 lets nobody but an administrator read its settings; doctor says so and goes on.
+        refused = [one for one in secure.denied() if "config|get" not in one]
+        assert refused == []
+    finally:
+        other.close()
+
+
+def test_who_only_looks_commands_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
+    fleet.add_accounts(1)
+    assert fleet.manage("start", A).returncode == 0
+    secure.denied()
+    for looking in (("ps",), ("hosts",), ("info", A), ("events",), ("audit",), ("batch",)):
+        done = fleet.manage(*looking, user="reader")
+        assert done.returncode == 0, (looking, done.stderr)
+    assert secure.denied() == []
+    told = fleet.manage("stop", A, user="reader")
+    assert told.returncode == 1
+    assert "does not permit this user" in told.stderr
+    assert fleet.status(A) == "running"
+
+
+def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_must(
+    secure: SecureRedis,
+) -> None:
+    with secure.as_user("host-test-host") as client:
+        client.set("manager:host:test-host:agent", "mine")
+        client.rpush("host.other-host", "a task that is passed on")
+        acts: tuple[Callable[[], Any], ...] = (
+            lambda: client.set("manager:host:other-host:agent", "forged"),
+            lambda: client.hset("manager:host:other-host:workers", "a", "forged"),
+            lambda: client.delete("manager:host:other-host:drain"),
+            lambda: client.blpop(["manager:host:other-host:nudges"], timeout=1),
+            lambda: client.brpop(["host.other-host"], timeout=1),
+            lambda: client.get("manager:audit"),
+            lambda: client.xrange("manager:audit"),
+            lambda: client.set("manager:config:current", "1 forged"),
+            lambda: client.set("somebody-elses", "key"),
+            client.flushall,
+            client.flushdb,
+            lambda: client.keys("*"),
+            client.scan,
+            lambda: client.config_get("*"),
+            lambda: client.execute_command("ACL", "LIST"),
+            lambda: client.eval("return redis.call('SET', 'manager:host:other-host:agent', 'x')", 0),
+            client.shutdown,
+            lambda: client.publish("elsewhere", "x"),
+        )
+        for act in acts:
+            with pytest.raises(redis.ResponseError, match=r"(?i)permission|NOPERM|can't access"):
+                act()
+    with secure.as_user("flower") as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.rpush("celery", "a task")
+    with pytest.raises(redis.RedisError):
+        redis.Redis(port=secure.port, ssl=True, ssl_cert_reqs="none").ping()
+
+
+def test_another_authority_a_wrong_password_and_no_tls_are_refused_with_a_reason(
+    fleet: SecureFleet, secure: SecureRedis, tmp_path: Path
+) -> None:
+    right = secure.url("manager")
+    fake = tmp_path / "fake"
+    made = subprocess.run(
+        [sys.executable, "-m", "manager.cli", "secure", "init", "--dir", str(fake)],
+        check=True,
+        capture_output=True,
+    )
+    assert made.returncode == 0
+    password = re.search(r"manager:([^@]+)@", right)
+    assert password is not None
+    wrong = {
+        "authority": right.replace(str(secure.directory), str(fake)),
+        "password": right.replace(password[1], "wrong"),
+        "plain": re.sub(r"\?.*", "", right).replace("rediss", "redis"),
+    }
+    for name, url in wrong.items():
+        (secure.directory / f"{name}.url").write_text(url)
+    for name, reason in (
+        ("authority", "certificate verify failed"),
+        ("password", "refuses the login"),
+        ("plain", "cannot be used"),
+    ):
+        told = fleet.manage("ps", user=name)
+        assert told.returncode == 1
+        assert reason in told.stderr
+        assert password[1] not in told.stderr
+        assert "Traceback" not in told.stderr
+
+
+def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(secure: SecureRedis) -> None:
+    passwords = [re.search(r":([^:@]+)@", path.read_text()) for path in secure.directory.glob("*.url")]
+    assert len(passwords) == 5
+    acl = (secure.directory / "users.acl").read_text()
+    for password in passwords:
+        assert password is not None
+        assert password[1] not in secure.said + acl
+    assert "user default off" in acl
+    assert secure.directory.stat().st_mode & 0o077 == 0
+    assert {path.stat().st_mode & 0o077 for path in secure.directory.iterdir()} == {0}
+    before = {path.name: path.read_bytes() for path in secure.directory.iterdir()}
+    again = secure.manage("init", "--port", str(secure.port), "--host", "third")
+    assert again.returncode == 0
+    after = {path.name: path.read_bytes() for path in secure.directory.iterdir()}
+    assert set(after) - set(before) == {"host-third.url"}
+    assert {name for name in before if before[name] != after[name]} == {"redis.crt", "redis.key", "users.acl"}
+    assert after["users.acl"].startswith(before["users.acl"])
+    assert secure.manage("add-host", "fourth").returncode == 0
+    twice = secure.manage("add-host", "fourth")
+    assert twice.returncode == 1
+    assert "already" in twice.stderr
+    assert secure.manage("add-host", "no name!").returncode == 1
+    with secure.admin() as client:
+        client.execute_command("ACL", "LOAD")
+    store = FleetStore(secure.url("host-fourth"))
+    assert store.hosts() == []
+    store.close()
+    json.dumps(secure.denied())
