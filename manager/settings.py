@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     #: How long a caller waits for the answer to one command before it says that none came.
     command_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 180.0
 
+    #: A file with `USER:PASSWORD` lines; without it, whoever reaches Flower's port sees the page.
+    flower_auth_file: Path | None = None
     flower_address: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
 

@@ -20,6 +20,7 @@ from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.venue.address import venue_address
+from tasks.messages import check_messages
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"
 app.config_from_object(celery_settings())
 # What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
 app.conf.result_backend_always_retry = True
+check_messages(app)
 
 
 class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""up, init, host."""
+"""up, init, host, flower."""
 
 import sys
 from pathlib import Path
@@ -64,4 +64,14 @@ def host() -> int:
     return run_agent(settings())
 
 
-COMMANDS = (up, init, host)
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Its port (default: MANAGER_FLOWER_PORT, 5555).")
+def flower(port: int | None) -> int:
+    """Run Flower for the fleet in the foreground: for looking only, behind a password with MANAGER_FLOWER_AUTH_FILE."""
+    from manager.local.flower import run_flower
+
+    now = settings()
+    return run_flower(now, port or now.flower_port)
+
+
+COMMANDS = (up, init, host, flower)

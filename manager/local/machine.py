@@ -1,7 +1,6 @@
 """What one machine needs to run workers: Redis, the paper venue, the host agent, Flower; started, kept and ended."""
 
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -15,8 +14,9 @@ from manager.factory import fleet_store
 from manager.fleet import FleetStore, fleet_url, safe_url
 from manager.fleet.leases import LeaseStore
 from manager.gateways.base import GatewayError
-from manager.local.agent import agent_argv, agent_environment, shared_settings
+from manager.local.agent import agent_argv, agent_environment
 from manager.local.component import Component
+from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
 from manager.local.redis_server import own_redis, version_trouble
 from manager.paths import StatePaths
@@ -101,15 +101,9 @@ class Machine:
 
     def start_flower(self, port: int) -> None:
         """Have Flower, for looking only: whoever reaches the page can stop nothing."""
-        address = self._settings.flower_address
-        argv = [
-            *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
-            *(f"--address={address}", f"--port={port}", "--read_only=true", "--logging=warning"),
-        ]
-        own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
-        environment = clean_environment({**own, **shared_settings(self._settings)})
+        argv, environment = flower_argv(self._settings, port), flower_environment(self._settings)
         component = Component("flower", argv, environment, self._paths)
-        self._run(component, "Flower", lambda: not port_is_free(address, port))
+        self._run(component, "Flower", lambda: not port_is_free(self._settings.flower_address, port))
 
     def flower_runs(self) -> bool:
         """Say whether an earlier `up` left a Flower, whose port is then no trouble."""

@@ -1,4 +1,4 @@
-"""Twenty accounts, two hosts, two managers, and everything that can fail, failing: never two sessions, never a lost stop.
+"""Twenty accounts, three hosts, two managers, and everything that can fail, failing: never two sessions, never a lost stop.
 
     python -m pytest tests/chaos -m chaos            CHAOS_SECONDS=120 and a new CHAOS_SEED by default
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -28,7 +28,9 @@ from support.waiting import eventually
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import build_service
 from manager.fleet import FleetStore
+from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
+from manager.hosts import FleetHosts
 from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
@@ -106,7 +108,10 @@ class Chaos:
         (directory / "redis").mkdir()
         self.redis = RedisServer(directory / "redis")
         one = ChaosHost(directory / "one", self.redis, "one", None)
-        self.hosts = [one, ChaosHost(directory / "two", self.redis, "two", one)]
+        self.hosts = [one, *(ChaosHost(directory / name, self.redis, name, one) for name in ("two", "three"))]
+        self.fleet_hosts = FleetHosts(
+            FleetStore(self.redis.url), DesiredStore(self.redis.url), AuditTrail(self.redis.url)
+        )
         self.ids = [f"account-{number:03}" for number in range(1, ACCOUNTS + 1)]
         for number, account_id in enumerate(self.ids, 1):
             one.add_account(
@@ -146,7 +151,7 @@ class Chaos:
             service.start_all()
         while not self.over.wait(dice.uniform(0.02, 0.4)):
             account_id = dice.choice(self.ids)
-            action = dice.choice(["start", "start", "stop", "restart"])
+            action = dice.choice(["start", "start", "start", "stop", "stop", "restart", "move"])
             outcome = "done"
             began = self._issued(account_id, action)
             try:
@@ -155,6 +160,8 @@ class Chaos:
                         service.start_worker_from_config(account_id)
                     case "stop":
                         service.stop_worker(account_id, timeout=dice.choice([None, 1.0]))
+                    case "move":
+                        service.move_worker(account_id, dice.choice(self.hosts).host)
                     case _:
                         service.restart_worker(account_id)
             except ManagerError as error:
@@ -198,11 +205,12 @@ class Chaos:
             self.kill_redis,
             self.empty_redis,
             self.lose_venue,
+            *[self.drain_host] * 2,
         ]
         while not self.over.wait(dice.uniform(0.5, 3.0)):
             fault = dice.choice(faults)
             self.watch.count(f"fault: {fault.__name__}")
-            with contextlib.suppress(OSError, psutil.Error):
+            with contextlib.suppress(OSError, psutil.Error, ManagerError):
                 fault(dice)
 
     def kill_agent(self, dice: random.Random) -> None:
@@ -243,6 +251,20 @@ class Chaos:
         number = dice.randrange(1, ACCOUNTS + 1)
         with self.hosts[0].admin() as admin:
             admin.script_fault("Paper-1", 5000 + number, "connection_lost", count=1)
+
+    def drain_host(self, dice: random.Random) -> None:
+        """Take a host out of service, by a person who forgets it for a while, and back."""
+        name = dice.choice(self.hosts).host
+        mode: Literal["move", "stop"] = dice.choice(["move", "move", "stop"])
+        seconds = dice.uniform(2, 12)
+
+        def resume() -> None:
+            # With Redis away a timer cannot; the end of the test does it again.
+            with contextlib.suppress(ManagerError):
+                self.fleet_hosts.resume(name)
+
+        self._later(seconds, resume)
+        self.fleet_hosts.drain(name, mode=mode)
 
     def _some_worker(self, dice: random.Random) -> ProcessRef | None:
         workers = [ref for host in self.hosts for _, ref in sorted(host.workers().items())]

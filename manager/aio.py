@@ -1,0 +1,199 @@
+"""The service for asyncio: every method of `WorkerManagerService`, awaitable, never blocking the loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, ParamSpec, Self, TypeVar
+
+from manager.config import LoadedAccount
+from manager.factory import fleet_store, get_worker_manager_service
+from manager.fleet import Event, FleetStore
+from manager.labels import Selection
+from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.pool import Progress
+from manager.service import WorkerManagerService
+from manager.settings import load_settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Commands at once of one service; each holds a thread while it waits for its answer.
+_THREADS: Final = 32
+
+
+class AsyncWorkerManagerService:
+    """`async with` it, or `aclose` it. Arguments, answers and errors are those of `WorkerManagerService`.
+
+    Each call runs on a thread of this service's own, `threads` at most at once: further ones wait without blocking the
+    loop. A call whose await is cancelled has been sent all the same, and is carried out; only its answer is lost.
+    `progress` callbacks run on the loop.
+    """
+
+    def __init__(
+        self,
+        service: WorkerManagerService | None = None,
+        *,
+        store: FleetStore | None = None,
+        threads: int = _THREADS,
+    ) -> None:
+        """`store` is where events are read; both are made from the environment's settings where not given."""
+        self.service = service or get_worker_manager_service()
+        self._store = store
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="manager-aio")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Take no more calls, and wait for those that are under way."""
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+
+    # one account
+
+    async def start_worker_from_config(
+        self, account_id: str, apply_defaults: bool = True, validate: bool = True
+    ) -> WorkerInfo:
+        return await self._call(self.service.start_worker_from_config, account_id, apply_defaults, validate)
+
+    async def restart_worker(self, account_id: str) -> WorkerInfo:
+        return await self._call(self.service.restart_worker, account_id)
+
+    async def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        return await self._call(self.service.stop_worker, account_id, timeout)
+
+    async def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+        return await self._call(self.service.move_worker, account_id, host, force=force)
+
+    async def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        return await self._call(self.service.get_worker_info, account_id)
+
+    async def is_worker_running(self, account_id: str) -> bool:
+        return await self._call(self.service.is_worker_running, account_id)
+
+    async def validate_config(self, account_id: str) -> ValidationResult:
+        return await self._call(self.service.validate_config, account_id)
+
+    # many accounts
+
+    async def start_all_enabled_workers(
+        self,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        group: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> dict[str, WorkerInfo]:
+        return await self._call(
+            self.service.start_all_enabled_workers, apply_defaults, validate, group, labels
+        )
+
+    async def start_all(
+        self,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self._call(
+            self.service.start_all,
+            apply_defaults,
+            validate,
+            _on_loop(progress),
+            selection=selection,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
+    async def restart_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self._call(
+            self.service.restart_all,
+            _on_loop(progress),
+            selection=selection,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
+    async def stop_all_workers(
+        self,
+        timeout: float | None = None,
+        group: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> int:
+        return await self._call(self.service.stop_all_workers, timeout, group, labels)
+
+    async def stop_all(
+        self,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self._call(
+            self.service.stop_all,
+            timeout,
+            _on_loop(progress),
+            selection=selection,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
+    async def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
+        return await self._call(self.service.select, selection)
+
+    async def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
+        return await self._call(self.service.validate_all_configs, selection)
+
+    async def validate_on_hosts(
+        self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
+    ) -> dict[str, tuple[str, ValidationResult]]:
+        return await self._call(self.service.validate_on_hosts, account_ids, selection)
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        return await self._call(self.service.list_workers)
+
+    async def enabled_accounts(self) -> Mapping[str, bool | None]:
+        return await self._call(self.service.enabled_accounts)
+
+    # beyond the service
+
+    async def events(self, after: str = "$") -> AsyncIterator[Event]:
+        """Yield the fleet's events as they come, those after the one with the id `after`; `0` is the oldest kept."""
+        if self._store is None:
+            self._store = fleet_store(load_settings())
+        if after == "$":
+            newest = await self._call(partial(self._store.events, last=1))
+            after = newest[0].id if newest else "0"
+        while True:
+            for event in await self._call(self._store.follow_events, after):
+                after = event.id
+                yield event
+
+    async def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+
+def _on_loop(progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def told(account_id: str, outcome: str) -> None:
+        loop.call_soon_threadsafe(progress, account_id, outcome)
+
+    return told

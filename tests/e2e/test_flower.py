@@ -1,0 +1,98 @@
+"""Flower: tasks named well, arguments readable and harmless, failed starts red; for looking only, behind a password."""
+
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fleet import PASSWORD, Fleet
+from support.ports import free_port
+from support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+A = "account-001"
+
+
+class Flower:
+    """A Flower that was started as an operator would, with `manager flower`."""
+
+    def __init__(self, fleet: Fleet, directory: Path) -> None:
+        users = directory / "users"
+        users.write_text("desk:looking-only\n")
+        users.chmod(0o600)
+        self.port = free_port()
+        fleet.extra_environment["MANAGER_FLOWER_AUTH_FILE"] = str(users)
+        fleet.spawn(sys.executable, "-m", "manager.cli", "flower", "--port", str(self.port), log="flower")
+        eventually(
+            lambda: self.status("/api/workers") == 200,
+            within=30,
+            what=f"Flower answers {fleet.log('flower')}",
+        )
+
+    def ask(self, path: str, *, auth: bool = True, data: bytes | None = None) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data)
+        if auth:
+            request.add_header("Authorization", "Basic " + base64.b64encode(b"desk:looking-only").decode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.read().decode()
+
+    def status(self, path: str, *, auth: bool = True, data: bytes | None = None) -> int:
+        try:
+            self.ask(path, auth=auth, data=data)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+        return 200
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.ask("/api/tasks")).values())
+
+
+def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, tmp_path: Path) -> None:
+    flower = Flower(fleet, tmp_path)
+    fleet.add_accounts(1)
+    fleet.add_account("broken", 5002, password="file:secrets/none")
+    with fleet.admin() as admin:
+        admin.enrol("Paper-1", 5003, "another password")
+    fleet.add_account("refused", 5003)
+    assert fleet.run("start", A).returncode == 0
+    assert fleet.run("start", "broken", "refused").returncode == 1
+
+    def seen() -> dict[str, str]:
+        return {str(task["args"]): str(task["state"]) for task in flower.tasks()}
+
+    eventually(
+        lambda: len(seen()) == 3 and "STARTED" not in seen().values(), within=20, what="Flower has seen all"
+    )
+    assert seen() == {
+        "('account-001',)": "SUCCESS",
+        "('broken',)": "FAILURE",
+        "('refused',)": "FAILURE",
+    } or seen() == {
+        "['account-001']": "SUCCESS",
+        "['broken']": "FAILURE",
+        "['refused']": "FAILURE",
+    }
+    tasks = flower.tasks()
+    assert {task["name"] for task in tasks} == {"tasks.start_worker"}
+    told = json.dumps(tasks)
+    assert "secrets/none is missing" in told
+    assert PASSWORD not in told
+    assert "another password" not in told
+    # For looking only, and for those who have the password.
+    assert flower.status("/", auth=False) == 401
+    assert flower.status("/api/tasks", auth=False) == 401
+    assert flower.status(f"/api/worker/shutdown/agent@{fleet.host}", data=b"") in {401, 403, 405}
+    assert flower.status("/api/task/async-apply/tasks.stop_all_workers", data=b"{}") in {401, 403, 405}
+    assert flower.status("/api/task/send-task/tasks.stop_all_workers", data=b"{}") in {401, 403, 405}
+    fleet.look_again()
+    assert fleet.status(A) == "running"
+    assert "looking-only" not in " ".join(
+        Path(f"/proc/{fleet.processes[-1].pid}/cmdline").read_text().split("\0")
+    )

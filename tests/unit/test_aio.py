@@ -1,0 +1,107 @@
+"""The asyncio service is the service: the same methods, the same answers, and a loop that is never held up."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.configs import GOOD, Directory
+
+from manager.aio import AsyncWorkerManagerService
+from manager.errors import AccountNotFoundError, StartFailedError
+from manager.models import WorkerInfo
+from manager.pool import StartOrder
+from manager.service import WorkerManagerService
+from manager.states import WorkerLifecycleStatus
+
+
+class SlowPool:
+    """A pool whose every start waits for a door to be opened; only what these tests need of one."""
+
+    def __init__(self) -> None:
+        self.door = threading.Event()
+        self.started: list[str] = []
+
+    def start_worker(self, order: StartOrder) -> WorkerInfo:
+        self.door.wait(30)
+        self.started.append(order.account_id)
+        if order.account_id == "bad":
+            raise StartFailedError("bad: the venue is closed")
+        return WorkerInfo(
+            worker_id=f"w-{order.account_id}",
+            account_id=order.account_id,
+            status=WorkerLifecycleStatus.RUNNING,
+        )
+
+
+@pytest.fixture
+def pool() -> SlowPool:
+    return SlowPool()
+
+
+@pytest.fixture
+def service(tmp_path: Path, pool: Any) -> WorkerManagerService:
+    directory = Directory(tmp_path)
+    directory.write("a", GOOD)
+    return WorkerManagerService(directory.service, pool)
+
+
+def methods(of: type) -> dict[str, Callable[..., Any]]:
+    return {name: found for name, found in vars(of).items() if callable(found) and not name.startswith("_")}
+
+
+def test_every_method_of_the_service_is_there_with_its_arguments() -> None:
+    awaitable = methods(AsyncWorkerManagerService)
+    for name, method in methods(WorkerManagerService).items():
+        assert name in awaitable, f"manager.aio lacks {name}"
+        assert inspect.iscoroutinefunction(awaitable[name])
+        assert inspect.signature(awaitable[name]) == inspect.signature(method), name
+    assert set(awaitable) - set(methods(WorkerManagerService)) == {"aclose", "events"}
+
+
+def test_the_loop_turns_while_fifty_commands_wait(service: WorkerManagerService, pool: SlowPool) -> None:
+    async def main() -> list[WorkerInfo]:
+        async with AsyncWorkerManagerService(service, threads=4) as fleet:
+            commands = [asyncio.create_task(fleet.start_worker_from_config(f"a{n}")) for n in range(50)]
+            # A hundred turns of the loop, while no command can end: were one of them on the loop, there would be none.
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not any(command.done() for command in commands)
+            assert pool.started == []
+            pool.door.set()
+            return await asyncio.gather(*commands)
+
+    infos = asyncio.run(main())
+    assert sorted(info.account_id for info in infos) == sorted(f"a{n}" for n in range(50))
+
+
+def test_errors_are_the_services_own(service: WorkerManagerService, pool: SlowPool) -> None:
+    pool.door.set()
+
+    async def main() -> None:
+        async with AsyncWorkerManagerService(service) as fleet:
+            with pytest.raises(StartFailedError, match="venue is closed"):
+                await fleet.start_worker_from_config("bad")
+            with pytest.raises(AccountNotFoundError):
+                await fleet.validate_config("nobody")
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_await_loses_its_answer_and_nothing_else(
+    service: WorkerManagerService, pool: SlowPool
+) -> None:
+    async def main() -> None:
+        async with AsyncWorkerManagerService(service, threads=2) as fleet:
+            command = asyncio.create_task(fleet.start_worker_from_config("a"))
+            await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(command, 0.01)
+            pool.door.set()
+            assert (await fleet.start_worker_from_config("b")).account_id == "b"
+        assert sorted(pool.started) == ["a", "b"]
+
+    asyncio.run(main())
