@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from manager.states import WorkerLifecycleStatus as WorkerLifecycleStatus
     from manager.validation import AccountConfigurationValidator as AccountConfigurationValidator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public name → the module that defines it. Looked up on first use: `manager --help` must not pay for Celery.
 _EXPORTS: Final[dict[str, str]] = {

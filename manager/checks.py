@@ -17,6 +17,7 @@ from manager.fleet import FleetStore, safe_url
 from manager.paths import StatePaths
 from manager.settings import Settings
 from manager.validation import AccountConfigurationValidator
+from manager.versions import work_together
 
 Outcome = Literal["ok", "warning", "failure"]
 
@@ -180,6 +181,13 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
                 "warning" if any(h.live for h in hosts) else "failure",
                 f"{host.name} is silent (last word: {age})",
                 f"start it on that machine: `manager host`, or `manager up` (log: {_agent_log(settings)})",
+            )
+        elif not work_together(host.data.get("version"), __version__):
+            yield Check(
+                "host agent",
+                "failure",
+                f"{host.name} runs version {host.data.get('version')}, this is {__version__}: more than one minor version apart",
+                "bring the older one to the version before the newer one's first, then to the newer one's",
             )
         elif host.data.get("version") != __version__:
             yield Check(

@@ -32,6 +32,7 @@ from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement import FleetView, Needs
 from manager.pool import Batch, Progress, StartOrder
 from manager.states import LIVE, WorkerLifecycleStatus
+from manager.versions import at_least
 
 #: Seconds between two looks at the results of a batch.
 _POLL_SECONDS: Final = 0.05
@@ -213,31 +214,41 @@ class CeleryWorkerPool:
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
+        old = {host.name for host in hosts if not at_least(host.data.get("version"), "0.2")}
         with self._translated():
             for host, account_ids in by_host.items():
+                if host in old:  # of a version that checks one account a task
+                    tasks |= {
+                        self._check(wire.VALIDATE_CONFIG, one, host): (host, [one]) for one in account_ids
+                    }
+                    continue
                 for first in range(0, len(account_ids), _CHECKED_AT_ONCE):
                     some = account_ids[first : first + _CHECKED_AT_ONCE]
-                    sent = self._app.send_task(
-                        wire.VALIDATE_CONFIGS,
-                        args=[some],
-                        queue=wire.host_queue(host),
-                        expires=_START_EXPIRES,
-                        headers={wire.BY_HEADER: self._me},
-                    )
-                    tasks[sent.id] = (host, some)
-                    _forget(sent)
+                    tasks[self._check(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
             for task_id, answer in self._results(set(tasks), self._timeout):
                 host, some = tasks.pop(task_id)
                 for account_id in some:
                     if isinstance(answer, BaseException):
                         result = _unplaced(account_id, f"host {host} could not check it: {_text(answer)}")
                     else:
-                        result = ValidationResult.from_dict(answer[account_id])
+                        result = ValidationResult.from_dict(answer if host in old else answer[account_id])
                     found[account_id] = (host, result)
         for task_id, (host, some) in tasks.items():
             text = f"host {host} did not answer within {self._timeout:g} s (task {task_id})"
             found |= {account_id: (host, _unplaced(account_id, text)) for account_id in some}
         return found
+
+    def _check(self, task: str, argument: object, host: str) -> str:
+        """Send a task that checks files to a host; returns its id."""
+        sent = self._app.send_task(
+            task,
+            args=[argument],
+            queue=wire.host_queue(host),
+            expires=_START_EXPIRES,
+            headers={wire.BY_HEADER: self._me},
+        )
+        _forget(sent)
+        return str(sent.id)
 
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the newest batches, the newest first."""

@@ -10,6 +10,7 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.store import DrainOrder
 from manager.placement import FleetView, Needs, Placement
+from manager.versions import at_least
 
 #: Seconds. A deadline further away than that is a mistake.
 MAX_DEADLINE: Final = 7 * 86_400
@@ -67,7 +68,12 @@ class FleetHosts:
         With `when_flat` those with open positions go on until they have none, or until the deadline. Nothing of what is
         wanted changes: `resume` brings back what stopped here. Returns the host; a silent one is emptied when it is back.
         """
-        self.get(name)
+        host = self.get(name)
+        if host.live and not at_least(host.data.get("version"), "0.2"):
+            raise HostUnavailableError(
+                f"host {name} runs version {host.data.get('version')}, which cannot be drained: bring it to 0.2 first, or stop "
+                "and move its workers one by one"
+            )
         now = float(self._store.ping()["time"])
         deadline = now + min(deadline_seconds, MAX_DEADLINE) if deadline_seconds is not None else 0.0
         me = caller()

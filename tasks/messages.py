@@ -21,7 +21,7 @@ logger: Final = logging.getLogger(__name__)
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
 
 
-class CheckedRequest(Request):
+class CheckedRequest(Request):  # type: ignore[misc]
     """A task's request; one that cannot be read is refused and acknowledged, so that it is gone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

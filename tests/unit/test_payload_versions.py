@@ -1,0 +1,90 @@
+"""Hosts are upgraded one at a time: what version 0.1 wrote is read, and what a newer one adds does not disturb.
+
+The files below tests/fixtures/payloads/0.1 were written by that version, running.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import RedisServer
+
+import manager
+from manager.fleet import FleetStore
+from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStore, Wish
+from manager.fleet.leases import LeaseStore, lease_key
+from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
+from manager.host.records import WorkerRecord
+from manager.models import ValidationResult, WorkerInfo
+from manager.placement import FleetView, Needs
+from manager.states import WorkerLifecycleStatus
+from manager.versions import at_least, work_together
+
+OLD = Path(__file__).resolve().parents[1] / "fixtures" / "payloads" / "0.1"
+
+
+def old(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((OLD / f"{name}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("more", [{}, {"colour": "red", "nested": {"of": ["a", "newer", "version"]}}])
+def test_answers_of_an_older_and_a_newer_host_are_read(more: dict[str, Any]) -> None:
+    for name in ("worker_info", "task_start_answer"):
+        info = WorkerInfo.from_dict({**old(name), **more})
+        assert info.status is WorkerLifecycleStatus.RUNNING
+        assert info.metadata["host"] == "test-host"
+    assert ValidationResult.from_dict({**old("validation_result"), **more}).valid
+
+
+def test_a_worker_that_the_older_version_started_is_found_by_its_record() -> None:
+    record = WorkerRecord.from_json((OLD / "worker_record.json").read_text())
+    assert record.account_id == "account-001"
+    assert record.claims == ("paper:Paper-1:5001",)
+
+
+@pytest.mark.parametrize("more", [{}, {"colour": "red"}])
+def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
+    redis_server: RedisServer, more: dict[str, Any]
+) -> None:
+    with redis_server.client() as client:
+        seconds, micros = client.time()
+        stamp = f"{seconds}.{micros:06d} "
+        client.sadd(HOSTS_KEY, "test-host")
+        client.set(agent_key("test-host"), stamp + json.dumps({**old("agent_word"), **more}))
+        client.hset(workers_key("test-host"), "account-001", json.dumps({**old("worker_info"), **more}))
+        client.hset(beats_key("test-host"), "account-001", stamp + json.dumps({**old("heartbeat"), **more}))
+        client.hset(DESIRED_KEY, "account-001", json.dumps({**old("desired"), **more}))
+        client.set(VERSION_KEY, 1)
+        client.hset(lease_key("paper:Paper-1:5001"), mapping=old("lease"))
+        client.xadd("manager:events", old("event"))
+    store, desired = FleetStore(redis_server.url), DesiredStore(redis_server.url)
+    (host,) = store.hosts()
+    assert (host.state, host.draining, host.clock_skew_seconds) == ("live", False, None)
+    assert FleetView([host.facts]).place(Needs(account_id="new")).host == "test-host"
+    (info,) = store.list_workers()
+    assert info.status is WorkerLifecycleStatus.RUNNING
+    wanted = desired.read("account-001")
+    assert wanted is not None
+    assert wanted.tenant == Needs(account_id="account-001")
+    assert LeaseStore(redis_server.url).holders()[0].worker_id == info.worker_id
+    assert store.events()[0].account_id == "account-001"
+    # A command of this version, and what an older agent makes of the record: it reads by name, and all names are there.
+    wish = Wish(account_id="account-001", state="stopped", token="t", by="me", why="stop")
+    assert desired.desire(wish)[1].generation > wanted.generation
+    with redis_server.client() as client:
+        raw = client.hget(DESIRED_KEY, "account-001")
+        assert isinstance(raw, bytes)
+        assert set(old("desired")) <= set(json.loads(raw))
+
+
+def test_versions_that_work_together() -> None:
+    assert work_together("0.1.0", "0.2.0")
+    assert work_together("0.3.1", "0.2.9")
+    assert not work_together("0.1.0", "0.3.0")
+    assert not work_together("1.2.0", "0.2.0")
+    assert not work_together(None, "0.2.0")
+    assert at_least(manager.__version__, "0.2")
+    assert not at_least("0.1.9", "0.2")
+    assert not at_least(None, "0.2")
