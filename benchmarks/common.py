@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -18,12 +19,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from pydantic import SecretStr
 from support.fleet import PASSWORD, Fleet
 from support.servers import RedisServer
+from support.waiting import eventually
 
+from manager.celery_app import sender_app
 from manager.config import ConfigurationService
 from manager.factory import build_service
+from manager.fleet import celery_url
 from manager.service import WorkerManagerService
 from manager.session.order import WorkerOrder
 from manager.settings import Settings
+
+_NOOP = """
+from celery import Celery
+app = Celery("noop", broker={url!r}, backend={url!r})
+app.conf.task_default_queue = "noop"
+@app.task(name="noop")
+def noop():
+    return None
+"""
 
 
 @contextmanager
@@ -41,6 +54,31 @@ def fleet() -> Iterator[Fleet]:
         found.close()
         redis.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def start_noop(found: Fleet) -> Any:
+    """Start a Celery worker that has one task, which does nothing, on the fleet's broker; returns that task's signature."""
+    url = celery_url(Settings(redis_url=SecretStr(found.redis.url)))
+    (found.paths.root / "noop_app.py").write_text(_NOOP.format(url=url))
+    found.spawn(
+        *(sys.executable, "-m", "celery", "--workdir", str(found.paths.root), "-A", "noop_app", "worker"),
+        *(
+            "-P",
+            "threads",
+            "-c",
+            "32",
+            "-Q",
+            "noop",
+            "-n",
+            "noop@bench",
+            "--without-gossip",
+            "--without-mingle",
+        ),
+        log="noop",
+    )
+    noop = sender_app(url).signature("noop", queue="noop")
+    eventually(lambda: noop.apply_async().get(timeout=20) is None, within=30)
+    return noop
 
 
 def service_of(found: Fleet) -> WorkerManagerService:

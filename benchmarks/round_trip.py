@@ -2,29 +2,15 @@
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from common import fleet, machine, table
+from common import fleet, machine, start_noop, table
 from pydantic import SecretStr
-from support.waiting import eventually
 
-from manager.celery_app import sender_app
 from manager.factory import build_service
-from manager.fleet import celery_url
 from manager.settings import Settings
-
-_NOOP = """
-from celery import Celery
-app = Celery("noop", broker={url!r}, backend={url!r})
-app.conf.task_default_queue = "noop"
-@app.task(name="noop")
-def noop():
-    return None
-"""
 
 
 def milliseconds(call: Callable[[], Any], count: int) -> list[float]:
@@ -47,27 +33,7 @@ def main() -> None:
             state_dir=found.paths.root,
             host=found.host,
         )
-        url = celery_url(settings)
-        Path(found.paths.root / "noop_app.py").write_text(_NOOP.format(url=url))
-        found.spawn(
-            *(sys.executable, "-m", "celery", "--workdir", str(found.paths.root), "-A", "noop_app", "worker"),
-            *(
-                "-P",
-                "threads",
-                "-c",
-                "32",
-                "-Q",
-                "noop",
-                "-n",
-                "noop@bench",
-                "--without-gossip",
-                "--without-mingle",
-            ),
-            log="noop",
-        )
-        app = sender_app(url)
-        noop = app.signature("noop", queue="noop")
-        eventually(lambda: noop.apply_async().get(timeout=20) is None, within=30)
+        noop = start_noop(found)
         found.add_account("account-001", 5001)
         service = build_service(settings)
         service.start_worker_from_config("account-001")

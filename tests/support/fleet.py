@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -67,7 +67,7 @@ class Fleet:
 
     # accounts
 
-    def add_account(self, account_id: str, login: int, **changes: Any) -> None:
+    def add_account(self, account_id: str, login: int | None, **changes: Any) -> None:
         """Write an account file of the paper venue; JSON is YAML."""
         data: dict[str, Any] = {
             "gateway": "paper",
@@ -93,16 +93,20 @@ class Fleet:
     def spawn(self, *argv: str, log: str) -> "subprocess.Popen[bytes]":
         """Start a process of the fleet, its output in `<logs>/<log>.log`."""
         with self.paths.component_log(log).open("ab") as output:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self.environment,
-                start_new_session=True,
-            )
+            process = self.start_process(argv, output)
         self.processes.append(process)
         return process
+
+    def start_process(self, argv: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """Start it where this host's processes run."""
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=self.environment,
+            start_new_session=True,
+        )
 
     def start_venue(self) -> None:
         address = f"unix:{self.paths.venue_socket}"

@@ -1,0 +1,109 @@
+"""`start-all` of 1,000 accounts across 10 host agents, against 1,000 Celery no-ops in a group on the same broker.
+
+All agents share this machine, and each worker runs a program that does nothing (`gateway: command`), so that what is
+measured is the commanding: placement, desired state, leases, the group, and making the processes.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+
+from celery import group
+from common import fleet, machine, service_of, start_noop, table
+from support.fleet import Fleet
+
+from manager.dispatch import CeleryWorkerPool
+from manager.service import WorkerManagerService
+
+
+def through_the_fleet(service: WorkerManagerService, count: int) -> tuple[float, float, float]:
+    """Return seconds until everything was sent, until all were accounted for, and until all were stopped."""
+    pool = service.worker_pool
+    assert isinstance(pool, CeleryWorkerPool)
+    began = time.perf_counter()
+    left = service.start_all(wait=False)
+    sent = time.perf_counter() - began
+    assert len(left.pending) == count, left.failed
+    while True:
+        _, result = pool.batch_result(left.batch_id)
+        if not result.pending:
+            break
+        time.sleep(0.05)
+    done = time.perf_counter() - began
+    assert len(result.done) == count, (len(result.done), sorted(result.failed.values())[:3])
+    hosts = {str(info.metadata["host"]) for info in result.done.values()}
+    infos = service.list_workers()
+    assert sum(info.status == "running" for info in infos) == count
+    print(f"  {count} accounts on {len(hosts)} hosts: sent in {sent:.2f} s, all running after {done:.2f} s")
+    began = time.perf_counter()
+    stopped = service.stop_all()
+    assert len(stopped.done) == count, stopped.failed
+    return sent, done, time.perf_counter() - began
+
+
+def no_ops(noop: object, count: int) -> tuple[float, float]:
+    """Return seconds until a group of no-ops was sent, and until it was joined."""
+    began = time.perf_counter()
+    result = group([noop] * count).apply_async()
+    sent = time.perf_counter() - began
+    result.get(timeout=120)
+    return sent, time.perf_counter() - began
+
+
+def medians(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=int, default=1000)
+    parser.add_argument("--hosts", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    with fleet() as found:
+        others = [
+            Fleet(found.paths.root.parent / f"h{number}", found.redis, f"bench-{number}", beside=found)
+            for number in range(2, given.hosts + 1)
+        ]
+        try:
+            for other in others:
+                other.spawn_agent()
+            for other in others:
+                other.await_agent()
+            for number in range(1, given.accounts + 1):
+                found.add_account(
+                    f"account-{number:04}",
+                    None,
+                    gateway="command",
+                    command=["sleep", "1000000"],
+                    ready={"after_seconds": 0.01},
+                    server=None,
+                    password=None,
+                    currencies=None,
+                )
+            noop = start_noop(found)
+            service = service_of(found)
+            through_the_fleet(service, given.accounts)
+            ours, bare = [], []
+            for _ in range(given.runs):
+                ours.append(through_the_fleet(service, given.accounts))
+                bare.append(no_ops(noop, given.accounts))
+        finally:
+            for other in others:
+                other.close()
+    sent, done, stopped = medians(ours)
+    bare_sent, bare_done = medians(bare)
+    count = given.accounts
+    print(
+        f"{machine()}; {count} accounts, {given.hosts} agents on this machine, medians of {given.runs} runs\n"
+    )
+    rows = [
+        ("start-all", f"{count / sent:.0f}", f"{sent:.2f}", f"{done:.2f}", f"{stopped:.2f}"),
+        ("Celery no-ops in a group", f"{count / bare_sent:.0f}", f"{bare_sent:.2f}", f"{bare_done:.2f}", ""),
+    ]
+    print(table(("what", "enqueued a second", "sent s", "all accounted for s", "stop-all s"), rows))
+
+
+if __name__ == "__main__":
+    main()
