@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     #: How often a host agent sends itself a message; six unheard ones, and it ends for its supervisor to restart it.
     self_test_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    #: Whether an agent that is ended in order (SIGTERM) first stops its workers, which the next agent starts again: for
+    #: containers, with which every process ends. A crash stops nothing.
+    stop_workers_on_exit: bool = False
     #: How long a caller waits for the answer to one command before it says that none came.
     command_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 180.0
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from celery import Celery, bootsteps, states
 from celery.signals import setup_logging
+from celery.worker import state as worker_state
 
 from manager import logs, wire
 from manager.celery_app import celery_settings
@@ -73,7 +74,8 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         global _running  # noqa: PLW0603
         _running = None
         if self.agent is not None:
-            self.agent.close()
+            # Set by a signal or a remote shutdown, and by nothing that goes wrong.
+            self.agent.close(in_order=worker_state.should_stop is not None)
 
     terminate = stop
 

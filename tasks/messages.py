@@ -10,6 +10,7 @@ from queue import Empty
 from typing import Any, Final
 
 from celery.exceptions import InvalidTaskError
+from celery.worker import control
 from celery.worker.request import Request
 from kombu.transport import redis as redis_transport
 
@@ -47,7 +48,19 @@ class CheckedChannel(redis_transport.Channel):
             raise Empty from None
 
 
+#: Broadcasts that an agent answers. The others would end it, make it deaf, or drop tasks, at the word of anybody who may
+#: broadcast, Flower's user included.
+_HARMLESS: Final = frozenset(
+    {
+        *("ping", "hello", "heartbeat", "clock", "enable_events", "stats", "report", "conf"),
+        *("active", "reserved", "scheduled", "registered", "active_queues", "query_task", "revoked"),
+    }
+)
+
+
 def check_messages(app: Any) -> None:
-    """Have every task of the app, and every connection of this process, refuse what is no message."""
+    """Have every task of the app, and every connection of this process, refuse what is no message, or does harm."""
+    for name in set(control.Panel.data) - _HARMLESS:
+        del control.Panel.data[name]
     app.Task.Request = f"{__name__}:CheckedRequest"
     redis_transport.Transport.Channel = CheckedChannel

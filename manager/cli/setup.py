@@ -1,4 +1,4 @@
-"""up, init, host, flower."""
+"""up, init, host, flower, healthcheck."""
 
 import sys
 from pathlib import Path
@@ -36,12 +36,13 @@ def up(demo: bool, flower: bool, flower_port: int | None, exit_after_start: bool
 
 
 @click.command()
-def init() -> int:
+@click.option("--demo", is_flag=True, help="A small example fleet at the paper venue instead.")
+def init(demo: bool) -> int:
     """Write commented starting files for a real fleet, over nobody's files."""
-    from manager.config.starting_files import write_starting_files
+    from manager.config.starting_files import write_demo_fleet, write_starting_files
 
     directory = settings().config_dir
-    written = write_starting_files(directory)
+    written = write_demo_fleet(directory) if demo else write_starting_files(directory)
     if not written:
         click.echo(f"{directory} has files already; nothing was written")
         return 1
@@ -74,4 +75,22 @@ def flower(port: int | None) -> int:
     return run_flower(now, port or now.flower_port)
 
 
-COMMANDS = (up, init, host, flower)
+@click.command()
+def healthcheck() -> int:
+    """Say whether this machine's host agent lives, reports, and hears what is sent to it; 1 if not."""
+    from manager.factory import fleet_store
+
+    now = settings()
+    found = next((host for host in fleet_store(now).hosts() if host.name == now.host), None)
+    if found is None or not found.live:
+        click.echo(f"host {now.host} has no live agent", err=True)
+        return 1
+    heard = found.data.get("heard_seconds_ago")
+    if isinstance(heard, int | float) and heard > 6 * now.self_test_seconds:
+        click.echo(f"host {now.host} has heard nothing for {heard:g} s, not even itself", err=True)
+        return 1
+    click.echo(f"host {now.host}: {found.state}, {found.data.get('workers', 0)} workers")
+    return 0
+
+
+COMMANDS = (up, init, host, flower, healthcheck)

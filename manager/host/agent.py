@@ -161,13 +161,18 @@ class HostAgent:
             adopted=len(adopted),
         )
 
-    def close(self) -> None:
-        """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent."""
+    def close(self, *, in_order: bool = False) -> None:
+        """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent.
+
+        Only where the settings say so, and the end is `in_order`, are they stopped before; what is wanted stays as it is.
+        """
         self._commands = None
         self._closed.set()
         if self._keeper is not None:
-            self._keeper.close()
+            self._keeper.close()  # from here on nothing is started again
             self._keeper = None
+        if self._pool is not None and in_order and self.settings.stop_workers_on_exit:
+            self._stop_workers(self._pool)
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -177,6 +182,19 @@ class HostAgent:
             logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
         self.auditor.close()
         self._lock.release()
+
+    @staticmethod
+    def _stop_workers(pool: WorkerPoolManager) -> None:
+        accounts = pool.live_accounts()
+        result = pool.stop_many(accounts)
+        logs.event(
+            logger,
+            logging.ERROR if result.failed else logging.INFO,
+            "stopped_on_exit",
+            "; ".join(result.failed.values()),
+            stopped=len(result.done),
+            failed=len(result.failed),
+        )
 
     def _refuse_a_second(self) -> None:
         """Refuse to run beside a live agent of the same name elsewhere: each would think the accounts its own."""

@@ -61,14 +61,17 @@ def reader_rights() -> list[str]:
 
 
 def flower_rights() -> list[str]:
-    """What Flower shows: events and the lengths of queues. It cannot send a task, nor a host agent away."""
+    """What Flower shows: events, the lengths of queues, what agents say of themselves. It cannot send a task.
+
+    It may broadcast to the agents, because it must; they obey nothing there that changes anything.
+    """
     queues = ("celery", f"celery{_STEP}*", "host.*", "celery-task-meta-*")
+    own = ("_kombu.binding*celeryev*", "_kombu.binding*pidbox*", "_kombu.binding_deadlines", "celeryev*")
     return [
         *_keys("R", queues),
-        *_keys("RW", ("_kombu.binding*celeryev*", "celeryev.*", "unacked*")),
-        *_channels(("/0.celeryev*", "/0.celeryev/*", "celery-task-meta-*")),
+        *_keys("RW", (*own, "*.reply.celery.pidbox*", "unacked*")),
+        *_channels(_CELERY_CHANNELS),
         *_COMMANDS.split(),
-        *("-eval", "-evalsha"),
     ]
 
 

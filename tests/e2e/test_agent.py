@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+import threading
 
 import pytest
-from support.fleet import SIGKILL, Fleet, plain_celery
+from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -120,8 +121,48 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
     eventually(lambda: fleet.store.hosts()[0].data["heard_seconds_ago"] is not None, what="it hears itself")
     assert fleet.agent is not None
 
-    plain_celery(fleet, f"app.control.cancel_consumer('host.{fleet.host}', reply=True)")
+    # Somebody else takes what is sent to it: Redis serves the longest waiting of many first.
+    over = threading.Event()
 
-    assert fleet.agent.wait(timeout=20) == 75
+    def take() -> None:
+        with fleet.redis.client() as client:
+            while not over.is_set():
+                client.brpop([f"host.{fleet.host}"], timeout=1)
+
+    thieves = [threading.Thread(target=take) for _ in range(40)]
+    for thief in thieves:
+        thief.start()
+    try:
+        assert fleet.agent.wait(timeout=20) == 75
+    finally:
+        over.set()
+        for thief in thieves:
+            thief.join()
     assert "consumes nothing any more" in fleet.log("agent")
     assert worker.alive()
+
+
+def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_starts_them(fleet: Fleet) -> None:
+    fleet.add_accounts(3)
+    fleet.end_agent(signal.SIGTERM)
+    fleet.extra_environment["MANAGER_STOP_WORKERS_ON_EXIT"] = "true"
+    fleet.start_agent()
+    assert fleet.run("healthcheck").returncode == 0
+    assert fleet.run("start-all").returncode == 0
+    workers = list(fleet.workers().values())
+    fleet.end_agent(signal.SIGTERM)
+    assert not any(worker.alive() for worker in workers)
+    assert fleet.stats()["live"] == []
+    assert [fleet.status(f"account-00{number}") for number in (1, 2, 3)] == ["stopped"] * 3
+    assert fleet.run("healthcheck").returncode == 1
+    fleet.start_agent()
+    eventually(
+        lambda: [fleet.status(f"account-00{number}") for number in (1, 2, 3)] == ["running"] * 3,
+        within=20,
+        what="what is wanted runs again",
+    )
+    # A crash is no end in order: what trades goes on.
+    workers = list(fleet.workers().values())
+    fleet.end_agent()
+    assert all(worker.alive() for worker in workers)
+    assert fleet.stats()["overlaps"] == 0

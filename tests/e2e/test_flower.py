@@ -1,57 +1,16 @@
 """Flower: tasks named well, arguments readable and harmless, failed starts red; for looking only, behind a password."""
 
-import base64
 import json
-import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.fleet import PASSWORD, Fleet
-from support.ports import free_port
+from support.flower import Flower
 from support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
 A = "account-001"
-
-
-class Flower:
-    """A Flower that was started as an operator would, with `manager flower`."""
-
-    def __init__(self, fleet: Fleet, directory: Path) -> None:
-        users = directory / "users"
-        users.write_text("desk:looking-only\n")
-        users.chmod(0o600)
-        self.port = free_port()
-        fleet.extra_environment["MANAGER_FLOWER_AUTH_FILE"] = str(users)
-        fleet.spawn(sys.executable, "-m", "manager.cli", "flower", "--port", str(self.port), log="flower")
-        eventually(
-            lambda: self.status("/api/workers") == 200,
-            within=30,
-            what=f"Flower answers {fleet.log('flower')}",
-        )
-
-    def ask(self, path: str, *, auth: bool = True, data: bytes | None = None) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data)
-        if auth:
-            request.add_header("Authorization", "Basic " + base64.b64encode(b"desk:looking-only").decode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.read().decode()
-
-    def status(self, path: str, *, auth: bool = True, data: bytes | None = None) -> int:
-        try:
-            self.ask(path, auth=auth, data=data)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-        return 200
-
-    def tasks(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.ask("/api/tasks")).values())
 
 
 def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, tmp_path: Path) -> None:

@@ -161,3 +161,30 @@ except Exception as error:
     assert out.strip() == "StartCancelledError"
     assert fleet.status(A) == "stopped"
     assert fleet.stats()["sessions"] == 0 or not fleet.stats()["live"]
+
+
+def test_a_broadcast_ends_no_agent_and_makes_none_deaf(fleet: Fleet) -> None:
+    fleet.add_accounts(1)
+    out = plain_celery(
+        fleet,
+        f"""
+name = "agent@{fleet.host}"
+for command, arguments in {{
+    "shutdown": {{}},
+    "cancel_consumer": {{"queue": "host.{fleet.host}"}},
+    "revoke": {{"task_id": "next"}},
+    "pool_shrink": {{"n": 64}},
+    "pool_restart": {{}},
+    "rate_limit": {{"task_name": "tasks.start_worker", "rate_limit": "1/h"}},
+}}.items():
+    print(app.control.broadcast(command, arguments=arguments, destination=[name], reply=True, timeout=2))
+print(app.control.ping(destination=[name], timeout=5))
+print(app.send_task("tasks.start_worker", args=["{A}"], task_id="next").get(timeout=30)["status"])
+""",
+    )
+    lines = out.splitlines()
+    assert all("error" in line or line == "[]" for line in lines[:6]), out
+    assert "pong" in lines[6]
+    assert lines[7] == "running"
+    assert fleet.agent is not None
+    assert fleet.agent.poll() is None

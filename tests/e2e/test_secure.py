@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from support.fleet import Fleet
+from support.flower import Flower
 from support.ports import free_port
 from support.servers import RedisServer, secure_redis_binary
 from support.waiting import eventually
@@ -223,6 +224,23 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
         client.rpush("celery", "a task")
     with pytest.raises(redis.RedisError):
         redis.Redis(port=secure.port, ssl=True, ssl_cert_reqs="none").ping()
+
+
+def test_flower_shows_the_fleet_with_rights_that_command_nothing(
+    fleet: SecureFleet, secure: SecureRedis, tmp_path: Path
+) -> None:
+    host, fleet.user = fleet.user, "flower"
+    flower = Flower(fleet, tmp_path)
+    fleet.user = host
+    fleet.add_accounts(1)
+    assert fleet.manage("start", A).returncode == 0
+    eventually(
+        lambda: [task["state"] for task in flower.tasks()] == ["SUCCESS"],
+        within=20,
+        what="Flower has seen it",
+    )
+    assert [one for one in secure.denied() if one.startswith("flower")] == []
+    assert "permission" not in fleet.log("flower")
 
 
 def test_another_authority_a_wrong_password_and_no_tls_are_refused_with_a_reason(
