@@ -3,10 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from typing import Any, Final, Literal
-from uuid import uuid4
+from dataclasses import replace
+from typing import Any, Final
 
 from celery import group, states
 from celery.exceptions import TimeoutError as ResultTimeoutError
@@ -15,6 +13,7 @@ from redis.exceptions import RedisError
 
 from manager import wire
 from manager.caller import caller
+from manager.commanding import Command, Parts, error_text, spread, started, unplaced
 from manager.errors import (
     AlreadyThereError,
     CommandTimeoutError,
@@ -46,40 +45,6 @@ _BACKEND_GONE: Final = "Retry limit exceeded"
 _RESULTS_AT_ONCE: Final = 500
 #: Accounts that a host checks in one task.
 _CHECKED_AT_ONCE: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """A task for one account, and the desired state that it stands for."""
-
-    task: str
-    account_id: str
-    kwargs: Mapping[str, Any]
-    state: Literal["running", "stopped"]
-    why: str
-    host: str = ""
-    queue: str = ""
-    #: The task's id, by which a command that is delivered twice is one.
-    token: str = field(default_factory=lambda: str(uuid4()))
-    #: What the account asks of its host; None: the host that gets the command finds out.
-    needs: Needs | None = None
-    failover: bool = False
-
-
-class _Parts:
-    """A batch's accounts, each in one part of the result."""
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress
-        self._parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
-
-    def put(self, account_id: str, part: str, what: Any) -> None:
-        self._parts[part][account_id] = what
-        if self._progress is not None:
-            self._progress(account_id, part)
-
-    def result(self, batch_id: str, pending: Mapping[str, str] | None = None) -> BatchResult:
-        return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id)
 
 
 class CeleryWorkerPool:
@@ -142,7 +107,7 @@ class CeleryWorkerPool:
             for holder in self._leases.holders():
                 if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)
-        order = _Command(
+        order = Command(
             wire.START_WORKER,
             account_id,
             {},
@@ -158,14 +123,14 @@ class CeleryWorkerPool:
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
         commands = [self._start(order, wire.START_WORKER) for order in orders]
-        return self._batch(commands, self._timeout, _started, progress, batch)
+        return self._batch(commands, self._timeout, started, progress, batch)
 
     def restart_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.restart_many`: one Celery group with a task for each account."""
         commands = [self._start(order, wire.RESTART_WORKER) for order in orders]
-        return self._batch(commands, self._timeout, _started, progress, batch)
+        return self._batch(commands, self._timeout, started, progress, batch)
 
     def stop_many(
         self,
@@ -186,10 +151,10 @@ class CeleryWorkerPool:
         record = self._batches.read(batch_id)
         if record is None:
             raise NoBatchError(f"no batch {batch_id}: they are kept for a day; `manager batch` lists them")
-        parts = _Parts()
+        parts = Parts()
         for account_id, (outcome, text) in record.settled.items():
             parts.put(account_id, outcome, text)
-        sort = self._stopped if record.what == "stop" else _started
+        sort = self._stopped if record.what == "stop" else started
         waiting = {token: account_id for account_id, token in record.tasks.items()}
         with self._translated():
             for task_id, outcome in self._results(set(waiting), 0.0):
@@ -210,7 +175,7 @@ class CeleryWorkerPool:
         for account_id, wants in needs.items():
             placement = view.place(wants, places.get(account_id, ("", False))[0] or None)
             if placement.host is None:
-                found[account_id] = ("", _unplaced(account_id, placement.told()))
+                found[account_id] = ("", unplaced(account_id, placement.told()))
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
@@ -229,13 +194,13 @@ class CeleryWorkerPool:
                 host, some = tasks.pop(task_id)
                 for account_id in some:
                     if isinstance(answer, BaseException):
-                        result = _unplaced(account_id, f"host {host} could not check it: {_text(answer)}")
+                        result = unplaced(account_id, f"host {host} could not check it: {error_text(answer)}")
                     else:
                         result = ValidationResult.from_dict(answer if host in old else answer[account_id])
                     found[account_id] = (host, result)
         for task_id, (host, some) in tasks.items():
             text = f"host {host} did not answer within {self._timeout:g} s (task {task_id})"
-            found |= {account_id: (host, _unplaced(account_id, text)) for account_id in some}
+            found |= {account_id: (host, unplaced(account_id, text)) for account_id in some}
         return found
 
     def _check(self, task: str, argument: object, host: str) -> str:
@@ -277,10 +242,10 @@ class CeleryWorkerPool:
     # inside
 
     @staticmethod
-    def _start(order: StartOrder, task: str) -> "_Command":
+    def _start(order: StartOrder, task: str) -> Command:
         restart = task == wire.RESTART_WORKER
         flags = {} if restart else {"apply_defaults": order.apply_defaults, "validate": order.validate}
-        return _Command(
+        return Command(
             task,
             order.account_id,
             flags,
@@ -291,13 +256,13 @@ class CeleryWorkerPool:
         )
 
     @staticmethod
-    def _stop(account_id: str, timeout: float | None) -> "_Command":
-        return _Command(wire.STOP_WORKER, account_id, {"timeout": timeout}, "stopped", "stop")
+    def _stop(account_id: str, timeout: float | None) -> Command:
+        return Command(wire.STOP_WORKER, account_id, {"timeout": timeout}, "stopped", "stop")
 
     def _stop_wait(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
 
-    def _ask(self, command: "_Command", wait_seconds: float | None = None) -> Any:
+    def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
         wait = self._timeout if wait_seconds is None else wait_seconds
         ready, refused = self._accept([command])
         for text in refused.values():
@@ -315,7 +280,7 @@ class CeleryWorkerPool:
             finally:
                 _forget(result)
 
-    def _accept(self, commands: "Sequence[_Command]") -> "tuple[list[_Command], dict[str, str]]":
+    def _accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, str]]:
         """Write down what is wanted; returns the commands with their queues, and those that nobody is there for.
 
         Raises HostUnavailableError if no host is live, but writes stops down even then.
@@ -328,7 +293,7 @@ class CeleryWorkerPool:
         places = self._places([command.account_id for command in commands])
         refused: dict[str, str] = {}
         if len(commands) > 1 and not stopping:
-            commands, refused = self._spread(commands, places, hosts)
+            commands, refused = spread(commands, places, self._view(hosts), live)
         self._desired.desire_many(
             Wish(
                 account_id=command.account_id,
@@ -346,7 +311,7 @@ class CeleryWorkerPool:
             )
             for command in commands
         )
-        ready: list[_Command] = []
+        ready: list[Command] = []
         for command in commands:
             place, has_worker = places.get(command.account_id, ("", False))
             if command.queue or place in live:
@@ -362,32 +327,6 @@ class CeleryWorkerPool:
                 refused[command.account_id] = f"{command.account_id}: {self._nobody()}"
         return ready, refused
 
-    def _spread(
-        self,
-        commands: "Sequence[_Command]",
-        places: Mapping[str, tuple[str, bool]],
-        hosts: Sequence[HostState],
-    ) -> "tuple[list[_Command], dict[str, str]]":
-        """Give each of many starts its host in one pass, and have those of one server not follow on each other."""
-        view = self._view(hosts)
-        live = {host.name for host in hosts if host.live}
-        refused: dict[str, str] = {}
-        servers: dict[str, list[_Command]] = {}
-        # Those that few hosts fit come first: another could have their place while it has others to go to.
-        for command in sorted(commands, key=_freedom):
-            place, has_worker = places.get(command.account_id, ("", False))
-            if command.needs is not None and not (has_worker and place in live):
-                placement = view.place(command.needs, place or None)
-                if placement.host is None:
-                    refused[command.account_id] = placement.told()
-                    continue
-                view.add(command.needs, placement.host)
-                host = placement.host
-                command = replace(command, host=host, queue=wire.host_queue(host))  # noqa: PLW2901
-            servers.setdefault(command.needs.server if command.needs is not None else "", []).append(command)
-        rounds = zip_longest(*servers.values())
-        return [command for row in rounds for command in row if command is not None], refused
-
     def _view(self, hosts: Sequence[HostState]) -> FleetView:
         snapshot = self._desired.snapshot()
         view = FleetView(host.facts for host in hosts)
@@ -396,7 +335,7 @@ class CeleryWorkerPool:
                 view.add(desired.tenant, desired.host)
         return view
 
-    def _signature(self, command: "_Command") -> Any:
+    def _signature(self, command: Command) -> Any:
         options: dict[str, Any] = {
             "queue": command.queue or wire.SHARED_QUEUE,
             "task_id": command.token,
@@ -438,29 +377,35 @@ class CeleryWorkerPool:
 
     def _batch(
         self,
-        commands: "Sequence[_Command]",
+        commands: Sequence[Command],
         wait_seconds: float,
         sort: Callable[[str, Any], tuple[str, Any]],
         progress: Progress | None,
         batch: Batch | None,
     ) -> BatchResult:
         batch = batch or Batch()
-        parts = _Parts(progress)
+        parts = Parts(progress)
         if not commands and not batch.settled:
             return BatchResult()
+        # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
+        what = commands[0].why if commands else "start"
+        tokens = {command.account_id: command.token for command in commands}
+        self._batches.save(batch.id, what, self._me, tokens, batch.settled)
         ready, refused = self._accept(commands) if commands else ([], {})
         for account_id, text in refused.items():
             parts.put(account_id, "failed", text)
+        if refused:
+            self._batches.settle(batch.id, {key: ("failed", text) for key, text in refused.items()})
         waiting = {command.token: command.account_id for command in ready}
         members = {account_id: token for token, account_id in waiting.items()}
-        settled = {**batch.settled, **{account_id: ("failed", text) for account_id, text in refused.items()}}
-        self._batches.save(batch.id, commands[0].why if commands else "start", self._me, members, settled)
         if not ready:
             return parts.result(batch.id)
         with self._translated():
-            results = group([self._signature(command) for command in ready], app=self._app).apply_async(
-                task_id=batch.id
-            )
+            results = group(
+                # As the root of each, the batch is named by every one of its tasks in Flower.
+                [self._signature(command).set(root_id=batch.id) for command in ready],
+                app=self._app,
+            ).apply_async(task_id=batch.id)
             try:
                 if not batch.wait:
                     return parts.result(batch.id, members)
@@ -504,7 +449,7 @@ class CeleryWorkerPool:
         if isinstance(outcome, NoWorkerError):
             return "skipped", str(outcome)
         if isinstance(outcome, BaseException):
-            return "failed", _text(outcome)
+            return "failed", error_text(outcome)
         info = self._store.get_worker(account_id)
         if info is None:
             return "skipped", f"{account_id}: its record is gone"
@@ -530,27 +475,7 @@ class CeleryWorkerPool:
         )
 
 
-def _unplaced(account_id: str, text: str) -> ValidationResult:
-    return ValidationResult(valid=False, account_id=account_id, errors=(text,))
-
-
-def _freedom(command: _Command) -> tuple[bool, int, int]:
-    needs = command.needs
-    return (True, 0, 0) if needs is None else (needs.pin is None, -len(needs.requires), -len(needs.avoid))
-
-
 def _forget(result: Any) -> None:
     # Now, and not whenever the object is collected: then, with Redis away, its traceback would go to stderr.
     with suppress(RuntimeError, RedisError, OSError):
         result.backend.remove_pending_result(result)
-
-
-def _started(account_id: str, outcome: Any) -> tuple[str, Any]:
-    if isinstance(outcome, BaseException):
-        return "failed", _text(outcome)
-    info = WorkerInfo.from_dict(outcome)
-    return ("already" if info.metadata.get("already_running") else "done"), info
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from manager.errors import HostUnavailableError, NoSuchHostError
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
-from manager.fleet.store import DrainOrder
+from manager.fleet.hosts import DrainOrder
 from manager.placement import FleetView, Needs, Placement
 from manager.versions import at_least
 

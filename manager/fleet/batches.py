@@ -73,6 +73,12 @@ class BatchStore:
             pipe.zremrangebyrank(BATCHES_KEY, 0, -_LISTED - 1)
             pipe.execute()
 
+    def settle(self, batch_id: str, settled: Mapping[str, tuple[str, str]]) -> None:
+        """Note for which of a batch's accounts no task was sent after all."""
+        fields = {account_id: json.dumps({"settled": list(end)}) for account_id, end in settled.items()}
+        with translated(self._url):
+            self._client.hset(_key(batch_id), mapping=fields)
+
     def read(self, batch_id: str) -> BatchRecord | None:
         """Return the batch; None if there is none, or if it is more than a day old."""
         with translated(self._url):

@@ -15,15 +15,15 @@ clocks differ by an hour still agree on how old a heartbeat is.
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
 from manager.fleet.client import open_client, translated
+from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
 from manager.models import WorkerInfo, utc_now
-from manager.placement import HostFacts
 from manager.states import LIVE, WorkerLifecycleStatus
 
 HOSTS_KEY: Final = "manager:hosts"
@@ -31,9 +31,6 @@ EVENTS_KEY: Final = "manager:events"
 
 #: Entries kept in the stream of events: about a week of a fleet of a hundred that restarts daily.
 EVENTS_KEPT: Final = 10_000
-
-#: Seconds. A host agent writes each second; one that missed this many is lost to readers.
-HOST_STALE_AFTER: Final = 5.0
 
 #: Stores `<seconds of Redis's clock> <payload>` in a hash field, or as a string where no field is given.
 _STAMPED_WRITE: Final = """
@@ -59,102 +56,6 @@ def beats_key(host: str) -> str:
 
 def drain_key(host: str) -> str:
     return f"manager:host:{host}:drain"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainOrder:
-    """That a host takes no new workers, and what becomes of those that it has.
-
-    `off` is written when the host takes workers again: no order at all means that Redis has lost it, and the host
-    knows better.
-    """
-
-    #: `move`: to other hosts; `stop`: stopped until the host takes workers again.
-    mode: Literal["move", "stop", "off"]
-    by: str = ""
-    #: Workers with open positions go on until they have none, or until the deadline.
-    when_flat: bool = False
-    #: Seconds since the epoch, by Redis's clock; 0: none.
-    deadline: float = 0.0
-
-    @property
-    def active(self) -> bool:
-        return self.mode != "off"
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes | None) -> "DrainOrder | None":
-        """Read one; None if there is none, or if it cannot be read."""
-        try:
-            data = json.loads(text or "")
-            mode, deadline = data["mode"], data.get("deadline", 0.0)
-            if mode not in ("move", "stop", "off") or not isinstance(deadline, int | float):
-                return None
-            return cls(
-                mode=mode,
-                by=str(data.get("by", "")),
-                when_flat=data.get("when_flat") is True,
-                deadline=float(deadline),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class Stamped:
-    """A JSON object and how many seconds ago, by Redis's clock, it was written."""
-
-    age_seconds: float
-    data: dict[str, Any]
-    #: Seconds since the epoch, by Redis's clock.
-    stamp: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class HostState:
-    """A host as readers see it."""
-
-    name: str
-    #: Whether its agent reported within HOST_STALE_AFTER.
-    live: bool
-    #: Seconds since the agent's last word; None if it never gave one.
-    age_seconds: float | None
-    #: What the agent said: pid, version, started_at, workers.
-    data: Mapping[str, Any]
-    drain: DrainOrder | None = None
-    #: Seconds that the host's clock is before Redis's; None if it does not say.
-    clock_skew_seconds: float | None = None
-
-    @property
-    def draining(self) -> bool:
-        return self.drain is not None and self.drain.active
-
-    @property
-    def state(self) -> str:
-        """`live`, `draining`, `drained`, `lost` (it fell silent) or `ended` (in order)."""
-        if not self.live:
-            return "ended" if self.age_seconds is None else "lost"
-        if not self.draining:
-            return "live"
-        return "draining" if self.data.get("workers") else "drained"
-
-    @property
-    def facts(self) -> HostFacts:
-        """The host as placement sees it."""
-        return HostFacts.from_word(self.name, self.live, self.draining, self.data)
-
-    def to_dict(self) -> dict[str, Any]:
-        data = dict(self.data)
-        return {
-            "name": self.name,
-            "state": self.state,
-            "last_seen_seconds": None if self.age_seconds is None else round(self.age_seconds, 3),
-            "clock_skew_seconds": self.clock_skew_seconds,
-            "drain": None if self.drain is None or not self.drain.active else asdict(self.drain),
-            **{key: data[key] for key in sorted(data)},
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +187,7 @@ class FleetStore:
             answers = pipe.execute()
         now = _seconds(answers[0])
         return [
-            replace(_host_state(name, _stamped(word, now)), drain=DrainOrder.from_json(drain))
+            host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
             for name, word, drain in zip(names, answers[1::2], answers[2::2], strict=True)
         ]
 
@@ -338,7 +239,7 @@ class FleetStore:
                 field = account_id.encode()
                 records = {field: records[0]} if records[0] else {}
                 beats = {field: beats[0]} if beats[0] else {}
-            host = _host_state(name, _stamped(agent, now))
+            host = host_state(name, _stamped(agent, now))
             for field, raw in records.items():
                 info = _worker_info(raw)
                 if info is None:
@@ -439,19 +340,6 @@ def _stamped(raw: bytes | None, now: float) -> Stamped | None:
     except ValueError:
         return None
     return Stamped(max(0.0, age), data, float(stamp)) if isinstance(data, dict) else None
-
-
-def _host_state(name: str, word: Stamped | None) -> HostState:
-    if word is None:
-        return HostState(name, live=False, age_seconds=None, data={})
-    said = word.data.get("time")
-    return HostState(
-        name,
-        live=word.age_seconds <= HOST_STALE_AFTER,
-        age_seconds=word.age_seconds,
-        data=word.data,
-        clock_skew_seconds=round(said - word.stamp, 3) if isinstance(said, int | float) else None,
-    )
 
 
 def _seconds(answer: tuple[int, int]) -> float:

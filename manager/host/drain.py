@@ -12,7 +12,7 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DRAIN, Desired
-from manager.fleet.store import DrainOrder
+from manager.fleet.hosts import DrainOrder
 from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.host.wanted import Wanted

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from manager import logs
 from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
-from manager.fleet.store import Stamped, observe
+from manager.fleet.hosts import Stamped
+from manager.fleet.store import observe
 from manager.host.batches import run_batch
 from manager.host.endings import describe_exit
 from manager.host.hanging import why_hung

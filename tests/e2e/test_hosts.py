@@ -1,6 +1,7 @@
 """Three hosts of one fleet: labels, capacity and rules decide where accounts run; hosts are drained and resumed."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -236,3 +237,56 @@ print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}
     )
     assert {one["what"] for one in trail} >= {"start", "stop", "restart"}
     assert all(one["by"] for one in trail)
+
+
+def test_a_host_is_drained_under_load(hosts: list[Fleet]) -> None:
+    """Starts, stops and restarts go on while their host is taken out; none is lost, none is there twice."""
+    fleet = hosts[0]
+    ids = fleet.add_accounts(12)
+    fleet.run_json("start-all")
+    out = plain_celery(
+        fleet,
+        f"""
+import itertools
+sent = []
+names = itertools.cycle(["tasks.restart_worker", "tasks.start_worker", "tasks.stop_worker", "tasks.start_worker"])
+for account, name in zip({ids * 4!r}, names):
+    sent.append(app.send_task(name, args=[account]))
+app.backend.client.set("manager:host:three:drain", '{{"mode": "move", "by": "test"}}')
+for one in sent:
+    try:
+        one.get(timeout=60)
+        print("done")
+    except Exception as error:
+        print(type(error).__name__)
+""",
+    )
+    # A restart that a later stop has overruled, and the like: answers, all of them, and no surprise among them.
+    assert len(out.splitlines()) == 48
+    assert set(out.split()) <= {"done", "StartCancelledError", "OverruledError", "NoWorkerError"}, out
+    eventually(
+        lambda: "three" not in places(fleet).values(), within=30, what=f"three is empty: {places(fleet)}"
+    )
+    assert fleet.run_json("start-all")["failed"] == {}
+    eventually(lambda: len(places(fleet)) == 12, within=20, what="all run")
+    assert "three" not in places(fleet).values()
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_a_move_while_it_is_starting_ends_in_one_session_at_the_right_place(hosts: list[Fleet]) -> None:
+    fleet = hosts[0]
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    fleet.run_json("stop", A)
+    with fleet.admin() as admin:
+        admin.script_fault("Paper-1", 5001, "slow", count=1, seconds=3)
+    starting = fleet.spawn(sys.executable, "-m", "manager.cli", "start", A, log="starting")
+    eventually(lambda: fleet.status(A) == "starting", what="it is starting")
+    here = str(fleet.store.get_worker(A).metadata["host"])  # type: ignore[union-attr]
+    there = "three" if here != "three" else "two"
+    moved = fleet.run("move", A, "--to", there)
+    assert moved.returncode == 0, moved.stderr
+    assert places(fleet) == {A: there}
+    assert starting.wait(30) in {0, 1}
+    assert fleet.stats()["overlaps"] == 0
+    assert len(fleet.stats()["live"]) == 1

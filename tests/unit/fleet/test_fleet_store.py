@@ -13,8 +13,9 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
+from manager.fleet.hosts import Stamped
 from manager.fleet.leases import LeaseBeats
-from manager.fleet.store import Stamped, beats_key, observe
+from manager.fleet.store import beats_key, observe
 from manager.models import WorkerInfo, utc_now
 from manager.states import WorkerLifecycleStatus as S
 

@@ -1,0 +1,95 @@
+"""Commands on their way to the hosts, and their answers sorted: what the sender needs beside Celery."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Any, Literal
+from uuid import uuid4
+
+from manager import wire
+from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.placement import FleetView, Needs
+from manager.pool import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A task for one account, and the desired state that it stands for."""
+
+    task: str
+    account_id: str
+    kwargs: Mapping[str, Any]
+    state: Literal["running", "stopped"]
+    why: str
+    host: str = ""
+    queue: str = ""
+    #: The task's id, by which a command that is delivered twice is one.
+    token: str = field(default_factory=lambda: str(uuid4()))
+    #: What the account asks of its host; None: the host that gets the command finds out.
+    needs: Needs | None = None
+    failover: bool = False
+
+
+class Parts:
+    """A batch's accounts, each in one part of the result."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
+
+    def put(self, account_id: str, part: str, what: Any) -> None:
+        self._parts[part][account_id] = what
+        if self._progress is not None:
+            self._progress(account_id, part)
+
+    def result(self, batch_id: str, pending: Mapping[str, str] | None = None) -> BatchResult:
+        return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id)
+
+
+def spread(
+    commands: Sequence[Command],
+    places: Mapping[str, tuple[str, bool]],
+    view: FleetView,
+    live: set[str],
+) -> tuple[list[Command], dict[str, str]]:
+    """Give each of many starts its host in one pass, and have those of one server not follow on each other.
+
+    `places`: account → where it is or was, and whether it may have a worker there. Returns the commands with their
+    queues, and why there is no host for the others.
+    """
+    refused: dict[str, str] = {}
+    servers: dict[str, list[Command]] = {}
+    # Those that few hosts fit come first: another could have their place while it has others to go to.
+    for command in sorted(commands, key=_freedom):
+        place, has_worker = places.get(command.account_id, ("", False))
+        if command.needs is not None and not (has_worker and place in live):
+            placement = view.place(command.needs, place or None)
+            if placement.host is None:
+                refused[command.account_id] = placement.told()
+                continue
+            view.add(command.needs, placement.host)
+            host = placement.host
+            command = replace(command, host=host, queue=wire.host_queue(host))  # noqa: PLW2901
+        servers.setdefault(command.needs.server if command.needs is not None else "", []).append(command)
+    rounds = zip_longest(*servers.values())
+    return [command for row in rounds for command in row if command is not None], refused
+
+
+def _freedom(command: Command) -> tuple[bool, int, int]:
+    needs = command.needs
+    return (True, 0, 0) if needs is None else (needs.pin is None, -len(needs.requires), -len(needs.avoid))
+
+
+def started(account_id: str, outcome: Any) -> tuple[str, Any]:
+    if isinstance(outcome, BaseException):
+        return "failed", error_text(outcome)
+    info = WorkerInfo.from_dict(outcome)
+    return ("already" if info.metadata.get("already_running") else "done"), info
+
+
+def error_text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def unplaced(account_id: str, text: str) -> ValidationResult:
+    return ValidationResult(valid=False, account_id=account_id, errors=(text,))
