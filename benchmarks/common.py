@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,13 @@ def noop():
 
 
 @contextmanager
-def fleet() -> Iterator[Fleet]:
+def fleet(environment: Mapping[str, str] | None = None) -> Iterator[Fleet]:
     """A fleet with Redis, a paper venue and a host agent, gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="wm-"))
     (directory / "redis").mkdir()
     redis = RedisServer(directory / "redis")
     found = Fleet(directory, redis, host="bench")
+    found.extra_environment |= environment or {}
     try:
         found.start_venue()
         found.start_agent()

@@ -21,6 +21,7 @@ from manager.errors import (
     HostUnavailableError,
     ManagerError,
     NoBatchError,
+    NoHostFitsError,
     NoWorkerError,
 )
 from manager.fleet import FleetStore, HostState, safe_url
@@ -83,14 +84,17 @@ class CeleryWorkerPool:
         """See `manager.pool.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
         return bool(self._ask(self._stop(account_id, timeout), self._stop_wait(timeout)))
 
-    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+    def move_worker(
+        self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
+    ) -> WorkerInfo:
         """Stop the account's worker where it is and start it on `host`.
 
         `force` is for a host that is lost for good: its lease is taken away without proof that its worker has ended.
         If that worker still trades somewhere, there are two sessions until it hears of it. Raises
         HostUnavailableError if a host is silent (without force), or if `host` is; RuntimeErrors as start and stop do.
         """
-        live = self._live_hosts()
+        hosts = self._store.hosts()
+        live = {state.name for state in hosts if state.live}
         if host not in live:
             known = ", ".join(sorted(live)) or "none"
             raise HostUnavailableError(
@@ -101,6 +105,11 @@ class CeleryWorkerPool:
         present = info is not None and (info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN)
         if here == host and present:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
+        why = None if needs is None or force else self._view(hosts).refusal(needs, host)
+        if why is not None:
+            raise NoHostFitsError(
+                f"{account_id}: host {host}: {why}; nothing was done (--force overrules it)"
+            )
         if present and (here in live or not force):
             self.stop_worker(account_id)
         if force and (here not in live or not present):
@@ -348,9 +357,6 @@ class CeleryWorkerPool:
         return self._app.signature(
             command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
         )
-
-    def _live_hosts(self) -> set[str]:
-        return {host.name for host in self._store.hosts() if host.live}
 
     def _nobody(self) -> str:
         return (

@@ -70,8 +70,13 @@ class WorkerPool(Protocol):
         StopFailedError if it could not be ended.
         """
 
-    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
-        """Stop the account's worker where it is and start it on `host`; with `force`, without proof that it has ended."""
+    def move_worker(
+        self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
+    ) -> WorkerInfo:
+        """Stop the account's worker where it is and start it on `host`; with `force`, without proof that it has ended.
+
+        `needs`, where known, are looked at before anything is stopped.
+        """
 
     def start_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None

@@ -69,9 +69,13 @@ class WorkerManagerService:
 
         `force` is for an account whose host is lost for good: its lease is taken away without proof that its worker
         has ended. If that worker still trades, there are two sessions until it hears of it. Raises ValueError if it is
-        on `host` already, RuntimeError if a host is silent, or as stop and start do.
+        on `host` already, RuntimeError if a host is silent, if a rule refuses `host` (without force; then it stays where
+        it is), or as stop and start do.
         """
-        return self.worker_pool.move_worker(account_id, host, force=force)
+        needs: Needs | None = None
+        with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
+            needs = self.config_service.load_account_config(account_id).needs()
+        return self.worker_pool.move_worker(account_id, host, force=force, needs=needs)
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
         """Return what is known of the account's worker now, an ended one too; None if it never had one."""

@@ -269,6 +269,7 @@ class DesiredStore:
         self._withdraw = self._client.register_script(_WITHDRAW)
         self._restore = self._client.register_script(_RESTORE)
         self._take_over = self._client.register_script(_TAKE_OVER)
+        self._read_before: dict[bytes, tuple[bytes, Desired | None]] = {}
 
     def close(self) -> None:
         self._client.close()
@@ -350,13 +351,20 @@ class DesiredStore:
             raw_version, (seconds, micros), records = pipe.execute()
         desired: dict[str, Desired] = {}
         broken: set[str] = set()
+        read: dict[bytes, tuple[bytes, Desired | None]] = {}
         for key, text in records.items():
             account_id = key.decode(errors="replace")
-            found = Desired.from_json(account_id, text)
+            # Of thousands a few have changed since the last time.
+            before = self._read_before.get(key)
+            found = (
+                before[1] if before is not None and before[0] == text else Desired.from_json(account_id, text)
+            )
+            read[key] = (text, found)
             if found is None:
                 broken.add(account_id)
             else:
                 desired[account_id] = found
+        self._read_before = read
         return Snapshot(int(raw_version or 0), seconds * 1000 + micros // 1000, desired, frozenset(broken))
 
     def next_nudge(self, host: str, wait_seconds: float) -> Nudge | None:

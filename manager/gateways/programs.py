@@ -114,12 +114,23 @@ def kill_marked(worker_id: str, seconds: float) -> bool:
 
 
 def _marked(worker_id: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
+    pids = _pids_marked(f"{MARK}={worker_id}".encode()) if sys.platform == "linux" else psutil.pids()
+    for pid in pids:
         try:
+            process = psutil.Process(pid)
             if process.environ().get(MARK) == worker_id and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or another user's
+
+
+def _pids_marked(mark: bytes) -> Iterator[int]:
+    """Yield the processes that may have the variable: a tenth of what psutil takes, at each end of each worker."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry.name}/environ", "rb") as environ:  # noqa: PTH123
+                if mark in environ.read():
+                    yield int(entry.name)
 
 
 def _die_with(parent: int) -> Callable[[], None]:

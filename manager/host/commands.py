@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NoReturn
 
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
@@ -110,22 +110,22 @@ class HostCommands:
         failover = config is not None and config.failover == "auto"
         needs = config.needs() if config is not None else Needs(account_id=account_id)
         here = self._pool.has_worker_for_account(account_id)
+        wish = replace(wish, failover=failover, needs=needs if config is not None else None)
         if not here:
             try:
-                self._place(account_id, needs, hops)
+                self._place(wish, needs, hops)
             except ManagerError:
                 # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
                 self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
                 raise
-        wish = replace(wish, host=self._host, failover=failover, needs=needs if config is not None else None)
-        generation, desired = self._keeper.wish(wish)
+        generation, desired = self._keeper.wish(replace(wish, host=self._host))
         if not desired.running:
             raise StartCancelledError(
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
-        if not here and desired.why != FORCED_MOVE:
-            self._keep_or_pass_on(needs, generation, hops)
         try:
+            if not here and not _moved_to(desired, self._host):
+                self._keep_or_pass_on(wish, needs, generation, hops)
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
             return carry_out(self._keeper.restarts.order(desired))
@@ -135,17 +135,16 @@ class HostCommands:
                 self._keeper.wanted.withdraw(account_id, generation)
             raise
 
-    def _keep_or_pass_on(self, needs: Needs, generation: int, hops: int) -> None:
+    def _keep_or_pass_on(self, wish: Wish, needs: Needs, generation: int, hops: int) -> None:
         """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
         why = self._neighbours.refusal(needs, generation, self._pool.has_worker_for_account)
         if why is None:
             self._neighbours.note(needs)
             return
         placement = self._neighbours.place(needs, None, without=self._host)
-        if placement.host is not None and hops < MAX_HOPS:
-            raise Elsewhere(placement.host)
-        self._keeper.wanted.withdraw(needs.account_id, generation)
-        raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.told()}")
+        if placement.host is None:
+            raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.told()}")
+        self._pass_on(wish, placement.host, hops)
 
     def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
         try:
@@ -153,8 +152,9 @@ class HostCommands:
         except ManagerError:
             return None  # carrying it out will tell
 
-    def _place(self, account_id: str, needs: Needs, hops: int) -> None:
+    def _place(self, wish: Wish, needs: Needs, hops: int) -> None:
         """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
+        account_id = wish.account_id
         pin = needs.pin
         if pin not in {None, self._host} and not self._neighbours.live(str(pin)):
             raise HostUnavailableError(
@@ -162,26 +162,32 @@ class HostCommands:
                 "start it with `manager host`, or change the file"
             )
         desired = self._desired.read(account_id)
-        if desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == self._host:
+        if _moved_to(desired, self._host):
             self._keeper.wanted.certain(account_id)
-            if desired.why == FORCED_MOVE:
-                return
+            return
         other = self._keeper.wanted.host_elsewhere(account_id, desired)
         self._ask_uncertain(account_id, hops)
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
-        if other is not None and pin is None and hops == 0 and self._neighbours.live(other):
+        if other is not None and pin is None and hops < MAX_HOPS and self._neighbours.live(other):
             raise Elsewhere(other)
-        # Whoever passed it on has looked at every host: it stays here unless a rule of this host refuses it.
-        last = self._host if hops or (desired is not None and desired.host == self._host) else None
-        placement = self._neighbours.place(needs, last)
+        mine = desired is not None and desired.host == self._host
+        placement = self._neighbours.place(needs, self._host if mine or hops else None)
         if placement.host is None:
             raise NoHostFitsError(
                 f"{placement.told()}: `manager place {account_id} --explain` shows what it needs"
             )
         if placement.host != self._host:
-            if hops >= MAX_HOPS:
-                raise NoHostFitsError(f"{account_id}: it was passed on {hops} times, and no host has kept it")
-            raise Elsewhere(placement.host)
+            self._pass_on(wish, placement.host, hops)
+
+    def _pass_on(self, wish: Wish, host: str, hops: int) -> NoReturn:
+        """Make the account another host's, and raise Elsewhere; NoHostFitsError if it was passed on too often."""
+        if hops >= MAX_HOPS:
+            raise NoHostFitsError(
+                f"{wish.account_id}: it was passed on {hops} times, and no host has kept it"
+            )
+        # Written first: the other host takes it as its own, and does it even if the task is lost on the way.
+        self._keeper.wish(replace(wish, host=host))
+        raise Elsewhere(host)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
         host = self._keeper.wanted.uncertain_host(account_id)
@@ -206,3 +212,8 @@ class HostCommands:
             f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"
         )
+
+
+def _moved_to(desired: Desired | None, host: str) -> bool:
+    """Say whether a person has put the account on this very host; whoever sent that has looked at the rules."""
+    return desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == host

@@ -19,6 +19,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: str | None = None
+        self._lines: dict[str, tuple[Desired, str]] = {}
         self._failing = False
 
     def load(self) -> dict[str, Desired]:
@@ -41,7 +42,15 @@ class Memory:
 
     def save(self, desired: Iterable[Desired]) -> str | None:
         """Write if anything changed; returns what is wrong if it cannot be written. Raises nothing."""
-        text = json.dumps({one.account_id: json.loads(one.to_json()) for one in desired}, indent=0)
+        # Most are the same objects as the last time; a fleet of thousands is written five times a second while it starts.
+        kept: dict[str, tuple[Desired, str]] = {}
+        for one in desired:
+            before = self._lines.get(one.account_id)
+            if before is None or before[0] is not one:
+                before = (one, f"{json.dumps(one.account_id)}: {one.to_json()}")
+            kept[one.account_id] = before
+        self._lines = kept
+        text = "{\n" + ",\n".join(line for _, line in kept.values()) + "\n}\n"
         if text == self._written:
             return None
         draft = self._path.with_suffix(".tmp")

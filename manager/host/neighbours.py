@@ -40,6 +40,9 @@ class Neighbours:
         with self._lock:
             view = self._look()
             placement = view.place(needs, last_host, without=without)
+            if placement.host is None:
+                view = self._look_again()
+                placement = view.place(needs, last_host, without=without)
             if placement.host is not None:
                 view.add(needs, placement.host)
             return placement
@@ -57,8 +60,10 @@ class Neighbours:
         own claim stands in Redis before this is asked: whoever comes later sees it.
         """
         with self._lock:
-            view = self._look()
-            if view.refusal(needs, self._host) is None:
+            if (
+                self._look().refusal(needs, self._host) is None
+                or self._look_again().refusal(needs, self._host) is None
+            ):
                 return None
             earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
         for desired in self._wanted.running():
@@ -68,6 +73,12 @@ class Neighbours:
             if runs(account_id) or (desired.generation, account_id) < (generation, needs.account_id):
                 earlier.add(desired.tenant, desired.host)
         return earlier.refusal(needs, self._host)
+
+    def _look_again(self) -> FleetView:
+        """Look anew: what was full a moment ago may have been stopped since."""
+        self._wanted.read()
+        self._until = 0.0
+        return self._look()
 
     def _look(self) -> FleetView:
         now = time.monotonic()

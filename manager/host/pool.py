@@ -160,9 +160,11 @@ class WorkerPoolManager:
                 raise _no_worker(account_id)
         return True
 
-    def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
+    def move_worker(
+        self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
+    ) -> WorkerInfo:
         """A pool is one host's: raises HostUnavailableError."""
-        del force
+        del force, needs
         raise HostUnavailableError(
             f"{account_id} cannot be moved to {host}: this pool of workers is one host's"
         )
@@ -423,9 +425,12 @@ class WorkerPoolManager:
 
     def _stop(self, slot: Slot, timeout: float | None) -> None:
         with slot.guard:
-            if not slot.live:
+            if not slot.live or slot.info is None:
                 return
-            info = slot.move(WorkerLifecycleStatus.STOPPING)
+            # A stop that could not prove the end has left it so, and is tried again.
+            info = slot.info
+            if info.status is not WorkerLifecycleStatus.STOPPING:
+                info = slot.move(WorkerLifecycleStatus.STOPPING)
         self._note(info)
         logs.event(logger, logging.INFO, "stop", account=slot.account_id, worker=info.worker_id)
         ending = stop_process(slot, timeout)

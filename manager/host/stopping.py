@@ -8,6 +8,7 @@ from typing import Final
 from manager import logs
 from manager.errors import StopFailedError
 from manager.host.endings import describe_exit
+from manager.host.remains import end_remains
 from manager.host.slot import Slot
 from manager.session.beat import read_pulse
 from manager.session.control import ControlError
@@ -57,11 +58,15 @@ def kill_process(slot: Slot) -> None:
     if record is None:
         return
     record.process.kill()
-    if not slot.exited.wait(_KILL_SECONDS):
+    if slot.exited.wait(_KILL_SECONDS):
+        return
+    # Its watcher may be behind on a host where hundreds end at once: the process itself is the proof.
+    if record.process.alive():
         raise StopFailedError(
             f"{slot.account_id}: process {record.process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
             f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
         )
+    end_remains(record)
 
 
 def _log(slot: Slot, action: str) -> None:

@@ -83,6 +83,11 @@ except Exception as error:
     assert explained.returncode == 1
     assert "two: refused: it lacks label moon" in explained.stdout
     assert fleet.run_json("place", "terminal")["host"] == "three"
+    # A person cannot move it against a rule either, and it is not stopped for the try.
+    moved = fleet.run("move", "terminal", "--to", "two")
+    assert moved.returncode == 1
+    assert "it lacks label mt5; nothing was done" in moved.stderr
+    assert places(fleet)["terminal"] == "three"
     assert fleet.stats()["overlaps"] == 0
 
 

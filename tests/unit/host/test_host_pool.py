@@ -23,6 +23,7 @@ from manager.errors import (
     SessionHeldError,
     StartCancelledError,
     StartTimeoutError,
+    StopFailedError,
     WorkerDiedError,
 )
 from manager.host import WorkerPoolManager, build_pool
@@ -31,6 +32,8 @@ from manager.paths import StatePaths
 from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.venue.client import VenueAdmin
+
+SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
 
 
 class Host:
@@ -459,3 +462,23 @@ def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_st
     assert not [ref for ref in family if ref.alive()]
     host.start("bot")
     assert host.service.stop_worker("bot") is True
+
+
+def test_a_stop_that_could_not_prove_the_end_is_tried_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that the kernel itself holds: the stop says so, the account counts as live, and the next stop ends it."""
+    host.account("a", 5001)
+    info = host.start("a")
+    process = host.process(info)
+    process.signal(SIGSTOP)  # it hears no request and no SIGTERM
+    with monkeypatch.context() as held:
+        held.setattr(ProcessRef, "kill", lambda _self: False)
+        held.setattr("manager.host.stopping._KILL_SECONDS", 0.1)
+        with pytest.raises(StopFailedError, match="may still trade"):
+            host.service.stop_worker("a", timeout=0.1)
+    assert host.status("a") == "stopping"
+    assert host.pool.has_worker_for_account("a")
+    assert host.service.stop_worker("a", timeout=0.1) is True
+    assert not process.alive()
+    assert host.status("a") == "stopped"
