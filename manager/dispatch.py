@@ -1,25 +1,20 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from celery import group, states
+from celery import group
 from celery.exceptions import TimeoutError as ResultTimeoutError
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from manager import wire
+from manager.answers import Answers, forget
 from manager.caller import caller
 from manager.commanding import Command, Parts, error_text, spread, started, unplaced
 from manager.errors import (
     AlreadyThereError,
     CommandTimeoutError,
-    FleetUnavailableError,
     HostUnavailableError,
-    ManagerError,
     NoBatchError,
     NoHostFitsError,
     NoWorkerError,
@@ -34,16 +29,10 @@ from manager.pool import Batch, Progress, StartOrder
 from manager.states import LIVE, WorkerLifecycleStatus
 from manager.versions import at_least
 
-#: Seconds between two looks at the results of a batch.
-_POLL_SECONDS: Final = 0.05
 #: Seconds that a caller waits beyond a stop's own timeout.
 _STOP_MARGIN: Final = 15.0
 #: Seconds.
 _START_EXPIRES: Final = 86_400
-#: How Celery's own words begin for a result backend that went away while somebody waited for a result.
-_BACKEND_GONE: Final = "Retry limit exceeded"
-#: Results read in one round trip.
-_RESULTS_AT_ONCE: Final = 500
 #: Accounts that a host checks in one task.
 _CHECKED_AT_ONCE: Final = 500
 
@@ -68,6 +57,7 @@ class CeleryWorkerPool:
         self._batches = batches
         self._timeout = command_timeout_seconds
         self._me = caller()
+        self._answers = Answers(app, store)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
@@ -165,8 +155,8 @@ class CeleryWorkerPool:
             parts.put(account_id, outcome, text)
         sort = self._stopped if record.what == "stop" else started
         waiting = {token: account_id for account_id, token in record.tasks.items()}
-        with self._translated():
-            for task_id, outcome in self._results(set(waiting), 0.0):
+        with self._answers.translated():
+            for task_id, outcome in self._answers.collect(set(waiting), 0.0):
                 account_id = waiting.pop(task_id)
                 parts.put(account_id, *sort(account_id, outcome))
         pending = {account_id: token for token, account_id in waiting.items()}
@@ -189,7 +179,7 @@ class CeleryWorkerPool:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
         old = {host.name for host in hosts if not at_least(host.data.get("version"), "0.2")}
-        with self._translated():
+        with self._answers.translated():
             for host, account_ids in by_host.items():
                 if host in old:  # of a version that checks one account a task
                     tasks |= {
@@ -199,7 +189,7 @@ class CeleryWorkerPool:
                 for first in range(0, len(account_ids), _CHECKED_AT_ONCE):
                     some = account_ids[first : first + _CHECKED_AT_ONCE]
                     tasks[self._check(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
-            for task_id, answer in self._results(set(tasks), self._timeout):
+            for task_id, answer in self._answers.collect(set(tasks), self._timeout):
                 host, some = tasks.pop(task_id)
                 for account_id in some:
                     if isinstance(answer, BaseException):
@@ -221,7 +211,7 @@ class CeleryWorkerPool:
             expires=_START_EXPIRES,
             headers={wire.BY_HEADER: self._me},
         )
-        _forget(sent)
+        forget(sent)
         return str(sent.id)
 
     def batches(self, count: int) -> list[BatchRecord]:
@@ -276,7 +266,7 @@ class CeleryWorkerPool:
         ready, refused = self._accept([command])
         for text in refused.values():
             raise HostUnavailableError(text)
-        with self._translated():
+        with self._answers.translated():
             result = self._signature(ready[0]).apply_async()
             try:
                 return result.get(timeout=wait)
@@ -287,7 +277,7 @@ class CeleryWorkerPool:
                     "looks for the cause"
                 ) from None
             finally:
-                _forget(result)
+                forget(result)
 
     def _accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, str]]:
         """Write down what is wanted; returns the commands with their queues, and those that nobody is there for.
@@ -406,7 +396,7 @@ class CeleryWorkerPool:
         members = {account_id: token for token, account_id in waiting.items()}
         if not ready:
             return parts.result(batch.id)
-        with self._translated():
+        with self._answers.translated():
             results = group(
                 # As the root of each, the batch is named by every one of its tasks in Flower.
                 [self._signature(command).set(root_id=batch.id) for command in ready],
@@ -415,41 +405,16 @@ class CeleryWorkerPool:
             try:
                 if not batch.wait:
                     return parts.result(batch.id, members)
-                for task_id, outcome in self._results(set(waiting), wait_seconds):
+                for task_id, outcome in self._answers.collect(set(waiting), wait_seconds):
                     account_id = waiting.pop(task_id)
                     parts.put(account_id, *sort(account_id, outcome))
             finally:
                 for result in results.results:
-                    _forget(result)
+                    forget(result)
         for task_id, account_id in waiting.items():
             text = f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
             parts.put(account_id, "failed", text)
         return parts.result(batch.id)
-
-    def _results(self, task_ids: set[str], wait_seconds: float) -> Iterator[tuple[str, Any]]:
-        """Yield (task id, value or exception) as they come, many for one round trip, until the time is over."""
-        backend = self._app.backend
-        deadline = time.monotonic() + wait_seconds
-        while task_ids:
-            found = False
-            pending = sorted(task_ids)
-            for first in range(0, len(pending), _RESULTS_AT_ONCE):
-                some = pending[first : first + _RESULTS_AT_ONCE]
-                raw = backend.mget([backend.get_key_for_task(task_id) for task_id in some])
-                for task_id, value in zip(some, raw, strict=True):
-                    if not value:
-                        continue
-                    meta = backend.decode_result(value)
-                    if meta["status"] not in states.READY_STATES:
-                        continue
-                    task_ids.discard(task_id)
-                    found = True
-                    failed = meta["status"] in states.EXCEPTION_STATES
-                    yield task_id, backend.exception_to_python(meta["result"]) if failed else meta["result"]
-            if not task_ids or time.monotonic() >= deadline:
-                return
-            if not found:
-                time.sleep(_POLL_SECONDS)
 
     def _stopped(self, account_id: str, outcome: Any) -> tuple[str, Any]:
         if isinstance(outcome, NoWorkerError):
@@ -460,28 +425,3 @@ class CeleryWorkerPool:
         if info is None:
             return "skipped", f"{account_id}: its record is gone"
         return "done", info
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except ManagerError:
-            raise
-        except (OperationalError, RedisError, OSError) as error:
-            raise self._unavailable(str(error)) from None
-        except RuntimeError as error:
-            if not str(error).strip().startswith(_BACKEND_GONE):
-                raise
-            raise self._unavailable("it went away while the answer was waited for") from None
-
-    def _unavailable(self, why: str) -> FleetUnavailableError:
-        return FleetUnavailableError(
-            f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
-            "sent; `manager ps` shows what is so once Redis is back"
-        )
-
-
-def _forget(result: Any) -> None:
-    # Now, and not whenever the object is collected: then, with Redis away, its traceback would go to stderr.
-    with suppress(RuntimeError, RedisError, OSError):
-        result.backend.remove_pending_result(result)

@@ -106,6 +106,7 @@ class StatePaths:
         path = self.root / "id"
         if not path.exists() or not path.read_text().strip():
             draft = path.with_suffix(f".{os.getpid()}")
+            draft.touch(mode=0o600)
             draft.write_text(uuid4().hex)
             draft.replace(path)
 

@@ -15,6 +15,8 @@ from manager.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from manager.fleet import HostState
     from manager.hosts import DrainProgress, FleetHosts
 
@@ -77,12 +79,18 @@ def _row(host: "HostState") -> list[str]:
         "" if host.age_seconds is None else f"{host.age_seconds:.0f}s ago",
         str(data.get("version", "")),
         show_labels(facts.labels),
-        str(data.get("workers", "")),
+        _workers(data),
         str(facts.capacity or f"({facts.size})"),
         f"{facts.available_mb} of {facts.memory_mb} MB" if data.get("memory_mb") else "",
         str(data.get("load", "")),
         "" if skew is None else f"{skew:+.1f}s",
     ]
+
+
+def _workers(data: "Mapping[str, Any]") -> str:
+    """Say how many workers have a process, and how many have failed."""
+    failed = (data.get("states") or {}).get("failed")
+    return f"{data.get('workers', '')}" + (f" (+{failed} failed)" if failed else "")
 
 
 @click.command()

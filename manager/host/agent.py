@@ -258,6 +258,7 @@ class HostAgent:
             "python": sys.version.split()[0],
             "started_at": self._started_at.isoformat(),
             "workers": pool.count_live() if pool else 0,
+            "states": pool.states() if pool else {},
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
             "looks": self._keeper.looks if self._keeper else 0,
             "trouble": self._keeper.wanted.trouble if self._keeper else None,

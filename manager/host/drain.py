@@ -75,10 +75,7 @@ class Drain:
             logs.event(logger, logging.INFO, "drain", mode=order.mode, by=order.by, when_flat=order.when_flat)
             self._order = order
             self._stays = {}
-            try:
-                self._memory.write_text(order.to_json())
-            except OSError as error:
-                logs.event(logger, logging.WARNING, "drain_not_remembered", str(error))
+            self._remember(order)
 
     def look(self) -> None:
         """Have every worker leave that may."""
@@ -109,6 +106,15 @@ class Drain:
             "staying": len(stays),
             "why": dict(sorted(stays.items())[:_NAMED]),
         }
+
+    def _remember(self, order: DrainOrder) -> None:
+        draft = self._memory.with_suffix(".tmp")
+        try:
+            draft.touch(mode=0o600)
+            draft.write_text(order.to_json())
+            draft.replace(self._memory)
+        except OSError as error:
+            logs.event(logger, logging.WARNING, "drain_not_remembered", str(error))
 
     def _leave(self, desired: Desired, order: DrainOrder) -> str | None:
         """Begin to have one account leave; returns why it cannot now."""

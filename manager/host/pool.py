@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -290,6 +291,10 @@ class WorkerPoolManager:
         """Return how many workers have a process."""
         with self._guard:
             return sum(slot.live for slot in self._slots.values())
+
+    def states(self) -> dict[str, int]:
+        """Return how many workers are in each state, ended ones too."""
+        return dict(Counter(str(info.status) for info in self.records()))
 
     # life of the pool
 

@@ -166,3 +166,20 @@ def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_star
     fleet.end_agent()
     assert all(worker.alive() for worker in workers)
     assert fleet.stats()["overlaps"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> None:
+    fleet.add_accounts(2)
+    assert fleet.run("start-all").returncode == 0
+    assert fleet.run("drain", fleet.host, "--stop", "--wait").returncode == 0
+    assert fleet.run("resume-host", fleet.host).returncode == 0
+    eventually(lambda: len(fleet.workers()) == 2, within=20, what="sockets, records and logs are there")
+    open_to_others = {
+        path.relative_to(fleet.paths.root).as_posix(): oct(path.lstat().st_mode & 0o777)
+        for path in [fleet.paths.root, *fleet.paths.root.rglob("*")]
+        if path.lstat().st_mode & 0o077
+        # What the test itself redirects the agent's and the venue's output to.
+        and path.name not in {"agent.log", "venue.log"}
+    }
+    assert open_to_others == {}

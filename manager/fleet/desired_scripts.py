@@ -1,0 +1,104 @@
+"""The scripts by which desired state changes in Redis, each of them at once; `manager/fleet/desired.py` says what for."""
+
+from typing import Final
+
+#: Shared by the scripts: a record that was edited by hand into nonsense counts as none.
+_COMMON: Final = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function read(account)
+  local raw = redis.call('HGET', KEYS[1], account)
+  if not raw then return nil end
+  local ok, r = pcall(cjson.decode, raw)
+  if ok and type(r) == 'table' and type(r.generation) == 'number' and (r.state == 'running' or r.state == 'stopped') then
+    return r
+  end
+end
+local function write(account, r)
+  local text = cjson.encode(r)
+  redis.call('HSET', KEYS[1], account, text)
+  redis.call('INCR', KEYS[2])
+  return text
+end
+"""
+
+#: KEYS: desired, version, seen. The audit trail is not named among them: a key that is must be readable to who runs the
+#: script, and a host may only write there. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
+#: needs), nudge or '', token.
+DESIRE: Final = (
+    _COMMON
+    + """
+local wish = cjson.decode(ARGV[2])
+local r = read(ARGV[1])
+local seen = tonumber(redis.call('GET', KEYS[3]))
+if seen and r then
+  if r.generation == seen and wish.host ~= '' and (r.host ~= wish.host or r.failover ~= wish.failover or wish.needs) then
+    r.host = wish.host
+    r.failover = wish.failover
+    r.needs = wish.needs or r.needs
+    return {string.format('%d', seen), write(ARGV[1], r)}
+  end
+  return {string.format('%d', seen), cjson.encode(r)}
+end
+local before = {state = r and r.state or 'stopped', host = r and r.host or '', restart = r and r.restart or 0}
+local generation = math.max(now, r and r.generation + 1 or 0)
+wish.generation = generation
+wish.at = now
+wish.before = before
+if wish.restart == 1 then wish.restart = generation else wish.restart = before.restart end
+if wish.host == '' then
+  wish.host = before.host
+  wish.failover = r and r.failover or false
+end
+wish.needs = wish.needs or (r and r.needs)
+redis.call('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
+  'by', wish.by, 'host', wish.host)
+redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
+if ARGV[3] ~= '' and wish.host ~= '' then
+  local list = 'manager:host:' .. wish.host .. ':nudges'
+  redis.call('RPUSH', list, ARGV[3])
+  redis.call('EXPIRE', list, 60)
+end
+return {string.format('%d', generation), write(ARGV[1], wish)}
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, generation. What was refused was never wanted: as it was before.
+WITHDRAW: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.generation ~= tonumber(ARGV[2]) or type(r.before) ~= 'table' then return 0 end
+r.state = r.before.state
+r.host = r.before.host
+r.restart = r.before.restart
+r.before = nil
+write(ARGV[1], r)
+return 1
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, record. An agent remembers what a Redis that lost data does not.
+RESTORE: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+local mine = cjson.decode(ARGV[2])
+if r and r.generation >= mine.generation then return 0 end
+write(ARGV[1], mine)
+return 1
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, generation, from host, to host, why ('': as it was).
+TAKE_OVER: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.generation ~= tonumber(ARGV[2]) or r.host ~= ARGV[3] then return 0 end
+r.host = ARGV[4]
+if ARGV[5] ~= '' then r.why = ARGV[5] end
+write(ARGV[1], r)
+return 1
+"""
+)
