@@ -54,6 +54,12 @@ def translated(url: str) -> Iterator[None]:
             f"Redis at {safe_url(url)} is still loading its data: try again in a moment"
         ) from None
     except (RedisError, OSError) as error:
+        # By its text: within a script or a pipeline, and by version of Redis, it comes as one error or another.
+        if "maxmemory" in str(error):
+            raise FleetUnavailableError(
+                f"Redis at {safe_url(url)} is out of memory (OOM) and takes nothing new: give it more (maxmemory), or find "
+                "out what fills it; workers that run go on"
+            ) from None
         raise FleetUnavailableError(
             f"Redis at {safe_url(url)} cannot be used ({_short(error)}): "
             "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"

@@ -24,7 +24,7 @@ def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
         told = fleet.run("start", accounts[1])
         stopped = fleet.run("stop", A)
         assert (told.returncode, stopped.returncode) == (1, 1)
-        assert "OOM" in told.stderr
+        assert "out of memory (OOM)" in told.stderr
         assert "Traceback" not in told.stderr + stopped.stderr
         assert worker.alive()
         assert fleet.stats()["sessions"] == 1
