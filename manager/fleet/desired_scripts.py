@@ -15,6 +15,7 @@ local function read(account)
   end
 end
 local function write(account, r)
+  if type(r.needs) == 'table' and r.needs.avoid then redis.call('SET', 'manager:desired:rules', '1') end
   local text = cjson.encode(r)
   redis.call('HSET', KEYS[1], account, text)
   redis.call('INCR', KEYS[2])

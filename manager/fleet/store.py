@@ -28,6 +28,8 @@ from manager.states import LIVE, WorkerLifecycleStatus
 
 HOSTS_KEY: Final = "manager:hosts"
 EVENTS_KEY: Final = "manager:events"
+#: Written with the first desired state that says `avoid`, by the scripts of desired state.
+RULES_KEY: Final = "manager:desired:rules"
 
 #: Entries kept in the stream of events: about a week of a fleet of a hundred that restarts daily.
 EVENTS_KEPT: Final = 10_000
@@ -190,6 +192,11 @@ class FleetStore:
             host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
             for name, word, drain in zip(names, answers[1::2], answers[2::2], strict=True)
         ]
+
+    def accounts_avoid(self) -> bool:
+        """Say whether any account of this fleet ever asked not to share something with others."""
+        with translated(self.url):
+            return bool(self._client.exists(RULES_KEY))
 
     def drain(self, host: str) -> DrainOrder | None:
         """Return the host's drain order."""

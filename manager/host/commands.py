@@ -134,12 +134,13 @@ class HostCommands:
                 # The caller hears that it did not happen, so it must not happen later either.
                 self._keeper.wanted.withdraw(account_id, generation)
             raise
+        finally:
+            self._neighbours.done(account_id)
 
     def _keep_or_pass_on(self, wish: Wish, needs: Needs, generation: int, hops: int) -> None:
         """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
-        why = self._neighbours.refusal(needs, generation, self._pool.has_worker_for_account)
+        why = self._neighbours.admit(needs, generation, self._pool.has_worker_for_account)
         if why is None:
-            self._neighbours.note(needs)
             return
         placement = self._neighbours.place(needs, None, without=self._host)
         if placement.host is None:

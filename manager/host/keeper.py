@@ -19,7 +19,7 @@ from manager import logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
-from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.fleet.desired import DRAIN, Desired, DesiredStore, Wish
 from manager.host.drain import Drain
 from manager.host.leasing import FleetLeases
 from manager.host.memory import Memory
@@ -88,7 +88,15 @@ class Keeper:
             host, store, self.wanted, lambda: replace(me(), draining=self.drain.active)
         )
         self.restarts = Restarts(
-            host, pool, self.wanted, orders, config_service, self._wake.set, lambda: self.drain.active
+            host,
+            pool,
+            self.wanted,
+            orders,
+            config_service,
+            self._wake.set,
+            lambda: self.drain.active,
+            self._admit,
+            self.neighbours.done,
         )
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
@@ -252,6 +260,25 @@ class Keeper:
         lost = [desired for desired in running if desired.failover and desired.host != self._host]
         if lost:
             self._take_over(lost)
+
+    def _admit(self, desired: Desired) -> bool:
+        """Say whether an account that another host has handed over may start here; if not, hand it on."""
+        account_id = desired.account_id
+        try:
+            needs = self._config_service.load_account_config(account_id, desired.apply_defaults).needs()
+        except ManagerError:
+            needs = desired.tenant  # its start will tell what is wrong with its file
+        try:
+            why = self.neighbours.admit(needs, desired.generation, self._pool.has_worker_for_account)
+            if why is None:
+                return True
+            other = self.neighbours.place(needs, None, without=self._host).host
+            if other is not None:
+                self.wanted.hand_over(desired, other, DRAIN)
+        except FleetUnavailableError:
+            return False
+        logs.event(logger, logging.WARNING, "handed_on", why, account=account_id, to=other or "nobody")
+        return False
 
     def _take_over(self, candidates: list[Desired]) -> None:
         """Take the accounts of lost hosts whose files allow that, once their leases' time is over."""

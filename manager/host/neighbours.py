@@ -26,6 +26,8 @@ class Neighbours:
         self._hosts: list[HostState] = []
         self._view: FleetView | None = None
         self._until = 0.0
+        #: Accounts whose start was let in and has not ended.
+        self._admitted: set[str] = set()
 
     def live(self, host: str) -> bool:
         """Say whether the host's agent is there."""
@@ -47,30 +49,39 @@ class Neighbours:
                 view.add(needs, placement.host)
             return placement
 
-    def note(self, needs: Needs) -> None:
-        """Note that the account is this host's by now."""
-        with self._lock:
-            if self._view is not None:
-                self._view.add(needs, self._host)
+    def admit(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
+        """Let the account in here, until `done`; else return why not, counting those that came before it.
 
-    def refusal(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
-        """Return why this host must not have the account, counting those that were here, or were asked for, before it.
-
-        Of two that came to one place at once the earlier one has it, so that one of them always has. The account's
-        own claim stands in Redis before this is asked: whoever comes later sees it.
+        Before it came those that run here or were let in, and those whose command is older: of two that came to one
+        place at once the earlier one has it, whichever agent counts. The account's own claim stands in Redis before
+        this is asked, so whoever comes later sees it.
         """
         with self._lock:
-            if (
-                self._look().refusal(needs, self._host) is None
-                or self._look_again().refusal(needs, self._host) is None
-            ):
-                return None
-            earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
+            # Where accounts avoid each other over hosts, what was known a moment ago does not do.
+            view = self._look_again() if self._store.accounts_avoid() else self._look()
+            if view.refusal(needs, self._host) is not None:
+                self._look_again()
+                why = self._among_earlier(needs, generation, runs)
+                if why is not None:
+                    return why
+            self._admitted.add(needs.account_id)
+            if self._view is not None:
+                self._view.add(needs, self._host)
+        return None
+
+    def done(self, account_id: str) -> None:
+        """Note that the start of an account that was let in has ended, well or not."""
+        with self._lock:
+            self._admitted.discard(account_id)
+
+    def _among_earlier(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
+        earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
         for desired in self._wanted.running():
             account_id = desired.account_id
             if account_id == needs.account_id or not desired.host:
                 continue
-            if runs(account_id) or (desired.generation, account_id) < (generation, needs.account_id):
+            came_before = (desired.generation, account_id) < (generation, needs.account_id)
+            if came_before or account_id in self._admitted or runs(account_id):
                 earlier.add(desired.tenant, desired.host)
         return earlier.refusal(needs, self._host)
 

@@ -54,8 +54,14 @@ class Restarts:
         config_service: ConfigurationService,
         wake: Callable[[], None],
         draining: Callable[[], bool] = lambda: False,
+        admit: Callable[[Desired], bool] = lambda _desired: True,
+        started: Callable[[str], None] = lambda _account_id: None,
     ) -> None:
-        """`draining`: the host takes no new workers, and replaces none."""
+        """`draining`: the host takes no new workers, and replaces none. `admit`: it has room for one handed over.
+
+        `started` is told when a start that was admitted has ended, well or not.
+        """
+        self._admit, self._started = admit, started
         self._draining = draining
         self._host = host
         self._pool = pool
@@ -189,6 +195,7 @@ class Restarts:
             logger.exception("a recovery met a fault of its own")
             self.schedule(account_id, _AWAY_SECONDS)
         finally:
+            self._started(account_id)
             with self._lock:
                 self._busy.discard(account_id)
             self._wake()
@@ -202,6 +209,12 @@ class Restarts:
             return
         if self._draining():
             self._pool.abandon(account_id, f"host {self._host} is drained")
+            return
+        if (
+            wanted.why == DRAIN
+            and not self._pool.has_worker_for_account(account_id)
+            and not self._admit(wanted)
+        ):
             return
         with self._lock:
             blocked = self._blocked.get(account_id)

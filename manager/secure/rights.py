@@ -28,7 +28,7 @@ def host_rights(host: str) -> list[str]:
     """What one host's agent and workers need: its own records, and what hosts share."""
     own = (f"manager:host:{host}:*", f"host.{host}", f"host.{host}{_STEP}*", f"agent@{host}.celery.pidbox*")
     shared = (
-        *("manager:desired", "manager:desired:version", "manager:seen:*"),
+        *("manager:desired", "manager:desired:*", "manager:seen:*"),
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
         *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*", "unacked*"),

@@ -295,3 +295,30 @@ def test_a_move_while_it_is_starting_ends_in_one_session_at_the_right_place(host
     assert starting.wait(30) in {0, 1}
     assert fleet.stats()["overlaps"] == 0
     assert len(fleet.stats()["live"]) == 1
+
+
+def test_accounts_that_avoid_each_other_never_meet_however_they_come(hosts: list[Fleet]) -> None:
+    """Ten at once, by the shared queue, to three agents that do not ask each other; two share an address."""
+    fleet = hosts[0]
+    for number in range(1, 11):
+        rule = "server" if number < 6 else "egress_ip"
+        fleet.add_account(f"account-{number:03}", 5000 + number, server="Paper-2", avoid_sharing=rule)
+    out = plain_celery(
+        fleet,
+        """
+sent = [app.send_task("tasks.start_worker", args=[f"account-{n:03}"]) for n in range(1, 11)]
+for one in sent:
+    try:
+        print("running", one.get(timeout=60)["metadata"]["host"])
+    except Exception as error:
+        print(type(error).__name__)
+""",
+    )
+    running = [line.split()[1] for line in out.splitlines() if line.startswith("running")]
+    assert running
+    assert len(set(running)) == len(running), out
+    assert set(out.split()) <= {"running", "NoHostFitsError", "test-host", "two", "three"}, out
+    where = places(fleet)
+    assert sorted(where.values()) == sorted(running)
+    if any(int(account_id[-3:]) >= 6 for account_id, host in where.items() if host in {"two", "three"}):
+        assert len({"two", "three"} & set(running)) == 1, "they share an address"

@@ -72,7 +72,7 @@ def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(n
     eventually(lambda: net.where(B) in {"home", "tokyo"}, within=40, what="B is taken over")
     assert not lost.alive()
     assert kept.alive()
-    assert net.home.status(A) == "unknown"
+    eventually(lambda: net.home.status(A) == "unknown", within=15, what="nobody knows of A")
     assert [host.state for host in net.home.store.hosts() if host.name == "paris"] == ["lost"]
     refused = net.home.run("start", A)
     assert refused.returncode == 1
