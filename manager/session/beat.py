@@ -1,8 +1,9 @@
-"""A worker's pulse on disk: one mapped page that the worker writes and its host reads, with no call in between.
+"""A worker's pulse on disk: two mapped pages that the worker writes and its host reads, with no call in between.
 
 Some gateways hold the interpreter for as long as a call blocks, so a worker cannot be trusted to say that it hangs.
 It notes each call and its deadline here before it makes it; the host judges from outside, without Redis and even for
-a worker that an earlier host agent started. Times are `time.monotonic()`, which all processes of a machine share.
+a worker that an earlier host agent started. It writes the pages in turn, so that one of them is whole wherever the
+system, or a signal, holds the writer up. Times are `time.monotonic()`, which all processes of a machine share.
 """
 
 import json
@@ -13,10 +14,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _MAGIC: Final = b"WMBEAT01"
+#: Of one page, and pages in a file; a worker of an older version writes one.
 _SIZE: Final = 4096
+_PAGES: Final = 2
 #: magic, sequence (odd while it is being written), beat, deadline of the call, name of the call, payload length,
 #: length of the last words
 _HEAD: Final = struct.Struct("<8sQdd64sII")
@@ -51,9 +54,9 @@ class BeatWriter:
         try:
             if hasattr(os, "posix_fallocate"):
                 # A page that a full disk cannot give would end the worker by a signal when it is first written.
-                os.posix_fallocate(fd, 0, _SIZE)
-            os.ftruncate(fd, _SIZE)
-            self._page = mmap.mmap(fd, _SIZE)
+                os.posix_fallocate(fd, 0, _PAGES * _SIZE)
+            os.ftruncate(fd, _PAGES * _SIZE)
+            self._file = mmap.mmap(fd, _PAGES * _SIZE)
         finally:
             os.close(fd)
         self._sequence = 0
@@ -93,6 +96,12 @@ class BeatWriter:
         self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
         self.beat()
 
+    def catch_up(self) -> None:
+        """Go on from what the file says now: a forked copy of this writer is as old as its fork."""
+        page = _newest_page(self._file[:])
+        if page is not None:
+            self._sequence, self._beat_at, self._deadline, self._call, self._payload, self._words = page
+
     def last_words(self, text: str) -> None:
         """Leave the reason of the end where it can be read after it."""
         # Cut at the end: it must be valid text whatever was in the middle of it.
@@ -100,19 +109,21 @@ class BeatWriter:
         self._write()
 
     def close(self) -> None:
-        self._page.close()
+        self._file.close()
 
     def _write(self) -> None:
-        self._head(self._sequence + 1)
-        self._page[_WORDS_AT : _WORDS_AT + len(self._words)] = self._words
-        self._page[_PAYLOAD_AT : _PAYLOAD_AT + len(self._payload)] = self._payload
+        at = self._sequence // 2 % _PAGES * _SIZE
+        self._head(at, self._sequence + 1)
+        words, payload = at + _WORDS_AT, at + _PAYLOAD_AT
+        self._file[words : words + len(self._words)] = self._words
+        self._file[payload : payload + len(self._payload)] = self._payload
         self._sequence += 2
-        self._head(self._sequence)
+        self._head(at, self._sequence)
 
-    def _head(self, sequence: int) -> None:
+    def _head(self, at: int, sequence: int) -> None:
         _HEAD.pack_into(
-            self._page,
-            0,
+            self._file,
+            at,
             _MAGIC,
             sequence,
             self._beat_at,
@@ -127,25 +138,58 @@ def read_pulse(path: Path) -> Pulse | None:
     """Return what the beat file says now; None if there is none, or if it is no beat file."""
     for _ in range(_READ_TRIES):
         try:
-            page = path.read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
-        if len(page) != _SIZE or not page.startswith(_MAGIC):
+        if len(data) not in (_SIZE, _PAGES * _SIZE) or not data.startswith(_MAGIC):
             return None
-        _, sequence, beat_at, deadline, call, payload_length, words_length = _HEAD.unpack_from(page)
-        if sequence % 2 or payload_length > _PAYLOAD_SIZE or words_length > _WORDS_SIZE:
+        page = _newest_page(data)
+        if page is None:
             continue
         try:
-            status = json.loads(page[_PAYLOAD_AT : _PAYLOAD_AT + payload_length])
+            status = json.loads(page.payload)
         except ValueError:
             continue
         now = time.monotonic()
-        words = page[_WORDS_AT : _WORDS_AT + words_length].decode(errors="replace")
         return Pulse(
-            age_seconds=max(0.0, now - beat_at),
-            call=call.rstrip(b"\0").decode(errors="replace") or None,
-            overdue_seconds=now - deadline if deadline else None,
+            age_seconds=max(0.0, now - page.beat_at),
+            call=page.call.decode(errors="replace") or None,
+            overdue_seconds=now - page.deadline if page.deadline else None,
             status=status if isinstance(status, dict) else {},
-            last_words=words or None,
+            last_words=page.words.decode(errors="replace") or None,
         )
     return None
+
+
+class _Page(NamedTuple):
+    sequence: int
+    beat_at: float
+    deadline: float
+    call: bytes
+    payload: bytes
+    words: bytes
+
+
+def _newest_page(data: bytes) -> _Page | None:
+    """Return the page that was finished last; None if the only one is being written."""
+    whole = []
+    for at in range(0, len(data), _SIZE):
+        magic, sequence, beat_at, deadline, call, payload_length, words_length = _HEAD.unpack_from(data, at)
+        if (
+            magic == _MAGIC
+            and not sequence % 2
+            and payload_length <= _PAYLOAD_SIZE
+            and words_length <= _WORDS_SIZE
+        ):
+            payload, words = at + _PAYLOAD_AT, at + _WORDS_AT
+            whole.append(
+                _Page(
+                    sequence,
+                    beat_at,
+                    deadline,
+                    call.rstrip(b"\0"),
+                    data[payload : payload + payload_length],
+                    data[words : words + words_length],
+                )
+            )
+    return max(whole, default=None)

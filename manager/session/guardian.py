@@ -28,6 +28,7 @@ def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
     while True:
         left = deadline - lease_clock()
         if left <= 0:
+            beat.catch_up()
             beat.last_words("its lease could not be renewed in time, and it did not stop by itself")
             worker.kill()
             return

@@ -65,6 +65,44 @@ def test_words_and_status_that_are_too_long_do_no_harm(path: Path) -> None:
     beat.close()
 
 
+@pytest.mark.parametrize("before", [1, 2, 3, 4])
+def test_a_writer_that_is_held_up_in_the_middle_leaves_its_last_whole_state(
+    path: Path, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause, or a death, in the middle of a write must not make a worker's health unknown."""
+    beat = BeatWriter(path)
+    for n in range(before):
+        beat.status({"n": n})
+    whole = beat._head
+
+    def only_begin(at: int, sequence: int) -> None:
+        if sequence % 2 == 0:
+            raise InterruptedError
+        whole(at, sequence)
+
+    monkeypatch.setattr(beat, "_head", only_begin)
+    with pytest.raises(InterruptedError):
+        beat.status({"n": "half"})
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert pulse.status == {"n": before - 1}
+    monkeypatch.undo()
+    beat.catch_up()
+    beat.last_words("held up")
+    pulse = read_pulse(path)
+    assert pulse is not None
+    assert (pulse.status, pulse.last_words) == ({"n": before - 1}, "held up")
+    beat.close()
+
+
+def test_the_page_of_an_older_worker_is_read(path: Path) -> None:
+    """Workers outlive the agent that started them, and so an upgrade of it."""
+    beat = BeatWriter(path)
+    beat.close()
+    path.write_bytes(path.read_bytes()[:4096])
+    assert read_pulse(path) is not None
+
+
 @pytest.mark.parametrize("content", [None, b"", b"x" * 4096, b"WMBEAT01", b"\0" * 4096])
 def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> None:
     if content is not None:

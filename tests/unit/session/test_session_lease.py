@@ -71,7 +71,10 @@ from pathlib import Path
 from manager.session.beat import BeatWriter
 from manager.session.guardian import start_guardian
 from manager.session.lease import lease_clock
-extend = start_guardian(lease_clock() + 60, BeatWriter(Path(sys.argv[1])))
+beat = BeatWriter(Path(sys.argv[1]))
+extend = start_guardian(lease_clock() + 60, beat)
+for n in range(10):
+    beat.status({"n": n})
 extend(lease_clock() + float(sys.argv[2]))
 print("ready", flush=True)
 time.sleep(60)
@@ -95,6 +98,7 @@ def test_a_paused_worker_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
     pulse = read_pulse(tmp_path / "beat")
     assert pulse is not None
     assert "lease could not be renewed" in (pulse.last_words or "")
+    assert pulse.status == {"n": 9}, "the guardian wrote over what the worker knew"
     assert process.stdout is not None
     process.stdout.close()
 
