@@ -27,7 +27,7 @@ class Auditor:
         self._trail = trail
         self._host = host
         self._closing = threading.Event()
-        self._entries: queue.Queue[Callable[[], None] | object] = queue.Queue(_WAITING)
+        self._entries: queue.SimpleQueue[Callable[[], None] | object] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
 
     def start(self) -> None:
@@ -58,14 +58,13 @@ class Auditor:
                 text=text,
             )
 
-        try:
-            self._entries.put_nowait(write)
-        except queue.Full:
-            logs.event(
-                logger, logging.ERROR, "audit_lost", "Redis is away for too long; this log has the entries"
-            )
+        if self._entries.qsize() < _WAITING:
+            self._entries.put(write)
+        else:
+            self._lost("Redis is away for too long")
 
     def close(self) -> None:
+        """Write what waits, up to the first that Redis does not take: whoever ends must not wait for it."""
         self._closing.set()
         if self._thread.is_alive():
             self._entries.put(_End)
@@ -77,11 +76,20 @@ class Auditor:
             entry = self._entries.get()
             if not callable(entry):
                 return
-            while True:
-                try:
-                    entry()
-                except FleetUnavailableError:
-                    if self._closing.wait(_AGAIN_SECONDS):
-                        break
-                else:
-                    break
+            while not _written(entry):
+                if self._closing.is_set():
+                    self._lost("Redis is away at the end")
+                    return
+                self._closing.wait(_AGAIN_SECONDS)
+
+    @staticmethod
+    def _lost(why: str) -> None:
+        logs.event(logger, logging.ERROR, "audit_lost", f"{why}: the entries are in this log alone")
+
+
+def _written(entry: Callable[[], object]) -> bool:
+    try:
+        entry()
+    except FleetUnavailableError:
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""The audit trail's writer on a host: it loses nothing while Redis is there, and holds nobody up when it is not."""
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from manager.errors import FleetUnavailableError
+from manager.host import auditor
+from manager.host.auditor import Auditor
+
+
+class Trail:
+    """Stands in for the stream; `there` says whether Redis is."""
+
+    def __init__(self, *, there: bool) -> None:
+        self.there = there
+        self.asked = threading.Event()
+        self.written: list[str] = []
+
+    def note(self, what: str, *, account_id: str, **_rest: Any) -> None:
+        self.asked.set()
+        if not self.there:
+            raise FleetUnavailableError("Redis does not answer")
+        self.written.append(f"{what} {account_id}")
+
+    def close(self) -> None:
+        self.there = False
+
+
+def noted(trail: Trail, entries: int) -> Auditor:
+    audit = Auditor(trail, "h1")  # type: ignore[arg-type]
+    audit.start()
+    for n in range(entries):
+        audit.note("start", f"acct-{n}", "ops", "c-1", "ok")
+    return audit
+
+
+def test_what_waits_is_written_before_the_end() -> None:
+    trail = Trail(there=True)
+    noted(trail, 500).close()
+    assert trail.written == [f"start acct-{n}" for n in range(500)]
+
+
+def test_an_entry_waits_for_redis_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditor, "_AGAIN_SECONDS", 0.01)
+    trail = Trail(there=False)
+    audit = noted(trail, 3)
+    assert trail.asked.wait(10)
+    trail.there = True
+    audit.close()
+    assert trail.written == ["start acct-0", "start acct-1", "start acct-2"]
+
+
+def test_the_end_does_not_wait_for_a_redis_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    trail = Trail(there=False)
+    audit = noted(trail, 5_000)
+    assert trail.asked.wait(10)
+    with caplog.at_level(logging.ERROR):
+        audit.close()
+    assert trail.written == []
+    assert "away at the end" in caplog.text
+
+
+def test_what_comes_when_too_much_waits_is_said_to_be_in_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(auditor, "_WAITING", 10)
+    with caplog.at_level(logging.ERROR):
+        audit = noted(Trail(there=False), 20)
+    assert "away for too long" in caplog.text
+    audit.close()
