@@ -17,7 +17,7 @@ from manager.fleet import FleetStore, safe_url
 from manager.paths import StatePaths
 from manager.settings import Settings
 from manager.validation import AccountConfigurationValidator
-from manager.versions import work_together
+from manager.versions import apart
 
 Outcome = Literal["ok", "warning", "failure"]
 
@@ -182,11 +182,11 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
                 f"{host.name} is silent (last word: {age})",
                 f"start it on that machine: `manager host`, or `manager up` (log: {_agent_log(settings)})",
             )
-        elif not work_together(host.data.get("version"), __version__):
+        elif not host.facts.understood:
             yield Check(
                 "host agent",
                 "failure",
-                f"{host.name} runs version {host.data.get('version')}, this is {__version__}: more than one minor version apart",
+                f"{host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else",
                 "bring the older one to the version before the newer one's first, then to the newer one's",
             )
         elif host.data.get("version") != __version__:

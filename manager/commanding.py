@@ -6,10 +6,12 @@ from itertools import zip_longest
 from typing import Any, Literal
 from uuid import uuid4
 
-from manager import wire
+from manager import __version__, wire
+from manager.errors import HostUnavailableError, NoHostFitsError, VersionMismatchError
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import FleetView, Needs
+from manager.placement import FleetView, HostFacts, Needs
 from manager.pool import Progress
+from manager.versions import apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,13 @@ def spread(
     places: Mapping[str, tuple[str, bool]],
     view: FleetView,
     live: set[str],
-) -> tuple[list[Command], dict[str, str]]:
+) -> tuple[list[Command], dict[str, HostUnavailableError]]:
     """Give each of many starts its host in one pass, and have those of one server not follow on each other.
 
     `places`: account → where it is or was, and whether it may have a worker there. Returns the commands with their
     queues, and why there is no host for the others.
     """
-    refused: dict[str, str] = {}
+    refused: dict[str, HostUnavailableError] = {}
     servers: dict[str, list[Command]] = {}
     # Those that few hosts fit come first: another could have their place while it has others to go to.
     for command in sorted(commands, key=_freedom):
@@ -65,7 +67,7 @@ def spread(
         if command.needs is not None and not (has_worker and place in live):
             placement = view.place(command.needs, place or None)
             if placement.host is None:
-                refused[command.account_id] = placement.told()
+                refused[command.account_id] = NoHostFitsError(placement.told())
                 continue
             view.add(command.needs, placement.host)
             host = placement.host
@@ -73,6 +75,32 @@ def spread(
         servers.setdefault(command.needs.server if command.needs is not None else "", []).append(command)
     rounds = zip_longest(*servers.values())
     return [command for row in rounds for command in row if command is not None], refused
+
+
+def without_strangers(
+    commands: Sequence[Command], places: Mapping[str, tuple[str, bool]], hosts: Sequence[HostFacts]
+) -> tuple[list[Command], dict[str, HostUnavailableError]]:
+    """Take out the starts that a live host would get whose version this one does not work with.
+
+    `places`: as for `spread`. One that has no place yet stays in if any live host could take it.
+    """
+    strangers = {host.name: host for host in hosts if host.live and not host.understood}
+    if not strangers:
+        return list(commands), {}
+    somebody = any(host.live and host.understood for host in hosts)
+    ready: list[Command] = []
+    refused: dict[str, HostUnavailableError] = {}
+    for command in commands:
+        place = command.host or places.get(command.account_id, ("", False))[0]
+        stranger = strangers.get(place) or (None if somebody else next(iter(strangers.values())))
+        if stranger is None:
+            ready.append(command)
+        else:
+            refused[command.account_id] = VersionMismatchError(
+                f"{command.account_id}: host {stranger.name} and this manager do not work together: "
+                f"{apart(stranger.version, __version__)}: bring the older one up to date"
+            )
+    return ready, refused
 
 
 def _freedom(command: Command) -> tuple[bool, int, int]:
@@ -91,5 +119,5 @@ def error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def unplaced(account_id: str, text: str) -> ValidationResult:
+def unchecked(account_id: str, text: str) -> ValidationResult:
     return ValidationResult(valid=False, account_id=account_id, errors=(text,))

@@ -7,10 +7,18 @@ from typing import Any, Final
 from celery import group
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
-from manager import wire
+from manager import __version__, wire
 from manager.answers import Answers, forget
 from manager.caller import caller
-from manager.commanding import Command, Parts, error_text, spread, started, unplaced
+from manager.commanding import (
+    Command,
+    Parts,
+    error_text,
+    spread,
+    started,
+    unchecked,
+    without_strangers,
+)
 from manager.errors import (
     AlreadyThereError,
     CommandTimeoutError,
@@ -57,6 +65,7 @@ class CeleryWorkerPool:
         self._batches = batches
         self._timeout = command_timeout_seconds
         self._me = caller()
+        self._headers = {wire.BY_HEADER: self._me, wire.VERSION_HEADER: __version__}
         self._answers = Answers(app, store)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
@@ -174,7 +183,7 @@ class CeleryWorkerPool:
         for account_id, wants in needs.items():
             placement = view.place(wants, places.get(account_id, ("", False))[0] or None)
             if placement.host is None:
-                found[account_id] = ("", unplaced(account_id, placement.told()))
+                found[account_id] = ("", unchecked(account_id, placement.told()))
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
@@ -193,13 +202,15 @@ class CeleryWorkerPool:
                 host, some = tasks.pop(task_id)
                 for account_id in some:
                     if isinstance(answer, BaseException):
-                        result = unplaced(account_id, f"host {host} could not check it: {error_text(answer)}")
+                        result = unchecked(
+                            account_id, f"host {host} could not check it: {error_text(answer)}"
+                        )
                     else:
                         result = ValidationResult.from_dict(answer if host in old else answer[account_id])
                     found[account_id] = (host, result)
         for task_id, (host, some) in tasks.items():
             text = f"host {host} did not answer within {self._timeout:g} s (task {task_id})"
-            found |= {account_id: (host, unplaced(account_id, text)) for account_id in some}
+            found |= {account_id: (host, unchecked(account_id, text)) for account_id in some}
         return found
 
     def _check(self, task: str, argument: object, host: str) -> str:
@@ -209,7 +220,7 @@ class CeleryWorkerPool:
             args=[argument],
             queue=wire.host_queue(host),
             expires=_START_EXPIRES,
-            headers={wire.BY_HEADER: self._me},
+            headers=self._headers,
         )
         forget(sent)
         return str(sent.id)
@@ -264,8 +275,8 @@ class CeleryWorkerPool:
     def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
         wait = self._timeout if wait_seconds is None else wait_seconds
         ready, refused = self._accept([command])
-        for text in refused.values():
-            raise HostUnavailableError(text)
+        for error in refused.values():
+            raise error
         with self._answers.translated():
             result = self._signature(ready[0]).apply_async()
             try:
@@ -279,8 +290,8 @@ class CeleryWorkerPool:
             finally:
                 forget(result)
 
-    def _accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, str]]:
-        """Write down what is wanted; returns the commands with their queues, and those that nobody is there for.
+    def _accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, HostUnavailableError]]:
+        """Write down what is wanted; returns the commands with their queues, and why there is nobody for the others.
 
         Raises HostUnavailableError if no host is live, but writes stops down even then.
         """
@@ -290,9 +301,12 @@ class CeleryWorkerPool:
         if not live and not stopping:
             raise HostUnavailableError(self._nobody())
         places = self._places([command.account_id for command in commands])
-        refused: dict[str, str] = {}
+        refused: dict[str, HostUnavailableError] = {}
+        if not stopping:
+            commands, refused = without_strangers(commands, places, [host.facts for host in hosts])
         if len(commands) > 1 and not stopping:
-            commands, refused = spread(commands, places, self._view(hosts), live)
+            commands, unplaced = spread(commands, places, self._view(hosts), live)
+            refused |= unplaced
         self._desired.desire_many(
             Wish(
                 account_id=command.account_id,
@@ -316,14 +330,14 @@ class CeleryWorkerPool:
             if command.queue or place in live:
                 ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
             elif stopping and has_worker:
-                refused[command.account_id] = (
+                refused[command.account_id] = HostUnavailableError(
                     f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
                     "back; until then its worker may trade"
                 )
             elif live:
                 ready.append(command)
             else:
-                refused[command.account_id] = f"{command.account_id}: {self._nobody()}"
+                refused[command.account_id] = HostUnavailableError(f"{command.account_id}: {self._nobody()}")
         return ready, refused
 
     def _view(self, hosts: Sequence[HostState]) -> FleetView:
@@ -338,7 +352,7 @@ class CeleryWorkerPool:
         options: dict[str, Any] = {
             "queue": command.queue or wire.SHARED_QUEUE,
             "task_id": command.token,
-            "headers": {wire.BY_HEADER: self._me},
+            "headers": self._headers,
         }
         if command.state == "running":
             # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
@@ -388,10 +402,10 @@ class CeleryWorkerPool:
         tokens = {command.account_id: command.token for command in commands}
         self._batches.save(batch.id, what, self._me, tokens, batch.settled)
         ready, refused = self._accept(commands) if commands else ([], {})
-        for account_id, text in refused.items():
-            parts.put(account_id, "failed", text)
+        for account_id, error in refused.items():
+            parts.put(account_id, "failed", str(error))
         if refused:
-            self._batches.settle(batch.id, {key: ("failed", text) for key, text in refused.items()})
+            self._batches.settle(batch.id, {key: ("failed", str(error)) for key, error in refused.items()})
         waiting = {command.token: command.account_id for command in ready}
         members = {account_id: token for token, account_id in waiting.items()}
         if not ready:

@@ -183,6 +183,13 @@ class NoHostFitsError(HostUnavailableError):
     code = "no_host_fits"
 
 
+class VersionMismatchError(HostUnavailableError):
+    """Raised when a manager and a host are more than one minor version apart; stops are obeyed all the same."""
+
+    code = "version_mismatch"
+    retryable = False
+
+
 class HostAgentError(ManagerError, RuntimeError):
     """Raised when a host agent cannot run as it is started: wrong pool, or a second one on one state directory."""
 

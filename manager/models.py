@@ -1,11 +1,22 @@
 """The wire contract: what tasks take and return, as frozen pydantic models that are JSON both ways."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 from uuid import uuid4
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
+from manager import __version__
+from manager.errors import InvalidPayloadError
 from manager.states import WorkerHealth, WorkerLifecycleStatus
 
 
@@ -29,14 +40,29 @@ class _Payload(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
+    #: Of the software that wrote it; empty in what version 0.1 wrote.
+    version: str = __version__
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: plain dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Build from the JSON form. Raises pydantic's ValidationError, a ValueError, if it does not fit."""
-        return cls.model_validate(data)
+        """Build from the JSON form. Raises InvalidPayloadError, a ValueError, which names both versions, if it does not fit."""
+        if not isinstance(data, Mapping):
+            raise InvalidPayloadError(f"a {cls.__name__} is an object, not {type(data).__name__}")
+        try:
+            return cls.model_validate({"version": "", **data})
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
+                for one in error.errors(include_input=False, include_url=False)
+            )
+            raise InvalidPayloadError(
+                f"a {cls.__name__} of version {str(data.get('version') or 'unknown')[:40]} that version {__version__} "
+                f"cannot read: {problems}"
+            ) from None
 
 
 class WorkerCreationRequest(_Payload):

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from manager import __version__
 from manager.labels import missing_labels
+from manager.versions import apart, work_together
 
 #: Megabytes that one of our own workers is counted with; measured 8 to 16 with a full collection.
 WORKER_MB: Final = 16
@@ -72,6 +74,13 @@ class HostFacts:
     memory_mb: int = _UNKNOWN_MB
     #: Free at this moment.
     available_mb: int = _UNKNOWN_MB
+    #: Of its agent.
+    version: str = __version__
+
+    @property
+    def understood(self) -> bool:
+        """Whether its agent and this process understand each other."""
+        return work_together(self.version, __version__)
 
     @property
     def egress_ip(self) -> str:
@@ -95,6 +104,7 @@ class HostFacts:
             capacity=_count(word.get("capacity"), 0),
             memory_mb=_count(word.get("memory_mb"), _UNKNOWN_MB),
             available_mb=_count(word.get("available_mb"), _UNKNOWN_MB),
+            version=str(word.get("version", "")),
         )
 
 
@@ -188,6 +198,8 @@ class FleetView:
             return "it never reported"
         if not host.live:
             return "its agent is silent"
+        if not host.understood:
+            return f"{apart(host.version, __version__)} (`manager doctor`)"
         if host.draining:
             return "it is drained (`manager resume-host` ends that)"
         missing = missing_labels(host.labels, needs.requires)

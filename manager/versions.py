@@ -18,6 +18,11 @@ def work_together(one: object, other: object) -> bool:
     return a is not None and b is not None and a[0] == b[0] and abs(a[1] - b[1]) <= 1
 
 
+def apart(other: object, own: str) -> str:
+    """Say in words that `other` and `own` do not work together."""
+    return f"version {str(other)[:40] or 'unknown'} and version {own} are more than one minor version apart"
+
+
 def at_least(version: object, wanted: str) -> bool:
     """Say whether a host of `version` knows what came with `wanted`."""
     a, b = minor(version), minor(wanted)

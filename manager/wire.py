@@ -15,6 +15,8 @@ SELF_TEST: Final = "tasks.self_test"
 
 #: A header that says who asked, where the sender knows more than Celery does.
 BY_HEADER: Final = "manager_by"
+#: A header that says which version of this software sent the task; plain Celery says none, and is taken as it is.
+VERSION_HEADER: Final = "manager_version"
 
 #: Every host agent listens here; for callers that know nothing of hosts.
 SHARED_QUEUE: Final = "celery"

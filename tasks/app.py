@@ -143,6 +143,8 @@ def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Cal
     except Elsewhere as elsewhere:
         onward = task.s(*task.request.args, **task.request.kwargs)
         headers = {_HOPS: call.hops + 1, wire.BY_HEADER: call.by}
+        if call.version is not None:
+            headers[wire.VERSION_HEADER] = call.version
         onward.set(queue=wire.host_queue(elsewhere.host), headers=headers)
         raise task.replace(onward) from None
     except ManagerError as error:
@@ -168,11 +170,12 @@ def _call_of(task: Any) -> Call:
     """Read the headers, in which anybody may have written anything."""
     request = task.request
     headers = request.headers if isinstance(request.headers, dict) else {}
-    hops, by = headers.get(_HOPS), headers.get(wire.BY_HEADER)
+    hops, by, version = headers.get(_HOPS), headers.get(wire.BY_HEADER), headers.get(wire.VERSION_HEADER)
     return Call(
         token=str(request.id)[:_MAX_TEXT],
         hops=hops if isinstance(hops, int) and 0 <= hops <= MAX_HOPS else (0 if hops is None else MAX_HOPS),
         by=(by if isinstance(by, str) and by else f"task from {request.origin}")[:_MAX_TEXT],
+        version=None if version is None else str(version)[:_MAX_TEXT],
     )
 
 

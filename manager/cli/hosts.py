@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from manager import __version__
 from manager.cli.common import (
     account_argument,
     json_option,
@@ -13,6 +14,7 @@ from manager.cli.common import (
     print_warning,
     settings,
 )
+from manager.versions import apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +63,10 @@ def hosts(as_json: bool) -> int:
         if host.live and abs(host.clock_skew_seconds or 0.0) > _SKEW_SECONDS:
             print_warning(
                 f"host {host.name}: its clock differs from Redis's by {host.clock_skew_seconds:g} s: run NTP there"
+            )
+        if host.live and not host.facts.understood:
+            print_warning(
+                f"host {host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else"
             )
         if host.data.get("trouble"):
             print_warning(f"host {host.name}: {host.data['trouble']}")

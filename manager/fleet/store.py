@@ -332,7 +332,7 @@ def _whole(text: str | None) -> int:
 
 def _worker_info(raw: bytes) -> WorkerInfo | None:
     try:
-        return WorkerInfo.model_validate_json(raw)
+        return WorkerInfo.from_dict(json.loads(raw))
     except ValueError:
         return None  # written by hand or by a version that does not fit: nothing can be said of it
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
+from manager import __version__
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
     HostUnavailableError,
@@ -11,6 +12,7 @@ from manager.errors import (
     NoHostFitsError,
     OverruledError,
     StartCancelledError,
+    VersionMismatchError,
 )
 from manager.fleet.desired import FORCED_MOVE, MOVE, Desired, DesiredStore, Wish
 from manager.host.keeper import Keeper
@@ -20,6 +22,7 @@ from manager.host.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.placement import Needs
 from manager.pool import StartOrder
+from manager.versions import apart, work_together
 
 #: How often a command is passed on before the host that has it says that it is lost.
 MAX_HOPS: Final = 4
@@ -43,6 +46,8 @@ class Call:
     hops: int = 0
     #: Who asked.
     by: str = "a task"
+    #: The version of the manager that sent it; None: it was no manager of ours, and speaks Celery alone.
+    version: str | None = None
 
 
 class HostCommands:
@@ -81,14 +86,14 @@ class HostCommands:
             apply_defaults=apply_defaults,
             validate=validate,
         )
-        return self._run(wish, self._pool.start_worker, call.hops)
+        return self._run(wish, self._pool.start_worker, call)
 
     def restart(self, account_id: str, call: Call) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
         wish = Wish(
             account_id=account_id, state="running", token=call.token, by=call.by, why="restart", restart=True
         )
-        return self._run(wish, self._pool.restart_worker, call.hops)
+        return self._run(wish, self._pool.restart_worker, call)
 
     def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
@@ -104,20 +109,21 @@ class HostCommands:
             self._elsewhere(account_id, desired, call.hops)
         return self._keeper.stop(desired).result()
 
-    def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], hops: int) -> WorkerInfo:
-        account_id = wish.account_id
+    def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], call: Call) -> WorkerInfo:
+        account_id, hops = wish.account_id, call.hops
         config = self._peek(account_id, wish.apply_defaults)
         failover = config is not None and config.failover == "auto"
         needs = config.needs() if config is not None else Needs(account_id=account_id)
         here = self._pool.has_worker_for_account(account_id)
         wish = replace(wish, failover=failover, needs=needs if config is not None else None)
-        if not here:
-            try:
+        try:
+            _refuse_strangers(call)
+            if not here:
                 self._place(wish, needs, hops)
-            except ManagerError:
-                # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
-                self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
-                raise
+        except ManagerError:
+            # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
+            self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
+            raise
         generation, desired = self._keeper.wish(replace(wish, host=self._host))
         if not desired.running:
             raise StartCancelledError(
@@ -212,6 +218,15 @@ class HostCommands:
         raise HostUnavailableError(
             f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"
+        )
+
+
+def _refuse_strangers(call: Call) -> None:
+    """Raise VersionMismatchError if who sent this may mean something else by it. A stop means the same in all versions."""
+    if call.version is not None and not work_together(call.version, __version__):
+        raise VersionMismatchError(
+            f"manager and host do not work together: {apart(call.version, __version__)}: bring the older one up to date; "
+            "`manager doctor` shows all versions"
         )
 
 

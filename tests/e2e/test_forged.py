@@ -163,6 +163,45 @@ except Exception as error:
     assert fleet.stats()["sessions"] == 0 or not fleet.stats()["live"]
 
 
+def test_a_manager_of_another_version_may_stop_and_nothing_else(fleet: Fleet) -> None:
+    fleet.add_accounts(1)
+    out = plain_celery(
+        fleet,
+        f"""
+def tried(name, version):
+    try:
+        sent = app.send_task(name, args=["{A}"], headers={{"manager_version": version}})
+        print("done", bool(sent.get(timeout=30)))
+    except Exception as error:
+        print(type(error).__name__, error)
+
+tried("tasks.start_worker", "0.9.0")
+tried("tasks.start_worker", {{"a": [1]}})
+tried("tasks.start_worker", "x" * 100_000)
+app.send_task("tasks.start_worker", args=["{A}"]).get(timeout=30)
+tried("tasks.restart_worker", "0.9.0")
+print(app.send_task("tasks.get_worker_info", args=["{A}"]).get(timeout=30)["metadata"]["restarts"])
+tried("tasks.stop_worker", "0.9.0")
+""",
+    )
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *["VersionMismatchError"] * 4,
+        "0",
+        "done",
+    ], out
+    assert "version 0.9.0 and version" in lines[0]
+    assert all(len(line) < 500 for line in lines)
+    trail = [json.loads(line) for line in fleet.run("audit", "--export", "jsonl").stdout.splitlines()]
+    assert [one["what"] for one in trail if one["outcome"] == "version_mismatch"] == [
+        *["start"] * 3,
+        "restart",
+    ]
+    # What was refused is not wanted either.
+    fleet.look_again()
+    assert fleet.status(A) == "stopped"
+
+
 def test_a_broadcast_ends_no_agent_and_makes_none_deaf(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     out = plain_celery(

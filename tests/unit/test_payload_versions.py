@@ -11,13 +11,15 @@ import pytest
 from support.servers import RedisServer
 
 import manager
+from manager.commanding import Command, without_strangers
+from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore, lease_key
 from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
-from manager.placement import FleetView, Needs
+from manager.placement import FleetView, HostFacts, Needs
 from manager.states import WorkerLifecycleStatus
 from manager.versions import at_least, work_together
 
@@ -77,6 +79,38 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
         raw = client.hget(DESIRED_KEY, "account-001")
         assert isinstance(raw, bytes)
         assert set(old("desired")) <= set(json.loads(raw))
+
+
+def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() -> None:
+    info = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
+    assert info.to_dict()["version"] == manager.__version__
+    assert WorkerInfo.from_dict(info.to_dict()) == info
+    assert WorkerInfo.from_dict(old("worker_info")).version == ""
+    for wrong in ({**info.to_dict(), "version": "0.9.0", "status": "dancing"}, None, [], "text"):
+        with pytest.raises(InvalidPayloadError) as told:
+            WorkerInfo.from_dict(wrong)
+        if isinstance(wrong, dict):
+            assert f"of version 0.9.0 that version {manager.__version__} cannot read: status" in str(
+                told.value
+            )
+
+
+def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
+    ours = HostFacts(name="ours")
+    theirs = HostFacts.from_word("theirs", True, False, {"version": "0.9.0"})
+    silent = HostFacts.from_word("silent", False, False, {})
+    placement = FleetView([theirs]).place(Needs(account_id="a"))
+    assert placement.host is None
+    assert "version 0.9.0 and version" in placement.told()
+    command = Command("tasks.start_worker", "a", {}, "running", "start")
+    moved = Command("tasks.start_worker", "b", {}, "running", "move", host="theirs")
+    places = {"a": ("theirs", True)}
+    ready, refused = without_strangers([command, moved], places, [ours, theirs])
+    assert (ready, set(refused)) == ([], {"a", "b"})
+    assert "host theirs and this manager do not work together: version 0.9.0" in str(refused["a"])
+    assert without_strangers([command], {}, [ours, theirs]) == ([command], {})
+    assert set(without_strangers([command], {}, [theirs, silent])[1]) == {"a"}
+    assert without_strangers([command], {}, [silent]) == ([command], {})
 
 
 def test_versions_that_work_together() -> None:
