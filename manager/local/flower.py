@@ -12,20 +12,22 @@ from manager.settings import Settings
 
 
 def flower_argv(settings: Settings, port: int) -> list[str]:
-    """Return Flower's command line. It holds no secret: those come by the environment."""
-    return [
+    """Return Flower's command line. It holds no secret: users come by a file. Raises SettingsError if that is none."""
+    argv = [
         *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
         *(f"--address={settings.flower_address}", f"--port={port}"),
         # Whoever reaches the page, or its API, can stop nothing and send nothing.
         *("--read_only=true", "--logging=warning"),
     ]
+    if settings.flower_auth_file is not None:
+        users_of(settings)
+        argv.append(f"--conf={Path(__file__).with_name('flower_users.py')}")
+    return argv
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:
-    """Return Flower's environment: its own settings, ours, and no other secret. Raises SettingsError."""
+    """Return Flower's environment: its own settings, ours, and no other secret."""
     own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
-    if settings.flower_auth_file is not None:
-        own["FLOWER_BASIC_AUTH"] = ",".join(_users(settings.flower_auth_file))
     return clean_environment({**own, **shared_settings(settings)})
 
 
@@ -37,12 +39,16 @@ def run_flower(settings: Settings, port: int) -> int:
     return subprocess.run(argv, env=environment, check=False).returncode
 
 
-def _users(path: Path) -> list[str]:
+def users_of(settings: Settings) -> list[str]:
+    """Return Flower's users, each `USER:PASSWORD`; none without a file of them. Raises SettingsError."""
+    path = settings.flower_auth_file
+    if path is None:
+        return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: {error.strerror}") from None
     users = [line.strip() for line in lines if line.strip()]
-    if not users or any(":" not in user or "," in user for user in users):
-        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: each line is USER:PASSWORD, without a comma")
+    if not users or any(":" not in user for user in users):
+        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: each line is USER:PASSWORD")
     return users

