@@ -30,6 +30,8 @@ class Command:
     #: What the account asks of its host; None: the host that gets the command finds out.
     needs: Needs | None = None
     failover: bool = False
+    #: What it was given when it was written down.
+    generation: int = 0
 
 
 class Parts:

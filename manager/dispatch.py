@@ -307,7 +307,7 @@ class CeleryWorkerPool:
         if len(commands) > 1 and not stopping:
             commands, unplaced = spread(commands, places, self._view(hosts), live)
             refused |= unplaced
-        self._desired.desire_many(
+        written = self._desired.desire_many(
             Wish(
                 account_id=command.account_id,
                 state=command.state,
@@ -324,6 +324,10 @@ class CeleryWorkerPool:
             )
             for command in commands
         )
+        commands = [
+            replace(command, generation=generation)
+            for command, (generation, _) in zip(commands, written, strict=True)
+        ]
         ready: list[Command] = []
         for command in commands:
             place, has_worker = places.get(command.account_id, ("", False))
@@ -352,7 +356,7 @@ class CeleryWorkerPool:
         options: dict[str, Any] = {
             "queue": command.queue or wire.SHARED_QUEUE,
             "task_id": command.token,
-            "headers": self._headers,
+            "headers": {**self._headers, wire.GENERATION_HEADER: command.generation},
         }
         if command.state == "running":
             # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,

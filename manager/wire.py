@@ -17,6 +17,8 @@ SELF_TEST: Final = "tasks.self_test"
 BY_HEADER: Final = "manager_by"
 #: A header that says which version of this software sent the task; plain Celery says none, and is taken as it is.
 VERSION_HEADER: Final = "manager_version"
+#: A header with the generation that the command was given when it was written down.
+GENERATION_HEADER: Final = "manager_generation"
 
 #: Every host agent listens here; for callers that know nothing of hosts.
 SHARED_QUEUE: Final = "celery"

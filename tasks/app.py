@@ -145,6 +145,8 @@ def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Cal
         headers = {_HOPS: call.hops + 1, wire.BY_HEADER: call.by}
         if call.version is not None:
             headers[wire.VERSION_HEADER] = call.version
+        if call.generation:
+            headers[wire.GENERATION_HEADER] = call.generation
         onward.set(queue=wire.host_queue(elsewhere.host), headers=headers)
         raise task.replace(onward) from None
     except ManagerError as error:
@@ -171,10 +173,12 @@ def _call_of(task: Any) -> Call:
     request = task.request
     headers = request.headers if isinstance(request.headers, dict) else {}
     hops, by, version = headers.get(_HOPS), headers.get(wire.BY_HEADER), headers.get(wire.VERSION_HEADER)
+    generation = headers.get(wire.GENERATION_HEADER)
     return Call(
         token=str(request.id)[:_MAX_TEXT],
         hops=hops if isinstance(hops, int) and 0 <= hops <= MAX_HOPS else (0 if hops is None else MAX_HOPS),
         by=(by if isinstance(by, str) and by else f"task from {request.origin}")[:_MAX_TEXT],
+        generation=generation if isinstance(generation, int) and 0 < generation < 2**53 else 0,
         version=None if version is None else str(version)[:_MAX_TEXT],
     )
 

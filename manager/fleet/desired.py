@@ -30,6 +30,11 @@ State = Literal["running", "stopped"]
 MOVE: Final = "move"
 FORCED_MOVE: Final = "forced move"
 DRAIN: Final = "drain"
+HANDED_ON: Final = "handed on"
+#: Whoever gets an account for one of these gets it without a task.
+WITHOUT_TASK: Final = frozenset({DRAIN, HANDED_ON})
+#: A person has said where, and has been told of what speaks against it.
+BY_HAND: Final = frozenset({MOVE, FORCED_MOVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,10 @@ class Wish:
     timeout: float | None = None
     #: What the account asks of its host, where that is known here.
     needs: Needs | None = None
+    #: The host whose agent writes this; empty: a manager does.
+    writer: str = ""
+    #: The generation that the command was given when it was sent; 0: its sender knows of none.
+    given: int = 0
 
     def arguments(self) -> list[str]:
         wish: dict[str, Any] = {
@@ -76,6 +85,8 @@ class Wish:
             json.dumps(wish),
             json.dumps(nudge) if self.state == "stopped" and not self.host else "",
             self.token,
+            self.writer,
+            str(self.given),
         ]
 
 
@@ -94,6 +105,10 @@ class Desired:
     why: str = ""
     #: Milliseconds, by Redis's clock.
     at: int = 0
+    #: When its host got it, by the same clock: of two that cannot both be where they are, the earlier one may stay.
+    claimed: int = 0
+    #: Whether its host got it from another host.
+    handed: bool = False
     apply_defaults: bool = True
     validate: bool = True
     failover: bool = False
@@ -111,8 +126,12 @@ class Desired:
     def running(self) -> bool:
         return self.state == "running"
 
+    def to_record(self) -> dict[str, Any]:
+        """Return it as it is kept, under its account's id."""
+        return {key: value for key, value in asdict(self).items() if key != "account_id"}
+
     def to_json(self) -> str:
-        return json.dumps({key: value for key, value in asdict(self).items() if key != "account_id"})
+        return json.dumps(self.to_record())
 
     @classmethod
     def from_json(cls, account_id: str, text: str | bytes) -> Self | None:
@@ -128,6 +147,8 @@ class Desired:
                 by=str(data.get("by", "")),
                 why=str(data.get("why", "")),
                 at=int(data.get("at", 0)),
+                claimed=int(data.get("claimed", data["generation"])),
+                handed=data.get("handed", False) is True,
                 apply_defaults=data.get("apply_defaults", True) is True,
                 validate=data.get("validate", True) is True,
                 failover=data.get("failover", False) is True,
@@ -209,15 +230,14 @@ class DesiredStore:
                 self._restore(keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.to_json()])
             )
 
-    def take_over(self, desired: Desired, host: str, why: str = "") -> bool:
-        """Make the account `host`'s; False if another host was faster, or something else is wanted by now."""
+    def take_over(self, desired: Desired, host: str, why: str = "") -> Desired | None:
+        """Make the account `host`'s; None if another host was faster, or something else is wanted by now."""
         with translated(self._url):
-            return bool(
-                self._take_over(
-                    keys=[DESIRED_KEY, VERSION_KEY],
-                    args=[desired.account_id, desired.generation, desired.host, host, why],
-                )
+            text = self._take_over(
+                keys=[DESIRED_KEY, VERSION_KEY],
+                args=[desired.account_id, desired.generation, desired.host, host, why],
             )
+        return None if text is None else Desired.from_json(desired.account_id, text)
 
     def wanted(self) -> list[str]:
         """Return the accounts that should run."""

@@ -25,24 +25,35 @@ end
 
 #: KEYS: desired, version, seen. The audit trail is not named among them: a key that is must be readable to who runs the
 #: script, and a host may only write there. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
-#: needs), nudge or '', token.
+#: needs), nudge or '', token, host of the agent that writes ('': a manager), generation that the command was given when it was
+#: sent (0: none that the sender knows).
+#: A token is remembered for a day; the generation that a command carries tells its age however long it lay in a queue.
 DESIRE: Final = (
     _COMMON
     + """
 local wish = cjson.decode(ARGV[2])
 local r = read(ARGV[1])
-local seen = tonumber(redis.call('GET', KEYS[3]))
-if seen and r then
-  if r.generation == seen and wish.host ~= '' and (r.host ~= wish.host or r.failover ~= wish.failover or wish.needs) then
-    r.host = wish.host
+local given = tonumber(ARGV[6])
+if given <= 0 or given > now then given = nil end
+local seen = tonumber(redis.call('GET', KEYS[3])) or given
+if seen and r and r.generation >= seen then
+  local theirs = r.handed and r.host ~= ARGV[5]
+  if r.generation == seen and wish.host ~= '' and not theirs
+    and (r.host ~= wish.host or r.failover ~= wish.failover or wish.needs) then
+    if r.host ~= wish.host then
+      r.host = wish.host
+      r.claimed = now
+    end
+    r.handed = nil
     r.failover = wish.failover
     r.needs = wish.needs or r.needs
     return {string.format('%d', seen), write(ARGV[1], r)}
   end
   return {string.format('%d', seen), cjson.encode(r)}
 end
-local before = {state = r and r.state or 'stopped', host = r and r.host or '', restart = r and r.restart or 0}
-local generation = math.max(now, r and r.generation + 1 or 0)
+local before = {state = r and r.state or 'stopped', host = r and r.host or '', restart = r and r.restart or 0,
+  claimed = r and (r.claimed or r.generation)}
+local generation = math.max(seen or now, r and r.generation + 1 or 0)
 wish.generation = generation
 wish.at = now
 wish.before = before
@@ -52,6 +63,7 @@ if wish.host == '' then
   wish.failover = r and r.failover or false
 end
 wish.needs = wish.needs or (r and r.needs)
+wish.claimed = before.state == 'running' and before.host == wish.host and before.claimed or now
 redis.call('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
   'by', wish.by, 'host', wish.host)
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
@@ -73,7 +85,9 @@ if not r or r.generation ~= tonumber(ARGV[2]) or type(r.before) ~= 'table' then 
 r.state = r.before.state
 r.host = r.before.host
 r.restart = r.before.restart
+r.claimed = r.before.claimed or r.claimed
 r.before = nil
+r.handed = nil
 write(ARGV[1], r)
 return 1
 """
@@ -91,15 +105,17 @@ return 1
 """
 )
 
-#: KEYS: desired, version. ARGV: account, generation, from host, to host, why ('': as it was).
+#: KEYS: desired, version. ARGV: account, generation, from host, to host, why ('': as it was). Who gave the account away may not
+#: take it back by the command that it has at hand.
 TAKE_OVER: Final = (
     _COMMON
     + """
 local r = read(ARGV[1])
-if not r or r.generation ~= tonumber(ARGV[2]) or r.host ~= ARGV[3] then return 0 end
+if not r or r.generation ~= tonumber(ARGV[2]) or r.host ~= ARGV[3] then return false end
 r.host = ARGV[4]
+r.claimed = now
+r.handed = true
 if ARGV[5] ~= '' then r.why = ARGV[5] end
-write(ARGV[1], r)
-return 1
+return write(ARGV[1], r)
 """
 )

@@ -208,6 +208,11 @@ class FleetStore:
         with translated(self.url):
             self._client.set(drain_key(host), order.to_json())
 
+    def restore_drain(self, host: str, order: DrainOrder) -> None:
+        """Write again what Redis has lost, unless somebody has ordered something since."""
+        with translated(self.url):
+            self._client.set(drain_key(host), order.to_json(), nx=True)
+
     def forget_host(self, host: str) -> None:
         """Remove a host that does not exist any more from the fleet's memory, with all its records."""
         with translated(self.url):

@@ -14,7 +14,7 @@ from manager.errors import (
     StartCancelledError,
     VersionMismatchError,
 )
-from manager.fleet.desired import FORCED_MOVE, MOVE, Desired, DesiredStore, Wish
+from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, Wish
 from manager.host.keeper import Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.neighbours import Neighbours
@@ -48,6 +48,8 @@ class Call:
     by: str = "a task"
     #: The version of the manager that sent it; None: it was no manager of ours, and speaks Celery alone.
     version: str | None = None
+    #: The generation that the command was given when it was sent; 0: nobody has written it down yet.
+    generation: int = 0
 
 
 class HostCommands:
@@ -85,20 +87,33 @@ class HostCommands:
             why="start",
             apply_defaults=apply_defaults,
             validate=validate,
+            given=call.generation,
         )
         return self._run(wish, self._pool.start_worker, call)
 
     def restart(self, account_id: str, call: Call) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
         wish = Wish(
-            account_id=account_id, state="running", token=call.token, by=call.by, why="restart", restart=True
+            account_id=account_id,
+            state="running",
+            token=call.token,
+            by=call.by,
+            why="restart",
+            restart=True,
+            given=call.generation,
         )
         return self._run(wish, self._pool.restart_worker, call)
 
     def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
         wish = Wish(
-            account_id=account_id, state="stopped", token=call.token, by=call.by, why="stop", timeout=timeout
+            account_id=account_id,
+            state="stopped",
+            token=call.token,
+            by=call.by,
+            why="stop",
+            timeout=timeout,
+            given=call.generation,
         )
         _, desired = self._keeper.wish(wish)
         if desired.running:
@@ -130,22 +145,43 @@ class HostCommands:
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
         try:
-            if not here and not _moved_to(desired, self._host):
-                self._keep_or_pass_on(wish, needs, generation, hops)
+            self._follow(desired, hops)
+            if not here and not (desired.why in BY_HAND and desired.host == self._host):
+                self._keep_or_pass_on(wish, needs, desired.claimed, hops)
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
             return carry_out(self._keeper.restarts.order(desired))
-        except ManagerError as error:
-            if not isinstance(error, StartCancelledError):
-                # The caller hears that it did not happen, so it must not happen later either.
-                self._keeper.wanted.withdraw(account_id, generation)
+        except StartCancelledError:
+            # By a stop; or because its account was given to another host, or is to leave this one: it goes on there.
+            now = self._desired.read(account_id)
+            if now is not None and now.running and now.generation == generation:
+                self._follow(now, hops)
+                if self._keeper.drain.moves:
+                    placement = self._neighbours.place(needs, None, without=self._host)
+                    if placement.host is not None:
+                        self._pass_on(wish, placement.host, hops)
+            raise
+        except ManagerError:
+            # The caller hears that it did not happen, so it must not happen later either.
+            self._keeper.wanted.withdraw(account_id, generation)
             raise
         finally:
             self._neighbours.done(account_id)
 
-    def _keep_or_pass_on(self, wish: Wish, needs: Needs, generation: int, hops: int) -> None:
+    def _follow(self, desired: Desired, hops: int) -> None:
+        """Raise Elsewhere if the account was given to another host since it was looked for; take it from a silent one."""
+        if desired.host in {"", self._host}:
+            return
+        if hops >= MAX_HOPS:
+            raise _lost_its_way(desired.account_id, hops)
+        if self._neighbours.live(desired.host):
+            raise Elsewhere(desired.host)
+        if not self._keeper.wanted.take_over(desired):
+            raise StartCancelledError(f"{desired.account_id}: a later command overrules this start")
+
+    def _keep_or_pass_on(self, wish: Wish, needs: Needs, claimed: int, hops: int) -> None:
         """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
-        why = self._neighbours.admit(needs, generation, self._pool.has_worker_for_account)
+        why = self._neighbours.admit(needs, claimed, self._pool.has_worker_for_account)
         if why is None:
             return
         placement = self._neighbours.place(needs, None, without=self._host)
@@ -169,7 +205,8 @@ class HostCommands:
                 "start it with `manager host`, or change the file"
             )
         desired = self._desired.read(account_id)
-        if _moved_to(desired, self._host):
+        if desired is not None and desired.why in BY_HAND and desired.host == self._host:
+            # Whoever sent that has looked at the rules.
             self._keeper.wanted.certain(account_id)
             return
         other = self._keeper.wanted.host_elsewhere(account_id, desired)
@@ -189,9 +226,7 @@ class HostCommands:
     def _pass_on(self, wish: Wish, host: str, hops: int) -> NoReturn:
         """Make the account another host's, and raise Elsewhere; NoHostFitsError if it was passed on too often."""
         if hops >= MAX_HOPS:
-            raise NoHostFitsError(
-                f"{wish.account_id}: it was passed on {hops} times, and no host has kept it"
-            )
+            raise _lost_its_way(wish.account_id, hops)
         # Written first: the other host takes it as its own, and does it even if the task is lost on the way.
         self._keeper.wish(replace(wish, host=host))
         raise Elsewhere(host)
@@ -230,6 +265,5 @@ def _refuse_strangers(call: Call) -> None:
         )
 
 
-def _moved_to(desired: Desired | None, host: str) -> bool:
-    """Say whether a person has put the account on this very host; whoever sent that has looked at the rules."""
-    return desired is not None and desired.why in (MOVE, FORCED_MOVE) and desired.host == host
+def _lost_its_way(account_id: str, hops: int) -> NoHostFitsError:
+    return NoHostFitsError(f"{account_id}: it was passed on {hops} times, and no host has kept it")

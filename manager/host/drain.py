@@ -16,7 +16,7 @@ from manager.fleet.hosts import DrainOrder
 from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.host.wanted import Wanted
-from manager.placement import Needs
+from manager.placement import Needs, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class Drain:
         """Whether this host takes no new workers."""
         return self._order is not None and self._order.active
 
+    @property
+    def moves(self) -> bool:
+        """Whether what is here is to go on elsewhere."""
+        return self._order is not None and self._order.mode == "move"
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
@@ -68,7 +73,7 @@ class Drain:
         try:
             order = self._store.drain(self._host)
             if order is None and self._order is not None:
-                self._store.order_drain(self._host, self._order)
+                self._store.restore_drain(self._host, self._order)
         except FleetUnavailableError:
             return
         if order is not None and order != self._order:
@@ -122,7 +127,7 @@ class Drain:
         with self._lock:
             if account_id in self._busy:
                 return None
-        live = self._pool.has_worker_for_account(account_id)
+        live = self._pool.occupied(account_id)
         if live and order.when_flat and not 0 < order.deadline <= self._wanted.redis_time():
             open_positions = self._positions(account_id)
             if open_positions != 0:
@@ -131,28 +136,34 @@ class Drain:
                     if open_positions is None
                     else f"{open_positions} positions are open"
                 )
-        target = None
-        if order.mode == "move":
-            placement = self._neighbours().place(self._needs(desired), None, without=self._host)
+        move = order.mode == "move"
+        if move:
+            placement = self._place(desired)
             if placement.host is None:
                 return placement.told()
-            target = placement.host
         elif not live:
             return None
         with self._lock:
             self._busy.add(account_id)
-        self._threads.submit(self._carry_out, desired, target, live)
+        self._threads.submit(self._carry_out, desired, move, live)
         return None
 
-    def _carry_out(self, desired: Desired, target: str | None, live: bool) -> None:
+    def _carry_out(self, desired: Desired, move: bool, live: bool) -> None:
         account_id = desired.account_id
         try:
             if live:
                 self._pool.stop_worker(account_id)
-            if target is not None:
-                handed = self._wanted.hand_over(desired, target, DRAIN)
+            if move:
+                # Anew: the stop may have taken a minute, and the host that had room then may be gone.
+                placement = self._place(desired)
+                handed = placement.host is not None and self._wanted.hand_over(desired, placement.host, DRAIN)
                 logs.event(
-                    logger, logging.INFO, "drained", account=account_id, to=target if handed else "nobody"
+                    logger,
+                    logging.INFO if handed else logging.WARNING,
+                    "drained",
+                    placement.told(),
+                    account=account_id,
+                    to=placement.host if handed else "nobody",
                 )
         except ManagerError as error:
             logs.event(logger, logging.WARNING, "drain_failed", str(error), account=account_id)
@@ -161,6 +172,9 @@ class Drain:
         finally:
             with self._lock:
                 self._busy.discard(account_id)
+
+    def _place(self, desired: Desired) -> Placement:
+        return self._neighbours().place(self._needs(desired), None, without=self._host)
 
     def _positions(self, account_id: str) -> int | None:
         info = self._pool.get_worker_info(account_id)

@@ -4,6 +4,7 @@ Every two seconds, at the start, and when a stop is handed over: desired against
 between it starts again what ended unasked, at once and then ever more slowly, and ends what hangs.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,9 +18,9 @@ from typing import Final
 
 from manager import logs
 from manager.config import ConfigurationService
-from manager.errors import FleetUnavailableError, ManagerError
+from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DRAIN, Desired, DesiredStore, Wish
+from manager.fleet.desired import BY_HAND, HANDED_ON, Desired, DesiredStore, Wish
 from manager.host.drain import Drain
 from manager.host.leasing import FleetLeases
 from manager.host.memory import Memory
@@ -102,6 +103,8 @@ class Keeper:
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         #: Since when (monotonic) a worker is there whose stop has ended.
         self._vain_since: dict[str, float] = {}
+        #: Accounts that had a worker here at the last look, and were wanted on another host.
+        self._strays: dict[str, Desired] = {}
         #: How often desired and actual were compared.
         self.looks = 0
         self._stopping = ThreadPoolExecutor(_STOPS, thread_name_prefix="stop")
@@ -198,6 +201,7 @@ class Keeper:
         self.drain.read()
         self._stop_unwanted()
         self._reconcile(at_once=was_draining and not self.drain.active)
+        self._keep_what_runs()
         self.drain.look()
         self.wanted.save()
         self.looks += 1
@@ -233,13 +237,16 @@ class Keeper:
     # desired against actual
 
     def _stop_unwanted(self) -> "list[Future[bool]]":
-        stops: list[Future[bool]] = []
-        for account_id in self._pool.live_accounts():
-            wanted = self.wanted.of(account_id)
-            if wanted is not None and not wanted.running:
-                self._forget_vain_stop(wanted)
-                stops.append(self.stop(wanted))
-        return stops
+        unwanted = [
+            wanted
+            for account_id in self._pool.live_accounts()
+            if (wanted := self.wanted.of(account_id)) is not None and not wanted.running
+        ]
+        keys = {_key(wanted) for wanted in unwanted}
+        self._vain_since = {key: since for key, since in self._vain_since.items() if key in keys}
+        for wanted in unwanted:
+            self._forget_vain_stop(wanted)
+        return [self.stop(wanted) for wanted in unwanted]
 
     def _forget_vain_stop(self, wanted: Desired) -> None:
         """Have a stop that has ended, of a worker that is still there, be tried again after a while."""
@@ -261,30 +268,64 @@ class Keeper:
         if lost:
             self._take_over(lost)
 
+    def _keep_what_runs(self) -> None:
+        """Take back accounts whose worker runs here, with a lease that is its own, while another host is to have them.
+
+        A start that was under way when its account was given to another host, a Redis that has lost a hand-over, or a
+        host that has another name now. Whoever holds the lease is the only one who can have a session.
+        """
+        strays = {
+            record.account_id: wanted
+            for record in self._pool.live_records()
+            if (wanted := self.wanted.of(record.account_id)) is not None
+            and wanted.running
+            and wanted.host not in {"", self._host}
+            and self._pool.generation(record.account_id) is not None
+        }
+        settled = {key: wanted for key, wanted in strays.items() if self._strays.get(key) == wanted}
+        self._strays = strays
+        for record in self._pool.live_records() if settled else ():
+            wanted = settled.get(record.account_id)
+            if wanted is None:
+                continue
+            with contextlib.suppress(FleetUnavailableError):
+                if self._leases.holds(record.claims, record.epoch) and self.wanted.take_over(wanted):
+                    logs.event(
+                        logger,
+                        logging.WARNING,
+                        "taken_back",
+                        "its worker runs here",
+                        account=record.account_id,
+                        from_host=wanted.host,
+                    )
+
     def _admit(self, desired: Desired) -> bool:
-        """Say whether an account that another host has handed over may start here; if not, hand it on."""
+        """Say whether an account may start here to which no command has just come; if not, it was handed on.
+
+        Raises NoHostFitsError if it was not, as nobody else can have it either, FleetUnavailableError.
+        """
         account_id = desired.account_id
+        if desired.why in BY_HAND:
+            return True
         try:
             needs = self._config_service.load_account_config(account_id, desired.apply_defaults).needs()
         except ManagerError:
             needs = desired.tenant  # its start will tell what is wrong with its file
-        try:
-            why = self.neighbours.admit(needs, desired.generation, self._pool.has_worker_for_account)
-            if why is None:
-                return True
-            other = self.neighbours.place(needs, None, without=self._host).host
-            if other is not None:
-                self.wanted.hand_over(desired, other, DRAIN)
-        except FleetUnavailableError:
-            return False
-        logs.event(logger, logging.WARNING, "handed_on", why, account=account_id, to=other or "nobody")
+        why = self.neighbours.admit(needs, desired.claimed, self._pool.has_worker_for_account)
+        if why is None:
+            return True
+        placement = self.neighbours.place(needs, None, without=self._host)
+        if placement.host is None:
+            raise NoHostFitsError(f"{account_id}: host {self._host}: {why}; {placement.told()}")
+        if self.wanted.hand_over(desired, placement.host, HANDED_ON):
+            logs.event(logger, logging.WARNING, "handed_on", why, account=account_id, to=placement.host)
         return False
 
     def _take_over(self, candidates: list[Desired]) -> None:
         """Take the accounts of lost hosts whose files allow that, once their leases' time is over."""
-        try:
-            for desired in candidates:
-                account_id = desired.account_id
+        for desired in candidates:
+            account_id = desired.account_id
+            try:
                 if self.neighbours.live(desired.host) or self._pool.has_worker_for_account(account_id):
                     continue
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
@@ -305,10 +346,10 @@ class Keeper:
                     lost_host=desired.host,
                 )
                 self.restarts.schedule(account_id)
-        except FleetUnavailableError:
-            return
-        except ManagerError as error:
-            logs.event(logger, logging.WARNING, "take_over_failed", str(error))
+            except FleetUnavailableError:
+                return
+            except ManagerError as error:  # of this account alone: the others are lost as well
+                logs.event(logger, logging.WARNING, "take_over_failed", str(error), account=account_id)
 
 
 def _key(desired: Desired) -> str:

@@ -229,6 +229,11 @@ class FleetLeases:
             with self._lock:
                 self._unreleased.append(held)
 
+    def holds(self, claims: tuple[str, ...], epoch: int) -> bool:
+        """Say whether every claim is held with this epoch. Raises FleetUnavailableError."""
+        holders = [self._store.holder(claim) for claim in claims]
+        return all(holder is not None and holder.epoch == epoch for holder in holders)
+
     def free(self, config: AccountConfig) -> bool:
         """Say whether nobody has the account's broker identity, or its time is over. Raises FleetUnavailableError.
 

@@ -4,13 +4,17 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from manager import logs
 from manager.fleet.desired import Desired
 
 logger = logging.getLogger(__name__)
+
+#: In a record: the host where the account ran when Redis lost that.
+_RAN_ON: Final = "ran_on"
 
 
 class Memory:
@@ -19,38 +23,46 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: str | None = None
-        self._lines: dict[str, tuple[Desired, str]] = {}
+        self._lines: dict[str, tuple[Desired, str | None, str]] = {}
         self._failing = False
 
-    def load(self) -> dict[str, Desired]:
-        """Return what was remembered; what cannot be read is left out, and named in the log."""
+    def load(self) -> tuple[dict[str, Desired], dict[str, str]]:
+        """Return what was remembered to be wanted, and where accounts ran when Redis lost that.
+
+        What cannot be read is left out, and named in the log.
+        """
         found: dict[str, Desired] = {}
+        uncertain: dict[str, str] = {}
         try:
             data = json.loads(self._path.read_text())
-            for account_id, text in data.items():
-                desired = Desired.from_json(account_id, json.dumps(text))
+            for account_id, record in data.items():
+                desired = Desired.from_json(account_id, json.dumps(record))
                 if desired is None:
                     raise ValueError(f"account {account_id}")
                 found[account_id] = desired
+                if isinstance(ran_on := record.get(_RAN_ON), str):
+                    uncertain[account_id] = ran_on
         except FileNotFoundError:
             pass
         except (OSError, ValueError, AttributeError) as error:
             logs.event(
                 logger, logging.WARNING, "memory_ignored", f"{self._path} cannot be read in full: {error}"
             )
-        return found
+        return found, uncertain
 
-    def save(self, desired: Iterable[Desired]) -> str | None:
+    def save(self, desired: Iterable[Desired], uncertain: Mapping[str, str]) -> str | None:
         """Write if anything changed; returns what is wrong if it cannot be written. Raises nothing."""
         # Most are the same objects as the last time; a fleet of thousands is written five times a second while it starts.
-        kept: dict[str, tuple[Desired, str]] = {}
+        kept: dict[str, tuple[Desired, str | None, str]] = {}
         for one in desired:
+            ran_on = uncertain.get(one.account_id)
             before = self._lines.get(one.account_id)
-            if before is None or before[0] is not one:
-                before = (one, f"{json.dumps(one.account_id)}: {one.to_json()}")
+            if before is None or before[0] is not one or before[1] != ran_on:
+                record = one.to_record() if ran_on is None else {**one.to_record(), _RAN_ON: ran_on}
+                before = (one, ran_on, f"{json.dumps(one.account_id)}: {json.dumps(record)}")
             kept[one.account_id] = before
         self._lines = kept
-        text = "{\n" + ",\n".join(line for _, line in kept.values()) + "\n}\n"
+        text = "{\n" + ",\n".join(line for _, _, line in kept.values()) + "\n}\n"
         if text == self._written:
             return None
         draft = self._path.with_suffix(".tmp")

@@ -49,19 +49,19 @@ class Neighbours:
                 view.add(needs, placement.host)
             return placement
 
-    def admit(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
+    def admit(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
         """Let the account in here, until `done`; else return why not, counting those that came before it.
 
-        Before it came those that run here or were let in, and those whose command is older: of two that came to one
-        place at once the earlier one has it, whichever agent counts. The account's own claim stands in Redis before
-        this is asked, so whoever comes later sees it.
+        Before it came those that run here or were let in, and those whose host got them earlier: of two that came to
+        one place at once the earlier one has it, whichever agent counts. The account's own claim stands in Redis
+        before this is asked, so whoever comes later sees it. `claimed`: when this host got it (`Desired.claimed`).
         """
         with self._lock:
             # Where accounts avoid each other over hosts, what was known a moment ago does not do.
             view = self._look_again() if self._store.accounts_avoid() else self._look()
             if view.refusal(needs, self._host) is not None:
                 self._look_again()
-                why = self._among_earlier(needs, generation, runs)
+                why = self._among_earlier(needs, claimed, runs)
                 if why is not None:
                     return why
             self._admitted.add(needs.account_id)
@@ -74,13 +74,13 @@ class Neighbours:
         with self._lock:
             self._admitted.discard(account_id)
 
-    def _among_earlier(self, needs: Needs, generation: int, runs: Callable[[str], bool]) -> str | None:
+    def _among_earlier(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
         earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
         for desired in self._wanted.running():
             account_id = desired.account_id
             if account_id == needs.account_id or not desired.host:
                 continue
-            came_before = (desired.generation, account_id) < (generation, needs.account_id)
+            came_before = (desired.claimed, account_id) < (claimed, needs.account_id)
             if came_before or account_id in self._admitted or runs(account_id):
                 earlier.add(desired.tenant, desired.host)
         return earlier.refusal(needs, self._host)

@@ -250,6 +250,12 @@ class WorkerPoolManager:
             slot = self._slots.get(account_id)
         return slot is not None and slot.live
 
+    def occupied(self, account_id: str) -> bool:
+        """Say whether the account has a worker, or a start that is under way and may not have made one yet."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return slot is not None and (slot.live or slot.starting)
+
     def get_account_worker_id(self, account_id: str) -> str | None:
         """Return the id of the account's present worker, or None if it has none."""
         with self._guard:
@@ -372,7 +378,8 @@ class WorkerPoolManager:
                 slot, config, worker_id, held, self._note, self._watch_worker, order.generation
             )
         except BaseException:
-            if not recovering:
+            # While its record stands, the process of a start that failed could not be ended, and may hold the session.
+            if not recovering and slot.record is None:
                 self._give_up(slot)
             raise
         return self._seen(slot, info)

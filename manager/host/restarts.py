@@ -16,8 +16,14 @@ from manager.config import (
     config_version,
     watch_credential,
 )
-from manager.errors import FleetUnavailableError, ManagerError, StartCancelledError
-from manager.fleet.desired import DRAIN, Desired
+from manager.errors import (
+    FleetUnavailableError,
+    ManagerError,
+    NoHostFitsError,
+    SessionHeldError,
+    StartCancelledError,
+)
+from manager.fleet.desired import WITHOUT_TASK, Desired
 from manager.host.pool import WorkerPoolManager
 from manager.host.recovery import RestartPolicy
 from manager.host.wanted import Wanted
@@ -29,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two tries of what Redis is needed for.
 _AWAY_SECONDS: Final = 2.0
+#: Seconds between two tries of what waits for others: for room, or for a session that somebody still has.
+_OTHERS_SECONDS: Final = 5.0
 #: Starts at once.
 _STARTS: Final = 32
 
@@ -57,9 +65,10 @@ class Restarts:
         admit: Callable[[Desired], bool] = lambda _desired: True,
         started: Callable[[str], None] = lambda _account_id: None,
     ) -> None:
-        """`draining`: the host takes no new workers, and replaces none. `admit`: it has room for one handed over.
+        """`draining`: the host takes no new workers, and replaces none.
 
-        `started` is told when a start that was admitted has ended, well or not.
+        `admit`: there is room for an account that has no worker here; False if another host has it by now; raises
+        NoHostFitsError if nobody has room. `started` is told when a start that was admitted has ended, well or not.
         """
         self._admit, self._started = admit, started
         self._draining = draining
@@ -115,16 +124,14 @@ class Restarts:
         if self.is_blocked(desired):
             return
         waiting = generation is None and self._pool.has_worker_for_account(account_id)
-        # One that was handed over comes without a task.
-        at_once = at_once or desired.why == DRAIN
+        at_once = at_once or desired.why in WITHOUT_TASK
         if not (at_once or tried or waiting or self._wanted.task_is_lost(desired)):
             return
         with self._lock:
             delay = self._next_delay(account_id) if generation is None else 0.0
             if delay is None:
                 self._blocked[account_id] = _Blocked(desired.generation, None)
-                return
-        self.schedule(account_id, delay)
+        self.schedule(account_id, delay or 0.0)  # if it is given up, the reason is told then
 
     def forget(self, account_id: str) -> None:
         """A command has come for the account: what went wrong before counts no more."""
@@ -182,6 +189,8 @@ class Restarts:
             now = self._wanted.of(account_id)
             if now is not None and not now.running:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
+            if now is not None and now.host not in {"", self._host}:
+                raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
             return order.prepare()
 
         return replace(order, prepare=prepare)
@@ -210,12 +219,6 @@ class Restarts:
         if self._draining():
             self._pool.abandon(account_id, f"host {self._host} is drained")
             return
-        if (
-            wanted.why == DRAIN
-            and not self._pool.has_worker_for_account(account_id)
-            and not self._admit(wanted)
-        ):
-            return
         with self._lock:
             blocked = self._blocked.get(account_id)
         if blocked is not None and blocked.fingerprint is None:
@@ -224,12 +227,18 @@ class Restarts:
         order = self.order(wanted)
         generation = self._pool.generation(account_id)
         try:
+            if not self._pool.has_worker_for_account(account_id) and not self._admit(wanted):
+                return
             if generation is not None and generation < wanted.restart:
                 self._pool.restart_worker(order)
             else:
                 self._pool.recover_worker(order)
         except FleetUnavailableError:
             self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
+        except (NoHostFitsError, SessionHeldError) as error:
+            # Neither is this; and it passes without anybody's command.
+            self._pool.abandon(account_id, str(error))
+            self.schedule(account_id, _OTHERS_SECONDS)
         except StartCancelledError:
             return
         except ManagerError as error:

@@ -28,13 +28,14 @@ class Wanted:
         self._desired = store
         self._memory = memory
         self._lock = threading.Lock()
-        self._known: dict[str, Desired] = memory.load()
         self._version: int | None = None
         self._read_all_at = 0.0
         #: Redis's clock less ours, milliseconds.
         self._clock_offset: float | None = None
-        #: Accounts that ran on another host when Redis lost that: who knows whether they still do?
-        self._uncertain: dict[str, str] = {}
+        #: What is known, and accounts that ran on another host when Redis lost that: who knows whether they still do?
+        self._known, self._uncertain = memory.load()
+        #: Generation and host of what this host gave to others: Redis may lose that before they have seen it.
+        self._handed: dict[str, tuple[int, str]] = {}
         self._told_broken: frozenset[str] = frozenset()
         #: Whether there is something that `save` has not written.
         self.unsaved = False
@@ -44,7 +45,7 @@ class Wanted:
     def wish(self, wish: Wish) -> tuple[int, Desired]:
         """Write a command's wish down, in Redis and here. Raises FleetUnavailableError, but never for a stop."""
         try:
-            generation, desired = self._desired.desire(wish)
+            generation, desired = self._desired.desire(replace(wish, writer=self._host))
         except FleetUnavailableError:
             if wish.state != "stopped":
                 raise
@@ -64,7 +65,8 @@ class Wanted:
             return
         if desired is not None:
             with self._lock:
-                self._known[account_id] = desired
+                self._know(desired)
+                self.unsaved = True
 
     def host_elsewhere(self, account_id: str, there: Desired | None) -> str | None:
         """Return the other host whose the account is, as Redis (`there`) or else this host knows; None if none is."""
@@ -105,20 +107,11 @@ class Wanted:
 
     def take_over(self, desired: Desired) -> bool:
         """Make an account of another host this host's; False if it has gone elsewhere. Raises FleetUnavailableError."""
-        if not self._desired.take_over(desired, self._host):
-            return False
-        with self._lock:
-            self._known[desired.account_id] = replace(desired, host=self._host)
-        return True
+        return self._give(desired, self._host, "")
 
     def hand_over(self, desired: Desired, host: str, why: str) -> bool:
         """Give an account of this host, which has no worker here any more, to another one. Raises FleetUnavailableError."""
-        if not self._desired.take_over(desired, host, why):
-            return False
-        with self._lock:
-            self._known[desired.account_id] = replace(desired, host=host, why=why)
-            self.unsaved = True
-        return True
+        return self._give(desired, host, why)
 
     def redis_time(self) -> float:
         """Return the time, in seconds since the epoch, by Redis's clock where that is known."""
@@ -160,10 +153,21 @@ class Wanted:
         """Write what is known to this host's memory; `trouble` says whether that went well."""
         with self._lock:
             self.unsaved = False
-            known = list(self._known.values())
-        self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id))
+            known, uncertain = list(self._known.values()), dict(self._uncertain)
+        self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id), uncertain)
 
     # inside
+
+    def _give(self, desired: Desired, host: str, why: str) -> bool:
+        given = self._desired.take_over(desired, host, why)
+        if given is None:
+            return False
+        with self._lock:
+            self._know(given)
+            if host != self._host:
+                self._handed[given.account_id] = (given.generation, host)
+            self.unsaved = True
+        return True
 
     def _merge(self, snapshot: Snapshot) -> None:
         """Take what Redis says, and tell it what it has forgotten."""
@@ -176,7 +180,7 @@ class Wanted:
                 or there.generation < desired.generation
             ]
         for desired in forgotten:
-            if desired.host != self._host:
+            if desired.host != self._host and desired.account_id not in self._handed:
                 with self._lock:
                     self._doubt(desired)
             elif self._desired.restore(desired):
@@ -207,7 +211,11 @@ class Wanted:
         before = self._known.get(desired.account_id)
         if before is not None and before.generation > desired.generation:
             return
-        if before is not None and before.host and not desired.host:
+        if self._handed.get(desired.account_id) != (desired.generation, desired.host):
+            self._handed.pop(desired.account_id, None)
+        # Of the same generation it was refused and taken back, or handed over.
+        later = before is not None and before.generation < desired.generation
+        if before is not None and later and before.host and not desired.host:
             # A command that came after Redis had lost where the account is: it is there all the same.
             self._doubt(before)
             if before.host == self._host:
@@ -224,6 +232,7 @@ class Wanted:
         """
         if desired.running and desired.host != self._host and not desired.failover:
             self._uncertain[desired.account_id] = desired.host
+            self.unsaved = True
 
     def _wish_without_redis(self, wish: Wish) -> tuple[int, Desired]:
         with self._lock:

@@ -86,7 +86,13 @@ def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() 
     assert info.to_dict()["version"] == manager.__version__
     assert WorkerInfo.from_dict(info.to_dict()) == info
     assert WorkerInfo.from_dict(old("worker_info")).version == ""
-    for wrong in ({**info.to_dict(), "version": "0.9.0", "status": "dancing"}, None, [], "text"):
+    nonsense: tuple[object, ...] = (
+        {**info.to_dict(), "version": "0.9.0", "status": "dancing"},
+        None,
+        [],
+        "text",
+    )
+    for wrong in nonsense:
         with pytest.raises(InvalidPayloadError) as told:
             WorkerInfo.from_dict(wrong)
         if isinstance(wrong, dict):

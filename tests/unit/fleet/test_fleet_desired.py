@@ -95,11 +95,59 @@ def test_what_redis_lost_is_restored_and_nothing_later_overwritten(
 
 def test_only_one_host_takes_over(store: DesiredStore) -> None:
     _, desired = store.desire(wish(host="lost"))
-    assert store.take_over(desired, "h2") is True
-    assert store.take_over(desired, "h3") is False
-    found = store.read("a")
-    assert found is not None
-    assert (found.host, found.generation) == ("h2", desired.generation)
+    taken = store.take_over(desired, "h2")
+    assert taken is not None
+    assert store.take_over(desired, "h3") is None
+    assert store.read("a") == taken
+    assert (taken.host, taken.generation, taken.handed) == ("h2", desired.generation, True)
+
+
+def test_who_gave_an_account_away_does_not_take_it_back_by_the_same_command(store: DesiredStore) -> None:
+    _, desired = store.desire(wish(host="h1"))
+    assert store.take_over(desired, "h2") is not None
+    assert store.desire(wish(host="h1", writer="h1"))[1].host == "h2"
+    assert store.desire(wish(host="h3", writer="h2"))[1].host == "h3", "who has it may pass it on"
+    assert store.desire(wish(token="t2", host="h1", writer="h1"))[1].host == "h1", "a new command may"
+
+
+def test_a_stop_that_lay_in_a_queue_for_days_stops_nothing_that_was_started_since(
+    store: DesiredStore, redis_server: RedisServer
+) -> None:
+    store.desire(wish(host="one"))
+    old, _ = store.desire(wish("stopped", "friday"))
+    new, _ = store.desire(wish(token="monday", host="two"))
+    with redis_server.client() as client:
+        client.delete("manager:seen:friday")  # tokens are kept for a day
+    generation, desired = store.desire(wish("stopped", "friday", given=old))
+    assert (generation, desired.generation, desired.running) == (old, new, True)
+
+
+def test_a_command_whose_writing_redis_has_lost_counts_by_when_it_was_given(
+    store: DesiredStore, redis_server: RedisServer
+) -> None:
+    store.desire(wish(host="one"))
+    given, _ = store.desire(wish("stopped", "t2"))
+    redis_server.forget()
+    generation, desired = store.desire(wish("stopped", "t2", given=given))
+    assert (generation, desired.state) == (given, "stopped")
+    # A forger's generation of the far future is none.
+    assert store.desire(wish(token="t3", given=given + 10**12))[0] < given + 10**9
+
+
+def test_an_account_has_its_place_since_it_came_there_whatever_is_commanded_since(
+    store: DesiredStore,
+) -> None:
+    _, first = store.desire(wish(host="h1"))
+    _, again = store.desire(wish(token="t2", host="h1", restart=True))
+    assert again.generation > first.generation
+    assert again.claimed == first.claimed
+    moved = store.take_over(again, "h2")
+    assert moved is not None
+    assert moved.claimed >= first.claimed
+    generation, _ = store.desire(wish(token="t3", host="h3"))
+    store.withdraw("a", generation)
+    assert store.read("a") is not None
+    assert (store.read("a") or first).claimed == moved.claimed
 
 
 def test_a_stop_nudges_the_host_that_has_the_account(store: DesiredStore) -> None:

@@ -14,9 +14,12 @@ ONE = Desired(account_id="a", state="running", generation=5, host="h")
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
-    assert Memory(path).load() == {}
-    assert Memory(path).save([ONE]) is None
-    assert Memory(path).load() == {"a": ONE}
+    assert Memory(path).load() == ({}, {})
+    memory = Memory(path)
+    assert memory.save([ONE], {}) is None
+    assert Memory(path).load() == ({"a": ONE}, {})
+    assert memory.save([ONE], {"a": "other"}) is None
+    assert Memory(path).load() == ({"a": ONE}, {"a": "other"})
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -24,21 +27,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_nonsense_is_nothing_and_no_fault(tmp_path: Path, text: str) -> None:
     path = tmp_path / "desired.json"
     path.write_text(text)
-    assert Memory(path).load() == {}
+    assert Memory(path).load() == ({}, {})
 
 
 def test_a_disk_that_takes_nothing_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
     memory = Memory(path)
-    memory.save([ONE])
+    memory.save([ONE], {})
     path.with_suffix(".tmp").mkdir()  # in the way, as a full or read-only disk would be
-    trouble = memory.save([])
+    trouble = memory.save([], {})
     assert trouble is not None
     assert str(path) in trouble
-    assert Memory(path).load() == {"a": ONE}
+    assert Memory(path).load() == ({"a": ONE}, {})
     path.with_suffix(".tmp").rmdir()
-    assert memory.save([]) is None
-    assert Memory(path).load() == {}
+    assert memory.save([], {}) is None
+    assert Memory(path).load() == ({}, {})
 
 
 def test_logins_at_one_server_are_spread_and_other_servers_do_not_wait() -> None:

@@ -26,7 +26,8 @@ from manager.errors import (
     StopFailedError,
     WorkerDiedError,
 )
-from manager.host import WorkerPoolManager, build_pool
+from manager.host import WorkerPoolManager, build_pool, starting
+from manager.host.slot import Slot
 from manager.models import WorkerInfo
 from manager.paths import StatePaths
 from manager.processes import ProcessRef
@@ -482,3 +483,28 @@ def test_a_stop_that_could_not_prove_the_end_is_tried_again(
     assert host.service.stop_worker("a", timeout=0.1) is True
     assert not process.alive()
     assert host.status("a") == "stopped"
+
+
+def test_a_start_whose_process_cannot_be_ended_keeps_its_lease(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever hangs it in the kernel may let it go later, with its session."""
+    host.account("a", 5001, timeout=1000)
+    host.account("twin", 5001)
+    host.fault(5001, "slow", count=1, seconds=60)
+
+    def cannot(slot: Slot) -> None:
+        raise StopFailedError(f"{slot.account_id}: its process is still there")
+
+    monkeypatch.setattr(starting, "kill_process", cannot)
+    monkeypatch.setattr(starting, "_START_MARGIN", 0.0)
+    monkeypatch.setattr(starting, "_LEAVE_SECONDS", 0.1)
+    with pytest.raises(StopFailedError):
+        host.service.start_worker_from_config("a", validate=False)
+    (record,) = host.pool.live_records()
+    host.seen[record.process.pid] = record.process
+    with pytest.raises(SessionHeldError):
+        host.service.start_worker_from_config("twin", validate=False)
+    monkeypatch.undo()
+    assert host.service.stop_worker("a") is True
+    assert host.process(host.service.start_worker_from_config("twin", validate=False)).alive()

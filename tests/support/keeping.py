@@ -1,0 +1,186 @@
+"""Hosts with everything but processes: their keepers, leases and Redis are real, and a look is taken when the test says so."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from manager.config import ConfigurationService
+from manager.errors import FleetUnavailableError, ManagerError
+from manager.fleet import FleetStore
+from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.fleet.leases import LeaseStore
+from manager.host.commands import HostCommands
+from manager.host.keeper import Keeper
+from manager.host.leasing import FleetLeases
+from manager.host.memory import Memory
+from manager.models import WorkerInfo
+from manager.placement import HostFacts
+from manager.pool import StartOrder
+from manager.states import WorkerLifecycleStatus
+from manager.validation import AccountConfigurationValidator, OrderBook
+
+
+class PoolOfNames:
+    """Stands in for a host's pool: a worker is a name, and starts as it is told to."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, int] = {}
+        self.starting: set[str] = set()
+        self.started: list[str] = []
+        self.abandoned: dict[str, str] = {}
+        self.fails: dict[str, ManagerError] = {}
+        #: Epoch of the leases of workers here.
+        self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
+        self.while_starting: Callable[[], None] = lambda: None
+        self.while_stopping: Callable[[], None] = lambda: None
+
+    def start_worker(self, order: StartOrder) -> WorkerInfo:
+        order.prepare()
+        self.while_starting()
+        if order.account_id in self.fails:
+            raise self.fails[order.account_id]
+        self.started.append(order.account_id)
+        self.live[order.account_id] = order.generation
+        return WorkerInfo(worker_id="w", account_id=order.account_id, status=WorkerLifecycleStatus.RUNNING)
+
+    recover_worker = restart_worker = start_worker
+
+    def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        del timeout
+        self.while_stopping()
+        self.live.pop(account_id, None)
+        self.starting.discard(account_id)
+        return True
+
+    def has_worker_for_account(self, account_id: str) -> bool:
+        return account_id in self.live
+
+    def occupied(self, account_id: str) -> bool:
+        return account_id in self.live or account_id in self.starting
+
+    def generation(self, account_id: str) -> int | None:
+        return self.live.get(account_id)
+
+    def live_accounts(self) -> list[str]:
+        return sorted(self.live)
+
+    def live_records(self) -> list[Any]:
+        return [
+            SimpleNamespace(account_id=key, claims=self.epochs[key][0], epoch=self.epochs[key][1])
+            for key in self.live
+            if key in self.epochs
+        ]
+
+    def abandon(self, account_id: str, reason: str) -> None:
+        self.abandoned[account_id] = reason
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        del account_id
+        return None
+
+    def end_hung_workers(self) -> list[str]:
+        return []
+
+    def cancel_start(self, account_id: str) -> None:
+        self.starting.discard(account_id)
+
+
+class KeptHost:
+    """One host of a fleet in `directory`, whose keeper looks when it is told to."""
+
+    def __init__(
+        self, directory: Path, url: str, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.config_dir = directory / "config"
+        (self.config_dir / "accounts").mkdir(parents=True, exist_ok=True)
+        state = directory / name
+        state.mkdir(exist_ok=True)
+        self.facts = HostFacts(name=name, capacity=capacity, labels=labels or {})
+        self.store, self.desired = FleetStore(url), DesiredStore(url)
+        self.pool = PoolOfNames()
+        pool: Any = self.pool
+        self.lease_store = LeaseStore(url)
+        configuration = ConfigurationService(self.config_dir)
+        leases = FleetLeases(self.lease_store, name, 2.0)
+        self.keeper = Keeper(
+            host=name,
+            pool=pool,
+            orders=OrderBook(configuration, AccountConfigurationValidator(configuration)),
+            config_service=configuration,
+            desired=self.desired,
+            store=self.store,
+            leases=leases,
+            memory=Memory(state / "desired.json"),
+            answer=lambda _token, _outcome: None,
+            me=lambda: self.facts,
+            drain_memory=state / "drain.json",
+        )
+        self.commands = HostCommands(
+            host=name,
+            pool=pool,
+            keeper=self.keeper,
+            config_service=configuration,
+            desired=self.desired,
+            neighbours=self.keeper.neighbours,
+            leases=leases,
+        )
+        self.report()
+
+    def account(self, account_id: str, login: int, **more: Any) -> None:
+        """Write the account's file, which all hosts of the directory read."""
+        data = {
+            "gateway": "paper",
+            "login": login,
+            "server": "S",
+            "password": "correct-horse",
+            "currencies": [{"symbol": "EURUSD"}],
+            **more,
+        }
+        (self.config_dir / "accounts" / f"{account_id}.yaml").write_text(json.dumps(data))
+
+    def wanted(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> Desired:
+        """Have somebody command that the account runs."""
+        wish = Wish(
+            account_id=account_id,
+            state="running",
+            token=token or f"t-{account_id}",
+            by="me",
+            host=host,
+            **{"why": "start", **more},
+        )
+        return self.desired.desire(wish)[1]
+
+    def report(self) -> None:
+        """Say what its agent says each second."""
+        self.store.report_agent(
+            self.name, {"capacity": self.facts.capacity, "labels": self.facts.labels, "version": "0.2.0"}
+        )
+
+    def look(self, times: int = 1) -> None:
+        """Compare desired and actual, and see its starts through; what waits for its time is due at once."""
+        keeper = self.keeper
+        for _ in range(times):
+            keeper.neighbours._until = 0.0
+            with contextlib.suppress(FleetUnavailableError):
+                self.report()
+            keeper._look()
+            for account_id in list(keeper.restarts._due):
+                keeper.restarts._due[account_id] = 0.0
+            keeper.restarts.launch()
+            self._await(lambda: not keeper.restarts._busy and not keeper.drain._busy)
+
+    @staticmethod
+    def _await(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline, "the host does not come to rest"
+
+    def close(self) -> None:
+        self.keeper.close()
+        self.store.close()
+        self.desired.close()

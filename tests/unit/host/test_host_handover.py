@@ -1,0 +1,340 @@
+"""Accounts that go from host to host, by drains, moves and take-overs, while hosts die and Redis forgets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from support.keeping import KeptHost
+from support.servers import RedisServer
+
+from manager.errors import HostUnavailableError, SessionHeldError, StartCancelledError
+from manager.fleet.desired import DRAIN, MOVE, Wish
+from manager.fleet.hosts import DrainOrder
+from manager.fleet.leases import LeaseStore
+from manager.host.commands import Call, Elsewhere
+
+
+class MakeHost(Protocol):
+    def __call__(self, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> KeptHost: ...
+
+
+@pytest.fixture
+def make_host(redis_server: RedisServer, tmp_path: Path) -> Iterator[MakeHost]:
+    LeaseStore(redis_server.url).trust()
+    made: list[KeptHost] = []
+
+    def make(name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> KeptHost:
+        made.append(KeptHost(tmp_path, redis_server.url, name, capacity=capacity, labels=labels))
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.close()
+
+
+def place(host: KeptHost, account_id: str) -> str:
+    desired = host.desired.read(account_id)
+    assert desired is not None
+    assert desired.running
+    return desired.host
+
+
+def ends(host: KeptHost, seen_by: KeptHost) -> None:
+    """Have the host's agent end in order, and the other one know of it."""
+    host.store.forget_agent(host.name)
+    seen_by.keeper.neighbours._until = 0.0
+
+
+def test_an_account_that_was_handed_to_a_full_host_waits_for_room_and_says_so(make_host: MakeHost) -> None:
+    b = make_host("b", capacity=1)
+    b.account("x", 1)
+    b.wanted("full", "b")
+    b.pool.live["full"] = 1
+    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
+    b.look(30)  # more often than recovery.max_restarts
+    assert b.pool.started == []
+    assert "it is full: 1 of 1 workers" in b.pool.abandoned["x"]
+    b.pool.live.clear()
+    b.desired.desire(Wish(account_id="full", state="stopped", token="t2", by="me", why="stop"))
+    b.look(2)
+    assert b.pool.started == ["x"]
+
+
+def test_a_redis_that_is_away_counts_against_no_account(
+    make_host: MakeHost, redis_server: RedisServer
+) -> None:
+    b = make_host("b")
+    b.account("x", 1)
+    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
+    b.keeper.wanted.read()
+    redis_server.stop()
+    b.look(30)
+    assert b.pool.started == []
+    redis_server.start()
+    b.look(2)
+    assert b.pool.started == ["x"]
+
+
+def test_a_session_that_somebody_still_has_is_waited_for(make_host: MakeHost) -> None:
+    b = make_host("b")
+    b.account("x", 1)
+    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
+    b.pool.fails["x"] = SessionHeldError("worker w-1 on host a has it")
+    b.look(30)
+    assert b.pool.abandoned["x"] == "worker w-1 on host a has it"
+    b.pool.fails.clear()
+    b.look(2)
+    assert b.pool.started == ["x"]
+
+
+def test_one_broken_file_keeps_no_other_lost_account_from_being_taken_over(make_host: MakeHost) -> None:
+    b = make_host("b")
+    for login, account_id in enumerate((*(f"broken-{n}" for n in range(8)), "good"), 1):
+        if account_id == "good":
+            b.account(account_id, login, failover="auto")
+        b.wanted(account_id, "lost", failover=True)
+    b.look(3)
+    assert b.pool.started == ["good"]
+
+
+def test_who_came_to_an_address_first_stays_there_however_old_the_others_command_is(
+    make_host: MakeHost,
+) -> None:
+    shared = {"egress_ip": "203.0.113.9"}
+    one, two = make_host("one", labels=shared), make_host("two", labels=shared)
+    three = make_host("three", labels={"egress_ip": "203.0.113.1"})
+    one.account("x", 1)
+    one.account("shy", 2, avoid_sharing="egress_ip", host="two")
+    x = three.wanted("x", "three", needs=three.keeper._config_service.load_account_config("x").needs())
+    three.pool.live["x"] = x.generation
+    # While x stops, to go to `one`, shy comes to `two`: nobody of its server is behind the address yet.
+    two.commands.start("shy", True, True, Call("t-shy"))
+    three.pool.live.clear()
+    three.keeper.wanted.read()
+    assert three.keeper.wanted.hand_over(x, "one", DRAIN)
+    one.look(3)
+    assert one.pool.started == []
+    assert place(one, "x") == "three"
+
+
+def test_an_agent_that_starts_again_starts_no_more_than_fit(make_host: MakeHost) -> None:
+    """Two managers each gave its last place away, and its tasks are lost with it."""
+    b = make_host("b", capacity=1)
+    for login, account_id in enumerate(("x", "y"), 1):
+        b.account(account_id, login)
+        b.wanted(account_id, "b")
+    b.keeper.wanted.read()
+    b.keeper._reconcile(at_once=True)
+    b.look(2)
+    assert b.pool.started == ["x"]
+    assert "it is full" in b.pool.abandoned["y"]
+
+
+def test_a_drain_breaks_off_a_start_that_has_no_process_yet(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+    a.wanted("x", "a")
+    a.pool.starting.add("x")  # it waits for its turn to log in
+    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.look(2)
+    assert a.pool.starting == set()
+    b.look(2)
+    assert b.pool.started == ["x"]
+
+
+def test_a_drain_chooses_anew_when_the_host_that_it_chose_is_gone_after_the_stop(make_host: MakeHost) -> None:
+    a, b, c = (make_host(name) for name in "abc")
+    a.account("x", 1)
+    a.pool.live["x"] = a.wanted("x", "a").generation
+    a.pool.while_stopping = lambda: ends(b, a)
+    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.look(2)
+    c.look(2)
+    assert c.pool.started == ["x"]
+
+
+def test_what_a_drained_host_could_not_place_after_the_stop_is_its_own_and_told(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+    a.pool.live["x"] = a.wanted("x", "a").generation
+    a.pool.while_stopping = lambda: ends(b, a)
+    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.look(2)
+    told = a.keeper.drain.told()
+    assert told is not None
+    assert "b: its agent is silent" in told["why"]["x"]
+    b.report()
+    a.look(2)
+    b.look(2)
+    assert b.pool.started == ["x"]
+
+
+def test_a_start_follows_an_account_that_was_given_away_meanwhile(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+    a.wanted("x", token="t1")
+
+    def moved(*_: object) -> None:
+        b.wanted("x", "b", token="t2", why=MOVE)
+
+    a.commands._place = moved  # type: ignore[method-assign, assignment]
+    with pytest.raises(Elsewhere) as elsewhere:
+        a.commands.start("x", True, True, Call("t1"))
+    assert elsewhere.value.host == "b"
+    assert a.pool.started == []
+
+
+def test_a_start_does_not_take_back_what_its_host_has_handed_over(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+    a.wanted("x", "a", token="t1")
+
+    def drained(*_: object) -> None:
+        desired = a.desired.read("x")
+        assert desired is not None
+        assert a.keeper.wanted.hand_over(desired, "b", DRAIN)
+        b.look()
+
+    a.commands._place = drained  # type: ignore[method-assign, assignment]
+    with pytest.raises(Elsewhere):
+        a.commands.start("x", True, True, Call("t1"))
+    assert b.pool.started == ["x"]
+    assert place(b, "x") == "b"
+
+
+def test_a_start_that_a_drain_breaks_off_goes_on_at_the_next_host(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+
+    def broken_off() -> None:
+        a.store.order_drain("a", DrainOrder(mode="move"))
+        a.keeper.drain.read()
+        raise StartCancelledError("x: a stop arrived while it was starting")
+
+    a.pool.while_starting = broken_off
+    with pytest.raises(Elsewhere) as elsewhere:
+        a.commands.start("x", True, True, Call("t1"))
+    assert elsewhere.value.host == "b"
+    assert place(b, "x") == "b"
+
+
+def test_a_worker_that_has_its_lease_keeps_its_account(make_host: MakeHost) -> None:
+    """A start that was past all looks when its account was given away: who holds the lease has the session."""
+    a = make_host("a")
+    a.account("x", 1)
+    desired = a.wanted("x", "a")
+    claims = ("paper:S:1",)
+    epoch = a.lease_store.acquire(
+        claims, host="a", worker_id="w", account_id="x", ttl_seconds=0, quarantine_seconds=0
+    )
+    a.pool.live["x"], a.pool.epochs["x"] = desired.generation, (claims, epoch)
+    make_host("b")
+    assert a.desired.take_over(desired, "b", DRAIN)
+    a.look()
+    assert place(a, "x") == "b", "not at the first look: it may be about to end"
+    a.look(2)
+    assert place(a, "x") == "a"
+    # One that has lost its lease has nothing to say.
+    a.lease_store.release(claims, epoch)
+    taken = a.desired.read("x")
+    assert taken is not None
+    assert a.desired.take_over(taken, "b", DRAIN)
+    a.look(4)
+    assert place(a, "x") == "b"
+
+
+def test_where_an_account_ran_outlives_a_refused_start_and_the_agent(
+    make_host: MakeHost, redis_server: RedisServer
+) -> None:
+    """Its host is paused, with a worker that trades, when Redis loses all: nobody else may start it, ever so often asked."""
+    one, two = make_host("one"), make_host("two")
+    one.account("x", 1)
+    one.wanted("x", "one")
+    two.look()
+    redis_server.forget()
+    LeaseStore(redis_server.url).trust()
+    two.report()
+
+    def refuses(host: KeptHost, token: str) -> None:
+        host.wanted("x", token=token)
+        with pytest.raises(HostUnavailableError, match="ran on host one when Redis lost its data"):
+            host.commands.start("x", True, True, Call(token))
+        host.look()
+        assert host.pool.started == []
+
+    refuses(two, "first")
+    refuses(make_host("two"), "second")
+
+
+def test_a_hand_over_that_redis_lost_is_told_again_by_the_host_that_made_it(
+    make_host: MakeHost, redis_server: RedisServer
+) -> None:
+    a, b, c = (make_host(name) for name in "abc")
+    a.account("x", 1)
+    x = a.wanted("x", "a")
+    for host in (a, b, c):
+        host.keeper.wanted.read()
+    assert a.keeper.wanted.hand_over(x, "b", DRAIN)
+    redis_server.forget()
+    LeaseStore(redis_server.url).trust()
+    for host in (c, b, a, b):
+        host.look()
+    assert b.pool.started == ["x"]
+
+
+def test_a_refusal_takes_back_no_later_stop(make_host: MakeHost) -> None:
+    a = make_host("a")
+    a.account("x", 1)
+    a.wanted("x", "a")
+    wanted = a.keeper.wanted
+    generation, _ = wanted.wish(
+        Wish(account_id="x", state="running", token="t2", by="me", why="restart", restart=True, host="a")
+    )
+    read = a.desired.read
+
+    def slow_read(account_id: str) -> object:
+        found = read(account_id)
+        wanted.wish(Wish(account_id="x", state="stopped", token="t3", by="me", why="stop"))
+        return found
+
+    a.desired.read = slow_read  # type: ignore[assignment]
+    wanted.withdraw("x", generation)
+    known = wanted.of("x")
+    assert known is not None
+    assert not known.running
+
+
+def test_a_refused_start_leaves_no_doubt_about_a_host_that_it_was_passed_on_to(make_host: MakeHost) -> None:
+    a, b = make_host("a"), make_host("b")
+    a.account("x", 1)
+    generation, _ = a.keeper.wish(
+        Wish(account_id="x", state="running", token="t1", by="me", why="start", host="b")
+    )
+    b.keeper.wanted.withdraw("x", generation)
+    a.look()
+    assert a.keeper.wanted.uncertain_host("x") is None
+
+
+def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
+    make_host: MakeHost, redis_server: RedisServer
+) -> None:
+    a = make_host("a")
+    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.look()
+    redis_server.forget()
+    a.look()
+    assert a.store.drain("a") == DrainOrder(mode="move")
+    redis_server.forget()
+    look = a.store.drain
+
+    def late(host: str) -> DrainOrder | None:
+        found = look(host)
+        a.store.order_drain("a", DrainOrder(mode="off"))  # an operator resumes it in this moment
+        return found
+
+    a.store.drain = late  # type: ignore[method-assign]
+    a.keeper.drain.read()
+    a.store.drain = look  # type: ignore[method-assign]
+    a.keeper.drain.read()
+    assert not a.keeper.drain.active
