@@ -13,6 +13,9 @@ from manager.placement import FleetView, HostFacts, Needs
 from manager.pool import Progress
 from manager.versions import apart
 
+#: Account → the host where it is or was, and whether it may have a worker there.
+Places = Mapping[str, tuple[str, bool]]
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -52,14 +55,13 @@ class Parts:
 
 def spread(
     commands: Sequence[Command],
-    places: Mapping[str, tuple[str, bool]],
+    places: Places,
     view: FleetView,
     live: set[str],
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
     """Give each of many starts its host in one pass, and have those of one server not follow on each other.
 
-    `places`: account → where it is or was, and whether it may have a worker there. Returns the commands with their
-    queues, and why there is no host for the others.
+    Returns the commands with their queues, and why there is no host for the others.
     """
     refused: dict[str, HostUnavailableError] = {}
     servers: dict[str, list[Command]] = {}
@@ -80,11 +82,11 @@ def spread(
 
 
 def without_strangers(
-    commands: Sequence[Command], places: Mapping[str, tuple[str, bool]], hosts: Sequence[HostFacts]
+    commands: Sequence[Command], places: Places, hosts: Sequence[HostFacts]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
     """Take out the starts that a live host would get whose version this one does not work with.
 
-    `places`: as for `spread`. One that has no place yet stays in if any live host could take it.
+    One that has no place yet stays in if any live host could take it.
     """
     strangers = {host.name: host for host in hosts if host.live and not host.understood}
     if not strangers:

@@ -1,46 +1,32 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from celery import group
-from celery.exceptions import TimeoutError as ResultTimeoutError
 
-from manager import __version__, wire
+from manager import wire
 from manager.answers import Answers, forget
-from manager.caller import caller
-from manager.commanding import (
-    Command,
-    Parts,
-    error_text,
-    spread,
-    started,
-    unchecked,
-    without_strangers,
-)
+from manager.commanding import Command, Parts, error_text, started, unchecked
 from manager.errors import (
     AlreadyThereError,
-    CommandTimeoutError,
     HostUnavailableError,
     NoBatchError,
     NoHostFitsError,
     NoWorkerError,
 )
-from manager.fleet import FleetStore, HostState, safe_url
+from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore, Wish
+from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import FleetView, Needs
+from manager.placement import Needs
 from manager.pool import Batch, Progress, StartOrder
-from manager.states import LIVE, WorkerLifecycleStatus
+from manager.sending import Sender, may_have_process
 from manager.versions import at_least
 
 #: Seconds that a caller waits beyond a stop's own timeout.
 _STOP_MARGIN: Final = 15.0
-#: Seconds.
-_START_EXPIRES: Final = 86_400
 #: Accounts that a host checks in one task.
 _CHECKED_AT_ONCE: Final = 500
 
@@ -64,9 +50,8 @@ class CeleryWorkerPool:
         self._leases = leases
         self._batches = batches
         self._timeout = command_timeout_seconds
-        self._me = caller()
-        self._headers = {wire.BY_HEADER: self._me, wire.VERSION_HEADER: __version__}
         self._answers = Answers(app, store)
+        self._sender = Sender(app, store, desired, self._answers)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
@@ -101,10 +86,10 @@ class CeleryWorkerPool:
             )
         info = self.get_worker_info(account_id)
         here = str(info.metadata.get("host")) if info is not None else None
-        present = info is not None and (info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN)
+        present = may_have_process(info)
         if here == host and present:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
-        why = None if needs is None or force else self._view(hosts).refusal(needs, host)
+        why = None if needs is None or force else self._sender.view(hosts).refusal(needs, host)
         if why is not None:
             raise NoHostFitsError(
                 f"{account_id}: host {host}: {why}; nothing was done (--force overrules it)"
@@ -173,11 +158,11 @@ class CeleryWorkerPool:
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
-        hosts = self._store.hosts()
+        hosts, workers = self._store.look(None)
         if not any(host.live for host in hosts):
-            raise HostUnavailableError(self._nobody())
-        places = self._places(list(needs))
-        view = self._view(hosts)
+            raise self._sender.nobody()
+        places = self._sender.places(workers, list(needs))
+        view = self._sender.view(hosts)
         by_host: dict[str, list[str]] = {}
         found: dict[str, tuple[str, ValidationResult]] = {}
         for account_id, wants in needs.items():
@@ -192,12 +177,13 @@ class CeleryWorkerPool:
             for host, account_ids in by_host.items():
                 if host in old:  # of a version that checks one account a task
                     tasks |= {
-                        self._check(wire.VALIDATE_CONFIG, one, host): (host, [one]) for one in account_ids
+                        self._sender.send(wire.VALIDATE_CONFIG, one, host): (host, [one])
+                        for one in account_ids
                     }
                     continue
                 for first in range(0, len(account_ids), _CHECKED_AT_ONCE):
                     some = account_ids[first : first + _CHECKED_AT_ONCE]
-                    tasks[self._check(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
+                    tasks[self._sender.send(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
             for task_id, answer in self._answers.collect(set(tasks), self._timeout):
                 host, some = tasks.pop(task_id)
                 for account_id in some:
@@ -213,18 +199,6 @@ class CeleryWorkerPool:
             found |= {account_id: (host, unchecked(account_id, text)) for account_id in some}
         return found
 
-    def _check(self, task: str, argument: object, host: str) -> str:
-        """Send a task that checks files to a host; returns its id."""
-        sent = self._app.send_task(
-            task,
-            args=[argument],
-            queue=wire.host_queue(host),
-            expires=_START_EXPIRES,
-            headers=self._headers,
-        )
-        forget(sent)
-        return str(sent.id)
-
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the newest batches, the newest first."""
         found = (self._batches.read(batch_id) for batch_id in self._batches.newest(count))
@@ -232,8 +206,7 @@ class CeleryWorkerPool:
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.WorkerPool.stoppable`."""
-        present = (*LIVE, WorkerLifecycleStatus.UNKNOWN)
-        found = {info.account_id for info in self._store.list_workers() if info.status in present}
+        found = {info.account_id for info in self._store.list_workers() if may_have_process(info)}
         return sorted(found | set(self._desired.wanted()))
 
     def list_workers(self) -> list[WorkerInfo]:
@@ -246,8 +219,7 @@ class CeleryWorkerPool:
 
     def has_worker_for_account(self, account_id: str) -> bool:
         """Say whether the account may have a worker process; a silent host's worker counts."""
-        info = self._store.get_worker(account_id)
-        return info is not None and (info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN)
+        return may_have_process(self._store.get_worker(account_id))
 
     # inside
 
@@ -269,125 +241,11 @@ class CeleryWorkerPool:
     def _stop(account_id: str, timeout: float | None) -> Command:
         return Command(wire.STOP_WORKER, account_id, {"timeout": timeout}, "stopped", "stop")
 
+    def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
+        return self._sender.ask(command, self._timeout if wait_seconds is None else wait_seconds)
+
     def _stop_wait(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
-
-    def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
-        wait = self._timeout if wait_seconds is None else wait_seconds
-        ready, refused = self._accept([command])
-        for error in refused.values():
-            raise error
-        with self._answers.translated():
-            result = self._signature(ready[0]).apply_async()
-            try:
-                return result.get(timeout=wait)
-            except ResultTimeoutError:
-                raise CommandTimeoutError(
-                    f"{command.account_id}: no answer to {command.task} within {wait:g} s (task {result.id}): it may "
-                    f"still be carried out; `manager info {command.account_id}` shows what is so, `manager doctor` "
-                    "looks for the cause"
-                ) from None
-            finally:
-                forget(result)
-
-    def _accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-        """Write down what is wanted; returns the commands with their queues, and why there is nobody for the others.
-
-        Raises HostUnavailableError if no host is live, but writes stops down even then.
-        """
-        hosts = self._store.hosts()
-        live = {host.name for host in hosts if host.live}
-        stopping = bool(commands) and commands[0].state == "stopped"
-        if not live and not stopping:
-            raise HostUnavailableError(self._nobody())
-        places = self._places([command.account_id for command in commands])
-        refused: dict[str, HostUnavailableError] = {}
-        if not stopping:
-            commands, refused = without_strangers(commands, places, [host.facts for host in hosts])
-        if len(commands) > 1 and not stopping:
-            commands, unplaced = spread(commands, places, self._view(hosts), live)
-            refused |= unplaced
-        written = self._desired.desire_many(
-            Wish(
-                account_id=command.account_id,
-                state=command.state,
-                token=command.token,
-                by=self._me,
-                why=command.why,
-                restart=command.task == wire.RESTART_WORKER,
-                host=command.host,
-                needs=command.needs,
-                failover=command.failover,
-                apply_defaults=command.kwargs.get("apply_defaults", True),
-                validate=command.kwargs.get("validate", True),
-                timeout=command.kwargs.get("timeout"),
-            )
-            for command in commands
-        )
-        commands = [
-            replace(command, generation=generation)
-            for command, (generation, _) in zip(commands, written, strict=True)
-        ]
-        ready: list[Command] = []
-        for command in commands:
-            place, has_worker = places.get(command.account_id, ("", False))
-            if command.queue or place in live:
-                ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
-            elif stopping and has_worker:
-                refused[command.account_id] = HostUnavailableError(
-                    f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
-                    "back; until then its worker may trade"
-                )
-            elif live:
-                ready.append(command)
-            else:
-                refused[command.account_id] = HostUnavailableError(f"{command.account_id}: {self._nobody()}")
-        return ready, refused
-
-    def _view(self, hosts: Sequence[HostState]) -> FleetView:
-        snapshot = self._desired.snapshot()
-        view = FleetView(host.facts for host in hosts)
-        for desired in () if snapshot is None else snapshot.desired.values():
-            if desired.running and desired.host:
-                view.add(desired.tenant, desired.host)
-        return view
-
-    def _signature(self, command: Command) -> Any:
-        options: dict[str, Any] = {
-            "queue": command.queue or wire.SHARED_QUEUE,
-            "task_id": command.token,
-            "headers": {**self._headers, wire.GENERATION_HEADER: command.generation},
-        }
-        if command.state == "running":
-            # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
-            # because Celery compares the sender's clock with the host's. A stop never expires.
-            options["expires"] = _START_EXPIRES
-        return self._app.signature(
-            command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
-        )
-
-    def _nobody(self) -> str:
-        return (
-            f"no host agent is alive on {safe_url(self._store.url)}: start one with `manager up` (this machine) "
-            "or `manager host`"
-        )
-
-    def _places(self, account_ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
-        """Return for each account the host whose it is, and whether it may have a worker there."""
-        if len(account_ids) == 1:
-            found = self._store.get_worker(account_ids[0])
-            workers = [found] if found else []
-        else:
-            workers = self._store.list_workers()
-        places: dict[str, tuple[str, bool]] = {
-            account_id: (desired.host, False)
-            for account_id, desired in self._desired.read_many(account_ids).items()
-        }
-        for info in workers:
-            present = info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN
-            if present or not places.get(info.account_id, ("", False))[0]:
-                places[info.account_id] = (str(info.metadata.get("host", "")), present)
-        return places
 
     def _batch(
         self,
@@ -404,8 +262,8 @@ class CeleryWorkerPool:
         # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
         what = commands[0].why if commands else "start"
         tokens = {command.account_id: command.token for command in commands}
-        self._batches.save(batch.id, what, self._me, tokens, batch.settled)
-        ready, refused = self._accept(commands) if commands else ([], {})
+        self._batches.save(batch.id, what, self._sender.me, tokens, batch.settled)
+        ready, refused = self._sender.accept(commands)
         for account_id, error in refused.items():
             parts.put(account_id, "failed", str(error))
         if refused:
@@ -417,7 +275,7 @@ class CeleryWorkerPool:
         with self._answers.translated():
             results = group(
                 # As the root of each, the batch is named by every one of its tasks in Flower.
-                [self._signature(command).set(root_id=batch.id) for command in ready],
+                [self._sender.signature(command).set(root_id=batch.id) for command in ready],
                 app=self._app,
             ).apply_async(task_id=batch.id)
             try:

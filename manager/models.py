@@ -40,9 +40,6 @@ class _Payload(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
-    #: Of the software that wrote it; empty in what version 0.1 wrote.
-    version: str = __version__
-
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: plain dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
@@ -65,6 +62,13 @@ class _Payload(BaseModel):
             ) from None
 
 
+class _Answer(_Payload):
+    """A payload that travels: from hosts to managers and readers of other versions."""
+
+    #: Of the software that wrote it; empty in what version 0.1 wrote.
+    version: str = __version__
+
+
 class WorkerCreationRequest(_Payload):
     """What a host needs to open one session. Never leaves the host: it holds the password."""
 
@@ -83,7 +87,7 @@ class WorkerCreationRequest(_Payload):
         return {**self.model_dump(mode="json"), "password": "***"}
 
 
-class WorkerInfo(_Payload):
+class WorkerInfo(_Answer):
     """What is known of one worker.
 
     `metadata` carries host, pid, gateway, software and configuration version, and the latest health and account
@@ -115,7 +119,7 @@ class WorkerInfo(_Payload):
         return self.model_copy(update=changes)
 
 
-class ValidationResult(_Payload):
+class ValidationResult(_Answer):
     """The outcome of validating one account: errors forbid a start, warnings do not."""
 
     valid: bool
@@ -132,7 +136,7 @@ class ValidationResult(_Payload):
         return bool(self.warnings)
 
 
-class BatchResult(_Payload):
+class BatchResult(_Answer):
     """What became of every account that a batch was asked about; each account is in exactly one of the fields."""
 
     #: Started by this batch, or stopped by it.

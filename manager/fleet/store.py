@@ -14,7 +14,7 @@ clocks differ by an hour still agree on how old a heartbeat is.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -87,6 +87,8 @@ class FleetStore:
         # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
         self._client: Any = open_client(url)
         self._write = self._client.register_script(_STAMPED_WRITE)
+        #: The hosts that there were at the last look.
+        self._names: list[str] = []
 
     def close(self) -> None:
         self._client.close()
@@ -179,19 +181,7 @@ class FleetStore:
 
     def hosts(self) -> list[HostState]:
         """Return every host that ever reported, by name."""
-        with translated(self.url):
-            names = self._host_names()
-            pipe = self._client.pipeline(transaction=False)
-            pipe.time()
-            for name in names:
-                pipe.get(agent_key(name))
-                pipe.get(drain_key(name))
-            answers = pipe.execute()
-        now = _seconds(answers[0])
-        return [
-            host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
-            for name, word, drain in zip(names, answers[1::2], answers[2::2], strict=True)
-        ]
+        return self._survey(())[0]
 
     def accounts_avoid(self) -> bool:
         """Say whether any account of this fleet ever asked not to share something with others."""
@@ -222,48 +212,63 @@ class FleetStore:
             pipe.execute()
 
     def list_workers(self) -> list[WorkerInfo]:
-        """Return every recorded worker as it is now, by account id; two round trips however many there are."""
-        return self._read(None)
+        """Return every recorded worker as it is now, by account id; one or two round trips however many there are."""
+        return self._survey(None)[1]
 
     def get_worker(self, account_id: str) -> WorkerInfo | None:
         """Return the account's worker as it is now, or None if no host ever recorded one."""
-        found = self._read(account_id)
+        found = self._survey((account_id,))[1]
         return found[0] if found else None
 
-    def _read(self, account_id: str | None) -> list[WorkerInfo]:
+    def look(self, account_ids: Sequence[str] | None) -> tuple[list[HostState], list[WorkerInfo]]:
+        """Return every host, and the workers of these accounts (None: of all), as they are at one moment."""
+        return self._survey(account_ids)
+
+    def _survey(self, account_ids: Sequence[str] | None) -> tuple[list[HostState], list[WorkerInfo]]:
+        names = self._names
+        wanted = account_ids is None or len(account_ids) > 0
         with translated(self.url):
-            names = self._host_names()
-            pipe = self._client.pipeline(transaction=False)
-            pipe.time()
-            for name in names:
-                pipe.get(agent_key(name))
-                for key in (workers_key(name), beats_key(name)):
-                    if account_id is None:
-                        pipe.hgetall(key)
-                    else:
-                        pipe.hmget(key, [account_id])
-            answers = pipe.execute()
-        now = _seconds(answers[0])
+            # Read by the names of the last time, and again if there are others: mostly it is one round trip.
+            while True:
+                pipe = self._client.pipeline(transaction=False)
+                pipe.smembers(HOSTS_KEY)
+                pipe.time()
+                for name in names:
+                    pipe.get(agent_key(name))
+                    pipe.get(drain_key(name))
+                    for key in (workers_key(name), beats_key(name)) if wanted else ():
+                        if account_ids is None:
+                            pipe.hgetall(key)
+                        else:
+                            pipe.hmget(key, account_ids)
+                members, time, *answers = pipe.execute()
+                found = sorted(name.decode() for name in members)
+                if found == names:
+                    break
+                names = found
+        self._names = names
+        now = _seconds(time)
+        width = 4 if wanted else 2
+        hosts: list[HostState] = []
         newest: dict[str, WorkerInfo] = {}
         for index, name in enumerate(names):
-            agent, records, beats = answers[1 + index * 3 : 4 + index * 3]
-            if account_id is not None:
-                field = account_id.encode()
-                records = {field: records[0]} if records[0] else {}
-                beats = {field: beats[0]} if beats[0] else {}
-            host = host_state(name, _stamped(agent, now))
-            for field, raw in records.items():
-                info = _worker_info(raw)
+            word, drain, *kept = answers[index * width : (index + 1) * width]
+            host = host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
+            hosts.append(host)
+            if not kept:
+                continue
+            records, beats = (
+                part if account_ids is None else dict(zip(account_ids, part, strict=True)) for part in kept
+            )
+            for key, raw in records.items():
+                info = None if raw is None else _worker_info(raw)
                 if info is None:
                     continue
-                seen = observe(info, _stamped(beats.get(field), now), host.live, self._stale_after)
+                seen = observe(info, _stamped(beats.get(key), now), host.live, self._stale_after)
                 other = newest.get(info.account_id)
                 if other is None or _rank(seen) > _rank(other):
                     newest[info.account_id] = seen
-        return [newest[key] for key in sorted(newest)]
-
-    def _host_names(self) -> list[str]:
-        return sorted(name.decode() for name in cast(set[bytes], self._client.smembers(HOSTS_KEY)))
+        return hosts, [newest[key] for key in sorted(newest)]
 
 
 def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after: float) -> WorkerInfo:

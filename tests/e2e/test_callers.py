@@ -5,6 +5,8 @@ import json
 import pytest
 from support.fleet import Fleet, plain_celery
 
+import manager
+
 pytestmark = pytest.mark.e2e
 
 
@@ -28,7 +30,8 @@ print(json.dumps([info, read, valid, again, stopped, nobody]))
     info, read, valid, again, stopped, nobody = answer
     assert (info["status"], read["status"], again["status"]) == ("running", "running", "running")
     assert read["worker_id"] == info["worker_id"] != again["worker_id"]
-    assert valid == {"valid": True, "account_id": "account-001", "errors": [], "warnings": valid["warnings"]}
+    assert (valid["valid"], valid["account_id"], valid["errors"]) == (True, "account-001", [])
+    assert info["version"] == valid["version"] == manager.__version__
     assert stopped is True
     assert nobody is None
 

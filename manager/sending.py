@@ -1,0 +1,186 @@
+"""Commands sent: what is wanted is written down, each host gets its task, and one that is waited for answers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from celery.exceptions import TimeoutError as ResultTimeoutError
+
+from manager import __version__, wire
+from manager.answers import Answers, forget
+from manager.caller import caller
+from manager.commanding import Command, Places, spread, without_strangers
+from manager.errors import CommandTimeoutError, HostUnavailableError
+from manager.fleet import FleetStore, HostState, safe_url
+from manager.fleet.desired import DesiredStore, Wish
+from manager.models import WorkerInfo
+from manager.placement import FleetView
+from manager.states import LIVE, WorkerLifecycleStatus
+
+#: Seconds.
+_START_EXPIRES: Final = 86_400
+
+_PRESENT: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}
+
+
+def may_have_process(info: WorkerInfo | None) -> bool:
+    """Say whether the account of this record may have a worker process; a silent host's worker counts."""
+    return info is not None and info.status in _PRESENT
+
+
+class Sender:
+    """Sends commands and other tasks to the hosts of one fleet."""
+
+    def __init__(self, app: Any, store: FleetStore, desired: DesiredStore, answers: Answers) -> None:
+        self._app = app
+        self._store = store
+        self._desired = desired
+        self._answers = answers
+        self.me = caller()
+
+    def ask(self, command: Command, wait_seconds: float) -> Any:
+        """Send a command and return its answer.
+
+        Raises what the host raised, HostUnavailableError if there is nobody to do it, CommandTimeoutError if no answer
+        came in time.
+        """
+        ready, refused = self.accept([command])
+        for error in refused.values():
+            raise error
+        with self._answers.translated():
+            result = self.signature(ready[0]).apply_async()
+            try:
+                return result.get(timeout=wait_seconds)
+            except ResultTimeoutError:
+                raise CommandTimeoutError(
+                    f"{command.account_id}: no answer to {command.task} within {wait_seconds:g} s (task {result.id}): it may "
+                    f"still be carried out; `manager info {command.account_id}` shows what is so, `manager doctor` "
+                    "looks for the cause"
+                ) from None
+            finally:
+                forget(result)
+
+    def accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, HostUnavailableError]]:
+        """Write down what is wanted; returns the commands with their queues, and why there is nobody for the others.
+
+        Raises HostUnavailableError if no host is live, but writes stops down even then.
+        """
+        if not commands:
+            return [], {}
+        alone = len(commands) == 1
+        hosts, workers = self._store.look([commands[0].account_id] if alone else None)
+        live = {host.name for host in hosts if host.live}
+        stopping = commands[0].state == "stopped"
+        if not live and not stopping:
+            raise self.nobody()
+        # Of one account, writing down what is wanted tells where it is; many are placed before.
+        spreading = not (alone or stopping)
+        places = self.places(workers, [c.account_id for c in commands]) if spreading else _recorded(workers)
+        refused: dict[str, HostUnavailableError] = {}
+        if not stopping:
+            commands, refused = without_strangers(commands, places, [host.facts for host in hosts])
+        if spreading:
+            commands, homeless = spread(commands, places, self.view(hosts), live)
+            refused |= homeless
+        ready: list[Command] = []
+        for command in self._written(commands):
+            place, has_worker = places.get(command.account_id, ("", False))
+            place = place if has_worker else command.host or place
+            if command.queue or place in live:
+                ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
+            elif stopping and has_worker:
+                refused[command.account_id] = HostUnavailableError(
+                    f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
+                    "back; until then its worker may trade"
+                )
+            elif live:
+                ready.append(command)
+            else:
+                refused[command.account_id] = self.nobody(f"{command.account_id}: ")
+        return ready, refused
+
+    def places(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> Places:
+        """Return where each account has its worker, is wanted, or ran last, in this order."""
+        recorded = _recorded(workers)
+        wanted = self._desired.read_many(account_ids)
+        return (
+            recorded
+            | {account_id: (desired.host, False) for account_id, desired in wanted.items() if desired.host}
+            | {account_id: place for account_id, place in recorded.items() if place[1]}
+        )
+
+    def view(self, hosts: Sequence[HostState]) -> FleetView:
+        """Return the fleet as placement sees it now."""
+        snapshot = self._desired.snapshot()
+        view = FleetView(host.facts for host in hosts)
+        for desired in () if snapshot is None else snapshot.desired.values():
+            if desired.running and desired.host:
+                view.add(desired.tenant, desired.host)
+        return view
+
+    def signature(self, command: Command) -> Any:
+        """Return the command's task, ready to be sent."""
+        options: dict[str, Any] = {
+            "queue": command.queue or wire.SHARED_QUEUE,
+            "task_id": command.token,
+            "headers": {**self._headers(), wire.GENERATION_HEADER: command.generation},
+        }
+        if command.state == "running":
+            # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
+            # because Celery compares the sender's clock with the host's. A stop never expires.
+            options["expires"] = _START_EXPIRES
+        return self._app.signature(
+            command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
+        )
+
+    def send(self, task: str, argument: object, host: str) -> str:
+        """Send a host a task that is no command; returns its id."""
+        sent = self._app.send_task(
+            task,
+            args=[argument],
+            queue=wire.host_queue(host),
+            expires=_START_EXPIRES,
+            headers=self._headers(),
+        )
+        forget(sent)
+        return str(sent.id)
+
+    def nobody(self, about: str = "") -> HostUnavailableError:
+        """Return the error that says that no host is there."""
+        return HostUnavailableError(
+            f"{about}no host agent is alive on {safe_url(self._store.url)}: start one with `manager up` (this machine) "
+            "or `manager host`"
+        )
+
+    # inside
+
+    def _headers(self) -> dict[str, Any]:
+        return {wire.BY_HEADER: self.me, wire.VERSION_HEADER: __version__}
+
+    def _written(self, commands: Sequence[Command]) -> list[Command]:
+        """Write down what is wanted; returns the commands with their generations, and where their accounts are."""
+        written = self._desired.desire_many(
+            Wish(
+                account_id=command.account_id,
+                state=command.state,
+                token=command.token,
+                by=self.me,
+                why=command.why,
+                restart=command.task == wire.RESTART_WORKER,
+                host=command.host,
+                needs=command.needs,
+                failover=command.failover,
+                apply_defaults=command.kwargs.get("apply_defaults", True),
+                validate=command.kwargs.get("validate", True),
+                timeout=command.kwargs.get("timeout"),
+            )
+            for command in commands
+        )
+        return [
+            replace(command, generation=generation, host=desired.host)
+            for command, (generation, desired) in zip(commands, written, strict=True)
+        ]
+
+
+def _recorded(workers: Sequence[WorkerInfo]) -> dict[str, tuple[str, bool]]:
+    return {info.account_id: (str(info.metadata.get("host", "")), may_have_process(info)) for info in workers}
