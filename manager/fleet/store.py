@@ -86,7 +86,6 @@ class FleetStore:
         self._stale_after = stale_after_seconds
         # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
         self._client: Any = open_client(url)
-        self._write = self._client.register_script(_STAMPED_WRITE)
         #: The hosts that there were at the last look.
         self._names: list[str] = []
 
@@ -113,13 +112,19 @@ class FleetStore:
 
     # written by host agents
 
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Say that this host's agent lives; returns what it said before, None if Redis knows of nothing."""
+    def report_agent(self, host: str, data: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, int]:
+        """Say that this host's agent lives.
+
+        Returns what it said before, None if Redis knows of nothing, and how many workers of the host Redis has records of.
+        """
         with translated(self.url):
-            self._client.sadd(HOSTS_KEY, host)
-            before = self._write(keys=[agent_key(host)], args=["", json.dumps(data, separators=(",", ":"))])
+            pipe = self._client.pipeline(transaction=False)
+            pipe.sadd(HOSTS_KEY, host)
+            pipe.hlen(workers_key(host))
+            pipe.eval(_STAMPED_WRITE, 1, agent_key(host), "", json.dumps(data, separators=(",", ":")))
+            _, records, before = pipe.execute()
         word = _stamped(before, 0.0) if isinstance(before, bytes) else None
-        return None if word is None else word.data
+        return None if word is None else word.data, records
 
     def forget_agent(self, host: str) -> None:
         """Take the agent's word back when it ends in order, so that readers need not wait until it is stale."""

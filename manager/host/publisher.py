@@ -28,7 +28,7 @@ class Store(Protocol):
         *,
         events: bool = True,
     ) -> None: ...
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> Mapping[str, Any] | None: ...
+    def report_agent(self, host: str, data: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, int]: ...
     def forget_agent(self, host: str) -> None: ...
 
 
@@ -47,6 +47,8 @@ class Publisher:
         self._describe = describe
         self._everything = everything
         self._words = 0
+        #: Accounts of which Redis has been told.
+        self._recorded: set[str] = set()
         self._announced = False
         self._changed = threading.Condition()
         self._infos: list[WorkerInfo] = []
@@ -105,6 +107,7 @@ class Publisher:
             try:
                 if infos:
                     self._store.record(self._host, infos, beats)
+                    self._recorded.update(info.account_id for info in infos)
                 if closed:
                     self._store.forget_agent(self._host)
                 elif self._announced and time.monotonic() >= next_word:
@@ -126,10 +129,14 @@ class Publisher:
                 return
 
     def _speak(self) -> None:
-        """Say that the agent lives; if Redis does not remember what it said last, it has lost other things too."""
-        before = self._store.report_agent(self._host, {**self._describe(), "word": self._words + 1})
+        """Say that the agent lives; if Redis has lost what it was told before, tell it again.
+
+        It may have lost a part: one that reads its file with other rights than it was written with leaves out
+        transactions, and those alone.
+        """
+        before, records = self._store.report_agent(self._host, {**self._describe(), "word": self._words + 1})
         said, self._words = self._words, self._words + 1
-        if said and (before is None or before.get("word") != said):
+        if (said and (before is None or before.get("word") != said)) or records < len(self._recorded):
             infos = list(self._everything())
             self._store.record(self._host, infos, {}, events=False)
             logs.event(logger, logging.WARNING, "told_again", "Redis had lost records", records=len(infos))

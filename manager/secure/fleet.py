@@ -26,6 +26,11 @@ USERS: Final = {
 }
 
 
+#: Whoever gives no name is nobody: the user is off, and has no password by which it could be on. It has every right all the
+#: same, because Redis replays its append-only file as this user, and leaves out each transaction that it may not do.
+_NOBODY: Final = "user default off resetpass allkeys allchannels +@all"
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What was made."""
@@ -93,9 +98,9 @@ class SecureDirectory:
 
     def _add(self, users: Sequence[str], redis_name: str, port: int, *, tls: bool) -> list[str]:
         path = self.directory / ACL_FILE
-        if not path.exists():
-            # Whoever gives no name is nobody.
-            write_private(path, b"user default off resetkeys resetchannels -@all\n")
+        # Always anew: version 0.1 wrote another.
+        others = [line for line in _lines(path) if not line.startswith("user default ")]
+        write_private(path, "".join(f"{line}\n" for line in [_NOBODY, *others]).encode())
         known = path.read_text()
         new = [user for user in dict.fromkeys(users) if f"user {user} " not in known]
         place = f"[{redis_name}]" if ":" in redis_name else redis_name
@@ -137,6 +142,10 @@ class SecureDirectory:
             "# A client that sends more than this in one value is cut off.\n"
             "proto-max-bulk-len 16mb\nclient-query-buffer-limit 32mb\n"
         )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def _rights_of(user: str) -> list[str]:

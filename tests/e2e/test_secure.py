@@ -17,6 +17,7 @@ from support.servers import RedisServer, secure_redis_binary
 from support.waiting import eventually
 
 from manager.fleet import FleetStore
+from manager.fleet.desired import DesiredStore
 
 BINARY = secure_redis_binary()
 pytestmark = [
@@ -43,15 +44,21 @@ class SecureRedis:
         # The test alone may administer, by a user that a fleet would not have.
         with (self.directory / "users.acl").open("a") as file:
             file.write("user test on nopass allkeys allchannels +@all\n")
-        self.process = subprocess.Popen(
-            [
-                *(str(BINARY), str(self.directory / "redis.conf"), "--dir", str(directory)),
-                *("--unixsocket", str(self.socket)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self.data = directory
+        self.log = directory / "redis.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(str(BINARY), str(self.directory / "redis.conf"), "--dir", str(self.data)),
+                    *("--unixsocket", str(self.socket)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         eventually(self._answers, what="the secured Redis answers")
 
     def manage(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -177,6 +184,24 @@ def test_everything_works_with_tls_and_least_rights(
         other.close()
 
 
+def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
+    """It replays its file as the user `default`, and leaves out each transaction that this user may not do."""
+    fleet.add_accounts(3)
+    assert fleet.manage("start-all").returncode == 0
+    fleet.end_agent()  # so that nobody tells Redis again
+    before = {info.account_id: info.worker_id for info in fleet.store.list_workers()}
+    wanted = set(DesiredStore(secure.url("manager")).wanted())
+    secure.close()
+    secure.start()
+    assert {info.account_id: info.worker_id for info in fleet.store.list_workers()} == before
+    assert set(DesiredStore(secure.url("manager")).wanted()) == wanted == set(before)
+    assert "NOPERM" not in secure.log.read_text()
+    # And yet nobody is somebody without a name.
+    for protocol in (2, 3):
+        with pytest.raises(redis.RedisError, match=r"(?i)authenticat"):
+            redis.Redis(unix_socket_path=str(secure.socket), protocol=protocol).ping()
+
+
 def test_who_only_looks_commands_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
     fleet.add_accounts(1)
     assert fleet.manage("start", A).returncode == 0
@@ -290,6 +315,15 @@ def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(se
     assert again.returncode == 0
     after = {path.name: path.read_bytes() for path in secure.directory.iterdir()}
     assert set(after) - set(before) == {"host-third.url"}
+    # What version 0.1 wrote for nobody is mended.
+    users = secure.directory / "users.acl"
+    users.write_bytes(
+        after["users.acl"].replace(
+            users.read_bytes().splitlines()[0], b"user default off resetkeys resetchannels -@all"
+        )
+    )
+    assert secure.manage("init", "--port", str(secure.port)).returncode == 0
+    assert users.read_bytes() == after["users.acl"]
     assert {name for name in before if before[name] != after[name]} == {"redis.crt", "redis.key", "users.acl"}
     assert after["users.acl"].startswith(before["users.acl"])
     assert secure.manage("add-host", "fourth").returncode == 0

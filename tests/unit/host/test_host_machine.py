@@ -1,0 +1,33 @@
+"""How much memory there is: the machine's, or what its container is given."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from manager.host import machine
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [
+        ("536870912\n", "134217728\n", (512, 384)),
+        ("536870912", "999999999999", (512, 0)),
+        ("max\n", "134217728\n", None),
+        (str(1 << 62), "1", None),
+        (None, None, None),
+    ],
+)
+def test_a_containers_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str | None, expected: object
+) -> None:
+    files = tmp_path / "limit", tmp_path / "used"
+    for file, text in zip(files, (limit, used), strict=True):
+        if text is not None:
+            file.write_text(text)
+    monkeypatch.setattr(machine, "_LIMITS", (files,))
+    found = machine.memory_mb()
+    if expected is None:
+        assert found[0] == psutil.virtual_memory().total >> 20
+    else:
+        assert found == expected
