@@ -5,6 +5,7 @@ The reasons are in docs/decisions/002-celery-settings.md; each was found by brea
 
 from typing import Any
 
+from manager import wire
 from manager.fleet.urls import celery_url
 from manager.settings import load_settings
 
@@ -60,6 +61,15 @@ redis_backend_health_check_interval = 10
 
 result_expires = 86_400
 result_extended = False
+
+#: What `manager scheduler` sends, to whichever host comes first; what is late is sent anew soon.
+beat_schedule: dict[str, Any] = {
+    "tidy": {
+        "task": wire.TIDY,
+        "schedule": _settings.tidy_seconds,
+        "options": {"expires": _settings.tidy_seconds},
+    },
+}
 
 enable_utc = True
 timezone = "UTC"

@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     #: How often a host agent sends itself a message; six unheard ones, and it ends for its supervisor to restart it.
     self_test_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    #: How often the scheduler has a host tidy the fleet's records.
+    tidy_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     #: Whether an agent that is ended in order (SIGTERM) first stops its workers, which the next agent starts again: for
     #: containers, with which every process ends. A crash stops nothing.
     stop_workers_on_exit: bool = False

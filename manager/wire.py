@@ -12,6 +12,7 @@ START_ALL: Final = "tasks.start_all_enabled_workers"
 STOP_ALL: Final = "tasks.stop_all_workers"
 VALIDATE_ALL: Final = "tasks.validate_all_configs"
 SELF_TEST: Final = "tasks.self_test"
+TIDY: Final = "tasks.tidy"
 
 #: A header that says who asked, where the sender knows more than Celery does.
 BY_HEADER: Final = "manager_by"

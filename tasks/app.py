@@ -189,6 +189,11 @@ def heard_self() -> None:
         _running.self_test.heard()
 
 
+def tidy_fleet() -> None:
+    """Do what is due for the whole fleet."""
+    _services().commands.tidy()
+
+
 def _send_self_test(settings: Settings) -> None:
     app.send_task(
         wire.SELF_TEST,
@@ -247,4 +252,4 @@ def _configure_logging(**_: Any) -> None:
 
 app.steps["worker"].add(HostAgentStep)
 
-__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service", "refused"]
+__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service", "refused", "tidy_fleet"]

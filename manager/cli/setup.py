@@ -1,4 +1,4 @@
-"""up, init, host, flower, healthcheck."""
+"""up, init, host, flower, scheduler, healthcheck."""
 
 import sys
 from pathlib import Path
@@ -76,11 +76,24 @@ def flower(port: int | None) -> int:
 
 
 @click.command()
-def healthcheck() -> int:
+def scheduler() -> int:
+    """Run the fleet's scheduler in the foreground: it sends what is due now and then, and hosts do it."""
+    from manager.local.scheduler import run_scheduler
+
+    return run_scheduler(settings())
+
+
+@click.command()
+@click.option(
+    "--scheduler", "of_scheduler", is_flag=True, help="Of the scheduler: whether what is due is done."
+)
+def healthcheck(of_scheduler: bool) -> int:
     """Say whether this machine's host agent lives, reports, and hears what is sent to it; 1 if not."""
-    from manager.factory import fleet_store
+    from manager.factory import desired_store, fleet_store
 
     now = settings()
+    if of_scheduler:
+        return _scheduler_is_well(desired_store(now).tidied_seconds_ago(), now.tidy_seconds)
     found = next((host for host in fleet_store(now).hosts() if host.name == now.host), None)
     if found is None or not found.live:
         click.echo(f"host {now.host} has no live agent", err=True)
@@ -93,4 +106,11 @@ def healthcheck() -> int:
     return 0
 
 
-COMMANDS = (up, init, host, flower, healthcheck)
+def _scheduler_is_well(ago: float | None, interval: float) -> int:
+    well = ago is not None and ago < 3 * interval
+    text = "nothing that is due was ever done" if ago is None else f"what is due was done {ago:.0f} s ago"
+    click.echo(text if well else f"{text}: does `manager scheduler` run, and is a host live?", err=not well)
+    return int(not well)
+
+
+COMMANDS = (up, init, host, flower, scheduler, healthcheck)

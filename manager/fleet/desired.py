@@ -18,11 +18,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
 from manager.fleet.client import open_client, translated
-from manager.fleet.desired_scripts import DESIRE, RESTORE, TAKE_OVER, WITHDRAW
+from manager.fleet.desired_scripts import DESIRE, FORGET, RESTORE, TAKE_OVER, WITHDRAW
 from manager.placement import Needs
 
 DESIRED_KEY: Final = "manager:desired"
 VERSION_KEY: Final = "manager:desired:version"
+#: When (seconds, by Redis's clock) `tidy` was done last.
+TIDIED_KEY: Final = "manager:desired:tidied"
+#: Milliseconds for which it is remembered that an account was asked for which no host ever had.
+_REFUSED_KEPT_MS: Final = 86_400_000
 
 State = Literal["running", "stopped"]
 
@@ -190,6 +194,7 @@ class DesiredStore:
         self._withdraw = self._client.register_script(WITHDRAW)
         self._restore = self._client.register_script(RESTORE)
         self._take_over = self._client.register_script(TAKE_OVER)
+        self._forget = self._client.register_script(FORGET)
         self._read_before: dict[bytes, tuple[bytes, Desired | None]] = {}
 
     def close(self) -> None:
@@ -230,6 +235,33 @@ class DesiredStore:
                 args=[desired.account_id, desired.generation, desired.host, host, why],
             )
         return None if text is None else Desired.from_json(desired.account_id, text)
+
+    def tidy(self) -> int:
+        """Forget accounts that were asked for days ago and that no host ever had, mistyped ones mostly; returns how many."""
+        snapshot = self.snapshot()
+        old = [
+            desired
+            for desired in (snapshot.desired.values() if snapshot is not None else ())
+            if not (desired.running or desired.host)
+            and snapshot is not None
+            and snapshot.now - desired.generation > _REFUSED_KEPT_MS
+        ]
+        with translated(self._url):
+            forgotten = sum(
+                self._forget(keys=[DESIRED_KEY, VERSION_KEY], args=[one.account_id, one.generation])
+                for one in old
+            )
+            self._client.set(TIDIED_KEY, self._client.time()[0])
+        return int(forgotten)
+
+    def tidied_seconds_ago(self) -> float | None:
+        """Return how long ago `tidy` was done; None if it never was."""
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            pipe.get(TIDIED_KEY)
+            (seconds, _), then = pipe.execute()
+        return float(seconds - int(then)) if then is not None and then.isdigit() else None
 
     def wanted(self) -> list[str]:
         """Return the accounts that should run."""

@@ -119,3 +119,15 @@ if ARGV[5] ~= '' then r.why = ARGV[5] end
 return write(ARGV[1], r)
 """
 )
+
+#: KEYS: desired, version. ARGV: account, generation. Of an account that was asked for and refused, and never had a host.
+FORGET: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.generation ~= tonumber(ARGV[2]) or r.state ~= 'stopped' or (r.host or '') ~= '' then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('INCR', KEYS[2])
+return 1
+"""
+)

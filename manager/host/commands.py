@@ -1,10 +1,11 @@
 """Commands as a host carries them out: placed, written down as desired state, done, and taken back if refused."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from manager import __version__
+from manager import __version__, logs
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
     HostUnavailableError,
@@ -23,6 +24,8 @@ from manager.models import WorkerInfo
 from manager.placement import Needs
 from manager.pool import StartOrder
 from manager.versions import apart, work_together
+
+logger: Final = logging.getLogger(__name__)
 
 #: How often a command is passed on before the host that has it says that it is lost.
 MAX_HOPS: Final = 4
@@ -123,6 +126,12 @@ class HostCommands:
         if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(desired)):
             self._elsewhere(account_id, desired, call.hops)
         return self._keeper.stop(desired).result()
+
+    def tidy(self) -> None:
+        """Do what is due for the whole fleet now and then. Whoever does it; twice does no harm."""
+        forgotten = self._desired.tidy()
+        if forgotten:
+            logs.event(logger, logging.INFO, "tidied", forgotten=forgotten)
 
     def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], call: Call) -> WorkerInfo:
         account_id, hops = wish.account_id, call.hops

@@ -179,6 +179,9 @@ class Wanted:
                 if (there := snapshot.desired.get(desired.account_id)) is None
                 or there.generation < desired.generation
             ]
+            for desired in forgotten:
+                if not (desired.running or desired.host or desired.account_id in self._uncertain):
+                    del self._known[desired.account_id]  # nobody ever had it
         for desired in forgotten:
             if desired.host != self._host and desired.account_id not in self._handed:
                 with self._lock:

@@ -183,3 +183,23 @@ def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> No
         and path.name not in {"agent.log", "venue.log"}
     }
     assert open_to_others == {}
+
+
+def test_the_scheduler_has_due_things_done_and_its_health_is_that_they_are(fleet: Fleet) -> None:
+    fleet.extra_environment["MANAGER_TIDY_SECONDS"] = "1"
+    told = fleet.run("healthcheck", "--scheduler")
+    assert told.returncode == 1
+    assert "nothing that is due was ever done: does `manager scheduler` run" in told.stderr
+    fleet.spawn(sys.executable, "-m", "manager.cli", "scheduler", log="scheduler")
+    eventually(
+        lambda: fleet.run("healthcheck", "--scheduler").returncode == 0,
+        within=30,
+        what="what is due is done",
+    )
+    fleet.end_agent()
+    eventually(
+        lambda: fleet.run("healthcheck", "--scheduler").returncode == 1,
+        within=30,
+        what="with nobody to do it, that shows",
+    )
+    assert "Traceback" not in fleet.log("scheduler")

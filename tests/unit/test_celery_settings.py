@@ -20,6 +20,7 @@ from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
+from manager.placement import HostFacts
 from manager.pool import StartOrder
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
@@ -60,18 +61,15 @@ class LiveHost:
 
     url = "redis://nowhere"
 
-    def hosts(self) -> list[Any]:
-        return [SimpleNamespace(name="h1", live=True)]
-
-    def get_worker(self, account_id: str) -> WorkerInfo | None:
-        if account_id != "there":
-            return None
-        return WorkerInfo(
+    def look(self, account_ids: list[str]) -> tuple[list[Any], list[WorkerInfo]]:
+        host = SimpleNamespace(name="h1", live=True, facts=HostFacts(name="h1"))
+        there = WorkerInfo(
             worker_id="w",
-            account_id=account_id,
+            account_id="there",
             status=WorkerLifecycleStatus.RUNNING,
             metadata={"host": "h1"},
         )
+        return [host], [there] if "there" in account_ids else []
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_the_tasks_and_their_names_are_pinned() -> None:
         "tasks.start_worker",
         "tasks.stop_all_workers",
         "tasks.stop_worker",
+        "tasks.tidy",
         "tasks.validate_all_configs",
         "tasks.validate_config",
         "tasks.validate_configs",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from support.servers import RedisServer
 
+import manager.fleet.desired as desired_module
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import DESIRED_KEY, Desired, DesiredStore, Wish
 
@@ -200,6 +201,30 @@ def test_json_both_ways() -> None:
     desired = Desired(account_id="a", state="stopped", generation=7, restart=3, host="h", by="x", at=9)
     assert Desired.from_json("a", desired.to_json()) == desired
     assert json.loads(desired.to_json())["generation"] == 7
+
+
+def test_what_nobody_ever_had_is_forgotten_after_a_day_and_nothing_else(
+    store: DesiredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for account_id in ("mistyped", "later"):
+        generation, _ = store.desire(wish(account_id=account_id, token=f"t-{account_id}"))
+        store.withdraw(account_id, generation)
+    store.desire(wish(host="h1", account_id="runs", token="t2"))
+    store.desire(wish("stopped", account_id="runs", token="t3"))
+    assert store.tidied_seconds_ago() is None
+    assert store.tidy() == 0
+    monkeypatch.setattr(desired_module, "_REFUSED_KEPT_MS", -1000)
+    snapshot = store.snapshot
+
+    def and_then(known_version: int | None = None) -> Any:
+        found = snapshot(known_version)
+        store.desire(wish(account_id="later", token="t4"))  # it is asked for in this moment
+        return found
+
+    monkeypatch.setattr(store, "snapshot", and_then)
+    assert store.tidy() == 1
+    assert set(store.read_many(["mistyped", "later", "runs"])) == {"later", "runs"}
+    assert (store.tidied_seconds_ago() or 0.0) < 60
 
 
 def test_a_redis_that_is_away_is_one_kind_of_error(store: DesiredStore, redis_server: RedisServer) -> None:

@@ -1,0 +1,27 @@
+"""How the scheduler is started: Celery's own, which sends what is due and does nothing itself."""
+
+import os
+import subprocess
+import sys
+
+from manager.environment import clean_environment
+from manager.local.agent import shared_settings
+from manager.paths import StatePaths
+from manager.settings import Settings
+
+
+def run_scheduler(settings: Settings) -> int:
+    """Run the scheduler in the foreground, in this process's place where the system allows that.
+
+    Two of them do no harm: what they send may be done twice.
+    """
+    paths = StatePaths(settings.state_dir)
+    paths.create()
+    argv = [
+        *(sys.executable, "-m", "celery", "-A", "tasks", "beat", "--pidfile="),
+        *("--schedule", str(paths.root / "schedule"), "--loglevel", settings.log_level),
+    ]
+    environment = clean_environment(shared_settings(settings))
+    if sys.platform != "win32":
+        os.execve(sys.executable, argv, environment)  # noqa: S606
+    return subprocess.run(argv, env=environment, check=False).returncode
