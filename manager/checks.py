@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
@@ -11,10 +11,13 @@ from typing import Any, Final, Literal
 from manager import __version__
 from manager.config import ConfigurationService
 from manager.errors import ManagerError
-from manager.factory import fleet_store
+from manager.factory import desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
+from manager.fleet.desired import Desired, DesiredStore
+from manager.models import WorkerInfo
 from manager.paths import StatePaths
 from manager.settings import Settings
+from manager.states import SETTLED
 from manager.validation import AccountConfigurationValidator
 from manager.versions import apart
 
@@ -51,6 +54,7 @@ def run_checks(settings: Settings) -> list[Check]:
         lambda: _redis(store),
         lambda: _agents(store, settings),
         lambda: _workers(store),
+        lambda: _wanted(store, desired_store(settings)),
     )
     for step in steps:
         try:
@@ -235,6 +239,47 @@ def _workers(store: FleetStore) -> Iterator[Check]:
         f"{found}; not well: {names}" + (" ..." if len(bad) > 5 else ""),
         f"`manager info {bad[0].account_id}` and `manager logs {bad[0].account_id}` show why",
     )
+
+
+def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Desired]:
+    """Return what is wanted of accounts that should run and have no worker, nor one on its way; by account id.
+
+    A worker that nobody can say anything of counts as one. Raises FleetUnavailableError.
+    """
+    snapshot = desired.snapshot()
+    there = {info.account_id for info in workers if info.status not in SETTLED}
+    return sorted(
+        (
+            one
+            for one in (snapshot.desired.values() if snapshot else ())
+            if one.running and one.account_id not in there
+        ),
+        key=lambda one: one.account_id,
+    )
+
+
+def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
+    hosts, workers = store.look(None)
+    missing = should_run(desired, workers)
+    if not missing:
+        return
+    live = {host.name for host in hosts if host.live}
+    names = ", ".join(f"{one.account_id} ({_where(one, live)})" for one in missing[:5])
+    lost = next((one for one in missing if one.host and one.host not in live), None)
+    yield Check(
+        "wanted",
+        "failure",
+        f"{len(missing)} accounts should run and do not: {names}" + (" ..." if len(missing) > 5 else ""),
+        f"`manager info {missing[0].account_id}` shows why"
+        if lost is None
+        else f"start host {lost.host}'s agent; if it is lost for good, `manager move {lost.account_id} --to HOST --force`",
+    )
+
+
+def _where(desired: Desired, live: set[str]) -> str:
+    if not desired.host:
+        return "no host has taken it yet"
+    return f"on {desired.host}" if desired.host in live else f"on {desired.host}, which is silent"
 
 
 def _agent_log(host: str, settings: Settings) -> str:

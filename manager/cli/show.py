@@ -32,20 +32,27 @@ if TYPE_CHECKING:
 @json_option
 def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
     """List the fleet's workers as they are now."""
-    from manager.factory import fleet_store
+    from manager.checks import should_run
+    from manager.factory import desired_store, fleet_store
 
     fleet = service()
-    workers = fleet.list_workers()
+    known = fleet.list_workers()
     selection = selected((), groups, labels)
-    if selection:
-        chosen = fleet.select(selection)
-        workers = [info for info in workers if info.account_id in chosen]
+    chosen = fleet.select(selection) if selection else {}
+    workers = [info for info in known if not selection or info.account_id in chosen]
     if as_json:
         print_json([info.to_dict() for info in workers])
         return 0
     for host in fleet_store(settings()).hosts():
         if host.data.get("trouble"):
             print_warning(f"host {host.name}: {host.data['trouble']}")
+    wanted = [one.account_id for one in should_run(desired_store(settings()), known)]
+    missing = [account_id for account_id in wanted if not selection or account_id in chosen]
+    if missing:
+        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        print_warning(
+            f"{len(missing)} should run and do not ({names}): `manager doctor` says where, `manager info` why"
+        )
     if not workers:
         none = f"no workers of {selection}" if selection else "no workers"
         click.echo(f"{none}; `manager start-all` starts every enabled account")

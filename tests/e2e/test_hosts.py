@@ -151,6 +151,11 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     assert fleet.status(A) == "stopped"
     two.look_again()
     assert not two.workers()
+    # It is wanted, and shown to be missing.
+    assert f"1 should run and do not ({A})" in fleet.run("ps").stderr
+    told = fleet.run("doctor")
+    assert told.returncode == 1
+    assert f"1 accounts should run and do not: {A} (on two)" in told.stdout
     refused = fleet.run("start", A)
     assert refused.returncode == 1
     assert "it is drained" in refused.stderr
