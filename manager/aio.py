@@ -163,8 +163,8 @@ class AsyncWorkerManagerService:
     ) -> dict[str, tuple[str, ValidationResult]]:
         return await self._call(self.service.validate_on_hosts, account_ids, selection)
 
-    async def list_workers(self) -> list[WorkerInfo]:
-        return await self._call(self.service.list_workers)
+    async def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
+        return await self._call(self.service.list_workers, selection)
 
     async def enabled_accounts(self) -> Mapping[str, bool | None]:
         return await self._call(self.service.enabled_accounts)

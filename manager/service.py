@@ -245,9 +245,13 @@ class WorkerManagerService:
             return {account_id: ("", result) for account_id, result in local.items()}
         return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
 
-    def list_workers(self) -> list[WorkerInfo]:
-        """Return every known worker as it is now, ended ones too, by account id."""
-        return self.worker_pool.list_workers()
+    def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
+        """Return every known worker, or those selected, as it is now, ended ones too, by account id."""
+        found = self.worker_pool.list_workers()
+        if not selection:
+            return found
+        selected = self.select(selection)
+        return [info for info in found if info.account_id in selected]
 
     def enabled_accounts(self) -> Mapping[str, bool | None]:
         """Return every account's `enabled`; None where the file is so broken that nobody can say."""

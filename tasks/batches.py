@@ -52,7 +52,22 @@ def start_all_enabled_workers(
             selection=given.selection,
             batch_id=self.request.id,
         )
-        return _complete(result)
+        return _complete(result, "started")
+
+
+@app.task(name=wire.RESTART_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+def restart_all_workers(
+    self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Stop and start every worker of the fleet, or those selected, with the configuration as it is now.
+
+    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no worker) or
+    `failed`.
+    """
+    given = checked(self, SelectionArguments, group=group, labels=labels)
+    with _one_of_few(), allow_join_result():
+        result = fleet_service().restart_all(selection=given.selection, batch_id=self.request.id)
+        return _complete(result, "restarted")
 
 
 @app.task(name=wire.STOP_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -91,9 +106,9 @@ def _one_of_few() -> Iterator[None]:
         _slots.release()
 
 
-def _complete(result: BatchResult) -> dict[str, Any]:
+def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     answer: dict[str, Any] = {}
-    for outcome, infos in (("started", result.done), ("already_running", result.already)):
+    for outcome, infos in ((done, result.done), ("already_running", result.already)):
         for account_id, info in infos.items():
             answer[account_id] = info.with_(metadata={"outcome": outcome}).to_dict()
     # One that was skipped may run all the same, as when its file was changed to disabled: say what is so.

@@ -222,11 +222,13 @@ def test_groups_and_labels_select_and_batches_can_be_left(hosts: list[Fleet]) ->
         """
 result = app.send_task("tasks.start_all_enabled_workers", kwargs={"group": "metals", "labels": {"desk": "paris"}})
 print(sorted(result.get(timeout=60)), result.id)
+again = app.send_task("tasks.restart_all_workers", kwargs={"group": "metals", "labels": {"desk": "paris"}}).get(timeout=60)
+print({key: again[key]["metadata"]["outcome"] for key in sorted(again)})
 print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}).get(timeout=60))
 """,
     )
     assert out.startswith("['account-004', 'account-006'] ")
-    assert out.splitlines()[1] == "5"
+    assert out.splitlines()[1:] == ["{'account-004': 'restarted', 'account-006': 'restarted'}", "5"]
     batches = fleet.run_json("batch")
     assert out.split()[2] in [one["id"] for one in batches]
     assert fleet.run("start").returncode == 2
