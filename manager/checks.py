@@ -30,6 +30,8 @@ _CLOCK_SKEW: Final = 2.0
 #: Seconds that a command to Redis takes at most where all is well.
 _SLOW_REDIS: Final = 0.05
 _MIN_REDIS: Final = (6, 2)
+#: Milliseconds after a command, or after it came to its host, in which an account may have no worker yet.
+_ON_ITS_WAY_MS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +249,17 @@ def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Des
     A worker that nobody can say anything of counts as one. Raises FleetUnavailableError.
     """
     snapshot = desired.snapshot()
+    if snapshot is None:
+        return []
     there = {info.account_id for info in workers if info.status not in SETTLED}
-    return sorted(
-        (
-            one
-            for one in (snapshot.desired.values() if snapshot else ())
-            if one.running and one.account_id not in there
-        ),
-        key=lambda one: one.account_id,
+    missing = (
+        one
+        for one in snapshot.desired.values()
+        if one.running
+        and one.account_id not in there
+        and snapshot.now - max(one.at, one.claimed) > _ON_ITS_WAY_MS
     )
+    return sorted(missing, key=lambda one: one.account_id)
 
 
 def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:

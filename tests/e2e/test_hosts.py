@@ -152,7 +152,9 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     two.look_again()
     assert not two.workers()
     # It is wanted, and shown to be missing.
-    assert f"1 should run and do not ({A})" in fleet.run("ps").stderr
+    eventually(
+        lambda: f"1 should run and do not ({A})" in fleet.run("ps").stderr, within=20, what="it is missed"
+    )
     told = fleet.run("doctor")
     assert told.returncode == 1
     assert f"1 accounts should run and do not: {A} (on two)" in told.stdout
