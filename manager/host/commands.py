@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from manager import __version__, logs
 from manager.config import AccountConfig, ConfigurationService
@@ -15,7 +15,7 @@ from manager.errors import (
     StartCancelledError,
     VersionMismatchError,
 )
-from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, Wish
+from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, State, Wish
 from manager.host.keeper import Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.neighbours import Neighbours
@@ -82,42 +82,17 @@ class HostCommands:
 
     def start(self, account_id: str, apply_defaults: bool, validate: bool, call: Call) -> WorkerInfo:
         """Start the account's worker; see `manager.pool.WorkerPool.start_worker`."""
-        wish = Wish(
-            account_id=account_id,
-            state="running",
-            token=call.token,
-            by=call.by,
-            why="start",
-            apply_defaults=apply_defaults,
-            validate=validate,
-            given=call.generation,
-        )
+        wish = _wish(account_id, "start", call, apply_defaults=apply_defaults, validate=validate)
         return self._run(wish, self._pool.start_worker, call)
 
     def restart(self, account_id: str, call: Call) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
-        wish = Wish(
-            account_id=account_id,
-            state="running",
-            token=call.token,
-            by=call.by,
-            why="restart",
-            restart=True,
-            given=call.generation,
-        )
+        wish = _wish(account_id, "restart", call, restart=True)
         return self._run(wish, self._pool.restart_worker, call)
 
     def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
-        wish = Wish(
-            account_id=account_id,
-            state="stopped",
-            token=call.token,
-            by=call.by,
-            why="stop",
-            timeout=timeout,
-            given=call.generation,
-        )
+        wish = _wish(account_id, "stop", call, state="stopped", timeout=timeout)
         _, desired = self._keeper.wish(wish)
         if desired.running:
             raise OverruledError(
@@ -263,6 +238,18 @@ class HostCommands:
             f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"
         )
+
+
+def _wish(account_id: str, why: str, call: Call, *, state: State = "running", **more: Any) -> Wish:
+    return Wish(
+        account_id=account_id,
+        state=state,
+        token=call.token,
+        by=call.by,
+        why=why,
+        given=call.generation,
+        **more,
+    )
 
 
 def _refuse_strangers(call: Call) -> None:
