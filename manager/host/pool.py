@@ -1,16 +1,12 @@
 """The host's pool of workers: one process an account, started, watched and stopped here."""
 
 import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from manager import logs
 from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
-from manager.fleet.hosts import Stamped
-from manager.fleet.store import observe
 from manager.host.batches import run_batch
 from manager.host.endings import describe_exit
 from manager.host.hanging import why_hung
@@ -18,6 +14,7 @@ from manager.host.leasing import Held, Leases
 from manager.host.pace import LoginPace
 from manager.host.records import RecordFiles, WorkerRecord
 from manager.host.remains import end_remains
+from manager.host.roster import Roster
 from manager.host.sinks import NoSink, RecordSink
 from manager.host.slot import Slot
 from manager.host.starting import Starter
@@ -29,7 +26,7 @@ from manager.pool import Batch, Progress, StartOrder
 from manager.processes import ProcessRef
 from manager.session.beat import read_pulse
 from manager.session.lease import lease_clock
-from manager.states import LIVE, WorkerLifecycleStatus
+from manager.states import WorkerLifecycleStatus
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ _PUBLISH_SECONDS: Final = 2.0
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
-class WorkerPoolManager:
+class WorkerPoolManager(Roster):
     """Starts, stops, restarts and lists the workers of this host. Every method may be called from any thread.
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
@@ -61,13 +58,11 @@ class WorkerPoolManager:
         logins_per_second: float = 100.0,
         on_unexpected_exit: OnUnexpectedExit | None = None,
     ) -> None:
+        super().__init__(stale_after_seconds)
         self._starter = starter
         self._records = records
         self._sink: RecordSink = sink or NoSink()
-        self._stale_after = stale_after_seconds
         self._on_unexpected_exit = on_unexpected_exit
-        self._guard = threading.Lock()
-        self._slots: dict[str, Slot] = {}
         self._leases = leases
         self._pace = LoginPace(logins_per_second)
         self._watch = ProcessWatch()
@@ -227,80 +222,9 @@ class WorkerPoolManager:
         """See `manager.pool.WorkerPool.validate_many`: they would run here."""
         del needs
 
-    def list_workers(self) -> list[WorkerInfo]:
-        """Return every worker that this pool knows of, ended ones too, by account id."""
-        with self._guard:
-            slots = sorted(self._slots.values(), key=lambda slot: slot.account_id)
-        return [self._seen(slot, slot.info) for slot in slots if slot.info is not None]
-
-    def records(self) -> list[WorkerInfo]:
-        """Return every worker's record as it is published: without figures that its heartbeat carries."""
-        with self._guard:
-            return [slot.info for slot in self._slots.values() if slot.info is not None]
-
-    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker as it is now, or None if this pool never had one."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        return self._seen(slot, slot.info) if slot is not None and slot.info is not None else None
-
-    def has_worker_for_account(self, account_id: str) -> bool:
-        """Say whether the account has a worker process, in whichever state."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        return slot is not None and slot.live
-
-    def occupied(self, account_id: str) -> bool:
-        """Say whether the account has a worker, or a start that is under way and may not have made one yet."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        return slot is not None and (slot.live or slot.starting)
-
-    def get_account_worker_id(self, account_id: str) -> str | None:
-        """Return the id of the account's present worker, or None if it has none."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        return slot.info.worker_id if slot is not None and slot.live and slot.info is not None else None
-
-    def health(self) -> dict[str, Any]:
-        """Return how many workers are in each state and health, and whether all that run are well."""
-        workers = self.list_workers()
-        states: dict[str, int] = {}
-        healths: dict[str, int] = {}
-        for info in workers:
-            states[info.status] = states.get(info.status, 0) + 1
-            if info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN:
-                healths[info.health] = healths.get(info.health, 0) + 1
-        return {"workers": states, "health": healths, "ok": set(healths) <= {"healthy"}}
-
-    def generation(self, account_id: str) -> int | None:
-        """Return by which generation of its desired state the account's worker was started; None if it has none."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        return slot.generation if slot is not None and slot.live and not slot.restarting else None
-
     def stoppable(self) -> list[str]:
         """See `manager.pool.WorkerPool.stoppable`."""
         return self.live_accounts()
-
-    def live_records(self) -> list[WorkerRecord]:
-        """Return what this host knows of the workers that live."""
-        with self._guard:
-            return [slot.record for slot in self._slots.values() if slot.live and slot.record is not None]
-
-    def live_accounts(self) -> list[str]:
-        """Return the accounts that have a worker process, or wait for the next one."""
-        with self._guard:
-            return [slot.account_id for slot in self._slots.values() if slot.live]
-
-    def count_live(self) -> int:
-        """Return how many workers have a process."""
-        with self._guard:
-            return sum(slot.live for slot in self._slots.values())
-
-    def states(self) -> dict[str, int]:
-        """Return how many workers are in each state, ended ones too."""
-        return dict(Counter(str(info.status) for info in self.records()))
 
     # life of the pool
 
@@ -338,19 +262,6 @@ class WorkerPoolManager:
         self._starter.close()
 
     # inside
-
-    def _slot(self, account_id: str) -> Slot:
-        with self._guard:
-            return self._slots.setdefault(account_id, Slot(account_id))
-
-    def _seen(self, slot: Slot, info: WorkerInfo) -> WorkerInfo:
-        """Return the record with the worker's latest figures, read from its beat file."""
-        pulse = read_pulse(slot.record.beat_file) if slot.record else None
-        if pulse is None:
-            return info
-        data = {**pulse.status, "call": pulse.call, "worker_id": info.worker_id}
-        data.pop("phase", None)
-        return observe(info, Stamped(pulse.age_seconds, data), True, self._stale_after)
 
     def _start(self, slot: Slot, order: StartOrder, *, recovering: bool = False) -> WorkerInfo:
         slot.starting = True
