@@ -42,7 +42,9 @@ worker_enable_remote_control = True
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_transport_options: dict[str, Any] = {
-    "visibility_timeout": 600,
+    # What an agent has taken and not begun lies in its memory alone: kept in Redis as well, it costs two round trips a task,
+    # comes a second time when a connection blips, and lets whoever may write there have tasks sent by the agents.
+    "ack_emulation": False,
     "socket_connect_timeout": 3,
     "socket_timeout": 10,
     **({"socket_keepalive": True} if _keepalive else {}),

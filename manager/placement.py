@@ -55,7 +55,7 @@ class Needs:
         memory, avoid, server = found.get("memory_mb"), found.get("avoid"), found.get("server")
         return cls(
             account_id=account_id,
-            memory_mb=memory if isinstance(memory, int) and memory > 0 else WORKER_MB,
+            memory_mb=_count(memory, WORKER_MB),
             server=server if isinstance(server, str) else "",
             avoid=frozenset(map(str, avoid)) if isinstance(avoid, list) else frozenset(),
         )
@@ -238,4 +238,5 @@ class FleetView:
 
 
 def _count(value: object, otherwise: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else otherwise
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _UNKNOWN_MB
+    return value if isinstance(value, int) and fits else otherwise

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manager.cli.common import json_option, settings
+from manager.cli.common import json_option, say, settings
+from manager.words import printable
 
 if TYPE_CHECKING:
     from manager.fleet.audit import AuditEntry
@@ -55,9 +56,7 @@ def _say(entry: "AuditEntry", as_json: bool) -> None:
     outcome = f" {entry.outcome}" if entry.stage == "done" else " asked"
     text = f": {entry.text}" if entry.text else ""
     place = f" ({entry.host})" if entry.host else ""
-    click.echo(
-        f"{entry.time:%Y-%m-%d %H:%M:%S} {entry.by} {entry.what} {entry.account_id}{place}{outcome}{text}"
-    )
+    say(f"{entry.time:%Y-%m-%d %H:%M:%S} {entry.by} {entry.what} {entry.account_id}{place}{outcome}{text}")
 
 
 def _export(entries: "Iterable[AuditEntry]", form: str) -> None:
@@ -70,8 +69,8 @@ def _export(entries: "Iterable[AuditEntry]", form: str) -> None:
     writer.writeheader()
     for entry in entries:
         # A cell that begins like a formula is one to a spreadsheet; who asked is text that others wrote.
-        row = {key: str(value) for key, value in entry.to_dict().items()}
-        writer.writerow({k: f"'{v}" if v[:1] in "=+-@" else v for k, v in row.items()})
+        row = {key: printable(str(value)) for key, value in entry.to_dict().items()}
+        writer.writerow({k: f"'{v}" if v[:1] in tuple("=+-@\t\r") else v for k, v in row.items()})
 
 
 COMMANDS = (audit,)

@@ -10,6 +10,7 @@ from manager.cli.common import (
     json_option,
     print_error,
     print_json,
+    say,
     selected,
     selection_options,
     service,
@@ -99,9 +100,7 @@ def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
         time.sleep(_LOOK_SECONDS)
         record, result = pool.batch_result(record.id)
     if not as_json:
-        click.echo(
-            f"{record.what} of {_total(record)} accounts by {record.by}, {record.time:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        say(f"{record.what} of {_total(record)} accounts by {record.by}, {record.time:%Y-%m-%d %H:%M:%S} UTC")
     return say_batch(result, as_json, _DONE.get(record.what, "done"))
 
 
@@ -121,11 +120,11 @@ def _list(pool: "CeleryWorkerPool", records: "list[BatchRecord]", as_json: bool)
         )
         if not as_json:
             told = ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "empty"
-            click.echo(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S}  {record.what}: {told} ({record.by})")
+            say(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S}  {record.what}: {told} ({record.by})")
     if as_json:
         print_json(answers)
     elif not answers:
-        click.echo("no batches in the last day")
+        say("no batches in the last day")
     return 0
 
 
@@ -191,7 +190,7 @@ def _run(
         return 130
     code = say_batch(result, as_json, _DONE[what])
     if selection and not result.batch_id and not as_json:
-        click.echo(f"nothing to {what} for {selection}")
+        say(f"nothing to {what} for {selection}")
     return code
 
 
@@ -212,17 +211,15 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
     for account_id in sorted(result.failed):
         print_error(result.failed[account_id])
     for account_id in sorted(result.skipped):
-        click.echo(f"skipped: {result.skipped[account_id]}")
+        say(f"skipped: {result.skipped[account_id]}")
     parts = [f"{len(result.done)} {done}"]
     parts += [f"{len(result.already)} already running"] if result.already else []
     parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
     parts += [f"{len(result.failed)} failed"] if result.failed else []
     parts += [f"{len(result.pending)} pending"] if result.pending else []
-    click.echo(", ".join(parts))
+    say(", ".join(parts))
     if result.pending:
-        click.echo(
-            f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered"
-        )
+        say(f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered")
     return int(not result.ok)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from manager.words import printable
+
 if TYPE_CHECKING:
     from manager.config import ConfigurationService
     from manager.labels import Selection
@@ -99,13 +101,18 @@ def configuration() -> "ConfigurationService":
     return service().config_service
 
 
+def say(text: str) -> None:
+    """Print a line for people."""
+    click.echo(printable(text))
+
+
 def print_json(data: object) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def print_warning(message: str) -> None:
-    click.echo(f"warning: {message}", err=True)
+    click.echo(f"warning: {printable(message)}", err=True)
 
 
 def print_error(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable(message)}", err=True)

@@ -10,6 +10,7 @@ from manager.cli.common import (
     json_option,
     print_json,
     print_warning,
+    say,
     selected,
     selection_options,
     service,
@@ -64,8 +65,8 @@ def validate(
             _say(result)
         if not results:
             directory = settings().config_dir / "accounts"
-            click.echo(f"no accounts in {directory}: `manager init` writes the first files")
-        click.echo(f"{len(results) - invalid} valid, {invalid} invalid (checked on {where})")
+            say(f"no accounts in {directory}: `manager init` writes the first files")
+        say(f"{len(results) - invalid} valid, {invalid} invalid (checked on {where})")
     return int(invalid > 0)
 
 
@@ -83,10 +84,10 @@ def _on_hosts(
 
 def _say(result: "ValidationResult") -> None:
     word = "invalid" if result.has_errors else "valid, with warnings" if result.has_warnings else "valid"
-    click.echo(f"{result.account_id}: {word}")
+    say(f"{result.account_id}: {word}")
     for kind, texts in (("error", result.errors), ("warning", result.warnings)):
         for text in texts:
-            click.echo(f"  {kind}: {text}")
+            say(f"  {kind}: {text}")
 
 
 @click.group()
@@ -114,7 +115,7 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
         return 0
     for entry in origins:
         value = "null" if entry.value is None else entry.value
-        click.echo(f"{entry.key}: {value}" + (f"    # {entry.origin}" if origin else ""))
+        say(f"{entry.key}: {value}" + (f"    # {entry.origin}" if origin else ""))
     return 0
 
 
@@ -128,7 +129,7 @@ def diff(version: int | None) -> int:
     now = _current_files(store)
     lines = difference(store.read(version).files, now) if version is not None else difference(now, _local())
     for line in lines:
-        click.echo(line)
+        say(line)
     return int(bool(lines))
 
 
@@ -152,12 +153,12 @@ def push(message: str, allow_invalid: bool, dry_run: bool, as_json: bool) -> int
     lines = difference(_current_files(store), files)
     if not as_json:
         for line in lines:
-            click.echo(line)
+            say(line)
     if not lines or dry_run:
         if as_json:
             print_json({"version": current[0] if current else None, "pushed": False, "diff": lines})
         else:
-            click.echo(
+            say(
                 "nothing to push: the fleet has these files"
                 if not lines
                 else "nothing was pushed (--dry-run)"
@@ -168,7 +169,7 @@ def push(message: str, allow_invalid: bool, dry_run: bool, as_json: bool) -> int
     if as_json:
         print_json({"version": version, "pushed": True, "diff": lines})
     else:
-        click.echo(f"pushed version {version}: {len(files)} files")
+        say(f"pushed version {version}: {len(files)} files")
         _tell_readers(version)
     return 0
 
@@ -185,12 +186,12 @@ def history(as_json: bool) -> int:
         return 0
     for one in found:
         mark = "*" if current is not None and one.version == current[0] else " "
-        click.echo(
+        say(
             f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S}  {one.hash[:12]}  {len(one.files)} files  {one.by}  "
             f"{one.message}"
         )
     if not found:
-        click.echo("nothing was pushed yet: `manager config push`")
+        say("nothing was pushed yet: `manager config push`")
     return 0
 
 
@@ -207,7 +208,7 @@ def rollback(version: int, as_json: bool) -> int:
     if as_json:
         print_json({"version": new, "pushed": True})
     else:
-        click.echo(f"version {new} counts now: the files of version {version}")
+        say(f"version {new} counts now: the files of version {version}")
         _tell_readers(new)
     return 0
 

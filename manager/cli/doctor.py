@@ -2,7 +2,7 @@
 
 import click
 
-from manager.cli.common import json_option, print_json, settings
+from manager.cli.common import json_option, print_json, say, settings
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
@@ -19,9 +19,9 @@ def doctor(as_json: bool) -> int:
         print_json([check.to_dict() for check in checks])
         return int(failed)
     for check in checks:
-        click.echo(f"{_MARKS[check.outcome]}  {check.name}: {check.found}")
+        say(f"{_MARKS[check.outcome]}  {check.name}: {check.found}")
         if check.advice:
-            click.echo(f"      {check.advice}")
+            say(f"      {check.advice}")
     return int(failed)
 
 

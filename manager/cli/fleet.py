@@ -20,6 +20,7 @@ from manager.cli.common import (
     print_error,
     print_json,
     print_warning,
+    say,
     selected,
     selection_options,
     service,
@@ -122,7 +123,7 @@ def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
 def _each(
     account_ids: tuple[str, ...],
     one: Callable[[str], Any],
-    say: Callable[[Any], str],
+    tell: Callable[[Any], str],
     as_json: bool,
 ) -> int:
     """Do one thing for each account, go on after a failure, and answer for every one."""
@@ -146,7 +147,7 @@ def _each(
             continue
         answers.append(answer if isinstance(answer, dict) else answer.to_dict())
         if not as_json:
-            click.echo(say(answer))
+            say(tell(answer))
     if as_json:
         print_json(answers[0] if len(answers) == 1 else answers)
     return int(failed)

@@ -12,6 +12,7 @@ from manager.cli.common import (
     print_error,
     print_json,
     print_warning,
+    say,
     settings,
 )
 from manager.versions import apart
@@ -44,10 +45,12 @@ def hosts(as_json: bool) -> int:
         print_json([host.to_dict() for host in found])
         return 0
     if not found:
-        click.echo("no hosts; `manager host` runs this machine's agent, `manager up` a whole machine")
+        say("no hosts; `manager host` runs this machine's agent, `manager up` a whole machine")
         return 0
     from rich.console import Console
     from rich.table import Table
+
+    from manager.local.view import plain
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("host", "state", "seen", "version", "labels"):
@@ -55,7 +58,7 @@ def hosts(as_json: bool) -> int:
     for name in ("workers", "capacity", "memory free", "load", "clock"):
         table.add_column(name, justify="right", no_wrap=True)
     for host in found:
-        table.add_row(*_row(host), style="" if host.live else "red")
+        table.add_row(*map(plain, _row(host)), style="" if host.live else "red")
     console = Console()
     console.width = console.width if console.is_terminal else 200
     console.print(table)
@@ -95,7 +98,8 @@ def _row(host: "HostState") -> list[str]:
 
 def _workers(data: "Mapping[str, Any]") -> str:
     """Say how many workers have a process, and how many have failed."""
-    failed = (data.get("states") or {}).get("failed")
+    states = data.get("states")
+    failed = states.get("failed") if isinstance(states, dict) else None
     return f"{data.get('workers', '')}" + (f" (+{failed} failed)" if failed else "")
 
 
@@ -140,7 +144,7 @@ def drain(
         if as_json:
             print_json(state.to_dict())
         else:
-            click.echo(
+            say(
                 f"{host}: no new workers; {state.data.get('workers', 0)} are to leave (`manager hosts` shows how many are left)"
             )
         return 0
@@ -148,7 +152,7 @@ def drain(
     if as_json:
         print_json({**progress.host.to_dict(), "done": progress.done, "why": progress.why})
     elif progress.done:
-        click.echo(f"{host} is empty; `manager resume-host {host}` has it take workers again")
+        say(f"{host} is empty; `manager resume-host {host}` has it take workers again")
     else:
         for account_id, why in progress.why.items():
             print_error(f"{account_id} stays: {why}")
@@ -184,7 +188,7 @@ def resume_host(host: str, as_json: bool) -> int:
     if as_json:
         print_json(state.to_dict())
     else:
-        click.echo(f"{host} takes workers again")
+        say(f"{host} takes workers again")
     return 0
 
 
@@ -193,7 +197,7 @@ def resume_host(host: str, as_json: bool) -> int:
 def forget_host(host: str) -> int:
     """Remove a host that exists no more from `manager hosts`."""
     _hosts().forget(host)
-    click.echo(f"{host} is forgotten; should its agent start again, it is back")
+    say(f"{host} is forgotten; should its agent start again, it is back")
     return 0
 
 
@@ -221,9 +225,9 @@ def place(account_id: str, explain: bool, as_json: bool) -> int:
         for name in sorted(view.hosts):
             why = placement.refused.get(name)
             taken = f"{view.count(name)} of {view.hosts[name].size} places taken"
-            click.echo(f"  {name}: {'fits, ' + taken if why is None else 'refused: ' + why}")
+            say(f"  {name}: {'fits, ' + taken if why is None else 'refused: ' + why}")
         for name in sorted(set(placement.refused) - set(view.hosts)):
-            click.echo(f"  {name}: refused: {placement.refused[name]}")
+            say(f"  {name}: refused: {placement.refused[name]}")
     return int(placement.host is None)
 
 

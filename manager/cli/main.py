@@ -9,6 +9,7 @@ import click
 
 from manager import __version__
 from manager.cli import audit, batches, configs, doctor, fleet, hosts, secure, setup, show
+from manager.words import printable
 
 _EPILOG = (
     "Exit codes: 0 done, 1 something asked for did not happen, 2 wrong usage. "
@@ -60,5 +61,5 @@ def _report(error: Exception) -> int:
             json.dumps({"error": {"code": error.code, "message": str(error), "retryable": error.retryable}})
         )
     else:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
     return 2 if isinstance(error, SettingsError) and "in the environment" in str(error) else 1

@@ -16,11 +16,13 @@ from manager.cli.common import (
     print_error,
     print_json,
     print_warning,
+    say,
     selected,
     selection_options,
     service,
     settings,
 )
+from manager.words import printable
 
 if TYPE_CHECKING:
     from manager.fleet import Event
@@ -55,7 +57,7 @@ def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
         )
     if not workers:
         none = f"no workers of {selection}" if selection else "no workers"
-        click.echo(f"{none}; `manager start-all` starts every enabled account")
+        say(f"{none}; `manager start-all` starts every enabled account")
         return 0
     from rich.console import Console
 
@@ -81,7 +83,7 @@ def info(account_id: str, as_json: bool) -> int:
         if as_json:
             print_json(None)
         else:
-            click.echo(f"{account_id} never had a worker; `manager start {account_id}` starts one")
+            say(f"{account_id} never had a worker; `manager start {account_id}` starts one")
         return 1
     if as_json:
         print_json(worker.to_dict())
@@ -91,7 +93,7 @@ def info(account_id: str, as_json: bool) -> int:
     if wanted is not None:
         when = datetime.fromtimestamp(wanted.at / 1000, UTC).isoformat(timespec="seconds")
         where = f" on {wanted.host}" if wanted.host else ""
-        click.echo(f"{'wanted':<24}{wanted.state}{where}, since {when} by {wanted.by} ({wanted.why})")
+        say(f"{'wanted':<24}{wanted.state}{where}, since {when} by {wanted.by} ({wanted.why})")
     return 0
 
 
@@ -100,7 +102,7 @@ def _say(worker: "WorkerInfo") -> None:
     metadata: dict[str, Any] = data.pop("metadata")
     for key, value in {**data, **metadata}.items():
         if value is not None and value != []:
-            click.echo(f"{key:<24}{value}")
+            say(f"{key:<24}{value}")
 
 
 @click.command()
@@ -136,7 +138,7 @@ def _say_event(event: "Event", as_json: bool) -> None:
         click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
         return
     why = f": {event.error}" if event.error else ""
-    click.echo(f"{event.time:%Y-%m-%d %H:%M:%S} {event.host} {event.account_id} {event.status}{why}")
+    say(f"{event.time:%Y-%m-%d %H:%M:%S} {event.host} {event.account_id} {event.status}{why}")
 
 
 @click.command()
@@ -169,11 +171,11 @@ def _tail(path: Path, lines: int, follow: bool) -> None:
     file = path.open(encoding="utf-8", errors="replace")
     try:
         for line in deque(file, maxlen=lines):
-            click.echo(line, nl=False)
+            click.echo(printable(line), nl=False)
         while follow:
             rotated = _rotated(path, file)
             for line in file:
-                click.echo(line, nl=False)
+                click.echo(printable(line), nl=False)
             if rotated:
                 # Nothing more comes into the old file; all of the new one is still unseen.
                 file.close()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from manager.fleet.client import open_client, translated
+from manager.fleet.reading import string
 
 AUDIT_KEY: Final = "manager:audit"
 
@@ -112,7 +113,7 @@ class AuditTrail:
 
 
 def _read(entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
-    text = {key.decode(): value.decode(errors="replace") for key, value in fields.items()}
+    text = {string(key): string(value) for key, value in fields.items()}
     return AuditEntry(
         id=entry_id.decode(),
         time=datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC),

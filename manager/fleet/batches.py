@@ -9,15 +9,18 @@ A batch's id is the id of its Celery group. What became of a member stands in it
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from manager.fleet.client import open_client, translated
+from manager.fleet.reading import json_object, moment, string
 
 BATCHES_KEY: Final = "manager:batches"
 #: Seconds; as long as Celery keeps the results.
 _KEPT_SECONDS: Final = 86_400
 _LISTED: Final = 1000
+#: What may have become of an account without a task.
+_SETTLED: Final = ("skipped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +86,26 @@ class BatchStore:
         """Return the batch; None if there is none, or if it is more than a day old."""
         with translated(self._url):
             raw = self._client.hgetall(_key(batch_id))
+        fields = {string(key): json_object(value) or {} for key, value in raw.items()}
+        head = fields.pop("", {})
+        when = moment(head.get("time"))
+        if when is None:
+            return None
         tasks: dict[str, str] = {}
         settled: dict[str, tuple[str, str]] = {}
-        try:
-            fields = {key.decode(): json.loads(value) for key, value in raw.items()}
-            head = fields.pop("")
-            for account_id, data in fields.items():
-                if "task" in data:
-                    tasks[account_id] = str(data["task"])
-                else:
-                    outcome, text = data["settled"]
-                    settled[account_id] = (str(outcome), str(text))
-            when = datetime.fromtimestamp(float(head["time"]), UTC)
-            return BatchRecord(batch_id, str(head["what"]), str(head["by"]), when, tasks, settled)
-        except (ValueError, KeyError, TypeError):
-            return None
+        for account_id, data in fields.items():
+            end = data.get("settled")
+            if "task" in data:
+                tasks[account_id] = str(data["task"])
+            elif isinstance(end, list) and len(end) == 2 and end[0] in _SETTLED:
+                settled[account_id] = (end[0], str(end[1]))
+        return BatchRecord(batch_id, str(head.get("what")), str(head.get("by")), when, tasks, settled)
 
     def newest(self, count: int) -> list[str]:
         """Return the ids of the newest batches, the newest first."""
         with translated(self._url):
             found = self._client.zrevrange(BATCHES_KEY, 0, count - 1)
-        return [batch_id.decode() for batch_id in found]
+        return [string(batch_id) for batch_id in found]
 
 
 def _key(batch_id: str) -> str:

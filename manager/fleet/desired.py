@@ -145,13 +145,13 @@ class Desired:
             return cls(
                 account_id=account_id,
                 state=_one_of(data["state"]),
-                generation=int(data["generation"]),
-                restart=int(data.get("restart", 0)),
+                generation=_moment(data["generation"]),
+                restart=_moment(data.get("restart", 0)),
                 host=str(data.get("host", "")),
                 by=str(data.get("by", "")),
                 why=str(data.get("why", "")),
-                at=int(data.get("at", 0)),
-                claimed=int(data.get("claimed", data["generation"])),
+                at=_moment(data.get("at", 0)),
+                claimed=_moment(data.get("claimed", data["generation"])),
                 handed=data.get("handed", False) is True,
                 apply_defaults=data.get("apply_defaults", True) is True,
                 validate=data.get("validate", True) is True,
@@ -159,7 +159,7 @@ class Desired:
                 timeout=_seconds(data.get("timeout")),
                 needs=needs if isinstance(needs := data.get("needs"), dict) else {},
             )
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 
@@ -320,7 +320,7 @@ class DesiredStore:
         try:
             data = json.loads(answer[1])
             return Nudge(str(data["account_id"]), str(data["token"]), str(data.get("by", "")))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # written by hand; what is meant stands in the desired state
 
 
@@ -338,6 +338,13 @@ def _written(wish: Wish, answer: tuple[bytes, bytes]) -> tuple[int, Desired]:
     if desired is None:
         raise ValueError(f"{wish.account_id}: Redis wrote a desired state that cannot be read: {text!r}")
     return int(generation), desired
+
+
+def _moment(value: object) -> int:
+    """Read milliseconds since the epoch; what is beyond any clock would never be overruled."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 10**15:
+        raise ValueError(f"no moment: {str(value)[:40]}")
+    return int(value)
 
 
 def _seconds(value: object) -> float | None:

@@ -6,11 +6,14 @@ from typing import Final
 _COMMON: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+-- Beyond 1e15 a number is no time of ours, and not far from where one more is the same number.
+local function number(value) return type(value) == 'number' and value >= 0 and value < 1e15 end
 local function read(account)
   local raw = redis.call('HGET', KEYS[1], account)
   if not raw then return nil end
   local ok, r = pcall(cjson.decode, raw)
-  if ok and type(r) == 'table' and type(r.generation) == 'number' and (r.state == 'running' or r.state == 'stopped') then
+  if ok and type(r) == 'table' and (r.state == 'running' or r.state == 'stopped')
+    and number(r.generation) and number(r.restart or 0) and number(r.claimed or 0) then
     return r
   end
 end
@@ -64,7 +67,8 @@ if wish.host == '' then
 end
 wish.needs = wish.needs or (r and r.needs)
 wish.claimed = before.state == 'running' and before.host == wish.host and before.claimed or now
-redis.call('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
+-- Whatever is at that key: a trail that cannot be written stops no command.
+redis.pcall('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
   'by', wish.by, 'host', wish.host)
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
 if ARGV[3] ~= '' and wish.host ~= '' then

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from manager.fleet.reading import json_object, number
 from manager.placement import HostFacts
 
 #: Seconds. A host agent writes each second; one that missed this many is lost to readers.
@@ -37,19 +38,16 @@ class DrainOrder:
     @classmethod
     def from_json(cls, text: str | bytes | None) -> "DrainOrder | None":
         """Read one; None if there is none, or if it cannot be read."""
-        try:
-            data = json.loads(text or "")
-            mode, deadline = data["mode"], data.get("deadline", 0.0)
-            if mode not in ("move", "stop", "off") or not isinstance(deadline, int | float):
-                return None
-            return cls(
-                mode=mode,
-                by=str(data.get("by", "")),
-                when_flat=data.get("when_flat") is True,
-                deadline=float(deadline),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        data = json_object(text) or {}
+        mode, deadline = data.get("mode"), number(data.get("deadline", 0.0))
+        if mode not in ("move", "stop", "off") or deadline is None:
             return None
+        return cls(
+            mode=mode,
+            by=str(data.get("by", "")),
+            when_flat=data.get("when_flat") is True,
+            deadline=deadline,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +109,12 @@ def host_state(name: str, word: Stamped | None, drain: DrainOrder | None = None)
     """Judge a host by its agent's last word."""
     if word is None:
         return HostState(name, live=False, age_seconds=None, data={}, drain=drain)
-    said = word.data.get("time")
+    said = number(word.data.get("time"))
     return HostState(
         name,
         live=word.age_seconds <= HOST_STALE_AFTER,
         age_seconds=word.age_seconds,
         data=word.data,
         drain=drain,
-        clock_skew_seconds=round(said - word.stamp, 3) if isinstance(said, int | float) else None,
+        clock_skew_seconds=None if said is None else round(said - word.stamp, 3),
     )

@@ -36,7 +36,8 @@ local function lease(key)
   if not (f[1] or f[2] or f[3]) and redis.call('EXISTS', key) == 0 then return nil end
   local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]), host = f[4] or '',
     home = f[9] or '', worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
-  found.broken = not (found.epoch and found.ttl and found.renewed)
+  -- Beyond 1e15 a number is no time of ours, and not far from where one more is the same number.
+  found.broken = not (found.epoch and found.ttl and found.renewed) or found.epoch < 0 or found.epoch > 1e15
   return found
 end
 local function holder(found)
@@ -68,7 +69,13 @@ for i = 3, #KEYS do
   if not (found and found.epoch == held) then mine = false end
 end
 if trusted > now and not mine then return {-1, trusted - now} end
-local epoch = math.max((tonumber(redis.call('GET', KEYS[2])) or 0) + 1, held + 1, now)
+local last = tonumber(redis.call('GET', KEYS[2])) or 0
+if not (last >= 0 and last < 1e15) then last = 0 end
+for i = 3, #KEYS do
+  local found = lease(KEYS[i])
+  if found then last = math.max(last, found.epoch) end
+end
+local epoch = math.max(last + 1, held + 1, now)
 redis.call('SET', KEYS[2], string.format('%d', epoch))
 for i = 3, #KEYS do
   redis.call('DEL', KEYS[i])
@@ -88,8 +95,9 @@ local mine = tonumber(ARGV[1])
 local leases = {}
 for i = 3, #KEYS do
   local found = lease(KEYS[i])
-  if found and not found.broken and (found.epoch > mine or (found.epoch == mine and found.revoked)) then
-    return holder(found)
+  if found and not found.broken then
+    local theirs = found.host ~= ARGV[2] or (found.home ~= '' and ARGV[7] ~= '' and found.home ~= ARGV[7])
+    if found.epoch > mine or (found.epoch == mine and (found.revoked or theirs)) then return holder(found) end
   end
   leases[i] = found
 end

@@ -14,6 +14,7 @@ clocks differ by an hour still agree on how old a heartbeat is.
 """
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,9 @@ from redis.exceptions import ResponseError
 
 from manager.fleet.client import open_client, translated
 from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
+from manager.fleet.reading import json_object, number, string
 from manager.models import WorkerInfo, utc_now
+from manager.settings import HOST_NAME
 from manager.states import LIVE, WorkerLifecycleStatus
 
 HOSTS_KEY: Final = "manager:hosts"
@@ -247,7 +250,7 @@ class FleetStore:
                         else:
                             pipe.hmget(key, account_ids)
                 members, time, *answers = pipe.execute()
-                found = sorted(name.decode() for name in members)
+                found = sorted(name for name in map(string, members) if HOST_NAME.fullmatch(name))
                 if found == names:
                     break
                 names = found
@@ -282,7 +285,7 @@ def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after
         return info
     if beat is not None and beat.data.get("worker_id") == info.worker_id:
         # The worker's own thread sends even while its loop is stuck in a call: only the loop's beat counts.
-        age = beat.age_seconds + float(beat.data.get("loop_age_seconds") or 0.0)
+        age = beat.age_seconds + (number(beat.data.get("loop_age_seconds")) or 0.0)
         figures = {k: v for k, v in beat.data.items() if k not in {"worker_id", "loop_age_seconds"}}
         info = info.with_(metadata={**figures, "heartbeat_age_seconds": round(age, 3)})
         fresh = age <= stale_after
@@ -328,7 +331,7 @@ def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:
 
 
 def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    text = {key.decode(): value.decode(errors="replace") for key, value in fields.items()}
+    text = {string(key): string(value) for key, value in fields.items()}
     return Event(
         id=entry_id.decode(),
         time=datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC),
@@ -347,7 +350,7 @@ def _whole(text: str | None) -> int:
 
 def _worker_info(raw: bytes) -> WorkerInfo | None:
     try:
-        return WorkerInfo.from_dict(json.loads(raw))
+        return WorkerInfo.from_dict(json_object(raw))
     except ValueError:
         return None  # written by hand or by a version that does not fit: nothing can be said of it
 
@@ -356,12 +359,13 @@ def _stamped(raw: bytes | None, now: float) -> Stamped | None:
     if raw is None:
         return None
     stamp, _, payload = raw.partition(b" ")
+    data = json_object(payload)
     try:
-        data = json.loads(payload)
-        age = now - float(stamp)
+        written = float(stamp)
     except ValueError:
         return None
-    return Stamped(max(0.0, age), data, float(stamp)) if isinstance(data, dict) else None
+    # One that is said to come from the future tells nothing either, as after a clock that was set back.
+    return Stamped(abs(now - written), data, written) if data is not None and math.isfinite(written) else None
 
 
 def _seconds(answer: tuple[int, int]) -> float:

@@ -155,7 +155,8 @@ class Keeper:
         self.restarts.cancel(account_id)
         with self._lock:
             found = self._stops.get(key)
-            if found is None:
+            # One that has ended stands for this one, unless there is something to stop again.
+            if found is None or (found.done() and self._pool.has_worker_for_account(account_id)):
                 found = self._stopping.submit(self._pool.stop_worker, account_id, desired.timeout)
                 self._stops[key] = found
                 while len(self._stops) > _STOPS_KEPT and next(iter(self._stops.values())).done():
@@ -244,20 +245,20 @@ class Keeper:
         ]
         keys = {_key(wanted) for wanted in unwanted}
         self._vain_since = {key: since for key, since in self._vain_since.items() if key in keys}
-        for wanted in unwanted:
-            self._forget_vain_stop(wanted)
-        return [self.stop(wanted) for wanted in unwanted]
+        return [self.stop(wanted) for wanted in unwanted if not self._stopped_in_vain(wanted)]
 
-    def _forget_vain_stop(self, wanted: Desired) -> None:
-        """Have a stop that has ended, of a worker that is still there, be tried again after a while."""
+    def _stopped_in_vain(self, wanted: Desired) -> bool:
+        """Say whether its stop has ended a while ago, with its worker still there: it is tried again, but not all the time."""
         key, now = _key(wanted), time.monotonic()
         with self._lock:
             before = self._stops.get(key)
             if before is None or not before.done():
-                return
+                return False
             since = self._vain_since.setdefault(key, now)
-            if now - since >= _STOP_AGAIN_SECONDS:
-                del self._stops[key], self._vain_since[key]
+            if now - since < _STOP_AGAIN_SECONDS:
+                return True
+            del self._vain_since[key]
+            return False
 
     def _reconcile(self, *, at_once: bool = False) -> None:
         running = self.wanted.running()

@@ -57,6 +57,7 @@ class Component:
             options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
         else:
             options["start_new_session"] = True
+            options["umask"] = 0o077
         try:
             fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
@@ -77,6 +78,7 @@ class Component:
         if self.process is not None:
             # Whole or not at all: a reader that met half of it would take the process for none.
             draft = self._record.with_suffix(".tmp")
+            draft.touch(mode=0o600)
             draft.write_text(json.dumps(self.process.to_dict()))
             draft.replace(self._record)
 

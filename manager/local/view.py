@@ -9,6 +9,7 @@ from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus
+from manager.words import printable
 
 _STYLES = {
     "running": "green",
@@ -55,7 +56,17 @@ def worker_table(
         # What keeps an account from starting says more than the end of its last worker.
         if info is None or (account_id in extra and not _present(info)):
             state, why = extra[account_id]
-            cells = [account_id, _styled(state), "", *(("", "") if wide else ()), "", "", "", "", Text(why)]
+            cells = [
+                plain(account_id),
+                _styled(state),
+                "",
+                *(("", "") if wide else ()),
+                "",
+                "",
+                "",
+                "",
+                plain(why),
+            ]
         else:
             cells = _cells(info, moment, wide)
         table.add_row(*cells)
@@ -71,17 +82,25 @@ def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
     positions = data.get("open_positions")
     age = data.get("heartbeat_age_seconds")
     why = info.error or (data.get("health_reason") if live else None) or ""
-    return [
-        info.account_id,
-        _styled(str(info.status)),
-        _styled(str(info.health)) if live else "",
+    cells = [
         *placed,
         uptime,
         equity if live else "",
         str(positions) if live and positions is not None else "",
         f"{age:.0f}s" if live and isinstance(age, int | float) else "",
-        Text(" ".join(str(why).split())),
+        " ".join(str(why).split()),
     ]
+    return [
+        plain(info.account_id),
+        _styled(str(info.status)),
+        _styled(str(info.health)) if live else "",
+        *map(plain, cells),
+    ]
+
+
+def plain(text: str) -> Text:
+    """Return a table's cell that shows what others wrote as it is."""
+    return Text(printable(text))
 
 
 def _present(info: WorkerInfo) -> bool:

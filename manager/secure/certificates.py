@@ -60,7 +60,13 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
         )
 
     cert_path, key_path = directory / CA_CERT, directory / CA_KEY
-    if cert_path.exists() and key_path.exists():
+    if cert_path.exists() != key_path.exists():
+        there, gone = (cert_path, key_path) if cert_path.exists() else (key_path, cert_path)
+        raise SettingsError(
+            f"{there} is there and {gone.name} is not: put it back, or move the other away as well to have a new authority "
+            "made (every host then needs its new ca.crt)"
+        )
+    if cert_path.exists():
         try:
             authority = x509.load_pem_x509_certificate(cert_path.read_bytes())
             loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
@@ -70,6 +76,15 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
             ) from None
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise SettingsError(f"{key_path} is no key that this command has made")
+        if loaded.public_key() != authority.public_key():
+            raise SettingsError(
+                f"{cert_path} and {key_path} do not belong together: put the right ones there"
+            )
+        if authority.not_valid_after_utc <= now + timedelta(days=1):
+            raise SettingsError(
+                f"{cert_path} ends on {authority.not_valid_after_utc:%Y-%m-%d}: move it and {key_path.name} away to have a new "
+                "authority made; every host then needs its new ca.crt"
+            )
         authority_key = loaded
     else:
         authority_key = ec.generate_private_key(ec.SECP256R1())
@@ -87,7 +102,7 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
         written.append(write_private(cert_path, authority.public_bytes(serialization.Encoding.PEM)))
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        builder(named(names[0]), authority.subject, key, timedelta(days=days))
+        builder(named(names[0][:64]), authority.subject, key, timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(x509, signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,12 @@ USERS: Final = {
 _NOBODY: Final = "user default off resetpass allkeys allchannels +@all"
 
 
+#: A line that was made here.
+_OURS: Final = re.compile(r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) ")
+#: Names, and addresses of either kind.
+_REDIS_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What was made."""
@@ -52,35 +59,40 @@ class SecureDirectory:
     ) -> Made:
         """Make what is missing: authority, Redis's certificate (always a new one), users, URLs, Redis's configuration.
 
-        Users that there are keep their passwords. Raises SettingsError.
+        Users that there are keep their passwords; their rights, and where their URLs lead, are renewed. Raises
+        SettingsError.
         """
         self._prepare()
         for name in redis_names:
-            if not name or any(c.isspace() or c in "/@?#" for c in name):
+            if not _REDIS_NAME.fullmatch(name):
                 raise SettingsError(f"{name!r} is no name or address that a Redis could have")
         files = make_certificates(self.directory, redis_names, days) if tls else []
         users = [*USERS, *(self._host_user(host) for host in hosts)]
-        new = self._add(users, redis_names[0], port, tls=tls)
-        conf = self._conf(port, tls=tls)
-        files.append(write_private(self.directory / CONF_FILE, conf.encode()))
+        known = self._renew_rights()
+        place = f"[{redis_names[0]}]" if ":" in redis_names[0] else redis_names[0]
+        query = {"ssl_cert_reqs": "required", "ssl_ca_certs": str((self.directory / CA_CERT).absolute())}
+        end = f"?{urlencode(query, safe='/')}" if tls else ""
+        url = _Url("rediss" if tls else "redis", f"{place}:{port}/0{end}")
+        for user in known:
+            self._lead_to(user, url)
+        new = [user for user in dict.fromkeys(users) if user not in known]
+        for user in new:
+            self._add(user, url)
+        files.append(write_private(self.directory / CONF_FILE, self._conf(port, tls=tls).encode()))
         made = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
         return Made(self.directory, tuple(made), tuple(new))
 
     def add_host(self, host: str) -> Made:
         """Add a host's user; its URL is like the manager's. Raises SettingsError if there is no such directory yet."""
-        try:
-            url = self.url_file("manager").read_text()
-            lines = (self.directory / ACL_FILE).read_text()
-        except OSError as error:
+        url = _Url.read(self.url_file("manager"))
+        if url is None or not (self.directory / ACL_FILE).exists():
             raise SettingsError(
-                f"{self.directory}: {error.strerror} ({error.filename}): `manager secure init` makes it first"
-            ) from None
+                f"{self.directory} has no {self.url_file('manager').name} and {ACL_FILE}: `manager secure init` makes them first"
+            )
         user = self._host_user(host)
-        if f"user {user} " in lines:
+        if user in self._renew_rights():
             raise SettingsError(f"{self.directory / ACL_FILE} has a user {user} already")
-        place, _, query = url.strip().rpartition("@")[2].partition("/0")
-        scheme = url.partition("://")[0]
-        self._write_user(user, f"{scheme}://{{}}@{place}/0{query}")
+        self._add(user, url)
         return Made(self.directory, (self.directory / ACL_FILE, self.url_file(user)), (user,))
 
     def url_file(self, user: str) -> Path:
@@ -96,28 +108,38 @@ class SecureDirectory:
         except OSError as error:
             raise SettingsError(f"{self.directory}: {error.strerror}: choose another with --dir") from None
 
-    def _add(self, users: Sequence[str], redis_name: str, port: int, *, tls: bool) -> list[str]:
+    def _renew_rights(self) -> list[str]:
+        """Give every user of ours the rights that this version has for it; returns them. Other lines stay as they are."""
         path = self.directory / ACL_FILE
-        # Always anew: version 0.1 wrote another.
-        others = [line for line in _lines(path) if not line.startswith("user default ")]
-        write_private(path, "".join(f"{line}\n" for line in [_NOBODY, *others]).encode())
-        known = path.read_text()
-        new = [user for user in dict.fromkeys(users) if f"user {user} " not in known]
-        place = f"[{redis_name}]" if ":" in redis_name else redis_name
-        query = {"ssl_cert_reqs": "required", "ssl_ca_certs": str((self.directory / CA_CERT).absolute())}
-        end = f"?{urlencode(query, safe='/')}" if tls else ""
-        for user in new:
-            self._write_user(user, f"{'rediss' if tls else 'redis'}://{{}}@{place}:{port}/0{end}")
-        return new
+        try:
+            before = path.read_text().splitlines() if path.exists() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}") from None
+        known: list[str] = []
+        lines = [_NOBODY]
+        for line in before:
+            found = _OURS.match(line)
+            if found is not None:
+                known.append(found["user"])
+                line = _acl_line(found["user"], found["digest"])  # noqa: PLW2901
+            if line.strip() and not line.startswith("user default "):
+                lines.append(line)
+        write_private(path, "".join(f"{line}\n" for line in lines).encode())
+        return known
 
-    def _write_user(self, user: str, url: str) -> None:
+    def _add(self, user: str, url: "_Url") -> None:
         password = secrets.token_urlsafe(32)
-        digest = hashlib.sha256(password.encode()).hexdigest()
-        line = " ".join([f"user {user} on #{digest} resetkeys resetchannels -@all", *_rights_of(user)])
         path = self.directory / ACL_FILE
         # First the URL: a user whose password is nowhere could never log in.
-        write_private(self.url_file(user), (url.format(f"{quote(user)}:{quote(password)}") + "\n").encode())
+        write_private(self.url_file(user), url.of(f"{quote(user)}:{quote(password)}").encode())
+        line = _acl_line(user, hashlib.sha256(password.encode()).hexdigest())
         write_private(path, path.read_bytes() + line.encode() + b"\n")
+
+    def _lead_to(self, user: str, url: "_Url") -> None:
+        """Have the user's URL, if it is still here, lead to where Redis is now."""
+        before = _Url.read(self.url_file(user))
+        if before is not None and before.of(before.credentials) != url.of(before.credentials):
+            write_private(self.url_file(user), url.of(before.credentials).encode())
 
     @staticmethod
     def _host_user(host: str) -> str:
@@ -128,24 +150,51 @@ class SecureDirectory:
         return f"host-{host}"
 
     def _conf(self, port: int, *, tls: bool) -> str:
-        where = self.directory.absolute()
+        def at(name: str) -> str:
+            text = str(self.directory.absolute() / name)
+            return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
         listen = (
-            f"port 0\ntls-port {port}\ntls-cert-file {where / REDIS_CERT}\ntls-key-file {where / REDIS_KEY}\n"
-            f'tls-ca-cert-file {where / CA_CERT}\ntls-auth-clients no\ntls-protocols "TLSv1.2 TLSv1.3"\n'
+            f"port 0\ntls-port {port}\ntls-cert-file {at(REDIS_CERT)}\ntls-key-file {at(REDIS_KEY)}\n"
+            f'tls-ca-cert-file {at(CA_CERT)}\ntls-auth-clients no\ntls-protocols "TLSv1.2 TLSv1.3"\n'
             if tls
             else f"port {port}\n"
         )
         return (
             "# For the Redis of one fleet; nobody else's data in it. Made by `manager secure init`.\n"
-            f"{listen}aclfile {where / ACL_FILE}\n"
+            f"{listen}aclfile {at(ACL_FILE)}\n"
             "appendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n"
             "# A client that sends more than this in one value is cut off.\n"
             "proto-max-bulk-len 16mb\nclient-query-buffer-limit 32mb\n"
         )
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+@dataclass(frozen=True, slots=True)
+class _Url:
+    """A URL without who uses it."""
+
+    scheme: str
+    #: Place, database and options.
+    rest: str
+    #: Of whom it was read; empty for none.
+    credentials: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> "_Url | None":
+        try:
+            scheme, _, rest = path.read_text().strip().partition("://")
+        except (OSError, UnicodeDecodeError):
+            return None
+        credentials, _, rest = rest.rpartition("@")
+        return cls(scheme, rest, credentials)
+
+    def of(self, credentials: str) -> str:
+        """Return it as a line of a file."""
+        return f"{self.scheme}://{credentials}@{self.rest}\n"
+
+
+def _acl_line(user: str, digest: str) -> str:
+    return " ".join([f"user {user} on #{digest} resetkeys resetchannels -@all", *_rights_of(user)])
 
 
 def _rights_of(user: str) -> list[str]:

@@ -11,7 +11,8 @@ _STEP: Final = "\x06\x16"
 
 #: What no user of the fleet needs: to administer, to look at everything, or to change how Redis works.
 _COMMANDS: Final = (
-    "+@all -@admin -@dangerous -script|flush -script|kill -function -scan -randomkey -dbsize -select +info"
+    "+@all -@admin -@dangerous -script|flush -script|kill -function -scan -randomkey -dbsize -select -xgroup -xclaim "
+    "-xautoclaim -xreadgroup +info"
 )
 
 #: Who subscribes to a pattern must have that very pattern, however wide the others are.
@@ -20,8 +21,8 @@ _CELERY_CHANNELS: Final = ("celery-task-meta-*", "/0.celery*", "/0.celery.pidbox
 
 def manager_rights() -> list[str]:
     """Everything of the fleet, nothing of the server: who commands it."""
-    keys = ("manager:*", "celery*", "host.*", "_kombu.binding*", "unacked*", "*.celery.pidbox*")
-    return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan"]
+    keys = ("manager:*", "celery*", "host.*", "_kombu.binding*", "*.celery.pidbox*")
+    return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan", "+script|kill"]
 
 
 def host_rights(host: str) -> list[str]:
@@ -31,16 +32,18 @@ def host_rights(host: str) -> list[str]:
         *("manager:desired", "manager:desired:*", "manager:seen:*"),
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
-        *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*", "unacked*"),
+        *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*"),
     )
     seen = (
         *("manager:hosts", "manager:config:*"),
         *("manager:host:*:agent", "manager:host:*:workers", "manager:host:*:beats", "manager:host:*:drain"),
     )
     told = (
-        *("manager:hosts", "manager:events", "manager:audit", "manager:host:*:nudges"),
+        *("manager:hosts", "manager:host:*:nudges"),
         *("host.*", "*.reply.celery.pidbox*"),
     )
+    # Lines are added to these, and nothing else.
+    logs = "(+xadd %W~manager:events %W~manager:audit)"
     return [
         *_keys("RW", own),
         *_keys("RW", shared),
@@ -48,14 +51,17 @@ def host_rights(host: str) -> list[str]:
         *_keys("W", told),
         *_channels(_CELERY_CHANNELS),
         *_COMMANDS.split(),
+        logs,
     ]
 
 
 def reader_rights() -> list[str]:
     """Looking at the fleet: `manager ps`, `hosts`, `events`, `info`, `batch`, `audit`. Commands nothing."""
     keys = ("manager:*", "celery-task-meta-*")
+    # Rights count in their order: @connection has commands that end or pause others.
     allowed = (
-        "-@all +@read -@dangerous -scan -randomkey -dbsize +@connection +time +info +multi +exec +discard"
+        "-@all +@read +@connection -@admin -@dangerous -scan -randomkey -dbsize -select "
+        "+time +info +multi +exec +discard"
     )
     return [*_keys("R", keys), *allowed.split()]
 
@@ -69,8 +75,9 @@ def flower_rights() -> list[str]:
     own = ("_kombu.binding*celeryev*", "_kombu.binding*pidbox*", "_kombu.binding_deadlines", "celeryev*")
     return [
         *_keys("R", queues),
-        *_keys("RW", (*own, "*.reply.celery.pidbox*", "unacked*")),
-        *_channels(_CELERY_CHANNELS),
+        *_keys("RW", (*own, "*.reply.celery.pidbox*")),
+        # No answers: what it says there would be believed by those who wait.
+        *_channels(_CELERY_CHANNELS[1:]),
         *_COMMANDS.split(),
     ]
 

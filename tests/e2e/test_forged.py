@@ -3,10 +3,12 @@
 import base64
 import json
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 from support.fleet import Fleet, plain_celery
 from support.waiting import eventually
@@ -140,6 +142,156 @@ def test_forged_messages_are_dropped_and_the_agent_goes_on(fleet: Fleet, tmp_pat
     assert fleet.stats()["overlaps"] == 0
     assert len(fleet.log("agent")) < 1_000_000
     assert "drop_everything" in fleet.log("agent")
+
+
+def test_a_small_message_that_unpacks_into_gigabytes_stays_packed(fleet: Fleet) -> None:
+    packed = zlib.compress(b" " * (400 * 1024 * 1024))
+    assert fleet.agent is not None
+    process = psutil.Process(fleet.agent.pid)
+    before = process.memory_info().rss
+    with fleet.redis.client() as client:
+        client.lpush(f"host.{fleet.host}", message(packed, compression="application/x-gzip"))
+        eventually(lambda: client.llen(f"host.{fleet.host}") == 0, within=10, what="it was taken")
+    fleet.look_again()
+    assert process.memory_info().rss - before < 100 * 1024 * 1024
+
+
+def test_no_number_of_wrong_headers_makes_an_agent_deaf(fleet: Fleet) -> None:
+    """What is dropped must not hold the place of a task: an agent that has taken as many as it may hears no more."""
+    fleet.add_accounts(1)
+    limits: list[Any] = [5, -1, [-1, -1], {}, "x", 1.5, True]
+    stamps: list[Any] = [5, True, [5]]
+    others: list[Any] = [[], {"a": 1}, 5]
+    tags: list[Any] = [None, True, [], {}, 5, "same", "same"]
+    wrong: list[dict[str, Any]] = [
+        *({"timelimit": value} for value in limits),
+        *({"stamped_headers": value} for value in stamps),
+        *({name: value} for name in ("shadow", "id", "task") for value in others),
+        *({"eta": value} for value in ("x", "5", "2999-01-01T00:00:00")),
+        {"retries": -1},
+        {"group": {}},
+    ]
+    queue = f"host.{fleet.host}"
+    with fleet.redis.client() as client:
+        for _ in range(10):
+            client.lpush(queue, *(message(body(A), **headers) for headers in wrong))
+        for tag in tags:
+            raw = json.loads(message(body(A)))
+            raw["properties"]["delivery_tag"] = tag
+            client.lpush(queue, json.dumps(raw))
+        for name in ("celery.chord_unlock", "celery.map", "celery.group", "celery.backend_cleanup"):
+            client.lpush(queue, message(body("a", "b"), task=name))
+        eventually(lambda: client.llen(queue) == 0, within=20, what="everything was taken")
+        # Nothing is kept in Redis of what an agent has taken, so nobody can plant anything there.
+        client.hset("unacked", "planted", json.dumps([json.loads(message(body(A))), "", "celery"]))
+        client.zadd("unacked_index", {"planted": 1})
+        client.hset("unacked", "broken", "[[not json")
+        client.zadd("unacked_index", {"broken": 1})
+    told = fleet.run("restart", A)
+    assert told.returncode == 0, told.stderr + fleet.log("agent")[-3000:]
+    fleet.end_agent()
+    fleet.start_agent()
+    assert fleet.run("restart", A).returncode == 0
+    with fleet.redis.client() as client:
+        assert client.hlen("unacked") == 2
+
+
+@pytest.mark.parametrize("generation", ["1e300", "9007199254740992", "1e999", "-5", '"x"', "NaN"])
+def test_a_forged_generation_keeps_nobody_from_stopping(fleet: Fleet, generation: str) -> None:
+    fleet.add_accounts(1)
+    assert fleet.run("start", A).returncode == 0
+    worker = fleet.workers()[A]
+    with fleet.redis.client() as client:
+        client.hset(
+            "manager:desired", A, f'{{"state": "running", "host": "test-host", "generation": {generation}}}'
+        )
+        client.incr("manager:desired:version")
+        client.delete("manager:audit")
+        client.set("manager:audit", "no trail")
+    fleet.look_again()
+    assert fleet.run("stop", A).returncode == 0
+    assert not worker.alive()
+    assert fleet.run("start", A).returncode == 0
+    assert fleet.run("stop", A).returncode == 0
+    assert fleet.workers() == {}
+
+
+def test_a_forged_epoch_gives_no_two_workers_one_lease(fleet: Fleet) -> None:
+    fleet.add_accounts(2)
+    with fleet.redis.client() as client:
+        client.set("manager:epoch", str(2**53))
+        assert fleet.run("start", A).returncode == 0
+        lease = client.hgetall("manager:lease:paper:Paper-1:5001")
+        assert int(lease[b"epoch"]) < 10**14
+        # The same epoch in another host's name: the worker hears of it and leaves.
+        worker = fleet.workers()[A]
+        client.hset("manager:lease:paper:Paper-1:5001", "host", "elsewhere")
+        assert worker.wait(20)
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_forged_values_break_no_reader(fleet: Fleet) -> None:
+    """What is nonsense is shown as that, or not at all; everything else is shown."""
+    fleet.add_accounts(1)
+    assert fleet.run("start", A).returncode == 0
+    deep = "[" * 200_000
+    red = "[/red]\x1b[2J"
+    stamp = "9999999999.0 "
+    word = {
+        "time": 10**400,
+        "version": red,
+        "labels": {red: red},
+        "states": [1],
+        "memory_mb": 10**400,
+        "load": red,
+    }
+    beat = {"worker_id": "w", "loop_age_seconds": "x", "open_positions": red, "equity": red}
+    with fleet.redis.client() as client:
+        client.sadd("manager:hosts", b"\xff", "forger", red)
+        client.set("manager:host:forger:drain", deep)
+        client.set("manager:host:forger:agent", stamp + json.dumps(word))
+        info = {
+            "worker_id": "w",
+            "account_id": "forged",
+            "status": "running",
+            "error": red,
+            "metadata": {"health": []},
+        }
+        client.hset("manager:host:forger:workers", "forged", json.dumps(info))
+        client.hset("manager:host:forger:beats", "forged", stamp + json.dumps(beat))
+        client.hset("manager:host:forger:workers", "deep", deep)
+        client.hset("manager:desired", mapping={"deep": deep, "nested": '{"needs":' + deep})
+        client.incr("manager:desired:version")
+        client.zadd("manager:batches", {b"\xff": 1e300, "batch": 2e300})
+        client.hset("manager:batch:batch", "", json.dumps({"what": "start", "by": red, "time": 1e300}))
+        client.xadd("manager:events", {b"\xff": b"\xff", "status": red, "account_id": A})
+        client.xadd("manager:audit", {b"\xff": b"\xff", "by": red, "what": "\t=1+1"})
+    for arguments in (
+        *(
+            ("ps",),
+            ("hosts",),
+            ("info", A),
+            ("events",),
+            ("audit",),
+            ("batch",),
+            ("audit", "--export", "csv"),
+        ),
+        *(
+            ("place", A),
+            ("start", A),
+            ("restart", A),
+            ("info", "forged"),
+            ("ps", "--json"),
+            ("hosts", "--json"),
+        ),
+    ):
+        told = fleet.run(*arguments)
+        assert "Traceback" not in told.stderr, (arguments, told.stderr[-2000:])
+        assert "\x1b" not in told.stdout + told.stderr, arguments
+        assert told.returncode in {0, 1}, arguments
+    assert A in fleet.run("ps").stdout
+    fleet.look_again()
+    assert fleet.run("stop", A).returncode == 0
 
 
 def test_a_replayed_start_after_a_stop_changes_nothing(fleet: Fleet) -> None:
