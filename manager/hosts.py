@@ -23,7 +23,9 @@ class DrainProgress:
     host: HostState
     #: Workers that have a process there still.
     workers: int
-    #: Of these, those that cannot leave now, as far as they are named.
+    #: Of these, those that are on their way.
+    leaving: int
+    #: Accounts that cannot leave now; `why` names the first of them.
     staying: int
     why: dict[str, str]
     #: Whether all that are left are left for good: waiting changes nothing.
@@ -31,7 +33,7 @@ class DrainProgress:
 
     @property
     def done(self) -> bool:
-        return self.workers == 0 and self.staying == 0
+        return self.workers == self.leaving == self.staying == 0
 
 
 class FleetHosts:
@@ -116,7 +118,7 @@ class FleetHosts:
         why = {str(key): str(value) for key, value in (told.get("why") or {}).items()}
         waits = any("position" in text for text in why.values())
         stuck = bool(told) and staying > 0 and leaving == 0 and staying >= workers and not waits
-        return DrainProgress(host, workers, staying, why, stuck)
+        return DrainProgress(host, workers, leaving, staying, why, stuck)
 
     def place(self, needs: Needs) -> tuple[Placement, FleetView]:
         """Say where the account would go if it were started now; starts nothing."""

@@ -20,6 +20,8 @@ _PROMISED: Final = 0.9
 #: Megabytes of a host that did not say how much it has.
 _UNKNOWN_MB: Final = 1 << 30
 
+_PINNED: Final = "the account's file pins it to host"
+
 EGRESS_IP: Final = "egress_ip"
 SERVER: Final = "server"
 
@@ -123,8 +125,16 @@ class Placement:
         """Say in one line why there is no host, or why it is this one."""
         if self.host is not None:
             return f"{self.account_id}: host {self.host}, {self.reason}"
-        hosts = "; ".join(f"{host}: {why}" for host, why in sorted(self.refused.items())) or "there is none"
-        return f"{self.account_id}: no host fits ({hosts})"
+        return f"{self.account_id}: {self.why_not()}"
+
+    def why_not(self) -> str:
+        """Say why there is no host."""
+        # Of a pinned account one host matters.
+        said = {
+            host: why for host, why in self.refused.items() if not why.startswith(_PINNED)
+        } or self.refused
+        hosts = "; ".join(f"{host}: {why}" for host, why in sorted(said.items())) or "there is none"
+        return f"no host fits ({hosts})"
 
 
 class FleetView:
@@ -172,12 +182,12 @@ class FleetView:
     def place(self, needs: Needs, last_host: str | None = None, *, without: str | None = None) -> Placement:
         """Choose the account's host; `without` is one that it must leave. Changes nothing."""
         refused = {name: why for name in self.hosts if (why := self.refusal(needs, name)) is not None}
-        if without is not None and without in self.hosts:
-            refused.setdefault(without, "it is to leave it")
+        if without is not None:
+            refused.pop(without, None)  # nobody asks about that one
         pin = needs.pin
         if pin is not None and pin not in self.hosts:
             refused[pin] = "it never reported"
-        fitting = [name for name in self.hosts if name not in refused]
+        fitting = [name for name in self.hosts if name not in refused and name != without]
         if not fitting:
             return Placement(needs.account_id, None, "no host fits", refused)
         if pin is not None:
@@ -193,7 +203,7 @@ class FleetView:
     def _refusal(self, needs: Needs, name: str) -> str | None:
         host = self.hosts.get(name)
         if needs.pin is not None and needs.pin != name:
-            return f"the account's file pins it to host {needs.pin}"
+            return f"{_PINNED} {needs.pin}"
         if host is None:
             return "it never reported"
         if not host.live:
@@ -201,7 +211,7 @@ class FleetView:
         if not host.understood:
             return f"{apart(host.version, __version__)} (`manager doctor`)"
         if host.draining:
-            return "it is drained (`manager resume-host` ends that)"
+            return f"it is drained (`manager resume-host {name}` ends that)"
         missing = missing_labels(host.labels, needs.requires)
         if missing:
             return f"it lacks label{'s' * (len(missing) > 1)} {', '.join(missing)}"

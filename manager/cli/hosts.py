@@ -16,6 +16,7 @@ from manager.cli.common import (
     settings,
 )
 from manager.versions import apart
+from manager.words import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +135,8 @@ def drain(
     as_json: bool,
 ) -> int:
     """Take a host out of service: nothing new starts on it, its workers move to other hosts."""
+    if deadline is not None and not when_flat:
+        raise click.UsageError("--deadline goes with --when-flat: without it all workers leave at once")
     fleet = _hosts()
     state = fleet.drain(host, mode="stop" if stop else "move", when_flat=when_flat, deadline_seconds=deadline)
     if not state.live:
@@ -156,21 +159,22 @@ def drain(
     else:
         for account_id, why in progress.why.items():
             print_error(f"{account_id} stays: {why}")
-        print_error(
-            f"{host} still has {max(progress.workers, progress.staying)} workers: `manager drain {host} --stop` stops them"
-        )
+        left = max(progress.workers, progress.staying)
+        print_error(f"{host} still has {counted(left, 'account')}: `manager drain {host} --stop` stops them")
     return int(not progress.done)
 
 
 def _wait_empty(fleet: "FleetHosts", host: str, timeout: float | None, *, quiet: bool) -> "DrainProgress":
     ends = None if timeout is None else time.monotonic() + timeout
-    stuck, told = 0, -1
+    stuck, told = 0, ""
     while True:
         time.sleep(_LOOK_SECONDS)  # the agent's word is older than the order at first
         progress = fleet.drain_progress(host)
-        if not quiet and progress.workers != told:
-            click.echo(f"{host}: {progress.workers} workers left", err=True)
-            told = progress.workers
+        now = f"{host}: {counted(progress.workers, 'worker')} left"
+        now += "".join(f"\n  {account_id}: {why}" for account_id, why in progress.why.items())
+        if not quiet and now != told:
+            click.echo(printable(now), err=True)
+            told = now
         seen = bool(progress.host.data.get("drain"))
         stuck = stuck + 1 if progress.stuck else 0
         if (progress.done and seen) or stuck >= _STUCK_LOOKS:

@@ -16,7 +16,8 @@ from manager.fleet.hosts import DrainOrder
 from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.host.wanted import Wanted
-from manager.placement import Needs, Placement
+from manager.placement import Needs
+from manager.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -134,13 +135,13 @@ class Drain:
                 return (
                     "nobody knows its positions"
                     if open_positions is None
-                    else f"{open_positions} positions are open"
+                    else f"{counted(open_positions, 'position')} open"
                 )
         move = order.mode == "move"
         if move:
-            placement = self._place(desired)
+            placement = self._neighbours().promise(self._needs(desired))
             if placement.host is None:
-                return placement.told()
+                return placement.why_not()
         elif not live:
             return None
         with self._lock:
@@ -155,7 +156,7 @@ class Drain:
                 self._pool.stop_worker(account_id)
             if move:
                 # Anew: the stop may have taken a minute, and the host that had room then may be gone.
-                placement = self._place(desired)
+                placement = self._neighbours().promise(self._needs(desired))
                 handed = placement.host is not None and self._wanted.hand_over(desired, placement.host, DRAIN)
                 logs.event(
                     logger,
@@ -170,11 +171,9 @@ class Drain:
         except Exception:
             logger.exception("a drain met a fault of its own")
         finally:
+            self._neighbours().arrived(account_id)
             with self._lock:
                 self._busy.discard(account_id)
-
-    def _place(self, desired: Desired) -> Placement:
-        return self._neighbours().place(self._needs(desired), None, without=self._host)
 
     def _positions(self, account_id: str) -> int | None:
         info = self._pool.get_worker_info(account_id)

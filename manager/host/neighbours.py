@@ -28,6 +28,8 @@ class Neighbours:
         self._until = 0.0
         #: Accounts whose start was let in and has not ended.
         self._admitted: set[str] = set()
+        #: Accounts that are about to leave this host, and the places that are kept for them.
+        self._promised: dict[str, tuple[Needs, str]] = {}
 
     def live(self, host: str) -> bool:
         """Say whether the host's agent is there."""
@@ -48,6 +50,20 @@ class Neighbours:
             if placement.host is not None:
                 view.add(needs, placement.host)
             return placement
+
+    def promise(self, needs: Needs) -> Placement:
+        """Choose another host for an account that is to leave this one, and keep its place there until `arrived`."""
+        with self._lock:
+            self._promised.pop(needs.account_id, None)
+            placement = self.place(needs, None, without=self._host)
+            if placement.host is not None:
+                self._promised[needs.account_id] = (needs, placement.host)
+            return placement
+
+    def arrived(self, account_id: str) -> None:
+        """Note that the account needs its promised place no more: it has got it, or goes elsewhere."""
+        with self._lock:
+            self._promised.pop(account_id, None)
 
     def admit(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
         """Let the account in here, until `done`; else return why not, counting those that came before it.
@@ -100,5 +116,7 @@ class Neighbours:
             for desired in self._wanted.running():
                 if desired.host:
                     view.add(desired.tenant, desired.host)
+            for needs, host in self._promised.values():
+                view.add(needs, host)
             self._view = view
         return self._view

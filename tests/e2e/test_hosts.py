@@ -191,7 +191,7 @@ def test_a_worker_with_positions_leaves_when_flat_or_at_the_deadline(hosts: list
     )
     told = fleet.run("drain", where, "--when-flat", "--wait", "--timeout", "4")
     assert told.returncode == 1
-    assert "1 positions are open" in told.stderr
+    assert "1 position open" in told.stderr
     assert places(fleet) == {A: where}
     assert fleet.run("drain", where, "--when-flat", "--deadline", "1", "--wait").returncode == 0
     eventually(lambda: places(fleet).get(A) not in {None, where}, within=20, what="moved at the deadline")

@@ -216,6 +216,12 @@ def test_who_only_looks_commands_nothing(fleet: SecureFleet, secure: SecureRedis
     assert fleet.status(A) == "running"
 
 
+def refused(acts: tuple[Callable[[], Any], ...]) -> None:
+    for act in acts:
+        with pytest.raises(redis.ResponseError, match=r"(?i)permission|NOPERM|can't access"):
+            act()
+
+
 def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_must(
     secure: SecureRedis,
 ) -> None:
@@ -241,12 +247,30 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.eval("return redis.call('SET', 'manager:host:other-host:agent', 'x')", 0),
             client.shutdown,
             lambda: client.publish("elsewhere", "x"),
+            lambda: client.delete("manager:audit"),
+            lambda: client.set("manager:audit", "x"),
+            lambda: client.xtrim("manager:events", 0),
+            lambda: client.xgroup_create("manager:audit", "g", "0"),
+            lambda: client.hset("unacked", "planted", "a task"),
         )
-        for act in acts:
-            with pytest.raises(redis.ResponseError, match=r"(?i)permission|NOPERM|can't access"):
-                act()
-    with secure.as_user("flower") as client, pytest.raises(redis.exceptions.NoPermissionError):
-        client.rpush("celery", "a task")
+        refused(acts)
+        client.xadd("manager:audit", {"what": "it may add"})
+    with secure.as_user("flower") as client:
+        acts = (
+            lambda: client.rpush("celery", "a task"),
+            lambda: client.hset("unacked", "planted", "a task that an agent would send"),
+            lambda: client.publish("celery-task-meta-x", "an answer"),
+        )
+        refused(acts)
+    with secure.as_user("reader") as client:
+        acts = (
+            lambda: client.client_pause(1),
+            lambda: client.client_kill_filter(_type="normal"),
+            client.client_list,
+            lambda: client.set("manager:desired:rules", "1"),
+            lambda: client.eval("return 1", 0),
+        )
+        refused(acts)
     with pytest.raises(redis.RedisError):
         redis.Redis(port=secure.port, ssl=True, ssl_cert_reqs="none").ping()
 

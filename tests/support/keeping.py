@@ -36,7 +36,7 @@ class PoolOfNames:
         #: Epoch of the leases of workers here.
         self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
         self.while_starting: Callable[[], None] = lambda: None
-        self.while_stopping: Callable[[], None] = lambda: None
+        self.while_stopping: Callable[[], object] = lambda: None
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         order.prepare()

@@ -129,7 +129,7 @@ def test_every_refusal_names_its_rule() -> None:
     assert placement.host is None
     assert placement.refused == {
         "silent": "its agent is silent",
-        "drained": "it is drained (`manager resume-host` ends that)",
+        "drained": "it is drained (`manager resume-host drained` ends that)",
         "plain": "it lacks label mt5",
         "full": "it is full: 1 of 1 workers",
         "small": "its memory is promised: 0 of 90 MB, 95 more needed",
@@ -149,6 +149,7 @@ def test_a_pin_to_a_host_that_never_reported_says_so() -> None:
     placement = FleetView([host("one")]).place(needs("a", pin="two"))
     assert placement.host is None
     assert placement.refused["two"] == "it never reported"
+    assert placement.told() == "a: no host fits (two: it never reported)"
 
 
 def test_what_others_know_of_an_account_is_read_back_whatever_was_written() -> None:

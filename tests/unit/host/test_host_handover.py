@@ -1,5 +1,6 @@
 """Accounts that go from host to host, by drains, moves and take-overs, while hosts die and Redis forgets."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -168,6 +169,27 @@ def test_what_a_drained_host_could_not_place_after_the_stop_is_its_own_and_told(
     a.look(2)
     b.look(2)
     assert b.pool.started == ["x"]
+
+
+def test_a_drain_takes_no_worker_down_that_has_nowhere_to_go(make_host: MakeHost) -> None:
+    """The places of those that are on their way count, however long their stops take and however often is looked."""
+    a, _ = make_host("a"), make_host("b", capacity=2)
+    for login in range(1, 6):
+        a.account(f"x{login}", login)
+        a.pool.live[f"x{login}"] = a.wanted(f"x{login}", "a").generation
+    slow = threading.Event()
+    a.pool.while_stopping = lambda: slow.wait(10)
+    a.store.order_drain("a", DrainOrder(mode="move"))
+    for _ in range(3):
+        a.keeper.neighbours._until = 0.0
+        a.keeper._look()
+    told = a.keeper.drain.told()
+    assert told is not None
+    assert (told["leaving"], told["staying"]) == (2, 3)
+    assert all("b: it is full: 2 of 2 workers" in why for why in told["why"].values()), told
+    slow.set()
+    a.look()
+    assert len(a.pool.live) == 3
 
 
 def test_a_start_follows_an_account_that_was_given_away_meanwhile(make_host: MakeHost) -> None:
