@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from manager import __version__
 from manager.config import ConfigurationService
-from manager.errors import ManagerError
+from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
 from manager.fleet.desired import Desired, DesiredStore
@@ -20,6 +20,7 @@ from manager.settings import Settings
 from manager.states import SETTLED
 from manager.validation import AccountConfigurationValidator
 from manager.versions import apart
+from manager.words import counted
 
 Outcome = Literal["ok", "warning", "failure"]
 
@@ -61,6 +62,12 @@ def run_checks(settings: Settings) -> list[Check]:
     for step in steps:
         try:
             checks.extend(step())
+        except FleetUnavailableError as error:
+            # What comes after it would find the same.
+            checks.append(
+                Check("redis", "failure", str(error), "hosts, workers and what is wanted were not looked at")
+            )
+            break
         except ManagerError as error:
             checks.append(Check(error.code, "failure", str(error)))
     return checks
@@ -183,8 +190,8 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
         if not host.live:
             yield Check(
                 "host agent",
-                "warning" if any(h.live for h in hosts) else "failure",
-                f"{host.name} is silent (last word: {age})",
+                "warning" if host.state == "ended" and any(h.live for h in hosts) else "failure",
+                f"{host.name} is {host.state} (last word: {age})",
                 f"start it on that machine: `manager host`, or `manager up`{_agent_log(host.name, settings)}",
             )
         elif not host.facts.understood:
@@ -212,7 +219,7 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
             yield Check(
                 "host agent",
                 "ok",
-                f"{host.name}: pid {host.data.get('pid')}, {host.data.get('workers')} workers, heard {age}",
+                f"{host.name}: pid {host.data.get('pid')}, {counted(host.workers, 'worker')}, heard {age}",
             )
     if not hosts:
         yield Check(
@@ -234,7 +241,10 @@ def _workers(store: FleetStore) -> Iterator[Check]:
     if not bad:
         yield Check("workers", "ok", found)
         return
-    names = ", ".join(f"{info.account_id} ({info.status}, {info.health})" for info in bad[:5])
+    names = ", ".join(
+        f"{info.account_id} ({', '.join(dict.fromkeys((str(info.status), str(info.health))))})"
+        for info in bad[:5]
+    )
     yield Check(
         "workers",
         "warning",
@@ -265,25 +275,35 @@ def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Des
 def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
     hosts, workers = store.look(None)
     missing = should_run(desired, workers)
-    if not missing:
-        return
-    live = {host.name for host in hosts if host.live}
-    names = ", ".join(f"{one.account_id} ({_where(one, live)})" for one in missing[:5])
-    lost = next((one for one in missing if one.host and one.host not in live), None)
-    yield Check(
-        "wanted",
-        "failure",
-        f"{len(missing)} accounts should run and do not: {names}" + (" ..." if len(missing) > 5 else ""),
-        f"`manager info {missing[0].account_id}` shows why"
-        if lost is None
-        else f"start host {lost.host}'s agent; if it is lost for good, `manager move {lost.account_id} --to HOST --force`",
+    drained = {host.name for host in hosts if host.draining}
+    lost = {host.name for host in hosts if not host.live}
+    kinds: tuple[tuple[str, Outcome, list[Desired], str], ...] = (
+        (
+            "drained",
+            "warning",
+            [one for one in missing if one.host in drained],
+            "`manager resume-host {host}` brings them back",
+        ),
+        (
+            "wanted",
+            "failure",
+            [one for one in missing if one.host in lost - drained],
+            "start host {host}'s agent; if it is lost for good, `manager move {account} --to HOST --force`",
+        ),
+        (
+            "wanted",
+            "failure",
+            [one for one in missing if one.host not in lost | drained],
+            "`manager info {account}` shows why",
+        ),
     )
-
-
-def _where(desired: Desired, live: set[str]) -> str:
-    if not desired.host:
-        return "no host has taken it yet"
-    return f"on {desired.host}" if desired.host in live else f"on {desired.host}, which is silent"
+    for name, outcome, some, advice in kinds:
+        if some:
+            names = ", ".join(f"{one.account_id} (on {one.host or 'no host yet'})" for one in some[:5])
+            found = f"{counted(len(some), 'account')} should run and do not: {names}" + (
+                " ..." if len(some) > 5 else ""
+            )
+            yield Check(name, outcome, found, advice.format(host=some[0].host, account=some[0].account_id))
 
 
 def _agent_log(host: str, settings: Settings) -> str:

@@ -91,9 +91,7 @@ class CeleryWorkerPool:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
         why = None if needs is None or force else self._sender.view(hosts).refusal(needs, host)
         if why is not None:
-            raise NoHostFitsError(
-                f"{account_id}: host {host}: {why}; nothing was done (--force overrules it)"
-            )
+            raise NoHostFitsError(f"{account_id}: host {host}: {why}; nothing was done")
         if present and (here in live or not force):
             self.stop_worker(account_id)
         if force and (here not in live or not present):

@@ -81,7 +81,11 @@ class FleetHosts:
         me = caller()
         order = DrainOrder(mode=mode, by=me, when_flat=when_flat, deadline=deadline)
         self._store.order_drain(name, order)
-        self._audit.note("drain", by=me, host=name, text=order.to_json())
+        text = "its workers stop" if mode == "stop" else "its workers move"
+        if when_flat:
+            text += ", those with positions when they are flat"
+            text += f", in {deadline_seconds:g} s at the latest" if deadline_seconds is not None else ""
+        self._audit.note("drain", by=me, host=name, text=text)
         return self.get(name)
 
     def resume(self, name: str) -> HostState:
@@ -113,7 +117,7 @@ class FleetHosts:
         """Say how far the host's drain is."""
         host = self.get(name)
         told = host.data.get("drain") or {}
-        workers = int(host.data.get("workers") or 0)
+        workers = host.workers
         staying, leaving = int(told.get("staying") or 0), int(told.get("leaving") or 0)
         why = {str(key): str(value) for key, value in (told.get("why") or {}).items()}
         waits = any("position" in text for text in why.values())

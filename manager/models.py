@@ -44,13 +44,17 @@ class _Payload(BaseModel):
         """Return the JSON form: plain dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
 
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON form as it travels: with the version of the software that wrote it."""
+        return {**self.to_dict(), "version": __version__}
+
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Build from the JSON form. Raises InvalidPayloadError, a ValueError, which names both versions, if it does not fit."""
         if not isinstance(data, Mapping):
             raise InvalidPayloadError(f"a {cls.__name__} is an object, not {type(data).__name__}")
         try:
-            return cls.model_validate({"version": "", **data})
+            return cls.model_validate(data)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
@@ -60,13 +64,6 @@ class _Payload(BaseModel):
                 f"a {cls.__name__} of version {str(data.get('version') or 'unknown')[:40]} that version {__version__} "
                 f"cannot read: {problems}"
             ) from None
-
-
-class _Answer(_Payload):
-    """A payload that travels: from hosts to managers and readers of other versions."""
-
-    #: Of the software that wrote it; empty in what version 0.1 wrote.
-    version: str = __version__
 
 
 class WorkerCreationRequest(_Payload):
@@ -87,7 +84,7 @@ class WorkerCreationRequest(_Payload):
         return {**self.model_dump(mode="json"), "password": "***"}
 
 
-class WorkerInfo(_Answer):
+class WorkerInfo(_Payload):
     """What is known of one worker.
 
     `metadata` carries host, pid, gateway, software and configuration version, and the latest health and account
@@ -119,7 +116,7 @@ class WorkerInfo(_Answer):
         return self.model_copy(update=changes)
 
 
-class ValidationResult(_Answer):
+class ValidationResult(_Payload):
     """The outcome of validating one account: errors forbid a start, warnings do not."""
 
     valid: bool
@@ -136,7 +133,7 @@ class ValidationResult(_Answer):
         return bool(self.warnings)
 
 
-class BatchResult(_Answer):
+class BatchResult(_Payload):
     """What became of every account that a batch was asked about; each account is in exactly one of the fields."""
 
     #: Started by this batch, or stopped by it.

@@ -12,9 +12,10 @@ from typing import Final
 
 from manager import logs
 from manager.config import ConfigurationService, id_problem, scheme_of
-from manager.errors import InvalidConfigError, ManagerError
+from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
 from manager.fleet.configs import ConfigStore, ConfigVersion
 from manager.paths import StatePaths
+from manager.validation import AccountConfigurationValidator
 
 logger: Final = logging.getLogger(__name__)
 
@@ -38,6 +39,19 @@ class FleetConfigurationService(ConfigurationService):
         self._directory: Path | None = None
         self._until = 0.0
         self._version = 0
+
+    def account_path(self, account_id: str) -> Path:
+        """See `ConfigurationService.account_path`; the error names the version, not a directory of this host's own."""
+        try:
+            return super().account_path(account_id)
+        except AccountNotFoundError:
+            if not self.version:
+                raise AccountNotFoundError(
+                    f"no account {account_id}: nothing was pushed yet (`manager config push`), and this host reads what is"
+                ) from None
+            raise AccountNotFoundError(
+                f"no account {account_id} in version {self.version} of the pushed files{self._similar(account_id)}"
+            ) from None
 
     @property
     def version(self) -> int | None:
@@ -111,10 +125,11 @@ def collect(service: ConfigurationService, *, allow_invalid: bool = False) -> di
     """Return the files of a directory as they would be pushed.
 
     Raises InvalidConfigError, which names each account whose file holds a password instead of a reference to one, and
-    (but for `allow_invalid`) each that cannot be used.
+    (but for `allow_invalid`) all that makes one invalid on every host.
     """
     files: dict[str, str] = {}
     wrong: list[str] = []
+    results = {} if allow_invalid else AccountConfigurationValidator(service).validate_for_any_host()
     if service.defaults_path.exists():
         files["defaults.yaml"] = service.defaults_path.read_text(encoding="utf-8")
     for account_id in service.list_accounts():
@@ -130,8 +145,8 @@ def collect(service: ConfigurationService, *, allow_invalid: bool = False) -> di
                 f"accounts/{account_id}.yaml holds its password: put it into env:, file: or keyring: on the host that "
                 "runs the account, and refer to it"
             )
-        elif loaded.config is None and not allow_invalid:
-            wrong += [str(problem) for problem in loaded.problems]
+        elif account_id in results:
+            wrong += results[account_id].errors
         files[f"accounts/{account_id}.yaml"] = service.account_path(account_id).read_text(encoding="utf-8")
     if wrong:
         raise InvalidConfigError("nothing was pushed:\n" + "\n".join(wrong))

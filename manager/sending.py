@@ -1,5 +1,6 @@
 """Commands sent: what is wanted is written down, each host gets its task, and one that is waited for answers."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -10,7 +11,7 @@ from manager import __version__, wire
 from manager.answers import Answers, forget
 from manager.caller import caller
 from manager.commanding import Command, Places, spread, without_strangers
-from manager.errors import CommandTimeoutError, HostUnavailableError
+from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.desired import DesiredStore, Wish
 from manager.models import WorkerInfo
@@ -19,6 +20,10 @@ from manager.states import LIVE, WorkerLifecycleStatus
 
 #: Seconds.
 _START_EXPIRES: Final = 86_400
+
+#: Seconds between two looks at a host that is waited for, and looks after which one that is silent is waited for no more.
+_LOOK_SECONDS: Final = 2.0
+_SILENT_LOOKS: Final = 3
 
 _PRESENT: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}
 
@@ -50,13 +55,7 @@ class Sender:
         with self._answers.translated():
             result = self.signature(ready[0]).apply_async()
             try:
-                return result.get(timeout=wait_seconds)
-            except ResultTimeoutError:
-                raise CommandTimeoutError(
-                    f"{command.account_id}: no answer to {command.task} within {wait_seconds:g} s (task {result.id}): it may "
-                    f"still be carried out; `manager info {command.account_id}` shows what is so, `manager doctor` "
-                    "looks for the cause"
-                ) from None
+                return self._answer(result, ready[0], wait_seconds)
             finally:
                 forget(result)
 
@@ -153,6 +152,36 @@ class Sender:
         )
 
     # inside
+
+    def _answer(self, result: Any, command: Command, wait_seconds: float) -> Any:
+        deadline = time.monotonic() + wait_seconds
+        host = wire.host_of_queue(command.queue)
+        silent = 0
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return result.get(timeout=max(0.0, min(left, _LOOK_SECONDS)))
+            except ResultTimeoutError:
+                if left <= _LOOK_SECONDS:
+                    why = f"no answer to {command.task} within {wait_seconds:g} s (task {result.id})"
+                elif host is not None and self._is_silent(host):
+                    silent += 1
+                    if silent < _SILENT_LOOKS:
+                        continue
+                    why = f"host {host}, which has it to do, has fallen silent"
+                else:
+                    silent = 0
+                    continue
+                raise CommandTimeoutError(
+                    f"{command.account_id}: {why}: it may still be carried out; `manager info {command.account_id}` shows "
+                    "what is so, `manager doctor` looks for the cause"
+                ) from None
+
+    def _is_silent(self, host: str) -> bool:
+        try:
+            return not any(one.live for one in self._store.hosts() if one.name == host)
+        except FleetUnavailableError:
+            return False  # nobody can say; whoever waits goes on to
 
     def _headers(self) -> dict[str, Any]:
         return {wire.BY_HEADER: self.me, wire.VERSION_HEADER: __version__}

@@ -91,7 +91,7 @@ def validate_all_configs(
     """Check every account file as this host sees it; returns a ValidationResult for each account, by id."""
     given = checked(self, SelectionArguments, group=group, labels=labels)
     results = host_service().validate_all_configs(selection=given.selection)
-    return {account_id: result.to_dict() for account_id, result in results.items()}
+    return {account_id: result.to_wire() for account_id, result in results.items()}
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for outcome, infos in ((done, result.done), ("already_running", result.already)):
         for account_id, info in infos.items():
-            answer[account_id] = info.with_(metadata={"outcome": outcome}).to_dict()
+            answer[account_id] = info.with_(metadata={"outcome": outcome}).to_wire()
     # One that was skipped may run all the same, as when its file was changed to disabled: say what is so.
     known = {info.account_id: info for info in fleet_service().list_workers()}
     for outcome, reasons, otherwise in (
@@ -119,5 +119,5 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     ):
         for account_id, reason in reasons.items():
             info = known.get(account_id) or WorkerInfo(worker_id="", account_id=account_id, status=otherwise)
-            answer[account_id] = info.with_(error=reason, metadata={"outcome": outcome}).to_dict()
+            answer[account_id] = info.with_(error=reason, metadata={"outcome": outcome}).to_wire()
     return answer

@@ -14,7 +14,7 @@ from tasks.refusals import checked
 def validate_config(self: Any, account_id: str) -> dict[str, Any]:
     """Check the account's files as this host sees them; returns a ValidationResult."""
     given = checked(self, AccountArguments, account_id=account_id)
-    return checked_here(given.account_id).to_dict()
+    return checked_here(given.account_id).to_wire()
 
 
 @app.task(name=wire.VALIDATE_CONFIGS, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -27,5 +27,5 @@ def validate_configs(self: Any, account_ids: list[str]) -> dict[str, Any]:
             result = checked_here(account_id)
         except ManagerError as error:  # its file is not on this host
             result = ValidationResult(valid=False, account_id=account_id, errors=(str(error),))
-        answer[account_id] = result.to_dict()
+        answer[account_id] = result.to_wire()
     return answer

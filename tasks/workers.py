@@ -24,7 +24,7 @@ def start_worker(
             given.account_id, given.apply_defaults, given.validate_first, call
         ),
     )
-    return info.to_dict()
+    return info.to_wire()
 
 
 @app.task(name=wire.STOP_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -43,7 +43,7 @@ def restart_worker(self: Any, account_id: str) -> dict[str, Any]:
     info = carried_out(
         self, given.account_id, lambda commands, call: commands.restart(given.account_id, call)
     )
-    return info.to_dict()
+    return info.to_wire()
 
 
 @app.task(name=wire.GET_WORKER_INFO, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -51,4 +51,4 @@ def get_worker_info(self: Any, account_id: str) -> dict[str, Any] | None:
     """Return the WorkerInfo of the account's worker, wherever in the fleet it is, or null."""
     given = checked(self, AccountArguments, account_id=account_id)
     info = fleet_service().get_worker_info(given.account_id)
-    return None if info is None else info.to_dict()
+    return None if info is None else info.to_wire()

@@ -55,8 +55,9 @@ def _say(entry: "AuditEntry", as_json: bool) -> None:
         return
     outcome = f" {entry.outcome}" if entry.stage == "done" else " asked"
     text = f": {entry.text}" if entry.text else ""
+    account = f" {entry.account_id}" if entry.account_id else ""
     place = f" ({entry.host})" if entry.host else ""
-    say(f"{entry.time:%Y-%m-%d %H:%M:%S} {entry.by} {entry.what} {entry.account_id}{place}{outcome}{text}")
+    say(f"{entry.time:%Y-%m-%d %H:%M:%S} UTC {entry.by} {entry.what}{account}{place}{outcome}{text}")
 
 
 def _export(entries: "Iterable[AuditEntry]", form: str) -> None:

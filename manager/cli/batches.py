@@ -120,7 +120,7 @@ def _list(pool: "CeleryWorkerPool", records: "list[BatchRecord]", as_json: bool)
         )
         if not as_json:
             told = ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "empty"
-            say(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S}  {record.what}: {told} ({record.by})")
+            say(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S} UTC  {record.what}: {told} ({record.by})")
     if as_json:
         print_json(answers)
     elif not answers:
@@ -189,9 +189,19 @@ def _run(
         click.echo(f"the fleet goes on with it; `manager batch {batch_id}` shows how far it is", err=True)
         return 130
     code = say_batch(result, as_json, _DONE[what])
-    if selection and not result.batch_id and not as_json:
-        say(f"nothing to {what} for {selection}")
-    return code
+    return code or warn_of_nobody(selection)
+
+
+def warn_of_nobody(selection: "Selection") -> int:
+    """Say that nobody is meant by a selection, if that is so; returns 1 then: it is a mistake, mostly."""
+    if not selection or service().select(selection):
+        return 0
+    accounts = service().select().values()
+    groups = sorted(
+        {group for loaded in accounts if loaded and loaded.repaired for group in loaded.repaired.groups}
+    )
+    print_error(f"no account is of {selection} (groups: {', '.join(groups) or 'none'})")
+    return 1
 
 
 def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:

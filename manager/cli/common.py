@@ -28,7 +28,7 @@ def account_argument(**options: Any) -> Callable[[F], F]:
     """Add the account id (or ids), completed by the shell from the account files."""
     name = "account_ids" if options.get("nargs") == -1 else "account_id"
     return click.argument(
-        name, metavar="ACCOUNT" + ("..." if "nargs" in options else ""), shell_complete=_ids, **options
+        name, metavar="[ACCOUNT]..." if "nargs" in options else "ACCOUNT", shell_complete=_ids, **options
     )
 
 

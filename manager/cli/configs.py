@@ -78,7 +78,11 @@ def _on_hosts(
 
     try:
         return service().validate_on_hosts(account_ids or None, selection)
-    except (FleetUnavailableError, HostUnavailableError):
+    except (FleetUnavailableError, HostUnavailableError) as error:
+        if settings().redis_url is not None:
+            print_warning(
+                f"no host was asked, so their labels, credentials and programs were not checked: {error}"
+            )
         return None
 
 
@@ -121,15 +125,21 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
 
 @config.command("diff")
 @click.argument("version", type=int, required=False)
-def diff(version: int | None) -> int:
+@json_option
+def diff(version: int | None, as_json: bool) -> int:
     """Show what `config push` would change, or what has changed since VERSION; 1 if anything."""
     from manager.pushed import difference
 
     store = _store()
     now = _current_files(store)
     lines = difference(store.read(version).files, now) if version is not None else difference(now, _local())
+    if as_json:
+        print_json({"diff": lines})
+        return int(bool(lines))
     for line in lines:
         say(line)
+    if not lines:
+        say("nothing differs")
     return int(bool(lines))
 
 
@@ -187,7 +197,7 @@ def history(as_json: bool) -> int:
     for one in found:
         mark = "*" if current is not None and one.version == current[0] else " "
         say(
-            f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S}  {one.hash[:12]}  {len(one.files)} files  {one.by}  "
+            f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S} UTC  {one.hash[:12]}  {len(one.files)} files  {one.by}  "
             f"{one.message}"
         )
     if not found:

@@ -1,5 +1,6 @@
 """start, stop, restart, move: of accounts that are named, or selected by group and label."""
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ from manager.cli.common import (
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
+
+#: Seconds of silence after which somebody who waits is told that it goes on.
+_SAY_SO_SECONDS = 3.0
 
 
 @click.command()
@@ -106,7 +110,8 @@ def restart(
     "--force",
     is_flag=True,
     help="The account's host is lost for good: take its lease away without proof that its worker has ended. "
-    "If that worker still trades, there are two sessions on the account until it hears of it.",
+    "If that worker still trades, there are two sessions on the account until it hears of it. It overrules the rules of "
+    "placement as well.",
 )
 @json_option
 def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
@@ -131,14 +136,19 @@ def _each(
 
     answers: list[Any] = []
     failed = False
-    for account_id in account_ids:
+    # At once, so that a host which does not answer holds nobody else's command up.
+    calls = [_Call(one, account_id) for account_id in account_ids]
+    for call in calls:
         try:
-            answer = one(account_id)
+            answer = call.answer(quiet=as_json)
+        except KeyboardInterrupt:
+            click.echo("left; what was asked goes on, and `manager ps` shows what is so", err=True)
+            return 130
         except ManagerError as error:
             failed = True
             answers.append(
                 {
-                    "account_id": account_id,
+                    "account_id": call.account_id,
                     "error": {"code": error.code, "message": str(error), "retryable": error.retryable},
                 }
             )
@@ -151,6 +161,37 @@ def _each(
     if as_json:
         print_json(answers[0] if len(answers) == 1 else answers)
     return int(failed)
+
+
+class _Call(threading.Thread):
+    """One account's command on a thread of its own, which the end of the process does not wait for."""
+
+    def __init__(self, one: Callable[[str], Any], account_id: str) -> None:
+        super().__init__(daemon=True)
+        self.account_id = account_id
+        self._one = one
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._answer = self._one(self.account_id)
+        except BaseException as error:
+            self._error = error
+
+    def answer(self, *, quiet: bool) -> Any:
+        """Wait for the answer, or raise what went wrong; unless `quiet`, say so if it takes long."""
+        self.join(_SAY_SO_SECONDS)
+        if self.is_alive() and not quiet:
+            click.echo(
+                f"{self.account_id}: no answer yet; Ctrl-C leaves, and what was asked goes on", err=True
+            )
+        while self.is_alive():
+            self.join(1.0)  # in pieces: Windows hears no Ctrl-C meanwhile
+        if self._error is not None:
+            raise self._error
+        return self._answer
 
 
 def _say_started(info: "WorkerInfo") -> str:

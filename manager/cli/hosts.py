@@ -91,7 +91,9 @@ def _row(host: "HostState") -> list[str]:
         show_labels(facts.labels),
         _workers(data),
         str(facts.capacity or (f"({facts.size})" if data.get("memory_mb") else "")),
-        f"{facts.available_mb} of {facts.memory_mb} MB" if data.get("memory_mb") else "",
+        f"{facts.available_mb / 1024:.1f} of {facts.memory_mb / 1024:.1f} GB"
+        if data.get("memory_mb")
+        else "",
         str(data.get("load", "")),
         "" if skew is None else f"{skew:+.1f}s",
     ]
@@ -198,9 +200,13 @@ def resume_host(host: str, as_json: bool) -> int:
 
 @click.command("forget-host")
 @click.argument("host")
-def forget_host(host: str) -> int:
+@json_option
+def forget_host(host: str, as_json: bool) -> int:
     """Remove a host that exists no more from `manager hosts`."""
     _hosts().forget(host)
+    if as_json:
+        print_json({"name": host, "forgotten": True})
+        return 0
     say(f"{host} is forgotten; should its agent start again, it is back")
     return 0
 

@@ -62,4 +62,4 @@ def _report(error: Exception) -> int:
         )
     else:
         click.echo(f"error: {printable(str(error))}", err=True)
-    return 2 if isinstance(error, SettingsError) and "in the environment" in str(error) else 1
+    return 2 if isinstance(error, SettingsError) and "MANAGER_" in str(error) else 1

@@ -34,9 +34,12 @@ _dir = click.option(
     "redis_names",
     multiple=True,
     metavar="NAME",
-    help="Name or address by which Redis is reached, the first by the fleet; several times. Default: localhost, 127.0.0.1.",
+    help="Name or address by which Redis is reached, the first by the fleet; several times. Default: as before; at first "
+    "localhost, 127.0.0.1.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True, help="Redis's port.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Redis's port. Default: as before; at first 6379."
+)
 @click.option(
     "--days",
     type=click.IntRange(1, 3650),
@@ -45,24 +48,28 @@ _dir = click.option(
     help="Life of Redis's certificate.",
 )
 @click.option(
-    "--tls/--no-tls", default=True, help="Without TLS only for a private network that nobody else is on."
+    "--tls/--no-tls",
+    default=None,
+    help="Without TLS only for a private network that nobody else is on. Default: as before; at first with.",
 )
 def init(
     directory: Path | None,
     hosts: tuple[str, ...],
     redis_names: tuple[str, ...],
-    port: int,
+    port: int | None,
     days: int,
-    tls: bool,
+    tls: bool | None,
 ) -> int:
     """Write a private authority, Redis's certificate and configuration, and users; again, and what is missing is added."""
     from manager.secure.fleet import USERS, SecureDirectory
 
     where = SecureDirectory(_directory(directory))
+    before = where.before()
+    tls = before.tls if tls is None else tls
     made = where.init(
         hosts=hosts,
-        redis_names=redis_names or ("localhost", "127.0.0.1"),
-        port=port,
+        redis_names=redis_names or before.redis_names,
+        port=port or before.port,
         days=days,
         tls=tls,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from manager.cli.common import settings
+from manager.words import counted
 
 
 @click.command()
@@ -102,7 +103,7 @@ def healthcheck(of_scheduler: bool) -> int:
     if isinstance(heard, int | float) and heard > 6 * now.self_test_seconds:
         click.echo(f"host {now.host} has heard nothing for {heard:g} s, not even itself", err=True)
         return 1
-    click.echo(f"host {now.host}: {found.state}, {found.data.get('workers', 0)} workers")
+    click.echo(f"host {now.host}: {found.state}, {counted(found.workers, 'worker')}")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from manager.cli.batches import warn_of_nobody
 from manager.cli.common import (
     account_argument,
     json_option,
@@ -56,8 +57,10 @@ def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
             f"{len(missing)} should run and do not ({names}): `manager doctor` says where, `manager info` why"
         )
     if not workers:
-        none = f"no workers of {selection}" if selection else "no workers"
-        say(f"{none}; `manager start-all` starts every enabled account")
+        if selection:
+            say(f"no workers of {selection}")
+            return warn_of_nobody(selection)
+        say("no workers; `manager start-all` starts every enabled account")
         return 0
     from rich.console import Console
 
@@ -74,7 +77,8 @@ def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
 @json_option
 def info(account_id: str, as_json: bool) -> int:
     """Show all that is known of one account's worker."""
-    from manager.factory import desired_store
+    from manager.factory import desired_store, fleet_store
+    from manager.states import SETTLED
 
     fleet = service()
     worker = fleet.get_worker_info(account_id)
@@ -94,6 +98,12 @@ def info(account_id: str, as_json: bool) -> int:
         when = datetime.fromtimestamp(wanted.at / 1000, UTC).isoformat(timespec="seconds")
         where = f" on {wanted.host}" if wanted.host else ""
         say(f"{'wanted':<24}{wanted.state}{where}, since {when} by {wanted.by} ({wanted.why})")
+        if wanted.running and worker.status in SETTLED:
+            host = next((one for one in fleet_store(settings()).hosts() if one.name == wanted.host), None)
+            if host is not None and host.draining:
+                say(f"{'':<24}{host.name} is drained: `manager resume-host {host.name}` starts it again")
+            elif host is not None and not host.live:
+                say(f"{'':<24}{host.name} is {host.state}: start its agent there")
     return 0
 
 
@@ -138,7 +148,7 @@ def _say_event(event: "Event", as_json: bool) -> None:
         click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
         return
     why = f": {event.error}" if event.error else ""
-    say(f"{event.time:%Y-%m-%d %H:%M:%S} {event.host} {event.account_id} {event.status}{why}")
+    say(f"{event.time:%Y-%m-%d %H:%M:%S} UTC {event.host} {event.account_id} {event.status}{why}")
 
 
 @click.command()

@@ -16,16 +16,17 @@ default_risk: {risk_percent: 1.0, max_positions: 5, portfolio_risk_percent: 10.0
 strategy: {strategy_type: simple_ma, timeframe: M5, params: {fast_period: 10, slow_period: 20}}
 position_management: {enable_breakeven: true, enable_trailing: true}
 execution: {interval_seconds: 2}
+labels: {desk: london}
 """
 
 #: Account → (its own lines, a comment). The login and the password are added to each.
 _DEMO: Final[Mapping[str, tuple[str, str]]] = {
     "account-001": (
-        "currencies: [{symbol: EURUSD}, {symbol: GBPUSD}]",
+        "groups: [fx]\ncurrencies: [{symbol: EURUSD}, {symbol: GBPUSD}]",
         "Two currencies, everything else by default.",
     ),
     "account-002": (
-        "currencies: [{symbol: XAUUSD, risk: {risk_percent: 0.5}}]",
+        "groups: [metals]\nlabels: {desk: paris}\ncurrencies: [{symbol: XAUUSD, risk: {risk_percent: 0.5}}]",
         "Gold, at half the usual risk.",
     ),
     "account-003": (
@@ -33,7 +34,7 @@ _DEMO: Final[Mapping[str, tuple[str, str]]] = {
         "One currency switched off.",
     ),
     "account-004": (
-        "default_risk: {risk_percent: 12.0}\ncurrencies: [{symbol: USDJPY}]",
+        "groups: [fx]\ndefault_risk: {risk_percent: 12.0}\ncurrencies: [{symbol: USDJPY}]",
         "A risk of 12 % is allowed, with a warning.",
     ),
     "account-005": ("server: Paper-2\ncurrencies: [{symbol: EURUSD}]", "At another server."),

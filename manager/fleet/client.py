@@ -60,9 +60,10 @@ def translated(url: str) -> Iterator[None]:
                 f"Redis at {safe_url(url)} is out of memory (OOM) and takes nothing new: give it more (maxmemory), or find "
                 "out what fills it; workers that run go on"
             ) from None
+        here = "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"
+        there = "does it run there, and may this machine reach it?"
         raise FleetUnavailableError(
-            f"Redis at {safe_url(url)} cannot be used ({_short(error)}): "
-            "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"
+            f"Redis at {safe_url(url)} cannot be used ({_short(error)}): {here if url.startswith('unix') else there}"
         ) from None
 
 

@@ -89,6 +89,11 @@ class HostState:
         return "draining" if self.data.get("workers") else "drained"
 
     @property
+    def workers(self) -> int:
+        """How many workers have a process there, as it said last."""
+        return int(number(self.data.get("workers")) or 0)
+
+    @property
     def facts(self) -> HostFacts:
         """The host as placement sees it."""
         return HostFacts.from_word(self.name, self.live, self.draining, self.data)

@@ -10,6 +10,11 @@ from manager.settings import Settings
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 
+_NO_URL = (
+    "MANAGER_REDIS_URL cannot be read as redis://USER:PASSWORD@HOST:PORT/0: in a password, / # ? @ : and % are written as "
+    "%2F %23 %3F %40 %3A and %25"
+)
+
 
 def fleet_url(settings: Settings) -> str:
     """Return the URL for redis-py: MANAGER_REDIS_URL, else the Redis of `manager up` on this machine.
@@ -52,8 +57,9 @@ def safe_url(url: str) -> str:
     if "@" not in parts.netloc:
         return url.partition("?")[0]
     credentials, _, place = parts.netloc.rpartition("@")
-    user = credentials.partition(":")[0]
-    return f"{parts.scheme}://{user}:***@{place}{parts.path}"
+    user, _, password = credentials.partition(":")
+    # A name without a password is a password in the wrong place, as often as not.
+    return f"{parts.scheme}://{f'{user}:' if password else ''}***@{place}{parts.path}"
 
 
 def _socket_url(scheme: str, netloc: str, path: str, query: Mapping[str, str]) -> str:
@@ -62,7 +68,12 @@ def _socket_url(scheme: str, netloc: str, path: str, query: Mapping[str, str]) -
 
 
 def _split(url: str) -> SplitResult:
+    """Take a URL apart. Raises SettingsError, whose text holds nothing of it: what cannot be read may be a password."""
     try:
-        return urlsplit(url)
-    except ValueError as error:
-        raise SettingsError(f"MANAGER_REDIS_URL is no URL: {error}") from None
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise SettingsError(_NO_URL) from None
+    if parts.scheme in ("redis", "rediss") and (not parts.hostname or "@" in parts.path + parts.fragment):
+        raise SettingsError(_NO_URL)
+    return parts

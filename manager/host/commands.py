@@ -118,10 +118,13 @@ class HostCommands:
         try:
             _refuse_strangers(call)
             if not here:
-                self._place(wish, needs, hops)
-        except ManagerError:
+                self._place(wish, needs, config, hops)
+        except ManagerError as error:
             # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
             self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
+            if isinstance(error, NoHostFitsError):
+                # What is wrong with its file says more than where it would not fit.
+                self._keeper.restarts.check(account_id, wish.apply_defaults, wish.validate)
             raise
         generation, desired = self._keeper.wish(replace(wish, host=self._host))
         if not desired.running:
@@ -179,7 +182,7 @@ class HostCommands:
         except ManagerError:
             return None  # carrying it out will tell
 
-    def _place(self, wish: Wish, needs: Needs, hops: int) -> None:
+    def _place(self, wish: Wish, needs: Needs, config: AccountConfig | None, hops: int) -> None:
         """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
         account_id = wish.account_id
         pin = needs.pin
@@ -198,6 +201,11 @@ class HostCommands:
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
         if other is not None and pin is None and hops < MAX_HOPS and self._neighbours.live(other):
             raise Elsewhere(other)
+        if other is not None and config is not None and self._leases.kept_by(config, other):
+            raise HostUnavailableError(
+                f"{account_id} has its worker on host {other}, whose agent is silent: start the agent there; if the machine is "
+                f"lost for good, `manager move {account_id} --to HOST --force`"
+            )
         mine = desired is not None and desired.host == self._host
         placement = self._neighbours.place(needs, self._host if mine or hops else None)
         if placement.host is None:

@@ -229,6 +229,11 @@ class FleetLeases:
             with self._lock:
                 self._unreleased.append(held)
 
+    def kept_by(self, config: AccountConfig, host: str) -> bool:
+        """Say whether `host` has the account's session without a time to live. Raises FleetUnavailableError."""
+        holder = self._store.holder(config.identity())
+        return holder is not None and holder.host == host and holder.ttl_ms == 0
+
     def holds(self, claims: tuple[str, ...], epoch: int) -> bool:
         """Say whether every claim is held with this epoch. Raises FleetUnavailableError."""
         holders = [self._store.holder(claim) for claim in claims]
@@ -283,6 +288,12 @@ def held_error(account_id: str, holder: Holder, *, namesake: bool = False) -> Se
             f"mends it with its next heartbeat; if none runs, `manager move {account_id} --to HOST --force` clears it"
         )
     since = datetime.fromtimestamp(holder.since_ms / 1000, UTC)
+    if holder.account_id == account_id and not namesake:
+        return SessionHeldError(
+            f"{account_id} has {holder.claim} already: worker {holder.worker_id} on host {holder.host} since "
+            f"{since:%Y-%m-%d %H:%M:%S} UTC, heard of {holder.renewed_age_ms / 1000:.0f} s ago; if that host's agent is silent, "
+            f"start it there; if the machine is lost for good, `manager move {account_id} --to HOST --force`"
+        )
     other = " (another state directory or machine of that name)" if namesake else ""
     return SessionHeldError(
         f"{account_id}: account {holder.account_id} already has the session of {holder.claim}: worker {holder.worker_id} "

@@ -180,6 +180,10 @@ class Restarts:
         self.forget(desired.account_id)
         return False
 
+    def check(self, account_id: str, apply_defaults: bool, validate: bool) -> None:
+        """Raise what a start of the account would raise because of its files, if anything."""
+        self._orders.order(account_id, apply_defaults, validate).prepare()
+
     def order(self, wanted: Desired) -> StartOrder:
         """Return the order to start the account, which is broken off if a stop is wanted by the time it is its turn."""
         account_id = wanted.account_id

@@ -121,6 +121,18 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
     return written
 
 
+def certificate_names(directory: Path) -> tuple[str, ...]:
+    """Return the names and addresses in Redis's certificate, in its order; none if there is no such file."""
+    try:
+        from cryptography import x509
+
+        certificate = x509.load_pem_x509_certificate((directory / REDIS_CERT).read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ImportError, OSError, ValueError, LookupError):
+        return ()
+    return tuple(str(name.value) for name in names)
+
+
 def _usage(x509: Any, *, signs: bool) -> Any:
     return x509.KeyUsage(
         digital_signature=not signs,

@@ -13,7 +13,13 @@ from urllib.parse import quote, urlencode
 
 from manager.errors import SettingsError
 from manager.secure import rights
-from manager.secure.certificates import CA_CERT, REDIS_CERT, REDIS_KEY, make_certificates
+from manager.secure.certificates import (
+    CA_CERT,
+    REDIS_CERT,
+    REDIS_KEY,
+    certificate_names,
+    make_certificates,
+)
 from manager.secure.files import write_private
 from manager.settings import HOST_NAME
 
@@ -46,6 +52,15 @@ class Made:
     files: tuple[Path, ...]
     #: Users that are new.
     users: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What `init` was asked for the last time; as if by default, if it never was."""
+
+    redis_names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    port: int = 6379
+    tls: bool = True
 
 
 class SecureDirectory:
@@ -81,6 +96,21 @@ class SecureDirectory:
         files.append(write_private(self.directory / CONF_FILE, self._conf(port, tls=tls).encode()))
         made = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
         return Made(self.directory, tuple(made), tuple(new))
+
+    def before(self) -> Before:
+        """Return what there is: a certificate that is renewed must not lose the names that the fleet knows Redis by."""
+        try:
+            conf = (self.directory / CONF_FILE).read_text()
+        except (OSError, UnicodeDecodeError):
+            return Before()
+        tls = re.search(r"^tls-port (\d+)$", conf, re.MULTILINE)
+        plain = re.search(r"^port (\d+)$", conf, re.MULTILINE)
+        port = tls or plain
+        url = _Url.read(self.url_file("manager"))
+        names = certificate_names(self.directory) if tls is not None else ()
+        if not names and url is not None:
+            names = (url.rest.partition("/")[0].rpartition(":")[0].strip("[]"),)
+        return Before(names or Before().redis_names, int(port[1]) if port else Before().port, tls is not None)
 
     def add_host(self, host: str) -> Made:
         """Add a host's user; its URL is like the manager's. Raises SettingsError if there is no such directory yet."""

@@ -296,7 +296,7 @@ def _readiness(config: AccountConfig) -> Iterator[Finding]:
         return
     given = [name for name in ("line", "tcp", "http", "after_seconds") if getattr(ready, name) is not None]
     if len(given) != 1:
-        text = f"{' and '.join(given) or 'nothing'} is given; exactly one of line, tcp, http, after_seconds is allowed"
+        text = f"{' and '.join(given) or 'nothing'} {'are' if len(given) > 1 else 'is'} given; exactly one of line, tcp, http, after_seconds is allowed"
         yield Finding(("ready",), text)
     if ready.tcp is not None and not 1 <= ready.tcp <= 65_535:
         yield Finding(("ready", "tcp"), f"{ready.tcp} is no port; 1 to 65535 is allowed")

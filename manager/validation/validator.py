@@ -123,6 +123,19 @@ class AccountConfigurationValidator:
         with _COLLECTION.paused():
             return self._all(configs)
 
+    def validate_for_any_host(self) -> dict[str, ValidationResult]:
+        """Check every account file by what is so on every host: without credentials, programs and directories."""
+        if self._configs is None:
+            return {}
+        snapshot = self._configs.snapshot()
+        around = Surroundings(None, snapshot.logins)
+        results: dict[str, ValidationResult] = {}
+        for account_id, loaded in snapshot.accounts.items():
+            config = loaded.repaired
+            found = [] if config is None else [one for rule in rules() for one in rule(config, around)]
+            results[account_id] = _result(account_id, found, loaded)
+        return results
+
     def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
         snapshot = configs.snapshot()
         results: dict[str, ValidationResult] = {}

@@ -156,8 +156,9 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
         lambda: f"1 should run and do not ({A})" in fleet.run("ps").stderr, within=20, what="it is missed"
     )
     told = fleet.run("doctor")
-    assert told.returncode == 1
-    assert f"1 accounts should run and do not: {A} (on two)" in told.stdout
+    assert f"warn  drained: 1 account should run and do not: {A} (on two)" in told.stdout
+    assert "`manager resume-host two` brings them back" in told.stdout
+    assert "two is drained" in fleet.run("info", A).stdout
     refused = fleet.run("start", A)
     assert refused.returncode == 1
     assert "it is drained" in refused.stderr

@@ -135,7 +135,7 @@ def command(**changes: Any) -> AccountConfig:
         ({"command": None}, "command: is missing"),
         ({"ready": None}, "ready: is missing"),
         ({"ready": ReadyConfig()}, "exactly one of line, tcp, http, after_seconds"),
-        ({"ready": ReadyConfig(line="x", tcp=80)}, "line and tcp is given"),
+        ({"ready": ReadyConfig(line="x", tcp=80)}, "line and tcp are given"),
         ({"ready": ReadyConfig(tcp=70_000)}, "70000 is no port"),
         ({"ready": ReadyConfig(http="ftp://x")}, "is no URL"),
         ({"ready": ReadyConfig(line="")}, "is empty"),
