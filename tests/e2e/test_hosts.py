@@ -234,6 +234,9 @@ print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}
     assert out.splitlines()[1:] == ["{'account-004': 'restarted', 'account-006': 'restarted'}", "5"]
     batches = fleet.run_json("batch")
     assert out.split()[2] in [one["id"] for one in batches]
+    mistyped = fleet.run("start", "--group", "nope")
+    assert mistyped.returncode == 1
+    assert "no account is of group nope (groups: fx, metals)" in mistyped.stderr
     assert fleet.run("start").returncode == 2
     assert fleet.run("start", A, "--group", "fx").returncode == 2
     # Every command is in the trail: asked, and done.

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from manager.cli import fleet
+from manager.words import counted, printable
 
 ACCOUNT = "gateway: paper\nlogin: 5001\nserver: Paper-1\npassword: hunter22\ncurrencies: [{symbol: EURUSD}]\n"
 
@@ -119,3 +123,30 @@ def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
     assert "never ran here" in answer.stderr
     unknown = manager("logs", "account-002")
     assert "did you mean account-001" in unknown.stderr
+
+
+def test_who_waits_is_told_and_no_account_holds_the_next_one_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fleet, "_SAY_SO_SECONDS", 0.05)
+    both = threading.Barrier(2)
+    goes_on = threading.Event()
+
+    def one(account_id: str) -> dict[str, str]:
+        both.wait(10)
+        if account_id == "slow":
+            assert goes_on.wait(10)
+        else:
+            threading.Timer(0.3, goes_on.set).start()
+        return {"account_id": account_id}
+
+    assert fleet._each(("slow", "quick"), one, lambda answer: f"{answer['account_id']} done", False) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["slow done", "quick done"]
+    assert told.err == "slow: no answer yet; Ctrl-C leaves, and what was asked goes on\n"
+
+
+def test_what_others_wrote_steers_no_terminal() -> None:
+    assert printable("a\x1b[2J\x07b\n\tc\u202e") == "a\ufffd[2J\ufffdb\n\tc\ufffd"
+    assert printable("Zürich 東京") == "Zürich 東京"
+    assert (counted(0, "worker"), counted(1, "worker")) == ("0 workers", "1 worker")

@@ -8,7 +8,7 @@ from support.configs import GOOD, Directory
 from support.servers import RedisServer
 
 from manager.config import ConfigurationService
-from manager.errors import ConfigChangedError, InvalidConfigError, NoConfigVersionError
+from manager.errors import AccountNotFoundError, ConfigChangedError, InvalidConfigError, NoConfigVersionError
 from manager.fleet.configs import CURRENT_KEY, VERSIONS_KEY, ConfigStore, content_hash
 from manager.paths import StatePaths
 from manager.pushed import FleetConfigurationService, collect, difference
@@ -132,3 +132,29 @@ def test_what_cannot_be_started_is_pushed_only_when_that_is_said(tmp_path: Path)
     assert "+colour: red" in difference({"accounts/a.yaml": GOOD}, files)
     assert difference(files, files) == []
     assert ConfigurationService(tmp_path).list_accounts() == ["a"]
+
+
+def test_what_is_invalid_on_every_host_is_not_pushed_and_what_only_a_host_can_say_is(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", GOOD + "memory_mb: -2\ndefault_risk: {max_positions: -1}\n")
+    directory.write("b", GOOD)  # with the login of `a`
+    with pytest.raises(InvalidConfigError) as told:
+        collect(directory.service)
+    for what in ("memory_mb: -2", "max_positions: -1", "is also the login of accounts/a.yaml"):
+        assert what in str(told.value)
+    program = (
+        "gateway: command\ncommand: [only-there]\ndirectory: /only/there\nready: {line: x}\n"
+        "currencies: [{symbol: EURUSD}]\n"
+    )
+    directory.write("a", program)
+    assert sorted(collect(directory.service)) == ["accounts/a.yaml", "accounts/b.yaml"]
+
+
+def test_an_account_that_is_not_among_what_was_pushed_is_told_so(short_dir: Path, store: ConfigStore) -> None:
+    with pytest.raises(AccountNotFoundError, match="nothing was pushed yet"):
+        reader(short_dir, store).account_path("b")
+    store.push(FILES, replaces=0, by="me", message="")
+    with pytest.raises(AccountNotFoundError) as told:
+        reader(short_dir, store).account_path("b")
+    assert "no account b in version 1 of the pushed files" in str(told.value)
+    assert str(short_dir) not in str(told.value)
