@@ -199,9 +199,10 @@ class HostCommands:
         other = self._keeper.wanted.host_elsewhere(account_id, desired)
         self._ask_uncertain(account_id, hops)
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
-        if other is not None and pin is None and hops < MAX_HOPS and self._neighbours.live(other):
+        there = other is not None and self._neighbours.live(other)
+        if other is not None and there and pin is None and hops < MAX_HOPS:
             raise Elsewhere(other)
-        if other is not None and config is not None and self._leases.kept_by(config, other):
+        if other is not None and not there and config is not None and self._leases.kept_by(config, other):
             raise HostUnavailableError(
                 f"{account_id} has its worker on host {other}, whose agent is silent: start the agent there; if the machine is "
                 f"lost for good, `manager move {account_id} --to HOST --force`"

@@ -76,7 +76,7 @@ def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(n
     assert [host.state for host in net.home.store.hosts() if host.name == "paris"] == ["lost"]
     refused = net.home.run("start", A)
     assert refused.returncode == 1
-    assert "on host paris since" in refused.stderr
+    assert f"{A} has its worker on host paris, whose agent is silent" in refused.stderr
 
     paris.cable.plug()
 
