@@ -159,8 +159,6 @@ def drain(
     elif progress.done:
         say(f"{host} is empty; `manager resume-host {host}` has it take workers again")
     else:
-        for account_id, why in progress.why.items():
-            print_error(f"{account_id} stays: {why}")
         left = max(progress.workers, progress.staying)
         print_error(f"{host} still has {counted(left, 'account')}: `manager drain {host} --stop` stops them")
     return int(not progress.done)
