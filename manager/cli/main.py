@@ -62,4 +62,5 @@ def _report(error: Exception) -> int:
         )
     else:
         click.echo(f"error: {printable(str(error))}", err=True)
-    return 2 if isinstance(error, SettingsError) and "MANAGER_" in str(error) else 1
+    of_environment = "in the environment" in str(error) or str(error).startswith("MANAGER_")
+    return 2 if isinstance(error, SettingsError) and of_environment else 1

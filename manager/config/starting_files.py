@@ -34,7 +34,7 @@ _DEMO: Final[Mapping[str, tuple[str, str]]] = {
         "One currency switched off.",
     ),
     "account-004": (
-        "groups: [fx]\ndefault_risk: {risk_percent: 12.0}\ncurrencies: [{symbol: USDJPY}]",
+        "default_risk: {risk_percent: 12.0}\ngroups: [fx]\ncurrencies: [{symbol: USDJPY}]",
         "A risk of 12 % is allowed, with a warning.",
     ),
     "account-005": ("server: Paper-2\ncurrencies: [{symbol: EURUSD}]", "At another server."),
