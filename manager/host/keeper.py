@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks at what is wanted, and between two looks for workers that hang.
 _LOOK_SECONDS: Final = 2.0
 _HANG_SECONDS: Final = 1.0
+#: Seconds without a look for workers that hang, after which this process was held up itself; its workers get as long.
+_HELD_UP_SECONDS: Final = 10.0
 #: Seconds between two tries to hear while Redis is away.
 _AWAY_SECONDS: Final = 1.0
 #: Seconds before a stop that failed is tried again.
@@ -105,6 +107,9 @@ class Keeper:
         self._vain_since: dict[str, float] = {}
         #: Accounts that had a worker here at the last look, and were wanted on another host.
         self._strays: dict[str, Desired] = {}
+        #: When (monotonic) it was looked for workers that hang, and until when they are given time.
+        self._hang_look_at = time.monotonic()
+        self._patient_until = 0.0
         #: How often desired and actual were compared.
         self.looks = 0
         self._stopping = ThreadPoolExecutor(_STOPS, thread_name_prefix="stop")
@@ -182,7 +187,7 @@ class Keeper:
                     self.wanted.save()
                 if now >= next_hang:
                     next_hang = now + _HANG_SECONDS
-                    self._pool.end_hung_workers()
+                    self._end_hung(now)
                 if now >= next_look:
                     next_look = now + _LOOK_SECONDS
                     self._look()
@@ -194,6 +199,14 @@ class Keeper:
                 moments.append(next_save)
             self._wake.wait(max(0.0, min(moments) - time.monotonic()))
             self._wake.clear()
+
+    def _end_hung(self, now: float) -> None:
+        """End workers that hang; but whoever was held up himself, as on a machine that was paused, gives them time first."""
+        if now - self._hang_look_at > _HELD_UP_SECONDS:
+            self._patient_until = now + _HELD_UP_SECONDS
+        self._hang_look_at = now
+        if now >= self._patient_until:
+            self._pool.end_hung_workers()
 
     def _look(self) -> None:
         self._leases.tend()

@@ -338,6 +338,15 @@ def test_a_refused_start_leaves_no_doubt_about_a_host_that_it_was_passed_on_to(m
     assert a.keeper.wanted.uncertain_host("x") is None
 
 
+def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung(make_host: MakeHost) -> None:
+    """They were paused with it, and have not had a moment to show that they live."""
+    a = make_host("a")
+    now = a.keeper._hang_look_at
+    for seconds, looked in ((1, 1), (2, 2), (40, 2), (41, 2), (49, 2), (51, 3), (52, 4)):
+        a.keeper._end_hung(now + seconds)
+        assert a.pool.looked_for_hung == looked, seconds
+
+
 def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
     make_host: MakeHost, redis_server: RedisServer
 ) -> None:
