@@ -281,6 +281,9 @@ class Keeper:
         lost = [desired for desired in running if desired.failover and desired.host != self._host]
         if lost:
             self._take_over(lost)
+        homeless = [one for one in running if not one.host and self.wanted.task_is_lost(one)]
+        if homeless:
+            self._take_in(homeless)
 
     def _keep_what_runs(self) -> None:
         """Take back accounts whose worker runs here, with a lease that is its own, while another host is to have them.
@@ -334,6 +337,31 @@ class Keeper:
         if self.wanted.hand_over(desired, placement.host, HANDED_ON):
             logs.event(logger, logging.WARNING, "handed_on", why, account=account_id, to=placement.host)
         return False
+
+    def _take_in(self, candidates: list[Desired]) -> None:
+        """Take accounts that no host has got, as the task that was to bring them to one is lost: those placed here."""
+        for desired in candidates:
+            account_id = desired.account_id
+            try:
+                # Of one that may have its worker on a host which Redis has forgotten that host is to say.
+                if self.wanted.uncertain_host(account_id) is not None:
+                    continue
+                config = self._config_service.load_account_config(account_id, desired.apply_defaults)
+                if self.neighbours.place(config.needs(), None).host != self._host:
+                    continue
+                if self.wanted.take_over(desired):
+                    logs.event(
+                        logger,
+                        logging.WARNING,
+                        "taken_in",
+                        "its task was lost on the way",
+                        account=account_id,
+                    )
+                    self.restarts.schedule(account_id)
+            except FleetUnavailableError:
+                return
+            except ManagerError:
+                continue  # no host can read its file: `manager doctor` names it as missing
 
     def _take_over(self, candidates: list[Desired]) -> None:
         """Take the accounts of lost hosts whose files allow that, once their leases' time is over."""

@@ -338,6 +338,32 @@ def test_a_refused_start_leaves_no_doubt_about_a_host_that_it_was_passed_on_to(m
     assert a.keeper.wanted.uncertain_host("x") is None
 
 
+def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message can vanish: what was accepted stands in the desired state, and is nobody's."""
+    a, b = make_host("a", capacity=1), make_host("b")
+    a.account("x", 1)
+    a.account("pinned", 2, host="a")
+    a.wanted("x")
+    a.wanted("pinned")
+    for host in (a, b):
+        host.look(2)
+    assert a.pool.started == b.pool.started == [], "its task may still come"
+    monkeypatch.setattr("manager.host.wanted._TASK_GRACE_MS", -1)
+    for _ in range(2):
+        for host in (a, b):
+            host.look(2)
+    assert (a.pool.started, b.pool.started) == (["pinned"], ["x"])
+    # Whose place Redis has forgotten is not taken in by others.
+    a.keeper.wanted._uncertain["y"] = b.keeper.wanted._uncertain["y"] = "lost"
+    a.account("y", 3)
+    a.wanted("y")
+    for host in (a, b):
+        host.look(2)
+    assert "y" not in a.pool.started + b.pool.started
+
+
 def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung(make_host: MakeHost) -> None:
     """They were paused with it, and have not had a moment to show that they live."""
     a = make_host("a")
