@@ -275,8 +275,8 @@ def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Des
 def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
     hosts, workers = store.look(None)
     missing = should_run(desired, workers)
-    drained = {host.name for host in hosts if host.draining}
     lost = {host.name for host in hosts if not host.live}
+    drained = {host.name for host in hosts if host.live and host.draining}
     kinds: tuple[tuple[str, Outcome, list[Desired], str], ...] = (
         (
             "drained",
@@ -287,7 +287,7 @@ def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
         (
             "wanted",
             "failure",
-            [one for one in missing if one.host in lost - drained],
+            [one for one in missing if one.host in lost],
             "start host {host}'s agent; if it is lost for good, `manager move {account} --to HOST --force`",
         ),
         (

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds of silence after which somebody who waits is told that it goes on.
 _SAY_SO_SECONDS = 3.0
+#: Commands under way at once.
+_AT_ONCE = threading.BoundedSemaphore(32)
 
 
 @click.command()
@@ -142,7 +144,7 @@ def _each(
         try:
             answer = call.answer(quiet=as_json)
         except KeyboardInterrupt:
-            click.echo("left; what was asked goes on, and `manager ps` shows what is so", err=True)
+            click.echo("left; what was sent goes on, and `manager ps` shows what is so", err=True)
             return 130
         except ManagerError as error:
             failed = True
@@ -176,7 +178,8 @@ class _Call(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._answer = self._one(self.account_id)
+            with _AT_ONCE:
+                self._answer = self._one(self.account_id)
         except BaseException as error:
             self._error = error
 
@@ -185,7 +188,7 @@ class _Call(threading.Thread):
         self.join(_SAY_SO_SECONDS)
         if self.is_alive() and not quiet:
             click.echo(
-                f"{self.account_id}: no answer yet; Ctrl-C leaves, and what was asked goes on", err=True
+                f"{self.account_id}: no answer yet; Ctrl-C leaves, and what was sent goes on", err=True
             )
         while self.is_alive():
             self.join(1.0)  # in pieces: Windows hears no Ctrl-C meanwhile

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks at what is wanted, and between two looks for workers that hang.
 _LOOK_SECONDS: Final = 2.0
 _HANG_SECONDS: Final = 1.0
-#: Seconds without a look for workers that hang, after which this process was held up itself; its workers get as long.
+#: Seconds that a wait takes too long if this process was held up itself; its workers get as long to show that they live.
 _HELD_UP_SECONDS: Final = 10.0
 #: Seconds between two tries to hear while Redis is away.
 _AWAY_SECONDS: Final = 1.0
@@ -107,8 +107,7 @@ class Keeper:
         self._vain_since: dict[str, float] = {}
         #: Accounts that had a worker here at the last look, and were wanted on another host.
         self._strays: dict[str, Desired] = {}
-        #: When (monotonic) it was looked for workers that hang, and until when they are given time.
-        self._hang_look_at = time.monotonic()
+        #: Until when (monotonic) workers that give no sign of life are given time.
         self._patient_until = 0.0
         #: How often desired and actual were compared.
         self.looks = 0
@@ -187,7 +186,8 @@ class Keeper:
                     self.wanted.save()
                 if now >= next_hang:
                     next_hang = now + _HANG_SECONDS
-                    self._end_hung(now)
+                    if now >= self._patient_until:
+                        self._pool.end_hung_workers()
                 if now >= next_look:
                     next_look = now + _LOOK_SECONDS
                     self._look()
@@ -197,16 +197,19 @@ class Keeper:
             moments = [next_look, next_hang, *([due] if due is not None else [])]
             if self.wanted.unsaved:
                 moments.append(next_save)
-            self._wake.wait(max(0.0, min(moments) - time.monotonic()))
-            self._wake.clear()
+            self._sleep(max(0.0, min(moments) - time.monotonic()))
 
-    def _end_hung(self, now: float) -> None:
-        """End workers that hang; but whoever was held up himself, as on a machine that was paused, gives them time first."""
-        if now - self._hang_look_at > _HELD_UP_SECONDS:
+    def _sleep(self, seconds: float) -> None:
+        """Wait until there is something to do; whoever was held up meanwhile, as with a machine, is patient with workers.
+
+        Only what the wait took too long counts: a Redis that hangs holds a look up, and workers that hang are ended then too.
+        """
+        began = time.monotonic()
+        self._wake.wait(seconds)
+        self._wake.clear()
+        now = time.monotonic()
+        if now - began > seconds + _HELD_UP_SECONDS:
             self._patient_until = now + _HELD_UP_SECONDS
-        self._hang_look_at = now
-        if now >= self._patient_until:
-            self._pool.end_hung_workers()
 
     def _look(self) -> None:
         self._leases.tend()

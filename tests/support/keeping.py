@@ -32,7 +32,6 @@ class PoolOfNames:
         self.starting: set[str] = set()
         self.started: list[str] = []
         self.abandoned: dict[str, str] = {}
-        self.looked_for_hung = 0
         self.fails: dict[str, ManagerError] = {}
         #: Epoch of the leases of workers here.
         self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
@@ -84,7 +83,6 @@ class PoolOfNames:
         return None
 
     def end_hung_workers(self) -> list[str]:
-        self.looked_for_hung += 1
         return []
 
     def cancel_start(self, account_id: str) -> None:

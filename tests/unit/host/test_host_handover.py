@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
@@ -13,6 +14,7 @@ from manager.errors import HostUnavailableError, SessionHeldError, StartCancelle
 from manager.fleet.desired import DRAIN, MOVE, Wish
 from manager.fleet.hosts import DrainOrder
 from manager.fleet.leases import LeaseStore
+from manager.host import keeper as keeper_module
 from manager.host.commands import Call, Elsewhere
 
 
@@ -364,13 +366,27 @@ def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one
     assert "y" not in a.pool.started + b.pool.started
 
 
-def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung(make_host: MakeHost) -> None:
+def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They were paused with it, and have not had a moment to show that they live."""
-    a = make_host("a")
-    now = a.keeper._hang_look_at
-    for seconds, looked in ((1, 1), (2, 2), (40, 2), (41, 2), (49, 2), (51, 3), (52, 4)):
-        a.keeper._end_hung(now + seconds)
-        assert a.pool.looked_for_hung == looked, seconds
+    keeper = make_host("a").keeper
+    now = [1000.0]
+    monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slept(seconds: float, took: float) -> float:
+        def wait(_timeout: float) -> bool:
+            now[0] += took
+            return False
+
+        monkeypatch.setattr(keeper._wake, "wait", wait)
+        keeper._sleep(seconds)
+        return keeper._patient_until
+
+    assert slept(1.0, 1.1) == 0.0
+    now[0] += 60.0  # a look that a hanging Redis held up: no reason to be patient with workers
+    assert slept(0.0, 0.0) == 0.0
+    assert slept(1.0, 40.0) == now[0] + 10.0
 
 
 def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
