@@ -164,6 +164,16 @@ class StopFailedError(ManagerError, RuntimeError):
     retryable = True
 
 
+class OrphansLeftError(StopFailedError):
+    """Raised when a worker has ended, but processes that its program started could not be killed.
+
+    The account keeps its lease: what is left may still trade.
+    """
+
+    code = "orphans_left"
+    retryable = True
+
+
 class OverruledError(ManagerError, RuntimeError):
     """Raised when a stop arrives after a later start: it changes nothing."""
 

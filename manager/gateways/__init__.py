@@ -22,6 +22,9 @@ _OWN: Final = {
     "command": "manager.gateways.command:CommandGateway",
 }
 
+#: Gateways that run programs on the host.
+_RUN_PROGRAMS: Final = frozenset({"command"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
@@ -31,6 +34,8 @@ class GatewayOptions:
     worker_id: str
     #: The fencing token of the worker's claim on its identity; a later worker's is greater.
     epoch: int = 0
+    #: Whether another host may take the account over while this worker still runs.
+    failover: bool = False
     login: int | str | None = None
     server: str | None = None
     password: SecretStr | None = field(default=None, repr=False)
@@ -52,6 +57,11 @@ class GatewayOptions:
 def known_gateways() -> tuple[str, ...]:
     """Return the names that `make_gateway` takes."""
     return tuple(sorted({*_OWN, *_plugged()}))
+
+
+def runs_programs(name: str) -> bool:
+    """Say whether workers with this gateway run programs, which may outlive them."""
+    return name in _RUN_PROGRAMS
 
 
 def make_gateway(name: str, options: GatewayOptions) -> Gateway:

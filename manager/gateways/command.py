@@ -103,7 +103,7 @@ class CommandGateway:
         )
 
     def disconnect(self) -> None:
-        """Ask the program to stop, wait for `stop.deadline_seconds`, then kill it and all that it started."""
+        """Ask the program and all that it started to stop, wait `stop.deadline_seconds`, then kill what is left."""
         self._end(self._options.stop.deadline_seconds)
 
     def account(self) -> Account:
@@ -141,7 +141,12 @@ class CommandGateway:
         self._line_seen, self._last_line, self._output_open = False, "", True
         try:
             self._program = start_program(
-                [found, *command[1:]], directory, self._environment(), self._options.worker_id
+                [found, *command[1:]],
+                directory,
+                self._environment(),
+                self._options.worker_id,
+                private_dir=self._options.private_dir,
+                keep_user=self._options.failover,
             )
         except OSError as error:
             raise VenueNotFound(f"{found}: {error.strerror or error}") from None
@@ -237,6 +242,8 @@ class CommandGateway:
 
     def _ending(self, program: Program) -> str | None:
         code = program.exit_code()
+        if program.guard_lost:
+            return "the process that guards the program was killed: the program is ended with all that it started"
         if code is None:
             return None
         with self._changed:
@@ -250,23 +257,31 @@ class CommandGateway:
         program = self._program
         if program is None:
             return
-        if program.exit_code() is None and polite_seconds > 0:
+        if polite_seconds > 0:
+            # The children too: the program may be a shell that ends at once and passes nothing on to the bot.
             program.ask_to_stop(self._options.stop.signal)
             if not program.wait(polite_seconds):
                 logs.event(
                     logger,
                     logging.WARNING,
                     "program_killed",
-                    f"it did not stop within {polite_seconds:g} s",
+                    f"still running {polite_seconds:g} s after SIG{_signal_name(self._options.stop.signal)}: "
+                    f"{', '.join(program.left()) or 'the program'}",
                     pid=program.pid,
                 )
-        # Even after a polite end: what it started is in its group, and may trade on without it.
+        # Also after a polite end: a process that it started may trade on without it.
         gone = program.kill_all(_KILL_SECONDS)
         self._credentials_file.unlink(missing_ok=True)
         if not gone:
-            raise RuntimeError(f"the program (pid {program.pid}) or a child of it could not be killed")
+            raise RuntimeError(
+                f"processes of the program could not be killed and may still trade: {', '.join(program.left())}"
+            )
         program.close()
         self._program = None
+
+
+def _signal_name(name: str) -> str:
+    return name.upper().removeprefix("SIG")
 
 
 def _port_trouble(port: int) -> str | None:

@@ -1,52 +1,101 @@
-"""A program that must not outlive its worker: in a process group of its own, ended with all that it started."""
+"""A program that must not outlive its worker, with everything that it starts."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 import psutil
 
+from manager.gateways.cgroups import end_cgroup, make_cgroup
 from manager.gateways.jobs import join_own_job
 
-_PR_SET_PDEATHSIG: Final = 1
-#: The environment variable that every process of a program carries.
+#: The environment variable that a program is given; most of what it starts inherits it.
 MARK: Final = "MANAGER_WORKER_ID"
+#: The environment variable that tells whose guard a process is; see `program_guard`.
+GUARD_MARK: Final = "MANAGER_GUARD_OF"
+#: Seconds between two looks at processes that were killed.
+_POLL_SECONDS: Final = 0.02
+#: The file in a worker's private directory that names the control group of its program.
+CGROUP_NOTE: Final = "cgroup"
 
 
-class Program:
-    """A running program and its children."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", output: BinaryIO, worker_id: str) -> None:
-        self._process = process
-        self._worker_id = worker_id
-        self.output = output
+class Program(Protocol):
+    """A running program and all that it started. Used by one thread."""
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def pid(self) -> int: ...
+
+    @property
+    def output(self) -> BinaryIO:
+        """Standard output and error, in one stream."""
+
+    @property
+    def guard_lost(self) -> bool:
+        """Whether what owns the program's processes has ended before them."""
 
     def exit_code(self) -> int | None:
-        """Return how it ended (negative: by that signal); None while it runs."""
+        """Return how the program itself ended (negative: by that signal); None while it runs."""
+
+    def ask_to_stop(self, name: str) -> None:
+        """Send the signal for a polite stop."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the program has ended, on Linux with all that it started; True if it has."""
+
+    def kill_all(self, seconds: float) -> bool:
+        """Kill the program and whatever it started; True once nothing of it is left."""
+
+    def left(self) -> list[str]:
+        """Return what still lives of the program, for messages."""
+
+    def close(self) -> None: ...
+
+
+class PlainProgram:
+    """A program without a guard: on Windows a job object owns its processes, on macOS its process group."""
+
+    guard_lost = False
+
+    def __init__(
+        self, argv: Sequence[str], directory: Path | None, environment: Mapping[str, str], worker_id: str
+    ) -> None:
+        """Start it. Raises OSError."""
+        options: dict[str, Any] = {}
+        if sys.platform == "win32":
+            join_own_job()
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        else:
+            options |= {"start_new_session": True, "umask": 0o022}
+        self._process = subprocess.Popen(
+            list(argv),
+            cwd=directory,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+        self._worker_id = worker_id
+        self.pid = self._process.pid
+        self.output = cast(BinaryIO, self._process.stdout)
+
+    def exit_code(self) -> int | None:
         return self._process.poll()
 
     def ask_to_stop(self, name: str) -> None:
-        """Send the program itself, not its children, the signal that it takes for a polite stop."""
         with contextlib.suppress(ProcessLookupError):
             if sys.platform == "win32":
                 self._process.send_signal(signal.CTRL_BREAK_EVENT)
             else:
-                number = getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
-                self._process.send_signal(number)
+                os.killpg(self.pid, getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the program itself has ended; True if it has."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -54,7 +103,6 @@ class Program:
         return True
 
     def kill_all(self, seconds: float) -> bool:
-        """Kill the program and whatever it started; True once nothing of it is left."""
         deadline = time.monotonic() + seconds
         if sys.platform == "win32":
             self._process.kill()
@@ -64,87 +112,92 @@ class Program:
                 os.killpg(self.pid, signal.SIGKILL)
         return self.wait(seconds) and kill_marked(self._worker_id, deadline - time.monotonic())
 
+    def left(self) -> list[str]:
+        return [f"pid {pid}" for pid in marked(self._worker_id)[1]]
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.output.close()
 
 
 def start_program(
-    argv: Sequence[str], directory: Path | None, environment: Mapping[str, str], worker_id: str
+    argv: Sequence[str],
+    directory: Path | None,
+    environment: Mapping[str, str],
+    worker_id: str,
+    *,
+    private_dir: Path,
+    keep_user: bool = False,
 ) -> Program:
-    """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError."""
-    options: dict[str, Any] = {}
-    if sys.platform == "win32":
-        join_own_job()
-        options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError.
+
+    `keep_user`: neither the program nor what it starts may become another user (sudo, setuid files), whose processes
+    this user could not kill.
+    """
+    environment = {**environment, MARK: worker_id}
+    if sys.platform == "linux":
+        from manager.gateways.guarded import GuardedProgram
+
+        cgroup = make_cgroup(worker_id)
+        if cgroup is not None:
+            private_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (private_dir / CGROUP_NOTE).write_text(str(cgroup))
+        try:
+            return GuardedProgram(argv, directory, environment, worker_id, cgroup=cgroup, keep_user=keep_user)
+        except BaseException:
+            if cgroup is not None:
+                end_cgroup(cgroup, time.monotonic())
+            raise
     else:
-        options["start_new_session"] = True
-        if sys.platform == "linux":
-            options["preexec_fn"] = _die_with(os.getpid())
-    process = subprocess.Popen(
-        list(argv),
-        cwd=directory,
-        env={**environment, MARK: worker_id},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
-    if process.stdout is None:
-        raise OSError("its output has no pipe")
-    return Program(process, cast(BinaryIO, process.stdout), worker_id)
+        del private_dir, keep_user
+        return PlainProgram(argv, directory, environment, worker_id)
 
 
 def kill_marked(worker_id: str, seconds: float) -> bool:
-    """Kill every process that a worker's program left behind, wherever it hid; True once there is none.
+    """Kill every process that carries the worker's mark; True once there is none.
 
-    The worker itself is none of them. Known by the variable that they inherited from the program.
+    The worker itself is none of them. A process that changed its environment is not found: see `program_guard`.
     """
     deadline = time.monotonic() + seconds
     while True:
-        left = list(_marked(worker_id))
-        if not left:
+        _, pids = marked(worker_id)
+        if not pids:
             return True
-        for process in left:
+        for pid in pids:
             with contextlib.suppress(psutil.Error):
-                process.kill()
+                psutil.Process(pid).kill()
         if time.monotonic() > deadline:
             return False
-        psutil.wait_procs(left, timeout=max(0.0, deadline - time.monotonic()))
+        time.sleep(_POLL_SECONDS)
 
 
-def _marked(worker_id: str) -> Iterator[psutil.Process]:
-    pids = _pids_marked(f"{MARK}={worker_id}".encode()) if sys.platform == "linux" else psutil.pids()
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            if process.environ().get(MARK) == worker_id and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except (psutil.Error, OSError):
-            continue  # gone meanwhile, or another user's
+def marked(worker_id: str) -> tuple[list[int], list[int]]:
+    """Return the living guards of the worker's program, and the processes of the program that carry its mark."""
+    guards: list[int] = []
+    program: list[int] = []
+    found = _environments(worker_id) if sys.platform == "linux" else _psutil_environments()
+    for pid, environment in found:
+        if environment.get(GUARD_MARK) == worker_id:
+            guards.append(pid)
+        elif environment.get(MARK) == worker_id:
+            program.append(pid)
+    return guards, program
 
 
-def _pids_marked(mark: bytes) -> Iterator[int]:
-    """Yield the processes that may have the variable: a tenth of what psutil takes, at each end of each worker."""
+def _environments(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yield the processes whose environment holds `text`: a tenth of psutil's time, at each end of each worker."""
+    needle = text.encode()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{entry.name}/environ", "rb") as environ:  # noqa: PTH123
-                if mark in environ.read():
-                    yield int(entry.name)
+                content = environ.read()
+                if needle in content:
+                    pairs = (part.partition(b"=") for part in content.split(b"\0"))
+                    yield int(entry.name), {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """Return what a child does before it becomes the program: have the system kill it when its worker dies.
-
-    `kill -9` of a worker would otherwise leave a program that trades and that nobody supervises.
-    """
-    libc = ctypes.CDLL(None)
-    kill = int(getattr(signal, "SIGKILL", 9))
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, kill)
-        # The worker may have died before the call above took effect.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
+def _psutil_environments() -> Iterator[tuple[int, Mapping[str, str]]]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield process.pid, process.environ()

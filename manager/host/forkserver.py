@@ -5,6 +5,9 @@ milliseconds and shares its memory. It has one thread, never sees a secret (an o
 over a socket that passes through here unread), and ends when its agent ends; the workers live on.
 
 Each request is one JSON line with, for `fork`, one file descriptor beside it; each answer is one JSON line.
+
+It is a child subreaper (Linux): what a worker and the guard of its program leave behind when both are killed comes to
+this process, which ends it (`strays`).
 """
 
 import contextlib
@@ -15,9 +18,13 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 assert sys.platform != "win32", "there is no fork on Windows"
+
+from manager.gateways.program_guard import become_subreaper, descendants  # noqa: E402
+from manager.gateways.programs import GUARD_MARK  # noqa: E402
 
 #: What a worker imports sooner or later. Whatever is missing here costs every worker its own copy.
 PRELOADED: Final = (
@@ -29,6 +36,10 @@ PRELOADED: Final = (
 )
 
 
+#: The workers that were forked here and not reaped yet.
+_workers: Final[set[int]] = set()
+
+
 def serve(server: socket.socket) -> None:
     """Answer requests until the agent closes its end."""
     while True:
@@ -36,10 +47,13 @@ def serve(server: socket.socket) -> None:
         if not line:
             return
         request = json.loads(line)
-        if request["op"] == "fork":
-            answer = _fork(server, fds[0])
-        else:
-            answer = _reap(request["pid"])
+        match request["op"]:
+            case "fork":
+                answer = _fork(server, fds[0])
+            case "reap":
+                answer = _reap(request["pid"])
+            case _:
+                answer = {"pids": _end_strays()}
         server.sendall(json.dumps(answer).encode() + b"\n")
 
 
@@ -52,6 +66,7 @@ def _fork(server: socket.socket, fd: int) -> dict[str, Any]:
     if pid == 0:
         _become_worker(server, fd)
     os.close(fd)
+    _workers.add(pid)
     return {"pid": pid}
 
 
@@ -72,16 +87,56 @@ def _become_worker(server: socket.socket, fd: int) -> NoReturn:
 
 
 def _reap(pid: int) -> dict[str, Any]:
+    code = None
     with contextlib.suppress(ChildProcessError):
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
-            return {"code": os.waitstatus_to_exitcode(status)}
-    return {"code": None}
+            _workers.discard(pid)
+            code = os.waitstatus_to_exitcode(status)
+    _reap_others()
+    return {"code": code}
+
+
+def _reap_others() -> None:
+    """Collect children that are not workers: they came here when their parent, a worker or a guard, ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid in _workers:
+                return  # a worker is collected when the agent asks for its exit code
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+
+def _end_strays() -> list[int]:
+    """Kill what came here from a worker and a guard that were killed together; returns what was found.
+
+    A guard that lives ends what is below it, and then itself: it is left alone.
+    """
+    if sys.platform != "linux":
+        return []
+    below = descendants(os.getpid(), without=_workers)
+    guards = [pid for pid in below if _is_guard(pid)]
+    strays = descendants(os.getpid(), without=_workers.union(guards)) if below else []
+    for pid in strays:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    _reap_others()
+    return strays
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return environment.startswith(f"{GUARD_MARK}=".encode())
 
 
 def main() -> None:
     server = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        become_subreaper()
     for module in PRELOADED:
         importlib.import_module(module)
     gc.collect()

@@ -46,6 +46,9 @@ class Launcher(Protocol):
     def exit_code(self, process: ProcessRef) -> int | None:
         """Return how a process that has ended ended (negative: by that signal); None if that cannot be known."""
 
+    def end_strays(self) -> list[int]:
+        """Kill what a worker and the guard of its program left behind when both were killed; returns what was found."""
+
     def close(self) -> None:
         """Give up what is needed to launch. Workers that run are not touched."""
 
@@ -97,6 +100,9 @@ class SpawnLauncher:
         child = self._children.pop(process, None)
         return None if child is None else child.wait()
 
+    def end_strays(self) -> list[int]:
+        return []  # they go to the init process, and are known by their environment and control group alone
+
     def close(self) -> None:
         # Somebody must wait for each, or those that end while this process goes on stay as zombies.
         for child in self._children.values():
@@ -145,6 +151,16 @@ if sys.platform != "win32":
             except StartFailedError:
                 return None
             return code if isinstance(code, int) else None
+
+        def end_strays(self) -> list[int]:
+            with self._lock:
+                if self._server is None or self._server.poll() is not None:
+                    return []
+            try:
+                pids = self._ask({"op": "strays"}).get("pids")
+            except StartFailedError:
+                return []
+            return pids if isinstance(pids, list) else []
 
         def close(self) -> None:
             with self._lock:

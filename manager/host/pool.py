@@ -1,19 +1,25 @@
 """The host's pool of workers: one process an account, started, watched and stopped here."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from manager import logs
-from manager.errors import HostUnavailableError, ManagerError, NoWorkerError, StartCancelledError
+from manager.errors import (
+    HostUnavailableError,
+    ManagerError,
+    NoWorkerError,
+    OrphansLeftError,
+    StartCancelledError,
+)
 from manager.host.batches import run_batch
 from manager.host.endings import describe_exit
 from manager.host.hanging import why_hung
 from manager.host.leasing import Held, Leases
 from manager.host.pace import LoginPace
 from manager.host.records import RecordFiles, WorkerRecord
-from manager.host.remains import end_remains
 from manager.host.roster import Roster
 from manager.host.sinks import NoSink, RecordSink
 from manager.host.slot import Slot
@@ -73,7 +79,7 @@ class WorkerPoolManager(Roster):
         """See `manager.pool.WorkerPool.start_worker`."""
         slot = self._slot(order.account_id)
         with slot.lock:
-            if slot.live and slot.info is not None and not slot.restarting:
+            if slot.live and slot.info is not None and not (slot.restarting or slot.orphaned):
                 # Of its own generation, it was started by this very command, which came another way as well.
                 already = slot.generation != order.generation or order.generation == 0
                 return self._seen(slot, slot.info).with_(
@@ -89,7 +95,7 @@ class WorkerPoolManager(Roster):
         """
         slot = self._slot(order.account_id)
         with slot.lock:
-            if slot.live and not slot.restarting:
+            if slot.live and not (slot.restarting or slot.orphaned):
                 return None
             return self._start(slot, order, recovering=True)
 
@@ -98,7 +104,8 @@ class WorkerPoolManager(Roster):
         slot = self._slot(account_id)
         with slot.lock:
             if slot.restarting:
-                self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
+                with contextlib.suppress(OrphansLeftError):  # a stop tries again
+                    self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             elif not slot.live:
                 self._tell_why(slot, reason)
                 self._give_up(slot)
@@ -125,7 +132,7 @@ class WorkerPoolManager(Roster):
             if (
                 slot.live
                 and slot.info is not None
-                and not slot.restarting
+                and not (slot.restarting or slot.orphaned)
                 and 0 < order.generation <= slot.generation
             ):
                 return self._seen(slot, slot.info)
@@ -273,6 +280,9 @@ class WorkerPoolManager(Roster):
 
     def _start_now(self, slot: Slot, order: StartOrder, recovering: bool) -> WorkerInfo:
         config = order.prepare()
+        if slot.orphaned and slot.info is not None:
+            # Nothing may start beside what the last worker's program left running.
+            self._ended(slot, WorkerLifecycleStatus.FAILED, slot.info.error)
         slot.next_worker = worker_id = new_worker_id()
         before = slot.held
         held = self._leases.take(
@@ -360,8 +370,18 @@ class WorkerPoolManager(Roster):
         self._ended(slot, WorkerLifecycleStatus.STOPPED, ending)
 
     def _ended(self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None) -> None:
-        """Record the proven end of a worker and give up all that it held."""
+        """Record the proven end of a worker and give up all that it held.
+
+        Raises OrphansLeftError if processes of its program live on; then the account keeps its record and its lease.
+        """
+        if slot.record is not None:
+            try:
+                self._starter.end_orphans(slot.record)
+            except OrphansLeftError as error:
+                self._orphaned(slot, status, str(error))
+                raise
         with slot.guard:
+            slot.orphaned = False
             record, slot.record = slot.record, None
             info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
         if record is not None:
@@ -380,6 +400,20 @@ class WorkerPoolManager(Roster):
             code=slot.exit_code,
         )
 
+    def _orphaned(self, slot: Slot, status: WorkerLifecycleStatus, reason: str) -> None:
+        """Record that the worker has ended and its program has not: recovery or a stop tries again to end that."""
+        if status is not WorkerLifecycleStatus.RESTARTING:
+            status = WorkerLifecycleStatus.STOPPING
+        with slot.guard:
+            slot.orphaned = True
+            if slot.info is None:
+                return
+            if slot.status is status or slot.restarting:
+                info = slot.info = slot.info.with_(error=reason)
+            else:
+                info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
+        self._note(info)
+
     def _watch_worker(self, slot: Slot, process: ProcessRef) -> None:
         self._watch.watch(process, lambda ended: self._on_exit(slot, ended))
 
@@ -389,7 +423,6 @@ class WorkerPoolManager(Roster):
         with slot.guard:
             if slot.record is None or slot.record.process != process:
                 return
-            end_remains(slot.record)
             slot.exit_code = code
             slot.exited.set()
             if slot.events is not None:
@@ -409,11 +442,13 @@ class WorkerPoolManager(Roster):
         recover = self._on_unexpected_exit(lost, reason) if self._on_unexpected_exit is not None else None
         if recover is not None:
             slot.restarts += 1
-            self._ended(slot, WorkerLifecycleStatus.RESTARTING, reason)
+            with contextlib.suppress(OrphansLeftError):  # recovery tries again to end them
+                self._ended(slot, WorkerLifecycleStatus.RESTARTING, reason)
             recover()
         else:
             status = WorkerLifecycleStatus.STOPPED if code == 0 else WorkerLifecycleStatus.FAILED
-            self._ended(slot, status, reason)
+            with contextlib.suppress(OrphansLeftError):  # a stop tries again to end them
+                self._ended(slot, status, reason)
 
     def _adopt(self, slot: Slot, record: WorkerRecord) -> WorkerInfo:
         pulse = read_pulse(record.beat_file)
@@ -439,11 +474,12 @@ class WorkerPoolManager(Roster):
             reason = "the host agent died while it was starting"
         else:
             reason = describe_exit(None, pulse.last_words if pulse else None)
-        if not alive:
-            end_remains(record)
-            self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
-            return slot.info
         self._leases.adopt(slot.held, record.worker_id, record.account_id)
+        if not alive:
+            slot.exited.set()
+            with contextlib.suppress(OrphansLeftError):  # recovery or a stop tries again to end them
+                self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
+            return slot.info
         slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
         self._note(slot.info, beat=_first_beat(record, pulse.status if pulse else {}))
         self._watch_worker(slot, record.process)

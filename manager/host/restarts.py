@@ -20,6 +20,7 @@ from manager.errors import (
     FleetUnavailableError,
     ManagerError,
     NoHostFitsError,
+    OrphansLeftError,
     SessionHeldError,
     StartCancelledError,
 )
@@ -237,7 +238,7 @@ class Restarts:
                 self._pool.restart_worker(order)
             else:
                 self._pool.recover_worker(order)
-        except FleetUnavailableError:
+        except (FleetUnavailableError, OrphansLeftError):
             self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
         except (NoHostFitsError, SessionHeldError) as error:
             # Neither is this; and it passes without anybody's command.

@@ -72,7 +72,9 @@ class Roster:
         """Return by which generation of its desired state the account's worker was started; None if it has none."""
         with self._guard:
             slot = self._slots.get(account_id)
-        return slot.generation if slot is not None and slot.live and not slot.restarting else None
+        if slot is None or not slot.live or slot.restarting or slot.orphaned:
+            return None
+        return slot.generation
 
     def live_records(self) -> list[WorkerRecord]:
         """Return what this host knows of the workers that live."""

@@ -48,6 +48,8 @@ class Slot:
     starting: bool = False
     #: Why the pool itself ended the worker, where the exit code cannot say.
     ended_because: str | None = None
+    #: Whether the worker has ended, but processes that its program started could not be killed.
+    orphaned: bool = False
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None

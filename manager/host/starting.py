@@ -20,6 +20,7 @@ from manager.config import AccountConfig, config_version
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
+    OrphansLeftError,
     StartCancelledError,
     StartFailedError,
     StartTimeoutError,
@@ -29,6 +30,7 @@ from manager.errors import (
 from manager.host.endings import describe_exit
 from manager.host.launcher import Launched, Launcher
 from manager.host.leasing import Held
+from manager.host.orphans import end_orphans
 from manager.host.records import RecordFiles, WorkerRecord, private_dir
 from manager.host.slot import Slot
 from manager.host.stopping import kill_process
@@ -114,6 +116,15 @@ class Starter:
 
     def exit_code(self, process: ProcessRef) -> int | None:
         return self._launcher.exit_code(process)
+
+    def end_orphans(self, record: WorkerRecord) -> None:
+        """End what a dead worker's program left running. Raises OrphansLeftError, which names what could not be ended."""
+        left = end_orphans(record, self._launcher.end_strays)
+        if left:
+            raise OrphansLeftError(
+                f"{record.account_id}: its worker has ended, but processes of its program could not be killed and may "
+                f"still trade: {', '.join(left)}. End them on host {self._at.host}, then stop the account again"
+            )
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
         return {
@@ -308,6 +319,14 @@ class Starter:
             return
         if isinstance(error, StartCancelledError | StartTimeoutError) or not slot.exited.wait(_LEAVE_SECONDS):
             kill_process(slot)
+        try:
+            self.end_orphans(record)
+        except OrphansLeftError as left:
+            with slot.guard:
+                slot.orphaned = True
+                info = slot.move(WorkerLifecycleStatus.STOPPING, error=str(left))
+            note(info)
+            raise
         with slot.guard:
             slot.record = None
             stopped = isinstance(error, StartCancelledError)

@@ -8,7 +8,6 @@ from typing import Final
 from manager import logs
 from manager.errors import StopFailedError
 from manager.host.endings import describe_exit
-from manager.host.remains import end_remains
 from manager.host.slot import Slot
 from manager.session.beat import read_pulse
 from manager.session.control import ControlError
@@ -66,7 +65,6 @@ def kill_process(slot: Slot) -> None:
             f"{slot.account_id}: process {record.process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
             f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
         )
-    end_remains(record)
 
 
 def _log(slot: Slot, action: str) -> None:

@@ -4,8 +4,8 @@ import signal
 import time
 from typing import Final
 
+from manager.host.orphans import end_orphans
 from manager.host.records import RecordFiles, WorkerRecord
-from manager.host.remains import end_remains
 from manager.paths import StatePaths
 
 #: Seconds within which a killed worker must be gone.
@@ -36,8 +36,7 @@ def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str
     ended: list[str] = []
     left: list[str] = []
     for record in records:
-        if record.process.wait(_KILL_SECONDS):
-            end_remains(record)
+        if record.process.wait(_KILL_SECONDS) and not end_orphans(record):
             files.remove(record)
             ended.append(record.account_id)
         else:

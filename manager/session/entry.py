@@ -81,6 +81,7 @@ def gateway_options(order: WorkerOrder) -> GatewayOptions:
         account_id=config.account_id,
         worker_id=order.worker_id,
         epoch=order.epoch,
+        failover=order.lease_seconds > 0,
         login=config.login,
         server=config.server,
         password=order.password,

@@ -1,6 +1,5 @@
 """Any program as the session: readiness, output, credentials, and an end that leaves nothing behind."""
 
-import contextlib
 import http.server
 import json
 import logging
@@ -22,7 +21,7 @@ from manager.config.models import ReadyConfig, StopConfig
 from manager.gateways import GatewayOptions
 from manager.gateways.base import ConnectionLost, ConnectTimeout, InvalidRequest, NotSupported, VenueNotFound
 from manager.gateways.command import CommandGateway
-from manager.gateways.programs import MARK, kill_marked
+from manager.gateways.programs import MARK
 from manager.processes import ProcessRef
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
@@ -270,42 +269,3 @@ def test_the_whole_family_is_killed_at_the_deadline_hidden_children_too(make: Ma
     processes = family(gateway)
     gateway.disconnect()
     assert not [ref for ref in processes if ref.alive()]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is of Linux")
-def test_a_program_dies_with_its_worker_and_its_children_with_the_hosts_help(tmp_path: Path) -> None:
-    worker_id = f"w-test-{os.getpid()}-dies"
-    script = (
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from manager.config.models import ReadyConfig\n"
-        "from manager.gateways import GatewayOptions\n"
-        "from manager.gateways.command import CommandGateway\n"
-        f"gateway = CommandGateway(GatewayOptions(account_id='a', worker_id={worker_id!r},\n"
-        f"    private_dir=Path({str(tmp_path)!r}), command=(sys.executable, '-u', '-c', {CHILDREN!r}),\n"
-        "    ready=ReadyConfig(line='ready')))\n"
-        "gateway.connect(time.monotonic() + 10)\n"
-        "print(gateway._program.pid, *gateway._last_line.split()[1:], flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    worker = psutil.Popen([sys.executable, "-c", script], stdout=-1)
-    try:
-        line = worker.stdout.readline().split()
-        program, child, hidden = (ProcessRef.of(int(pid)) for pid in line)
-        assert program
-        assert child
-        assert hidden
-        worker.kill()
-        worker.wait()
-        assert program.wait(5), "the system ends the program with its worker"
-        assert child.alive()
-        assert hidden.alive()
-        assert kill_marked(worker_id, 5)
-        assert not child.alive()
-        assert not hidden.alive()
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
-        worker.wait()
-        worker.stdout.close()
-        kill_marked(worker_id, 5)

@@ -1,21 +1,17 @@
 """The pool with real worker processes and a real venue, without Redis and Celery; forked and spawned alike."""
 
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
 import psutil
 import pytest
-from support.venue import VenueProcess
+from support.pool_host import Host, children_of
 from support.waiting import eventually
 
-from manager import WorkerManagerService
-from manager.config import ConfigurationService
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
@@ -26,94 +22,11 @@ from manager.errors import (
     StopFailedError,
     WorkerDiedError,
 )
-from manager.host import WorkerPoolManager, build_pool, starting
+from manager.host import starting
 from manager.host.slot import Slot
-from manager.models import WorkerInfo
-from manager.paths import StatePaths
 from manager.processes import ProcessRef
-from manager.settings import Settings
-from manager.venue.client import VenueAdmin
 
 SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
-
-
-class Host:
-    """A state directory, a venue and a pool over them."""
-
-    def __init__(self, directory: Path, method: Literal["fork", "spawn"] = "fork") -> None:
-        self.paths = StatePaths(directory / "state")
-        self.paths.create()
-        self.venue = VenueProcess(directory)
-        self.settings = Settings(
-            config_dir=directory / "config",
-            state_dir=self.paths.root,
-            host="h",
-            venue_url=self.venue.address,
-            start_method=method,
-            heartbeat_interval_seconds=0.1,
-            stale_after_seconds=1.0,
-        )
-        self.config_service = ConfigurationService(self.settings.config_dir)
-        self.config_service.accounts_dir.mkdir(parents=True)
-        self.lost: list[tuple[WorkerInfo, str]] = []
-        self.seen: dict[int, ProcessRef] = {}
-        self.pool = self.new_pool()
-
-    def new_pool(self) -> WorkerPoolManager:
-        self.pool = build_pool(
-            self.settings,
-            self.config_service,
-            on_unexpected_exit=lambda info, reason: self.lost.append((info, reason)),
-        )
-        self.service = WorkerManagerService(self.config_service, self.pool)
-        return self.pool
-
-    def account(self, account_id: str, login: int | None, **changes: Any) -> None:
-        data: dict[str, Any] = {
-            "gateway": "paper",
-            "login": login,
-            "server": "Paper-1",
-            "password": "hunter2-hunter2",
-            "timeout": 5_000,
-            "currencies": [{"symbol": "EURUSD"}],
-            "execution": {"interval_seconds": 0.1, "stop_timeout_seconds": 3},
-            **changes,
-        }
-        path = self.config_service.accounts_dir / f"{account_id}.yaml"
-        path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
-
-    def start(self, account_id: str = "a") -> WorkerInfo:
-        info = self.service.start_worker_from_config(account_id)
-        self.process(info)
-        return info
-
-    def process(self, info: WorkerInfo) -> ProcessRef:
-        """Return the worker's process, which must live."""
-        found = ProcessRef.of(info.metadata["pid"])
-        assert found is not None
-        self.seen[found.pid] = found
-        return found
-
-    def fault(self, login: int, kind: str, **script: Any) -> None:
-        with VenueAdmin(self.venue.address) as admin:
-            admin.script_fault("Paper-1", login, kind, **script)
-
-    def status(self, account_id: str = "a") -> str | None:
-        info = self.service.get_worker_info(account_id)
-        return None if info is None else str(info.status)
-
-    def sessions(self) -> int:
-        with VenueAdmin(self.venue.address) as admin:
-            stats = admin.stats()
-        assert stats["overlaps"] == 0
-        return int(stats["sessions"])
-
-    def close(self) -> None:
-        for process in self.seen.values():
-            process.kill()
-        self.pool.close()
-        self.venue.close()
-        assert [process for process in self.seen.values() if not process.wait(5)] == []
 
 
 @pytest.fixture
@@ -270,14 +183,6 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     eventually(lambda: host.sessions() == 0)
     eventually(lambda: children_of(os.getpid()) <= before, what="no process is left of it")
     assert host.start().status == "running", "nothing of the failed start is in the way"
-
-
-def children_of(pid: int, *, recursive: bool = True) -> set[int]:
-    return {
-        child.pid
-        for child in psutil.Process(pid).children(recursive=recursive)
-        if child.status() != psutil.STATUS_ZOMBIE
-    }
 
 
 def preloaded_process() -> psutil.Process:
@@ -456,7 +361,7 @@ def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_st
     )
     info = host.start("bot")
     family = [ref for pid in children_of(info.metadata["pid"]) if (ref := ProcessRef.of(pid)) is not None]
-    assert len(family) == 2
+    assert len(family) == 3, "the guard, the program, and what it started"
     host.seen |= {ref.pid: ref for ref in family}
     host.process(info).kill()
     eventually(lambda: host.status("bot") == "failed", within=5)

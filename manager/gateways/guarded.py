@@ -1,0 +1,222 @@
+"""A program below its guard, as the worker uses it (Linux); see `manager.gateways.program_guard`."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import psutil
+
+assert sys.platform == "linux", "child subreapers are of Linux"
+
+from manager.gateways import program_guard  # noqa: E402
+from manager.gateways.cgroups import end_cgroup  # noqa: E402
+from manager.gateways.program_guard import become_subreaper, descendants, kill_descendants  # noqa: E402
+from manager.gateways.programs import GUARD_MARK  # noqa: E402
+
+#: Seconds in which the guard must have started the program, or have said why it cannot.
+_START_SECONDS: Final = 20.0
+#: The part of the time for killing after which the worker kills beside a guard that does not answer.
+_GUARD_PART: Final = 0.5
+_POLL_SECONDS: Final = 0.02
+#: Seconds in which a guard that has nothing left to guard ends.
+_EXIT_SECONDS: Final = 5.0
+
+
+class GuardedProgram:
+    """A program and all that it started. Used by one thread, like the gateway that runs it."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        directory: Path | None,
+        environment: Mapping[str, str],
+        worker_id: str,
+        *,
+        cgroup: Path | None,
+        keep_user: bool,
+    ) -> None:
+        """Start it. Raises OSError if there is no guard or no program."""
+        # What a guard that was killed leaves behind becomes this process's own, and is ended by it.
+        become_subreaper()
+        #: Children that are not the program's; the failover guardian is one.
+        self._others = set(descendants(os.getpid()))
+        self._cgroup = cgroup
+        self._received = b""
+        self._started: int | None = None
+        self._failure: Mapping[str, Any] | None = None
+        self._code: int | None = None
+        self._empty = False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", program_guard.__file__, str(theirs.fileno()), worker_id],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={GUARD_MARK: worker_id},
+                start_new_session=True,
+            )
+        self._channel: socket.socket | None = ours
+        self.output = cast(BinaryIO, self._guard.stdout)
+        self._send(
+            {
+                "op": "start",
+                "argv": list(argv),
+                "directory": None if directory is None else str(directory),
+                "environment": dict(environment),
+                "umask": 0o022,
+                "cgroup": None if cgroup is None else str(cgroup),
+                "keep_user": keep_user,
+            }
+        )
+        self._pump(_START_SECONDS, lambda: self._started is not None or self._failure is not None)
+        if self._started is None:
+            self.kill_all(_START_SECONDS)
+            self.close()
+            failure = self._failure or {
+                "errno": 0,
+                "text": "its guard process ended at once",
+                "file": argv[0],
+            }
+            raise OSError(failure["errno"], failure["text"], failure["file"])
+        self.pid = self._started
+
+    @property
+    def guard_pid(self) -> int:
+        return self._guard.pid
+
+    def exit_code(self) -> int | None:
+        """Return how the program itself ended (negative: by that signal); None while it runs."""
+        self._pump(0.0, lambda: False)
+        return self._code
+
+    @property
+    def guard_lost(self) -> bool:
+        """Whether the guard has ended before everything that it guards."""
+        return self._channel is None and not self._empty
+
+    def ask_to_stop(self, name: str) -> None:
+        """Send the program and all that it started the signal for a polite stop, as systemd does.
+
+        A shell or `npm start` in front of a bot does not pass the signal on.
+        """
+        number = getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
+        self._wake_guard()
+        self._send({"op": "signal", "number": int(number)})
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the program and all that it started have ended; True if they have."""
+        self._pump(seconds, lambda: self._empty)
+        return self._empty
+
+    def kill_all(self, seconds: float) -> bool:
+        """Kill the program and whatever it started; True once nothing of it is left."""
+        deadline = time.monotonic() + seconds
+        self._wake_guard()
+        self._send({"op": "kill"})
+        self._pump(seconds * _GUARD_PART, lambda: self._empty)
+        if self._empty:
+            return True
+        if self._cgroup is not None:
+            end_cgroup(self._cgroup, deadline)
+        # A guard that does not answer is ended last: what is below it would get lost among this process's children.
+        while self._guard.poll() is None:
+            if kill_descendants(self._guard.pid) == 0:
+                self._guard.kill()
+                self._guard.wait()
+            elif time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return self._end_orphans(deadline)
+
+    def left(self) -> list[str]:
+        """Return what still lives of the program, by name and pid, for messages."""
+        return [_named(pid) for pid in self._tree()]
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        with contextlib.suppress(OSError):
+            self.output.close()
+        # A guard that still has something to end goes on with that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(_EXIT_SECONDS if self._empty else 0)
+
+    # inside
+
+    def _tree(self) -> list[int]:
+        return [pid for pid in descendants(os.getpid()) if pid not in self._others | {self._guard.pid}]
+
+    def _end_orphans(self, deadline: float) -> bool:
+        """End what came to this process when the guard was killed; True once there is none."""
+        while left := self._tree():
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        self._empty = True
+        return True
+
+    def _wake_guard(self) -> None:
+        """Continue a guard that somebody has stopped (SIGSTOP)."""
+        if self._guard.poll() is None:
+            self._guard.send_signal(signal.SIGCONT)
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(OSError):
+                self._channel.sendall(json.dumps(request).encode() + b"\n")
+
+    def _pump(self, seconds: float, done: Callable[[], bool]) -> None:
+        """Read events of the guard until `done()` or for `seconds`; at least those that are there."""
+        deadline = time.monotonic() + seconds
+        while self._channel is not None:
+            left = 0.0 if done() else max(0.0, deadline - time.monotonic())
+            readable, _, _ = select.select([self._channel], [], [], left)
+            if not readable:
+                return
+            try:
+                data = self._channel.recv(65_536)
+            except OSError:
+                data = b""
+            if not data:
+                self._channel.close()
+                self._channel = None
+            *lines, self._received = (self._received + data).split(b"\n")
+            for line in lines:
+                self._note(json.loads(line))
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "started":
+                self._started = event["pid"]
+            case "failed":
+                self._failure = event
+            case "exited":
+                self._code = event["code"]
+            case "empty":
+                self._empty = True
+
+
+def _named(pid: int) -> str:
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"

@@ -1,0 +1,90 @@
+"""The processes that a dead worker may have left running: the program that it ran, and what that program started."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import psutil
+
+from manager import logs
+from manager.gateways import runs_programs
+from manager.gateways.cgroups import cgroup_of, members
+from manager.gateways.programs import CGROUP_NOTE, marked
+from manager.host.records import WorkerRecord, private_dir
+
+logger = logging.getLogger(__name__)
+
+#: Seconds within which killed processes must be gone.
+_KILL_SECONDS: Final = 2.0
+#: Seconds between two passes over the processes.
+_PASS_SECONDS: Final = 0.02
+
+
+def end_orphans(
+    record: WorkerRecord, strays: Callable[[], Sequence[int]] = tuple, seconds: float = _KILL_SECONDS
+) -> list[str]:
+    """End what the worker left behind; returns what could not be ended within `seconds`, by name and pid.
+
+    Called once the worker has provably ended, and before its lease may be given up or the next worker starts: what is
+    left may still trade. `strays` kills and returns processes whose worker and guard were killed together; the fork
+    server collects them.
+    """
+    if not runs_programs(record.gateway):
+        return []
+    deadline = time.monotonic() + seconds
+    while left := _kill_once(record, strays):
+        if time.monotonic() > deadline:
+            names = sorted(_named(pid) for pid in left)
+            logs.event(
+                logger,
+                logging.CRITICAL,
+                "orphans_left",
+                f"processes of its program could not be killed and may still trade: {', '.join(names)}; end them by hand",
+                account=record.account_id,
+                worker=record.worker_id,
+            )
+            return names
+        time.sleep(_PASS_SECONDS)
+    return []
+
+
+def _kill_once(record: WorkerRecord, strays: Callable[[], Sequence[int]]) -> set[int]:
+    """Kill whatever is left of the program; returns what was found."""
+    found = set(strays())
+    guards, program = marked(record.worker_id)
+    for pid in program:
+        _kill(pid)
+    if sys.platform == "linux":
+        from manager.gateways.program_guard import descendants, kill_cgroup, kill_descendants, remove_cgroup
+
+        for guard in guards:
+            # The guard kills what is below it, and ends when nothing is. One that was stopped must go on for that.
+            _continue(guard)
+            kill_descendants(guard)
+            found.update(descendants(guard))
+        cgroup = cgroup_of(record.worker_id, private_dir(record.beat_file) / CGROUP_NOTE)
+        if cgroup is not None:
+            kill_cgroup(str(cgroup))
+            found.update(members(cgroup))
+            remove_cgroup(str(cgroup))
+    return found.union(guards, program)
+
+
+def _continue(pid: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(pid).resume()
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(pid).kill()
+
+
+def _named(pid: int) -> str:
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"

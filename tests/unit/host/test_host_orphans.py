@@ -1,0 +1,134 @@
+"""A worker that has ended while its program has not: nothing starts beside it, and the account keeps its lease."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.pool_host import Host, children_of
+from support.waiting import eventually
+
+from manager.errors import OrphansLeftError, SessionHeldError
+from manager.gateways import cgroups
+from manager.gateways.programs import marked
+from manager.host import orphans
+from manager.models import WorkerInfo
+from manager.processes import ProcessRef
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="child subreapers are of Linux")
+
+PROGRAM = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], {})
+    os._exit(0)
+os.wait()
+print("ready", flush=True)
+while True: time.sleep(60)
+"""
+
+
+@pytest.fixture
+def host(short_dir: Path) -> Iterator[Host]:
+    found = Host(short_dir)
+    for account_id in ("bot", "twin"):
+        found.account(
+            account_id,
+            5001,
+            gateway="command",
+            password=None,
+            command=[sys.executable, "-u", "-c", PROGRAM],
+            ready={"line": "ready"},
+            currencies=None,
+            stop={"deadline_seconds": 1},
+        )
+    yield found
+    found.close()
+
+
+def begin(host: Host, account_id: str) -> WorkerInfo:
+    """Start an account though another has its login: the lease is what must keep them apart."""
+    info = host.service.start_worker_from_config(account_id, validate=False)
+    host.process(info)
+    return info
+
+
+def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
+    """Return what the program started and let go of: it has no mark, and the guard is its parent."""
+    found = []
+    for pid in children_of(worker_pid):
+        ref = ProcessRef.of(pid)
+        assert ref is not None
+        host.seen[pid] = ref
+        if Path(f"/proc/{pid}/environ").read_bytes() == b"":
+            found.append(ref)
+    (daemon,) = found
+    own = cgroups._own_cgroup()
+    if own is not None:
+        # It leaves its control group too, as a program with the rights to that may.
+        (own / "cgroup.procs").write_text(str(daemon.pid))
+    return daemon
+
+
+def test_a_stop_leaves_nothing_of_a_program_that_hides(host: Host) -> None:
+    info = begin(host, "bot")
+    daemon = daemon_of(host, info.metadata["pid"])
+    assert host.service.stop_worker("bot") is True
+    assert not daemon.alive()
+
+
+def test_a_worker_and_its_guard_killed_together_leave_nothing_to_trade_beside_the_next(host: Host) -> None:
+    info = begin(host, "bot")
+    daemon = daemon_of(host, info.metadata["pid"])
+    guards, _ = marked(info.worker_id)
+    for pid in (*guards, info.metadata["pid"]):
+        os.kill(pid, 9)
+    eventually(lambda: host.status("bot") == "failed", within=10)
+    assert not daemon.alive(), "the fork server got it, and ended it"
+    begin(host, "bot")
+
+
+def test_what_cannot_be_ended_fails_the_stop_and_keeps_the_lease(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = begin(host, "bot")
+    worker = host.process(info)
+    with monkeypatch.context() as held:
+        held.setattr(orphans, "_kill_once", lambda *_: {worker.pid})
+        held.setattr(orphans.end_orphans, "__defaults__", (tuple, 0.05))
+        with pytest.raises(OrphansLeftError, match=r"may still trade: .*\(pid \d+\)|may still trade: pid"):
+            host.service.stop_worker("bot")
+        assert not worker.alive()
+        assert host.status("bot") == "stopping"
+        assert host.pool.has_worker_for_account("bot")
+        with pytest.raises(SessionHeldError):
+            begin(host, "twin")
+        with pytest.raises(OrphansLeftError):
+            begin(host, "bot")
+        with pytest.raises(SessionHeldError):
+            begin(host, "twin")
+    assert host.service.stop_worker("bot") is True
+    assert host.status("bot") == "stopped"
+    begin(host, "twin")
+
+
+def test_a_new_agent_does_not_forget_what_a_dead_worker_left(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = begin(host, "bot")
+    worker = host.process(info)
+    host.pool.close()
+    worker.kill()
+    assert worker.wait(5)
+    with monkeypatch.context() as held:
+        held.setattr(orphans, "_kill_once", lambda *_: {worker.pid})
+        held.setattr(orphans.end_orphans, "__defaults__", (tuple, 0.05))
+        host.new_pool().adopt()
+        assert host.status("bot") == "stopping"
+        with pytest.raises(SessionHeldError):
+            begin(host, "twin")
+    assert host.service.stop_worker("bot") is True
+    begin(host, "twin")
