@@ -21,9 +21,9 @@ from manager.host.records import WorkerRecord, private_dir
 from manager.models import utc_now
 from manager.processes import ProcessRef
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="child subreapers and control groups are of Linux"
-)
+if sys.platform != "linux":
+    pytest.skip("child subreapers and control groups are of Linux", allow_module_level=True)
+assert sys.platform == "linux", "what follows is not type-checked for other platforms"
 
 #: Loses its mark (an emptied environment), its session, its parent (a double fork) and its interest in polite stops.
 ESCAPE = """
