@@ -9,7 +9,9 @@ own). What must hold is watched throughout, and at the end what is must be what 
 import contextlib
 import os
 import random
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,8 @@ from typing import Any, Literal
 import psutil
 import pytest
 from pydantic import SecretStr
-from support.fleet import SIGKILL, SIGSTOP, Fleet
+from support import bot
+from support.fleet import PASSWORD, SIGKILL, SIGSTOP, Fleet
 from support.proxy import Proxy
 from support.servers import RedisServer
 from support.waiting import eventually
@@ -43,6 +46,9 @@ ACCOUNTS = 20
 #: Seconds after the last fault within which everything must be as it is wanted.
 SETTLE_SECONDS = 60.0
 STALE_SECONDS = 5.0
+#: Accounts, the last ones, that are a program: a shell in front of a bot that has left it.
+WRAPPERS = 5
+BOT = bot.__file__
 SIGCONT = int(getattr(signal, "SIGCONT", 0))
 
 
@@ -114,11 +120,13 @@ class Chaos:
         )
         self.ids = [f"account-{number:03}" for number in range(1, ACCOUNTS + 1)]
         for number, account_id in enumerate(self.ids, 1):
+            program = self.wrapper(5000 + number) if account_id in self.ids[-WRAPPERS:] else {}
             one.add_account(
                 account_id,
                 5000 + number,
                 failover="auto" if number % 4 == 0 else "never",
                 host=None if number % 5 else one.host,
+                **program,
                 recovery={"max_restarts": 1000, "max_backoff_seconds": 2, "backoff_seconds": 0.2},
                 health={"hang_after_seconds": 3},
                 execution={"interval_seconds": 1, "stop_timeout_seconds": 5},
@@ -129,6 +137,18 @@ class Chaos:
         self.over = threading.Event()
         self.redis_lock = threading.Lock()
         self.undo: list[Callable[[], None]] = []
+
+    def wrapper(self, login: int) -> dict[str, Any]:
+        """Return what makes an account a shell whose bot has left it: another session, an emptied environment."""
+        bot = shlex.join([sys.executable, BOT, f"unix:{self.hosts[0].venue_socket}", str(login), PASSWORD])
+        return {
+            "gateway": "command",
+            "command": ["/bin/sh", "-c", f"env -i setsid {bot} & wait"],
+            "ready": {"line": "session"},
+            "stop": {"deadline_seconds": 2},
+            "password": None,
+            "currencies": None,
+        }
 
     def close(self) -> None:
         for host in reversed(self.hosts):
@@ -198,6 +218,8 @@ class Chaos:
             self.kill_agent,
             self.pause_agent,
             *[self.kill_worker] * 3,
+            *[self.kill_guard] * 2,
+            self.kill_worker_and_guard,
             *[self.pause_worker] * 2,
             self.cut,
             self.swallow,
@@ -225,6 +247,17 @@ class Chaos:
 
     def kill_worker(self, dice: random.Random) -> None:
         if worker := self._some_worker(dice):
+            worker.kill()
+
+    def kill_guard(self, dice: random.Random) -> None:
+        if guard := self._some_guard(dice):
+            guard.kill()
+
+    def kill_worker_and_guard(self, dice: random.Random) -> None:
+        guard = self._some_guard(dice)
+        worker = None if guard is None else ProcessRef.of(psutil.Process(guard.pid).ppid())
+        if guard is not None and worker is not None and worker.pid > 1:
+            guard.kill()
             worker.kill()
 
     def pause_worker(self, dice: random.Random) -> None:
@@ -269,6 +302,21 @@ class Chaos:
     def _some_worker(self, dice: random.Random) -> ProcessRef | None:
         workers = [ref for host in self.hosts for _, ref in sorted(host.workers().items())]
         return dice.choice(workers) if workers else None
+
+    def _some_guard(self, dice: random.Random) -> ProcessRef | None:
+        """Return the guard of a program, between a worker and a shell."""
+        found = [guard for host in self.hosts for guard in self._guards(host)]
+        return dice.choice(found) if found else None
+
+    @staticmethod
+    def _guards(host: ChaosHost) -> list[ProcessRef]:
+        found: list[ProcessRef] = []
+        for _, worker in sorted(host.workers().items()):
+            with contextlib.suppress(psutil.Error):
+                for child in psutil.Process(worker.pid).children():
+                    if any(part.endswith("program_guard.py") for part in child.cmdline()):
+                        found += [ref for ref in [ProcessRef.of(child.pid)] if ref is not None]
+        return found
 
     def _pause(self, ref: ProcessRef, seconds: float) -> None:
         ref.signal(SIGSTOP)
@@ -343,6 +391,17 @@ class Chaos:
                     found.append(process.pid)
         return found
 
+    def bots(self) -> list[int]:
+        """Return the pids of all bots of this test, known to anybody or not."""
+        venue = f"unix:{self.hosts[0].venue_socket}"
+        found: list[int] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                if BOT in line and venue in line:
+                    found.append(process.pid)
+        return found
+
     def tell(self) -> None:
         """Print what the hosts and the workers logged about accounts that something was wrong with."""
         with self.hosts[0].admin() as admin:
@@ -378,6 +437,12 @@ class Chaos:
                 wrong.append(f"{account_id}: wanted {desired}, is {info}, session {account_id in live}")
             elif does and info is not None and info.metadata.get("pid") not in processes:
                 wrong.append(f"{account_id}: {info} has no process")
+        bots = sum(
+            desired is not None and desired.running
+            for desired in (wanted.get(account_id) for account_id in self.ids[-WRAPPERS:])
+        )
+        if len(self.bots()) != bots:
+            wrong.append(f"{len(self.bots())} bots for {bots} wrapper accounts that should run")
         if len(processes) != expected:
             wrong.append(f"{len(processes)} worker processes for {expected} accounts that should run")
         return wrong
