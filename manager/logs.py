@@ -4,20 +4,21 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
-from io import TextIOWrapper
+from io import TextIOBase, TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
-#: What a secret is replaced with wherever one would have been shown.
-MASK: Final = "***"
-
-#: A masked secret is at least this long: masking every "1" would make a log unreadable and reveal the password.
-_MIN_SECRET_LENGTH: Final = 4
+from manager.masking import Masker
 
 _FIELDS: Final = "manager_fields"
+
+#: Bytes of a printed line that are kept before its end has come.
+_MAX_PRINTED: Final = 8_192
+_printed: Final = logging.getLogger("manager.printed")
 
 
 def event(logger: logging.Logger, level: int, action: str, message: str = "", **fields: Any) -> None:
@@ -73,22 +74,10 @@ class _MaskingFormatter(logging.Formatter):
     def __init__(self, inner: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
         self._inner = inner
-        shown = {form for s in secrets if len(s) >= _MIN_SECRET_LENGTH for form in _forms(s)}
-        # The longest first: a secret that contains another must not leave its rest behind.
-        self._secrets = sorted(shown, key=len, reverse=True)
+        self._mask = Masker(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(self._inner.format(record), self._secrets)
-
-
-def _forms(secret: str) -> set[str]:
-    """Return what may have become of a secret when the line is finished: quotes and backslashes escaped, even twice."""
-    forms = {secret}
-    for _ in range(2):
-        forms |= {json.dumps(form, ensure_ascii=False)[1:-1] for form in forms} | {
-            form for text in forms for form in (repr(text)[1:-1], repr(text + '"')[1:-2])
-        }
-    return forms
+        return self._mask(self._inner.format(record))
 
 
 class _PrivateFileHandler(RotatingFileHandler):
@@ -97,13 +86,6 @@ class _PrivateFileHandler(RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return os.fdopen(fd, "a", encoding="utf-8")
-
-
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with every one of `secrets` replaced by `***`."""
-    for secret in secrets:
-        text = text.replace(secret, MASK)
-    return text
 
 
 def configure(
@@ -132,3 +114,43 @@ def configure(
 def formatter(*, as_json: bool = False, secrets: Iterable[str] = ()) -> logging.Formatter:
     """Return the formatter that `configure` uses, for handlers that somebody else owns (Celery's)."""
     return _MaskingFormatter(JsonFormatter() if as_json else LineFormatter(), secrets)
+
+
+class _PrintedText(TextIOBase):
+    """What is printed in this process: masked as one stream, and logged line by line."""
+
+    def __init__(self, mask: Masker, stream_name: str) -> None:
+        self._stream = mask.stream()
+        self._name = stream_name
+        self._line = b""
+        self._lock = threading.RLock()
+        self._inside = threading.local()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        # A log that cannot be written (a full disk) says so on standard error, which is this log.
+        if getattr(self._inside, "yes", False):
+            return len(text)
+        self._inside.yes = True
+        try:
+            self._log(text)
+        finally:
+            self._inside.yes = False
+        return len(text)
+
+    def _log(self, text: str) -> None:
+        with self._lock:
+            *lines, self._line = (self._line + self._stream.feed(text.encode(errors="replace"))).split(b"\n")
+            if len(self._line) > _MAX_PRINTED:
+                lines, self._line = [*lines, self._line], b""
+        for line in lines:
+            shown = line.decode(errors="replace").rstrip()
+            if shown:
+                event(_printed, logging.INFO, "printed", shown, stream=self._name)
+
+
+def catch_printing(mask: Masker) -> None:
+    """Log what this process prints to standard output and error from here on, secrets masked."""
+    sys.stdout, sys.stderr = _PrintedText(mask, "stdout"), _PrintedText(mask, "stderr")

@@ -11,7 +11,7 @@ from manager.config.document import Document
 from manager.config.merge import merge, sources, with_currency_defaults
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, Problem, dotted
-from manager.logs import MASK
+from manager.masking import MASK
 
 _MISSING: Final = object()
 

@@ -49,9 +49,16 @@ class GatewayOptions:
     directory: Path | None = None
     ready: ReadyConfig | None = None
     stop: StopConfig = field(default_factory=StopConfig)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    #: The account's `options`, for gateways from elsewhere.
-    options: Mapping[str, Any] = field(default_factory=dict)
+    #: What the account file says of the program's environment, references resolved: it may hold secrets.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The account's `options`, for gateways from elsewhere, references resolved: they may hold secrets.
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Every secret among `environment`, `options` and `command`: what a gateway shows must not hold one.
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def all_secrets(self) -> tuple[str, ...]:
+        """Return the password and the other secrets, for masking."""
+        return (*self.secrets, *(() if self.password is None else (self.password.get_secret_value(),)))
 
 
 def known_gateways() -> tuple[str, ...]:

@@ -35,12 +35,12 @@ from manager.gateways.base import (
     Tick,
     VenueNotFound,
 )
+from manager.gateways.output import OutputReader, TextSeen
 from manager.gateways.programs import Program, start_program
+from manager.masking import Masker
 
 logger = logging.getLogger("manager.program")
 
-#: Bytes of one line of output that are kept; a program that prints without an end must not fill the memory.
-_MAX_OUTPUT_LINE: Final = 8_192
 #: Seconds between two looks at a port or a URL that is not ready yet.
 _PROBE_SECONDS: Final = 0.1
 #: Seconds that one look may take.
@@ -56,7 +56,7 @@ class CommandGateway:
         self._options = options
         self._program: Program | None = None
         self._changed = threading.Condition()
-        self._line_seen = False
+        self._ready_text: TextSeen | None = None
         self._output_open = False
         self._last_line = ""
 
@@ -138,7 +138,9 @@ class CommandGateway:
             found = shutil.which(program)
         if found is None:
             raise VenueNotFound(f"{program!r} is no program on this host: give its full path, or install it")
-        self._line_seen, self._last_line, self._output_open = False, "", True
+        ready = self._options.ready
+        self._ready_text = None if ready is None or ready.line is None else TextSeen(ready.line)
+        self._last_line, self._output_open = "", True
         try:
             self._program = start_program(
                 [found, *command[1:]],
@@ -184,26 +186,26 @@ class CommandGateway:
         return self._options.private_dir / "credentials.json"
 
     def _read_output(self, output: BinaryIO) -> None:
-        wanted = self._options.ready.line if self._options.ready else None
-        # A closed output ends the loop; a program that lives on without one is judged by its process alone.
+        reader = OutputReader(Masker(self._options.all_secrets()), self._on_line, self._on_part)
+        # A closed output ends the reading; a program that lives on without one is judged by its process alone.
         with contextlib.suppress(OSError, ValueError):
-            while raw := output.readline(_MAX_OUTPUT_LINE):
-                line = raw.decode(errors="replace").rstrip()
-                if not line:
-                    continue
-                logs.event(logger, logging.INFO, "output", line)
-                with self._changed:
-                    self._last_line = self._masked(line)
-                    if wanted is not None and wanted in line:
-                        self._line_seen = True
-                        self._changed.notify_all()
+            reader.read(output)
         with self._changed:
             self._output_open = False
             self._changed.notify_all()
 
-    def _masked(self, line: str) -> str:
-        password = self._options.password
-        return line if password is None else logs.mask(line, [password.get_secret_value()])
+    def _on_line(self, line: str) -> None:
+        logs.event(logger, logging.INFO, "output", line)
+        with self._changed:
+            self._last_line = line
+
+    def _on_part(self, part: bytes) -> None:
+        # In what the program printed, before anything in it is masked: a secret may be a word of the text.
+        if self._ready_text is not None:
+            self._ready_text.feed(part)
+            if self._ready_text:
+                with self._changed:
+                    self._changed.notify_all()
 
     def _wait_ready(self, ready: ReadyConfig, deadline: float) -> None:
         started = time.monotonic()
@@ -224,7 +226,7 @@ class CommandGateway:
             if left <= 0:
                 raise ConnectTimeout(f"the program runs, but was not ready in time: {reason}")
             with self._changed:
-                if not self._line_seen:
+                if not self._ready_text:
                     self._changed.wait(min(_PROBE_SECONDS, left))
 
     def _unready(self) -> str | None:
@@ -233,7 +235,7 @@ class CommandGateway:
         if ready is None:
             return None
         if ready.line is not None:
-            return None if self._line_seen else f"it has not printed {ready.line!r}"
+            return None if self._ready_text else f"it has not printed {ready.line!r}"
         if ready.tcp is not None:
             return _port_trouble(ready.tcp)
         if ready.http is not None:

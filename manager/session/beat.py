@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from manager.masking import Masker
+
 _MAGIC: Final = b"WMBEAT01"
 #: Of one page, and pages in a file; a worker of an older version writes one.
 _SIZE: Final = 4096
@@ -27,6 +29,9 @@ _WORDS_AT: Final = 128
 _WORDS_SIZE: Final = 1024
 _PAYLOAD_AT: Final = _WORDS_AT + _WORDS_SIZE
 _PAYLOAD_SIZE: Final = _SIZE - _PAYLOAD_AT
+
+#: Texts of a status that the worker makes itself; a password that is such a word must not hide it.
+_OUR_WORDS: Final = ("phase", "health", "environment", "currency", "balance", "equity")
 
 #: How often a reader tries again when it met the writer in the middle.
 _READ_TRIES: Final = 5
@@ -49,7 +54,8 @@ class Pulse:
 class BeatWriter:
     """The worker's end. Used by one thread, but for `last_words`, which any may set on the way out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mask: Masker | None = None) -> None:
+        self._mask = mask or Masker(())
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -90,8 +96,15 @@ class BeatWriter:
         self._call, self._deadline = b"", 0.0
         self.beat()
 
+    def masked(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the figures with secrets in their texts masked: they go to the host, to Redis and to readers.
+
+        A venue's or a program's error text may hold what the worker gave it.
+        """
+        return {**self._mask.values(status), **{key: status[key] for key in _OUR_WORDS if key in status}}
+
     def status(self, status: Mapping[str, Any]) -> None:
-        """Publish the latest figures; what does not fit the page is left out whole."""
+        """Publish the latest figures, masked already; what does not fit the page is left out whole."""
         payload = json.dumps(status, separators=(",", ":")).encode()
         self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
         self.beat()
@@ -105,7 +118,7 @@ class BeatWriter:
     def last_words(self, text: str) -> None:
         """Leave the reason of the end where it can be read after it."""
         # Cut at the end: it must be valid text whatever was in the middle of it.
-        self._words = text.encode()[:_WORDS_SIZE]
+        self._words = self._mask(text).encode(errors="replace")[:_WORDS_SIZE]
         self._write()
 
     def close(self) -> None:

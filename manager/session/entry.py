@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from manager import logs
 from manager.fleet.client import open_client
 from manager.fleet.leases import LeaseBeats
 from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
+from manager.masking import Masker
 from manager.session.beat import BeatWriter
 from manager.session.cycle import ObserveCycle
 from manager.session.exits import WorkerExit
@@ -37,14 +37,15 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
         return WorkerExit.CRASHED  # the host died before it could give the order: nothing was started
     order = WorkerOrder.from_json(line)
     del line
-    _prepare_logging(order)
-    beat = BeatWriter(order.beat_file)
-    notify = _notifier(writer)
+    mask = Masker(order.all_secrets())
+    _prepare_logging(order, mask)
+    beat = BeatWriter(order.beat_file, mask)
+    notify = _notifier(writer, mask)
     try:
         return _build(order, beat, notify).run()
     except BaseException as error:
         logger.exception("the worker failed")
-        text = logs.mask(f"{type(error).__name__}: {error}", _secrets(order))
+        text = f"{type(error).__name__}: {error}"
         beat.last_words(text)
         notify({"event": "failed", "code": "crashed", "message": text, "retryable": True})
         return WorkerExit.CRASHED
@@ -92,37 +93,30 @@ def gateway_options(order: WorkerOrder) -> GatewayOptions:
         directory=order.directory,
         ready=config.ready,
         stop=config.stop,
-        environment=config.environment,
-        options=config.options,
+        environment=order.environment,
+        options=order.options,
+        secrets=order.secrets,
     )
 
 
-def _prepare_logging(order: WorkerOrder) -> None:
-    logs.configure(
-        level=order.log_level, as_json=order.log_json, file=order.log_file, secrets=_secrets(order)
-    )
+def _prepare_logging(order: WorkerOrder, mask: Masker) -> None:
+    logs.configure(level=order.log_level, as_json=order.log_json, file=order.log_file, secrets=mask.secrets)
     # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
     fd = os.open(order.log_file, os.O_WRONLY | os.O_APPEND)
     os.dup2(fd, 2)
     os.close(fd)
-    faulthandler.enable(all_threads=True)
+    faulthandler.enable(file=2, all_threads=True)
+    # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
+    logs.catch_printing(mask)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/comm").write_text(f"wm:{order.account_id}"[:15])
 
 
-def _secrets(order: WorkerOrder) -> list[str]:
-    secrets = [order.control_token.get_secret_value()]
-    if order.password is not None:
-        secrets.append(order.password.get_secret_value())
-    if order.redis_url is not None:
-        password = urlsplit(order.redis_url.get_secret_value()).password
-        secrets += [password] if password else []
-    return secrets
-
-
-def _notifier(writer: BinaryIO) -> Callable[[Mapping[str, Any]], None]:
+def _notifier(writer: BinaryIO, mask: Masker) -> Callable[[Mapping[str, Any]], None]:
     def notify(message: Mapping[str, Any]) -> None:
+        if "message" in message:
+            message = {**message, "message": mask(str(message["message"]))}
         # The host may have died meanwhile; the worker lives on and will be found through its record.
         with contextlib.suppress(OSError, ValueError):
             writer.write(json.dumps(message).encode() + b"\n")

@@ -1,6 +1,7 @@
 """What a host agent tells a new worker: everything it needs, secrets too, over a pipe and nowhere else."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +9,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from manager.config import AccountConfig
+from manager.masking import url_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,11 @@ class WorkerOrder:
     config: AccountConfig
     #: The resolved password; `config.password` is only the reference to it.
     password: SecretStr | None = field(repr=False)
+    #: The account's `environment` and `options`, references resolved; `config` has the references.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: Every secret among them, and among what the account file holds in clear.
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     #: None for a worker that reports to no Redis (a local pool in a script).
     redis_url: SecretStr | None = field(repr=False)
     host: str
@@ -45,6 +52,15 @@ class WorkerOrder:
     def account_id(self) -> str:
         return self.config.account_id
 
+    def all_secrets(self) -> list[str]:
+        """Return all that this worker must never show."""
+        found = [*self.secrets, self.control_token.get_secret_value()]
+        if self.password is not None:
+            found.append(self.password.get_secret_value())
+        if self.redis_url is not None:
+            found += url_secrets(self.redis_url.get_secret_value())
+        return found
+
     def to_json(self) -> bytes:
         """Return the order as one line of JSON, secrets in clear."""
         data: dict[str, Any] = {}
@@ -65,6 +81,7 @@ class WorkerOrder:
         data = json.loads(line)
         data["config"] = AccountConfig.model_validate(data["config"])
         data["claims"] = tuple(data["claims"])
+        data["secrets"] = tuple(data["secrets"])
         for name in ("password", "redis_url", "control_token"):
             if data[name] is not None:
                 data[name] = SecretStr(data[name])

@@ -194,8 +194,8 @@ class Worker:
                 self._has_account = False
         status |= self._judge.judge(self._figures)
         status["rss_bytes"] = self._process.memory_info().rss
-        self._status = status
-        self._beat.status({"phase": self._phase, **status})
+        self._status = self._beat.masked(status)
+        self._beat.status({"phase": self._phase, **self._status})
 
     def _note(self, session: VenueSession) -> None:
         self._status |= {

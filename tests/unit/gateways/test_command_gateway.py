@@ -1,5 +1,6 @@
 """Any program as the session: readiness, output, credentials, and an end that leaves nothing behind."""
 
+import contextlib
 import http.server
 import json
 import logging
@@ -269,3 +270,55 @@ def test_the_whole_family_is_killed_at_the_deadline_hidden_children_too(make: Ma
     processes = family(gateway)
     gateway.disconnect()
     assert not [ref for ref in processes if ref.alive()]
+
+
+PRINTS_SECRET_AROUND_THE_LIMIT = """
+import json, os, sys, time
+secret = json.load(open(os.environ['MANAGER_CREDENTIALS_FILE']))['password']
+for before in range(8192 - len(secret) - 2, 8192 + 3):
+    print('x' * before + secret)
+print('half of it: ' + secret[:9], end='', flush=True)
+time.sleep(0.05)
+print(secret[9:], end='', flush=True)
+print('ready', flush=True)
+print('as JSON ' + json.dumps(secret), flush=True)
+raise SystemExit(3)
+"""
+
+
+def test_a_secret_that_the_line_limit_or_a_write_cuts_reaches_no_log(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = 'hunter2"and\\more'
+    gateway = make(PRINTS_SECRET_AROUND_THE_LIMIT, password=SecretStr(secret))
+    with caplog.at_level(logging.INFO, "manager.program"):
+        with contextlib.suppress(ConnectionLost):
+            gateway.connect(soon())
+        eventually(lambda: not gateway._output_open, what="its output has ended")
+    shown = "\n".join(record.getMessage() for record in caplog.records)
+    assert "as JSON" in shown
+    assert not any(secret[at : at + 5] in shown for at in range(len(secret) - 4))
+    assert "hunter2" not in gateway._last_line
+    health = gateway.check()
+    assert health.reason is not None
+    assert "hunter2" not in health.reason
+
+
+def test_every_secret_of_the_account_is_masked_in_the_output(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = "import os\nprint('ready', os.environ['API_SECRET'], flush=True)\nraise SystemExit(4)"
+    gateway = make(script, environment={"API_SECRET": "an-api-secret"}, secrets=("an-api-secret",))
+    with caplog.at_level(logging.INFO, "manager.program"):
+        with contextlib.suppress(ConnectionLost):
+            gateway.connect(soon())
+        eventually(lambda: not gateway._output_open, what="its output has ended")
+    assert "an-api-secret" not in caplog.text
+    assert "ready ***" in caplog.text
+    assert "an-api-secret" not in str(gateway.check().reason)
+
+
+def test_readiness_is_seen_in_an_unfinished_line_across_parts_and_if_a_secret_is_in_it(make: Make) -> None:
+    make("print('re', end='', flush=True); import time; time.sleep(0.05); print('ady> ', end='', flush=True)\n"
+         "time.sleep(60)").connect(soon())  # fmt: skip
+    make(FOREVER, password=SecretStr("ready")).connect(soon())
