@@ -13,8 +13,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from manager.errors import SettingsError
 from manager.labels import Labels, parse_labels
+from manager.regular_files import read_regular_file
+from manager.secret_text import SecretTextError, decode_text, secret_problem
 
 _APP = "worker-manager"
+
+#: Bytes of a file that holds one URL.
+_MAX_SECRET_FILE = 64 * 1024
 
 #: A host's name is part of a queue's and of a key's name.
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -87,12 +92,7 @@ class Settings(BaseSettings):
     @classmethod
     def _url_from_file(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("redis_url_file") and not data.get("redis_url"):
-            path = Path(str(data["redis_url_file"])).expanduser()
-            try:
-                url = path.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is no text"
-                raise ValueError(f"MANAGER_REDIS_URL_FILE: {path} cannot be read: {reason}") from None
+            url = read_secret_line(Path(str(data["redis_url_file"])), "MANAGER_REDIS_URL_FILE")
             return {**data, "redis_url": url}
         return data
 
@@ -114,6 +114,25 @@ class Settings(BaseSettings):
                 "a host's name is 1 to 63 letters, digits, '.', '_' or '-', and starts with a letter or digit"
             )
         return value
+
+
+def read_secret_line(path: Path, setting: str) -> str:
+    """Return the one line of a file that holds a URL, blanks around it left out. Raises ValueError, which shows none of it."""
+    path = path.expanduser()
+    try:
+        raw = read_regular_file(str(path), _MAX_SECRET_FILE)
+        if len(raw) > _MAX_SECRET_FILE:
+            raise ValueError(f"{setting}: {path} is longer than {_MAX_SECRET_FILE} bytes")
+        # No URL begins or ends with a blank, so none of them is meant.
+        url = decode_text(raw).strip(" \t\r\n")
+        problem = secret_problem(url) if url else "is empty; it holds the URL of the fleet's Redis"
+    except OSError as error:
+        raise ValueError(f"{setting}: {path} cannot be read: {error.strerror or error}") from None
+    except SecretTextError as error:
+        raise ValueError(f"{setting}: {path} {error}") from None
+    if problem is not None:
+        raise ValueError(f"{setting}: {path} {problem}")
+    return url
 
 
 def load_settings() -> Settings:

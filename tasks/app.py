@@ -16,6 +16,7 @@ from manager.factory import celery_worker_pool, configuration
 from manager.gateways.reach import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
+from manager.masking import url_secrets
 from manager.models import ValidationResult
 from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
@@ -244,7 +245,8 @@ def _refuse(message: str) -> NoReturn:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _configure_logging(**_: Any) -> None:
     settings = load_settings()
-    logs.configure(level=settings.log_level, as_json=settings.log_json)
+    url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
+    logs.configure(level=settings.log_level, as_json=settings.log_json, secrets=url_secrets(url))
     # One line for each received and finished task says nothing that the pool's own lines do not.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING if settings.log_level != "DEBUG" else logging.DEBUG)

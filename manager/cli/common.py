@@ -80,11 +80,15 @@ _NEED_ACCOUNTS = frozenset({"start", "stop", "restart"})
 def settings() -> "Settings":
     """Return the settings, and send this process's own log to stderr: quiet, unless a level is asked for."""
     from manager import logs
+    from manager.masking import url_secrets
     from manager.settings import load_settings
 
     loaded = load_settings()
+    url = "" if loaded.redis_url is None else loaded.redis_url.get_secret_value()
     asked = "MANAGER_LOG_LEVEL" in os.environ
-    logs.configure(level=loaded.log_level if asked else "CRITICAL", as_json=loaded.log_json)
+    logs.configure(
+        level=loaded.log_level if asked else "CRITICAL", as_json=loaded.log_json, secrets=url_secrets(url)
+    )
     logging.captureWarnings(capture=True)
     return loaded
 

@@ -14,8 +14,9 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from manager.config.files import NotRegularError, read_regular_file
 from manager.errors import CredentialError
+from manager.regular_files import NotRegularError, read_regular_file
+from manager.secret_text import SecretTextError, clean_secret, decode_secret
 
 #: (what stands after the scheme, config directory) → the secret. Raises CredentialError.
 Resolver = Callable[[str, Path], str]
@@ -32,15 +33,28 @@ def scheme_of(reference: str) -> str | None:
     return scheme if colon and rest and scheme in resolvers() else None
 
 
-def resolve(reference: SecretStr, config_dir: Path) -> SecretStr:
-    """Return the secret that `reference` names; a literal is itself. Raises CredentialError."""
+def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> SecretStr:
+    """Return the secret that `reference` names; a literal is itself. With `lines` it may have several lines.
+
+    Raises CredentialError: nothing is there, or what is there is not clearly a secret (see `manager.secret_text`).
+    """
     text = reference.get_secret_value()
     scheme = scheme_of(text)
     if scheme is None:
         return reference
-    secret = resolvers()[scheme](text.partition(":")[2], config_dir)
+    rest = text.partition(":")[2]
+    try:
+        if scheme == "file":
+            secret = decode_secret(_from_file(rest, config_dir), lines=lines)
+        elif scheme in _OURS:
+            secret = clean_secret(_OURS[scheme](rest, config_dir), lines=lines)
+        else:
+            secret = resolvers()[scheme](rest, config_dir)
+    except SecretTextError as error:
+        where = f": {_file_path(rest, config_dir)}" if scheme == "file" else ""
+        raise CredentialError(f"{scheme}:{rest}{where} {error}") from None
     if not secret:
-        raise CredentialError(f"{scheme}:{_shown(text)} is empty")
+        raise CredentialError(f"{scheme}:{rest} is empty")
     return SecretStr(secret)
 
 
@@ -91,7 +105,7 @@ def _file_state(path: str) -> object:
 def resolvers() -> Mapping[str, Resolver]:
     """Return every known scheme's resolver; looked up once a process, since entry points are slow to find."""
     plugged = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
-    return {**plugged, "env": _from_environment, "file": _from_file, "keyring": _from_keyring}
+    return {**plugged, **_OURS, "file": lambda name, config_dir: decode_secret(_from_file(name, config_dir))}
 
 
 def _from_environment(name: str, _config_dir: Path) -> str:
@@ -104,7 +118,7 @@ def _from_environment(name: str, _config_dir: Path) -> str:
     return value
 
 
-def _from_file(name: str, config_dir: Path) -> str:
+def _from_file(name: str, config_dir: Path) -> bytes:
     path = _file_path(name, config_dir)
     try:
         raw = read_regular_file(path, _MAX_SIZE)
@@ -116,10 +130,7 @@ def _from_file(name: str, config_dir: Path) -> str:
         raise CredentialError(f"file:{name}: {path}: {error.strerror}") from None
     if len(raw) > _MAX_SIZE:
         raise CredentialError(f"file:{name}: {path} is longer than {_MAX_SIZE} bytes: it is no password")
-    try:
-        return raw.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise CredentialError(f"file:{name}: {path} is no UTF-8 text") from None
+    return raw
 
 
 def _from_keyring(name: str, _config_dir: Path) -> str:
@@ -142,5 +153,4 @@ def _from_keyring(name: str, _config_dir: Path) -> str:
     return str(found)
 
 
-def _shown(reference: str) -> str:
-    return reference.partition(":")[2]
+_OURS: Final[Mapping[str, Resolver]] = {"env": _from_environment, "keyring": _from_keyring}

@@ -17,8 +17,8 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, DocumentStartEvent, NodeEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from manager.config.files import NotRegularError, read_regular_file
 from manager.config.problems import Place, Problem
+from manager.regular_files import NotRegularError, read_regular_file
 
 #: Bytes. An account with a hundred currencies is a tenth of this.
 MAX_SIZE: Final = 256 * 1024

@@ -4,11 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 from manager.environment import clean_environment
 from manager.errors import SettingsError
 from manager.local.agent import shared_settings
+from manager.regular_files import read_regular_file
+from manager.secret_text import SecretTextError, decode_text, secret_problem
 from manager.settings import Settings
+
+#: Bytes of the file of Flower's users.
+_MAX_USERS_FILE: Final = 64 * 1024
 
 
 def flower_argv(settings: Settings, port: int) -> list[str]:
@@ -45,10 +51,15 @@ def users_of(settings: Settings) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: {error.strerror}") from None
+        lines = decode_text(read_regular_file(str(path), _MAX_USERS_FILE)).splitlines()
+    except (OSError, SecretTextError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: {reason}") from None
     users = [line.strip() for line in lines if line.strip()]
+    for number, user in enumerate(users, start=1):
+        problem = secret_problem(user)
+        if problem is not None:
+            raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: user {number} {problem}")
     if not users or any(":" not in user for user in users):
         raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: each line is USER:PASSWORD")
     return users
