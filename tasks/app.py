@@ -154,10 +154,19 @@ def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Cal
         running.auditor.note(what, account_id, call.by, call.token, error.code, str(error))
         raise
     else:
-        running.auditor.note(what, account_id, call.by, call.token, "ok")
+        outcome, text = _outcome(running, account_id) if what == "stop" else ("ok", "")
+        running.auditor.note(what, account_id, call.by, call.token, outcome, text)
         return answer
     finally:
         running.self_test.end_command()
+
+
+def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
+    """Return how a stop that succeeded ended, for the audit trail: `ok`, or `forced` with what was killed."""
+    info = running.host.get_worker_info(account_id)
+    if info is not None and info.metadata.get("forced"):
+        return "forced", info.error or ""
+    return "ok", ""
 
 
 def refused(task: Any, error: ManagerError) -> ManagerError:

@@ -199,6 +199,12 @@ class NotSupported(GatewayError):
     code = "not_supported"
 
 
+class ForcedEnd(GatewayError):
+    """Raised by `disconnect` when the session is closed, but what the gateway runs did not end in time and was killed."""
+
+    code = "forced_end"
+
+
 class Gateway(Protocol):
     """What a worker needs of a venue. Every method may raise a `GatewayError`, nothing else on purpose."""
 
@@ -212,7 +218,10 @@ class Gateway(Protocol):
         """Say how the session is, by asking the venue. Raises nothing: trouble is in the answer."""
 
     def disconnect(self) -> None:
-        """Close the session. Idempotent, raises nothing, and returns only when the venue was told or is gone."""
+        """Close the session. Idempotent; returns only when the venue was told or is gone.
+
+        Raises ForcedEnd once everything has ended, if some of it had to be killed.
+        """
 
     def account(self) -> Account: ...
 

@@ -24,6 +24,7 @@ from manager.gateways.base import (
     ConnectionLost,
     ConnectTimeout,
     Environment,
+    ForcedEnd,
     Health,
     Instrument,
     InvalidRequest,
@@ -259,18 +260,16 @@ class CommandGateway:
         program = self._program
         if program is None:
             return
+        forced: str | None = None
         if polite_seconds > 0:
             # The children too: the program may be a shell that ends at once and passes nothing on to the bot.
             program.ask_to_stop(self._options.stop.signal)
             if not program.wait(polite_seconds):
-                logs.event(
-                    logger,
-                    logging.WARNING,
-                    "program_killed",
-                    f"still running {polite_seconds:g} s after SIG{_signal_name(self._options.stop.signal)}: "
-                    f"{', '.join(program.left()) or 'the program'}",
-                    pid=program.pid,
+                forced = (
+                    f"the program did not stop within {polite_seconds:g} s of SIG{_signal_name(self._options.stop.signal)}; "
+                    f"killed: {', '.join(program.left()) or f'pid {program.pid}'}"
                 )
+                logs.event(logger, logging.WARNING, "program_killed", forced, pid=program.pid)
         # Also after a polite end: a process that it started may trade on without it.
         gone = program.kill_all(_KILL_SECONDS)
         self._credentials_file.unlink(missing_ok=True)
@@ -280,6 +279,8 @@ class CommandGateway:
             )
         program.close()
         self._program = None
+        if forced is not None:
+            raise ForcedEnd(forced)
 
 
 def _signal_name(name: str) -> str:

@@ -113,11 +113,19 @@ class GuardedProgram:
         """
         number = getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
         self._wake_guard()
+        if self.guard_lost:
+            _send_signal(self._tree(), int(number))
         self._send({"op": "signal", "number": int(number)})
 
     def wait(self, seconds: float) -> bool:
         """Wait until the program and all that it started have ended; True if they have."""
+        deadline = time.monotonic() + seconds
         self._pump(seconds, lambda: self._empty)
+        while self.guard_lost and not self._empty:
+            self._empty = not self._tree()
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
         return self._empty
 
     def kill_all(self, seconds: float) -> bool:
@@ -162,15 +170,10 @@ class GuardedProgram:
     def _end_orphans(self, deadline: float) -> bool:
         """End what came to this process when the guard was killed; True once there is none."""
         while left := self._tree():
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+            _send_signal(left, signal.SIGKILL)
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_SECONDS)
-            for pid in left:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
         self._empty = True
         return True
 
@@ -213,6 +216,12 @@ class GuardedProgram:
                 self._code = event["code"]
             case "empty":
                 self._empty = True
+
+
+def _send_signal(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def _named(pid: int) -> str:

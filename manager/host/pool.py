@@ -367,9 +367,11 @@ class WorkerPoolManager(Roster):
         self._note(info)
         logs.event(logger, logging.INFO, "stop", account=slot.account_id, worker=info.worker_id)
         ending = stop_process(slot, timeout)
-        self._ended(slot, WorkerLifecycleStatus.STOPPED, ending)
+        self._ended(slot, WorkerLifecycleStatus.STOPPED, ending.reason, forced=ending.forced)
 
-    def _ended(self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None) -> None:
+    def _ended(
+        self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
+    ) -> None:
         """Record the proven end of a worker and give up all that it held.
 
         Raises OrphansLeftError if processes of its program live on; then the account keeps its record and its lease.
@@ -383,7 +385,8 @@ class WorkerPoolManager(Roster):
         with slot.guard:
             slot.orphaned = False
             record, slot.record = slot.record, None
-            info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
+            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
+            info = slot.move(status, error=reason, metadata=ending)
         if record is not None:
             self._records.remove(record)
         if status is not WorkerLifecycleStatus.RESTARTING:

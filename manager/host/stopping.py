@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from manager import logs
@@ -11,6 +12,7 @@ from manager.host.endings import describe_exit
 from manager.host.slot import Slot
 from manager.session.beat import read_pulse
 from manager.session.control import ControlError
+from manager.session.exits import WorkerExit
 
 logger = logging.getLogger(__name__)
 
@@ -20,15 +22,25 @@ _POLITE_PART: Final = 0.7
 _KILL_SECONDS: Final = 5.0
 
 
-def stop_process(slot: Slot, timeout: float | None) -> str | None:
+@dataclass(frozen=True, slots=True)
+class StopOutcome:
+    """How a worker ended that was asked to stop."""
+
+    #: One line if it did not stop cleanly.
+    reason: str | None = None
+    #: Whether the worker, or the program that it ran, had to be killed: its orders may be open.
+    forced: bool = False
+
+
+def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
     """End the slot's worker within `timeout` seconds (by default the account's own), then kill it.
 
-    Returns None if it stopped in order, else one line that says how it ended. Raises StopFailedError if it could not
-    be proven to have ended; it must then be taken to trade on.
+    Raises StopFailedError if it could not be proven to have ended; it must then be taken to trade on.
     """
     record = slot.record
     if record is None:
-        return None
+        return StopOutcome()
+    killed = False
     seconds = record.stop_timeout_seconds if timeout is None else max(0.0, timeout)
     deadline = time.monotonic() + seconds
     polite = seconds * _POLITE_PART
@@ -45,10 +57,18 @@ def stop_process(slot: Slot, timeout: float | None) -> str | None:
         if not slot.exited.wait(max(0.0, deadline - time.monotonic())):
             _log(slot, "SIGKILL")
             kill_process(slot)
+            killed = True
     pulse = read_pulse(record.beat_file)
-    if slot.exit_code == 0 or (slot.exit_code is None and not (pulse and pulse.last_words)):
-        return None
-    return describe_exit(slot.exit_code, pulse.last_words if pulse else None)
+    words = pulse.last_words if pulse else None
+    if killed:
+        call = f" (it was in the call {pulse.call})" if pulse and pulse.call else ""
+        text = f"the worker did not stop within {seconds:g} s{call} and was killed by its host agent"
+        return StopOutcome(f"{text}: {words}" if words else text, forced=True)
+    if slot.exit_code == WorkerExit.STOPPED_BY_FORCE:
+        return StopOutcome(words or describe_exit(slot.exit_code, None), forced=True)
+    if slot.exit_code == 0 or (slot.exit_code is None and not words):
+        return StopOutcome()
+    return StopOutcome(describe_exit(slot.exit_code, words))
 
 
 def kill_process(slot: Slot) -> None:

@@ -16,6 +16,8 @@ class WorkerExit(IntEnum):
     STOPPED_UNCLEANLY = 73
     #: Another worker has its lease, or it could not be renewed in time.
     LEASE_LOST = 74
+    #: It was asked to stop, and its session is closed; but the program that it ran was killed for that.
+    STOPPED_BY_FORCE = 76
 
 
 MEANINGS = {
@@ -25,4 +27,5 @@ MEANINGS = {
     WorkerExit.CONNECTION_LOST: "its connection to the venue was lost",
     WorkerExit.STOPPED_UNCLEANLY: "it stopped, but could not close its session in order",
     WorkerExit.LEASE_LOST: "it lost its lease",
+    WorkerExit.STOPPED_BY_FORCE: "its program did not stop in time and was killed",
 }

@@ -19,7 +19,15 @@ from typing import Any, Final
 import psutil
 
 from manager import logs
-from manager.gateways.base import ConnectionLost, Gateway, GatewayError, Health, NotSupported, RateLimited
+from manager.gateways.base import (
+    ConnectionLost,
+    ForcedEnd,
+    Gateway,
+    GatewayError,
+    Health,
+    NotSupported,
+    RateLimited,
+)
 from manager.gateways.base import Session as VenueSession
 from manager.session.beat import BeatWriter
 from manager.session.control import ControlServer
@@ -65,6 +73,8 @@ class Worker:
         self._process = psutil.Process()
         self._stop_deadline: float | None = None
         self._stop_reason = ""
+        #: Whether what the gateway runs had to be killed.
+        self._forced = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -212,8 +222,10 @@ class Worker:
         if self._order.config.execution.open_positions == "close":
             clean = self._close_positions(deadline)
         clean = self._disconnect(max(0.5, deadline - time.monotonic())) and clean
-        logs.event(logger, logging.INFO, "stopped", clean=clean)
-        return WorkerExit.STOPPED if clean else WorkerExit.STOPPED_UNCLEANLY
+        logs.event(logger, logging.INFO, "stopped", clean=clean, forced=self._forced)
+        if not clean:
+            return WorkerExit.STOPPED_UNCLEANLY
+        return WorkerExit.STOPPED_BY_FORCE if self._forced else WorkerExit.STOPPED
 
     def _close_positions(self, deadline: float) -> bool:
         try:
@@ -234,6 +246,9 @@ class Worker:
     def _disconnect(self, seconds: float) -> bool:
         try:
             self._gateway.disconnect(time.monotonic() + seconds)
+        except ForcedEnd as error:
+            self._forced = True
+            self._beat.last_words(str(error))
         except Exception as error:
             logger.exception("disconnect failed")
             self._beat.last_words(f"disconnect failed: {error}")

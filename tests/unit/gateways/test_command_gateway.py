@@ -20,7 +20,14 @@ from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
 from manager.gateways import GatewayOptions
-from manager.gateways.base import ConnectionLost, ConnectTimeout, InvalidRequest, NotSupported, VenueNotFound
+from manager.gateways.base import (
+    ConnectionLost,
+    ConnectTimeout,
+    ForcedEnd,
+    InvalidRequest,
+    NotSupported,
+    VenueNotFound,
+)
 from manager.gateways.command import CommandGateway
 from manager.gateways.programs import MARK
 from manager.processes import ProcessRef
@@ -53,7 +60,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., CommandGateway]]:
 
     yield maker
     for gateway in made:
-        gateway.disconnect()
+        with contextlib.suppress(ForcedEnd):
+            gateway.disconnect()
 
 
 Make = Callable[..., CommandGateway]
@@ -268,7 +276,8 @@ def test_the_whole_family_is_killed_at_the_deadline_hidden_children_too(make: Ma
     gateway = make(CHILDREN, stop=StopConfig(deadline_seconds=0.3))
     gateway.connect(soon())
     processes = family(gateway)
-    gateway.disconnect()
+    with pytest.raises(ForcedEnd):
+        gateway.disconnect()
     assert not [ref for ref in processes if ref.alive()]
 
 

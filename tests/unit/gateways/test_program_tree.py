@@ -1,5 +1,6 @@
 """Every way in which a program's process can leave its parent: none of them outlives the worker, or keeps its account."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
 from manager.gateways import GatewayOptions, cgroups
+from manager.gateways.base import ForcedEnd
 from manager.gateways.command import CommandGateway
 from manager.gateways.programs import marked
 from manager.host.orphans import end_orphans
@@ -50,6 +52,8 @@ import sys, time
 from pathlib import Path
 from manager.config.models import ReadyConfig
 from manager.gateways import GatewayOptions, cgroups
+from manager.gateways.base import ForcedEnd
+from manager.gateways.base import ForcedEnd
 from manager.gateways.command import CommandGateway
 if sys.argv[4] == "no cgroup":
     cgroups._own_cgroup = lambda: None
@@ -89,7 +93,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., CommandGateway]]:
 
     yield maker
     for gateway in made:
-        gateway.disconnect()
+        with contextlib.suppress(ForcedEnd):
+            gateway.disconnect()
 
 
 Make = Callable[..., CommandGateway]
@@ -114,7 +119,8 @@ def test_a_stop_ends_a_daemon_that_lost_mark_session_and_parent(
     gateway.connect(soon())
     daemon = escaped(tmp_path)
     assert marked(gateway._options.worker_id)[1] in ([], [gateway._program and gateway._program.pid])
-    gateway.disconnect()
+    with pytest.raises(ForcedEnd):
+        gateway.disconnect()
     assert not daemon.alive()
 
 
@@ -204,7 +210,7 @@ def test_a_worker_whose_guard_is_killed_says_so_and_ends_what_comes_to_it(
     script = WORKER.replace(
         "time.sleep(600)",
         "while gateway.check().ipc_ok: time.sleep(0.01)\n"
-        "print(gateway.check().reason, flush=True)\ngateway.disconnect()\nprint('disconnected', flush=True)\n",
+        "print(gateway.check().reason, flush=True)\ntry: gateway.disconnect()\nexcept ForcedEnd: print('disconnected', flush=True)\n",
     )
     worker_id = f"w-tree-{os.getpid()}-lost"
     process = subprocess.Popen(
@@ -281,3 +287,15 @@ def test_a_program_of_a_failover_account_cannot_become_another_user(make: Make) 
         gateway = make(script, failover=failover)
         gateway.connect(soon())
         assert gateway._last_line == f"ready {failover}"
+
+
+def test_found_10_a_program_that_had_to_be_killed_is_told(make: Make) -> None:
+    gateway = make(
+        "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    gateway.connect(soon())
+    with pytest.raises(
+        ForcedEnd, match=r"did not stop within 0.3 s of SIGTERM; killed: python\S* \(pid \d+\)"
+    ):
+        gateway.disconnect()
+    gateway.disconnect()

@@ -132,3 +132,19 @@ def test_a_new_agent_does_not_forget_what_a_dead_worker_left(
             begin(host, "twin")
     assert host.service.stop_worker("bot") is True
     begin(host, "twin")
+
+
+def test_found_10_a_forced_stop_is_recorded_as_one(host: Host) -> None:
+    deaf = "trap '' TERM; echo ready; while :; do sleep 1; done"
+    host.account("deaf", 7, gateway="command", password=None, currencies=None, command=["/bin/sh", "-c", deaf],
+                 ready={"line": "ready"}, stop={"deadline_seconds": 0.3})  # fmt: skip
+    begin(host, "deaf")
+    assert host.service.stop_worker("deaf") is True
+    info = host.service.get_worker_info("deaf")
+    assert info is not None
+    assert (info.status, info.metadata["forced"]) == ("stopped", True)
+    assert str(info.error).startswith("the program did not stop within 0.3 s of SIGTERM; killed: ")
+    begin(host, "deaf")
+    info = host.service.get_worker_info("deaf")
+    assert info is not None
+    assert "forced" not in info.metadata

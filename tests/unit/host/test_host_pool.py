@@ -228,7 +228,8 @@ def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Ho
     stopped = host.service.get_worker_info("a")
     assert stopped is not None
     assert stopped.status == "stopped"
-    assert "ended by SIGKILL" in str(stopped.error), "a stop by force is told as one"
+    assert "was killed by its host agent" in str(stopped.error), "a stop by force is told as one"
+    assert stopped.metadata["forced"] is True
 
 
 def test_two_stops_at_once_are_one_and_both_are_told_so(host: Host) -> None:
