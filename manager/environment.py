@@ -5,6 +5,7 @@ inheriting them would show them in `/proc/<pid>/environ` of every process.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -41,3 +42,22 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         if name.upper() in _NAMES or name.upper().startswith(_PREFIXES)
     }
     return {**kept, **(extra or {})}
+
+
+#: Of the manager's own interpreter, and what it sets for its own processes.
+_OWN: Final = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
+
+
+def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a program that is not ours, with `extra` over it.
+
+    The manager's virtual environment comes last on its PATH: `python3` is the system's, and a program that was installed
+    beside the manager is still found. Python prints at once (PYTHONUNBUFFERED): a pipe would otherwise get nothing for a long time.
+    """
+    kept = {name: value for name, value in clean_environment().items() if name.upper() not in _OWN}
+    if "PATH" in kept and sys.prefix != sys.base_prefix:
+        ours = os.path.realpath(os.path.join(sys.prefix, "Scripts" if sys.platform == "win32" else "bin"))  # noqa: PTH118
+        parts = kept["PATH"].split(os.pathsep)
+        own = [part for part in parts if os.path.realpath(part) == ours]
+        kept["PATH"] = os.pathsep.join([part for part in parts if part not in own] + own[:1])
+    return {**kept, "PYTHONUNBUFFERED": "1", **(extra or {})}

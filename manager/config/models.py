@@ -98,7 +98,7 @@ class ExecutionConfig(_Section):
 
 
 class ReadyConfig(_Section):
-    """How a program shows that it is ready; exactly one of the four."""
+    """How a program shows that it is ready; exactly one of the five."""
 
     #: A text that appears in its output.
     line: str | None = None
@@ -108,6 +108,8 @@ class ReadyConfig(_Section):
     http: str | None = None
     #: So long after its start, if it still runs then.
     after_seconds: Number | None = None
+    #: It says READY=1 on the socket that NOTIFY_SOCKET names (sd_notify).
+    notify: Switch | None = None
 
 
 class StopConfig(_Section):
@@ -130,6 +132,31 @@ class RecoveryConfig(_Section):
     max_backoff_seconds: Number = 60.0
     #: Running so long, a worker has recovered: the next restart is at once again.
     healthy_after_seconds: Number = 60.0
+    #: Whether a worker that is unhealthy ends its session, to be started again.
+    restart_unhealthy: Switch = False
+
+
+class LineEveryConfig(_Section):
+    """Output that shows that a program is well."""
+
+    #: A text that a line of its output holds; without it any output counts.
+    line: str | None = None
+    #: Seconds without such a line, after which the program is unhealthy.
+    seconds: Number
+
+
+class ProbeConfig(_Section):
+    """A look at a program from outside; exactly one of `tcp` and `http`."""
+
+    #: A port on 127.0.0.1 that accepts connections.
+    tcp: Count | None = None
+    #: A URL that answers with a 2xx status.
+    http: str | None = None
+    interval_seconds: Number = 10.0
+    #: Seconds that one look may take.
+    timeout_seconds: Number = 2.0
+    #: Failed looks in a row, after which the program is unhealthy.
+    failures: Count = 3
 
 
 class HealthConfig(_Section):
@@ -145,6 +172,10 @@ class HealthConfig(_Section):
     market_hours: Literal["fx", "always"] = "fx"
     #: A cycle takes longer than this: degraded.
     cycle_seconds: Number = 30.0
+    #: A program that says READY=1 (`ready.notify`) says WATCHDOG=1 at least so often, or is unhealthy.
+    watchdog_seconds: Number | None = None
+    line_every: LineEveryConfig | None = None
+    probe: ProbeConfig | None = None
 
 
 class AccountConfig(_Section):
@@ -285,6 +316,7 @@ BUILT_IN: Final[dict[str, Any]] = {
         "backoff_seconds": 1.0,
         "max_backoff_seconds": 60.0,
         "healthy_after_seconds": 60.0,
+        "restart_unhealthy": False,
     },
     "health": {
         "hang_after_seconds": 30.0,

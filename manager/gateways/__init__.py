@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from manager.config.models import ReadyConfig, StopConfig
+from manager.config.models import HealthConfig, ReadyConfig, StopConfig
 from manager.gateways.base import Gateway, InvalidRequest
 
 #: The entry point group of gateways from elsewhere; each names a callable that takes GatewayOptions.
@@ -49,6 +49,7 @@ class GatewayOptions:
     directory: Path | None = None
     ready: ReadyConfig | None = None
     stop: StopConfig = field(default_factory=StopConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     #: What the account file says of the program's environment, references resolved: it may hold secrets.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: The account's `options`, for gateways from elsewhere, references resolved: they may hold secrets.

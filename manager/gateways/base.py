@@ -95,6 +95,10 @@ class Health:
     last_tick_age_s: float | None = None
     latency_ms: float | None = None
     reason: str | None = None
+    #: Whether the trouble has lasted for as long as its own threshold says: it does not pass by itself.
+    unhealthy: bool = False
+    #: What the session says of itself, for people.
+    status: str | None = None
 
 
 class GatewayError(Exception):

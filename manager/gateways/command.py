@@ -5,11 +5,8 @@ import json
 import logging
 import os
 import shutil
-import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import BinaryIO, Final
 
 from manager import logs
 from manager.config.models import ReadyConfig
-from manager.environment import clean_environment
+from manager.environment import program_environment
 from manager.gateways import GatewayOptions
 from manager.gateways.base import (
     Account,
@@ -36,8 +33,12 @@ from manager.gateways.base import (
     Tick,
     VenueNotFound,
 )
-from manager.gateways.output import OutputReader, TextSeen
+from manager.gateways.notify import NotifySocket
+from manager.gateways.output import OutputReader
+from manager.gateways.ports import local_port, port_trouble, served_by, server_of
+from manager.gateways.program_health import ProgramHealth, url_trouble
 from manager.gateways.programs import Program, start_program
+from manager.gateways.visible_text import VisibleText
 from manager.masking import Masker
 
 logger = logging.getLogger("manager.program")
@@ -57,7 +58,9 @@ class CommandGateway:
         self._options = options
         self._program: Program | None = None
         self._changed = threading.Condition()
-        self._ready_text: TextSeen | None = None
+        self._ready_text: VisibleText | None = None
+        self._notify: NotifySocket | None = None
+        self._health: ProgramHealth | None = None
         self._output_open = False
         self._last_line = ""
 
@@ -69,13 +72,17 @@ class CommandGateway:
         ready = self._options.ready
         if not self._options.command or ready is None:
             raise InvalidRequest("gateway command needs `command` and `ready`")
-        self.disconnect()
+        with contextlib.suppress(ForcedEnd):
+            self.disconnect()
+        self._refuse_taken_port(ready)
         try:
-            self._start(self._options.command)
+            self._start(self._options.command, ready)
             self._wait_ready(ready, deadline)
         except BaseException:
             self._end(polite_seconds=0.0)
             raise
+        if self._health is not None:
+            self._health.started()
         return Session(
             account_id=str(self._options.login or self._options.account_id),
             server=self._options.server or "",
@@ -94,13 +101,16 @@ class CommandGateway:
             return Health(
                 ipc_ok=False, venue_connected=False, can_trade=False, account_matches=False, reason=ended
             )
-        reason = self._unready()
+        lasting = self._health.trouble() if self._health is not None else None
+        reason = lasting or self._unready()
         return Health(
             ipc_ok=True,
             venue_connected=reason is None,
             can_trade=reason is None,
             account_matches=True,
             reason=reason,
+            unhealthy=lasting is not None,
+            status=self._notify.status if self._notify is not None else None,
         )
 
     def disconnect(self) -> None:
@@ -129,30 +139,49 @@ class CommandGateway:
 
     # the program
 
-    def _start(self, command: Sequence[str]) -> None:
+    @staticmethod
+    def _refuse_taken_port(ready: ReadyConfig) -> None:
+        """Raise ConnectionLost if the port by which the program shows that it is ready is served already."""
+        port = _ready_port(ready)
+        if port is not None and port_trouble(port) is None:
+            raise ConnectionLost(
+                f"port {port} (ready) is served by {server_of(port)} before the program starts: end that process, or "
+                "give the program another port"
+            )
+
+    def _start(self, command: Sequence[str], ready: ReadyConfig) -> None:
         directory = self._options.directory
+        environment = self._environment()
         program = command[0]
         found: str | None = None
         if directory is not None and (directory / program).is_file():
             found = str(directory / program)
         else:
-            found = shutil.which(program)
+            found = shutil.which(program, path=environment.get("PATH"))
         if found is None:
-            raise VenueNotFound(f"{program!r} is no program on this host: give its full path, or install it")
-        ready = self._options.ready
-        self._ready_text = None if ready is None or ready.line is None else TextSeen(ready.line)
+            raise VenueNotFound(
+                f"{program!r} is not an executable on this host's PATH: give its full path, or install it"
+            )
+        self._ready_text = None if ready.line is None else VisibleText(ready.line)
         self._last_line, self._output_open = "", True
+        if ready.notify:
+            try:
+                self._notify = NotifySocket(self._options.private_dir, self._options.health.watchdog_seconds)
+            except OSError as error:
+                raise InvalidRequest(f"ready.notify: the socket cannot be made: {error}") from None
+            environment |= self._notify.environment()
         try:
             self._program = start_program(
                 [found, *command[1:]],
                 directory,
-                self._environment(),
+                environment,
                 self._options.worker_id,
                 private_dir=self._options.private_dir,
                 keep_user=self._options.failover,
             )
         except OSError as error:
             raise VenueNotFound(f"{found}: {error.strerror or error}") from None
+        self._health = ProgramHealth(self._options.health, self._notify, self._program.stopped)
         logs.event(logger, logging.INFO, "program_started", pid=self._program.pid, program=found)
         threading.Thread(
             target=self._read_output, args=(self._program.output,), name="output", daemon=True
@@ -163,7 +192,7 @@ class CommandGateway:
         own = {"MANAGER_ACCOUNT_ID": options.account_id, "MANAGER_EPOCH": str(options.epoch)}
         if options.password is not None:
             own["MANAGER_CREDENTIALS_FILE"] = str(self._write_credentials())
-        return clean_environment({**options.environment, **own})
+        return program_environment({**options.environment, **own})
 
     def _write_credentials(self) -> Path:
         options = self._options
@@ -202,11 +231,11 @@ class CommandGateway:
 
     def _on_part(self, part: bytes) -> None:
         # In what the program printed, before anything in it is masked: a secret may be a word of the text.
-        if self._ready_text is not None:
-            self._ready_text.feed(part)
-            if self._ready_text:
-                with self._changed:
-                    self._changed.notify_all()
+        if self._health is not None:
+            self._health.feed(part)
+        if self._ready_text is not None and self._ready_text.feed(part):
+            with self._changed:
+                self._changed.notify_all()
 
     def _wait_ready(self, ready: ReadyConfig, deadline: float) -> None:
         started = time.monotonic()
@@ -220,15 +249,25 @@ class CommandGateway:
             if ready.after_seconds is not None:
                 reason = None if time.monotonic() - started >= ready.after_seconds else "it is too early"
             else:
-                reason = self._unready()
+                reason = self._unready() or self._foreign_port(program, ready)
             if reason is None:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ConnectTimeout(f"the program runs, but was not ready in time: {reason}")
+                last = (
+                    f"; its last output: {self._last_line}" if self._last_line else "; it has printed nothing"
+                )
+                raise ConnectTimeout(f"the program runs, but was not ready in time: {reason}{last}")
             with self._changed:
-                if not self._ready_text:
-                    self._changed.wait(min(_PROBE_SECONDS, left))
+                self._changed.wait(min(_PROBE_SECONDS, left))
+
+    @staticmethod
+    def _foreign_port(program: Program, ready: ReadyConfig) -> str | None:
+        """Say that another process serves the port, if one does: the program may have lost a race for it."""
+        port = _ready_port(ready)
+        if port is None or served_by(port, program.processes()) is not False:
+            return None
+        return f"port {port} is served by {server_of(port)}, which the program did not start"
 
     def _unready(self) -> str | None:
         """Say why the program is not ready, by its own sign; None if it is."""
@@ -236,12 +275,14 @@ class CommandGateway:
         if ready is None:
             return None
         if ready.line is not None:
-            return None if self._ready_text else f"it has not printed {ready.line!r}"
+            seen = self._ready_text is not None and self._ready_text.seen
+            return None if seen else f"it has not printed {ready.line!r}"
+        if ready.notify:
+            said = self._notify is not None and self._notify.ready
+            return None if said else "it has not said READY=1 (ready.notify)"
         if ready.tcp is not None:
-            return _port_trouble(ready.tcp)
-        if ready.http is not None:
-            return _url_trouble(ready.http)
-        return None
+            return port_trouble(ready.tcp)
+        return None if ready.http is None else url_trouble(ready.http, _PROBE_TIMEOUT)
 
     def _ending(self, program: Program) -> str | None:
         code = program.exit_code()
@@ -279,6 +320,11 @@ class CommandGateway:
             )
         program.close()
         self._program = None
+        if self._health is not None:
+            self._health.close()
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
         if forced is not None:
             raise ForcedEnd(forced)
 
@@ -287,23 +333,8 @@ def _signal_name(name: str) -> str:
     return name.upper().removeprefix("SIG")
 
 
-def _port_trouble(port: int) -> str | None:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=_PROBE_TIMEOUT).close()
-    except OSError as error:
-        return f"port {port}: {error.strerror or error}"
-    return None
-
-
-def _url_trouble(url: str) -> str | None:
-    try:
-        # Without the proxies of the environment: a readiness URL is this machine's own.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=_PROBE_TIMEOUT) as answer:
-            status = answer.status
-    except urllib.error.HTTPError as error:
-        status = error.code
-        error.close()
-    except (OSError, ValueError) as error:
-        return f"{url}: {getattr(error, 'reason', None) or error}"
-    return None if 200 <= status < 300 else f"{url}: status {status}"
+def _ready_port(ready: ReadyConfig) -> int | None:
+    """Return the port of this machine that shows that the program is ready, if one does."""
+    if ready.tcp is not None:
+        return ready.tcp
+    return None if ready.http is None else local_port(ready.http)

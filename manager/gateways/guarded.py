@@ -19,7 +19,12 @@ assert sys.platform == "linux", "child subreapers are of Linux"
 
 from manager.gateways import program_guard  # noqa: E402
 from manager.gateways.cgroups import end_cgroup  # noqa: E402
-from manager.gateways.program_guard import become_subreaper, descendants, kill_descendants  # noqa: E402
+from manager.gateways.program_guard import (  # noqa: E402
+    become_subreaper,
+    descendants,
+    kill_descendants,
+    states_below,
+)
 from manager.gateways.programs import GUARD_MARK  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
@@ -148,9 +153,18 @@ class GuardedProgram:
             time.sleep(_POLL_SECONDS)
         return self._end_orphans(deadline)
 
+    def processes(self) -> list[int]:
+        """Return the pids of the program and of all that it started."""
+        return self._tree()
+
     def left(self) -> list[str]:
         """Return what still lives of the program, by name and pid, for messages."""
         return [_named(pid) for pid in self._tree()]
+
+    def stopped(self) -> list[str]:
+        """Return which of these processes are stopped (SIGSTOP), by name and pid."""
+        states = states_below(os.getpid(), self._others)
+        return [_named(pid) for pid, state in states.items() if state == "T" and pid != self._guard.pid]
 
     def close(self) -> None:
         if self._channel is not None:
@@ -165,7 +179,7 @@ class GuardedProgram:
     # inside
 
     def _tree(self) -> list[int]:
-        return [pid for pid in descendants(os.getpid()) if pid not in self._others | {self._guard.pid}]
+        return [pid for pid in descendants(os.getpid(), self._others) if pid != self._guard.pid]
 
     def _end_orphans(self, deadline: float) -> bool:
         """End what came to this process when the guard was killed; True once there is none."""

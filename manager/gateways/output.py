@@ -1,7 +1,6 @@
 """What a program prints: read as it comes, masked as one stream, and told line by line."""
 
 import codecs
-import time
 from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
@@ -11,8 +10,6 @@ from manager.masking import Masker
 MAX_LINE: Final = 8_192
 #: Bytes that are read at once.
 _PART: Final = 65_536
-#: Seconds after which a line that does not go on is taken as it is.
-_UNFINISHED_SECONDS: Final = 0.2
 
 
 class OutputReader:
@@ -65,33 +62,3 @@ class OutputReader:
         line = line.rstrip()
         if line:
             self._on_line(line)
-
-
-class TextSeen:
-    """Whether a text has appeared in a stream, wherever the stream is cut into parts."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text.encode(errors="surrogatepass")
-        self._tail = b""
-        self._since: float | None = None
-        self._line_ended = False
-
-    def feed(self, part: bytes) -> None:
-        """Take the next part."""
-        if self._line_ended:
-            return
-        rest = part
-        if self._since is None:
-            data = self._tail + part
-            _before, found, rest = data.partition(self._text)
-            if not found:
-                self._tail = data[-(len(self._text) - 1) :] if len(self._text) > 1 else b""
-                return
-            self._since = time.monotonic()
-        self._line_ended = b"\n" in rest
-
-    def __bool__(self) -> bool:
-        """Say whether the text has come, and its line has ended or does not go on: a program may print no line end."""
-        return self._line_ended or (
-            self._since is not None and time.monotonic() - self._since >= _UNFINISHED_SECONDS
-        )

@@ -46,7 +46,13 @@ def become_subreaper() -> None:
 
 def descendants(root: int, without: Collection[int] = ()) -> list[int]:
     """Return the pids of every living process below `root`, but for those in `without` and what is below them."""
+    return list(states_below(root, without))
+
+
+def states_below(root: int, without: Collection[int] = ()) -> dict[int, str]:
+    """Return the state of every living process below `root`, by pid, as proc(5) names it: `R`, `S`, `D`, `T`, …"""
     children: dict[int, list[int]] = {}
+    states: dict[int, str] = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -57,12 +63,14 @@ def descendants(root: int, without: Collection[int] = ()) -> list[int]:
             # A zombie has no children: they have gone to the subreaper already.
             if state not in (b"Z", b"X"):
                 children.setdefault(int(parent), []).append(int(entry.name))
-    found: list[int] = []
+                states[int(entry.name)] = state.decode()
+    found: dict[int, str] = {}
     waiting = [root]
     while waiting:
-        below = [pid for pid in children.get(waiting.pop(), []) if pid not in without]
-        found += below
-        waiting += below
+        for pid in children.get(waiting.pop(), []):
+            if pid not in without:
+                found[pid] = states[pid]
+                waiting.append(pid)
     return found
 
 

@@ -51,8 +51,14 @@ class Program(Protocol):
     def kill_all(self, seconds: float) -> bool:
         """Kill the program and whatever it started; True once nothing of it is left."""
 
+    def processes(self) -> list[int]:
+        """Return the pids of the program and of what it started, as far as they are known."""
+
     def left(self) -> list[str]:
         """Return what still lives of the program, for messages."""
+
+    def stopped(self) -> list[str]:
+        """Return which of its processes are stopped by a signal, for messages."""
 
     def close(self) -> None: ...
 
@@ -111,6 +117,15 @@ class PlainProgram:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         return self.wait(seconds) and kill_marked(self._worker_id, deadline - time.monotonic())
+
+    def processes(self) -> list[int]:
+        return marked(self._worker_id)[1]
+
+    def stopped(self) -> list[str]:
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                return [f"pid {self.pid}"]
+        return []
 
     def left(self) -> list[str]:
         return [f"pid {pid}" for pid in marked(self._worker_id)[1]]

@@ -93,6 +93,7 @@ def gateway_options(order: WorkerOrder) -> GatewayOptions:
         directory=order.directory,
         ready=config.ready,
         stop=config.stop,
+        health=config.health,
         environment=order.environment,
         options=order.options,
         secrets=order.secrets,

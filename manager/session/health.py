@@ -35,13 +35,15 @@ class HealthJudge:
         self._config = config
         self._clock = clock
         self._session: tuple[bool, bool, str | None] = (True, True, None)
+        self._lasting = False
         self._trouble_since: datetime | None = None
         self._checks = 0
         self._failures = 0
 
-    def session(self, connected: bool, can_trade: bool, reason: str | None) -> None:
-        """Note what the gateway says of the session."""
+    def session(self, connected: bool, can_trade: bool, reason: str | None, *, lasting: bool = False) -> None:
+        """Note what the gateway says of the session; `lasting` trouble is unhealthy at once."""
         self._session = (connected, can_trade, reason)
+        self._lasting = lasting
 
     def judge(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Return health, its reason and the counts; `figures` are the latest cycle's."""
@@ -55,7 +57,7 @@ class HealthJudge:
             now = self._clock()
             self._trouble_since = self._trouble_since or now
             lasted = (now - self._trouble_since).total_seconds()
-            long = lasted >= self._config.unhealthy_after_seconds
+            long = self._lasting or lasted >= self._config.unhealthy_after_seconds
             health = WorkerHealth.UNHEALTHY if long else WorkerHealth.DEGRADED
         return {
             "health": health,

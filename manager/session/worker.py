@@ -190,7 +190,8 @@ class Worker:
             if not health.ipc_ok:
                 raise ConnectionLost(health.reason or "the session is gone")
             connected = health.venue_connected and health.account_matches
-            self._judge.session(connected, health.can_trade, health.reason)
+            self._judge.session(connected, health.can_trade, health.reason, lasting=health.unhealthy)
+            status["program_status"] = health.status
         if self._has_account:
             try:
                 account = self._gateway.account()
@@ -206,6 +207,10 @@ class Worker:
         status["rss_bytes"] = self._process.memory_info().rss
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
+        if status["health"] is WorkerHealth.UNHEALTHY and self._order.config.recovery.restart_unhealthy:
+            raise ConnectionLost(
+                f"unhealthy, and recovery.restart_unhealthy is set: {status['health_reason']}"
+            )
 
     def _note(self, session: VenueSession) -> None:
         self._status |= {

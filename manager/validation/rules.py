@@ -18,6 +18,8 @@ from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.gateways import known_gateways
 from manager.labels import label_problem
 from manager.settings import HOST_NAME
+from manager.validation.findings import Finding
+from manager.validation.program_rules import program_health, readiness
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
@@ -28,15 +30,6 @@ RULES_GROUP: Final = "manager.validation_rules"
 STRATEGIES_GROUP: Final = "manager.strategies"
 
 _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a rule found, and where."""
-
-    place: Place
-    text: str
-    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +244,8 @@ def command_fields(config: AccountConfig, around: Surroundings) -> Iterator[Find
         return
     yield from _not_of(config, "command", ("path", "venue"))
     yield from _program(config, around)
-    yield from _readiness(config)
+    yield from readiness(config)
+    yield from program_health(config)
     name = config.stop.signal.upper().removeprefix("SIG")
     if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
         yield Finding(
@@ -283,30 +277,6 @@ def _program(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
         yield Finding(
             ("command", 0), f"{program!r} is no program on this host: give its full path, or install it"
         )
-
-
-def _readiness(config: AccountConfig) -> Iterator[Finding]:
-    ready = config.ready
-    if ready is None:
-        yield Finding(
-            ("ready",),
-            "is missing; say how the program shows that it is ready: {line: TEXT}, {tcp: PORT}, {http: URL} or "
-            "{after_seconds: N}",
-        )
-        return
-    given = [name for name in ("line", "tcp", "http", "after_seconds") if getattr(ready, name) is not None]
-    if len(given) != 1:
-        text = f"{' and '.join(given) or 'nothing'} {'are' if len(given) > 1 else 'is'} given; exactly one of line, tcp, http, after_seconds is allowed"
-        yield Finding(("ready",), text)
-    if ready.tcp is not None and not 1 <= ready.tcp <= 65_535:
-        yield Finding(("ready", "tcp"), f"{ready.tcp} is no port; 1 to 65535 is allowed")
-    if ready.http is not None and not ready.http.startswith(("http://", "https://")):
-        yield Finding(("ready", "http"), f"{ready.http!r} is no URL; http:// or https:// is allowed")
-    if ready.line == "":
-        yield Finding(("ready", "line"), "is empty; give a text that appears in the program's output")
-    if ready.after_seconds is not None and not 0 <= ready.after_seconds <= config.timeout / 1000:
-        text = f"{ready.after_seconds:g}; 0 to the account's timeout ({config.timeout / 1000:g} s) is allowed"
-        yield Finding(("ready", "after_seconds"), text)
 
 
 def _risk_percent(percent: float, place: Place) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError, CredentialError
 from manager.models import ValidationResult
-from manager.validation.rules import Finding, Surroundings, rules
+from manager.validation.findings import Finding
+from manager.validation.rules import Surroundings, rules
 
 #: Results kept for files that have not changed; beyond this the oldest go.
 _KEPT: Final = 20_000

@@ -1,13 +1,11 @@
 """Any program as the session: readiness, output, credentials, and an end that leaves nothing behind."""
 
 import contextlib
-import http.server
 import json
 import logging
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,9 +85,7 @@ def test_a_line_on_standard_error_counts_too(make: Make) -> None:
 
 
 def test_ready_by_a_port(make: Make) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     script = (
         f"import socket\ns = socket.create_server(('127.0.0.1', {port}))\nwhile True: s.accept()[0].close()\n"
     )
@@ -98,34 +94,31 @@ def test_ready_by_a_port(make: Make) -> None:
     assert gateway.check().venue_connected
 
 
-@pytest.fixture
-def web() -> Iterator[tuple[str, list[int]]]:
-    """A URL and the statuses that it answers with, the last one again and again."""
-    statuses = [503, 200]
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/ping", statuses
-    server.shutdown()
-    server.server_close()
-    thread.join()
+WEB = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(int(open('status').read()))
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(('127.0.0.1', %d), Handler).serve_forever()
+"""
 
 
-def test_ready_by_a_url_and_degraded_when_it_fails_later(make: Make, web: tuple[str, list[int]]) -> None:
-    url, statuses = web
-    gateway = make("import time; time.sleep(60)", ready=ReadyConfig(http=url))
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_ready_by_a_url_and_degraded_when_it_fails_later(make: Make, tmp_path: Path) -> None:
+    port, status = free_port(), tmp_path / "status"
+    status.write_text("200")
+    url = f"http://127.0.0.1:{port}/ping"
+    gateway = make(WEB % port, ready=ReadyConfig(http=url), directory=tmp_path)
     gateway.connect(soon())
     assert gateway.check().reason is None
-    statuses[:] = [500]
+    status.write_text("500")
     health = gateway.check()
     assert (health.ipc_ok, health.venue_connected) == (True, False)
     assert health.reason == f"{url}: status 500"
@@ -163,7 +156,7 @@ def test_one_that_dies_later_is_seen_by_check(make: Make) -> None:
 
 
 def test_no_such_program(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(VenueNotFound, match="'no-such-program' is no program on this host"):
+    with pytest.raises(VenueNotFound, match="'no-such-program' is not an executable on this host's PATH"):
         make("", command=("no-such-program",)).connect(soon())
     with pytest.raises(InvalidRequest):
         make("", command=None).connect(soon())

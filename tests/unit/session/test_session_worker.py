@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from support.configs import config
 from support.waiting import eventually
 
-from manager.config.models import ExecutionConfig
+from manager.config.models import ExecutionConfig, RecoveryConfig
 from manager.gateways.base import (
     AuthenticationFailed,
     ConnectionLost,
@@ -308,3 +309,35 @@ def test_the_order_is_json_both_ways_and_its_repr_holds_no_secret(bench: Bench) 
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(10)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked(
+    bench: Bench, asked: bool
+) -> None:
+    bench.order = replace(
+        bench.order,
+        config=bench.order.config.model_copy(update={"recovery": RecoveryConfig(restart_unhealthy=asked)}),
+    )
+
+    def freeze(bench: Bench) -> None:
+        bench.gateway.health = Health(
+            ipc_ok=True,
+            venue_connected=False,
+            can_trade=False,
+            account_matches=True,
+            reason="bot (pid 7) is stopped",
+            unhealthy=True,
+        )
+        if not asked:
+            eventually(lambda: bench.sent and bench.sent[-1].get("health") == "unhealthy")
+            assert bench.worker is not None
+            bench.worker.request_stop("the test is over", 5)
+
+    if asked:
+        assert bench.run(freeze) is WorkerExit.CONNECTION_LOST
+        pulse = read_pulse(bench.beat_file)
+        assert pulse is not None
+        assert "recovery.restart_unhealthy is set: bot (pid 7) is stopped" in str(pulse.last_words)
+    else:
+        assert bench.run(freeze) is WorkerExit.STOPPED

@@ -7,7 +7,7 @@ import pytest
 from support.configs import GOOD, Directory, config, currency, risk
 
 from manager.config import AccountConfig, ReadyConfig, RiskConfig, StopConfig
-from manager.config.models import ExecutionConfig, StrategyConfig
+from manager.config.models import ExecutionConfig, HealthConfig, LineEveryConfig, ProbeConfig, StrategyConfig
 from manager.validation import AccountConfigurationValidator
 from manager.validation import rules as registry
 
@@ -136,8 +136,13 @@ def command(**changes: Any) -> AccountConfig:
         ({"ready": None}, "ready: is missing"),
         ({"ready": ReadyConfig()}, "exactly one of line, tcp, http, after_seconds"),
         ({"ready": ReadyConfig(line="x", tcp=80)}, "line and tcp are given"),
-        ({"ready": ReadyConfig(tcp=70_000)}, "70000 is no port"),
-        ({"ready": ReadyConfig(http="ftp://x")}, "is no URL"),
+        ({"ready": ReadyConfig(tcp=70_000)}, "70000 is not a port"),
+        ({"ready": ReadyConfig(http="ftp://x")}, "is not a URL"),
+        ({"ready": ReadyConfig(notify=False)}, "false says nothing"),
+        ({"health": HealthConfig(watchdog_seconds=5)}, "needs `ready: {notify: true}`"),
+        ({"health": HealthConfig(line_every=LineEveryConfig(line="x", seconds=0))}, "more than 0 is allowed"),
+        ({"health": HealthConfig(probe=ProbeConfig())}, "exactly one of tcp and http"),
+        ({"health": HealthConfig(probe=ProbeConfig(tcp=0))}, "0 is not a port"),
         ({"ready": ReadyConfig(line="")}, "is empty"),
         ({"ready": ReadyConfig(after_seconds=-1)}, "to the account's timeout"),
         ({"stop": StopConfig(signal="BOOM")}, "'BOOM' is no signal"),

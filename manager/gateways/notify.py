@@ -1,0 +1,103 @@
+"""The notification socket of a program, by systemd's protocol: READY=1, STATUS=…, WATCHDOG=1.
+
+Source: sd_notify(3). The socket lies in the worker's private directory, so that only its own user can write to it.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+#: Bytes of one message.
+_MAX_MESSAGE: Final = 4_096
+_MAX_STATUS: Final = 200
+
+
+class NotifySocket:
+    """Listens from its making to `close`. Linux and other systems with Unix datagram sockets."""
+
+    def __init__(self, directory: Path, watchdog_seconds: float | None) -> None:
+        """Raises OSError if the socket cannot be made."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = directory / "notify"
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        self._watchdog_seconds = watchdog_seconds
+        self._lock = threading.Lock()
+        self._ready = False
+        self._status: str | None = None
+        self._sign_at = time.monotonic()
+        self._trouble: str | None = None
+        family = getattr(socket, "AF_UNIX", None)
+        if family is None:
+            raise OSError("this system has no Unix sockets")
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            self._socket.bind(str(self._path))
+        except OSError:
+            self._socket.close()
+            raise
+        self._path.chmod(0o600)
+        self._thread = threading.Thread(target=self._receive, name="notify", daemon=True)
+        self._thread.start()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which a program finds the socket."""
+        found = {"NOTIFY_SOCKET": str(self._path)}
+        if self._watchdog_seconds is not None:
+            found["WATCHDOG_USEC"] = str(int(self._watchdog_seconds * 1_000_000))
+        return found
+
+    @property
+    def ready(self) -> bool:
+        """Whether the program has said READY=1."""
+        with self._lock:
+            return self._ready
+
+    @property
+    def status(self) -> str | None:
+        """What the program said of itself last (STATUS=)."""
+        with self._lock:
+            return self._status
+
+    def trouble(self) -> str | None:
+        """Return why the program is not well by its watchdog; None if it is, or if none is set."""
+        with self._lock:
+            if self._trouble is not None:
+                return self._trouble
+            if self._watchdog_seconds is None or not self._ready:
+                return None
+            age = time.monotonic() - self._sign_at
+        if age <= self._watchdog_seconds:
+            return None
+        return f"no WATCHDOG=1 for {age:.0f} s (health.watchdog_seconds: {self._watchdog_seconds:g})"
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=1.0)
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _receive(self) -> None:
+        with contextlib.suppress(OSError):
+            while message := self._socket.recv(_MAX_MESSAGE):
+                self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        lines = message.decode(errors="replace").splitlines()
+        said: Mapping[str, str] = dict(line.split("=", 1) for line in lines if "=" in line)
+        with self._lock:
+            if said.get("READY") == "1":
+                self._ready = True
+                self._sign_at = time.monotonic()
+            if "STATUS" in said:
+                self._status = said["STATUS"][:_MAX_STATUS] or None
+            if said.get("WATCHDOG") == "1":
+                self._sign_at, self._trouble = time.monotonic(), None
+            elif said.get("WATCHDOG") == "trigger":
+                self._trouble = "the program itself reported a fault (WATCHDOG=trigger)"

@@ -1,0 +1,77 @@
+"""Whose a listening port is: a port that answers does not prove that the program serves it."""
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import psutil
+
+#: Seconds that one look may take.
+_TIMEOUT: Final = 2.0
+_LISTENING: Final = "0A"
+_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
+    """Return why nothing answers at the port of this machine; None if something does."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=timeout).close()
+    except OSError as error:
+        return f"port {port}: {error.strerror or error}"
+    return None
+
+
+def local_port(url: str) -> int | None:
+    """Return the port of this machine that a URL names; None if it names another machine, or none."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.hostname in _LOCAL_HOSTS:
+            return parts.port or (443 if parts.scheme == "https" else 80)
+    return None
+
+
+def served_by(port: int, pids: Collection[int]) -> bool | None:
+    """Say whether one of these processes listens at the port; None if that cannot be known."""
+    if sys.platform != "linux":
+        return None
+    sockets = _listening(port)
+    if not sockets:
+        return None  # in another network namespace, or closed meanwhile
+    readable = True
+    for pid in pids:
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{name}") in sockets:  # noqa: PTH115
+                        return True
+        except PermissionError:
+            readable = False
+        except OSError:
+            continue
+    return False if readable else None
+
+
+def server_of(port: int) -> str:
+    """Return who listens at the port, for a message."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for one in psutil.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+                return f"{psutil.Process(one.pid).name()} (pid {one.pid})"
+    return "another process"
+
+
+def _listening(port: int) -> set[str]:
+    """Return the sockets that listen at the port, as the links of file descriptors name them (Linux)."""
+    found: set[str] = set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{fields[9]}]")
+    return found

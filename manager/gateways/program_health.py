@@ -1,0 +1,113 @@
+"""Whether a program that runs is well: its own signs, and looks from outside. A wrapper that lives proves nothing."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Final
+
+from manager.config.models import HealthConfig, ProbeConfig
+from manager.gateways.notify import NotifySocket
+from manager.gateways.ports import port_trouble
+from manager.gateways.visible_text import VisibleText
+
+#: Seconds between two looks for processes that were stopped (SIGSTOP); each reads the process table.
+_STOPPED_SECONDS: Final = 5.0
+
+
+class ProgramHealth:
+    """Judges one run of a program, from its start to `close`."""
+
+    def __init__(
+        self, config: HealthConfig, notify: NotifySocket | None, stopped: Callable[[], list[str]]
+    ) -> None:
+        """`stopped` returns the processes of the program that are stopped, by name and pid."""
+        self._config = config
+        self._notify = notify
+        self._stopped = stopped
+        self._stopped_next = 0.0
+        self._stopped_found: list[str] = []
+        every = config.line_every
+        self._line = VisibleText(every.line) if every is not None and every.line else None
+        self._line_at = time.monotonic()
+        self._probe = _Probe(config.probe) if config.probe is not None else None
+
+    def started(self) -> None:
+        """Begin to judge: the program is ready."""
+        self._line_at = time.monotonic()
+        if self._probe is not None:
+            self._probe.start()
+
+    def feed(self, part: bytes) -> None:
+        """Take the next part of the output; from any one thread."""
+        if self._line is None or self._line.feed(part):
+            self._line_at = time.monotonic()
+
+    def trouble(self) -> str | None:
+        """Return why the program is not well; None if it is. Each reason has passed a threshold of its own."""
+        now = time.monotonic()
+        if now >= self._stopped_next:
+            self._stopped_next = now + _STOPPED_SECONDS
+            self._stopped_found = self._stopped()
+        if self._stopped_found:
+            return f"stopped by a signal (SIGSTOP or a debugger): {', '.join(self._stopped_found)}"
+        every = self._config.line_every
+        if every is not None and now - self._line_at > every.seconds:
+            what = f"it has not printed {every.line!r}" if every.line else "it has printed nothing"
+            return f"{what} for {now - self._line_at:.0f} s (health.line_every: {every.seconds:g} s)"
+        if self._notify is not None and (trouble := self._notify.trouble()) is not None:
+            return trouble
+        return self._probe.trouble if self._probe is not None else None
+
+    def close(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+
+
+class _Probe:
+    """Asks a port or a URL now and then, on a thread of its own: an answer that hangs holds nothing up."""
+
+    def __init__(self, config: ProbeConfig) -> None:
+        self._config = config
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
+        #: Why the last `failures` looks in a row failed; None before that.
+        self.trouble: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.wait(self._config.interval_seconds):
+            reason = self._look()
+            failures = 0 if reason is None else failures + 1
+            if failures >= self._config.failures:
+                self.trouble = f"{reason} ({failures} failed probes in a row)"
+            elif reason is None:
+                self.trouble = None
+
+    def _look(self) -> str | None:
+        config = self._config
+        if config.http is not None:
+            return url_trouble(config.http, config.timeout_seconds)
+        return None if config.tcp is None else port_trouble(config.tcp, config.timeout_seconds)
+
+
+def url_trouble(url: str, timeout: float) -> str | None:
+    """Return why a URL does not answer with a 2xx status within `timeout` seconds; None if it does."""
+    try:
+        # Without the proxies of the environment: such a URL is this machine's own.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=timeout) as answer:
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    except (OSError, ValueError) as error:
+        return f"{url}: {getattr(error, 'reason', None) or error}"
+    return None if 200 <= status < 300 else f"{url}: status {status}"
