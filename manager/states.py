@@ -36,7 +36,8 @@ TRANSITIONS: Final[dict[WorkerLifecycleStatus, frozenset[WorkerLifecycleStatus]]
     _S.RUNNING: frozenset({_S.STOPPING, _S.RESTARTING, _S.FAILED, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.FAILED}),
     _S.STOPPED: frozenset({_S.STARTING}),
-    _S.FAILED: frozenset({_S.STARTING}),
+    # A stop of an account whose worker has failed: it has ended and is wanted stopped.
+    _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
     _S.RESTARTING: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.UNKNOWN: frozenset(),
 }

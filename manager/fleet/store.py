@@ -6,6 +6,7 @@ One host's records lie under that host's own keys, so that a host needs to write
     manager:host:<name>:agent      what the host agent says of itself, each second
     manager:host:<name>:workers    hash: account id → WorkerInfo, as the host agent recorded it last
     manager:host:<name>:drain      that the host is to be emptied, or was and takes workers again (see `DrainOrder`)
+    manager:host:<name>:mark       which of its writes the host agent made last, written with it at once
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
     manager:events                 stream: one entry for each change of a worker's state
 
@@ -15,7 +16,7 @@ clocks differ by an hour still agree on how old a heartbeat is.
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -36,6 +37,9 @@ RULES_KEY: Final = "manager:desired:rules"
 
 #: Entries kept in the stream of events: about a week of a fleet of a hundred that restarts daily.
 EVENTS_KEPT: Final = 10_000
+
+#: Seconds by which an event is written later than it happened, from which on it says so.
+_LATE_SECONDS: Final = 1.0
 
 #: Stores `<seconds of Redis's clock> <payload>` in a hash field, or as a string where no field is given.
 _STAMPED_WRITE: Final = """
@@ -59,13 +63,20 @@ def beats_key(host: str) -> str:
     return f"manager:host:{host}:beats"
 
 
+def mark_key(host: str) -> str:
+    return f"manager:host:{host}:mark"
+
+
 def drain_key(host: str) -> str:
     return f"manager:host:{host}:drain"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a worker's state. `id` orders events and is where a reader goes on after it."""
+    """One change of a worker's state. `id` orders events and is where a reader goes on after it.
+
+    `time` is when it happened, by Redis's clock: one that was written late, as after an outage, is dated back.
+    """
 
     id: str
     time: datetime
@@ -115,19 +126,28 @@ class FleetStore:
 
     # written by host agents
 
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, int]:
+    def report_agent(
+        self, host: str, data: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any] | None, int, str | None]:
         """Say that this host's agent lives.
 
-        Returns what it said before, None if Redis knows of nothing, and how many workers of the host Redis has records of.
+        Returns what it said before, None if Redis knows of nothing, how many workers of the host Redis has records of,
+        and the mark of the last `record`.
         """
         with translated(self.url):
             pipe = self._client.pipeline(transaction=False)
             pipe.sadd(HOSTS_KEY, host)
             pipe.hlen(workers_key(host))
+            pipe.get(mark_key(host))
             pipe.eval(_STAMPED_WRITE, 1, agent_key(host), "", json.dumps(data, separators=(",", ":")))
-            _, records, before = pipe.execute()
+            _, records, mark, before = pipe.execute()
         word = _stamped(before, 0.0) if isinstance(before, bytes) else None
-        return None if word is None else word.data, records
+        return None if word is None else word.data, records, _text(mark)
+
+    def last_mark(self, host: str) -> str | None:
+        """Return the mark of the host's last `record`; None if there is none."""
+        with translated(self.url):
+            return _text(self._client.get(mark_key(host)))
 
     def forget_agent(self, host: str) -> None:
         """Take the agent's word back when it ends in order, so that readers need not wait until it is stale."""
@@ -140,13 +160,18 @@ class FleetStore:
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: bool = True,
+        events: Sequence[tuple[WorkerInfo, float]] | None = None,
+        mark: str = "",
     ) -> None:
-        """Record workers of this host and first heartbeats, and each change as an event, in one round trip.
+        """Record workers of this host, first heartbeats, and events, in one transaction and one round trip.
 
-        Of an account that changed more than once the last record stays, and every change becomes an event;
-        without `events` nothing changed, and Redis is told again what it has lost. A worker that has ended loses its heartbeat in the same breath, so that no reader pairs the two.
+        Of an account that changed more than once the last record stays, and every change becomes an event. `events`
+        are other ones than those changes, each with the seconds since it happened, as where Redis is told again what
+        it has lost. `mark` is kept with all that. A worker that has ended loses its heartbeat in the same
+        transaction, so that no reader pairs the two.
         """
+        infos = list(infos)
+        happened = [(info, 0.0) for info in infos] if events is None else events
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
             pipe.sadd(HOSTS_KEY, host)
@@ -154,23 +179,32 @@ class FleetStore:
                 pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
                 if info.status not in LIVE:
                     pipe.hdel(beats_key(host), info.account_id)
-                if events:
-                    pipe.xadd(EVENTS_KEY, _event(host, info), maxlen=EVENTS_KEPT, approximate=True)
+            for info, late in happened:
+                pipe.xadd(EVENTS_KEY, _event(host, info, late), maxlen=EVENTS_KEPT, approximate=True)
+            if mark:
+                pipe.set(mark_key(host), mark)
             for account_id, beat in beats.items():
                 text = json.dumps(beat, separators=(",", ":"))
                 pipe.eval(_STAMPED_WRITE, 1, beats_key(host), account_id, text)
             pipe.execute()
 
-    def settle(self, host: str, present: Collection[str]) -> None:
-        """Mark as failed what Redis calls alive on this host but is not among `present`: nobody saw it end."""
+    def settle(
+        self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
+    ) -> None:
+        """Record the end of what Redis calls alive on this host but is not among `present`: no agent saw it end.
+
+        It is `stopped` where that is what is desired (`stopped`), or where a stop was under way, else `failed`.
+        """
         with translated(self.url):
             raw = self._client.hgetall(workers_key(host))
         infos = [info for info in map(_worker_info, raw.values()) if info is not None]
         lost = [info for info in infos if info.status in LIVE and info.account_id not in present]
         if lost:
-            error = "it was gone when the host agent started"
-            failed = WorkerLifecycleStatus.FAILED
-            self.record(host, [i.with_(status=failed, error=error, stopped_at=utc_now()) for i in lost], {})
+            self.record(
+                host,
+                [_gone(i, i.status is WorkerLifecycleStatus.STOPPING or stopped(i.account_id)) for i in lost],
+                {},
+            )
 
     # read by everyone
 
@@ -216,7 +250,7 @@ class FleetStore:
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
             pipe.srem(HOSTS_KEY, host)
-            pipe.delete(agent_key(host), workers_key(host), beats_key(host), drain_key(host))
+            pipe.delete(agent_key(host), workers_key(host), beats_key(host), drain_key(host), mark_key(host))
             pipe.execute()
 
     def list_workers(self) -> list[WorkerInfo]:
@@ -301,6 +335,12 @@ def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after
     return info if host_live else _unknown(info, "the host agent is silent")
 
 
+def _gone(info: WorkerInfo, stopped: bool) -> WorkerInfo:
+    status = WorkerLifecycleStatus.STOPPED if stopped else WorkerLifecycleStatus.FAILED
+    error = None if stopped else "it was gone when the host agent started"
+    return info.with_(status=status, error=error, stopped_at=utc_now())
+
+
 def _unknown(info: WorkerInfo, reason: str) -> WorkerInfo:
     return info.with_(
         status=WorkerLifecycleStatus.UNKNOWN,
@@ -319,8 +359,8 @@ def _rank(info: WorkerInfo) -> tuple[bool, int, float]:
     )
 
 
-def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:
-    return {
+def _event(host: str, info: WorkerInfo, late: float = 0.0) -> dict[Any, Any]:
+    event = {
         "host": host,
         "account_id": info.account_id,
         "worker_id": info.worker_id,
@@ -328,13 +368,16 @@ def _event(host: str, info: WorkerInfo) -> dict[Any, Any]:
         "error": info.error or "",
         "epoch": str(info.metadata.get("epoch") or 0),
     }
+    # In seconds, since the clocks of hosts differ.
+    return {**event, "late": f"{late:.3f}"} if late >= _LATE_SECONDS else event
 
 
 def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     text = {string(key): string(value) for key, value in fields.items()}
+    written = int(entry_id.split(b"-")[0]) / 1000
     return Event(
         id=entry_id.decode(),
-        time=datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC),
+        time=datetime.fromtimestamp(written - _late(text.get("late"), written), UTC),
         host=text.get("host", ""),
         account_id=text.get("account_id", ""),
         worker_id=text.get("worker_id", ""),
@@ -342,6 +385,18 @@ def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
         error=text.get("error") or None,
         epoch=_whole(text.get("epoch")),
     )
+
+
+def _late(text: str | None, most: float) -> float:
+    try:
+        late = float(text or 0.0)
+    except ValueError:
+        return 0.0
+    return late if 0.0 <= late <= most else 0.0
+
+
+def _text(raw: object) -> str | None:
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else None
 
 
 def _whole(text: str | None) -> int:

@@ -98,6 +98,7 @@ class HostAgent:
                 settings.host,
                 self._describe,
                 lambda: [] if self._pool is None else self._pool.records(),
+                self._settle,
             )
             leases = FleetLeases(
                 LeaseStore(self.store.url),
@@ -137,8 +138,9 @@ class HostAgent:
                 neighbours=keeper.neighbours,
                 leases=leases,
             )
-            adopted = pool.adopt()
-            self._settle(adopted)
+            # Before the workers are adopted: one that has ended since may be one that a stop was to end.
+            keeper.wanted.read()
+            adopted = pool.adopt(keeper.wanted.wants_stopped)
             self._publisher.start()
             self.auditor.start()
             keeper.start()
@@ -216,13 +218,12 @@ class HostAgent:
                 f"{state.data.get('machine')}): every host needs its own MANAGER_HOST"
             )
 
-    def _settle(self, adopted: list[WorkerInfo]) -> None:
-        """Correct what Redis still says of workers that this host does not have any more."""
-        known = {info.account_id for info in adopted}
-        try:
-            self.store.settle(self.settings.host, known)
-        except FleetUnavailableError as error:
-            logs.event(logger, logging.WARNING, "settle_failed", str(error))
+    def _settle(self) -> None:
+        """Correct what Redis still says of workers that this host does not have any more. Raises FleetUnavailableError."""
+        pool, keeper = self._pool, self._keeper
+        if pool is not None and keeper is not None:
+            known = {info.account_id for info in pool.records()}
+            self.store.settle(self.settings.host, known, keeper.wanted.wants_stopped)
 
     def _preload(self) -> None:
         if self._pool is not None:

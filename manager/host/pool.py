@@ -13,6 +13,7 @@ from manager.errors import (
     NoWorkerError,
     OrphansLeftError,
     StartCancelledError,
+    StopFailedError,
 )
 from manager.host.batches import run_batch
 from manager.host.endings import describe_exit
@@ -24,7 +25,7 @@ from manager.host.roster import Roster
 from manager.host.sinks import NoSink, RecordSink
 from manager.host.slot import Slot
 from manager.host.starting import Starter
-from manager.host.stopping import stop_process
+from manager.host.stopping import StopOutcome, how_ended, stop_process
 from manager.host.watch import ProcessWatch
 from manager.models import BatchResult, WorkerInfo, new_worker_id
 from manager.placement import Needs
@@ -99,11 +100,17 @@ class WorkerPoolManager(Roster):
                 return None
             return self._start(slot, order, recovering=True)
 
-    def abandon(self, account_id: str, reason: str) -> None:
-        """Wait no more for the recovery of an account that has no worker: it is `failed`, and holds nothing."""
+    def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
+        """Give up the recovery of an account that has no worker; the account then holds nothing.
+
+        The account becomes `failed` with the reason, or `stopped` where `stopped` says that a stop is desired.
+        """
         slot = self._slot(account_id)
         with slot.lock:
-            if slot.restarting:
+            if stopped and (slot.record is None or slot.orphaned):
+                with contextlib.suppress(OrphansLeftError):  # a stop tries again
+                    self._stop(slot, None)
+            elif slot.restarting:
                 with contextlib.suppress(OrphansLeftError):  # a stop tries again
                     self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             elif not slot.live:
@@ -143,7 +150,10 @@ class WorkerPoolManager(Roster):
             return self._start(slot, replace(order, prepare=lambda: config))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.WorkerPool.stop_worker`. A start that is under way is broken off."""
+        """See `manager.pool.WorkerPool.stop_worker`. A start that is under way is broken off.
+
+        An account whose worker has failed, or that waits for its recovery, is recorded as stopped: True.
+        """
         with self._guard:
             slot = self._slots.get(account_id)
         if slot is None:
@@ -155,11 +165,7 @@ class WorkerPoolManager(Roster):
         slot.tell({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
-            if slot.live:
-                self._stop(slot, timeout)
-                return True
-            self._give_up(slot)
-            if not present:
+            if not (self._stop(slot, timeout) or present):
                 raise _no_worker(account_id)
         return True
 
@@ -239,17 +245,18 @@ class WorkerPoolManager(Roster):
         """Get ready to start workers, so that the first start need not wait for it. Blocks for about a second."""
         self._starter.preload()
 
-    def adopt(self) -> list[WorkerInfo]:
+    def adopt(self, wants_stopped: Callable[[str], bool] = lambda _account_id: False) -> list[WorkerInfo]:
         """Take over the workers that an earlier agent left running, without touching their sessions.
 
-        Records whose process has ended become `failed` workers with what is known of their end. A worker that was
-        still connecting is ended: the start that it belonged to has failed with its agent.
+        Records whose process has ended become `failed` workers with what is known of their end, or `stopped` ones
+        where `wants_stopped` says that a stop is desired. A worker that was still connecting is ended: the start that
+        it belonged to has failed with its agent.
         """
         adopted: list[WorkerInfo] = []
         for record in self._records.load_all():
             slot = self._slot(record.account_id)
             with slot.lock:
-                info = self._adopt(slot, record)
+                info = self._adopt(slot, record, wants_stopped)
             logs.event(
                 logger,
                 logging.INFO,
@@ -298,12 +305,25 @@ class WorkerPoolManager(Roster):
             info = self._starter.start(
                 slot, config, worker_id, held, self._note, self._watch_worker, order.generation
             )
-        except BaseException:
+        except BaseException as error:
             # While its record stands, the process of a start that failed could not be ended, and may hold the session.
-            if not recovering and slot.record is None:
+            if self._left_alone(slot):
+                self._ended(slot, WorkerLifecycleStatus.FAILED, str(error))
+            elif not recovering and slot.record is None:
                 self._give_up(slot)
             raise
+        self._sink.flush(_PUBLISH_SECONDS)
         return self._seen(slot, info)
+
+    @staticmethod
+    def _left_alone(slot: Slot) -> bool:
+        """Note that a command gave its worker up without proof of its end; True if the proof came in this moment.
+
+        From then on no command waits for that end: the watching thread records it.
+        """
+        with slot.guard:
+            slot.unattended = slot.record is not None and not slot.exited.is_set()
+            return slot.record is not None and slot.exited.is_set()
 
     def _knows(self, worker_id: str) -> bool:
         with self._guard:
@@ -356,23 +376,39 @@ class WorkerPoolManager(Roster):
         record.process.kill()
         return True
 
-    def _stop(self, slot: Slot, timeout: float | None) -> None:
+    def _stop(self, slot: Slot, timeout: float | None) -> bool:
+        """Stop what the slot has and record it as stopped; False if it has nothing to stop.
+
+        A worker that has failed, and a recovery that is waited for, count as something to stop.
+        """
         with slot.guard:
-            if not slot.live or slot.info is None:
-                return
-            # A stop that could not prove the end has left it so, and is tried again.
-            info = slot.info
-            if info.status is not WorkerLifecycleStatus.STOPPING:
+            info = slot.info if slot.live or slot.status is WorkerLifecycleStatus.FAILED else None
+            ended = slot.record is None
+            # A stop that could not prove the end has left it `stopping`, and is tried again.
+            if info is not None and slot.live and info.status is not WorkerLifecycleStatus.STOPPING:
                 info = slot.move(WorkerLifecycleStatus.STOPPING)
-        self._note(info)
+                self._note(info)
+            slot.unattended = False
+        if info is None:
+            self._give_up(slot)
+            return False
         logs.event(logger, logging.INFO, "stop", account=slot.account_id, worker=info.worker_id)
-        ending = stop_process(slot, timeout)
-        self._ended(slot, WorkerLifecycleStatus.STOPPED, ending.reason, forced=ending.forced)
+        outcome = StopOutcome(info.error)
+        if not ended:
+            try:
+                outcome = stop_process(slot, timeout)
+            except StopFailedError:
+                if not self._left_alone(slot):
+                    raise
+                outcome = how_ended(slot)
+            outcome = replace(outcome, reason=slot.ended_because or outcome.reason)
+        self._ended(slot, WorkerLifecycleStatus.STOPPED, outcome.reason, forced=outcome.forced)
+        return True
 
     def _ended(
         self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
     ) -> None:
-        """Record the proven end of a worker and give up all that it held.
+        """Record the proven end of a worker and give up all that it held; the caller holds the slot's lock.
 
         Raises OrphansLeftError if processes of its program live on; then the account keeps its record and its lease.
         """
@@ -380,7 +416,10 @@ class WorkerPoolManager(Roster):
             try:
                 self._starter.end_orphans(slot.record)
             except OrphansLeftError as error:
-                self._orphaned(slot, status, str(error))
+                with slot.guard:
+                    recovering = status is WorkerLifecycleStatus.RESTARTING or slot.restarting
+                    info = slot.orphan(str(error), recovering=recovering)
+                self._note(info)
                 raise
         with slot.guard:
             slot.orphaned = False
@@ -392,30 +431,7 @@ class WorkerPoolManager(Roster):
         if status is not WorkerLifecycleStatus.RESTARTING:
             self._give_up(slot)
         self._note(info, wait_seconds=_PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0)
-        logs.event(
-            logger,
-            logging.INFO if reason is None else logging.WARNING,
-            "ended",
-            reason or "",
-            account=slot.account_id,
-            worker=info.worker_id,
-            status=status,
-            code=slot.exit_code,
-        )
-
-    def _orphaned(self, slot: Slot, status: WorkerLifecycleStatus, reason: str) -> None:
-        """Record that the worker has ended and its program has not: recovery or a stop tries again to end that."""
-        if status is not WorkerLifecycleStatus.RESTARTING:
-            status = WorkerLifecycleStatus.STOPPING
-        with slot.guard:
-            slot.orphaned = True
-            if slot.info is None:
-                return
-            if slot.status is status or slot.restarting:
-                info = slot.info = slot.info.with_(error=reason)
-            else:
-                info = slot.move(status, error=reason, metadata={"exit_code": slot.exit_code})
-        self._note(info)
+        _log_end(info, reason, slot.exit_code)
 
     def _watch_worker(self, slot: Slot, process: ProcessRef) -> None:
         self._watch.watch(process, lambda ended: self._on_exit(slot, ended))
@@ -424,36 +440,77 @@ class WorkerPoolManager(Roster):
         """Runs on the watching thread the moment a worker has ended, asked to or not."""
         code = self._starter.exit_code(process)
         with slot.guard:
-            if slot.record is None or slot.record.process != process:
+            record, info = slot.record, slot.info
+            if record is None or info is None or record.process != process:
                 return
             slot.exit_code = code
             slot.exited.set()
             if slot.events is not None:
                 slot.events.put({"event": "died"})
             unexpected = slot.status is WorkerLifecycleStatus.RUNNING
-            pulse = read_pulse(slot.record.beat_file)
-        if not unexpected:
+            unattended = slot.unattended
+            pulse = read_pulse(record.beat_file)
+        if not (unexpected or unattended):
             return  # a start or a stop is under way and accounts for it
         reason = slot.ended_because or describe_exit(code, pulse.last_words if pulse else None)
-        if code == 0:
+        if unexpected and code == 0:
             reason += ", without a command"
-        info = slot.info
-        if info is None:
-            return
-        slot.last_cause = reason
         lost = info.with_(error=reason, metadata={"exit_code": code})
-        recover = self._on_unexpected_exit(lost, reason) if self._on_unexpected_exit is not None else None
-        if recover is not None:
-            slot.restarts += 1
-            with contextlib.suppress(OrphansLeftError):  # recovery tries again to end them
-                self._ended(slot, WorkerLifecycleStatus.RESTARTING, reason)
+        recover = None
+        if unexpected and self._on_unexpected_exit is not None:
+            recover = self._on_unexpected_exit(lost, reason)
+        left: str | None = None
+        try:
+            # Before the account may have another worker, or lose its lease.
+            self._starter.end_orphans(record)
+        except OrphansLeftError as error:
+            left = str(error)
+        recovering = recover is not None
+        if (
+            self._ended_unasked(slot, record, reason, recovering=recovering, left=left)
+            and recover is not None
+        ):
             recover()
-        else:
-            status = WorkerLifecycleStatus.STOPPED if code == 0 else WorkerLifecycleStatus.FAILED
-            with contextlib.suppress(OrphansLeftError):  # a stop tries again to end them
-                self._ended(slot, status, reason)
 
-    def _adopt(self, slot: Slot, record: WorkerRecord) -> WorkerInfo:
+    def _ended_unasked(
+        self, slot: Slot, record: WorkerRecord, reason: str, *, recovering: bool, left: str | None
+    ) -> bool:
+        """Record the end of a worker for which no command waits; False if a command came in between.
+
+        `left` says what of its program could not be ended: then the account keeps its record and its lease.
+
+        That command saw `exited` and records the end itself. All in one hold of the guard: a start may begin as soon
+        as it is let go, and what it then makes (record, file, lease) must not be taken for the ended worker's.
+        """
+        with slot.guard:
+            before, exit_code = slot.status, slot.exit_code
+            running = before is WorkerLifecycleStatus.RUNNING
+            if slot.record is not record or not (running or slot.unattended):
+                return False
+            slot.unattended, slot.last_cause = False, reason
+            slot.restarts += recovering
+            if left is not None:
+                self._note(slot.orphan(left, recovering=recovering))
+                return True
+            if recovering:
+                status = WorkerLifecycleStatus.RESTARTING
+            elif before is WorkerLifecycleStatus.STOPPING or (running and exit_code == 0):
+                status = WorkerLifecycleStatus.STOPPED
+            else:
+                status = WorkerLifecycleStatus.FAILED
+            self._records.remove(record)
+            slot.record = None
+            held = slot.held
+            if not recovering:
+                slot.held = None
+            info = slot.move(status, error=reason, metadata={"exit_code": exit_code})
+            self._note(info)
+        if held is not None and not recovering:
+            self._leases.give_up(held)
+        _log_end(info, reason, exit_code)
+        return True
+
+    def _adopt(self, slot: Slot, record: WorkerRecord, wants_stopped: Callable[[str], bool]) -> WorkerInfo:
         pulse = read_pulse(record.beat_file)
         slot.record = record
         slot.held = Held(
@@ -481,7 +538,13 @@ class WorkerPoolManager(Roster):
         if not alive:
             slot.exited.set()
             with contextlib.suppress(OrphansLeftError):  # recovery or a stop tries again to end them
-                self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
+                if wants_stopped(record.account_id):
+                    # The stop that was under way when its agent died has reached its end.
+                    slot.move(WorkerLifecycleStatus.STOPPING)
+                    ending = how_ended(slot)
+                    self._ended(slot, WorkerLifecycleStatus.STOPPED, ending.reason, forced=ending.forced)
+                else:
+                    self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
         slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
         self._note(slot.info, beat=_first_beat(record, pulse.status if pulse else {}))
@@ -496,6 +559,19 @@ class WorkerPoolManager(Roster):
 
 def _no_worker(account_id: str) -> NoWorkerError:
     return NoWorkerError(f"{account_id} has no worker here: nothing to stop")
+
+
+def _log_end(info: WorkerInfo, reason: str | None, exit_code: int | None) -> None:
+    logs.event(
+        logger,
+        logging.INFO if reason is None else logging.WARNING,
+        "ended",
+        reason or "",
+        account=info.account_id,
+        worker=info.worker_id,
+        status=info.status,
+        code=exit_code,
+    )
 
 
 def _first_beat(record: WorkerRecord, status: Mapping[str, Any]) -> dict[str, Any]:

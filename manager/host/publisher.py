@@ -1,22 +1,20 @@
-"""Writes a host's records to Redis from one thread: many at a time, and again when Redis was away."""
+"""Writes a host's records and events to Redis from one thread: many at a time, and again when Redis was away."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager import logs
 from manager.errors import ManagerError
+from manager.host.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two words of the agent, and between two tries while Redis is away.
 _INTERVAL: Final = 1.0
-#: Records that wait at most while Redis is away. The oldest go first: what an account is now matters more than what
-#: it was, and every account's last record is among the newest.
-_MAX_WAITING: Final = 20_000
 
 
 class Store(Protocol):
@@ -26,14 +24,22 @@ class Store(Protocol):
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: bool = True,
+        events: Sequence[tuple[WorkerInfo, float]] | None = None,
+        mark: str = "",
     ) -> None: ...
-    def report_agent(self, host: str, data: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, int]: ...
+    def last_mark(self, host: str) -> str | None: ...
+    def report_agent(
+        self, host: str, data: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any] | None, int, str | None]: ...
     def forget_agent(self, host: str) -> None: ...
 
 
 class Publisher:
-    """Brings every record to the store, in order; a start never waits for an outage."""
+    """Brings every record and every event to the store, in order; a start never waits for an outage.
+
+    What Redis has not got waits in memory, and is lost only if this process ends while Redis is away. The events of
+    the last minute before Redis lost data are written again.
+    """
 
     def __init__(
         self,
@@ -41,19 +47,20 @@ class Publisher:
         host: str,
         describe: Callable[[], Mapping[str, Any]],
         everything: Callable[[], Iterable[WorkerInfo]] = list,
+        first: Callable[[], None] = lambda: None,
     ) -> None:
+        """`first` is called before anything is written, and again until it raises no ManagerError."""
         self._store = store
         self._host = host
         self._describe = describe
         self._everything = everything
+        self._first: Callable[[], None] | None = first
         self._words = 0
         #: Accounts of which Redis has been told.
         self._recorded: set[str] = set()
         self._announced = False
         self._changed = threading.Condition()
-        self._infos: list[WorkerInfo] = []
-        self._beats: dict[str, Mapping[str, Any]] = {}
-        self._waiting: list[threading.Event] = []
+        self._outbox = Outbox()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -71,17 +78,16 @@ class Publisher:
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool:
         """Hand over a record; with `wait_seconds`, wait that long for it to be in Redis, and say whether it is."""
-        written = threading.Event()
         with self._changed:
-            self._infos.append(info)
-            del self._infos[:-_MAX_WAITING]
-            if beat is None:
-                self._beats.pop(info.account_id, None)
-            else:
-                self._beats[info.account_id] = beat
-            self._waiting.append(written)
+            written = self._outbox.add(info, beat)
             self._changed.notify()
         return written.wait(wait_seconds) if wait_seconds > 0 else False
+
+    def flush(self, seconds: float) -> bool:
+        """Wait at most `seconds` until all that was handed over is in Redis; say whether it is."""
+        with self._changed:
+            written = self._outbox.flushed()
+        return written.wait(seconds)
 
     def close(self) -> None:
         """Write what is left if Redis answers, take the agent's word back, and end."""
@@ -96,18 +102,19 @@ class Publisher:
         next_word = 0.0
         while True:
             with self._changed:
-                if not self._infos and not self._closed:
+                if self._outbox.empty and not self._closed:
                     pause = next_word - time.monotonic() if self._announced else _INTERVAL
                     self._changed.wait(max(0.0, pause))
                 elif failing and not self._closed:
                     self._changed.wait(_INTERVAL)
-                infos, beats, waiting = self._infos, self._beats, self._waiting
-                self._infos, self._beats, self._waiting = [], {}, []
+                batch = self._outbox.next()
                 closed = self._closed
             try:
-                if infos:
-                    self._store.record(self._host, infos, beats)
-                    self._recorded.update(info.account_id for info in infos)
+                if self._first is not None:
+                    self._first()
+                    self._first = None
+                if batch is not None:
+                    self._write(batch)
                 if closed:
                     self._store.forget_agent(self._host)
                 elif self._announced and time.monotonic() >= next_word:
@@ -117,38 +124,73 @@ class Publisher:
                 if not failing:
                     logs.event(logger, logging.WARNING, "publish_failed", f"{error}; the workers go on")
                 failing = True
-                self._put_back(infos, beats, waiting)
                 next_word = max(next_word, time.monotonic() + _INTERVAL)
             else:
                 if failing:
-                    logs.event(logger, logging.INFO, "publish_resumed", records=len(infos))
+                    self._resumed(batch)
                 failing = False
-                for written in waiting:
-                    written.set()
             if closed:
                 return
 
-    def _speak(self) -> None:
-        """Say that the agent lives; if Redis has lost what it was told before, tell it again.
+    def _resumed(self, batch: Batch | None) -> None:
+        with self._changed:
+            dropped, self._outbox.dropped = self._outbox.dropped, 0
+        logs.event(
+            logger,
+            logging.WARNING if dropped else logging.INFO,
+            "publish_resumed",
+            f"{dropped} older events found no room and are lost" if dropped else "",
+            records=0 if batch is None else len(batch.changes),
+        )
 
-        It may have lost a part: one that reads its file with other rights than it was written with leaves out
+    def _write(self, batch: Batch) -> None:
+        found = self._store.last_mark(self._host)
+        if not self._outbox.took(batch, found):
+            # First what came before it, so that events stay in order.
+            if not self._outbox.has(found):
+                self._tell_again(found)
+            with self._changed:
+                mark = self._outbox.mark(batch)
+            infos = [change.info for change in batch.changes]
+            self._store.record(self._host, infos, batch.beats, events=_dated(batch.changes), mark=mark)
+        self._recorded.update(change.info.account_id for change in batch.changes)
+        with self._changed:
+            self._outbox.written(batch)
+
+    def _speak(self) -> None:
+        """Say that the agent lives; if Redis has lost what it was told before, tell it again, its last events too.
+
+        Redis may have lost a part: one that reads its file with other rights than it was written with leaves out
         transactions, and those alone.
         """
-        before, records = self._store.report_agent(self._host, {**self._describe(), "word": self._words + 1})
+        word = {**self._describe(), "word": self._words + 1}
+        before, records, found = self._store.report_agent(self._host, word)
         said, self._words = self._words, self._words + 1
-        if (said and (before is None or before.get("word") != said)) or records < len(self._recorded):
-            infos = list(self._everything())
-            self._store.record(self._host, infos, {}, events=False)
-            logs.event(logger, logging.WARNING, "told_again", "Redis had lost records", records=len(infos))
-
-    def _put_back(
-        self,
-        infos: list[WorkerInfo],
-        beats: Mapping[str, Mapping[str, Any]],
-        waiting: list[threading.Event],
-    ) -> None:
+        heard = not said or (before is not None and before.get("word") == said)
+        if not heard or records < len(self._recorded) or not self._outbox.has(found):
+            self._tell_again(found)
+            return
         with self._changed:
-            newer = {info.account_id for info in self._infos}
-            self._infos[:0] = infos
-            self._beats |= {key: beat for key, beat in beats.items() if key not in newer}
-            self._waiting[:0] = waiting
+            self._outbox.intact()
+
+    def _tell_again(self, found: str | None) -> None:
+        with self._changed:
+            lost = self._outbox.lost(found)
+            mark = self._outbox.again()
+        infos = list(self._everything())
+        # If this fails, the mark in Redis stays an old one, and it is tried again.
+        self._store.record(self._host, infos, {}, events=_dated(lost), mark=mark)
+        logs.event(
+            logger,
+            logging.WARNING,
+            "told_again",
+            "Redis had lost records",
+            records=len(infos),
+            events=len(lost),
+        )
+
+
+def _dated(changes: Iterable[Change]) -> list[tuple[WorkerInfo, float]]:
+    """Return each change with the seconds that it has waited."""
+    now = time.monotonic()
+    return [(change.info, now - change.at) for change in changes]

@@ -219,7 +219,7 @@ class Restarts:
         if self._closing.is_set() or wanted is None:
             return
         if not wanted.running or wanted.host != self._host:
-            self._pool.abandon(account_id, "it is not wanted here any more")
+            self._pool.abandon(account_id, "it is not wanted here any more", stopped=not wanted.running)
             return
         if self._draining():
             self._pool.abandon(account_id, f"host {self._host} is drained")

@@ -13,6 +13,9 @@ class RecordSink(Protocol):
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool: ...
 
+    def flush(self, seconds: float) -> bool:
+        """Wait at most `seconds` until all that was published is written; say whether it is."""
+
 
 class NoSink:
     """For a pool that reports to nobody: a script without Redis."""
@@ -21,4 +24,8 @@ class NoSink:
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool:
         del info, beat, wait_seconds
+        return True
+
+    def flush(self, seconds: float) -> bool:
+        del seconds
         return True

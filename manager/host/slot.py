@@ -46,6 +46,8 @@ class Slot:
     next_worker: str | None = None
     #: Whether a start is under way, from its first step on.
     starting: bool = False
+    #: Set when a command gave up on a process that it could not end: the watching thread records that end.
+    unattended: bool = False
     #: Why the pool itself ended the worker, where the exit code cannot say.
     ended_because: str | None = None
     #: Whether the worker has ended, but processes that its program started could not be killed.
@@ -83,6 +85,18 @@ class Slot:
             changes.setdefault("stopped_at", utc_now())
         self.info = self.info.with_(status=status, **changes)
         return self.info
+
+    def orphan(self, reason: str, *, recovering: bool) -> WorkerInfo:
+        """Note that the worker has ended and its program has not; the caller holds `guard`.
+
+        Recovery, or the next stop, tries again to end it. Until then the account keeps its record and its lease.
+        """
+        self.orphaned = True
+        status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
+        if self.status is status and self.info is not None:
+            self.info = self.info.with_(error=reason)
+            return self.info
+        return self.move(status, error=reason, metadata={"exit_code": self.exit_code})
 
     def tell(self, event: Mapping[str, Any]) -> bool:
         """Tell a start that is under way; False if none is."""

@@ -184,7 +184,8 @@ class Starter:
             slot.events = None
             died = slot.exited.is_set()
             if not died:
-                slot.move(WorkerLifecycleStatus.RUNNING)
+                # Under the guard, as its end is: readers get what happened in the order in which it happened.
+                note(slot.move(WorkerLifecycleStatus.RUNNING), beat=connected.get("beat"))
         if died:  # between its word and this line
             death = self._died(slot, config)
             self._undo(slot, launched, note, death)
@@ -198,7 +199,6 @@ class Starter:
             pid=record.process.pid,
             seconds=round(time.monotonic() - began, 3),
         )
-        note(_info(slot), beat=connected.get("beat"), wait_seconds=_PUBLISH_SECONDS)
         return _info(slot)
 
     def _begin(
@@ -239,6 +239,7 @@ class Starter:
             slot.record = record
             slot.exited.clear()
             slot.exit_code = None
+            slot.unattended = False
             slot.ended_because = None
             slot.events = events
             slot.info = info.with_(metadata=self.metadata(record))
@@ -323,8 +324,7 @@ class Starter:
             self.end_orphans(record)
         except OrphansLeftError as left:
             with slot.guard:
-                slot.orphaned = True
-                info = slot.move(WorkerLifecycleStatus.STOPPING, error=str(left))
+                info = slot.orphan(str(left), recovering=False)
             note(info)
             raise
         with slot.guard:

@@ -58,12 +58,18 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
             _log(slot, "SIGKILL")
             kill_process(slot)
             killed = True
+    if not killed:
+        return how_ended(slot)
     pulse = read_pulse(record.beat_file)
-    words = pulse.last_words if pulse else None
-    if killed:
-        call = f" (it was in the call {pulse.call})" if pulse and pulse.call else ""
-        text = f"the worker did not stop within {seconds:g} s{call} and was killed by its host agent"
-        return StopOutcome(f"{text}: {words}" if words else text, forced=True)
+    call = f" (it was in the call {pulse.call})" if pulse and pulse.call else ""
+    text = f"the worker did not stop within {seconds:g} s{call} and was killed by its host agent"
+    return StopOutcome(f"{text}: {pulse.last_words}" if pulse and pulse.last_words else text, forced=True)
+
+
+def how_ended(slot: Slot) -> StopOutcome:
+    """Return how the slot's worker ended that was asked to stop."""
+    pulse = read_pulse(slot.record.beat_file) if slot.record is not None else None
+    words = pulse.last_words if pulse is not None else None
     if slot.exit_code == WorkerExit.STOPPED_BY_FORCE:
         return StopOutcome(words or describe_exit(slot.exit_code, None), forced=True)
     if slot.exit_code == 0 or (slot.exit_code is None and not words):

@@ -82,6 +82,11 @@ class Wanted:
         with self._lock:
             return self._known.get(account_id)
 
+    def wants_stopped(self, account_id: str) -> bool:
+        """Say whether this host knows that the account should be stopped."""
+        desired = self.of(account_id)
+        return desired is not None and not desired.running
+
     def running(self) -> list[Desired]:
         """Return what should run, on whichever host."""
         with self._lock:

@@ -75,7 +75,8 @@ class PoolOfNames:
             if key in self.epochs
         ]
 
-    def abandon(self, account_id: str, reason: str) -> None:
+    def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
+        del stopped
         self.abandoned[account_id] = reason
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:

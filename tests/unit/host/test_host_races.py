@@ -1,0 +1,380 @@
+"""A stop meets the death of its worker, in every order: no answer and no record is wrong, and nothing is given up twice.
+
+The processes are real, do nothing, and end when they are told to. Gates hold each side at the point in question.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from support.configs import config
+from support.waiting import eventually
+
+from manager.config import AccountConfig
+from manager.config.models import ExecutionConfig
+from manager.errors import NoWorkerError, StartFailedError, StopFailedError
+from manager.host import stopping
+from manager.host.launcher import Launched
+from manager.host.leasing import Held, LocalLeases
+from manager.host.pool import WorkerPoolManager
+from manager.host.records import RecordFiles
+from manager.host.slot import Slot
+from manager.host.starting import Starter, WorkerSurroundings
+from manager.models import WorkerInfo
+from manager.paths import StatePaths
+from manager.pool import StartOrder
+from manager.processes import ProcessRef
+
+IDLE = "import sys; sys.stdin.read()"
+
+
+class IdleLauncher:
+    """Launches processes that do nothing, and says of each that its session is connected."""
+
+    def __init__(self) -> None:
+        self.children: dict[ProcessRef, subprocess.Popen[bytes]] = {}
+        self.word = b'{"event": "connected"}\n'
+
+    def preload(self) -> None: ...
+    def close(self) -> None: ...
+
+    def launch(self) -> Launched:
+        child = subprocess.Popen([sys.executable, "-S", "-c", IDLE], stdin=subprocess.PIPE)
+        process = ProcessRef.of(child.pid)
+        assert process is not None
+        self.children[process] = child
+        theirs, ours = os.pipe()
+        os.write(ours, self.word)
+        os.close(ours)
+        return Launched(process, os.fdopen(theirs, "rb"), Path(os.devnull).open("wb"))
+
+    def exit_code(self, process: ProcessRef) -> int | None:
+        return self.children[process].wait(10)
+
+    def end_strays(self) -> list[int]:
+        return []
+
+
+class NoCredentials:
+    config_dir = Path()
+
+    def resolve_password(self, config: AccountConfig) -> SecretStr | None:
+        return config.password
+
+
+class CountedLeases(LocalLeases):
+    def __init__(self) -> None:
+        super().__init__("h")
+        self.given_up = 0
+
+    def give_up(self, held: Held) -> None:
+        self.given_up += 1
+        super().give_up(held)
+
+
+class Sink:
+    """Keeps every record in the order in which it would reach Redis."""
+
+    def __init__(self) -> None:
+        self.records: list[WorkerInfo] = []
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool:
+        del beat, wait_seconds
+        self.records.append(info)
+        return True
+
+    def flush(self, seconds: float) -> bool:
+        del seconds
+        return True
+
+    @property
+    def states(self) -> list[str]:
+        return [str(info.status) for info in self.records]
+
+
+class Gate(threading.Event):
+    """An event whose waiters are held, first, until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        assert self.opened.wait(20)
+        return super().wait(timeout)
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        self.paths = StatePaths(directory / "state")
+        self.paths.create()
+        self.launcher, self.leases, self.sink = IdleLauncher(), CountedLeases(), Sink()
+        self.records = RecordFiles(self.paths.workers_dir)
+        self.lost: Callable[[WorkerInfo, str], Callable[[], None] | None] = lambda _info, _reason: None
+        self.pool = WorkerPoolManager(
+            Starter(
+                self.launcher,
+                self.records,
+                NoCredentials(),
+                WorkerSurroundings(
+                    host="h",
+                    paths=self.paths,
+                    redis_url=None,
+                    venue_address=lambda: None,
+                    heartbeat_interval_seconds=1.0,
+                    log_level="INFO",
+                    log_json=False,
+                ),
+            ),
+            self.records,
+            sink=self.sink,
+            leases=self.leases,
+            on_unexpected_exit=self._on_lost,
+        )
+        self.threads = ThreadPoolExecutor(4)
+        self.config = config(account_id="a", execution=ExecutionConfig(stop_timeout_seconds=5))
+
+    def _on_lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
+        return self.lost(info, reason)
+
+    def watching_goes_on(self) -> None:
+        """Wait until the watching thread is done with everything that it has noticed before."""
+        self.launcher.launch().close()
+        process = next(reversed(self.launcher.children))
+        noticed = threading.Event()
+        self.pool._watch.watch(process, lambda _process: noticed.set())
+        process.kill()
+        assert noticed.wait(10), "the watching thread has ended"
+
+    def start(self) -> ProcessRef:
+        self.pool.start_worker(self.order())
+        return next(reversed(self.launcher.children))
+
+    def order(self) -> StartOrder:
+        return StartOrder("a", True, True, lambda: self.config)
+
+    def stop(self) -> "Future[bool]":
+        return self.threads.submit(self.pool.stop_worker, "a")
+
+    @property
+    def slot(self) -> Slot:
+        return self.pool._slots["a"]
+
+    def status(self) -> str:
+        return str(self.slot.status)
+
+    def close(self) -> None:
+        for child in self.launcher.children.values():
+            child.kill()
+            child.communicate()
+        self.threads.shutdown()
+        self.pool.close()
+
+
+@pytest.fixture
+def bench(short_dir: Path) -> Iterator[Bench]:
+    found = Bench(short_dir)
+    yield found
+    found.close()
+
+
+class Death:
+    """The watching thread, held while it asks what to do about a worker that ended."""
+
+    def __init__(self, bench: Bench, *, recovers: bool) -> None:
+        self.noticed, self.goes_on = threading.Event(), threading.Event()
+        self.recoveries = 0
+        self._recovers = recovers
+        bench.lost = self._lost
+
+    def _lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
+        del info, reason
+        self.noticed.set()
+        assert self.goes_on.wait(20)
+        return self._recover if self._recovers else None
+
+    def _recover(self) -> None:
+        self.recoveries += 1
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_stop_that_comes_while_a_death_is_looked_at_stops_it(bench: Bench, recovers: bool) -> None:
+    death = Death(bench, recovers=recovers)
+    bench.start().kill()
+    assert death.noticed.wait(10)
+    assert bench.stop().result(10) is True
+    death.goes_on.set()
+    bench.watching_goes_on()
+    assert bench.pool.start_worker(bench.order()).status == "running"
+    next(reversed(bench.launcher.children)).kill()
+    eventually(lambda: bench.status() in ("failed", "restarting"), what="the next death is noticed as well")
+    assert death.recoveries == int(recovers), "of the second death, not of the first"
+    assert bench.sink.states[:5] == ["starting", "running", "stopping", "stopped", "starting"]
+
+
+def test_a_death_that_is_recorded_after_a_stop_began_stops_it(bench: Bench) -> None:
+    """The stop has moved to `stopping` and waits for the end; the watching thread comes to its own end meanwhile."""
+    death = Death(bench, recovers=False)
+    process = bench.start()
+    gate = bench.slot.exited = Gate()
+    process.kill()
+    assert death.noticed.wait(10)
+    stop = bench.stop()
+    assert gate.reached.wait(10)
+    death.goes_on.set()
+    bench.watching_goes_on()
+    gate.opened.set()
+    assert stop.result(10) is True
+    assert bench.status() == "stopped"
+    assert bench.sink.states == ["starting", "running", "stopping", "stopped"]
+    assert bench.leases.given_up == 1
+
+
+def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(bench: Bench) -> None:
+    """What the new worker has (its record, its file, its lease) must not go with the old one's end."""
+    death = Death(bench, recovers=False)
+    first = bench.start()
+    first.kill()
+    assert death.noticed.wait(10)
+    restart = bench.threads.submit(bench.pool.restart_worker, bench.order())
+    assert restart.result(10).status == "running"
+    second = next(reversed(bench.launcher.children))
+    death.goes_on.set()
+    bench.watching_goes_on()
+    assert bench.leases.given_up == 1
+    assert second != first
+    assert bench.status() == "running"
+    (record,) = bench.records.load_all()
+    assert record.process == second
+    assert bench.slot.held is not None
+    assert bench.stop().result(10) is True
+    assert not second.alive()
+
+
+def test_a_stop_just_after_a_death_says_that_it_is_stopped(bench: Bench) -> None:
+    bench.start().kill()
+    eventually(lambda: bench.status() == "failed")
+    why = bench.slot.info
+    assert why is not None
+    assert bench.stop().result(10) is True
+    assert bench.status() == "stopped"
+    info = bench.slot.info
+    assert info is not None
+    assert info.error == why.error, "why it had ended stays told"
+    with pytest.raises(NoWorkerError):
+        bench.pool.stop_worker("a")
+
+
+@pytest.mark.parametrize("give_up", [False, True])
+def test_a_stop_of_what_waits_for_its_recovery_stops_it(bench: Bench, give_up: bool) -> None:
+    bench.lost = lambda _info, _reason: lambda: None
+    bench.start().kill()
+    eventually(lambda: bench.status() == "restarting")
+    if give_up:
+        bench.pool.abandon("a", "given up")
+        assert bench.status() == "failed"
+    assert bench.stop().result(10) is True
+    assert bench.status() == "stopped"
+    assert bench.leases.given_up == 1
+
+
+def test_a_recovery_that_finds_a_stop_desired_records_it_as_stopped(bench: Bench) -> None:
+    bench.lost = lambda _info, _reason: lambda: None
+    bench.start().kill()
+    eventually(lambda: bench.status() == "restarting")
+    bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
+    assert bench.status() == "stopped"
+    assert bench.leases.given_up == 1
+    assert bench.pool.start_worker(bench.order()).status == "running"
+    bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
+    assert bench.status() == "running", "of one that runs by now only a stop is a stop"
+
+
+def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> None:
+    bench.launcher.word = b'{"event": "failed", "code": "connect_timeout", "message": "late"}\n'
+    gate = threading.Event()
+    prepare = bench.order().prepare
+
+    def prepared() -> AccountConfig:
+        assert gate.wait(10)
+        return prepare()
+
+    start = bench.threads.submit(bench.pool.recover_worker, StartOrder("a", True, True, prepared))
+    eventually(lambda: "a" in bench.pool._slots and bench.slot.starting)
+    stop = bench.stop()
+    eventually(bench.slot.cancelled.is_set)
+    bench.slot.cancelled.clear()  # the start was past the point where it looks
+    gate.set()
+    (child,) = eventually(lambda: list(bench.launcher.children))
+    child.kill()
+    with pytest.raises(StartFailedError):
+        start.result(20)
+    assert stop.result(20) is True
+    assert bench.status() == "stopped"
+    assert bench.slot.held is None
+
+
+@pytest.mark.parametrize("again", ["stop", "death"])
+def test_a_stop_that_could_not_prove_the_end_is_recorded_when_it_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    process = bench.start()
+    bench.config = bench.config.model_copy(update={"execution": ExecutionConfig(stop_timeout_seconds=0.1)})
+    with monkeypatch.context() as held:
+        held.setattr(ProcessRef, "signal", lambda _self, _number: False)
+        held.setattr(stopping, "_KILL_SECONDS", 0.05)
+        with pytest.raises(StopFailedError):
+            bench.pool.stop_worker("a", timeout=0.0)
+    assert bench.status() == "stopping"
+    assert bench.leases.given_up == 0
+    if again == "stop":
+        assert bench.stop().result(20) is True
+    else:
+        process.kill()
+    eventually(
+        lambda: bench.status() == "stopped", what="its end is recorded, with no command waiting for it"
+    )
+    eventually(lambda: bench.leases.given_up == 1)
+    assert bench.records.load_all() == []
+
+
+def test_an_end_that_comes_as_the_stop_gives_up_is_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.start()
+
+    def too_late(slot: Slot, timeout: float | None) -> str | None:
+        del timeout
+        assert slot.record is not None
+        slot.record.process.kill()
+        assert slot.exited.wait(10)
+        raise StopFailedError("it is still there")
+
+    monkeypatch.setattr("manager.host.pool.stop_process", too_late)
+    assert bench.stop().result(10) is True
+    assert bench.status() == "stopped"
+
+
+def test_a_worker_that_the_pool_ended_says_why_when_a_stop_meets_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    death = Death(bench, recovers=False)
+    bench.start()
+    monkeypatch.setattr("manager.host.pool.why_hung", lambda _record: "it hung: no sign of life for 60 s")
+    assert bench.pool.end_hung_workers() == ["a"]
+    assert death.noticed.wait(10)
+    assert bench.stop().result(10) is True
+    death.goes_on.set()
+    assert bench.slot.info is not None
+    assert bench.slot.info.error == "it hung: no sign of life for 60 s"
