@@ -108,6 +108,8 @@ class GatewayError(Exception):
     retryable: ClassVar[bool] = False
     #: The venue may or may not have acted: look before anything is sent again.
     outcome_unknown: ClassVar[bool] = False
+    #: The session is over, and its worker ends. Any other error is about one request: the session goes on.
+    ends_session: ClassVar[bool] = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -123,19 +125,22 @@ class AuthenticationFailed(GatewayError):
     """Raised when the venue refuses the credentials; brokers lock accounts that try again."""
 
     code = "authentication_failed"
+    ends_session = True
 
 
 class VenueNotFound(GatewayError):
     """Raised when the venue, or the program that leads to it, is not where the configuration says."""
 
     code = "venue_not_found"
+    ends_session = True
 
 
 class ConnectTimeout(GatewayError):
-    """Raised when the venue did not finish the connection in time."""
+    """Raised when the venue did not finish the connection, or did not answer on it, in time."""
 
     code = "connect_timeout"
     retryable = True
+    ends_session = True
 
 
 class ConnectionLost(GatewayError):
@@ -143,12 +148,14 @@ class ConnectionLost(GatewayError):
 
     code = "connection_lost"
     retryable = True
+    ends_session = True
 
 
 class WrongAccount(GatewayError):
     """Raised when the venue answers for another account than the configured one."""
 
     code = "wrong_account"
+    ends_session = True
 
 
 class TradingDisabled(GatewayError):

@@ -32,6 +32,7 @@ class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the wor
     """Raised instead of a call that a worker without a lease would make."""
 
     code = "lease_lost"
+    ends_session = True
 
 
 class Lease:

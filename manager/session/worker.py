@@ -19,17 +19,10 @@ from typing import Any, Final
 import psutil
 
 from manager import logs
-from manager.gateways.base import (
-    ConnectionLost,
-    ForcedEnd,
-    Gateway,
-    GatewayError,
-    Health,
-    NotSupported,
-    RateLimited,
-)
+from manager.gateways.base import ConnectionLost, ForcedEnd, Gateway, GatewayError, Health, NotSupported
 from manager.gateways.base import Session as VenueSession
 from manager.session.beat import BeatWriter
+from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.cycle import Cycle
 from manager.session.exits import WorkerExit
@@ -44,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a polite disconnect may take once the stop's own deadline is not known (a signal).
 _DISCONNECT_SECONDS: Final = 10.0
+#: Characters of a refusal in the worker's status.
+_REFUSAL_LENGTH: Final = 200
 
 
 class Worker:
@@ -69,6 +64,7 @@ class Worker:
         self._figures: Mapping[str, Any] = {}
         self._judge = HealthJudge(order.config.health)
         self._has_account = True
+        self._refusal: dict[str, Any] = {"refusals": 0}
         self._phase = "connecting"
         self._process = psutil.Process()
         self._stop_deadline: float | None = None
@@ -179,9 +175,17 @@ class Worker:
     def _run_cycle(self) -> Mapping[str, Any]:
         try:
             return self._cycle.run(self._gateway)
-        except RateLimited as error:
-            logs.event(logger, logging.WARNING, "cycle_skipped", str(error), code=error.code)
+        except GatewayError as error:
+            self._refused(error, "cycle_skipped")
             return self._figures
+
+    def _refused(self, error: GatewayError, event: str) -> None:
+        """Count a request that the venue refused. Raises the error again if it says that the session is gone."""
+        if error.ends_session:
+            raise error
+        text = f"{error.code}: {error}"[:_REFUSAL_LENGTH]
+        self._refusal = {"refusals": self._refusal["refusals"] + 1, "last_refusal": text}
+        logs.event(logger, logging.WARNING, event, str(error), code=error.code)
 
     def _refresh(self, health: Health | None) -> None:
         """Publish figures and health to the host (and, by the reporter, to Redis)."""
@@ -203,7 +207,10 @@ class Worker:
                 }
             except NotSupported:
                 self._has_account = False
-        status |= self._judge.judge(self._figures)
+            except GatewayError as error:
+                self._refused(error, "account_not_read")
+                status |= self._status
+        status |= self._judge.judge(self._figures) | self._refusal
         status["rss_bytes"] = self._process.memory_info().rss
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
@@ -233,20 +240,11 @@ class Worker:
         return WorkerExit.STOPPED_BY_FORCE if self._forced else WorkerExit.STOPPED
 
     def _close_positions(self, deadline: float) -> bool:
-        try:
-            for position in self._gateway.positions():
-                if time.monotonic() > deadline:
-                    self._beat.last_words("the stop's time was over before every position was closed")
-                    return False
-                self._gateway.close_position(position.id)
-                logs.event(logger, logging.INFO, "position_closed", position=position.id)
-        except NotSupported:
-            return True
-        except GatewayError as error:
-            logs.event(logger, logging.ERROR, "close_failed", str(error), code=error.code)
-            self._beat.last_words(f"open positions could not be closed: {error}")
-            return False
-        return True
+        report = close_positions(self._gateway, deadline)
+        if not report.complete:
+            logs.event(logger, logging.ERROR, "close_failed", str(report))
+            self._beat.last_words(str(report))
+        return report.complete
 
     def _disconnect(self, seconds: float) -> bool:
         try:

@@ -328,3 +328,20 @@ def test_a_sigkilled_agent_in_the_middle_of_a_start_loses_no_intent(fleet: Fleet
 
     running_again(fleet, worker, within=20)
     assert fleet.stats()["overlaps"] == 0
+
+
+def test_a_stop_under_way_when_the_agent_is_killed_is_a_stop_to_the_next_agent(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001, execution={"interval_seconds": 1, "stop_timeout_seconds": 60})
+    fleet.run_json("start", A)
+    worker = fleet.workers()[A]
+    worker.signal(SIGSTOP)  # so that the stop takes its time
+    fleet.spawn(sys.executable, "-m", "manager.cli", "stop", A, log="stop")
+    eventually(lambda: fleet.status(A) == "stopping", what="the stop is under way")
+
+    fleet.end_agent()
+    worker.kill()
+    fleet.start_agent()
+
+    eventually(lambda: fleet.status(A) == "stopped", what=f"it is stopped: {fleet.status(A)}")
+    statuses = [event.status for event in fleet.store.events() if event.account_id == A]
+    assert statuses == ["starting", "running", "stopping", "stopped"]

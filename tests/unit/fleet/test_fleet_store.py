@@ -123,6 +123,19 @@ def test_what_died_unseen_is_settled(store: FleetStore) -> None:
     }
 
 
+def test_what_died_unseen_while_it_was_to_be_stopped_is_stopped(store: FleetStore) -> None:
+    store.record("h", [info("a"), info("b", S.STOPPING, "w-2"), info("c", worker_id="w-3")], {})
+    store.settle("h", set(), lambda account_id: account_id == "a")
+    found = {one.account_id: one for one in store.list_workers()}
+    assert {key: str(one.status) for key, one in found.items()} == {
+        "a": "stopped",
+        "b": "stopped",
+        "c": "failed",
+    }
+    assert (found["a"].error, found["b"].error) == (None, None)
+    assert found["c"].error == "it was gone when the host agent started"
+
+
 def test_every_change_is_an_event_in_order(store: FleetStore) -> None:
     store.record("h", [info(status=S.STARTING), info()], {})
     store.record("h", [info(status=S.FAILED).with_(error="gone")], {})

@@ -122,6 +122,11 @@ class Bench:
         self.launcher, self.leases, self.sink = IdleLauncher(), CountedLeases(), Sink()
         self.records = RecordFiles(self.paths.workers_dir)
         self.lost: Callable[[WorkerInfo, str], Callable[[], None] | None] = lambda _info, _reason: None
+        self.pool = self.new_pool()
+        self.threads = ThreadPoolExecutor(4)
+        self.config = config(account_id="a", execution=ExecutionConfig(stop_timeout_seconds=5))
+
+    def new_pool(self) -> WorkerPoolManager:
         self.pool = WorkerPoolManager(
             Starter(
                 self.launcher,
@@ -142,8 +147,7 @@ class Bench:
             leases=self.leases,
             on_unexpected_exit=self._on_lost,
         )
-        self.threads = ThreadPoolExecutor(4)
-        self.config = config(account_id="a", execution=ExecutionConfig(stop_timeout_seconds=5))
+        return self.pool
 
     def _on_lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         return self.lost(info, reason)
@@ -323,6 +327,26 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
     assert stop.result(20) is True
     assert bench.status() == "stopped"
     assert bench.slot.held is None
+
+
+@pytest.mark.parametrize("desired", ["stopped", "running"])
+def test_a_worker_that_ended_without_an_agent_is_what_it_was_to_be(bench: Bench, desired: str) -> None:
+    process = bench.start()
+    (record,) = bench.records.load_all()
+    bench.pool.close()  # as with an agent that is killed: what it notices later counts no more
+    process.kill()
+    bench.launcher.children[process].wait(10)
+    next_pool = bench.new_pool()
+    bench.records.save(record)
+    (info,) = next_pool.adopt(lambda account_id: account_id == "a" and desired == "stopped")
+    assert info.worker_id == record.worker_id
+    if desired == "stopped":
+        assert (info.status, info.error) == ("stopped", None)
+    else:
+        assert info.status == "failed"
+        assert "exit code unknown" in str(info.error)
+    assert str(bench.sink.records[-1].status) == info.status
+    assert bench.records.load_all() == []
 
 
 @pytest.mark.parametrize("again", ["stop", "death"])

@@ -18,17 +18,28 @@ from manager.gateways.base import (
     AuthenticationFailed,
     ConnectionLost,
     ConnectTimeout,
+    GatewayError,
     Health,
+    InsufficientFunds,
     InvalidRequest,
+    MarketClosed,
     NotSupported,
+    OrderRejected,
+    OutcomeUnknown,
+    PriceMoved,
     RateLimited,
     Side,
+    TradingDisabled,
+    VenueNotFound,
+    WrongAccount,
 )
 from manager.gateways.fake import FakeGateway
+from manager.masking import Masker
 from manager.session.beat import BeatWriter, read_pulse
 from manager.session.control import ask
-from manager.session.cycle import ObserveCycle
+from manager.session.cycle import Cycle, ObserveCycle
 from manager.session.exits import WorkerExit
+from manager.session.guard import GuardedGateway
 from manager.session.order import WorkerOrder
 from manager.session.worker import Worker
 
@@ -69,16 +80,15 @@ class Bench:
             log_json=False,
         )
         self.worker: Worker | None = None
+        self.cycle: Cycle = ObserveCycle(self.order.config)
 
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
         assert account_id == "account-1"
         self.sent.append(beat)
 
     def run(self, act: Callable[["Bench"], None] | None = None) -> WorkerExit:
-        beat = BeatWriter(self.beat_file)
-        self.worker = Worker(
-            self.order, self.gateway, ObserveCycle(self.order.config), beat, self, self.messages.append
-        )
+        beat = BeatWriter(self.beat_file, Masker(["hunter2"]))
+        self.worker = Worker(self.order, self.gateway, self.cycle, beat, self, self.messages.append)
         failures: list[BaseException] = []
 
         def actor() -> None:
@@ -257,12 +267,80 @@ def test_positions_that_could_not_be_closed_are_an_unclean_stop(short_dir: Path,
     bench = Bench(short_dir, open_positions="close")
 
     def act(bench: Bench) -> None:
-        bench.gateway.submit_order("o", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
-        bench.gateway.script("close_position", ConnectionLost("gone"))
+        for number in range(3):
+            bench.gateway.submit_order(f"o{number}", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+        bench.gateway.script("close_position", OrderRejected("hunter2 may not"))
         bench.stop()
 
     assert bench.run(act) is WorkerExit.STOPPED_UNCLEANLY
-    assert bench.last_words() == "open positions could not be closed: gone"
+    assert bench.last_words() == "1 of 3 positions stay open: 1 EURUSD (order_rejected: *** may not)"
+    assert bench.gateway.calls[-1] == "disconnect"
+
+
+class TradingCycle:
+    """Asks for something at each cycle that the venue refuses."""
+
+    def __init__(self, error: GatewayError) -> None:
+        self.error = error
+        self.cycles = 0
+
+    def run(self, gateway: GuardedGateway) -> Mapping[str, Any]:
+        del gateway
+        self.cycles += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OrderRejected("no"),
+        MarketClosed("till Sunday"),
+        InvalidRequest("volume"),
+        PriceMoved("requote"),
+        InsufficientFunds("margin"),
+        TradingDisabled("look only"),
+        RateLimited("slow down"),
+        OutcomeUnknown("no answer"),
+        NotSupported("no such order"),
+    ],
+)
+def test_a_refused_request_is_counted_and_the_session_goes_on(bench: Bench, error: GatewayError) -> None:
+    bench.cycle = cycle = TradingCycle(error)
+
+    def act(bench: Bench) -> None:
+        eventually(lambda: cycle.cycles >= 3)
+        eventually(lambda: bench.status().get("refusals", 0) >= 2)
+        assert bench.status()["last_refusal"] == f"{error.code}: {error}"
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionLost("x"),
+        ConnectTimeout("x"),
+        AuthenticationFailed("x"),
+        WrongAccount("x"),
+        VenueNotFound("x"),
+    ],
+)
+def test_an_error_that_says_that_the_session_is_gone_ends_it(bench: Bench, error: GatewayError) -> None:
+    bench.cycle = TradingCycle(error)
+    assert bench.run() is WorkerExit.CONNECTION_LOST
+    assert bench.last_words() == f"{error.code}: x"
+
+
+def test_an_account_that_is_not_read_once_keeps_its_figures(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        eventually(lambda: bench.status().get("equity"))
+        bench.gateway.script("account", RateLimited("slow down"))
+        eventually(lambda: bench.status().get("refusals") == 1)
+        assert bench.status()["equity"] == "10000.00"
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
 
 
 def test_sigterm_is_a_polite_stop(bench: Bench) -> None:
