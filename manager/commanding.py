@@ -46,11 +46,17 @@ class Parts:
 
     def put(self, account_id: str, part: str, what: Any) -> None:
         self._parts[part][account_id] = what
+        self.tell(account_id, part)
+
+    def tell(self, account_id: str, part: str) -> None:
+        """Tell who watches the batch."""
         if self._progress is not None:
             self._progress(account_id, part)
 
-    def result(self, batch_id: str, pending: Mapping[str, str] | None = None) -> BatchResult:
-        return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id)
+    def result(
+        self, batch_id: str, pending: Mapping[str, str] | None = None, trouble: str = ""
+    ) -> BatchResult:
+        return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id, trouble=trouble)
 
 
 def spread(

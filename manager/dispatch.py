@@ -1,19 +1,16 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from celery import group
-
 from manager import wire
-from manager.answers import Answers, forget
-from manager.commanding import Command, Parts, error_text, started, unchecked
+from manager.answers import Answers
+from manager.batching import BatchSender
+from manager.commanding import Command, error_text, unchecked
 from manager.errors import (
     AlreadyThereError,
     HostUnavailableError,
-    NoBatchError,
     NoHostFitsError,
-    NoWorkerError,
 )
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
@@ -52,6 +49,7 @@ class CeleryWorkerPool:
         self._timeout = command_timeout_seconds
         self._answers = Answers(app, store)
         self._sender = Sender(app, store, desired, self._answers)
+        self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
@@ -114,14 +112,14 @@ class CeleryWorkerPool:
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
         commands = [self._start(order, wire.START_WORKER) for order in orders]
-        return self._batch(commands, self._timeout, started, progress, batch)
+        return self._batch_sender.run(commands, self._timeout, progress, batch)
 
     def restart_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.restart_many`: one Celery group with a task for each account."""
         commands = [self._start(order, wire.RESTART_WORKER) for order in orders]
-        return self._batch(commands, self._timeout, started, progress, batch)
+        return self._batch_sender.run(commands, self._timeout, progress, batch)
 
     def stop_many(
         self,
@@ -132,27 +130,14 @@ class CeleryWorkerPool:
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.stop_many`: one Celery group with a task for each account."""
         commands = [self._stop(account_id, timeout) for account_id in account_ids]
-        return self._batch(commands, self._stop_wait(timeout), self._stopped, progress, batch)
+        return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        """Return a batch and what has become of it by now; `pending` are those that nobody has answered for yet.
+        """Return a batch and what has become of it by now; `pending` are those of which nothing is known yet.
 
         Raises NoBatchError if there is none of that id (they are kept for a day).
         """
-        record = self._batches.read(batch_id)
-        if record is None:
-            raise NoBatchError(f"no batch {batch_id}: they are kept for a day; `manager batch` lists them")
-        parts = Parts()
-        for account_id, (outcome, text) in record.settled.items():
-            parts.put(account_id, outcome, text)
-        sort = self._stopped if record.what == "stop" else started
-        waiting = {token: account_id for account_id, token in record.tasks.items()}
-        with self._answers.translated():
-            for task_id, outcome in self._answers.collect(set(waiting), 0.0):
-                account_id = waiting.pop(task_id)
-                parts.put(account_id, *sort(account_id, outcome))
-        pending = {account_id: token for token, account_id in waiting.items()}
-        return record, parts.result(batch_id, pending)
+        return self._batch_sender.result(batch_id)
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
@@ -244,58 +229,3 @@ class CeleryWorkerPool:
 
     def _stop_wait(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
-
-    def _batch(
-        self,
-        commands: Sequence[Command],
-        wait_seconds: float,
-        sort: Callable[[str, Any], tuple[str, Any]],
-        progress: Progress | None,
-        batch: Batch | None,
-    ) -> BatchResult:
-        batch = batch or Batch()
-        parts = Parts(progress)
-        if not commands and not batch.settled:
-            return BatchResult()
-        # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
-        what = commands[0].why if commands else "start"
-        tokens = {command.account_id: command.token for command in commands}
-        self._batches.save(batch.id, what, self._sender.me, tokens, batch.settled)
-        ready, refused = self._sender.accept(commands)
-        for account_id, error in refused.items():
-            parts.put(account_id, "failed", str(error))
-        if refused:
-            self._batches.settle(batch.id, {key: ("failed", str(error)) for key, error in refused.items()})
-        waiting = {command.token: command.account_id for command in ready}
-        members = {account_id: token for token, account_id in waiting.items()}
-        if not ready:
-            return parts.result(batch.id)
-        with self._answers.translated():
-            results = group(
-                # As the root of each, the batch is named by every one of its tasks in Flower.
-                [self._sender.signature(command).set(root_id=batch.id) for command in ready],
-                app=self._app,
-            ).apply_async(task_id=batch.id)
-            try:
-                if not batch.wait:
-                    return parts.result(batch.id, members)
-                for task_id, outcome in self._answers.collect(set(waiting), wait_seconds):
-                    account_id = waiting.pop(task_id)
-                    parts.put(account_id, *sort(account_id, outcome))
-            finally:
-                for result in results.results:
-                    forget(result)
-        for task_id, account_id in waiting.items():
-            text = f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
-            parts.put(account_id, "failed", text)
-        return parts.result(batch.id)
-
-    def _stopped(self, account_id: str, outcome: Any) -> tuple[str, Any]:
-        if isinstance(outcome, NoWorkerError):
-            return "skipped", str(outcome)
-        if isinstance(outcome, BaseException):
-            return "failed", error_text(outcome)
-        info = self._store.get_worker(account_id)
-        if info is None:
-            return "skipped", f"{account_id}: its record is gone"
-        return "done", info

@@ -144,14 +144,17 @@ class BatchResult(_Payload):
     skipped: dict[str, str] = Field(default_factory=dict)
     #: Attempted without success, and why.
     failed: dict[str, str] = Field(default_factory=dict)
-    #: Asked for, and the caller did not stay for the answer → the id of its task.
+    #: Asked for, and not answered: the caller did not stay, or `trouble` kept the answer away → the id of its task.
     pending: dict[str, str] = Field(default_factory=dict)
     #: By which its progress is found again; empty where nobody keeps that.
     batch_id: str = ""
+    #: Why the outcome of those that are `pending` is unknown though it was waited for; empty if nothing went wrong.
+    trouble: str = ""
 
     @property
     def ok(self) -> bool:
-        return not self.failed
+        """Whether nothing failed, and nothing that was waited for is unknown."""
+        return not self.failed and not self.trouble
 
     @property
     def running(self) -> dict[str, WorkerInfo]:

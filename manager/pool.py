@@ -11,7 +11,7 @@ from manager.placement import Needs
 if TYPE_CHECKING:
     from manager.config import AccountConfig
 
-#: Called with an account id and `done`, `already`, `skipped` or `failed`, once for each account of a batch.
+#: Called with an account id and `done`, `already`, `skipped`, `failed` or `pending` (unknown), once for each account.
 Progress = Callable[[str, str], None]
 
 

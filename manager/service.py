@@ -279,25 +279,34 @@ class WorkerManagerService:
         )
         logs.event(
             logger,
-            logging.WARNING if result.failed else logging.INFO,
+            logging.INFO if result.ok else logging.WARNING,
             action,
-            "; ".join(result.failed.values()),
+            "; ".join([*result.failed.values(), *([result.trouble] if result.trouble else [])]),
             batch=result.batch_id,
             done=len(result.done),
             already=len(result.already),
             skipped=len(result.skipped),
             failed=len(result.failed),
+            pending=len(result.pending),
         )
         return result
 
 
 def stopped_count(result: BatchResult) -> int:
-    """Return how many a stop of many has stopped. Raises StopFailedError, which names those that it has not."""
+    """Return how many a stop of many has stopped. Raises StopFailedError, which names those that it has not, or may not."""
+    total = len(result.failed) + len(result.done) + len(result.pending)
+    reasons: list[str] = []
     if result.failed:
-        raise StopFailedError(
-            f"{len(result.failed)} of {len(result.failed) + len(result.done)} workers did not stop: "
-            + "; ".join(result.failed.values())
+        reasons.append(
+            f"{len(result.failed)} of {total} workers did not stop: " + "; ".join(result.failed.values())
         )
+    if result.trouble:
+        reasons.append(
+            f"of {len(result.pending)} of {total} workers it is unknown whether they stopped: "
+            f"{', '.join(sorted(result.pending))}: {result.trouble}; look with `manager batch {result.batch_id}`"
+        )
+    if reasons:
+        raise StopFailedError("; ".join(reasons))
     return len(result.done)
 
 

@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from celery.result import allow_join_result
 
 from manager import wire
-from manager.errors import HostUnavailableError, ManagerError
+from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.models import BatchResult, WorkerInfo
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
@@ -34,8 +34,8 @@ def start_all_enabled_workers(
     """Start every enabled account, or those of a group (or several) that have all of the labels.
 
     Returns a WorkerInfo for every account, by id. `metadata.outcome` says what became of it: `started`,
-    `already_running`, `skipped` (disabled) or `failed`; `error` says why where it does not run. The task's id is the
-    batch's: `manager batch ID` shows how far it is.
+    `already_running`, `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis); `error` says
+    why where it does not run. The task's id is the batch's: `manager batch ID` shows how far it is.
     """
     given = checked(
         self,
@@ -61,8 +61,8 @@ def restart_all_workers(
 ) -> dict[str, Any]:
     """Stop and start every worker of the fleet, or those selected, with the configuration as it is now.
 
-    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no worker) or
-    `failed`.
+    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no worker), `failed`
+    or `pending` (unknown).
     """
     given = checked(self, SelectionArguments, group=group, labels=labels)
     with _one_of_few(), allow_join_result():
@@ -112,10 +112,16 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
         for account_id, info in infos.items():
             answer[account_id] = info.with_(metadata={"outcome": outcome}).to_wire()
     # One that was skipped may run all the same, as when its file was changed to disabled: say what is so.
-    known = {info.account_id: info for info in fleet_service().list_workers()}
+    known: dict[str, WorkerInfo] = {}
+    with suppress(FleetUnavailableError):
+        known = {info.account_id: info for info in fleet_service().list_workers()}
+    unknown = dict.fromkeys(
+        result.pending, f"unknown: {result.trouble}; look with `manager batch {result.batch_id}`"
+    )
     for outcome, reasons, otherwise in (
         ("skipped", result.skipped, WorkerLifecycleStatus.STOPPED),
         ("failed", result.failed, WorkerLifecycleStatus.FAILED),
+        ("pending", unknown, WorkerLifecycleStatus.UNKNOWN),
     ):
         for account_id, reason in reasons.items():
             info = known.get(account_id) or WorkerInfo(worker_id="", account_id=account_id, status=otherwise)

@@ -1,5 +1,6 @@
 """start-all, stop-all, batch: many accounts as one Celery group, which goes on whether its caller stays or not."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from manager.cli.common import (
     service,
     settings,
 )
+from manager.words import counted
 
 if TYPE_CHECKING:
     from manager.dispatch import CeleryWorkerPool
@@ -85,6 +87,7 @@ def stop_all(
 @json_option
 def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
     """Show how far a batch is, by its id or the beginning of it; without an id, list those of the last day."""
+    from manager.errors import FleetUnavailableError
     from manager.factory import celery_worker_pool
 
     pool = celery_worker_pool(settings())
@@ -98,7 +101,8 @@ def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
     record, result = pool.batch_result(known[0] if known else batch_id)
     while wait and result.pending:
         time.sleep(_LOOK_SECONDS)
-        record, result = pool.batch_result(record.id)
+        with contextlib.suppress(FleetUnavailableError):  # as while Redis restarts
+            record, result = pool.batch_result(record.id)
     if not as_json:
         say(f"{record.what} of {_total(record)} accounts by {record.by}, {record.time:%Y-%m-%d %H:%M:%S} UTC")
     return say_batch(result, as_json, _DONE.get(record.what, "done"))
@@ -215,6 +219,7 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
                 "failed": result.failed,
                 "pending": sorted(result.pending),
                 "batch": result.batch_id,
+                "trouble": result.trouble,
             }
         )
         return int(not result.ok)
@@ -228,6 +233,11 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
     parts += [f"{len(result.failed)} failed"] if result.failed else []
     parts += [f"{len(result.pending)} pending"] if result.pending else []
     say(", ".join(parts))
+    if result.trouble:
+        print_error(
+            f"outcome unknown for {counted(len(result.pending), 'account')}: {', '.join(sorted(result.pending))}: "
+            f"{result.trouble}"
+        )
     if result.pending:
         say(f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered")
     return int(not result.ok)

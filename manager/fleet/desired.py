@@ -282,6 +282,15 @@ class DesiredStore:
         found = (Desired.from_json(key, text) for key, text in zip(wanted, raw, strict=True) if text)
         return {desired.account_id: desired for desired in found if desired is not None}
 
+    def generations(self, tokens: Iterable[str]) -> dict[str, int]:
+        """Return the generations that these commands were given, of those of which that is remembered."""
+        asked = list(tokens)
+        if not asked:
+            return {}
+        with translated(self._url):
+            raw = self._client.mget([_seen_key(token) for token in asked])
+        return {token: int(text) for token, text in zip(asked, raw, strict=True) if text and text.isdigit()}
+
     def snapshot(self, known_version: int | None = None) -> Snapshot | None:
         """Return everything that is wanted; None if nothing has changed since `known_version`."""
         with translated(self._url):
@@ -329,7 +338,11 @@ def nudges_key(host: str) -> str:
 
 
 def _keys(wish: Wish) -> list[str]:
-    return [DESIRED_KEY, VERSION_KEY, f"manager:seen:{wish.token}"]
+    return [DESIRED_KEY, VERSION_KEY, _seen_key(wish.token)]
+
+
+def _seen_key(token: str) -> str:
+    return f"manager:seen:{token}"
 
 
 def _written(wish: Wish, answer: tuple[bytes, bytes]) -> tuple[int, Desired]:

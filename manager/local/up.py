@@ -159,12 +159,13 @@ class _Up:
         parts = [f"{len(batch.running)} running"]
         parts += [f"{len(batch.skipped)} disabled"] if batch.skipped else []
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
+        parts += [f"{len(batch.pending)} unknown ({batch.trouble})"] if batch.trouble else []
         self._say(", ".join(parts))
         for state, why in self._others.values():
             if state == "failed":
                 self._say(f"error: {why}", style="red")
         invalid = {name for name, result in results.items() if result.has_errors}
-        return int(not set(batch.failed) <= invalid)
+        return int(not set(batch.failed) <= invalid or bool(batch.trouble))
 
     # a fleet that lives
 

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from manager.cli import fleet
+from manager.cli.batches import say_batch
+from manager.errors import FleetUnavailableError
+from manager.models import BatchResult, WorkerInfo
+from manager.states import WorkerLifecycleStatus
 from manager.words import counted, printable
+from tasks import batches as batch_tasks
 
 ACCOUNT = "gateway: paper\nlogin: 5001\nserver: Paper-1\npassword: hunter22\ncurrencies: [{symbol: EURUSD}]\n"
 
@@ -150,3 +155,45 @@ def test_what_others_wrote_steers_no_terminal() -> None:
     assert printable("a\x1b[2J\x07b\n\tc\u202e") == "a\ufffd[2J\ufffdb\n\tc\ufffd"
     assert printable("Zürich 東京") == "Zürich 東京"
     assert (counted(0, "worker"), counted(1, "worker")) == ("0 workers", "1 worker")
+
+
+INTERRUPTED = BatchResult(
+    done={"a": WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)},
+    pending={"c": "task-c", "b": "task-b"},
+    batch_id="batch-1",
+    trouble="Redis at unix:x cannot be used",
+)
+
+
+def test_a_batch_that_redis_interrupted_names_every_account_and_fails(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert say_batch(INTERRUPTED, False, "started") == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0] == "1 started, 2 pending"
+    assert "manager batch batch-1" in told.out
+    assert told.err == "error: outcome unknown for 2 accounts: b, c: Redis at unix:x cannot be used\n"
+    assert say_batch(INTERRUPTED, True, "started") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["pending"], answer["batch"]) == (["b", "c"], "batch-1")
+    assert answer["trouble"] == "Redis at unix:x cannot be used"
+    left = INTERRUPTED.model_copy(update={"trouble": ""})
+    assert say_batch(left, True, "started") == 0, "who did not stay for the answers has lost none"
+
+
+def test_the_task_of_a_batch_that_redis_interrupted_answers_for_every_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fleet:
+        def list_workers(self) -> list[WorkerInfo]:
+            raise FleetUnavailableError("it is away again")
+
+    monkeypatch.setattr(batch_tasks, "fleet_service", Fleet)
+    answer = batch_tasks._complete(INTERRUPTED, "started")
+    assert {key: one["metadata"]["outcome"] for key, one in answer.items()} == {
+        "a": "started",
+        "b": "pending",
+        "c": "pending",
+    }
+    assert answer["b"]["status"] == "unknown"
+    assert "manager batch batch-1" in answer["b"]["error"]

@@ -1,0 +1,239 @@
+"""A batch accounts for every account, whatever Redis does meanwhile. Redis is real; the host is this test."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+from support.servers import RedisServer
+from support.waiting import eventually
+
+from manager import batching
+from manager.batching import settled
+from manager.dispatch import CeleryWorkerPool
+from manager.errors import FleetUnavailableError, StopFailedError
+from manager.factory import celery_worker_pool
+from manager.fleet import FleetStore
+from manager.fleet.desired import Desired, DesiredStore
+from manager.models import BatchResult, WorkerInfo
+from manager.pool import Batch, StartOrder
+from manager.service import stopped_count
+from manager.settings import Settings
+from manager.states import WorkerLifecycleStatus
+
+S = WorkerLifecycleStatus
+ACCOUNTS = ["a", "b", "c"]
+
+
+class Host:
+    """What a host agent leaves in Redis: its word, records and answers."""
+
+    def __init__(self, redis: RedisServer, pool: CeleryWorkerPool) -> None:
+        self.redis, self.pool = redis, pool
+        self.store, self.desired = FleetStore(redis.url), DesiredStore(redis.url)
+        self.threads = ThreadPoolExecutor(2)
+        self.report()
+
+    def report(self) -> None:
+        self.store.report_agent("h", {"version": "0.2.0"})
+
+    def start_all(self) -> "Future[BatchResult]":
+        orders = [StartOrder(one, True, True, _nothing) for one in ACCOUNTS]
+        return self.threads.submit(self.pool.start_many, orders, None, Batch("batch-1"))
+
+    def stop_all(self) -> "Future[BatchResult]":
+        return self.threads.submit(self.pool.stop_many, ACCOUNTS, None, None, Batch("batch-1"))
+
+    def tokens(self) -> dict[str, str]:
+        """Return the tasks of the batch by account, once all are in the queue."""
+
+        def sent() -> bool:
+            with contextlib.suppress(RedisError), self.redis.client() as client:
+                return bool(client.llen("celery") + client.llen("host.h") == len(ACCOUNTS))
+            return False
+
+        eventually(sent, what="every task is sent")
+        record = self.pool._batch_sender._records.read("batch-1")
+        assert record is not None
+        return dict(record.tasks)
+
+    def answer(self, token: str, account_id: str) -> None:
+        self.store_result(token, self.info(account_id, S.RUNNING).to_wire())
+
+    def store_result(self, token: str, result: Any) -> None:
+        """Store a task's result as Celery does."""
+        meta = {"status": "SUCCESS", "result": result, "traceback": None, "children": [], "task_id": token}
+        with self.redis.client() as client:
+            client.set(f"celery-task-meta-{token}", json.dumps(meta))
+
+    def info(self, account_id: str, status: WorkerLifecycleStatus, **metadata: Any) -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=f"w-{account_id}",
+            account_id=account_id,
+            status=status,
+            metadata={"host": "h", **metadata},
+        )
+
+    def runs(self, account_id: str) -> None:
+        """Record that it was started by what is desired of it now."""
+        desired = self.desired.read(account_id)
+        assert desired is not None
+        info = self.info(account_id, S.RUNNING, generation=desired.generation)
+        self.store.record("h", [info], {account_id: {"worker_id": info.worker_id}})
+
+    def close(self) -> None:
+        self.threads.shutdown()
+        self.store.close()
+        self.desired.close()
+
+
+def _nothing() -> Any:
+    raise AssertionError("the files are the host's to read")
+
+
+@pytest.fixture
+def host(redis_server: RedisServer) -> Iterator[Host]:
+    pool = celery_worker_pool(Settings(redis_url=redis_server.url, command_timeout_seconds=20))
+    found = Host(redis_server, pool)
+    yield found
+    found.close()
+
+
+def test_a_redis_that_restarts_while_answers_come_costs_no_account(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_QUIET_SECONDS", 0.5)
+    batch = host.start_all()
+    tokens = host.tokens()
+    host.answer(tokens["a"], "a")
+    host.redis.restart()
+    host.answer(tokens["b"], "b")
+    host.runs("c")  # its answer is lost, and what is recorded tells
+    result = batch.result(30)
+    assert set(result.done) == set(ACCOUNTS)
+    assert (result.ok, result.trouble, result.pending) == (True, "", {})
+
+
+def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    batch = host.start_all()
+    tokens = host.tokens()
+    host.redis.stop()
+    result = batch.result(30)
+    assert result.pending == tokens
+    assert result.batch_id == "batch-1"
+    assert not result.ok
+    assert "cannot be used" in result.trouble
+    host.redis.start()
+    host.answer(tokens["a"], "a")
+    host.runs("b")
+    record, later = host.pool.batch_result("batch-1")
+    assert record.what == "start"
+    assert set(later.done) == {"a", "b"}
+    assert later.pending == {"c": tokens["c"]}
+
+
+def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    written = host.pool._sender._written
+
+    def then_gone(commands: Any) -> Any:
+        found = written(commands)
+        if host.redis.process.poll() is None:
+            host.redis.stop()
+        return found
+
+    monkeypatch.setattr(host.pool._sender, "_written", then_gone)
+    result = host.start_all().result(60)
+    assert set(result.pending) == set(ACCOUNTS)
+    assert not result.ok
+    assert result.trouble
+
+
+def test_commands_that_meet_a_restart_are_sent_after_it_and_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent twice they are the same tasks: ids and generations stay."""
+    written = host.pool._sender._written
+    generations: list[list[int]] = []
+
+    def restarted(commands: Any) -> Any:
+        found = written(commands)
+        generations.append([one.generation for one in found])
+        if len(generations) == 1:
+            host.redis.stop()
+            host.redis.start()
+            raise FleetUnavailableError("the reply is lost")
+        return found
+
+    monkeypatch.setattr(host.pool._sender, "_written", restarted)
+    batch = host.start_all()
+    for account_id, token in host.tokens().items():
+        host.answer(token, account_id)
+    assert set(batch.result(30).done) == set(ACCOUNTS)
+    assert generations[0] == generations[1]
+
+
+def test_a_redis_that_is_away_before_anything_was_sent_is_an_error_that_says_so(host: Host) -> None:
+    host.redis.stop()
+    with pytest.raises(FleetUnavailableError, match="nothing was sent"):
+        host.start_all().result(30)
+
+
+def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    batch = host.stop_all()
+    host.tokens()
+    host.redis.stop()
+    with pytest.raises(
+        StopFailedError, match="of 3 of 3 workers it is unknown whether they stopped: a, b, c: Redis"
+    ) as caught:
+        stopped_count(batch.result(30))
+    assert "manager batch batch-1" in str(caught.value)
+
+
+D = Desired(account_id="a", state="running", generation=7, by="me", why="start")
+RUNS = WorkerInfo(worker_id="w", account_id="a", status=S.RUNNING, metadata={"generation": 7})
+OLD = RUNS.with_(metadata={"generation": 5})
+FAILED = RUNS.with_(status=S.FAILED, error="the login is wrong")
+STOPPED = RUNS.with_(status=S.STOPPED)
+STOP = replace(D, state="stopped", why="stop")
+
+
+@pytest.mark.parametrize(
+    ("what", "generation", "desired", "info", "part"),
+    [
+        ("start", 7, D, RUNS, "done"),
+        ("start", 7, D, OLD, "already"),
+        ("restart", 7, D, OLD, None),
+        ("restart", 7, D, RUNS, "done"),
+        ("start", 7, D, FAILED, "failed"),
+        ("start", 7, D, FAILED.with_(metadata={"generation": 5}), None),
+        ("start", 7, D, None, None),
+        ("start", 7, D, STOPPED, None),
+        ("start", 7, STOP, STOPPED, "failed"),  # refused, and withdrawn
+        ("start", 5, D, RUNS, "failed"),  # overruled
+        ("start", None, D, RUNS, None),
+        ("start", 7, None, RUNS, None),
+        ("stop", 7, STOP, STOPPED, "done"),
+        ("stop", 7, STOP, FAILED, "done"),
+        ("stop", 7, STOP, RUNS, None),
+        ("stop", 7, STOP, None, "skipped"),
+        ("stop", 5, D, RUNS, "failed"),
+    ],
+)
+def test_what_is_recorded_tells_what_became_of_a_command(
+    what: str, generation: int | None, desired: Desired | None, info: WorkerInfo | None, part: str | None
+) -> None:
+    found = settled(what, generation, desired, info)
+    assert (found[0] if found is not None else None) == part
