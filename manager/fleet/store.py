@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 from redis.exceptions import ResponseError
 
@@ -292,7 +292,7 @@ class FleetStore:
         now = _seconds(time)
         width = 4 if wanted else 2
         hosts: list[HostState] = []
-        newest: dict[str, WorkerInfo] = {}
+        found_of: dict[str, list[_Found]] = {}
         for index, name in enumerate(names):
             word, drain, *kept = answers[index * width : (index + 1) * width]
             host = host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
@@ -304,13 +304,61 @@ class FleetStore:
             )
             for key, raw in records.items():
                 info = None if raw is None else _worker_info(raw)
-                if info is None:
-                    continue
-                seen = observe(info, _stamped(beats.get(key), now), host.live, self._stale_after)
-                other = newest.get(info.account_id)
-                if other is None or _rank(seen) > _rank(other):
-                    newest[info.account_id] = seen
-        return hosts, [newest[key] for key in sorted(newest)]
+                if info is not None:
+                    one = _Found(info, _stamped(beats.get(key), now), host)
+                    found_of.setdefault(info.account_id, []).append(one)
+        return hosts, [_newest(found_of[key], self._stale_after) for key in sorted(found_of)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One host's record of an account, and the heartbeat beside it."""
+
+    info: WorkerInfo
+    beat: Stamped | None
+    host: HostState
+
+    def newer_than(self, other: "_Found") -> bool:
+        """Say which of two records of one worker counts: that of the host whose agent is there, or was there last."""
+        mine, theirs = self.host.age_seconds, other.host.age_seconds
+        return mine is not None and (theirs is None or mine < theirs)
+
+
+def _newest(found: Sequence[_Found], stale_after: float) -> WorkerInfo:
+    """Return what a reader may say of an account that one or more hosts have recorded."""
+    if len(found) > 1:
+        found = _one_each(found)
+    seen = [observe(one.info, one.beat, one.host.live, stale_after) for one in found]
+    best = seen[0]
+    for other in seen[1:]:
+        if _rank(other) > _rank(best):
+            best = other
+    return best
+
+
+def _one_each(found: Sequence[_Found]) -> list[_Found]:
+    """Return one record for each worker.
+
+    Two hosts with one worker are one host that has another name now, and `renamed_from` in the metadata says which it
+    had. The worker goes on to send its heartbeats under the name by which it was started.
+    """
+    workers: dict[str, _Found] = {}
+    for one in found:
+        worker_id = one.info.worker_id
+        other = workers.get(worker_id)
+        if other is None:
+            workers[worker_id] = one
+            continue
+        beats = [beat for beat in (one.beat, other.beat) if _beat_of(beat, worker_id)]
+        beat = min(beats, key=lambda found: found.age_seconds) if beats else None
+        kept, old = (one, other) if one.newer_than(other) else (other, one)
+        info = kept.info.with_(metadata={"renamed_from": old.host.name})
+        workers[worker_id] = _Found(info, beat, kept.host)
+    return list(workers.values())
+
+
+def _beat_of(beat: Stamped | None, worker_id: str) -> TypeGuard[Stamped]:
+    return beat is not None and beat.data.get("worker_id") == worker_id
 
 
 def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after: float) -> WorkerInfo:

@@ -202,6 +202,9 @@ class HostCommands:
         there = other is not None and self._neighbours.live(other)
         if other is not None and there and pin is None and hops < MAX_HOPS:
             raise Elsewhere(other)
+        renamed = self._neighbours.renamed(other, account_id) if other is not None and not there else None
+        if renamed is not None and renamed != self._host and hops < MAX_HOPS:
+            raise Elsewhere(renamed)
         if other is not None and not there and config is not None and self._leases.kept_by(config, other):
             raise HostUnavailableError(
                 f"{account_id} has its worker on host {other}, whose agent is silent: start the agent there; if the machine is "
@@ -243,6 +246,11 @@ class HostCommands:
             return
         if self._neighbours.live(host):
             raise Elsewhere(host)
+        renamed = self._neighbours.renamed(host, account_id)
+        if renamed == self._host:
+            return
+        if renamed is not None:
+            raise Elsewhere(renamed)
         raise HostUnavailableError(
             f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
             "is back; until then its worker may trade"

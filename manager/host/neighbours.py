@@ -39,6 +39,14 @@ class Neighbours:
             self._look()
             return any(state.live for state in self._hosts if state.name == host)
 
+    def renamed(self, host: str, account_id: str) -> str | None:
+        """Return the live host that has recorded the worker which `host` had: it is that host under another name."""
+        info = self._store.get_worker(account_id)
+        if info is None or info.metadata.get("renamed_from") != host:
+            return None
+        now = str(info.metadata.get("host"))
+        return now if self.live(now) else None
+
     def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
         """Choose a host; see `FleetView.place`. It is counted there at once, until the next look."""
         with self._lock:

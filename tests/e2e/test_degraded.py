@@ -144,3 +144,25 @@ def test_a_second_agent_of_the_same_name_is_refused_while_the_first_lives(fleet:
     )
     assert done.returncode == 1
     assert f"a host agent named {fleet.host} is alive already" in done.stderr
+
+
+def test_a_batch_goes_on_over_a_restart_of_redis(fleet: Fleet) -> None:
+    accounts = fleet.add_accounts(6)
+    with fleet.admin() as admin:
+        for login in range(5001, 5007):
+            admin.script_fault("Paper-1", login, "slow", seconds=2, count=1, on=("login",))
+    batch = subprocess.Popen(
+        [sys.executable, "-m", "manager.cli", "start-all", "--json"],
+        env=fleet.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: "starting" in {fleet.status(one) for one in accounts}, within=20)
+    fleet.redis.restart()
+    out, _ = batch.communicate(timeout=90)
+    answer = json.loads(out)
+    told = {*answer["started"], *answer["failed"], *answer["skipped"], *answer["pending"]}
+    assert told == set(accounts)
+    assert batch.returncode == int(bool(answer["failed"] or answer["pending"]))
+    assert set(answer["started"]) == set(accounts), answer
+    assert fleet.stats()["overlaps"] == 0

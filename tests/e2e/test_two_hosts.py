@@ -13,6 +13,7 @@ pytestmark = pytest.mark.e2e
 
 A = "account-001"
 SIGCONT = 18
+SIGTERM = 15
 
 
 @pytest.fixture
@@ -151,3 +152,25 @@ def test_a_paused_worker_with_failover_never_wakes_into_a_second_session(fleet: 
     assert left.stats()["overlaps"] == 0
     lost.agent.send_signal(SIGCONT)
     lost.end_agent(SIGKILL)
+
+
+def test_a_stop_at_a_host_that_was_given_another_name_says_what_is_true(fleet: Fleet) -> None:
+    fleet.extra_environment = {"MANAGER_STALE_AFTER_SECONDS": "1"}
+    fleet.add_accounts(2)
+    fleet.run_json("start-all")
+    workers = fleet.workers()
+    fleet.end_agent(SIGTERM)
+    fleet.host = "new-name"
+    fleet.start_agent()
+    # What the agent read when it adopted them is old by now: only their own heartbeats tell.
+    fleet.look_again(2)
+    assert {info["metadata"]["host"] for info in fleet.run_json("ps")} == {"new-name"}
+    assert {info["status"] for info in fleet.run_json("ps")} == {"running"}
+    done = fleet.run("stop", A)
+    assert done.returncode == 0, done.stderr
+    out = plain_celery(
+        fleet, "print(app.send_task('tasks.stop_worker', args=['account-002']).get(timeout=60))"
+    )
+    assert out.strip() == "True"
+    assert not any(worker.alive() for worker in workers.values())
+    assert {info["status"] for info in fleet.run_json("ps")} == {"stopped"}

@@ -113,6 +113,20 @@ def test_of_two_hosts_records_the_running_one_is_told(store: FleetStore) -> None
     assert one.worker_id == "w-1"
 
 
+def test_a_host_that_has_another_name_has_its_worker_under_the_new_one(store: FleetStore) -> None:
+    """The worker sends its heartbeats under the old name, and the agent records it under the new one."""
+    old, new = (info("a").with_(metadata={"host": host}) for host in ("a-host", "b-host"))
+    store.record("a-host", [old], {"a": beat(equity="9.99")})
+    store.report_agent("b-host", {})
+    store.record("b-host", [new], {})
+    (found,) = store.list_workers()
+    assert (found.status, found.metadata["host"], found.metadata["equity"]) == ("running", "b-host", "9.99")
+    assert found.metadata["renamed_from"] == "a-host"
+    store.record("b-host", [new.with_(status=S.STOPPED)], {})
+    (found,) = store.list_workers()
+    assert found.status == "stopped", "the record under the old name counts no more"
+
+
 def test_what_died_unseen_is_settled(store: FleetStore) -> None:
     store.record("h", [info("a"), info("b", worker_id="w-2"), info("c", S.STOPPED, "w-3")], {"a": beat()})
     store.settle("h", {"a"})

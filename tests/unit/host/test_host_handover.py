@@ -16,6 +16,8 @@ from manager.fleet.hosts import DrainOrder
 from manager.fleet.leases import LeaseStore
 from manager.host import keeper as keeper_module
 from manager.host.commands import Call, Elsewhere
+from manager.models import WorkerInfo
+from manager.states import WorkerLifecycleStatus
 
 
 class MakeHost(Protocol):
@@ -411,3 +413,48 @@ def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
     a.store.drain = look  # type: ignore[method-assign]
     a.keeper.drain.read()
     assert not a.keeper.drain.active
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_stop_for_a_host_that_has_another_name_goes_there(make_host: MakeHost, ended: bool) -> None:
+    new, other = make_host("new"), make_host("other")
+    new.account("x", 1)
+    new.wanted("x", "old")
+    status = WorkerLifecycleStatus.STOPPED if ended else WorkerLifecycleStatus.RUNNING
+    info = WorkerInfo(worker_id="w", account_id="x", status=status, metadata={"host": "new"})
+    new.store.record("old", [info.with_(metadata={"host": "old"})], {})
+    new.store.record("new", [info], {})
+    with pytest.raises(Elsewhere) as elsewhere:
+        other.commands.stop("x", None, Call("t-stop"))
+    assert elsewhere.value.host == "new"
+    if not ended:
+        new.pool.live["x"] = 1
+    assert new.commands.stop("x", None, Call("t-stop")) is True
+    assert new.pool.live == {}
+
+
+def test_a_start_of_what_runs_at_a_host_that_has_another_name_goes_there(make_host: MakeHost) -> None:
+    new, other = make_host("new"), make_host("other")
+    new.account("x", 1)
+    new.wanted("x", "old")
+    info = WorkerInfo(
+        worker_id="w", account_id="x", status=WorkerLifecycleStatus.RUNNING, metadata={"host": "new"}
+    )
+    new.store.record("old", [info.with_(metadata={"host": "old"})], {})
+    new.store.record("new", [info], {})
+    with pytest.raises(Elsewhere) as elsewhere:
+        other.commands.start("x", True, True, Call("t-start"))
+    assert elsewhere.value.host == "new"
+
+
+def test_a_stop_for_a_host_that_is_silent_says_so(make_host: MakeHost) -> None:
+    """Another host has had the account before, and knows nothing of where its worker is."""
+    b = make_host("b")
+    b.account("x", 1)
+    b.wanted("x", "a")
+    info = WorkerInfo(
+        worker_id="w", account_id="x", status=WorkerLifecycleStatus.STOPPED, metadata={"host": "b"}
+    )
+    b.store.record("b", [info], {})
+    with pytest.raises(HostUnavailableError, match="host a, which has it, is silent"):
+        b.commands.stop("x", None, Call("t-stop"))
