@@ -1,6 +1,7 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from manager import wire
@@ -10,6 +11,7 @@ from manager.commanding import Command, error_text, unchecked
 from manager.errors import (
     AlreadyThereError,
     HostUnavailableError,
+    ManagerError,
     NoHostFitsError,
 )
 from manager.fleet import FleetStore
@@ -56,10 +58,12 @@ class CeleryWorkerPool:
 
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
+        _check(order)
         return WorkerInfo.from_dict(self._ask(self._start(order, wire.START_WORKER)))
 
     def restart_worker(self, order: StartOrder) -> WorkerInfo:
         """See `manager.pool.WorkerPool.restart_worker`."""
+        _check(order)
         return WorkerInfo.from_dict(self._ask(self._start(order, wire.RESTART_WORKER)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
@@ -111,15 +115,13 @@ class CeleryWorkerPool:
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
-        commands = [self._start(order, wire.START_WORKER) for order in orders]
-        return self._batch_sender.run(commands, self._timeout, progress, batch)
+        return self._start_many(orders, wire.START_WORKER, progress, batch)
 
     def restart_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.restart_many`: one Celery group with a task for each account."""
-        commands = [self._start(order, wire.RESTART_WORKER) for order in orders]
-        return self._batch_sender.run(commands, self._timeout, progress, batch)
+        return self._start_many(orders, wire.RESTART_WORKER, progress, batch)
 
     def stop_many(
         self,
@@ -206,6 +208,27 @@ class CeleryWorkerPool:
 
     # inside
 
+    def _start_many(
+        self, orders: Sequence[StartOrder], task: str, progress: Progress | None, batch: Batch | None
+    ) -> BatchResult:
+        """Send those to which the caller's own validator does not say no."""
+        refused: dict[str, str] = {}
+        for order in orders:
+            try:
+                _check(order)
+            except ManagerError as error:
+                refused[order.account_id] = str(error)
+        batch = batch or Batch()
+        batch = replace(
+            batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
+        )
+        commands = [self._start(order, task) for order in orders if order.account_id not in refused]
+        result = self._batch_sender.run(commands, self._timeout, progress, batch)
+        if progress is not None:
+            for account_id in refused:
+                progress(account_id, "failed")
+        return result.model_copy(update={"failed": {**refused, **result.failed}})
+
     @staticmethod
     def _start(order: StartOrder, task: str) -> Command:
         restart = task == wire.RESTART_WORKER
@@ -229,3 +252,8 @@ class CeleryWorkerPool:
 
     def _stop_wait(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
+
+
+def _check(order: StartOrder) -> None:
+    if order.check is not None:
+        order.check()

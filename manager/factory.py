@@ -16,7 +16,7 @@ from manager.pool import WorkerPool
 from manager.pushed import FleetConfigurationService
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
-from manager.validation import AccountConfigurationValidator
+from manager.validation import AccountConfigs, Validator
 
 if TYPE_CHECKING:
     from manager.dispatch import CeleryWorkerPool
@@ -26,16 +26,17 @@ _instance: WorkerManagerService | None = None
 
 
 def get_worker_manager_service(
-    config_service: ConfigurationService | None = None,
+    config_service: AccountConfigs | None = None,
     worker_pool: WorkerPool | None = None,
-    validator: AccountConfigurationValidator | None = None,
+    validator: Validator | None = None,
     singleton: bool = True,
 ) -> WorkerManagerService:
     """Return the service, wired from the environment's settings but for the parts that are given.
 
     With `singleton` (the default) the service becomes the process's one, and a call without parts returns that one;
     a call with parts makes a new one in its place. With `singleton=False` a new one is made and the process's one is
-    left alone. Thread-safe. Connects to nothing: that happens at the first command.
+    left alone. Thread-safe. Connects to nothing: that happens at the first command. What the parts need is in
+    `WorkerManagerService`.
     """
     global _instance  # noqa: PLW0603 - the one singleton of the project
     given = config_service is not None or worker_pool is not None or validator is not None
@@ -110,9 +111,9 @@ def build_service(settings: Settings) -> WorkerManagerService:
 
 
 def _build(
-    config_service: ConfigurationService | None,
+    config_service: AccountConfigs | None,
     worker_pool: WorkerPool | None,
-    validator: AccountConfigurationValidator | None,
+    validator: Validator | None,
 ) -> WorkerManagerService:
     settings = load_settings()
     config_service = config_service or configuration(settings)

@@ -33,6 +33,9 @@ class StartOrder:
     needs: Needs | None = None
     #: Whether another host may take over.
     failover: bool = False
+    #: What the caller's own validator says, for a pool that sends the order away: `prepare` is not called there. Raises as
+    #: that does. None if it would say nothing that the host does not.
+    check: "Callable[[], object] | None" = None
 
 
 def new_batch_id() -> str:

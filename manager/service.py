@@ -6,14 +6,14 @@ from contextlib import suppress
 from typing import Final
 
 from manager import logs
-from manager.config import ConfigurationService, LoadedAccount
+from manager.config import LoadedAccount
 from manager.errors import ManagerError, StopFailedError
 from manager.labels import Selection
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement import Needs
 from manager.pool import Batch, Progress, StartOrder, WorkerPool, new_batch_id
 from manager.states import WorkerLifecycleStatus
-from manager.validation import AccountConfigurationValidator, OrderBook
+from manager.validation import AccountConfigs, OrderBook, Validator
 
 logger: Final = logging.getLogger(__name__)
 
@@ -27,14 +27,20 @@ class WorkerManagerService:
 
     def __init__(
         self,
-        config_service: ConfigurationService,
+        config_service: AccountConfigs,
         worker_pool: WorkerPool,
-        validator: AccountConfigurationValidator | None = None,
+        validator: Validator | None = None,
     ) -> None:
+        """`config_service` needs `load_account_config` and `list_accounts`, `validator` needs `validate`; no more.
+
+        A validator that is given has the word on every account, in place of the manager's own rules. With a pool that
+        sends commands it is asked before anything is sent, and the host still checks by the rules that it has.
+        """
         self.config_service = config_service
         self.worker_pool = worker_pool
-        self.validator = validator or AccountConfigurationValidator(config_service)
-        self._orders = OrderBook(config_service, self.validator)
+        self._orders = OrderBook(config_service, validator)
+        self._accounts = self._orders.accounts
+        self.validator = self._accounts.validator
 
     # one account
 
@@ -74,7 +80,7 @@ class WorkerManagerService:
         """
         needs: Needs | None = None
         with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
-            needs = self.config_service.load_account_config(account_id).needs()
+            needs = self._accounts.load(account_id).needs()
         return self.worker_pool.move_worker(account_id, host, force=force, needs=needs)
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
@@ -88,8 +94,8 @@ class WorkerManagerService:
 
     def validate_config(self, account_id: str) -> ValidationResult:
         """Check the account's files. Raises ValueError if there is no such account."""
-        self.config_service.account_path(account_id)
-        return self.validator.validate_account(account_id)
+        self._accounts.require(account_id)
+        return self._accounts.check(account_id)
 
     # many accounts
 
@@ -187,7 +193,7 @@ class WorkerManagerService:
         settled: dict[str, tuple[str, str]] = {}
         if selection:
             selected = self.select(selection)
-            known = set(self.config_service.list_accounts())
+            known = set(self._accounts.ids())
             for account_id in stoppable:
                 if account_id not in known or (account_id in selected and selected[account_id] is None):
                     text = f"{account_id}: its file cannot be read: nobody can say whether it belongs to {selection}"
@@ -200,9 +206,9 @@ class WorkerManagerService:
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         """Return the selected accounts as their files are; None where a file says nothing that could be read."""
         found: dict[str, LoadedAccount | None] = {}
-        for account_id in self.config_service.list_accounts():
+        for account_id in self._accounts.ids():
             try:
-                loaded = self.config_service.read_account(account_id)
+                loaded = self._accounts.read(account_id)
             except ManagerError:
                 continue  # gone since it was listed
             config = loaded.repaired
@@ -214,7 +220,7 @@ class WorkerManagerService:
 
     def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
         """Check every account file, or those selected, as this machine sees them; broken ones are among the results."""
-        results = self.validator.validate_all()
+        results = self._accounts.check_all()
         if not selection:
             return results
         selected = self.select(selection)
@@ -230,14 +236,14 @@ class WorkerManagerService:
         """
         if account_ids is None:
             names = set(self.select(selection)) if selection else None
-            local = self.validator.validate_all()
+            local = self._accounts.check_all()
             local = {key: result for key, result in local.items() if names is None or key in names}
         else:
             local = {account_id: self.validate_config(account_id) for account_id in account_ids}
         needs: dict[str, Needs] = {}
         for account_id in local:
             with suppress(ManagerError):
-                config = self.config_service.read_account(account_id).repaired
+                config = self._accounts.read(account_id).repaired
                 if config is not None:
                     needs[account_id] = config.needs()
         found = self.worker_pool.validate_many(needs)

@@ -102,7 +102,9 @@ def service() -> "WorkerManagerService":
 
 def configuration() -> "ConfigurationService":
     """Return the account files as this machine has them."""
-    return service().config_service
+    from manager import factory
+
+    return factory.configuration(settings())
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ import click
 from manager.cli.batches import warn_of_nobody
 from manager.cli.common import (
     account_argument,
+    configuration,
     json_option,
     print_error,
     print_json,
@@ -83,7 +84,7 @@ def info(account_id: str, as_json: bool) -> int:
     fleet = service()
     worker = fleet.get_worker_info(account_id)
     if worker is None:
-        fleet.config_service.account_path(account_id)
+        configuration().account_path(account_id)
         if as_json:
             print_json(None)
         else:

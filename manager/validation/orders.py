@@ -4,23 +4,20 @@ import logging
 from typing import Final
 
 from manager import logs
-from manager.config import AccountConfig, ConfigurationService
+from manager.config import AccountConfig
 from manager.errors import AccountDisabledError, InvalidConfigError
 from manager.models import ValidationResult
 from manager.pool import StartOrder
-from manager.validation.validator import AccountConfigurationValidator
+from manager.validation.accounts import AccountConfigs, Accounts, Validator
 
 logger: Final = logging.getLogger(__name__)
 
 
 class OrderBook:
-    """Makes orders for the accounts of one configuration directory."""
+    """Makes orders for the accounts of one configuration service."""
 
-    def __init__(
-        self, config_service: ConfigurationService, validator: AccountConfigurationValidator
-    ) -> None:
-        self._config_service = config_service
-        self._validator = validator
+    def __init__(self, config_service: AccountConfigs, validator: Validator | None = None) -> None:
+        self.accounts = Accounts(config_service, validator)
 
     def order(
         self,
@@ -34,23 +31,28 @@ class OrderBook:
 
         `config`, where it is at hand, tells where the account may run.
         """
+
+        def prepare() -> AccountConfig:
+            return self._prepare(account_id, apply_defaults, validate)
+
         return StartOrder(
             account_id,
             apply_defaults,
             validate,
-            lambda: self._prepare(account_id, apply_defaults, validate),
+            prepare,
             generation,
             None if config is None else config.needs(),
             config is not None and config.failover == "auto",
+            prepare if validate and self.accounts.own_verdict else None,
         )
 
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
         """Return the error that tells everything that is wrong with the account's files."""
-        return _invalid(self._validator.validate_account(account_id, apply_defaults))
+        return _invalid(self.accounts.check(account_id, apply_defaults))
 
     def _prepare(self, account_id: str, apply_defaults: bool, validate: bool) -> AccountConfig:
         try:
-            config = self._config_service.load_account_config(account_id, apply_defaults)
+            config = self.accounts.load(account_id, apply_defaults)
         except InvalidConfigError:
             if not validate:
                 raise
@@ -58,10 +60,10 @@ class OrderBook:
             raise self.problems(account_id, apply_defaults) from None
         if not config.enabled:
             raise AccountDisabledError(
-                f"{account_id} is disabled: set `enabled: true` in {self._config_service.account_path(account_id)}"
+                f"{account_id} is disabled: set `enabled: true` in {self.accounts.place(account_id)}"
             )
         if validate:
-            result = self._validator.validate_account(account_id, apply_defaults)
+            result = self.accounts.check(account_id, apply_defaults)
             for warning in result.warnings:
                 logs.event(logger, logging.WARNING, "validate", warning, account=account_id)
             if result.has_errors:

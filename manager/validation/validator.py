@@ -74,6 +74,10 @@ class AccountConfigurationValidator:
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, bool], _Kept] = {}
 
+    def reads(self, configs: ConfigurationService) -> bool:
+        """Say whether it sees the files of this very configuration service."""
+        return self._configs is configs
+
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check a configuration that is at hand, whether or not it stands in a file."""
         findings = [*self._findings(config, self._logins()), *self._credential_findings(config)]

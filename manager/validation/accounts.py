@@ -1,0 +1,145 @@
+"""The accounts that a service works on: read by whichever configuration service, checked by whichever validator it was given."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeGuard
+
+from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem
+from manager.config.document import Document
+from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
+from manager.models import ValidationResult
+from manager.validation.validator import AccountConfigurationValidator
+
+
+class AccountConfigs(Protocol):
+    """What a service needs of a configuration service. `manager.ConfigurationService` is one."""
+
+    def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
+        """Return the account's configuration. Raises ValueError if there is none, or if it cannot be read."""
+
+    def list_accounts(self) -> Sequence[str]:
+        """Return the ids of all accounts."""
+
+
+class Validator(Protocol):
+    """What a service needs of a validator. `manager.AccountConfigurationValidator` is one."""
+
+    def validate(self, config: AccountConfig) -> ValidationResult:
+        """Check one configuration."""
+
+
+class Accounts:
+    """Reads and checks accounts. What is read from files is told with its position; everything else without."""
+
+    def __init__(self, configs: AccountConfigs, validator: Validator | None = None) -> None:
+        self._configs = configs
+        #: Set if accounts are read from the files of a directory, by our own code.
+        self.files: ConfigurationService | None = configs if _reads_files(configs) else None
+        self.validator: Validator = validator or AccountConfigurationValidator(self.files)
+        #: Ours, over these very files: it also sees what is wrong with a file that cannot be read.
+        self._standard: AccountConfigurationValidator | None = None
+        if self.files is not None and _is_standard(self.validator) and self.validator.reads(self.files):
+            self._standard = self.validator
+
+    @property
+    def own_verdict(self) -> bool:
+        """Whether the validator may say something that a host's own does not."""
+        return not _is_standard(self.validator)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all accounts."""
+        return list(self._configs.list_accounts())
+
+    def load(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
+        """Return the account's configuration. Raises AccountNotFoundError or InvalidConfigError, whatever the reader raises."""
+        try:
+            if apply_defaults:
+                return self._configs.load_account_config(account_id)
+            return self._configs.load_account_config(account_id, apply_defaults=False)
+        except ManagerError:
+            raise
+        except Exception as error:
+            text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            if account_id not in self.ids():
+                raise AccountNotFoundError(f"no account {account_id}: {text}") from error
+            raise InvalidConfigError(f"{account_id}: {text}") from error
+
+    def require(self, account_id: str) -> None:
+        """Raise AccountNotFoundError or InvalidAccountIdError unless there is such an account."""
+        if self.files is not None:
+            self.files.account_path(account_id)
+        elif account_id not in self.ids():
+            self.load(account_id)
+
+    def place(self, account_id: str) -> str:
+        """Return where the account is configured, for a person."""
+        return str(self.files.account_path(account_id)) if self.files is not None else "its configuration"
+
+    def read(self, account_id: str) -> LoadedAccount:
+        """Return what became of the account's files. Raises AccountNotFoundError, InvalidAccountIdError."""
+        if self.files is not None:
+            return self.files.read_account(account_id)
+        config: AccountConfig | None = None
+        problems: tuple[Problem, ...] = ()
+        try:
+            config = self.load(account_id)
+        except InvalidConfigError as error:
+            problems = (Problem(account_id, None, None, str(error)),)
+        layers = (Document(account_id, data={}),)
+        return LoadedAccount(account_id, account_id, config, config, problems, layers, apply_defaults=True)
+
+    def check(self, account_id: str, apply_defaults: bool = True) -> ValidationResult:
+        """Check the account: with our own validator its files, with any other its configuration.
+
+        Raises AccountNotFoundError, InvalidAccountIdError; what is wrong with the account is in the result.
+        """
+        if self._standard is not None:
+            return self._standard.validate_account(account_id, apply_defaults)
+        try:
+            config = self.load(account_id, apply_defaults)
+        except InvalidConfigError as error:
+            if self.files is not None:
+                return AccountConfigurationValidator(self.files).validate_account(account_id, apply_defaults)
+            return ValidationResult(valid=False, account_id=account_id, errors=tuple(str(error).splitlines()))
+        return self._verdict(account_id, config)
+
+    def check_all(self) -> dict[str, ValidationResult]:
+        """Check every account; broken ones, and files that are none, are among the results."""
+        if self._standard is not None:
+            return self._standard.validate_all()
+        results: dict[str, ValidationResult] = {}
+        if self.files is not None:
+            results = AccountConfigurationValidator(self.files).validate_all()
+        for account_id in self.ids():
+            try:
+                results[account_id] = self.check(account_id)
+            except AccountNotFoundError:
+                results.pop(account_id, None)  # gone since it was listed
+        return results
+
+    def _verdict(self, account_id: str, config: AccountConfig) -> ValidationResult:
+        try:
+            result = self.validator.validate(config)
+        except Exception as error:
+            # A check that failed has not said yes.
+            text = f"{account_id}: its validator failed: {type(error).__name__}: {error}"
+            return ValidationResult(valid=False, account_id=account_id, errors=(text,))
+        if not result.valid and not result.errors:
+            text = f"{account_id}: its validator says that it is invalid, and not why"
+            return result.model_copy(update={"errors": (text,)})
+        return result
+
+
+def _reads_files(configs: AccountConfigs) -> TypeGuard[ConfigurationService]:
+    """Say whether this is our service with its own way of reading: one that a subclass replaced says more than the files."""
+    return isinstance(configs, ConfigurationService) and all(
+        getattr(type(configs), name) is getattr(ConfigurationService, name)
+        for name in ("load_account_config", "list_accounts")
+    )
+
+
+def _is_standard(validator: Validator) -> TypeGuard[AccountConfigurationValidator]:
+    return (
+        isinstance(validator, AccountConfigurationValidator)
+        and type(validator).validate is AccountConfigurationValidator.validate
+        and "validate" not in vars(validator)
+    )
