@@ -18,16 +18,20 @@ from manager.settings import load_settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Commands at once of one service; each holds a thread while it waits for its answer.
-_THREADS: Final = 32
+#: Starts at once of one service; each holds a thread while it waits for its answer.
+_STARTS: Final = 32
+#: Stops and reads at once. They have threads of their own: none waits for a start that hangs.
+_STOPS: Final = 128
+_READS: Final = 16
 
 
 class AsyncWorkerManagerService:
     """`async with` it, or `aclose` it. Arguments, answers and errors are those of `WorkerManagerService`.
 
-    Each call runs on a thread of this service's own, `threads` at most at once: further ones wait without blocking the
-    loop. A call whose await is cancelled has been sent all the same, and is carried out; only its answer is lost.
-    `progress` callbacks run on the loop.
+    Each call runs on a thread of this service. Starts (and restarts, moves, checks on hosts) have `threads` threads;
+    stops have others, and so have reads: neither waits for starts that hang. Calls beyond that wait without blocking
+    the loop. A follower of events has one thread, for as long as it is iterated. A call whose await is cancelled has
+    been sent all the same, and is carried out; only its answer is lost. `progress` callbacks run on the loop.
     """
 
     def __init__(
@@ -35,12 +39,15 @@ class AsyncWorkerManagerService:
         service: WorkerManagerService | None = None,
         *,
         store: FleetStore | None = None,
-        threads: int = _THREADS,
+        threads: int = _STARTS,
     ) -> None:
         """`store` is where events are read; both are made from the environment's settings where not given."""
         self.service = service or get_worker_manager_service()
         self._store = store
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="manager-aio")
+        self._starts = ThreadPoolExecutor(threads, thread_name_prefix="manager-aio-start")
+        self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="manager-aio-stop")
+        self._reads = ThreadPoolExecutor(_READS, thread_name_prefix="manager-aio-read")
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,33 +56,35 @@ class AsyncWorkerManagerService:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Take no more calls, and wait for those that are under way."""
-        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        """Take no more calls, end the followers of events, and wait for the calls that are under way."""
+        self._closed = True
+        for threads in (self._starts, self._stops, self._reads):
+            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
 
     # one account
 
     async def start_worker_from_config(
         self, account_id: str, apply_defaults: bool = True, validate: bool = True
     ) -> WorkerInfo:
-        return await self._call(self.service.start_worker_from_config, account_id, apply_defaults, validate)
+        return await self._start(self.service.start_worker_from_config, account_id, apply_defaults, validate)
 
     async def restart_worker(self, account_id: str) -> WorkerInfo:
-        return await self._call(self.service.restart_worker, account_id)
+        return await self._start(self.service.restart_worker, account_id)
 
     async def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        return await self._call(self.service.stop_worker, account_id, timeout)
+        return await self._stop(self.service.stop_worker, account_id, timeout)
 
     async def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
-        return await self._call(self.service.move_worker, account_id, host, force=force)
+        return await self._start(self.service.move_worker, account_id, host, force=force)
 
     async def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        return await self._call(self.service.get_worker_info, account_id)
+        return await self._read(self.service.get_worker_info, account_id)
 
     async def is_worker_running(self, account_id: str) -> bool:
-        return await self._call(self.service.is_worker_running, account_id)
+        return await self._read(self.service.is_worker_running, account_id)
 
     async def validate_config(self, account_id: str) -> ValidationResult:
-        return await self._call(self.service.validate_config, account_id)
+        return await self._read(self.service.validate_config, account_id)
 
     # many accounts
 
@@ -86,7 +95,7 @@ class AsyncWorkerManagerService:
         group: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> dict[str, WorkerInfo]:
-        return await self._call(
+        return await self._start(
             self.service.start_all_enabled_workers, apply_defaults, validate, group, labels
         )
 
@@ -100,7 +109,7 @@ class AsyncWorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        return await self._call(
+        return await self._start(
             self.service.start_all,
             apply_defaults,
             validate,
@@ -118,7 +127,7 @@ class AsyncWorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        return await self._call(
+        return await self._start(
             self.service.restart_all,
             _on_loop(progress),
             selection=selection,
@@ -132,7 +141,7 @@ class AsyncWorkerManagerService:
         group: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> int:
-        return await self._call(self.service.stop_all_workers, timeout, group, labels)
+        return await self._stop(self.service.stop_all_workers, timeout, group, labels)
 
     async def stop_all(
         self,
@@ -143,7 +152,7 @@ class AsyncWorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        return await self._call(
+        return await self._stop(
             self.service.stop_all,
             timeout,
             _on_loop(progress),
@@ -153,21 +162,21 @@ class AsyncWorkerManagerService:
         )
 
     async def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
-        return await self._call(self.service.select, selection)
+        return await self._read(self.service.select, selection)
 
     async def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
-        return await self._call(self.service.validate_all_configs, selection)
+        return await self._read(self.service.validate_all_configs, selection)
 
     async def validate_on_hosts(
         self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
     ) -> dict[str, tuple[str, ValidationResult]]:
-        return await self._call(self.service.validate_on_hosts, account_ids, selection)
+        return await self._start(self.service.validate_on_hosts, account_ids, selection)
 
     async def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
-        return await self._call(self.service.list_workers, selection)
+        return await self._read(self.service.list_workers, selection)
 
     async def enabled_accounts(self) -> Mapping[str, bool | None]:
-        return await self._call(self.service.enabled_accounts)
+        return await self._read(self.service.enabled_accounts)
 
     # beyond the service
 
@@ -176,16 +185,31 @@ class AsyncWorkerManagerService:
         if self._store is None:
             self._store = fleet_store(load_settings())
         if after == "$":
-            newest = await self._call(partial(self._store.events, last=1))
+            newest = await self._read(partial(self._store.events, last=1))
             after = newest[0].id if newest else "0"
-        while True:
-            for event in await self._call(self._store.follow_events, after):
-                after = event.id
-                yield event
-
-    async def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+        # It waits for events nearly all the time: on a shared thread it would keep calls waiting.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="manager-aio-events")
+        try:
+            while not self._closed:
+                for event in await loop.run_in_executor(thread, self._store.follow_events, after):
+                    after = event.id
+                    yield event
+        finally:
+            thread.shutdown(wait=False)
+
+    async def _start(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _on(self._starts, partial(call, *args, **kwargs))
+
+    async def _stop(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _on(self._stops, partial(call, *args, **kwargs))
+
+    async def _read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _on(self._reads, partial(call, *args, **kwargs))
+
+
+async def _on(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, call)
 
 
 def _on_loop(progress: Progress | None) -> Progress | None:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.configs import GOOD, Directory
 
 from manager.aio import AsyncWorkerManagerService
 from manager.errors import AccountNotFoundError, StartFailedError
+from manager.fleet import Event
 from manager.models import WorkerInfo
 from manager.pool import StartOrder
 from manager.service import WorkerManagerService
@@ -35,6 +37,30 @@ class SlowPool:
             account_id=order.account_id,
             status=WorkerLifecycleStatus.RUNNING,
         )
+
+    def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        del account_id, timeout
+        return True
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        del account_id
+        return None
+
+
+class Stream:
+    """Stands in for the fleet's store: follows events that never come, until it is let go."""
+
+    def __init__(self) -> None:
+        self.followed = 0
+        self.door = threading.Event()
+        self.lock = threading.Lock()
+
+    def follow_events(self, after: str) -> list[Event]:
+        with self.lock:
+            self.followed += 1
+        assert self.door.wait(30)
+        at = datetime.now(UTC)
+        return [Event(f"{int(after) + 1}", at, "h", "a", "w", "running", None)]
 
 
 @pytest.fixture
@@ -105,3 +131,64 @@ def test_a_cancelled_await_loses_its_answer_and_nothing_else(
         assert sorted(pool.started) == ["a", "b"]
 
     asyncio.run(main())
+
+
+def test_a_stop_and_a_read_wait_for_no_start(service: WorkerManagerService, pool: SlowPool) -> None:
+    async def main() -> None:
+        async with AsyncWorkerManagerService(service) as fleet:
+            starts = [asyncio.create_task(fleet.start_worker_from_config(f"a{n}")) for n in range(200)]
+            await asyncio.sleep(0)
+            assert await fleet.stop_worker("a1") is True
+            assert await fleet.get_worker_info("a1") is None
+            assert (await fleet.validate_config("a")).account_id == "a"
+            assert await fleet.enabled_accounts() == {"a": True}
+            assert not any(start.done() for start in starts), "none of them has ended"
+            pool.door.set()
+            await asyncio.gather(*starts)
+
+    asyncio.run(asyncio.wait_for(main(), 25))
+
+
+def test_followers_of_events_keep_no_call_waiting(service: WorkerManagerService, pool: SlowPool) -> None:
+    pool.door.set()
+    stream: Any = Stream()
+
+    async def follow(fleet: AsyncWorkerManagerService) -> list[str]:
+        found: list[str] = []
+        async for event in fleet.events("0"):
+            found.append(event.id)
+            if len(found) == 3:
+                break
+        return found
+
+    async def main() -> None:
+        async with AsyncWorkerManagerService(service, store=stream, threads=4) as fleet:
+            followers = [asyncio.create_task(follow(fleet)) for _ in range(40)]
+            while stream.followed < 40:  # all of them wait for events now
+                await asyncio.sleep(0)
+            assert (await fleet.start_worker_from_config("a")).account_id == "a"
+            assert await fleet.stop_worker("a") is True
+            assert await fleet.get_worker_info("a") is None
+            stream.door.set()
+            assert await asyncio.gather(*followers) == [["1", "2", "3"]] * 40
+
+    asyncio.run(asyncio.wait_for(main(), 25))
+
+
+def test_closing_ends_the_followers_of_events(service: WorkerManagerService) -> None:
+    stream: Any = Stream()
+
+    async def main() -> int:
+        fleet = AsyncWorkerManagerService(service, store=stream)
+
+        async def follow() -> int:
+            return len([event async for event in fleet.events("0")])
+
+        follower = asyncio.create_task(follow())
+        while not stream.followed:
+            await asyncio.sleep(0)
+        await fleet.aclose()
+        stream.door.set()
+        return await follower
+
+    assert asyncio.run(asyncio.wait_for(main(), 25)) == 1
