@@ -12,6 +12,8 @@ from typing import Final
 
 from manager import logs
 from manager.config import ConfigurationService, id_problem, scheme_of
+from manager.config.clear_secrets import clear_secrets, masked_lines
+from manager.config.document import parse_document
 from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
 from manager.fleet.configs import ConfigStore, ConfigVersion
 from manager.paths import StatePaths
@@ -121,11 +123,14 @@ class FleetConfigurationService(ConfigurationService):
         return directory
 
 
-def collect(service: ConfigurationService, *, allow_invalid: bool = False) -> dict[str, str]:
+def collect(
+    service: ConfigurationService, *, allow_invalid: bool = False, allow_literals: bool = False
+) -> dict[str, str]:
     """Return the files of a directory as they would be pushed.
 
-    Raises InvalidConfigError, which names each account whose file holds a password instead of a reference to one, and
-    (but for `allow_invalid`) all that makes one invalid on every host.
+    Raises InvalidConfigError, which names each account whose file holds a password instead of a reference to one,
+    (but for `allow_literals`) each value that looks like another secret, and (but for `allow_invalid`) all that makes
+    an account invalid on every host.
     """
     files: dict[str, str] = {}
     wrong: list[str] = []
@@ -148,24 +153,42 @@ def collect(service: ConfigurationService, *, allow_invalid: bool = False) -> di
         elif account_id in results:
             wrong += results[account_id].errors
         files[f"accounts/{account_id}.yaml"] = service.account_path(account_id).read_text(encoding="utf-8")
+    if not allow_literals:
+        secrets = literal_secrets(files)
+        wrong += secrets
+        if secrets:
+            wrong.append(
+                "what is pushed is kept in Redis: put secrets into env:, file: or keyring: on the host that runs the "
+                "account, and refer to them; `--allow-literals REASON` pushes them as they are"
+            )
     if wrong:
         raise InvalidConfigError("nothing was pushed:\n" + "\n".join(wrong))
     return files
 
 
+def literal_secrets(files: Mapping[str, str]) -> list[str]:
+    """Return what looks like a secret in clear in these files, a line each, with its position and without the secret."""
+    return [
+        str(problem)
+        for path, text in files.items()
+        for problem in clear_secrets(parse_document(text, text.encode(), path))
+    ]
+
+
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what changes between two states of the files, as lines of a unified diff."""
+    """Return what changes between two states of the files, as lines of a unified diff, secrets masked."""
     lines: list[str] = []
     for path in sorted({*before, *now}):
         old, new = before.get(path), now.get(path)
         if old != new:
-            lines += difflib.unified_diff(
+            changes = difflib.unified_diff(
                 (old or "").splitlines(),
                 (new or "").splitlines(),
                 path if old is not None else "/dev/null",
                 path if new is not None else "/dev/null",
                 lineterm="",
             )
+            lines += masked_lines(changes, {f"{path} before": old or "", path: new or ""})
     return lines
 
 

@@ -16,6 +16,7 @@ from manager.cli.common import (
     service,
     settings,
 )
+from manager.words import counted
 
 if TYPE_CHECKING:
     from manager.fleet.configs import ConfigStore
@@ -146,18 +147,27 @@ def diff(version: int | None, as_json: bool) -> int:
 @config.command("push")
 @click.option("-m", "--message", default="", help="Why, for the history.")
 @click.option("--allow-invalid", is_flag=True, help="Push accounts that cannot be started as they are, too.")
+@click.option(
+    "--allow-literals",
+    metavar="REASON",
+    help="Push values that look like secrets, too. They are kept in Redis; the reason goes into the audit trail.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @json_option
-def push(message: str, allow_invalid: bool, dry_run: bool, as_json: bool) -> int:
+def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run: bool, as_json: bool) -> int:
     """Put this machine's account files into Redis, from where hosts with MANAGER_CONFIG_SOURCE=fleet read them.
 
     Whole and at once; what they refer to (passwords, programs) stays on each host. Running workers go on as they are.
+    A value that looks like a secret is refused: a reference (env:, file:, keyring:) keeps it on the host.
     """
     from manager.caller import caller
     from manager.factory import audit_trail
-    from manager.pushed import difference
+    from manager.pushed import difference, literal_secrets
 
-    files = _local(allow_invalid=allow_invalid)
+    if allow_literals is not None and not allow_literals.strip():
+        raise click.UsageError("--allow-literals needs a reason: it goes into the audit trail")
+    files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None)
+    secrets = literal_secrets(files)
     store = _store()
     current = store.current()
     lines = difference(_current_files(store), files)
@@ -175,7 +185,12 @@ def push(message: str, allow_invalid: bool, dry_run: bool, as_json: bool) -> int
             )
         return 0
     version = store.push(files, replaces=current[0] if current else 0, by=caller(), message=message)
-    audit_trail(settings()).note("config push", by=caller(), text=f"version {version}: {message}")
+    trail = audit_trail(settings())
+    trail.note("config push", by=caller(), text=f"version {version}: {message}")
+    if secrets:
+        places = ", ".join(secrets)
+        trail.note("config push literals", by=caller(), text=f"version {version}: {allow_literals}: {places}")
+        print_warning(f"version {version} holds {counted(len(secrets), 'secret')} in clear: {places}")
     if as_json:
         print_json({"version": version, "pushed": True, "diff": lines})
     else:
@@ -229,12 +244,13 @@ def _store() -> "ConfigStore":
     return config_store(settings())
 
 
-def _local(*, allow_invalid: bool = True) -> dict[str, str]:
+def _local(*, allow_invalid: bool = True, allow_literals: bool = True) -> dict[str, str]:
     """Return the files of this machine's own directory, whatever hosts read."""
     from manager.config import ConfigurationService
     from manager.pushed import collect
 
-    return collect(ConfigurationService(settings().config_dir), allow_invalid=allow_invalid)
+    service = ConfigurationService(settings().config_dir)
+    return collect(service, allow_invalid=allow_invalid, allow_literals=allow_literals)
 
 
 def _current_files(store: "ConfigStore") -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Accounts on disk: models, merging, provenance, credentials, and the service over them."""
 
 from manager.config.credentials import scheme_of
-from manager.config.credentials import watch as watch_credential
 from manager.config.ids import id_problem
 from manager.config.loaded import LoadedAccount, Origin, suggestion
 from manager.config.models import (
@@ -19,6 +18,8 @@ from manager.config.models import (
     config_version,
 )
 from manager.config.problems import Place, Problem
+from manager.config.references import Literal, Resolved, literals
+from manager.config.references import watch as watch_secrets
 from manager.config.service import ConfigurationService, Logins
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ExecutionConfig",
     "GlobalDefaults",
     "HealthConfig",
+    "Literal",
     "LoadedAccount",
     "Logins",
     "Origin",
@@ -36,12 +38,14 @@ __all__ = [
     "Problem",
     "ReadyConfig",
     "RecoveryConfig",
+    "Resolved",
     "RiskConfig",
     "StopConfig",
     "StrategyConfig",
     "config_version",
     "id_problem",
+    "literals",
     "scheme_of",
     "suggestion",
-    "watch_credential",
+    "watch_secrets",
 ]

@@ -18,6 +18,7 @@ from ruamel.yaml.events import AliasEvent, DocumentStartEvent, NodeEvent, Scalar
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from manager.config.problems import Place, Problem
+from manager.config.secret_names import is_secret_place
 from manager.regular_files import NotRegularError, read_regular_file
 
 #: Bytes. An account with a hundred currencies is a tenth of this.
@@ -54,6 +55,7 @@ _CONTROLS: Final = bytes(c for c in (*range(32), 127) if c not in b"\t\n\r")
 #: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, and underscores in a number.
 _AMBIGUOUS: Final = re.compile(r"[-+]?0[0-9_]+|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?")
 _SHARED: Final = "put what accounts share into defaults.yaml"
+_KEY: Final = re.compile(r"([\w.-]+)[\"']?\s*:")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 
@@ -150,9 +152,10 @@ def _too_deep(raw: bytes) -> int | None:
 def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
     """Return everything that is wrong with a text as YAML, or that this project does not take, with its position."""
     try:
+        lines = text.splitlines()
         found = [
             Problem(file, mark.line + 1, mark.column + 1, what)
-            for mark, what in _refused_events(YAML(pure=True).parse(text))
+            for mark, what in _refused_events(YAML(pure=True).parse(text), lines)
         ]
         return tuple(found or _duplicates(_compose(text), file))
     except MarkedYAMLError as error:
@@ -163,7 +166,7 @@ def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
         return (Problem(file, None, None, f"is no YAML: {_first_line(error)}"),)
 
 
-def _refused_events(events: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+def _refused_events(events: Iterable[Any], lines: list[str]) -> Iterator[tuple[Any, str]]:
     documents = 0
     for event in events:
         if isinstance(event, DocumentStartEvent):
@@ -174,19 +177,26 @@ def _refused_events(events: Iterable[Any]) -> Iterator[tuple[Any, str]]:
         elif isinstance(event, AliasEvent):
             yield event.start_mark, f"aliases (*name) are not allowed; {_SHARED}"
         elif isinstance(event, NodeEvent):
-            for what in _refused_node(event):
+            line = event.start_mark.line
+            for what in _refused_node(event, secret=line < len(lines) and _names_a_secret(lines[line])):
                 yield event.start_mark, what
 
 
-def _refused_node(event: Any) -> Iterator[str]:
+def _names_a_secret(line: str) -> bool:
+    return any(is_secret_place((name,)) for name in _KEY.findall(line))
+
+
+def _refused_node(event: Any, *, secret: bool) -> Iterator[str]:
     if event.anchor is not None:
         yield f"anchors (&name) are not allowed; {_SHARED}"
     tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
     if tag is not None and str(tag) not in ("None", ""):
-        yield f"tags ({tag}) are not allowed; plain values are wanted"
+        yield f"tags{'' if secret else f' ({tag})'} are not allowed; plain values are wanted"
     if not isinstance(event, ScalarEvent) or event.style not in (None, ""):
         return
-    if _AMBIGUOUS.fullmatch(event.value):
+    if _AMBIGUOUS.fullmatch(event.value) and secret:
+        yield "the value is ambiguous (YAML loaders differ): write it in quotes, or as a number without leading zeros"
+    elif _AMBIGUOUS.fullmatch(event.value):
         bare = event.value.replace("_", "").lstrip("+0") or "0"
         yield (
             f"{event.value} is ambiguous (YAML loaders differ): write {bare} for the number, "

@@ -11,9 +11,17 @@ from manager.config.document import Document
 from manager.config.merge import merge, sources, with_currency_defaults
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, Problem, dotted
+from manager.config.references import Literal, content, literals
+from manager.config.secret_names import is_secret_place
 from manager.masking import MASK
 
 _MISSING: Final = object()
+#: Where a value of the wrong kind may hold secrets whatever it is, and what is wanted there.
+_HIDDEN: Final[Mapping[Place, str]] = {
+    ("environment",): "a mapping; `NAME: value` lines are wanted",
+    ("options",): "a mapping; `key: value` lines are wanted",
+    ("command",): "a list; write [program, argument, argument]",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ class LoadedAccount:
         if self.config.password is not None:
             # A reference could be shown, a literal not: neither is needed here.
             data["password"] = MASK
+        for literal in literals(content(self.config)):
+            _hide(data, literal)
         return data
 
     def origins(self) -> list[Origin]:
@@ -171,6 +181,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def _words(entry: Any) -> str:
     kind, message = entry["type"], entry["msg"].removeprefix("Value error, ")
+    if is_secret_place(entry["loc"][1:]) or tuple(entry["loc"]) in _HIDDEN:
+        wanted = _HIDDEN.get(
+            tuple(entry["loc"]), "a text, a number, or a reference (env:, file: or keyring:)"
+        )
+        return f"is not {wanted}; what it is instead is not shown, since it may be a secret"
     if entry["loc"][0] == "password":
         return "is no text; write it as a reference (env:, file: or keyring:), or in quotes"
     shown = _shown(entry.get("input"))
@@ -194,6 +209,16 @@ def _words(entry: Any) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _hide(data: Any, literal: Literal) -> None:
+    """Mask a secret where it stands in a configuration that is shown."""
+    *around, last = literal.place
+    for part in around:
+        data = data[part]
+    value = data[last]
+    text = value if isinstance(value, str) else str(value)
+    data[last] = text.replace(literal.secret, MASK)
 
 
 def _repair(data: dict[str, Any], error: ValidationError) -> AccountConfig | None:

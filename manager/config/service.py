@@ -22,6 +22,7 @@ from manager.config.ids import checked_id, id_problem
 from manager.config.loaded import Defaults, LoadedAccount, defaults_problems, load
 from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
+from manager.config.references import Resolved, resolve_values
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
 Stamp = tuple[int, int, int]
@@ -211,6 +212,10 @@ class ConfigurationService:
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         """Return the account's password, None if it has none. Raises CredentialError, which names no secret."""
         return None if config.password is None else credentials.resolve(config.password, self.config_dir)
+
+    def resolve_values(self, config: AccountConfig) -> Resolved:
+        """Return the account's `environment` and `options`, references resolved. Raises CredentialError, which names the key."""
+        return resolve_values(config, self.config_dir)
 
     # inside
 

@@ -14,7 +14,7 @@ from manager.config import (
     ConfigurationService,
     RecoveryConfig,
     config_version,
-    watch_credential,
+    watch_secrets,
 )
 from manager.errors import (
     FleetUnavailableError,
@@ -306,6 +306,6 @@ class Restarts:
             config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
         except ManagerError as error:
             return str(error)
-        look = watch_credential(config.password, self._config_service.config_dir)
+        look = watch_secrets(config, self._config_service.config_dir)
         state: Any = look() if look is not None else None
         return (config_version(config), hash(config.password), str(state))

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from pydantic import SecretStr
 
 from manager import __version__, logs
-from manager.config import AccountConfig, config_version
+from manager.config import AccountConfig, Resolved, config_version
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
@@ -72,6 +72,9 @@ class Credentials(Protocol):
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         """Return the password that the configuration refers to. Raises CredentialError."""
+
+    def resolve_values(self, config: AccountConfig) -> Resolved:
+        """Return `environment` and `options` with their references resolved. Raises CredentialError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,7 @@ class Starter:
         Raises CredentialError or StartFailedError; then no process, no record and no claim is left.
         """
         password = self._credentials.resolve_password(config)
+        values = self._credentials.resolve_values(config)
         began = time.monotonic()
         launched = self._launcher.launch()
         events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -168,7 +172,7 @@ class Starter:
             # Before the order is given: a worker that works has a record, whenever this agent is killed.
             self._records.save(record)
             note(_info(slot))
-            order = self._order(record, config, password, held)
+            order = self._order(record, config, password, values, held)
             launched.writer.write(order.to_json())
             launched.writer.flush()
             threading.Thread(
@@ -247,13 +251,21 @@ class Starter:
         return record
 
     def _order(
-        self, record: WorkerRecord, config: AccountConfig, password: SecretStr | None, held: Held
+        self,
+        record: WorkerRecord,
+        config: AccountConfig,
+        password: SecretStr | None,
+        values: Resolved,
+        held: Held,
     ) -> WorkerOrder:
         at = self._at
         return WorkerOrder(
             worker_id=record.worker_id,
             config=config,
             password=password,
+            environment=values.environment,
+            options=values.options,
+            secrets=values.secrets,
             redis_url=None if at.redis_url is None else SecretStr(at.redis_url),
             host=at.host,
             home=at.paths.home,

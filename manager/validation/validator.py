@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, credentials
+from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, watch_secrets
 from manager.config.ids import id_problem
 from manager.config.problems import dotted
-from manager.errors import AccountNotFoundError, CredentialError
+from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
 from manager.validation.findings import Finding
 from manager.validation.rules import Surroundings, rules
+from manager.validation.secrets import secret_findings
 
 #: Results kept for files that have not changed; beyond this the oldest go.
 _KEPT: Final = 20_000
@@ -177,7 +178,7 @@ class AccountConfigurationValidator:
             and kept.look() == kept.seen
         ):
             return kept.result
-        look = credentials.watch(config.password, configs.config_dir)
+        look = watch_secrets(config, configs.config_dir)
         seen = None if look is None else look()
         result = _result(
             loaded.account_id, [*self._findings(config, logins), *self._credential_findings(config)], loaded
@@ -199,23 +200,7 @@ class AccountConfigurationValidator:
         return [finding for rule in rules() for finding in rule(config, around)]
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
-        reference = config.password
-        if reference is None or not reference.get_secret_value():
-            return []
-        found: list[Finding] = []
-        if credentials.scheme_of(reference.get_secret_value()) is None:
-            text = "stands in the file as it is: put it into env:, file: or keyring: and refer to it"
-            found.append(Finding(("password",), text, warning=True))
-        elif self._configs is not None:
-            try:
-                credentials.resolve(reference, self._configs.config_dir)
-            except CredentialError as error:
-                found.append(Finding(("password",), str(error)))
-            else:
-                open_to = credentials.too_open(reference, self._configs.config_dir)
-                if open_to is not None:
-                    found.append(Finding(("password",), open_to, warning=True))
-        return found
+        return list(secret_findings(config, None if self._configs is None else self._configs.config_dir))
 
 
 def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount | None) -> ValidationResult:

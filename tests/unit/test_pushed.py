@@ -11,7 +11,7 @@ from manager.config import ConfigurationService
 from manager.errors import AccountNotFoundError, ConfigChangedError, InvalidConfigError, NoConfigVersionError
 from manager.fleet.configs import CURRENT_KEY, VERSIONS_KEY, ConfigStore, content_hash
 from manager.paths import StatePaths
-from manager.pushed import FleetConfigurationService, collect, difference
+from manager.pushed import FleetConfigurationService, collect, difference, literal_secrets
 
 
 @pytest.fixture
@@ -120,6 +120,57 @@ def test_a_password_in_a_file_is_never_pushed(tmp_path: Path) -> None:
         assert "accounts/a.yaml holds its password" in str(told.value)
         assert "accounts/b.yaml cannot be read" in str(told.value)
         assert "hunter2" not in str(told.value)
+
+
+CLEAR = """\
+gateway: command
+command: [bot, --password, my-argument]
+ready: {line: x}
+environment: {KEY: my-api-key, LOG_LEVEL: info}
+options:
+  note: "postgres://u:my-db-password@db/x"
+# password: my-old-one
+"""
+SECRETS = ("my-argument", "my-api-key", "my-db-password", "my-old-one", "my-default")
+
+
+def test_what_looks_like_a_secret_is_pushed_only_when_that_is_said(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", CLEAR)
+    directory.defaults("environment:\n  SMTP_PASSWORD: my-default\n")
+    with pytest.raises(InvalidConfigError) as told:
+        collect(directory.service)
+    for where in (
+        "defaults.yaml:2:18: environment.SMTP_PASSWORD looks like a secret",
+        "accounts/a.yaml:2:28: command[2] looks like a secret (the value of --password)",
+        "accounts/a.yaml:4:20: environment.KEY looks like a secret",
+        "accounts/a.yaml:6:9: options.note looks like a secret (it holds a URL with a password in it)",
+        "accounts/a.yaml:7: a comment looks like a secret",
+        "--allow-literals REASON",
+    ):
+        assert where in str(told.value)
+    assert "LOG_LEVEL" not in str(told.value)
+    files = collect(directory.service, allow_literals=True)
+    assert files["accounts/a.yaml"] == CLEAR
+    assert len(literal_secrets(files)) == 5
+    shown = "\n".join(difference({}, files)) + "\n".join(difference(files, {}))
+    assert not any(secret in str(told.value) + shown for secret in SECRETS)
+    assert "LOG_LEVEL: info" in shown
+    # References are what should be there, and are shown.
+    directory.write("a", CLEAR.replace("my-api-key", '"file:secrets/key"'))
+    after = collect(directory.service, allow_literals=True)
+    changes = difference(files, after)
+    assert '+environment: {KEY: "file:secrets/key", LOG_LEVEL: info}' in changes
+    assert not any(secret in line for secret in SECRETS for line in changes)
+
+
+def test_a_difference_shows_no_secret_of_a_file_that_cannot_be_parsed(tmp_path: Path) -> None:
+    broken = "login: 5\npassword: hunter2\n - [\napi_key: x1\n"
+    shown = difference({"accounts/a.yaml": broken}, {"accounts/a.yaml": broken.replace("x1", "y2")})
+    assert "+api_key: ***" in shown
+    assert not any("hunter2" in line or "x1" in line or "y2" in line for line in shown)
+    multi = "options:\n  private_key: |\n    -----BEGIN KEY-----\n    abcdefghijkl\n"
+    assert "abcdefghijkl" not in str(difference({}, {"accounts/a.yaml": multi}))
 
 
 def test_what_cannot_be_started_is_pushed_only_when_that_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""Secrets of an account beside its password: references in `environment` and `options`, and what stands there in clear.
+
+A value there that begins with a known scheme (`env:`, `file:`, `keyring:`, a plugged-in one) is a reference. It is
+resolved on the host that runs the account, when the worker starts. `literal:TEXT` is TEXT, whatever it looks like.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from manager.config import credentials
+from manager.config.models import AccountConfig
+from manager.config.problems import Place, dotted
+from manager.config.secret_names import (
+    is_secret_name,
+    is_secret_value,
+    is_surely_secret,
+    secrets_of_arguments,
+    secrets_within,
+)
+from manager.errors import CredentialError
+
+#: What a value begins with that looks like a reference and is none: a file name for SQLite, say.
+_LITERAL: Final = "literal:"
+#: Keys of an account file under which references are resolved.
+_RESOLVED: Final = ("environment", "options")
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A secret, as it seems, that an account file holds in clear. `kind` says by what; it holds nothing of it."""
+
+    place: Place
+    kind: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a worker gets; `secrets` are all that must not be shown of it, the literals included."""
+
+    environment: Mapping[str, str] = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
+    """Return `environment` and `options` with every reference resolved.
+
+    Raises CredentialError, which names the key and what is wrong, and no secret.
+    """
+    secrets = [literal.secret for literal in literals(content(config))]
+
+    def resolved(value: Any, place: Place) -> Any:
+        if isinstance(value, Mapping):
+            return {key: resolved(inner, (*place, key)) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [resolved(inner, (*place, index)) for index, inner in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        if value.startswith(_LITERAL):
+            return value.removeprefix(_LITERAL)
+        if credentials.scheme_of(value) is None:
+            return value
+        secret = resolve_at(place, value, config_dir)
+        secrets.append(secret)
+        return secret
+
+    return Resolved(
+        environment=resolved(config.environment, ("environment",)),
+        options=resolved(config.options, ("options",)),
+        secrets=tuple(dict.fromkeys(secrets)),
+    )
+
+
+def resolve_at(place: Place, reference: str, config_dir: Path) -> str:
+    """Return the secret behind a reference. Raises CredentialError, which names the place."""
+    try:
+        return credentials.resolve(SecretStr(reference), config_dir, lines=True).get_secret_value()
+    except CredentialError as error:
+        raise CredentialError(f"{dotted(place)}: {error}") from None
+
+
+def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
+    """Yield every reference among the account's `environment` and `options`, with its place."""
+    for name in _RESOLVED:
+        for place, text in _texts(getattr(config, name), (name,)):
+            if not text.startswith(_LITERAL) and credentials.scheme_of(text) is not None:
+                yield place, text
+
+
+def watch(config: AccountConfig, config_dir: Path) -> Callable[[], object] | None:
+    """Return a cheap change detector for all secrets of the account, the password's too; None if a scheme has none."""
+    looks = [credentials.watch(config.password, config_dir)]
+    looks += [credentials.watch(SecretStr(text), config_dir) for _, text in references(config)]
+    known = [look for look in looks if look is not None]
+    if len(known) < len(looks):
+        return None
+    return known[0] if len(known) == 1 else lambda: tuple(look() for look in known)
+
+
+def content(config: AccountConfig) -> dict[str, Any]:
+    """Return what of an account's configuration may hold a secret, as the file has it, but for the password."""
+    return {
+        "environment": config.environment,
+        "options": config.options,
+        "command": config.command,
+        "ready": {"http": None if config.ready is None else config.ready.http},
+        "strategy": {"params": {} if config.strategy is None else config.strategy.params},
+        "currencies": [{"strategy": {"params": currency.strategy.params}} for currency in config.currencies],
+    }
+
+
+def literals(data: Mapping[str, Any]) -> Iterator[Literal]:
+    """Yield what looks like a secret in an account's file, or `defaults.yaml`, and stands there in clear."""
+    for key, value in data.items():
+        if key == "password":
+            continue
+        if key == "command":
+            if isinstance(value, list | tuple):
+                words = tuple(map(str, value))
+                for index, kind, secret in secrets_of_arguments(words):
+                    if credentials.scheme_of(secret) is None:
+                        yield Literal(("command", index), kind, secret)
+            continue
+        for place, text in _texts(value, (key,)):
+            yield from _literals_in(place, text)
+
+
+def argument_references(command: tuple[str, ...]) -> Iterator[int]:
+    """Yield the index of each argument that looks like a reference: nothing resolves it, since all see arguments."""
+    for index, _kind, text in secrets_of_arguments(command):
+        if credentials.scheme_of(text) is not None:
+            yield index
+
+
+def _literals_in(place: Place, text: str) -> Iterator[Literal]:
+    if place[0] in _RESOLVED:
+        if text.startswith(_LITERAL):
+            text = text.removeprefix(_LITERAL)
+        elif credentials.scheme_of(text) is not None:
+            return
+    # Beside these, words such as `key` and `token` name a field or a coin as often as a secret.
+    named = is_secret_name if place[0] in _RESOLVED else is_surely_secret
+    names = [part for part in place[1:] if isinstance(part, str) and named(part)]
+    if names:
+        if is_secret_value(names[-1], text):
+            yield Literal(place, "its name says that it is a secret", text)
+        return
+    for kind, secret in secrets_within(text):
+        yield Literal(place, f"it holds {kind}" if kind.startswith("a ") else kind, secret)
+
+
+def _texts(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, (*place, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*place, index))
+    elif isinstance(value, str):
+        yield place, value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield place, str(value)

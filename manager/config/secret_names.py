@@ -1,0 +1,138 @@
+"""Which values of an account file look like secrets: by the name that they have, or by their own form.
+
+A guess by nature. It decides what `validate` warns of, what `config push` refuses, and what is masked where a file is
+shown; it never decides what a worker gets.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from manager.config.problems import Place
+
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+#: Secret wherever they are in a name, also without anything that sets them off (`APIKEY`, `dbpassword`).
+_PARTS: Final = (
+    *("password", "passwd", "passphrase", "passcode", "secret", "credential", "mnemonic", "seedphrase"),
+    *("apikey", "privatekey", "accesskey", "signingkey", "authkey", "encryptionkey", "masterkey"),
+    *("accesstoken", "authtoken", "bottoken", "refreshtoken", "apitoken", "authorization", "bearer"),
+)
+#: Secret as a word of a name.
+_WORDS: Final = frozenset({"key", "keys", "token", "tokens", "pass", "pwd", "pin", "psk", "jwt"})
+#: A name that ends like this says something about a secret, and is none.
+_ABOUT: Final = frozenset(
+    {
+        *("file", "files", "path", "dir", "directory", "folder", "name", "names", "length", "size", "type"),
+        *("algorithm", "count", "limit", "timeout", "ttl", "seconds", "minutes", "hours", "days", "expiry"),
+        *("expires", "symbol", "symbols", "enabled", "required", "header", "prefix", "policy", "hint", "url"),
+        *("column", "field", "index", "address", "pair", "pairs", "decimals", "version", "env", "var"),
+    }
+)
+#: A name that begins like this is a number or a switch.
+_NUMBERS: Final = frozenset({"max", "min", "num", "use", "enable", "disable", "has", "is", "require"})
+#: Keys that open nothing.
+_OTHER_KEYS: Final = frozenset(
+    {"public", "primary", "foreign", "sort", "partition", "cache", "idempotency", "routing", "id"}
+)
+#: Where a shell keeps its directory.
+_NO_SECRETS: Final = frozenset({"PWD", "OLDPWD"})
+
+_VALUES: Final = frozenset({"", "true", "false", "yes", "no", "on", "off", "none", "null", "~"})
+#: To be filled in by somebody else: `$NAME`, `${NAME}`, `%NAME%`, `<your key>`, `***`.
+_PLACEHOLDER: Final = re.compile(r"\$\{?\w+\}?|\$\(.*\)|%\w+%|<[^<>]*>|\*+|x{3,}|\.{3}", re.IGNORECASE)
+_PATH: Final = re.compile(
+    r"(?:~|\.{1,2})?/\S*[/.]\S*|[A-Za-z]:\\\S+|[\w./-]+\.(?:pem|key|crt|cer|json|p12|pfx)"
+)
+
+_URL_PASSWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@'\"]*?:([^\s/?#@'\"]+)@")
+_PARAMETER: Final = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*)\s?=\s?[\"']?([^\s\"'&;,]+)")
+_KEY_BLOCK: Final = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S
+)
+_QUOTED: Final = r"(\"[^\"]*\"|'[^']*'|[^\s\"';|&<>]+)"
+_OPTION_IN_TEXT: Final = re.compile(rf"(?<!\S)--?([A-Za-z][\w.-]*)(?:=|[ \t]+){_QUOTED}")
+_ASSIGNMENT_IN_TEXT: Final = re.compile(rf"(?<![\w$.])([A-Z][A-Z0-9_]*)={_QUOTED}")
+_OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]*)(?:[=:](.*))?", re.S)
+_ASSIGNMENT: Final = re.compile(r"([A-Za-z_][\w.-]*)=(\S*)")
+
+
+@lru_cache(maxsize=4096)
+def is_secret_name(name: str) -> bool:
+    """Say whether what has this name is likely a secret."""
+    if name in _NO_SECRETS:
+        return False
+    words = [word.lower() for word in _WORD.findall(name)]
+    if not words or words[-1] in _ABOUT or words[0] in _NUMBERS:
+        return False
+    if any(part in "".join(words) for part in _PARTS):
+        return True
+    found = _WORDS.intersection(words)
+    return bool(found) and not (found <= {"key", "keys"} and _OTHER_KEYS.intersection(words))
+
+
+def is_surely_secret(name: str) -> bool:
+    """Say whether a name leaves hardly a doubt: `password` or `api_key`, not `key` or `token` alone."""
+    return is_secret_name(name) and any(part in "".join(_WORD.findall(name)).lower() for part in _PARTS)
+
+
+def is_secret_place(place: Place) -> bool:
+    """Say whether what stands at a place must not be shown: the password, or something under a secret name."""
+    return any(isinstance(part, str) and (part == "password" or is_secret_name(part)) for part in place)
+
+
+def is_secret_value(name: str, value: str) -> bool:
+    """Say whether `value`, found under a secret name, is the secret itself and not a switch, a path or a placeholder."""
+    text = value.strip()
+    if text.lower() in _VALUES or _PLACEHOLDER.fullmatch(text):
+        return False
+    if is_surely_secret(name):
+        return True
+    if text.isdecimal() and len(text) < 6:
+        return "pin" in (word.lower() for word in _WORD.findall(name))
+    return not _PATH.fullmatch(text)
+
+
+def secrets_within(value: str) -> Iterator[tuple[str, str]]:
+    """Yield (what it is, the secret) for each that a text holds whatever its name: a URL's password, a parameter, a key."""
+    for found in _URL_PASSWORD.finditer(value):
+        if is_secret_value("password", found[1]):
+            yield "a URL with a password in it", found[1]
+    if "=" in value:
+        for found in _PARAMETER.finditer(value):
+            if is_secret_name(found[1]) and is_secret_value(found[1], found[2]):
+                yield f"a value of {found[1]} in it", found[2]
+    for found in _KEY_BLOCK.finditer(value):
+        yield "a private key", found[0]
+
+
+def secrets_of_arguments(command: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
+    """Yield (index, what it is, the secret) for each argument that holds one."""
+    for index, argument in enumerate(command):
+        option = _OPTION.fullmatch(argument) or _ASSIGNMENT.fullmatch(argument)
+        if index and option and is_secret_name(option[1]):
+            value, at = option[2], index
+            if value is None and index + 1 < len(command) and not command[index + 1].startswith("-"):
+                value, at = command[index + 1], index + 1
+            if value is not None and is_secret_value(option[1], value):
+                yield at, f"the value of {argument.partition('=')[0].partition(':')[0]}", value
+            continue
+        for kind, secret in _secrets_in_shell_text(argument):
+            yield index, kind, secret
+
+
+def _secrets_in_shell_text(text: str) -> Iterator[tuple[str, str]]:
+    for found in _URL_PASSWORD.finditer(text):
+        if is_secret_value("password", found[1]):
+            yield "a URL with a password in it", found[1]
+    for pattern in (_OPTION_IN_TEXT, _ASSIGNMENT_IN_TEXT):
+        for found in pattern.finditer(text):
+            value = found[2].strip("\"'")
+            # Code is no value: `API_KEY=$(cat key)`, `TOKEN=os.environ["TOKEN"]`.
+            if (
+                is_secret_name(found[1])
+                and is_secret_value(found[1], value)
+                and not value.startswith("$")
+                and not set("()[]{}").intersection(value)
+            ):
+                yield f"a value of {found[1]}", value

@@ -1,0 +1,70 @@
+"""What is wrong with an account's secrets on this host: references that lead nowhere, and secrets in clear."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from manager.config import AccountConfig, Place, credentials, literals
+from manager.config.references import argument_references, content, references, resolve_at
+from manager.errors import CredentialError
+from manager.secret_text import secret_problem
+from manager.validation.findings import Finding
+
+_REFER: Final = "put it into env:, file: or keyring: and refer to it"
+
+
+def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
+    """Yield findings, none of which shows a secret. Without `config_dir` references are not looked up."""
+    yield from _password_findings(config, config_dir)
+    if config_dir is not None:
+        for place, text in references(config):
+            yield from _reference_findings(place, text, config_dir)
+    for literal in literals(content(config)):
+        where = (
+            "every user of its host can see arguments: refer to it in `environment`, or let the program read "
+            "MANAGER_CREDENTIALS_FILE"
+            if literal.place[0] == "command"
+            else _REFER
+        )
+        text = f"looks like a secret that stands in the file as it is ({literal.kind}): {where}"
+        yield Finding(literal.place, text, warning=True)
+    for index in argument_references(config.command or ()):
+        text = (
+            "looks like a reference, and is given to the program as it is: references are resolved in `environment` "
+            "and `options`, since every user of a host can see arguments"
+        )
+        yield Finding(("command", index), text, warning=True)
+
+
+def _password_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
+    reference = config.password
+    if reference is None or not reference.get_secret_value():
+        return
+    if credentials.scheme_of(reference.get_secret_value()) is None:
+        problem = secret_problem(reference.get_secret_value())
+        if problem is not None:
+            yield Finding(("password",), problem, warning=True)
+        yield Finding(("password",), f"stands in the file as it is: {_REFER}", warning=True)
+    elif config_dir is not None:
+        try:
+            credentials.resolve(reference, config_dir)
+        except CredentialError as error:
+            yield Finding(("password",), str(error))
+        else:
+            open_to = credentials.too_open(reference, config_dir)
+            if open_to is not None:
+                yield Finding(("password",), open_to, warning=True)
+
+
+def _reference_findings(place: Place, text: str, config_dir: Path) -> Iterator[Finding]:
+    try:
+        resolve_at((), text, config_dir)
+    except CredentialError as error:
+        text = f"{str(error).removeprefix(': ')} (`literal:TEXT` is TEXT, should this be no reference)"
+        yield Finding(place, text)
+    else:
+        open_to = credentials.too_open(SecretStr(text), config_dir)
+        if open_to is not None:
+            yield Finding(place, open_to, warning=True)
