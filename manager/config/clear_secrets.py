@@ -28,7 +28,8 @@ def clear_secrets(document: Document) -> list[Problem]:
         found.append(Problem(document.file, line, column, text, literal.place))
     for number, line_text in enumerate(document.text.splitlines(), start=1):
         if _commented(line_text) is not None:
-            found.append(Problem(document.file, number, None, "a comment looks like a secret"))
+            column = line_text.index("#") + 1
+            found.append(Problem(document.file, number, column, "a comment looks like a secret"))
     return found
 
 

@@ -74,3 +74,28 @@ def test_validate_says_where_it_checked_and_warns_of_a_venue_out_of_reach(fleet:
     fleet.add_account("nowhere", 5010, requires="moon")
     assert "test-host: it lacks label moon" in fleet.run("validate", "nowhere").stdout
     assert "(checked on this machine)" in fleet.run("validate", "nowhere", "--here").stdout
+
+
+def test_a_secret_in_clear_reaches_redis_only_with_a_reason_that_is_kept(bare_fleet: Fleet) -> None:
+    desk = bare_fleet
+    desk.add_account(A, 5001, environment={"API_SECRET": "an-api-secret"})
+    refused = desk.run("config", "push")
+    assert refused.returncode == 1
+    assert "environment.API_SECRET looks like a secret" in refused.stderr
+    assert desk.run("config", "push", "--allow-literals", " ").returncode == 2
+    with desk.redis.client() as client:
+        assert client.keys("manager:config:*") == []
+    pushed = desk.run("config", "push", "--allow-literals", "the demo key of a closed account")
+    assert pushed.returncode == 0, pushed.stderr
+    assert "1 secret in clear: accounts/account-001.yaml" in pushed.stderr
+    trail = desk.run("audit").stdout
+    assert "config push literals" in trail
+    assert "the demo key of a closed account" in trail
+    shown = desk.run("config", "show", A)
+    desk.add_account(A, 5001, environment={"API_SECRET": "another-secret"})
+    changes = desk.run("config", "diff")
+    assert changes.returncode == 1
+    assert "***" in changes.stdout
+    for done in (refused, pushed, shown, changes):
+        assert "-secret" not in (done.stdout + done.stderr).replace("allow-literals", "")
+    assert "an-api-secret" not in trail

@@ -16,6 +16,9 @@ from support.waiting import eventually
 pytestmark = pytest.mark.e2e
 
 ENV_PASSWORD = "tr0ub4dor-and-3-from-the-environment"
+#: What a program gets in its environment; it is nowhere else.
+API_SECRET = "api-secret-of-an-exchange"
+API_LITERAL = "api-key-that-stands-in-the-file"
 
 
 def fetch(url: str) -> str:
@@ -59,15 +62,51 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         ready={"line": "ready"},
         currencies=None,
     )
+    (fleet.config_dir / "secrets" / "api").write_text(API_SECRET + "\n")
+    (fleet.config_dir / "secrets" / "api").chmod(0o600)
+    fleet.add_account(
+        "account-006",
+        5006,
+        gateway="command",
+        server="Paper-1",
+        password=None,
+        command=[
+            sys.executable,
+            "-uc",
+            "import os,time;s=os.environ['SECRET'];k=os.environ['API_KEY'];print('x'*(8192-9)+s);print(s[:9],end='');"
+            "time.sleep(0.1);print(s[9:]);print(repr(s),k);print('ready');time.sleep(60)",
+        ],
+        ready={"line": "ready"},
+        currencies=None,
+        environment={"SECRET": "file:secrets/api", "API_KEY": API_LITERAL},
+    )
+    fleet.add_account(
+        "account-007",
+        5007,
+        gateway="command",
+        server="Paper-1",
+        password=None,
+        command=[
+            sys.executable,
+            "-uc",
+            "import os;raise SystemExit('cannot log in with '+os.environ['SECRET'])",
+        ],
+        ready={"line": "ready"},
+        currencies=None,
+        environment={"SECRET": "file:secrets/api"},
+        recovery={"max_restarts": 0},
+    )
     texts: dict[str, str] = {}
     for command in ("validate", "start-all", "ps", "events", "doctor"):
         done = fleet.run(command)
         texts[f"manager {command}"] = done.stdout + done.stderr
-    for account in range(1, 6):
-        done = fleet.run("info", f"account-00{account}")
-        texts[f"info {account}"] = done.stdout + done.stderr
+    for account in range(1, 8):
+        for asked in (("info",), ("config", "show"), ("logs",)):
+            done = fleet.run(*asked, f"account-00{account}")
+            texts[f"{asked} {account}"] = done.stdout + done.stderr
     running = {w.account_id for w in fleet.store.list_workers() if w.status == "running"}
-    assert {"account-001", "account-002"} <= running, texts
+    assert {"account-001", "account-002", "account-006"} <= running, texts
+    assert "cannot log in with ***" in texts["manager start-all"]
     fleet.run("restart", "account-001")
 
     def failed_and_done() -> bool:
@@ -102,6 +141,16 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         where for where, text in texts.items() for password in (PASSWORD, ENV_PASSWORD) if password in text
     ]
     assert found == []
+    # Of an environment only the program's is meant to have them.
+    assert [
+        where
+        for where, text in texts.items()
+        for hidden in (API_SECRET, API_LITERAL)
+        if hidden in text and not where.endswith("/environ")
+    ] == []
+    log = texts[str(fleet.paths.worker_log("account-006"))]
+    assert "ready" in log
+    assert not any(API_SECRET[at : at + 9] in log for at in (0, 9, len(API_SECRET) - 9))
     assert flower.poll() is None
 
 

@@ -145,7 +145,7 @@ def test_what_looks_like_a_secret_is_pushed_only_when_that_is_said(tmp_path: Pat
         "accounts/a.yaml:2:28: command[2] looks like a secret (the value of --password)",
         "accounts/a.yaml:4:20: environment.KEY looks like a secret",
         "accounts/a.yaml:6:9: options.note looks like a secret (it holds a URL with a password in it)",
-        "accounts/a.yaml:7: a comment looks like a secret",
+        "accounts/a.yaml:7:1: a comment looks like a secret",
         "--allow-literals REASON",
     ):
         assert where in str(told.value)
