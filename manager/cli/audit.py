@@ -34,15 +34,15 @@ def audit(last: int, follow: bool, account_id: str | None, export: str | None, a
     if export is not None:
         _export((one for one in trail.everything() if account_id in (None, one.account_id)), export)
         return 0
+    follower = trail.follower() if follow else None
     found = trail.last(last if account_id is None else 100_000)
     for entry in [one for one in found if account_id in (None, one.account_id)][-last:]:
         _say(entry, as_json)
-    after = found[-1].id if found else "0"
+    shown = {one.id for one in found}
     try:
-        while follow:
-            for entry in trail.follow(after):
-                after = entry.id
-                if account_id in (None, entry.account_id):
+        while follower is not None:
+            for entry in follower.next():
+                if entry.id not in shown and account_id in (None, entry.account_id):
                     _say(entry, as_json)
     except KeyboardInterrupt:
         pass
@@ -56,7 +56,10 @@ def _say(entry: "AuditEntry", as_json: bool) -> None:
     outcome = f" {entry.outcome}" if entry.stage == "done" else " asked"
     text = f": {entry.text}" if entry.text else ""
     account = f" {entry.account_id}" if entry.account_id else ""
-    place = f" ({entry.host})" if entry.host else ""
+    # What a host wrote of another place, or of who asked, only that host vouches for.
+    written = f"written by {entry.recorded_by}" if entry.recorded_by not in ("", entry.host) else ""
+    place = ", ".join(part for part in (entry.host, written) if part)
+    place = f" ({place})" if place else ""
     say(f"{entry.time:%Y-%m-%d %H:%M:%S} UTC {entry.by} {entry.what}{account}{place}{outcome}{text}")
 
 
@@ -65,7 +68,19 @@ def _export(entries: "Iterable[AuditEntry]", form: str) -> None:
         for entry in entries:
             click.echo(json.dumps(entry.to_dict(), ensure_ascii=False))
         return
-    columns = ["id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"]
+    columns = [
+        "id",
+        "time",
+        "stage",
+        "what",
+        "account_id",
+        "by",
+        "host",
+        "command",
+        "outcome",
+        "text",
+        "recorded_by",
+    ]
     writer = csv.DictWriter(sys.stdout, columns)
     writer.writeheader()
     for entry in entries:

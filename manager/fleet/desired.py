@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
+from manager.fleet.audit import writing_host
 from manager.fleet.client import open_client, translated
 from manager.fleet.desired_scripts import DESIRE, FORGET, RESTORE, TAKE_OVER, WITHDRAW
 from manager.placement import Needs
@@ -190,6 +191,8 @@ class DesiredStore:
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
         self._client: Any = client or open_client(url)
+        #: The host whose list of the audit trail a wish is noted in; empty: the stream.
+        self._trail = writing_host(url)
         self._desire = self._client.register_script(DESIRE)
         self._withdraw = self._client.register_script(WITHDRAW)
         self._restore = self._client.register_script(RESTORE)
@@ -203,7 +206,7 @@ class DesiredStore:
     def desire(self, wish: Wish) -> tuple[int, Desired]:
         """Write a wish down; returns the command's generation, and what is wanted now, by this or a later command."""
         with translated(self._url):
-            return _written(wish, self._desire(keys=_keys(wish), args=wish.arguments()))
+            return _written(wish, self._desire(keys=_keys(wish), args=self._arguments(wish)))
 
     def desire_many(self, wishes: Iterable[Wish]) -> list[tuple[int, Desired]]:
         """Write many down in one round trip."""
@@ -211,9 +214,12 @@ class DesiredStore:
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             for wish in wishes:
-                self._desire(keys=_keys(wish), args=wish.arguments(), client=pipe)
+                self._desire(keys=_keys(wish), args=self._arguments(wish), client=pipe)
             answers = pipe.execute()
         return [_written(wish, answer) for wish, answer in zip(wishes, answers, strict=True)]
+
+    def _arguments(self, wish: Wish) -> list[str]:
+        return [*wish.arguments(), self._trail]
 
     def withdraw(self, account_id: str, generation: int) -> None:
         """Take back a wish that was refused, unless a later one has replaced it."""

@@ -29,7 +29,7 @@ end
 #: KEYS: desired, version, seen. The audit trail is not named among them: a key that is must be readable to who runs the
 #: script, and a host may only write there. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
 #: needs), nudge or '', token, host of the agent that writes ('': a manager), generation that the command was given when it was
-#: sent (0: none that the sender knows).
+#: sent (0: none that the sender knows), host whose list of the audit trail is written ('': the stream; see `fleet/audit.py`).
 #: A token is remembered for a day; the generation that a command carries tells its age however long it lay in a queue.
 DESIRE: Final = (
     _COMMON
@@ -68,8 +68,17 @@ end
 wish.needs = wish.needs or (r and r.needs)
 wish.claimed = before.state == 'running' and before.host == wish.host and before.claimed or now
 -- Whatever is at that key: a trail that cannot be written stops no command.
-redis.pcall('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why, 'account', ARGV[1],
-  'by', wish.by, 'host', wish.host)
+local noted
+if ARGV[7] ~= '' then
+  local entry = cjson.encode({stage = 'asked', id = ARGV[4], what = wish.why, account = ARGV[1], by = wish.by, host = wish.host})
+  entry = string.format('%d.%06d %s', t[1], t[2], entry)
+  noted = type(redis.pcall('RPUSH', 'manager:audit:host:' .. ARGV[7], entry)) == 'number'
+  if noted then redis.pcall('SADD', 'manager:audit:hosts', ARGV[7]) end
+end
+if not noted then
+  redis.pcall('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why,
+    'account', ARGV[1], 'by', wish.by, 'host', wish.host)
+end
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
 if ARGV[3] ~= '' and wish.host ~= '' then
   local list = 'manager:host:' .. wish.host .. ':nudges'

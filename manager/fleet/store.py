@@ -15,6 +15,7 @@ clocks differ by an hour still agree on how old a heartbeat is.
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,12 +24,15 @@ from typing import Any, Final, TypeGuard, cast
 
 from redis.exceptions import ResponseError
 
+from manager import logs
 from manager.fleet.client import open_client, translated
 from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
 from manager.fleet.reading import json_object, number, string
 from manager.models import WorkerInfo, utc_now
 from manager.settings import HOST_NAME
 from manager.states import LIVE, WorkerLifecycleStatus
+
+logger = logging.getLogger(__name__)
 
 HOSTS_KEY: Final = "manager:hosts"
 EVENTS_KEY: Final = "manager:events"
@@ -186,7 +190,14 @@ class FleetStore:
             for account_id, beat in beats.items():
                 text = json.dumps(beat, separators=(",", ":"))
                 pipe.eval(_STAMPED_WRITE, 1, beats_key(host), account_id, text)
-            pipe.execute()
+            names = [arguments[0] for arguments, _ in pipe.command_stack]
+            for name, answer in zip(names, pipe.execute(raise_on_error=False), strict=True):
+                if not isinstance(answer, Exception):
+                    continue
+                if name != "XADD":
+                    raise answer
+                # Whoever may add to the stream can make it unusable; the records beside it are written all the same.
+                logs.event(logger, logging.ERROR, "event_lost", f"{EVENTS_KEY}: {answer}", host=host)
 
     def settle(
         self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
@@ -425,7 +436,7 @@ def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     written = int(entry_id.split(b"-")[0]) / 1000
     return Event(
         id=entry_id.decode(),
-        time=datetime.fromtimestamp(written - _late(text.get("late"), written), UTC),
+        time=_moment(written - _late(text.get("late"), written)),
         host=text.get("host", ""),
         account_id=text.get("account_id", ""),
         worker_id=text.get("worker_id", ""),
@@ -445,6 +456,14 @@ def _late(text: str | None, most: float) -> float:
 
 def _text(raw: object) -> str | None:
     return raw.decode(errors="replace") if isinstance(raw, bytes) else None
+
+
+def _moment(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        # A time that no clock shows: a client that may add events may give them any id.
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _whole(text: str | None) -> int:

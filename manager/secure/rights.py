@@ -38,20 +38,22 @@ def host_rights(host: str) -> list[str]:
         *("manager:hosts", "manager:config:*"),
         *("manager:host:*:agent", "manager:host:*:workers", "manager:host:*:beats", "manager:host:*:drain"),
     )
-    told = (
-        *("manager:hosts", "manager:host:*:nudges"),
-        *("host.*", "*.reply.celery.pidbox*"),
+    # To these something is added, by one command each and nothing else. A right to write a key would be one to delete it,
+    # and who may add to a stream may trim it: of streams only the events are, the audit trail is of lists.
+    added = (
+        "(+sadd %W~manager:hosts %W~manager:audit:hosts)",
+        f"(+rpush %W~manager:audit:host:{host})",
+        "(+xadd %W~manager:events)",
+        "(+rpush +expire %W~manager:host:*:nudges)",
+        "(+lpush %W~host.* %W~*.reply.celery.pidbox*)",
     )
-    # Lines are added to these, and nothing else.
-    logs = "(+xadd %W~manager:events %W~manager:audit)"
     return [
         *_keys("RW", own),
         *_keys("RW", shared),
         *_keys("R", seen),
-        *_keys("W", told),
         *_channels(_CELERY_CHANNELS),
         *_COMMANDS.split(),
-        logs,
+        *added,
     ]
 
 

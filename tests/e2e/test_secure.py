@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from support.fleet import Fleet
 from support.flower import Flower
 from support.ports import free_port
@@ -227,7 +228,8 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
 ) -> None:
     with secure.as_user("host-test-host") as client:
         client.set("manager:host:test-host:agent", "mine")
-        client.rpush("host.other-host", "a task that is passed on")
+        client.lpush("host.other-host", "a task that is passed on")
+        client.sadd("manager:hosts", "test-host", "other-host")
         acts: tuple[Callable[[], Any], ...] = (
             lambda: client.set("manager:host:other-host:agent", "forged"),
             lambda: client.hset("manager:host:other-host:workers", "a", "forged"),
@@ -251,10 +253,43 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.set("manager:audit", "x"),
             lambda: client.xtrim("manager:events", 0),
             lambda: client.xgroup_create("manager:audit", "g", "0"),
+            lambda: client.xadd("manager:audit", {"what": "x"}, maxlen=1),
+            lambda: client.xadd("manager:audit", {"what": "x"}, id="18446744073709551615-1"),
+            lambda: client.rpush("manager:audit:host:other-host", "forged"),
+            lambda: client.lpush("manager:audit:host:test-host", "forged before all others"),
+            lambda: client.ltrim("manager:audit:host:test-host", 1, 0),
+            lambda: client.delete("manager:audit:host:test-host"),
+            lambda: client.unlink("manager:audit:host:test-host"),
+            lambda: client.expire("manager:audit:host:test-host", 1),
+            lambda: client.lset("manager:audit:host:test-host", 0, "forged"),
+            lambda: client.lpop("manager:audit:host:test-host"),
+            lambda: client.rename("manager:audit:host:test-host", "manager:desired"),
+            lambda: client.rename("manager:desired", "manager:audit:host:test-host"),
+            lambda: client.lmove("manager:audit:host:test-host", "celery"),
+            lambda: client.set("manager:audit:host:test-host", "x"),
+            lambda: client.sunionstore("manager:audit:hosts", "manager:batches"),
+            lambda: client.srem("manager:audit:hosts", "test-host"),
+            lambda: client.lrange("manager:audit:host:test-host", 0, -1),
+            lambda: client.eval("return redis.call('DEL', 'manager:audit:host:test-host')", 0),
+            lambda: client.eval("return redis.call('LPOP', KEYS[1])", 1, "manager:audit:host:test-host"),
+            lambda: client.delete("manager:hosts"),
+            lambda: client.srem("manager:hosts", "other-host"),
+            lambda: client.delete("manager:host:other-host:nudges"),
+            lambda: client.delete("host.other-host"),
+            lambda: client.delete("host.other-host\x06\x163"),
+            lambda: client.ltrim("host.other-host", 1, 0),
+            lambda: client.set("host.other-host", "x"),
+            lambda: client.set("host.a-third", "x"),
+            lambda: client.delete("x.reply.celery.pidbox"),
             lambda: client.hset("unacked", "planted", "a task"),
         )
         refused(acts)
-        client.xadd("manager:audit", {"what": "it may add"})
+        # What docs/security.md says that it can do.
+        client.rpush("manager:audit:host:test-host", "it may add")
+        client.xadd("manager:events", {"status": "forged"}, maxlen=1)
+        client.lpush("celery", "a task for all")
+        assert client.rpop("celery") == b"a task for all"
+        client.delete("celery", "manager:desired", "manager:lease:paper:S:1")
     with secure.as_user("flower") as client:
         acts = (
             lambda: client.rpush("celery", "a task"),
@@ -273,6 +308,73 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
         refused(acts)
     with pytest.raises(redis.RedisError):
         redis.Redis(port=secure.port, ssl=True, ssl_cert_reqs="none").ping()
+
+
+def test_a_stolen_host_credential_takes_nothing_from_the_audit_trail(
+    fleet: SecureFleet, secure: SecureRedis
+) -> None:
+    fleet.add_accounts(1)
+    for command in ("start", "stop"):
+        assert fleet.manage(command, A).returncode == 0
+    with secure.as_user("host-test-host") as client:
+        for forged in (
+            "9e99 {}",
+            "nonsense",
+            '1.0 {"by": "somebody else", "what": "start", "host": "other-host"}',
+        ):
+            client.rpush("manager:audit:host:test-host", forged)
+        client.sadd("manager:audit:hosts", "never", "not a name", b"\xff")
+    assert secure.denied() == []
+
+    def trail(user: str) -> list[dict[str, Any]]:
+        told = fleet.manage("audit", "--json", user=user)
+        assert told.returncode == 0, told.stderr
+        return [json.loads(line) for line in told.stdout.splitlines()]
+
+    for user in ("manager", "reader"):
+        found = trail(user)
+        honest = [one for one in found if one["account_id"] == A]
+        assert [(one["what"], one["stage"]) for one in honest] == [
+            *(("start", "asked"), ("start", "done"), ("stop", "asked"), ("stop", "done"))
+        ]
+        assert [one["recorded_by"] for one in honest] == ["", "test-host", "", "test-host"]
+        # What is forged says by whom, and stands in nobody else's name.
+        others = [one for one in found if one["account_id"] != A]
+        assert [one["recorded_by"] for one in others] == ["test-host"] * 3
+        assert {one["host"] for one in others} == {"test-host"}
+    exported = fleet.manage("audit", "--export", "jsonl").stdout.splitlines()
+    by_id = {one["id"]: one for one in trail("manager")}
+    assert {one["id"]: one for one in map(json.loads, exported)} == by_id
+    # A plain Celery task: the agent that takes it writes down who asked, in its own list too.
+    app = Celery(broker=secure.url("manager"), backend=secure.url("manager"))
+    app.send_task("tasks.start_worker", args=[A]).get(timeout=30)
+    asked = [one for one in trail("manager") if (one["account_id"], one["stage"]) == (A, "asked")]
+    assert [one["recorded_by"] for one in asked] == ["", "", "test-host"]
+    assert [one for one in secure.denied() if "host-" in one] == []
+
+
+def test_hosts_that_have_the_rights_of_version_0_2_write_where_that_version_reads(
+    fleet: SecureFleet, secure: SecureRedis
+) -> None:
+    with secure.admin() as client:
+        client.acl_setuser("host-test-host", enabled=True, reset_keys=False)
+        client.execute_command(
+            *(
+                "ACL",
+                "SETUSER",
+                "host-test-host",
+                "clearselectors",
+                "%W~manager:hosts",
+                "%W~manager:host:*:nudges",
+            ),
+            *("%W~host.*", "%W~*.reply.celery.pidbox*", "(+xadd %W~manager:events %W~manager:audit)"),
+        )
+    fleet.add_accounts(1)
+    assert fleet.manage("start", A).returncode == 0
+    with secure.admin() as client:
+        done = [fields for _, fields in client.xrange("manager:audit") if fields[b"stage"] == b"done"]
+        assert [(one[b"what"], one[b"host"]) for one in done] == [(b"start", b"test-host")]
+        assert client.exists("manager:audit:host:test-host") == 0
 
 
 def test_flower_shows_the_fleet_with_rights_that_command_nothing(

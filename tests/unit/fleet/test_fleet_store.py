@@ -232,3 +232,19 @@ def test_half_open_and_strange_servers_are_bounded_and_named(answer: bytes | Non
         thread.join(5)
         for connection in held:
             connection.close()
+
+
+def test_a_stream_of_events_that_a_forger_has_ended_breaks_no_record_and_no_reader(
+    store: FleetStore, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.record("h", [info()], {})
+    with redis_server.client() as client:
+        client.xadd("manager:events", {"status": "forged"}, id="18446744073709551615-18446744073709551615")
+    store.report_agent("h", {})
+    store.record("h", [info("b")], {"b": beat()})
+    found = store.get_worker("b")
+    assert found is not None
+    assert found.status == "running"
+    assert "event_lost" in str([record.__dict__ for record in caplog.records])
+    assert [event.status for event in store.events()] == ["running", "forged"]
+    assert [event.status for event in store.follow_events("0", wait_seconds=0.1)] == ["running", "forged"]

@@ -19,6 +19,7 @@ from support.waiting import eventually
 
 from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
+from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
 from manager.host import stopping
 from manager.host.launcher import Launched
@@ -67,6 +68,9 @@ class NoCredentials:
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         return config.password
+
+    def resolve_values(self, config: AccountConfig) -> Resolved:
+        return Resolved(environment=config.environment, options=config.options, secrets=())
 
 
 class CountedLeases(LocalLeases):
