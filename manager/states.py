@@ -14,7 +14,7 @@ class WorkerLifecycleStatus(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     RESTARTING = "restarting"
-    #: Only ever reported to readers, never recorded: the host or the worker fell silent, so that nobody can say.
+    #: The host or the worker fell silent, or the host lost its record of a worker that lives: nothing is certain.
     UNKNOWN = "unknown"
 
 

@@ -30,7 +30,7 @@ from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
 from manager.fleet.reading import json_object, number, string
 from manager.models import WorkerInfo, utc_now
 from manager.settings import HOST_NAME
-from manager.states import LIVE, WorkerLifecycleStatus
+from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ EVENTS_KEPT: Final = 10_000
 
 #: Seconds by which an event is written later than it happened, from which on it says so.
 _LATE_SECONDS: Final = 1.0
+#: Of a heartbeat, what says which process sent it, not how its session is.
+_NOT_FIGURES: Final = frozenset({"worker_id", "loop_age_seconds", "start_time"})
 
 #: Stores `<seconds of Redis's clock> <payload>` in a hash field, or as a string where no field is given.
 _STAMPED_WRITE: Final = """
@@ -181,7 +183,7 @@ class FleetStore:
             pipe.sadd(HOSTS_KEY, host)
             for info in infos:
                 pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
-                if info.status not in LIVE:
+                if info.status in SETTLED or info.status is WorkerLifecycleStatus.CREATED:
                     pipe.hdel(beats_key(host), info.account_id)
             for info, late in happened:
                 pipe.xadd(EVENTS_KEY, _event(host, info, late), maxlen=EVENTS_KEPT, approximate=True)
@@ -209,7 +211,8 @@ class FleetStore:
         with translated(self.url):
             raw = self._client.hgetall(workers_key(host))
         infos = [info for info in map(_worker_info, raw.values()) if info is not None]
-        lost = [info for info in infos if info.status in LIVE and info.account_id not in present]
+        open_ended = LIVE | {WorkerLifecycleStatus.UNKNOWN}
+        lost = [info for info in infos if info.status in open_ended and info.account_id not in present]
         if lost:
             self.record(
                 host,
@@ -263,6 +266,26 @@ class FleetStore:
             pipe.srem(HOSTS_KEY, host)
             pipe.delete(agent_key(host), workers_key(host), beats_key(host), drain_key(host), mark_key(host))
             pipe.execute()
+
+    def beats(self, host: str) -> dict[str, Stamped]:
+        """Return the last heartbeat of every worker of the host, by account id."""
+        with translated(self.url):
+            raw, time = self._client.pipeline(transaction=False).hgetall(beats_key(host)).time().execute()
+        found = {string(key): _stamped(value, _seconds(time)) for key, value in raw.items()}
+        return {key: beat for key, beat in found.items() if beat is not None}
+
+    def beat(self, host: str, account_id: str) -> Stamped | None:
+        """Return the last heartbeat of the account's worker on the host."""
+        with translated(self.url):
+            pipe = self._client.pipeline(transaction=False)
+            raw, time = pipe.hget(beats_key(host), account_id).time().execute()
+        return _stamped(raw, _seconds(time))
+
+    def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
+        """Return the account's worker as the host itself recorded it last, whatever its heartbeat says."""
+        with translated(self.url):
+            raw = self._client.hget(workers_key(host), account_id)
+        return None if raw is None else _worker_info(raw)
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every recorded worker as it is now, by account id; one or two round trips however many there are."""
@@ -379,7 +402,7 @@ def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after
     if beat is not None and beat.data.get("worker_id") == info.worker_id:
         # The worker's own thread sends even while its loop is stuck in a call: only the loop's beat counts.
         age = beat.age_seconds + (number(beat.data.get("loop_age_seconds")) or 0.0)
-        figures = {k: v for k, v in beat.data.items() if k not in {"worker_id", "loop_age_seconds"}}
+        figures = {k: v for k, v in beat.data.items() if k not in _NOT_FIGURES}
         info = info.with_(metadata={**figures, "heartbeat_age_seconds": round(age, 3)})
         fresh = age <= stale_after
     else:

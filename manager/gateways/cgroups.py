@@ -34,11 +34,11 @@ def make_cgroup(worker_id: str) -> Path | None:
     return directory
 
 
-def cgroup_of(worker_id: str, note: Path) -> Path | None:
+def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
     """Return the control group of a worker's program: as `note` names it, or where this process would make it."""
     name = f"{_PREFIX}{worker_id}"
     with contextlib.suppress(OSError):
-        noted = Path(note.read_text())
+        noted = Path("" if note is None else note.read_text())
         # A file that somebody else could change must not have us kill another group.
         if noted.name == name and noted.is_dir():
             return noted

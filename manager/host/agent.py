@@ -19,6 +19,7 @@ from manager.fleet.leases import LeaseStore
 from manager.host.assembly import build_pool
 from manager.host.auditor import Auditor
 from manager.host.commands import HostCommands
+from manager.host.held_files import HeldFiles
 from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.lock import FileLock
@@ -27,6 +28,7 @@ from manager.host.memory import Memory
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
 from manager.host.selftest import SelfTest
+from manager.host.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo, utc_now
 from manager.paths import StatePaths
 from manager.placement import HostFacts
@@ -100,12 +102,21 @@ class HostAgent:
                 lambda: [] if self._pool is None else self._pool.records(),
                 self._settle,
             )
+            lease_store = LeaseStore(self.store.url)
+            unrecorded = UnrecordedWorkers(
+                self.store,
+                lease_store,
+                HeldFiles(self.paths.run_dir, self.paths.home),
+                settings.host,
+                settings.stale_after_seconds,
+            )
             leases = FleetLeases(
-                LeaseStore(self.store.url),
+                lease_store,
                 settings.host,
                 settings.lease_seconds,
                 settings.heartbeat_interval_seconds,
                 self.paths.home,
+                unrecorded.holds,
             )
             self._pool = pool = build_pool(
                 settings,
@@ -114,6 +125,7 @@ class HostAgent:
                 sink=self._publisher,
                 leases=leases,
                 on_unexpected_exit=self._on_unexpected_exit,
+                unrecorded=unrecorded,
             )
             desired = DesiredStore(self.store.url)
             self._keeper = keeper = Keeper(
@@ -128,6 +140,7 @@ class HostAgent:
                 answer=self._answer,
                 me=self._facts,
                 drain_memory=self.paths.root / "drain.json",
+                settle=self._note_unrecorded,
             )
             self._commands = HostCommands(
                 host=settings.host,
@@ -222,8 +235,16 @@ class HostAgent:
         """Correct what Redis still says of workers that this host does not have any more. Raises FleetUnavailableError."""
         pool, keeper = self._pool, self._keeper
         if pool is not None and keeper is not None:
+            pool.note_unrecorded()
             known = {info.account_id for info in pool.records()}
             self.store.settle(self.settings.host, known, keeper.wanted.wants_stopped)
+
+    def _note_unrecorded(self) -> bool:
+        """Note workers that live without a record; returns whether none is left to look after."""
+        try:
+            return self._pool is None or not self._pool.note_unrecorded()
+        except FleetUnavailableError:
+            return False
 
     def _preload(self) -> None:
         if self._pool is not None:

@@ -72,8 +72,14 @@ class Keeper:
         answer: Answer,
         me: Callable[[], HostFacts],
         drain_memory: Path,
+        settle: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`me` is this host as placement sees it, but for whether it is drained."""
+        """`me` is this host as placement sees it, but for whether it is drained.
+
+        `settle` corrects what Redis still says of workers that this host does not have; it is called until it says that
+        nothing is left to correct.
+        """
+        self._settle, self._settled = settle, False
         self._host = host
         self._pool = pool
         self._config_service = config_service
@@ -213,6 +219,8 @@ class Keeper:
 
     def _look(self) -> None:
         self._leases.tend()
+        if not self._settled:
+            self._settled = self._settle()
         self.wanted.read()
         was_draining = self.drain.active
         self.drain.read()

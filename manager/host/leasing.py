@@ -120,8 +120,13 @@ class FleetLeases:
         lease_seconds: float,
         heartbeat_interval_seconds: float = 1.0,
         home: str = "",
+        lives: Callable[[Holder], bool] = lambda _holder: False,
     ) -> None:
-        """`home` tells this host's state directory from another's under the same name."""
+        """`home` tells this host's state directory from another's under the same name.
+
+        `lives` says whether the process of a lease's holder is on this machine, whatever the host's records say.
+        """
+        self._lives = lives
         self._store = store
         self._host = host
         self._lease_seconds = lease_seconds
@@ -211,6 +216,9 @@ class FleetLeases:
             raise held_error(config.account_id, holder, namesake=namesake) from None
         left = self._forgotten - holder.renewed_age_ms / 1000
         if left <= 0:
+            # A worker that is paused renews nothing: only one whose process is not there was never made, or has ended.
+            if self._lives(holder):
+                raise held_error(config.account_id, holder) from None
             self._store.release([holder.claim], holder.epoch)
         elif lease_clock() - began > 2 * self._forgotten:
             raise held_error(config.account_id, holder) from None  # somebody renews it

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -34,8 +35,20 @@ def end_orphans(
     """
     if not runs_programs(record.gateway):
         return []
+    note = private_dir(record.beat_file) / CGROUP_NOTE
+    return end_program(record.worker_id, record.account_id, note, strays, seconds)
+
+
+def end_program(
+    worker_id: str,
+    account_id: str,
+    cgroup_note: Path | None = None,
+    strays: Callable[[], Sequence[int]] = tuple,
+    seconds: float = _KILL_SECONDS,
+) -> list[str]:
+    """End the program of a worker of which no record says which gateway it had; see `end_orphans`."""
     deadline = time.monotonic() + seconds
-    while left := _kill_once(record, strays):
+    while left := _kill_once(worker_id, cgroup_note, strays):
         if time.monotonic() > deadline:
             names = sorted(_named(pid) for pid in left)
             logs.event(
@@ -43,18 +56,18 @@ def end_orphans(
                 logging.CRITICAL,
                 "orphans_left",
                 f"processes of its program could not be killed and may still trade: {', '.join(names)}; end them by hand",
-                account=record.account_id,
-                worker=record.worker_id,
+                account=account_id,
+                worker=worker_id,
             )
             return names
         time.sleep(_PASS_SECONDS)
     return []
 
 
-def _kill_once(record: WorkerRecord, strays: Callable[[], Sequence[int]]) -> set[int]:
+def _kill_once(worker_id: str, cgroup_note: Path | None, strays: Callable[[], Sequence[int]]) -> set[int]:
     """Kill whatever is left of the program; returns what was found."""
     found = set(strays())
-    guards, program = marked(record.worker_id)
+    guards, program = marked(worker_id)
     for pid in program:
         _kill(pid)
     if sys.platform == "linux":
@@ -65,7 +78,7 @@ def _kill_once(record: WorkerRecord, strays: Callable[[], Sequence[int]]) -> set
             _continue(guard)
             kill_descendants(guard)
             found.update(descendants(guard))
-        cgroup = cgroup_of(record.worker_id, private_dir(record.beat_file) / CGROUP_NOTE)
+        cgroup = cgroup_of(worker_id, cgroup_note)
         if cgroup is not None:
             kill_cgroup(str(cgroup))
             found.update(members(cgroup))

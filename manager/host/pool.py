@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from manager import logs
 from manager.errors import (
+    FleetUnavailableError,
     HostUnavailableError,
     ManagerError,
     NoWorkerError,
     OrphansLeftError,
+    SessionHeldError,
     StartCancelledError,
     StopFailedError,
 )
@@ -26,8 +28,9 @@ from manager.host.sinks import NoSink, RecordSink
 from manager.host.slot import Slot
 from manager.host.starting import Starter
 from manager.host.stopping import StopOutcome, how_ended, stop_process
+from manager.host.unrecorded import UnrecordedWorkers
 from manager.host.watch import ProcessWatch
-from manager.models import BatchResult, WorkerInfo, new_worker_id
+from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
 from manager.placement import Needs
 from manager.pool import Batch, Progress, StartOrder
 from manager.processes import ProcessRef
@@ -64,6 +67,7 @@ class WorkerPoolManager(Roster):
         leases: Leases,
         logins_per_second: float = 100.0,
         on_unexpected_exit: OnUnexpectedExit | None = None,
+        unrecorded: UnrecordedWorkers | None = None,
     ) -> None:
         super().__init__(stale_after_seconds)
         self._starter = starter
@@ -71,6 +75,7 @@ class WorkerPoolManager(Roster):
         self._sink: RecordSink = sink or NoSink()
         self._on_unexpected_exit = on_unexpected_exit
         self._leases = leases
+        self._unrecorded = unrecorded
         self._pace = LoginPace(logins_per_second)
         self._watch = ProcessWatch()
 
@@ -156,15 +161,21 @@ class WorkerPoolManager(Roster):
         """
         with self._guard:
             slot = self._slots.get(account_id)
+        if slot is None or not (slot.live or slot.starting):
+            slot = self._recall(account_id) or slot
         if slot is None:
             raise _no_worker(account_id)
         slot.cancelled.set()
         # A worker, a start that is under way, or another try that is to come: there is something to stop, and whoever
         # stops it while this one waits for its turn stops it for both.
-        present = slot.live or slot.starting or slot.held is not None
+        present = slot.live or slot.starting or slot.unrecorded or slot.held is not None
         slot.tell({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
+            if slot.unrecorded and not slot.live:
+                self._end_unrecorded(slot, timeout)
+                self._give_up(slot)
+                return True
             if not (self._stop(slot, timeout) or present):
                 raise _no_worker(account_id)
         return True
@@ -270,6 +281,19 @@ class WorkerPoolManager(Roster):
             adopted.append(info)
         return adopted
 
+    def note_unrecorded(self) -> bool:
+        """Note workers of this host that live without a record: `unknown` until they end.
+
+        Returns whether there are any, so that the caller looks again. Raises FleetUnavailableError.
+        """
+        if self._unrecorded is None:
+            return False
+        found = {one.account_id for one in self._unrecorded.find_all(self._accounts_for)}
+        with self._guard:
+            found |= {slot.account_id for slot in self._slots.values() if slot.unrecorded}
+        live = [account_id for account_id in found if self._look_for_unrecorded(account_id)]
+        return bool(live)
+
     def close(self) -> None:
         """Stop watching. Workers go on: only a command stops them."""
         self._watch.close()
@@ -290,10 +314,14 @@ class WorkerPoolManager(Roster):
         if slot.orphaned and slot.info is not None:
             # Nothing may start beside what the last worker's program left running.
             self._ended(slot, WorkerLifecycleStatus.FAILED, slot.info.error)
+        if slot.unrecorded and self._unrecorded is not None:
+            found = self._unrecorded.find(order.account_id, self._accounts_for)
+            if found is not None:
+                raise SessionHeldError(found.explain(self._starter.host))
         slot.next_worker = worker_id = new_worker_id()
         before = slot.held
         held = self._leases.take(
-            config, worker_id, before=before, cancelled=slot.cancelled, known=self._knows
+            config, worker_id, before=before, cancelled=slot.cancelled, known=self._lives
         )
         slot.held = held
         if before is not None and before.claims != held.claims:
@@ -332,6 +360,86 @@ class WorkerPoolManager(Roster):
                 or (slot.record is not None and slot.record.worker_id == worker_id)
                 for slot in self._slots.values()
             )
+
+    def _accounts_for(self, worker_id: str) -> bool:
+        """Say whether this pool knows what became of a worker: it is known, or has ended."""
+        with self._guard:
+            slots = list(self._slots.values())
+        return self._knows(worker_id) or any(
+            slot.info is not None and slot.info.worker_id == worker_id and not slot.unrecorded
+            for slot in slots
+        )
+
+    def _lives(self, worker_id: str) -> bool:
+        """Say whether a lease's worker may live here: it is known, or its process holds its files."""
+        return self._knows(worker_id) or self._records.runs(worker_id)
+
+    def _recall(self, account_id: str) -> Slot | None:
+        """Look once more for a worker of the account that no record names, before a stop says that there is none.
+
+        Returns its slot, with the worker adopted from its note, or noted as `unknown`; None if none is found.
+        """
+        record = self._records.lost(account_id)
+        if record is not None and not self._knows(record.worker_id):
+            slot = self._slot(account_id)
+            with slot.lock:
+                if not slot.live and record.process.alive():
+                    self._adopt(slot, record, lambda _: False)
+            return slot
+        try:
+            if self._unrecorded is None or self._unrecorded.find(account_id, self._accounts_for) is None:
+                return None
+        except FleetUnavailableError:
+            return None  # what this machine shows is all that can be known now; the stop stays written down
+        slot = self._slot(account_id)
+        with contextlib.suppress(FleetUnavailableError):
+            self._look_for_unrecorded(account_id)
+        return slot
+
+    def _look_for_unrecorded(self, account_id: str) -> bool:
+        """Have the account's record say whether a worker lives that this host has no record of; returns that."""
+        slot = self._slot(account_id)
+        if self._unrecorded is None:
+            return False
+        found = self._unrecorded.find(account_id, self._accounts_for)
+        told = self._unrecorded.info(found) if found is not None else None
+        with slot.guard:
+            before = slot.info
+            if slot.live or slot.starting or (told is None and not slot.unrecorded):
+                return False
+            if told is not None and before is not None and before.worker_id == told.worker_id:
+                return True
+            if told is not None:
+                info = slot.info = told
+            elif before is not None:
+                info = slot.info = before.with_(
+                    status=WorkerLifecycleStatus.FAILED, error="it ended while this host had no record of it"
+                )
+        self._note(info)
+        logs.event(
+            logger, logging.WARNING, "unrecorded", info.error or "", account=account_id, worker=info.worker_id
+        )
+        return told is not None
+
+    def _end_unrecorded(self, slot: Slot, timeout: float | None) -> None:
+        """End the account's worker that no record names; the caller holds the slot's lock. Raises StopFailedError."""
+        try:
+            found = self._unrecorded.find(slot.account_id, self._accounts_for) if self._unrecorded else None
+        except FleetUnavailableError as error:
+            raise StopFailedError(
+                f"{slot.account_id}: not stopped: this host has lost its record of the worker, and {error}: stop it again"
+            ) from None
+        if found is not None and self._unrecorded is not None:
+            self._unrecorded.end(found, timeout)
+        with slot.guard:
+            if slot.info is None:
+                return
+            info = slot.info = slot.info.with_(
+                status=WorkerLifecycleStatus.STOPPED,
+                error="stopped by signal: the host had lost its record of it",
+                stopped_at=utc_now(),
+            )
+        self._note(info, wait_seconds=_PUBLISH_SECONDS)
 
     def _give_up(self, slot: Slot) -> None:
         held, slot.held = slot.held, None
@@ -527,9 +635,12 @@ class WorkerPoolManager(Roster):
             metadata=self._starter.metadata(record) | {"adopted": True},
         )
         alive = record.process.alive()
-        # One that was killed before it got its order has no beat file at all.
-        if alive and (pulse is None or pulse.status.get("phase") == "connecting"):
-            record.process.kill()
+        # One that never got its order has no beat file, and ends by itself. One that goes on without a beat file trades:
+        # its run directory was removed, and nobody has asked to stop it.
+        unordered = alive and pulse is None
+        if alive and (unordered or (pulse is not None and pulse.status.get("phase") == "connecting")):
+            if not unordered:
+                record.process.kill()
             alive = not record.process.wait(_PUBLISH_SECONDS)
             reason = "the host agent died while it was starting"
         else:

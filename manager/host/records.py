@@ -8,10 +8,11 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from manager import logs
 from manager.processes import ProcessRef
+from manager.session.note import note_path
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,19 @@ class WorkerRecord:
             raise ValueError(str(error)) from None
 
 
+class Notes(Protocol):
+    """Finds workers by what they hold themselves; see `manager.host.held_files.HeldFiles`."""
+
+    def records(self) -> list[WorkerRecord]: ...
+    def process(self, worker_id: str) -> ProcessRef | None: ...
+    def with_beat_file(self, record: WorkerRecord) -> WorkerRecord: ...
+
+
+def note_of(record: WorkerRecord, home: str) -> str:
+    """Return what the worker itself keeps of its record; `home` is the state directory's own id."""
+    return json.dumps({"home": home, "record": record.to_json()})
+
+
 def private_dir(beat_file: Path) -> Path:
     """Return the directory in which a worker may keep what nobody else may read; gone when the worker is."""
     return beat_file.with_suffix(".d")
@@ -84,12 +98,15 @@ def private_dir(beat_file: Path) -> Path:
 class RecordFiles:
     """The records of one host, a file for each account."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, notes: "Notes | None" = None) -> None:
+        """`notes` finds workers whose record is lost; see `manager.host.held_files`."""
         self._directory = directory
+        self._notes = notes
 
     def save(self, record: WorkerRecord) -> None:
         """Write the record so that a reader sees the old one or the new one, whole. Raises OSError."""
         path = self._path(record.account_id)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_suffix(".tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(record.to_json())
@@ -98,13 +115,61 @@ class RecordFiles:
     def remove(self, record: WorkerRecord) -> None:
         """Drop the record and the worker's small files. Idempotent."""
         # The credentials that a program was given lie in here; they go first.
-        shutil.rmtree(private_dir(record.beat_file), ignore_errors=True)
-        for path in (self._path(record.account_id), record.beat_file, Path(record.control_address)):
+        beat_file = record.beat_file
+        if beat_file.is_relative_to("/proc"):  # it was removed, but what lies beside it may not have been
+            beat_file = Path(record.control_address).with_suffix(".beat")
+        shutil.rmtree(private_dir(beat_file), ignore_errors=True)
+        files = (self._path(record.account_id), beat_file, note_path(beat_file))
+        for path in (*files, Path(record.control_address)):
             with contextlib.suppress(OSError):
                 path.unlink()
 
     def load_all(self) -> list[WorkerRecord]:
-        """Return every record that can be read; a file that is none is left alone and named in the log."""
+        """Return a record of every worker: from its file, or from the note of a worker that runs without one.
+
+        A file that is not a record is left alone and named in the log.
+        """
+        records = {record.account_id: record for record in self._load_files()}
+        for record in self._notes.records() if self._notes is not None else ():
+            read = records.get(record.account_id)
+            # A file may be older than the worker that runs, as after a directory was restored from a copy.
+            if read is None or (read.process != record.process and not read.process.alive()):
+                self._restore(record)
+                records[record.account_id] = record
+        if self._notes is None:
+            return list(records.values())
+        return [
+            self._notes.with_beat_file(record) if record.process.alive() else record
+            for record in records.values()
+        ]
+
+    def lost(self, account_id: str) -> WorkerRecord | None:
+        """Return the record of a worker that runs for the account, from its note; None if none does."""
+        found = self._notes.records() if self._notes is not None else []
+        return next((record for record in reversed(found) if record.account_id == account_id), None)
+
+    def runs(self, worker_id: str) -> bool:
+        """Say whether a process holds the files of this worker, whatever the records say."""
+        return self._notes is not None and self._notes.process(worker_id) is not None
+
+    def _restore(self, record: WorkerRecord) -> None:
+        """Write down again the record of a worker that runs."""
+        why = "the record of a worker that runs was lost; it is rebuilt from the worker's note"
+        try:
+            self.save(record)
+        except OSError as error:
+            why += f", but cannot be written: {error}"
+        logs.event(
+            logger,
+            logging.WARNING,
+            "record_rebuilt",
+            why,
+            account=record.account_id,
+            worker=record.worker_id,
+            pid=record.process.pid,
+        )
+
+    def _load_files(self) -> list[WorkerRecord]:
         records: list[WorkerRecord] = []
         for path in sorted(self._directory.glob("*.json")):
             try:

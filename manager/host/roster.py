@@ -40,16 +40,16 @@ class Roster:
         return self._seen(slot, slot.info) if slot is not None and slot.info is not None else None
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Say whether the account has a worker process, in whichever state."""
+        """Say whether the account has a worker process, in whichever state, also one that no record names."""
         with self._guard:
             slot = self._slots.get(account_id)
-        return slot is not None and slot.live
+        return slot is not None and (slot.live or slot.unrecorded)
 
     def occupied(self, account_id: str) -> bool:
         """Say whether the account has a worker, or a start that is under way and may not have made one yet."""
         with self._guard:
             slot = self._slots.get(account_id)
-        return slot is not None and (slot.live or slot.starting)
+        return slot is not None and (slot.live or slot.starting or slot.unrecorded)
 
     def get_account_worker_id(self, account_id: str) -> str | None:
         """Return the id of the account's present worker, or None if it has none."""
@@ -84,7 +84,7 @@ class Roster:
     def live_accounts(self) -> list[str]:
         """Return the accounts that have a worker process, or wait for the next one."""
         with self._guard:
-            return [slot.account_id for slot in self._slots.values() if slot.live]
+            return [slot.account_id for slot in self._slots.values() if slot.live or slot.unrecorded]
 
     def count_live(self) -> int:
         """Return how many workers have a process."""

@@ -66,6 +66,11 @@ class Slot:
         return self.info is not None and self.info.status in LIVE
 
     @property
+    def unrecorded(self) -> bool:
+        """Whether a worker lives that this host has no record of; see `manager.host.unrecorded`."""
+        return self.status is WorkerLifecycleStatus.UNKNOWN
+
+    @property
     def generation(self) -> int:
         """Of the command that its worker was started by; 0 where nobody keeps count."""
         return self.record.generation if self.record is not None else 0

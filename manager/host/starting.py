@@ -31,7 +31,7 @@ from manager.host.endings import describe_exit
 from manager.host.launcher import Launched, Launcher
 from manager.host.leasing import Held
 from manager.host.orphans import end_orphans
-from manager.host.records import RecordFiles, WorkerRecord, private_dir
+from manager.host.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.slot import Slot
 from manager.host.stopping import kill_process
 from manager.models import WorkerInfo
@@ -283,6 +283,7 @@ class Starter:
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,
             log_level=at.log_level,
             log_json=at.log_json,
+            note=SecretStr(note_of(record, at.paths.home)),
         )
 
     def _wait(

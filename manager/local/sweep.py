@@ -1,9 +1,11 @@
 """Ends workers without their host agent, by the records on disk: the last resort that leaves nothing trading."""
 
+import contextlib
 import signal
 import time
 from typing import Final
 
+from manager.host.held_files import HeldFiles
 from manager.host.orphans import end_orphans
 from manager.host.records import RecordFiles, WorkerRecord
 from manager.paths import StatePaths
@@ -12,9 +14,17 @@ from manager.paths import StatePaths
 _KILL_SECONDS: Final = 5.0
 
 
+def _records(paths: StatePaths) -> RecordFiles:
+    """Return the records of this machine, which are rebuilt for workers that run without one."""
+    home = ""
+    with contextlib.suppress(OSError):  # no agent ever used this state directory
+        home = paths.home
+    return RecordFiles(paths.workers_dir, HeldFiles(paths.run_dir, home))
+
+
 def live_workers(paths: StatePaths) -> list[WorkerRecord]:
     """Return the workers of this machine whose process lives."""
-    return [record for record in RecordFiles(paths.workers_dir).load_all() if record.process.alive()]
+    return [record for record in _records(paths).load_all() if record.process.alive()]
 
 
 def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str]]:
@@ -23,7 +33,7 @@ def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str
     Returns the accounts of those that have provably ended, and of those that have not. Only for when no host agent
     runs: it would count the workers as lost.
     """
-    files = RecordFiles(paths.workers_dir)
+    files = _records(paths)
     records = live_workers(paths)
     if polite:
         for record in records:

@@ -24,6 +24,7 @@ from manager.session.cycle import ObserveCycle
 from manager.session.exits import WorkerExit
 from manager.session.guardian import start_guardian
 from manager.session.lease import last_moment
+from manager.session.note import hold_note, process_name
 from manager.session.order import WorkerOrder
 from manager.session.worker import Worker
 
@@ -39,6 +40,9 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     del line
     mask = Masker(order.all_secrets())
     _prepare_logging(order, mask)
+    # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
+    if order.note is not None:
+        hold_note(order.beat_file, order.note)
     beat = BeatWriter(order.beat_file, mask)
     notify = _notifier(writer, mask)
     try:
@@ -111,7 +115,7 @@ def _prepare_logging(order: WorkerOrder, mask: Masker) -> None:
     logs.catch_printing(mask)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            Path("/proc/self/comm").write_text(f"wm:{order.account_id}"[:15])
+            Path("/proc/self/comm").write_text(process_name(order.account_id))
 
 
 def _notifier(writer: BinaryIO, mask: Masker) -> Callable[[Mapping[str, Any]], None]:

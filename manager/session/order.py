@@ -47,6 +47,8 @@ class WorkerOrder:
     heartbeat_interval_seconds: float
     log_level: str
     log_json: bool
+    #: Its host's record of it, which it keeps as its note; None for a worker that nobody adopts.
+    note: SecretStr | None = field(default=None, repr=False)
 
     @property
     def account_id(self) -> str:
@@ -82,8 +84,8 @@ class WorkerOrder:
         data["config"] = AccountConfig.model_validate(data["config"])
         data["claims"] = tuple(data["claims"])
         data["secrets"] = tuple(data["secrets"])
-        for name in ("password", "redis_url", "control_token"):
-            if data[name] is not None:
+        for name in ("password", "redis_url", "control_token", "note"):
+            if data.get(name) is not None:
                 data[name] = SecretStr(data[name])
         for name in ("log_file", "beat_file", "private_dir", "directory"):
             if data[name] is not None:

@@ -21,6 +21,7 @@ import psutil
 from manager import logs
 from manager.gateways.base import ConnectionLost, ForcedEnd, Gateway, GatewayError, Health, NotSupported
 from manager.gateways.base import Session as VenueSession
+from manager.processes import ProcessRef
 from manager.session.beat import BeatWriter
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
@@ -67,6 +68,7 @@ class Worker:
         self._refusal: dict[str, Any] = {"refusals": 0}
         self._phase = "connecting"
         self._process = psutil.Process()
+        self._ref = ProcessRef.me()
         self._stop_deadline: float | None = None
         self._stop_reason = ""
         #: Whether what the gateway runs had to be killed.
@@ -106,6 +108,8 @@ class Worker:
         return {
             "worker_id": self._order.worker_id,
             "epoch": self._order.epoch,
+            # By these a host that has lost its record of this worker can still end it.
+            **self._ref.to_dict(),
             "loop_age_seconds": round(self._beat.age_seconds, 3),
             "call": self._beat.call,
             "last_heartbeat": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,0 +1,303 @@
+"""A worker whose record is lost is found by what it holds itself: real processes, a real venue, a real Redis."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import RedisServer
+from support.venue import VenueProcess
+from support.waiting import eventually
+
+from manager import WorkerManagerService
+from manager.config import ConfigurationService
+from manager.errors import NoWorkerError, SessionHeldError, StopFailedError
+from manager.fleet import FleetStore
+from manager.fleet.leases import LeaseStore
+from manager.host import WorkerPoolManager, build_pool
+from manager.host.held_files import HeldFiles
+from manager.host.leasing import FleetLeases
+from manager.host.publisher import Publisher
+from manager.host.unrecorded import UnrecordedWorkers
+from manager.models import WorkerInfo
+from manager.paths import StatePaths
+from manager.processes import ProcessRef
+from manager.settings import Settings
+from manager.venue.client import VenueAdmin
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="open files are found under /proc")
+
+SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
+
+
+class Host:
+    """A host of a fleet, whose pool can be made again as a new agent makes it."""
+
+    def __init__(self, directory: Path, server: RedisServer) -> None:
+        self.server = server
+        self.paths = StatePaths(directory / "state")
+        self.venue = VenueProcess(directory)
+        self.settings = Settings(
+            config_dir=directory / "config",
+            state_dir=self.paths.root,
+            host="h",
+            venue_url=self.venue.address,
+            heartbeat_interval_seconds=0.1,
+            stale_after_seconds=1.0,
+            lease_seconds=2.0,
+        )
+        self.config_service = ConfigurationService(self.settings.config_dir)
+        self.config_service.accounts_dir.mkdir(parents=True)
+        data: dict[str, Any] = {
+            "gateway": "paper",
+            "login": 1,
+            "server": "Paper-1",
+            "password": "hunter2-hunter2",
+            "currencies": [{"symbol": "EURUSD"}],
+            "execution": {"interval_seconds": 0.1, "stop_timeout_seconds": 3},
+        }
+        (self.config_service.accounts_dir / "a.yaml").write_text(json.dumps(data))
+        self.store = FleetStore(server.url, stale_after_seconds=1.0)
+        self.lease_store = LeaseStore(server.url)
+        self.lease_store.trust()
+        self.processes: list[ProcessRef] = []
+        self.publisher: Publisher
+        self.pool = self.new_agent()
+
+    def new_agent(self) -> WorkerPoolManager:
+        """Return the pool of a new agent, which has adopted what it finds."""
+        self.paths.create()
+        held = HeldFiles(self.paths.run_dir, self.paths.home)
+        unrecorded = UnrecordedWorkers(self.store, self.lease_store, held, "h", 1.0)
+        leases = FleetLeases(self.lease_store, "h", 2.0, 0.1, self.paths.home, unrecorded.holds)
+        self.publisher = Publisher(self.store, "h", dict)
+        self.pool = build_pool(
+            self.settings,
+            self.config_service,
+            redis_url=self.server.url,
+            sink=self.publisher,
+            leases=leases,
+            unrecorded=unrecorded,
+        )
+        self.service = WorkerManagerService(self.config_service, self.pool)
+        self.pool.adopt()
+        self.publisher.start()
+        return self.pool
+
+    def end_agent(self) -> None:
+        self.pool.close()
+        self.publisher.close()
+
+    def start(self) -> ProcessRef:
+        info = self.service.start_worker_from_config("a")
+        found = ProcessRef.of(info.metadata["pid"])
+        assert found is not None
+        self.processes.append(found)
+        return found
+
+    def info(self) -> WorkerInfo:
+        info = self.pool.get_worker_info("a")
+        assert info is not None
+        return info
+
+    def sessions(self) -> int:
+        with VenueAdmin(self.venue.address) as admin:
+            stats = admin.stats()
+        assert stats["overlaps"] == 0
+        return int(stats["sessions"])
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self.end_agent()
+        self.venue.close()
+        self.store.close()
+
+
+@pytest.fixture
+def host(short_dir: Path, redis_server: RedisServer) -> Iterator[Host]:
+    found = Host(short_dir, redis_server)
+    yield found
+    found.close()
+
+
+def empty(paths: StatePaths) -> None:
+    (paths.workers_dir / "a.json").write_text("")
+
+
+def garbage(paths: StatePaths) -> None:
+    (paths.workers_dir / "a.json").write_bytes(os.urandom(300))
+
+
+def removed(paths: StatePaths) -> None:
+    (paths.workers_dir / "a.json").unlink()
+
+
+def no_workers_dir(paths: StatePaths) -> None:
+    shutil.rmtree(paths.workers_dir)
+
+
+def no_run_dir(paths: StatePaths) -> None:
+    shutil.rmtree(paths.run_dir)
+
+
+def no_record_and_no_run_dir(paths: StatePaths) -> None:
+    removed(paths)
+    no_run_dir(paths)
+
+
+def no_state_dir(paths: StatePaths) -> None:
+    shutil.rmtree(paths.root)
+
+
+LOSSES = [empty, garbage, removed, no_workers_dir, no_run_dir, no_record_and_no_run_dir, no_state_dir]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_worker_whose_files_are_lost_is_adopted_and_stopped(
+    host: Host, lose: Callable[[StatePaths], None]
+) -> None:
+    """What it prevents: the account is called failed while it trades, and a stop says that there is nothing to stop."""
+    process = host.start()
+    worker_id = host.info().worker_id
+    host.end_agent()
+    lose(host.paths)
+
+    host.new_agent()
+
+    assert process.alive(), "trading outlives management"
+    info = host.info()
+    assert (info.status, info.worker_id) == ("running", worker_id)
+    assert host.service.start_worker_from_config("a").metadata["already_running"] is True
+    assert host.service.stop_worker("a") is True
+    assert not process.alive()
+    assert host.sessions() == 0
+    assert host.info().status == "stopped"
+    assert host.lease_store.holders() == [], "its lease was given up"
+    assert list(host.paths.workers_dir.iterdir()) == []
+
+
+def test_a_lost_record_is_rebuilt_without_redis(host: Host) -> None:
+    process = host.start()
+    host.end_agent()
+    shutil.rmtree(host.paths.root)
+    host.server.stop()
+
+    host.new_agent()
+
+    assert host.info().status == "running"
+    assert (host.paths.workers_dir / "a.json").exists()
+    assert host.service.stop_worker("a") is True
+    assert not process.alive()
+
+
+def test_a_restored_old_record_does_not_hide_the_worker_that_runs(host: Host) -> None:
+    host.start()
+    old = (host.paths.workers_dir / "a.json").read_text()
+    host.service.stop_worker("a")
+    process = host.start()
+    host.end_agent()
+    (host.paths.workers_dir / "a.json").write_text(old)
+
+    host.new_agent()
+
+    assert host.info().metadata["pid"] == process.pid
+    assert host.info().status == "running"
+
+
+def test_a_paused_worker_without_a_record_keeps_its_lease(host: Host) -> None:
+    """What it prevents: its lease, which nothing renews, is taken for that of a worker that was never made."""
+    process = host.start()
+    host.end_agent()
+    no_workers_dir(host.paths)
+    process.signal(SIGSTOP)
+    host.new_agent()
+
+    assert host.service.start_worker_from_config("a").metadata["already_running"] is True
+    assert host.service.stop_worker("a", timeout=0.2) is True
+    assert not process.alive()
+    assert host.sessions() == 0
+
+
+@pytest.fixture
+def unseen(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRef]:
+    """A worker whose files the system does not show, as of another version, or where there is no `/proc`."""
+    process = host.start()
+    host.end_agent()
+    no_record_and_no_run_dir(host.paths)
+    monkeypatch.setattr("manager.host.held_files._search", lambda _directory: iter(()))
+    yield process
+
+
+def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its_heartbeat(
+    host: Host, unseen: ProcessRef
+) -> None:
+    host.new_agent()
+    eventually(host.pool.note_unrecorded)
+
+    assert host.info().status == "unknown"
+    assert "this host's record of worker" in str(host.info().error)
+    assert host.pool.live_accounts() == ["a"]
+    with pytest.raises(SessionHeldError, match="lives on host h"):
+        host.service.start_worker_from_config("a")
+    told = eventually(lambda: host.store.recorded("h", "a"))
+    assert told is not None
+    eventually(lambda: getattr(host.store.get_worker("a"), "status", "") == "unknown")
+    assert told.account_id == "a"
+
+    assert host.service.stop_worker("a") is True
+    assert not unseen.alive()
+    assert host.info().status == "stopped"
+    assert host.sessions() == 0
+    host.processes.append(unseen)
+    assert host.start().alive(), "its lease was given up"
+
+
+def test_a_stop_finds_it_though_nobody_has_looked_before(host: Host, unseen: ProcessRef) -> None:
+    host.new_agent()
+    assert host.service.stop_worker("a") is True
+    assert not unseen.alive()
+    with pytest.raises(NoWorkerError):
+        host.service.stop_worker("a")
+
+
+def test_a_stop_says_that_the_lease_is_renewed_if_there_is_no_process(
+    host: Host, unseen: ProcessRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a worker in another container: never "stopped", never "nothing to stop"."""
+    monkeypatch.setattr("manager.host.unrecorded._worker_process", lambda *_: None)
+    host.new_agent()
+    with pytest.raises(StopFailedError, match="still renews its lease"):
+        host.service.stop_worker("a")
+    assert unseen.alive()
+    assert host.info().status == "unknown"
+
+    unseen.kill()
+    assert unseen.wait(5)
+    eventually(lambda: not host.pool.note_unrecorded(), what="its heartbeat grows old")
+    assert host.info().status == "failed"
+
+
+def test_a_paused_worker_that_cannot_be_rebuilt_keeps_its_lease(host: Host, unseen: ProcessRef) -> None:
+    unseen.signal(SIGSTOP)
+    with host.server.client() as client:
+        for key in client.keys("manager:lease:*"):
+            client.hset(key, "renewed", 1)
+    host.new_agent()
+    with pytest.raises(SessionHeldError):
+        host.service.start_worker_from_config("a")
+    assert unseen.alive()
+
+
+def test_a_process_that_is_not_a_worker_is_not_ended_by_a_forged_heartbeat(host: Host) -> None:
+    me = ProcessRef.me()
+    beat = {"worker_id": "w-forged", "epoch": 1, **me.to_dict()}
+    host.store.record("h", [], {"a": beat})
+    with pytest.raises(StopFailedError, match="finds no process"):
+        host.service.stop_worker("a")
+    assert me.alive()
