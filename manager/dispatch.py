@@ -1,6 +1,6 @@
 """From a command to a task and back: the pool of everyone who is not the host agent itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -94,6 +94,8 @@ class CeleryWorkerPool:
         why = None if needs is None or force else self._sender.view(hosts).refusal(needs, host)
         if why is not None:
             raise NoHostFitsError(f"{account_id}: host {host}: {why}; nothing was done")
+        if not present and not force:
+            self._refuse_uncertain(account_id, host, info, live)
         if present and (here in live or not force):
             self.stop_worker(account_id)
         if force and (here not in live or not present):
@@ -110,6 +112,21 @@ class CeleryWorkerPool:
             queue=wire.host_queue(host),
         )
         return WorkerInfo.from_dict(self._ask(order))
+
+    def _refuse_uncertain(
+        self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
+    ) -> None:
+        """Refuse to move an account whose worker may live on a silent host that Redis has lost the records of."""
+        desired = self._desired.read(account_id)
+        if desired is None or not desired.running or desired.host in {"", host} or desired.host in live:
+            return
+        if info is not None and info.metadata.get("host") == desired.host:
+            return  # its host has said that it ended
+        raise HostUnavailableError(
+            f"{account_id} was to run on host {desired.host}, whose agent is silent, and Redis has no record of its worker, "
+            f"which may trade there: start the agent there; if the machine is lost for good, `manager move {account_id} --to "
+            f"{host} --force`"
+        )
 
     def start_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None

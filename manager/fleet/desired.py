@@ -121,6 +121,8 @@ class Desired:
     timeout: float | None = None
     #: What others must know of it to place theirs; see `Needs.to_record`.
     needs: Mapping[str, Any] = field(default_factory=dict)
+    #: What was wanted before the command that gave it its generation: state, host, restart, claimed, failover.
+    before: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tenant(self) -> Needs:
@@ -133,7 +135,12 @@ class Desired:
 
     def to_record(self) -> dict[str, Any]:
         """Return it as it is kept, under its account's id."""
-        return {key: value for key, value in asdict(self).items() if key != "account_id"}
+        record = {key: value for key, value in asdict(self).items() if key != "account_id"}
+        if (
+            not self.before
+        ):  # refused and taken back, or of a version that did not keep it: the scripts tell by that
+            del record["before"]
+        return record
 
     def to_json(self) -> str:
         return json.dumps(self.to_record())
@@ -159,6 +166,7 @@ class Desired:
                 failover=data.get("failover", False) is True,
                 timeout=_seconds(data.get("timeout")),
                 needs=needs if isinstance(needs := data.get("needs"), dict) else {},
+                before=before if isinstance(before := data.get("before"), dict) else {},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None

@@ -55,7 +55,7 @@ if seen and r and r.generation >= seen then
   return {string.format('%d', seen), cjson.encode(r)}
 end
 local before = {state = r and r.state or 'stopped', host = r and r.host or '', restart = r and r.restart or 0,
-  claimed = r and (r.claimed or r.generation)}
+  claimed = r and (r.claimed or r.generation), failover = r and r.failover or false}
 local generation = math.max(seen or now, r and r.generation + 1 or 0)
 wish.generation = generation
 wish.at = now

@@ -118,7 +118,7 @@ class HostCommands:
         try:
             _refuse_strangers(call)
             if not here:
-                self._place(wish, needs, config, hops)
+                self._place(wish, needs, config, hops, call.generation)
         except ManagerError as error:
             # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
             self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
@@ -132,7 +132,7 @@ class HostCommands:
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
         try:
-            self._follow(desired, hops)
+            self._follow(desired, hops, config)
             if not here and not (desired.why in BY_HAND and desired.host == self._host):
                 self._keep_or_pass_on(wish, needs, desired.claimed, hops)
             if desired.why == FORCED_MOVE and config is not None:
@@ -142,7 +142,7 @@ class HostCommands:
             # By a stop; or because its account was given to another host, or is to leave this one: it goes on there.
             now = self._desired.read(account_id)
             if now is not None and now.running and now.generation == generation:
-                self._follow(now, hops)
+                self._follow(now, hops, config)
                 if self._keeper.drain.moves:
                     placement = self._neighbours.place(needs, None, without=self._host)
                     if placement.host is not None:
@@ -155,7 +155,7 @@ class HostCommands:
         finally:
             self._neighbours.done(account_id)
 
-    def _follow(self, desired: Desired, hops: int) -> None:
+    def _follow(self, desired: Desired, hops: int, config: AccountConfig | None) -> None:
         """Raise Elsewhere if the account was given to another host since it was looked for; take it from a silent one."""
         if desired.host in {"", self._host}:
             return
@@ -163,6 +163,8 @@ class HostCommands:
             raise _lost_its_way(desired.account_id, hops)
         if self._neighbours.live(desired.host):
             raise Elsewhere(desired.host)
+        if config is not None and not self._pool.has_worker_for_account(desired.account_id):
+            self._refuse_uncertain(desired, config, 0)
         if not self._keeper.wanted.take_over(desired):
             raise StartCancelledError(f"{desired.account_id}: a later command overrules this start")
 
@@ -182,7 +184,9 @@ class HostCommands:
         except ManagerError:
             return None  # carrying it out will tell
 
-    def _place(self, wish: Wish, needs: Needs, config: AccountConfig | None, hops: int) -> None:
+    def _place(
+        self, wish: Wish, needs: Needs, config: AccountConfig | None, hops: int, generation: int
+    ) -> None:
         """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
         account_id = wish.account_id
         pin = needs.pin
@@ -205,11 +209,12 @@ class HostCommands:
         renamed = self._neighbours.renamed(other, account_id) if other is not None and not there else None
         if renamed is not None and renamed != self._host and hops < MAX_HOPS:
             raise Elsewhere(renamed)
-        if other is not None and not there and config is not None and self._leases.kept_by(config, other):
-            raise HostUnavailableError(
-                f"{account_id} has its worker on host {other}, whose agent is silent: start the agent there; if the machine is "
-                f"lost for good, `manager move {account_id} --to HOST --force`"
-            )
+        # A host that has this one's new name is not a silent one: its worker is known here.
+        if config is not None and renamed is None:
+            # Where Redis has lost what is wanted as well, the host's record may still be there.
+            recorded = self._neighbours.recorded_host(account_id) if desired is None else None
+            nothing = Desired(account_id=account_id, state="stopped", generation=0)
+            self._refuse_uncertain(desired or nothing, config, generation, recorded)
         mine = desired is not None and desired.host == self._host
         placement = self._neighbours.place(needs, self._host if mine or hops else None)
         if placement.host is None:
@@ -226,6 +231,14 @@ class HostCommands:
         # Written first: the other host takes it as its own, and does it even if the task is lost on the way.
         self._keeper.wish(replace(wish, host=host))
         raise Elsewhere(host)
+
+    def _refuse_uncertain(
+        self, desired: Desired, config: AccountConfig, generation: int, other: str | None = None
+    ) -> None:
+        """Raise HostUnavailableError if the account's worker may live on a silent host; see `Whereabouts`."""
+        why = self._keeper.whereabouts.why_not_here(desired, config, generation=generation, other=other)
+        if why is not None:
+            raise HostUnavailableError(why)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
         host = self._keeper.wanted.uncertain_host(account_id)

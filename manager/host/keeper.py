@@ -18,7 +18,7 @@ from typing import Final
 
 from manager import logs
 from manager.config import ConfigurationService
-from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError
+from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, HANDED_ON, Desired, DesiredStore, Wish
 from manager.host.drain import Drain
@@ -28,6 +28,7 @@ from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
 from manager.host.restarts import Restarts
 from manager.host.wanted import Wanted
+from manager.host.whereabouts import Whereabouts
 from manager.placement import HostFacts
 from manager.validation import OrderBook
 
@@ -107,6 +108,7 @@ class Keeper:
             self._admit,
             self.neighbours.done,
         )
+        self.whereabouts = Whereabouts(host, self.neighbours, leases)
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         #: Since when (monotonic) a worker is there whose stop has ended.
@@ -330,15 +332,22 @@ class Keeper:
     def _admit(self, desired: Desired) -> bool:
         """Say whether an account may start here to which no command has just come; if not, it was handed on.
 
-        Raises NoHostFitsError if it was not, as nobody else can have it either, FleetUnavailableError.
+        Raises NoHostFitsError if it was not, as nobody else can have it either, SessionHeldError if its worker may live
+        on a silent host, FleetUnavailableError.
         """
         account_id = desired.account_id
         if desired.why in BY_HAND:
             return True
         try:
-            needs = self._config_service.load_account_config(account_id, desired.apply_defaults).needs()
+            config = self._config_service.load_account_config(account_id, desired.apply_defaults)
         except ManagerError:
             needs = desired.tenant  # its start will tell what is wrong with its file
+        else:
+            needs = config.needs()
+            # A batch gave it to this host, and the task that would have looked is lost.
+            uncertain = self.whereabouts.why_not_here(desired, config, generation=desired.generation)
+            if uncertain is not None:
+                raise SessionHeldError(uncertain)
         why = self.neighbours.admit(needs, desired.claimed, self._pool.has_worker_for_account)
         if why is None:
             return True
@@ -359,6 +368,9 @@ class Keeper:
                     continue
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
                 if self.neighbours.place(config.needs(), None).host != self._host:
+                    continue
+                there = self.neighbours.recorded_host(account_id)
+                if self.whereabouts.why_not_here(desired, config, other=there) is not None:
                     continue
                 if self.wanted.take_over(desired):
                     logs.event(

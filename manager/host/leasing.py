@@ -136,6 +136,8 @@ class FleetLeases:
         self._unreleased: list[Held] = []
         #: Leases of others: when they were renewed last, and since when this host has seen no other time there.
         self._watched: dict[str, tuple[int, float]] = {}
+        #: Broker identities that may have a worker without a lease: since when this host has seen none.
+        self._gone: dict[str, float] = {}
 
     def take(
         self,
@@ -183,6 +185,8 @@ class FleetLeases:
                 if before is not None and before.seconds == seconds == 0.0 and before.claims == claims:
                     return before
                 raise
+            with self._lock:
+                self._gone.pop(config.identity(), None)
             return Held(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
 
     def clear_broken(self, config: AccountConfig) -> None:
@@ -193,10 +197,15 @@ class FleetLeases:
                 self._store.revoke(claim)
 
     def _wait_out(self, config: AccountConfig, cancelled: threading.Event) -> None:
-        """Wait while another host's lease looks old but has not been seen to be for its whole time."""
+        """Wait while another host's lease looks old, or is gone, but has not been seen so for its whole time."""
         while True:
-            holder = self._store.holder(config.identity())
-            if holder is None or holder.host == self._host or not holder.expired or self._unrenewed(holder):
+            holder = self._holder(config)
+            if holder is None:
+                with self._lock:
+                    doubted = config.identity() in self._gone
+                if not doubted or self._gone_long(config):
+                    return
+            elif holder.host == self._host or not holder.expired or self._unrenewed(holder):
                 return  # whether it can be had, acquiring it tells
             if cancelled.wait(_LOOK_SECONDS):
                 raise _cancelled(config)
@@ -239,8 +248,20 @@ class FleetLeases:
 
     def kept_by(self, config: AccountConfig, host: str) -> bool:
         """Say whether `host` has the account's session without a time to live. Raises FleetUnavailableError."""
-        holder = self._store.holder(config.identity())
+        holder = self._holder(config)
         return holder is not None and holder.host == host and holder.ttl_ms == 0
+
+    def held(self, config: AccountConfig) -> bool:
+        """Say whether anybody has a lease of the account's broker identity. Raises FleetUnavailableError."""
+        return self._holder(config) is not None
+
+    def doubt(self, config: AccountConfig) -> None:
+        """Have the next start wait a lease's time in which no lease shows up: its key may have gone by itself.
+
+        A worker whose lease has a time to live registers again with its next heartbeat, or has left by then.
+        """
+        with self._lock:
+            self._gone.setdefault(config.identity(), lease_clock())
 
     def holds(self, claims: tuple[str, ...], epoch: int) -> bool:
         """Say whether every claim is held with this epoch. Raises FleetUnavailableError."""
@@ -251,12 +272,29 @@ class FleetLeases:
         """Say whether nobody has the account's broker identity, or its time is over. Raises FleetUnavailableError.
 
         Over by Redis's clock and by this host's: a clock that is set forward makes every lease look old at once, so an
-        old one must also have gone without renewal for its whole time while this host was looking.
+        old one must also have gone without renewal for its whole time while this host was looking. A lease that is not
+        there may have gone by itself, and its worker may not know: it too must have been gone for so long.
         """
-        holder = self._store.holder(config.identity())
-        if holder is None or holder.host == self._host or holder.ttl_ms == 0:
-            return holder is None
+        holder = self._holder(config)
+        if holder is None:
+            self.doubt(config)
+            return self._gone_long(config)
+        if holder.host == self._host or holder.ttl_ms == 0:
+            return False
         return self._unrenewed(holder) and holder.expired
+
+    def _holder(self, config: AccountConfig) -> Holder | None:
+        """Return who has the account's broker identity."""
+        holder = self._store.holder(config.identity())
+        if holder is not None:
+            with self._lock:
+                self._gone.pop(config.identity(), None)
+        return holder
+
+    def _gone_long(self, config: AccountConfig) -> bool:
+        with self._lock:
+            since = self._gone.get(config.identity())
+        return since is not None and lease_clock() - since >= self._lease_seconds
 
     def _unrenewed(self, holder: Holder) -> bool:
         """Say whether this host, which may be looking for the first time now, saw no renewal for the lease's whole time."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from manager.fleet import FleetStore, HostState
 from manager.host.wanted import Wanted
+from manager.models import WorkerInfo
 from manager.placement import FleetView, HostFacts, Needs, Placement
 
 #: Seconds that a look at the fleet serves: a batch of starts must not read everything for each.
@@ -46,6 +47,15 @@ class Neighbours:
             return None
         now = str(info.metadata.get("host"))
         return now if self.live(now) else None
+
+    def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
+        """Return the account's worker as that host recorded it last; None if Redis has no such record."""
+        return self._store.recorded(host, account_id)
+
+    def recorded_host(self, account_id: str) -> str | None:
+        """Return the host that has the account's latest record; None if no host ever recorded a worker of it."""
+        found = self._store.get_worker(account_id)
+        return None if found is None else str(found.metadata.get("host", ""))
 
     def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
         """Choose a host; see `FleetView.place`. It is counted there at once, until the next look."""

@@ -245,8 +245,7 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
     assert host.pool.live_accounts() == ["a"]
     with pytest.raises(SessionHeldError, match="lives on host h"):
         host.service.start_worker_from_config("a")
-    told = eventually(lambda: host.store.recorded("h", "a"))
-    assert told is not None
+    told: Any = eventually(lambda: host.store.recorded("h", "a"))
     eventually(lambda: getattr(host.store.get_worker("a"), "status", "") == "unknown")
     assert told.account_id == "a"
 
