@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
+from manager.config.identity import identity, identity_as_written, plain, plain_login
 from manager.placement import WORKER_MB, Needs
 
 #: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
@@ -227,8 +228,8 @@ class AccountConfig(_Section):
         return tuple(currency.symbol for currency in self.currencies if currency.enabled)
 
     def broker_login(self) -> tuple[str, str] | None:
-        """Return server and login as text, whatever the gateway; None for an account without a login."""
-        return None if self.login is None else (self.server or "", str(self.login))
+        """Return server and login as they are compared, whatever the gateway; None for an account without a login."""
+        return None if self.login is None else (plain(self.server or ""), plain_login(self.login))
 
     def needs(self) -> Needs:
         """Return what the account asks of its host."""
@@ -244,11 +245,23 @@ class AccountConfig(_Section):
     def identity(self) -> str:
         """Return what only one session may exist for: gateway, server and login, or the account where it has none.
 
-        What it is made of is quoted, so that no two identities read alike.
+        All spellings of one login have one identity; see `manager.config.identity`.
         """
         if self.login is None:
             return f"{quote(self.gateway)}:{self.account_id}"
-        return f"{quote(self.gateway)}:{quote(self.server or '')}:{quote(str(self.login))}"
+        return identity(self.gateway, self.server, self.login)
+
+    def identity_claims(self) -> tuple[str, ...]:
+        """Return what a worker of the account claims in the fleet: the identity, and what version 0.2 takes for it.
+
+        During a rolling upgrade a worker of 0.2 holds the one that it knows, and must keep out a worker of this version
+        for the same file, as this one must keep out one of 0.2.
+        """
+        if self.login is None:
+            return (self.identity(),)
+        return tuple(
+            dict.fromkeys((identity_as_written(self.gateway, self.server, self.login), self.identity()))
+        )
 
 
 class RiskDefaults(_Section):

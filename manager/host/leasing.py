@@ -199,13 +199,16 @@ class FleetLeases:
     def _wait_out(self, config: AccountConfig, cancelled: threading.Event) -> None:
         """Wait while another host's lease looks old, or is gone, but has not been seen so for its whole time."""
         while True:
-            holder = self._holder(config)
-            if holder is None:
+            holders = self._holders(config)
+            if not holders:
                 with self._lock:
                     doubted = config.identity() in self._gone
                 if not doubted or self._gone_long(config):
                     return
-            elif holder.host == self._host or not holder.expired or self._unrenewed(holder):
+            elif all(
+                holder.host == self._host or not holder.expired or self._unrenewed(holder)
+                for holder in holders
+            ):
                 return  # whether it can be had, acquiring it tells
             if cancelled.wait(_LOOK_SECONDS):
                 raise _cancelled(config)
@@ -248,12 +251,11 @@ class FleetLeases:
 
     def kept_by(self, config: AccountConfig, host: str) -> bool:
         """Say whether `host` has the account's session without a time to live. Raises FleetUnavailableError."""
-        holder = self._holder(config)
-        return holder is not None and holder.host == host and holder.ttl_ms == 0
+        return any(holder.host == host and holder.ttl_ms == 0 for holder in self._holders(config))
 
     def held(self, config: AccountConfig) -> bool:
         """Say whether anybody has a lease of the account's broker identity. Raises FleetUnavailableError."""
-        return self._holder(config) is not None
+        return bool(self._holders(config))
 
     def doubt(self, config: AccountConfig) -> None:
         """Have the next start wait a lease's time in which no lease shows up: its key may have gone by itself.
@@ -275,21 +277,24 @@ class FleetLeases:
         old one must also have gone without renewal for its whole time while this host was looking. A lease that is not
         there may have gone by itself, and its worker may not know: it too must have been gone for so long.
         """
-        holder = self._holder(config)
-        if holder is None:
+        holders = self._holders(config)
+        if not holders:
             self.doubt(config)
             return self._gone_long(config)
-        if holder.host == self._host or holder.ttl_ms == 0:
+        if any(holder.host == self._host or holder.ttl_ms == 0 for holder in holders):
             return False
-        return self._unrenewed(holder) and holder.expired
+        # Every one of them is looked at, so that the time of each is counted from now.
+        old = [holder for holder in holders if self._unrenewed(holder) and holder.expired]
+        return len(old) == len(holders)
 
-    def _holder(self, config: AccountConfig) -> Holder | None:
-        """Return who has the account's broker identity."""
-        holder = self._store.holder(config.identity())
-        if holder is not None:
+    def _holders(self, config: AccountConfig) -> list[Holder]:
+        """Return who has the account's broker identity; two while a fleet is upgraded, at most."""
+        found = [self._store.holder(claim) for claim in config.identity_claims()]
+        holders = [holder for holder in found if holder is not None]
+        if holders:
             with self._lock:
                 self._gone.pop(config.identity(), None)
-        return holder
+        return holders
 
     def _gone_long(self, config: AccountConfig) -> bool:
         with self._lock:
@@ -320,10 +325,10 @@ def _cancelled(config: AccountConfig) -> StartCancelledError:
 def claims_of(config: AccountConfig, host: str) -> tuple[str, ...]:
     """Return what only one worker may have: the broker identity, and the host's terminal if the account names one."""
     if config.path is None:
-        return (config.identity(),)
+        return config.identity_claims()
     # Links to one folder are one terminal, and so are spellings that differ in case.
     terminal = str(Path(config.path).expanduser().resolve()).casefold()
-    return (config.identity(), f"terminal:{host}:{terminal}")
+    return (*config.identity_claims(), f"terminal:{host}:{terminal}")
 
 
 def held_error(account_id: str, holder: Holder, *, namesake: bool = False) -> SessionHeldError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from manager.config import AccountConfig, Logins, Place, suggestion
+from manager.config.identity import spelling_problem
 from manager.gateways import known_gateways
 from manager.labels import label_problem
 from manager.settings import HOST_NAME
@@ -212,6 +213,20 @@ def placement_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Findi
 
 
 @rule
+def names_can_be_seen(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+    """A blank at the end, or a character without a width, makes another name of what looks the same."""
+    names: list[tuple[Place, object]] = [
+        ((name,), getattr(config, name)) for name in ("gateway", "login", "server", "path", "host", "venue")
+    ]
+    names += [(("currencies", n, "symbol"), one.symbol) for n, one in enumerate(config.currencies)]
+    for place, value in names:
+        problem = spelling_problem(value) if isinstance(value, str) else None
+        # An empty symbol has its own finding.
+        if problem is not None and (str(value).strip() or place[0] != "currencies"):
+            yield Finding(place, problem)
+
+
+@rule
 def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
     login = config.broker_login()
     if login is None:
@@ -221,8 +236,9 @@ def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Ite
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
         yield Finding(
             ("login",),
-            f"{config.login} at server {config.server} is also the login of {files}: one broker account may have one "
-            "live session; give each account its own login",
+            f"{config.login} at server {config.server} is also the login of {files} (the case of letters, blanks, and zeros "
+            "before a number make no other login): one broker account may have one live session; give each account its own "
+            "login",
         )
 
 

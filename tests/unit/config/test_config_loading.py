@@ -137,7 +137,7 @@ def test_a_login_may_be_a_number_or_a_text_and_is_one_identity(directory: Direct
     directory.write("a", GOOD)
     directory.write("b", GOOD.replace("5001", '"5001"'))
     a, b = (directory.service.load_account_config(name) for name in "ab")
-    assert a.identity() == b.identity() == "paper:Paper-1:5001"
+    assert a.identity() == b.identity() == "paper:paper-1:5001"
     assert a.broker_login() == b.broker_login()
 
 

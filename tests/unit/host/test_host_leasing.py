@@ -8,11 +8,12 @@ from support.configs import config
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
-from manager.fleet.leases import LeaseStore, lease_key
+from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
 from manager.host import leasing
 from manager.host.leasing import FleetLeases, Held, LocalLeases, claims_of
 
-CLAIM = "paper:S:1"
+#: In lower case, so that it is both what is claimed and what version 0.2 would claim.
+CLAIM = "paper:s:1"
 
 
 class Host:
@@ -25,7 +26,7 @@ class Host:
 
     def take(self, worker_id: str, before: Held | None = None, **changes: Any) -> Held:
         return self.leases.take(
-            config(**changes),
+            config(**{"server": "s", **changes}),
             worker_id,
             before=before,
             cancelled=self.cancelled,
@@ -73,7 +74,7 @@ def test_a_clock_set_forward_makes_no_lease_free(
     monkeypatch.setattr(leasing, "lease_clock", lambda: now[0])
     first = Host(redis_server, "h1").take("w-1", failover="auto")
     other = Host(redis_server, "h2")
-    account = config(failover="auto")
+    account = config(failover="auto", server="s")
     with redis_server.client() as client:
         client.hincrby(lease_key(CLAIM), "renewed", -3_600_000)  # Redis's clock jumps an hour
         assert not other.leases.free(account)
@@ -102,8 +103,8 @@ def test_the_terminal_is_claimed_on_its_host_whatever_its_spelling(
         with pytest.raises(SessionHeldError, match="terminal:h1:"):
             host.take("w-2", login=2, path=str(spelling))
     assert Host(redis_server, "h2").take("w-3", login=2, path=str(tmp_path / "link")).epoch
-    upper = claims_of(config(path="/T/ONE"), "h")[1]
-    assert upper == claims_of(config(path="/t/one"), "h")[1]
+    upper = claims_of(config(path="/T/ONE"), "h")[-1]
+    assert upper == claims_of(config(path="/t/one"), "h")[-1]
 
 
 def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisServer) -> None:
@@ -136,6 +137,58 @@ def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None
         client.set(lease_key(CLAIM), "nonsense")
     with pytest.raises(SessionHeldError, match="cannot be read"):
         host.take("w-1")
+
+
+def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
+    redis_server: RedisServer,
+) -> None:
+    """A rolling upgrade: the one claims what is written in the file, the other one what all spellings have in common."""
+    host = Host(redis_server, "h1")
+    account: dict[str, Any] = {"server": "Paper-1", "login": "05001"}
+    theirs = ["paper:Paper-1:05001"]
+
+    def old(worker_id: str, held_epoch: int = 0) -> int:
+        return host.store.acquire(
+            theirs,
+            host="h2",
+            worker_id=worker_id,
+            account_id="a",
+            ttl_seconds=0,
+            quarantine_seconds=0,
+            held_epoch=held_epoch,
+        )
+
+    epoch = old("w-old")
+    assert host.leases.kept_by(config(**account), "h2")
+    with pytest.raises(SessionHeldError, match="worker w-old on host h2"):
+        host.take("w-new", **account)
+    host.store.release(theirs, epoch)
+
+    new = host.take("w-new", **account)
+    with pytest.raises(LeaseHeld):
+        old("w-old")
+    host.leases.give_up(new)
+    assert host.store.holders() == []
+
+
+def test_the_lease_of_a_worker_of_version_0_2_passes_to_its_successor(redis_server: RedisServer) -> None:
+    host = Host(redis_server, "h1")
+    theirs = ("paper:Paper-1:5001",)
+    epoch = host.store.acquire(
+        theirs, host="h1", worker_id="w-old", account_id="a", ttl_seconds=0, quarantine_seconds=0
+    )
+    before = Held(claims=theirs, epoch=epoch, seconds=0.0, asked_at=0.0)
+    held = host.take("w-new", before, server="Paper-1", login=5001)
+    host.leases.give_up(before)
+    assert {holder.claim for holder in host.store.holders()} == set(held.claims)
+    assert {holder.epoch for holder in host.store.holders()} == {held.epoch}
+
+
+def test_two_spellings_of_one_login_are_one_session(redis_server: RedisServer) -> None:
+    Host(redis_server, "h1").take("w-1", server="Paper-1", login=5001)
+    for login, server in (("05001", "Paper-1"), ("5001.0", " PAPER-1"), ("+5001", "paper-1\u200b")):
+        with pytest.raises(SessionHeldError, match="worker w-1"):
+            Host(redis_server, "h2").take("w-2", server=server, login=login)
 
 
 def test_a_local_pool_has_one_holder_of_each_claim() -> None:
