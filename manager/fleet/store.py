@@ -7,6 +7,7 @@ One host's records lie under that host's own keys, so that a host needs to write
     manager:host:<name>:workers    hash: account id → WorkerInfo, as the host agent recorded it last
     manager:host:<name>:drain      that the host is to be emptied, or was and takes workers again (see `DrainOrder`)
     manager:host:<name>:mark       which of its writes the host agent made last, written with it at once
+    manager:host:<name>:claim      which agent has the name (see `manager.fleet.names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
     manager:events                 stream: one entry for each change of a worker's state
 
@@ -27,6 +28,7 @@ from redis.exceptions import ResponseError
 from manager import logs
 from manager.fleet.client import open_client, translated
 from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
+from manager.fleet.names import claim_key
 from manager.fleet.reading import json_object, number, string
 from manager.models import WorkerInfo, utc_now
 from manager.settings import HOST_NAME
@@ -264,7 +266,10 @@ class FleetStore:
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
             pipe.srem(HOSTS_KEY, host)
-            pipe.delete(agent_key(host), workers_key(host), beats_key(host), drain_key(host), mark_key(host))
+            pipe.delete(
+                *(agent_key(host), workers_key(host), beats_key(host)),
+                *(drain_key(host), mark_key(host), claim_key(host)),
+            )
             pipe.execute()
 
     def beats(self, host: str) -> dict[str, Stamped]:

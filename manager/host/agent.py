@@ -25,6 +25,7 @@ from manager.host.leasing import FleetLeases
 from manager.host.lock import FileLock
 from manager.host.machine import load, memory_mb
 from manager.host.memory import Memory
+from manager.host.name_claim import NameClaim
 from manager.host.pool import WorkerPoolManager
 from manager.host.publisher import Publisher
 from manager.host.selftest import SelfTest
@@ -63,6 +64,7 @@ class HostAgent:
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
         self.auditor = Auditor(AuditTrail(self.store.url), settings.host)
         self._lock = FileLock(self.paths.run_dir / "agent.lock")
+        self._name: NameClaim | None = None
         self._process = ProcessRef.me()
         self._started_at = utc_now()
         self._pool: WorkerPoolManager | None = None
@@ -94,7 +96,12 @@ class HostAgent:
                 "stop it first, or give this one its own MANAGER_STATE_DIR and MANAGER_HOST"
             )
         try:
+            self._name = name = NameClaim(
+                self.store.url, settings.host, self.paths.home, _machine(), self._stand_down
+            )
+            name.take()
             self._refuse_a_second()
+            name.start()
             self._publisher = Publisher(
                 self.store,
                 settings.host,
@@ -117,6 +124,7 @@ class HostAgent:
                 settings.heartbeat_interval_seconds,
                 self.paths.home,
                 unrecorded.holds,
+                name.ensure,
             )
             self._pool = pool = build_pool(
                 settings,
@@ -150,6 +158,7 @@ class HostAgent:
                 desired=desired,
                 neighbours=keeper.neighbours,
                 leases=leases,
+                ready=name.ensure,
             )
             # Before the workers are adopted: one that has ended since may be one that a stop was to end.
             keeper.wanted.read()
@@ -196,6 +205,9 @@ class HostAgent:
             self._publisher = None
             logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
         self.auditor.close()
+        if self._name is not None:
+            self._name.close()
+            self._name = None
         self._lock.release()
 
     @staticmethod
@@ -212,7 +224,7 @@ class HostAgent:
         )
 
     def _refuse_a_second(self) -> None:
-        """Refuse to run beside a live agent of the same name elsewhere: each would think the accounts its own."""
+        """Refuse to run beside a live agent of the same name elsewhere that claims no name (version 0.2)."""
         try:
             hosts = self.store.hosts()
         except FleetUnavailableError as error:
@@ -230,6 +242,18 @@ class HostAgent:
                 f"a host agent named {state.name} is alive already (pid {state.data.get('pid')} on machine "
                 f"{state.data.get('machine')}): every host needs its own MANAGER_HOST"
             )
+
+    def _stand_down(self, why: str) -> None:
+        """End this agent, as another one has its host's name: both would carry out commands for the same accounts."""
+        self._commands = None
+        logs.event(
+            logger,
+            logging.CRITICAL,
+            "name_taken",
+            f"{why}. This agent ends and carries out no more commands; the workers that it started go on",
+        )
+        logging.shutdown()
+        os._exit(_DEAF_EXIT)
 
     def _settle(self) -> None:
         """Correct what Redis still says of workers that this host does not have any more. Raises FleetUnavailableError."""

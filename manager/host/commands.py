@@ -1,5 +1,6 @@
 """Commands as a host carries them out: placed, written down as desired state, done, and taken back if refused."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, Final, NoReturn
 from manager import __version__, logs
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
+    FleetUnavailableError,
     HostUnavailableError,
     ManagerError,
     NoHostFitsError,
@@ -71,7 +73,10 @@ class HostCommands:
         desired: DesiredStore,
         neighbours: Neighbours,
         leases: FleetLeases,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """`ready` raises HostAgentError if another agent has this host's name."""
+        self._ready = ready
         self._host = host
         self._pool = pool
         self._keeper = keeper
@@ -92,6 +97,8 @@ class HostCommands:
 
     def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
         """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
+        with contextlib.suppress(FleetUnavailableError):
+            self._ready()
         wish = _wish(account_id, "stop", call, state="stopped", timeout=timeout)
         _, desired = self._keeper.wish(wish)
         if desired.running:
@@ -109,6 +116,7 @@ class HostCommands:
             logs.event(logger, logging.INFO, "tidied", forgotten=forgotten)
 
     def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], call: Call) -> WorkerInfo:
+        self._ready()
         account_id, hops = wish.account_id, call.hops
         config = self._peek(account_id, wish.apply_defaults)
         failover = config is not None and config.failover == "auto"

@@ -121,11 +121,14 @@ class FleetLeases:
         heartbeat_interval_seconds: float = 1.0,
         home: str = "",
         lives: Callable[[Holder], bool] = lambda _holder: False,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """`home` tells this host's state directory from another's under the same name.
 
         `lives` says whether the process of a lease's holder is on this machine, whatever the host's records say.
+        `ready` raises unless this agent may act for its host; it is called before anything is taken.
         """
+        self._ready = ready
         self._lives = lives
         self._store = store
         self._host = host
@@ -148,6 +151,7 @@ class FleetLeases:
         cancelled: threading.Event,
         known: Callable[[str], bool],
     ) -> Held:
+        self._ready()
         claims = claims_of(config, self._host)
         seconds = self._lease_seconds if config.failover == "auto" else 0.0
         said = False
