@@ -58,9 +58,9 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
 
 
 def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, Any]], None]) -> Worker:
-    extend = None
+    guardian = None
     if order.lease_seconds > 0:
-        extend = start_guardian(last_moment(order.leased_at, order.lease_seconds), beat)
+        guardian = start_guardian(last_moment(order.leased_at, order.lease_seconds), beat)
     config = order.config
     gateway = make_gateway(config.gateway, gateway_options(order))
     sender = (
@@ -76,7 +76,11 @@ def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, 
             home=order.home,
         )
     )
-    return Worker(order, gateway, ObserveCycle(config), beat, sender, notify, extend)
+    extend = guardian.extend if guardian is not None else None
+    worker = Worker(order, gateway, ObserveCycle(config), beat, sender, notify, extend)
+    if guardian is not None:
+        guardian.watch(worker.lose_lease)
+    return worker
 
 
 def gateway_options(order: WorkerOrder) -> GatewayOptions:

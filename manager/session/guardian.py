@@ -3,6 +3,13 @@
 The worker stops itself well before. But it cannot while it is paused (SIGSTOP, a frozen container, a debugger) or while
 a library holds the interpreter, and its session at the venue would stay open into its successor's. Where there is no
 fork (Windows), the check before every call is all there is.
+
+The guardian itself can die: the system runs out of memory, or somebody kills it. What this prevents: the guardian is gone,
+nobody notices, the worker is paused, its lease's time passes, and a successor's session begins beside its own. Twice:
+- The worker notices the end of its guardian at once and leaves its session; recovery starts a new pair. It does not fork
+  another guardian: a process with threads and open connections must not fork.
+- A timer of the kernel (`manager.session.kill_timer`, Linux) kills the worker a moment after the guardian would have, so
+  that a worker which is paused when its guardian dies, or is paused together with it, ends in time as well.
 """
 
 import contextlib
@@ -12,16 +19,61 @@ import select
 import signal
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from typing import Final
 
 from manager.processes import ProcessRef
 from manager.session.beat import BeatWriter
+from manager.session.kill_timer import make_kill_timer
 from manager.session.lease import lease_clock
 
 _WORD: Final = struct.Struct("<d")
 #: The guardian's end of the pipe from its worker.
 _PIPE: Final = 3
+#: Seconds after the guardian's moment, at which the kernel does it: only the guardian can say why.
+_GRACE_SECONDS: Final = 0.1
+
+
+class Guardian:
+    """The worker's end: tells its guardian until when it may live, and notices when the guardian ends."""
+
+    def __init__(self, pid: int, pipe: int, first_deadline: float) -> None:
+        """`pid` is a child of this process, which reads deadlines from the other end of `pipe`."""
+        self._pid = pid
+        self._pipe = pipe
+        self._timer = make_kill_timer()
+        self._set_timer(first_deadline)
+
+    def extend(self, deadline: float) -> None:
+        """Let this process live until `deadline`, by `lease_clock`."""
+        # A full pipe holds deadlines that the guardian has yet to read; a closed one is noticed by `watch`.
+        with contextlib.suppress(OSError):
+            os.write(self._pipe, _WORD.pack(deadline))
+        self._set_timer(deadline)
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """Call `on_end` once, with the reason and from another thread, when the guardian ends before this process."""
+        threading.Thread(target=self._await_end, args=(on_end,), name="guardian", daemon=True).start()
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            with contextlib.suppress(OSError):
+                self._timer.set(deadline + _GRACE_SECONDS)
+
+    def _await_end(self, on_end: Callable[[str], None]) -> None:
+        if sys.platform == "win32":
+            return
+        how = ""
+        # Its end of the pipe closes with it, however it ends: that wakes this thread without delay.
+        poll = select.poll()
+        poll.register(self._pipe, 0)
+        while not poll.poll():
+            pass
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(self._pid, 0)
+            how = f" (exit code {os.waitstatus_to_exitcode(status)})"
+        on_end(f"its guardian process ended{how}: without it a pause could outlast the lease")
 
 
 def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
@@ -42,21 +94,22 @@ def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
 
 if sys.platform == "win32":
 
-    def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float], None] | None:
+    def start_guardian(first_deadline: float, beat: BeatWriter) -> Guardian | None:
         """There is no fork here, and no guardian."""
         del first_deadline, beat
         return None
 
 else:
 
-    def start_guardian(first_deadline: float, beat: BeatWriter) -> Callable[[float], None] | None:
-        """Fork a guardian; returns what tells it until when (by `lease_clock`) this process may live.
+    def start_guardian(first_deadline: float, beat: BeatWriter) -> Guardian | None:
+        """Fork a guardian that lets this process live until `first_deadline` (by `lease_clock`).
 
         Call it before there are threads, sockets or credentials in use: the guardian keeps a copy of this process.
         """
         worker = ProcessRef.me()
         reading, writing = os.pipe()
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             try:
                 _keep_only(reading)
                 _watch(worker, first_deadline, beat)
@@ -64,13 +117,7 @@ else:
                 os._exit(0)
         os.close(reading)
         os.set_blocking(writing, False)
-
-        def extend(deadline: float) -> None:
-            # A full pipe holds deadlines that the guardian has yet to read; a closed one has nobody who would.
-            with contextlib.suppress(OSError):
-                os.write(writing, _WORD.pack(deadline))
-
-        return extend
+        return Guardian(pid, writing, first_deadline)
 
     def _keep_only(fd: int) -> None:
         """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""

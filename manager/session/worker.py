@@ -156,6 +156,10 @@ class Worker:
         self._disconnect(_DISCONNECT_SECONDS)
         return WorkerExit.LEASE_LOST
 
+    def lose_lease(self, why: str) -> None:
+        """Leave the session as one that has no lease any more. Safe in any thread."""
+        self._lease.lose(why)
+
     def _on_lease_lost(self, why: str) -> None:
         self.request_stop(f"it lost its lease: {why}", _DISCONNECT_SECONDS)
 

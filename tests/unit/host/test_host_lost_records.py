@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.servers import RedisServer
 from support.venue import VenueProcess
@@ -53,6 +54,15 @@ class Host:
         )
         self.config_service = ConfigurationService(self.settings.config_dir)
         self.config_service.accounts_dir.mkdir(parents=True)
+        self.account()
+        self.store = FleetStore(server.url, stale_after_seconds=1.0)
+        self.lease_store = LeaseStore(server.url)
+        self.lease_store.trust()
+        self.processes: list[ProcessRef] = []
+        self.publisher: Publisher
+        self.pool = self.new_agent()
+
+    def account(self, **changes: Any) -> None:
         data: dict[str, Any] = {
             "gateway": "paper",
             "login": 1,
@@ -60,14 +70,9 @@ class Host:
             "password": "hunter2-hunter2",
             "currencies": [{"symbol": "EURUSD"}],
             "execution": {"interval_seconds": 0.1, "stop_timeout_seconds": 3},
+            **changes,
         }
         (self.config_service.accounts_dir / "a.yaml").write_text(json.dumps(data))
-        self.store = FleetStore(server.url, stale_after_seconds=1.0)
-        self.lease_store = LeaseStore(server.url)
-        self.lease_store.trust()
-        self.processes: list[ProcessRef] = []
-        self.publisher: Publisher
-        self.pool = self.new_agent()
 
     def new_agent(self) -> WorkerPoolManager:
         """Return the pool of a new agent, which has adopted what it finds."""
@@ -300,3 +305,17 @@ def test_a_process_that_is_not_a_worker_is_not_ended_by_a_forged_heartbeat(host:
     with pytest.raises(StopFailedError, match="finds no process"):
         host.service.stop_worker("a")
     assert me.alive()
+
+
+def test_a_worker_whose_guardian_dies_leaves_its_session_and_says_why(host: Host) -> None:
+    """What it prevents: a pause outlasts its lease, and nothing ends it before its successor begins."""
+    host.account(failover="auto")
+    process = host.start()
+    (guardian,) = psutil.Process(process.pid).children()
+    guardian.kill()
+    assert process.wait(5)
+    eventually(lambda: host.info().status == "failed")
+    error = str(host.info().error)
+    assert "exited with code 74 (it lost its lease)" in error
+    assert "its guardian process ended (exit code -9)" in error
+    assert host.sessions() == 0

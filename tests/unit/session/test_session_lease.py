@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.fleet import SIGSTOP
+from support.fleet import SIGKILL, SIGSTOP
 from support.waiting import eventually
 
 from manager.processes import ProcessRef
@@ -72,10 +72,11 @@ from manager.session.beat import BeatWriter
 from manager.session.guardian import start_guardian
 from manager.session.lease import lease_clock
 beat = BeatWriter(Path(sys.argv[1]))
-extend = start_guardian(lease_clock() + 60, beat)
+guardian = start_guardian(lease_clock() + 60, beat)
+guardian.watch(lambda why: print(why, flush=True))
 for n in range(10):
     beat.status({"n": n})
-extend(lease_clock() + float(sys.argv[2]))
+guardian.extend(lease_clock() + float(sys.argv[2]))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -116,4 +117,60 @@ def test_a_guardian_goes_with_its_worker(tmp_path: Path) -> None:
     assert guardian is not None
     eventually(lambda: not guardian.alive(), what="the guardian has ended")
     assert process.stdout is not None
+    process.stdout.close()
+
+
+def guardian_of(process: "subprocess.Popen[bytes]") -> ProcessRef:
+    import psutil
+
+    (child,) = psutil.Process(process.pid).children()
+    found = ProcessRef.of(child.pid)
+    assert found is not None
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows, and no guardian")
+def test_a_worker_notices_the_death_of_its_guardian_at_once(tmp_path: Path) -> None:
+    """As when the system runs out of memory."""
+    process = guarded(tmp_path, 60)
+    guardian_of(process).kill()
+    assert process.stdout is not None
+    assert b"its guardian process ended (exit code -9)" in process.stdout.readline()
+    process.kill()
+    process.wait(timeout=10)
+    process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a timer of the Linux kernel")
+@pytest.mark.parametrize("end", ["kill", "pause"])
+def test_a_worker_that_is_paused_ends_in_time_without_its_guardian(tmp_path: Path, end: str) -> None:
+    """It can notice nothing: the kernel ends it."""
+    process = guarded(tmp_path, 0.8)
+    process.send_signal(SIGSTOP)
+    guardian = guardian_of(process)
+    guardian.signal(SIGKILL if end == "kill" else SIGSTOP)
+    assert process.wait(timeout=10) == -9
+    guardian.kill()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a timer of the Linux kernel")
+def test_a_worker_that_renews_is_not_ended_by_the_kernel(tmp_path: Path) -> None:
+    """Its guardian is paused, so that what ends it can only be the timer."""
+    script = _GUARDED.replace(
+        "time.sleep(60)",
+        "for n in range(12): guardian.extend(lease_clock() + 0.3); time.sleep(0.05)\n"
+        "print('still here', flush=True)\ntime.sleep(60)",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "beat"), "0.3"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    guardian = guardian_of(process)
+    guardian.signal(SIGSTOP)
+    assert process.stdout.readline() == b"still here\n"
+    assert process.wait(timeout=10) == -9, "it stopped renewing"
+    guardian.kill()
     process.stdout.close()
