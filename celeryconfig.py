@@ -6,15 +6,24 @@ The reasons are in docs/decisions/002-celery-settings.md; each was found by brea
 from typing import Any
 
 from manager import wire
-from manager.fleet.urls import celery_url
+from manager.fleet.pools import sentinel_options
+from manager.fleet.urls import fleet_address
 from manager.settings import load_settings
 
 _settings = load_settings()
 
-broker_url = celery_url(_settings)
-result_backend = broker_url
-# A Unix socket has no keepalive, and redis-py refuses the option there.
-_keepalive = not broker_url.startswith("redis+socket")
+_address = fleet_address(_settings)
+#: Celery, kombu and this project read one URL in one way: manager/fleet/celery_redis.py.
+broker_url = result_backend = _address.url
+broker_transport = "manager.fleet.celery_redis:FleetTransport"
+override_backends = dict.fromkeys(
+    ("redis", "rediss", "unix", "sentinel", "sentinels"), "manager.fleet.celery_redis:FleetBackend"
+)
+# Flower makes connections of its own from these.
+broker_use_ssl = dict(_address.tls_options) if _address.tls else False
+_sentinel = (
+    {"master_name": _address.master, "sentinel_kwargs": sentinel_options(_address)} if _address.master else {}
+)
 
 # JSON only: a pickle from somebody who reaches Redis would be code that runs on a trading host.
 task_serializer = "json"
@@ -41,14 +50,17 @@ worker_enable_remote_control = True
 
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+# What a server says that is no outage either must not end an agent: it begins again with a new connection.
+broker_channel_error_retry = True
 broker_transport_options: dict[str, Any] = {
     # What an agent has taken and not begun lies in its memory alone: kept in Redis as well, it costs two round trips a task,
     # comes a second time when a connection blips, and lets whoever may write there have tasks sent by the agents.
     "ack_emulation": False,
     "socket_connect_timeout": 3,
     "socket_timeout": 10,
-    **({"socket_keepalive": True} if _keepalive else {}),
+    "socket_keepalive": True,
     "health_check_interval": 10,
+    **_sentinel,
 }
 
 _fail_fast = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
@@ -58,7 +70,9 @@ result_backend_transport_options: dict[str, Any] = {"retry_policy": _fail_fast}
 result_backend_thread_safe = True
 redis_socket_timeout = 10.0
 redis_socket_connect_timeout = 3.0
-redis_socket_keepalive = _keepalive
+redis_socket_keepalive = True
+# Each thread that stores a result uses one, and one listens for answers; a thread that finds none free waits.
+redis_max_connections = _settings.agent_threads + 32
 redis_backend_health_check_interval = 10
 
 result_expires = 86_400

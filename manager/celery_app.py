@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from celery import Celery
 
+from manager.fleet.address import parse_redis_url
+
 #: Under this name the file is loaded once. Not `celeryconfig`: a service that imports us may have one of its own,
 #: and whichever stands first on sys.path would then configure both.
 _MODULE: Final = "_manager_celeryconfig"
@@ -29,8 +31,9 @@ def celery_settings() -> ModuleType:
 
 
 def sender_app(url: str) -> Any:
-    """Return a Celery app that only sends, to the broker and result backend at `url` (as Celery spells it)."""
+    """Return a Celery app that only sends, to the broker and result backend at `url`. Raises SettingsError."""
     app = Celery("manager", set_as_current=False)
     app.config_from_object(celery_settings())
+    url = parse_redis_url(url).url
     app.conf.update(broker_url=url, result_backend=url)
     return app

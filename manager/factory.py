@@ -4,7 +4,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from manager.config import ConfigurationService
-from manager.fleet import FleetStore, celery_url, fleet_url
+from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
 from manager.fleet.configs import ConfigStore
@@ -62,7 +62,7 @@ def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
     from manager.dispatch import CeleryWorkerPool
 
     return CeleryWorkerPool(
-        sender_app(celery_url(settings)),
+        sender_app(fleet_url(settings)),
         fleet_store(settings),
         desired_store(settings),
         LeaseStore(fleet_url(settings)),

@@ -37,6 +37,7 @@ app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"
 app.config_from_object(celery_settings())
 # What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
 app.conf.result_backend_always_retry = True
+app.conf.broker_transport = "tasks.transport:TaskTransport"
 check_messages(app)
 
 

@@ -6,15 +6,13 @@ from typing import Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    NoPermissionError,
-    RedisError,
-)
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from manager.errors import FleetUnavailableError
+from manager.fleet.address import parse_redis_url
+from manager.fleet.outages import outage_of
+from manager.fleet.pools import CONNECTIONS, make_pool, shared_pool
 from manager.fleet.urls import safe_url
 
 #: Seconds. A Redis on the same continent connects in a tenth of this; longer waits only hold the caller up.
@@ -22,18 +20,33 @@ CONNECT_TIMEOUT: Final = 2.0
 #: Seconds that one reply may take.
 REPLY_TIMEOUT: Final = 3.0
 
+#: How servers refuse a database's number.
+_NO_DATABASE: Final = ("DB index is out of range", "invalid DB index")
+
 
 def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Redis":
-    """Return a client for `url`. Connects at the first command, waits boundedly, and does not retry by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=reply_timeout,
-        health_check_interval=10,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        **({} if url.startswith("unix") else {"socket_keepalive": True}),
+    """Return a client for `url`. Connects at the first command, waits boundedly, and does not retry by itself.
+
+    The clients of a process share one pool. A thread that finds every connection in use waits for one, at most as long as
+    for a reply.
+    """
+    address = parse_redis_url(url)
+    pool = shared_pool(
+        address,
+        reply_timeout,
+        lambda: make_pool(
+            address,
+            size=CONNECTIONS,
+            wait_seconds=reply_timeout,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=reply_timeout,
+            socket_keepalive=True,
+            health_check_interval=10,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        ),
     )
+    return redis.Redis(connection_pool=pool)
 
 
 @contextmanager
@@ -49,16 +62,13 @@ def translated(url: str) -> Iterator[None]:
         raise FleetUnavailableError(
             f"Redis at {safe_url(url)} does not permit this user what was asked ({error}): check its ACL"
         ) from None
-    except BusyLoadingError:
-        raise FleetUnavailableError(
-            f"Redis at {safe_url(url)} is still loading its data: try again in a moment"
-        ) from None
     except (RedisError, OSError) as error:
-        # By its text: within a script or a pipeline, and by version of Redis, it comes as one error or another.
-        if "maxmemory" in str(error):
+        outage = outage_of(error)
+        if outage is not None:
+            raise FleetUnavailableError(f"Redis at {safe_url(url)} {outage.what}: {outage.advice}") from None
+        if any(words in str(error) for words in _NO_DATABASE):
             raise FleetUnavailableError(
-                f"Redis at {safe_url(url)} is out of memory (OOM) and takes nothing new: give it more (maxmemory), or find "
-                "out what fills it; workers that run go on"
+                f"Redis at {safe_url(url)} does not have this database: correct the number at the end of MANAGER_REDIS_URL"
             ) from None
         here = "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"
         there = "does it run there, and may this machine reach it?"

@@ -15,7 +15,7 @@ from support.waiting import eventually
 from manager.celery_app import celery_settings, sender_app
 from manager.dispatch import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
-from manager.fleet import celery_url
+from manager.fleet import fleet_url
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
@@ -74,7 +74,7 @@ class LiveHost:
 
 @pytest.fixture
 def pool(redis_server: RedisServer) -> CeleryWorkerPool:
-    url = celery_url(Settings(redis_url=SecretStr(redis_server.url)))
+    url = fleet_url(Settings(redis_url=SecretStr(redis_server.url)))
     store: Any = LiveHost()
     return CeleryWorkerPool(
         sender_app(url),
