@@ -14,6 +14,7 @@ from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
 from manager.fleet.desired import Desired, DesiredStore
+from manager.fleet.store import ServerLimits
 from manager.models import WorkerInfo
 from manager.paths import StatePaths
 from manager.settings import Settings
@@ -31,6 +32,8 @@ _CLOCK_SKEW: Final = 2.0
 #: Seconds that a command to Redis takes at most where all is well.
 _SLOW_REDIS: Final = 0.05
 _MIN_REDIS: Final = (6, 2)
+#: Part of a server's connections from which on there is little room for more workers.
+_CROWDED: Final = 0.8
 #: Milliseconds after a command, or after it came to its host, in which an account may have no worker yet.
 _ON_ITS_WAY_MS: Final = 5_000
 
@@ -147,6 +150,7 @@ def _redis(store: FleetStore) -> Iterator[Check]:
         )
     else:
         yield Check("redis", "ok", f"version {number} at {where}, answers in {took * 1000:.1f} ms")
+    yield from _redis_limits(store.server_limits())
     yield from _redis_settings(store)
     skew = time.time() - float(server["time"])
     if abs(skew) > _CLOCK_SKEW:
@@ -158,6 +162,29 @@ def _redis(store: FleetStore) -> Iterator[Check]:
         )
     else:
         yield Check("clock", "ok", f"{abs(skew) * 1000:.0f} ms from Redis's")
+
+
+def _redis_limits(limits: ServerLimits) -> Iterator[Check]:
+    if limits.role == "slave":
+        yield Check(
+            "redis role",
+            "failure",
+            "this Redis is a read-only replica",
+            "point MANAGER_REDIS_URL at the primary, or at the Sentinels that know it (sentinel://)",
+        )
+    if limits.most_connections is None:
+        return
+    found = f"{limits.connections} of {limits.most_connections} connections in use (maxclients)"
+    if limits.connections >= limits.most_connections * _CROWDED:
+        yield Check(
+            "redis connections",
+            "warning",
+            found,
+            "raise maxclients and the server's limit of open files: each worker needs a connection, and one that gets none "
+            "cannot renew its lease",
+        )
+    else:
+        yield Check("redis connections", "ok", found)
 
 
 def _redis_settings(store: FleetStore) -> Iterator[Check]:

@@ -100,6 +100,17 @@ class Event:
         return {**asdict(self), "time": self.time.isoformat()}
 
 
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What a server says of its role and its connections."""
+
+    #: `master` or `slave`, as Redis calls them.
+    role: str
+    connections: int
+    #: Its `maxclients`; None where this user may not read it.
+    most_connections: int | None
+
+
 class FleetStore:
     """Reads and writes the keys above. Every method raises FleetUnavailableError if Redis cannot be used."""
 
@@ -131,6 +142,26 @@ class FleetStore:
                 }
             except ResponseError:
                 return None
+
+    def server_limits(self) -> ServerLimits:
+        """Return what of the server may end or stop a fleet: its role, and how many connections it has left."""
+        with translated(self.url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.info("clients")
+            pipe.info("replication")
+            clients, replication = pipe.execute()
+            most = clients.get("maxclients")
+            if most is None:
+                # Before Redis 7 it is a setting only.
+                try:
+                    most = self._client.config_get("maxclients").get("maxclients")
+                except ResponseError:
+                    most = None
+        return ServerLimits(
+            role=str(replication.get("role", "")),
+            connections=int(clients.get("connected_clients", 0)),
+            most_connections=None if most is None else int(most),
+        )
 
     # written by host agents
 

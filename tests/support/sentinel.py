@@ -1,0 +1,104 @@
+"""A real Redis with a replica and one Sentinel that watches them, on loopback."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from support.ports import free_port
+from support.servers import RedisServer, redis_binary
+from support.waiting import eventually
+
+MASTER: Final = "fleet"
+
+
+class SentinelRedis:
+    """A group of two servers. Takes the place of a `RedisServer` in a fleet: it has a URL, and clients."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.servers = [self._server(index) for index in range(2)]
+        primary, replica = self.servers
+        with replica.client() as client:
+            client.execute_command("replicaof", "127.0.0.1", str(self._port_of(primary)))
+            eventually(
+                lambda: client.info("replication").get("master_link_status") == "up",
+                within=20,
+                what="the replica is in step",
+            )
+        conf = directory / "sentinel.conf"
+        conf.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
+            f"sentinel monitor {MASTER} 127.0.0.1 {self._port_of(primary)} 1\n"
+            f"sentinel down-after-milliseconds {MASTER} 1000\n"
+            f"sentinel failover-timeout {MASTER} 4000\n"
+        )
+        self._sentinel = subprocess.Popen(
+            [redis_binary(), str(conf), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.url = f"sentinel://127.0.0.1:{self.port}/0?master={MASTER}"
+        with redis.Redis(port=self.port) as client:
+            eventually(lambda: self._knows_the_replica(client), within=20, what="the Sentinel knows both servers")
+
+    @property
+    def primary(self) -> RedisServer:
+        return self.servers[0]
+
+    @property
+    def replica(self) -> RedisServer:
+        return self.servers[1]
+
+    def client(self) -> "redis.Redis":
+        """Return a client of the server that is the primary at first."""
+        return self.primary.client()
+
+    def lose_the_last_writes(self) -> None:
+        """Have the primary go on alone: the replica gets nothing from now on, and knows nothing of it."""
+        with self.primary.client() as client:
+            # The replica's connection ends, and the primary refuses it from now on as it would a stranger.
+            client.execute_command("config", "set", "requirepass", "not told to the replica")
+            client.execute_command("client", "kill", "type", "replica")
+
+    def fail_over(self) -> None:
+        """Kill the primary and wait until the replica is one."""
+        self.primary.process.kill()
+        self.primary.process.wait(timeout=20)
+        self.await_promotion()
+
+    def await_promotion(self) -> None:
+        with self.replica.client() as client:
+            eventually(
+                lambda: client.info("replication")["role"] == "master", within=30, what="the replica is promoted"
+            )
+
+    def close(self) -> None:
+        self._sentinel.kill()
+        self._sentinel.wait(timeout=20)
+        for server in self.servers:
+            server.close()
+
+    def _server(self, index: int) -> RedisServer:
+        directory = self.directory / f"server-{index}"
+        directory.mkdir()
+        return RedisServer(
+            directory, "--port", str(free_port()), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"
+        )
+
+    @staticmethod
+    def _port_of(server: RedisServer) -> int:
+        with server.client() as client:
+            return int(client.config_get("port")["port"])
+
+    @staticmethod
+    def _knows_the_replica(client: "redis.Redis") -> bool:
+        try:
+            found = client.execute_command("sentinel", "replicas", MASTER)
+        except redis.RedisError:
+            return False
+        return len(found) == 1
