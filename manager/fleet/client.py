@@ -8,6 +8,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from manager.errors import FleetUnavailableError
 from manager.fleet.address import parse_redis_url
@@ -61,6 +62,11 @@ def translated(url: str) -> Iterator[None]:
     except NoPermissionError as error:
         raise FleetUnavailableError(
             f"Redis at {safe_url(url)} does not permit this user what was asked ({error}): check its ACL"
+        ) from None
+    except MasterNotFoundError:
+        raise FleetUnavailableError(
+            f"Redis at {safe_url(url)}: no Sentinel names a primary: a failover is under way, the Sentinels cannot be reached, "
+            "or the name after master= is not theirs; try again in a moment"
         ) from None
     except (RedisError, OSError) as error:
         outage = outage_of(error)

@@ -119,6 +119,8 @@ class FleetStore:
         self._stale_after = stale_after_seconds
         # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
         self._client: Any = open_client(url)
+        #: Which run of which server took the last report of this host's agent.
+        self._run_id: str | None = None
         #: The hosts that there were at the last look.
         self._names: list[str] = []
 
@@ -170,8 +172,8 @@ class FleetStore:
     ) -> tuple[Mapping[str, Any] | None, int, str | None]:
         """Say that this host's agent lives.
 
-        Returns what it said before, None if Redis knows of nothing, how many workers of the host Redis has records of,
-        and the mark of the last `record`.
+        Returns what it said before, how many workers of the host Redis has records of, and the mark of the last `record`.
+        What it said before is None if Redis knows of nothing, or is another server than before.
         """
         with translated(self.url):
             pipe = self._client.pipeline(transaction=False)
@@ -179,7 +181,12 @@ class FleetStore:
             pipe.hlen(workers_key(host))
             pipe.get(mark_key(host))
             pipe.eval(_STAMPED_WRITE, 1, agent_key(host), "", json.dumps(data, separators=(",", ":")))
-            _, records, mark, before = pipe.execute()
+            pipe.info("server")
+            _, records, mark, before, server = pipe.execute()
+        run_id, self._run_id = self._run_id, server.get("run_id")
+        if run_id not in {None, self._run_id}:
+            # Another process or, after a failover, another server: what was written last may be missing.
+            return None, records, _text(mark)
         word = _stamped(before, 0.0) if isinstance(before, bytes) else None
         return None if word is None else word.data, records, _text(mark)
 

@@ -70,6 +70,7 @@ class HostAgent:
         self._pool: WorkerPoolManager | None = None
         self._publisher: Publisher | None = None
         self._keeper: Keeper | None = None
+        self._leases: FleetLeases | None = None
         self._commands: HostCommands | None = None
 
     @property
@@ -106,7 +107,7 @@ class HostAgent:
                 self.store,
                 settings.host,
                 self._describe,
-                lambda: [] if self._pool is None else self._pool.records(),
+                self._everything,
                 self._settle,
             )
             lease_store = LeaseStore(self.store.url)
@@ -117,7 +118,7 @@ class HostAgent:
                 settings.host,
                 settings.stale_after_seconds,
             )
-            leases = FleetLeases(
+            self._leases = leases = FleetLeases(
                 lease_store,
                 settings.host,
                 settings.lease_seconds,
@@ -269,6 +270,12 @@ class HostAgent:
             return self._pool is None or not self._pool.note_unrecorded()
         except FleetUnavailableError:
             return False
+
+    def _everything(self) -> list[WorkerInfo]:
+        """Return every record, for a Redis that lost some; what else it may have lost is done again."""
+        if self._leases is not None:
+            self._leases.release_again()
+        return [] if self._pool is None else self._pool.records()
 
     def _preload(self) -> None:
         if self._pool is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 _FORGOTTEN_BEATS: Final = 3
 _FORGOTTEN_SECONDS: Final = 5.0
 
+
+#: Leases that a host remembers to have given up.
+_REMEMBERED_RELEASES: Final = 1000
 
 #: Seconds between two looks at a lease that is waited for.
 _LOOK_SECONDS: Final = 0.5
@@ -137,6 +141,8 @@ class FleetLeases:
         self._forgotten = max(_FORGOTTEN_SECONDS, heartbeat_interval_seconds * _FORGOTTEN_BEATS)
         self._lock = threading.Lock()
         self._unreleased: list[Held] = []
+        #: Those given up last: a Redis that lost its last writes still has the leases.
+        self._released: deque[Held] = deque(maxlen=_REMEMBERED_RELEASES)
         #: Leases of others: when they were renewed last, and since when this host has seen no other time there.
         self._watched: dict[str, tuple[int, float]] = {}
         #: Broker identities that may have a worker without a lease: since when this host has seen none.
@@ -245,7 +251,15 @@ class FleetLeases:
         # Its heartbeat keeps it, and registers it again where Redis has lost it.
         del held, worker_id, account_id
 
+    def release_again(self) -> None:
+        """Have `tend` give up again what was given up last: Redis may have lost that. Touches no newer lease."""
+        with self._lock:
+            self._unreleased.extend(self._released)
+            self._released.clear()
+
     def give_up(self, held: Held) -> None:
+        with self._lock:
+            self._released.append(held)
         try:
             self._store.release(held.claims, held.epoch)
         except FleetUnavailableError as error:

@@ -11,6 +11,8 @@ from support.servers import RedisServer, redis_binary
 from support.waiting import eventually
 
 MASTER: Final = "fleet"
+#: As whom the replica reads from the primary.
+_REPLICA_USER: Final = "replica"
 
 
 class SentinelRedis:
@@ -21,7 +23,13 @@ class SentinelRedis:
         self.port = free_port()
         self.servers = [self._server(index) for index in range(2)]
         primary, replica = self.servers
+        with primary.client() as client:
+            client.execute_command(
+                "acl", "setuser", _REPLICA_USER, "on", "nopass", "+psync", "+replconf", "+ping"
+            )
         with replica.client() as client:
+            client.config_set("masteruser", _REPLICA_USER)
+            client.config_set("masterauth", "any")
             client.execute_command("replicaof", "127.0.0.1", str(self._port_of(primary)))
             eventually(
                 lambda: client.info("replication").get("master_link_status") == "up",
@@ -32,8 +40,8 @@ class SentinelRedis:
         conf.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor {MASTER} 127.0.0.1 {self._port_of(primary)} 1\n"
-            f"sentinel down-after-milliseconds {MASTER} 1000\n"
-            f"sentinel failover-timeout {MASTER} 4000\n"
+            f"sentinel down-after-milliseconds {MASTER} 300\n"
+            f"sentinel failover-timeout {MASTER} 2000\n"
         )
         self._sentinel = subprocess.Popen(
             [redis_binary(), str(conf), "--sentinel"],
@@ -44,7 +52,9 @@ class SentinelRedis:
         )
         self.url = f"sentinel://127.0.0.1:{self.port}/0?master={MASTER}"
         with redis.Redis(port=self.port) as client:
-            eventually(lambda: self._knows_the_replica(client), within=20, what="the Sentinel knows both servers")
+            eventually(
+                lambda: self._knows_the_replica(client), within=20, what="the Sentinel knows both servers"
+            )
 
     @property
     def primary(self) -> RedisServer:
@@ -59,11 +69,11 @@ class SentinelRedis:
         return self.primary.client()
 
     def lose_the_last_writes(self) -> None:
-        """Have the primary go on alone: the replica gets nothing from now on, and knows nothing of it."""
+        """Have the primary go on without its replica, which gets nothing that is written from now on."""
         with self.primary.client() as client:
-            # The replica's connection ends, and the primary refuses it from now on as it would a stranger.
-            client.execute_command("config", "set", "requirepass", "not told to the replica")
+            client.execute_command("acl", "setuser", _REPLICA_USER, "off")
             client.execute_command("client", "kill", "type", "replica")
+            assert client.info("replication")["connected_slaves"] == 0
 
     def fail_over(self) -> None:
         """Kill the primary and wait until the replica is one."""
@@ -72,10 +82,14 @@ class SentinelRedis:
         self.await_promotion()
 
     def await_promotion(self) -> None:
-        with self.replica.client() as client:
-            eventually(
-                lambda: client.info("replication")["role"] == "master", within=30, what="the replica is promoted"
-            )
+        with redis.Redis(port=self.port) as client:
+            port = self._port_of(self.replica)
+
+            def promoted() -> bool:
+                state = client.sentinel_masters()[MASTER]
+                return state["port"] == port and state["is_master"] and not state["is_sdown"]
+
+            eventually(promoted, within=30, what="the replica is promoted")
 
     def close(self) -> None:
         self._sentinel.kill()
@@ -98,7 +112,7 @@ class SentinelRedis:
     @staticmethod
     def _knows_the_replica(client: "redis.Redis") -> bool:
         try:
-            found = client.execute_command("sentinel", "replicas", MASTER)
+            found = client.sentinel_slaves(MASTER)
         except redis.RedisError:
             return False
         return len(found) == 1

@@ -70,6 +70,21 @@ def test_a_silent_host_makes_what_was_starting_unknown_but_not_a_worker_that_bea
     assert observe(info(), Stamped(0.1, beat()), False, 10.0).status is S.RUNNING
 
 
+def test_another_run_of_redis_is_taken_for_one_that_lost_something(
+    store: FleetStore, redis_server: RedisServer
+) -> None:
+    """It may have lost what was written between two reports alone, which no report shows."""
+    assert store.report_agent("h", {"word": 1}) == (None, 0)
+    before, _ = store.report_agent("h", {"word": 2})
+    assert before is not None
+    assert before["word"] == 1
+    redis_server.restart()
+    assert store.report_agent("h", {"word": 3}) == (None, 0)
+    before, _ = store.report_agent("h", {"word": 4})
+    assert before is not None
+    assert before["word"] == 3
+
+
 def test_hosts_live_and_lost(store: FleetStore, redis_server: RedisServer) -> None:
     store.report_agent("h1", {"pid": 7})
     store.report_agent("h2", {"pid": 8})

@@ -206,3 +206,24 @@ def test_a_local_pool_has_one_holder_of_each_claim() -> None:
     leases.give_up(again)
     leases.tend()
     take("w-4")
+
+
+def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
+    redis_server: RedisServer,
+) -> None:
+    host = Host(redis_server, "h1")
+    mine = host.take("w-1")
+    key = lease_key(CLAIM)
+    with redis_server.client() as client:
+        lost: Any = client.dump(key)
+        host.leases.give_up(mine)
+        client.restore(key, 0, lost)  # as on a server that a failover chose, which had not heard of it
+        host.leases.release_again()
+        host.leases.tend()
+        assert host.store.holder(CLAIM) is None
+        newer = Host(redis_server, "h2").take("w-2")
+        host.leases.release_again()
+        host.leases.tend()
+    holder = host.store.holder(CLAIM)
+    assert holder is not None
+    assert (holder.host, holder.epoch) == ("h2", newer.epoch)
