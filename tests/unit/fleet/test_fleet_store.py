@@ -74,13 +74,13 @@ def test_another_run_of_redis_is_taken_for_one_that_lost_something(
     store: FleetStore, redis_server: RedisServer
 ) -> None:
     """It may have lost what was written between two reports alone, which no report shows."""
-    assert store.report_agent("h", {"word": 1}) == (None, 0)
-    before, _ = store.report_agent("h", {"word": 2})
+    assert store.report_agent("h", {"word": 1}) == (None, 0, None)
+    before, _, _ = store.report_agent("h", {"word": 2})
     assert before is not None
     assert before["word"] == 1
     redis_server.restart()
-    assert store.report_agent("h", {"word": 3}) == (None, 0)
-    before, _ = store.report_agent("h", {"word": 4})
+    assert store.report_agent("h", {"word": 3}) == (None, 0, None)
+    before, _, _ = store.report_agent("h", {"word": 4})
     assert before is not None
     assert before["word"] == 3
 
