@@ -67,7 +67,7 @@ class WorkerPool(Protocol):
         """Stop the account's worker if it has one, then start it; nobody else's start gets in between."""
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """Stop the account's worker; True once its process is proven to have ended.
+        """Stop the account's worker; True once its process is proven to have ended, by this stop or just before.
 
         `timeout` is in seconds, by default the account's own. Raises NoWorkerError (a ValueError) if there is none,
         StopFailedError if it could not be ended.

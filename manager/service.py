@@ -65,8 +65,9 @@ class WorkerManagerService:
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
 
-        Returns True when its process has provably ended. Raises ValueError if it has no worker, RuntimeError if the
-        worker could not be ended or nobody could be asked.
+        Returns True when its process has provably ended. An account whose worker has failed, or that waits for its
+        recovery, is recorded as stopped: True as well. Raises ValueError if it has no worker (it never had one, or is
+        stopped already), RuntimeError if the worker could not be ended or nobody could be asked.
         """
         return self.worker_pool.stop_worker(account_id, timeout)
 

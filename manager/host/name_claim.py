@@ -53,6 +53,8 @@ class NameClaim:
         self._host = host
         self._lost = lost
         self._fresh = fresh_seconds
+        # Several times while it counts: one renewal that comes late must not lose the name.
+        self._renew = min(_RENEW_SECONDS, fresh_seconds / 4)
         self._token = uuid4().hex
         self._data: dict[str, Any] = {
             **ProcessRef.me().to_dict(),
@@ -119,7 +121,7 @@ class NameClaim:
         self._names.close()
 
     def _run(self) -> None:
-        while not self._closing.wait(_RENEW_SECONDS):
+        while not self._closing.wait(self._renew):
             try:
                 other = self._try()
             except FleetUnavailableError:

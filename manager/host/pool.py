@@ -15,6 +15,7 @@ from manager.errors import (
     OrphansLeftError,
     SessionHeldError,
     StartCancelledError,
+    StartFailedError,
     StopFailedError,
 )
 from manager.host.batches import run_batch
@@ -85,6 +86,11 @@ class WorkerPoolManager(Roster):
         """See `manager.pool.WorkerPool.start_worker`."""
         slot = self._slot(order.account_id)
         with slot.lock:
+            if slot.unattended and slot.record is not None:
+                raise StartFailedError(
+                    f"{order.account_id}: process {slot.record.process.pid} of its last worker could not be ended and "
+                    f"may still trade: stop it again (`manager stop {order.account_id}`), then start it"
+                )
             if slot.live and slot.info is not None and not (slot.restarting or slot.orphaned):
                 # Of its own generation, it was started by this very command, which came another way as well.
                 already = slot.generation != order.generation or order.generation == 0

@@ -441,17 +441,17 @@ def test_a_stop_for_a_host_that_has_another_name_goes_there(make_host: MakeHost,
 
 
 def test_a_start_of_what_runs_at_a_host_that_has_another_name_goes_there(make_host: MakeHost) -> None:
-    new, other = make_host("new"), make_host("other")
+    new, other = make_host("z-new"), make_host("a-other")
     new.account("x", 1)
     new.wanted("x", "old")
     info = WorkerInfo(
-        worker_id="w", account_id="x", status=WorkerLifecycleStatus.RUNNING, metadata={"host": "new"}
+        worker_id="w", account_id="x", status=WorkerLifecycleStatus.RUNNING, metadata={"host": "z-new"}
     )
     new.store.record("old", [info.with_(metadata={"host": "old"})], {})
-    new.store.record("new", [info], {})
+    new.store.record("z-new", [info], {})
     with pytest.raises(Elsewhere) as elsewhere:
         other.commands.start("x", True, True, Call("t-start"))
-    assert elsewhere.value.host == "new"
+    assert elsewhere.value.host == "z-new"
 
 
 def test_a_stop_for_a_host_that_is_silent_says_so(make_host: MakeHost) -> None:

@@ -366,6 +366,9 @@ def test_a_stop_that_could_not_prove_the_end_is_recorded_when_it_comes(
             bench.pool.stop_worker("a", timeout=0.0)
     assert bench.status() == "stopping"
     assert bench.leases.given_up == 0
+    with pytest.raises(StartFailedError, match="could not be ended and may still trade"):
+        bench.start()
+    assert bench.status() == "stopping", "it does not run, and no second one does"
     if again == "stop":
         assert bench.stop().result(20) is True
     else:
