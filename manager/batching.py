@@ -11,11 +11,12 @@ from manager.commanding import Command, Parts, error_text, started
 from manager.errors import FleetUnavailableError, HostUnavailableError, NoBatchError, NoWorkerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import Desired, DesiredStore
+from manager.fleet.desired import DesiredStore
 from manager.models import BatchResult, WorkerInfo
+from manager.outcomes import settled
 from manager.pool import Batch, Progress
 from manager.sending import Sender
-from manager.states import SETTLED, WorkerLifecycleStatus
+from manager.states import WorkerLifecycleStatus
 
 T = TypeVar("T")
 
@@ -185,36 +186,6 @@ class BatchSender:
         if info is None:
             return "skipped", f"{account_id}: its record is gone"
         return "done", info
-
-
-def settled(
-    what: str, generation: int | None, desired: Desired | None, info: WorkerInfo | None
-) -> tuple[str, Any] | None:
-    """Return what became of a command by what is recorded, without its answer; None if that does not tell.
-
-    `generation` is what the command was given when it was written down.
-    """
-    if generation is None or desired is None or desired.generation < generation:
-        return None
-    account_id = desired.account_id
-    if desired.generation > generation:
-        return "failed", f"{account_id}: a later {desired.why} ({desired.by}) overrules this {what}"
-    if what == "stop":
-        done = not desired.running and (info is None or info.status in SETTLED)
-        if not done:
-            return None
-        return ("skipped", f"{account_id}: its record is gone") if info is None else ("done", info)
-    if not desired.running:
-        return "failed", f"{account_id}: its host refused it and the reason is lost: ask again"
-    started_by = info.metadata.get("generation") if info is not None else None
-    own = isinstance(started_by, int) and started_by >= generation
-    if info is None or not (own or what == "start"):
-        return None
-    if info.status is WorkerLifecycleStatus.RUNNING:
-        return ("done" if own else "already"), info
-    if own and info.status is WorkerLifecycleStatus.FAILED:
-        return "failed", f"{account_id}: {info.error}"
-    return None
 
 
 def _patiently(call: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnava
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.desired import DesiredStore, Wish
 from manager.models import WorkerInfo
+from manager.outcomes import settled
 from manager.placement import FleetView
 from manager.states import LIVE, WorkerLifecycleStatus
 
@@ -172,10 +173,28 @@ class Sender:
                 else:
                     silent = 0
                     continue
+                recorded = self._recorded(command)
+                if recorded is not None:
+                    return recorded
                 raise CommandTimeoutError(
                     f"{command.account_id}: {why}: it may still be carried out; `manager info {command.account_id}` shows "
                     "what is so, `manager doctor` looks for the cause"
                 ) from None
+
+    def _recorded(self, command: Command) -> Any:
+        """Return what the answer would be, if records show that the command was carried out; else None.
+
+        A host that was given another name, or an agent that was killed, does what is desired and answers no task of before.
+        """
+        account_id = command.account_id
+        try:
+            desired, info = self._desired.read(account_id), self._store.get_worker(account_id)
+        except FleetUnavailableError:
+            return None
+        found = settled(command.why, command.generation or None, desired, info)
+        if found is None or found[0] == "failed":
+            return None
+        return True if command.state == "stopped" else found[1].to_wire()
 
     def _is_silent(self, host: str) -> bool:
         try:

@@ -12,14 +12,14 @@ from redis.exceptions import RedisError
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager import batching
-from manager.batching import settled
+from manager import batching, sending
 from manager.dispatch import CeleryWorkerPool
-from manager.errors import FleetUnavailableError, StopFailedError
+from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
-from manager.fleet.desired import Desired, DesiredStore
+from manager.fleet.desired import Desired, DesiredStore, Wish
 from manager.models import BatchResult, WorkerInfo
+from manager.outcomes import settled
 from manager.pool import Batch, StartOrder
 from manager.service import stopped_count
 from manager.settings import Settings
@@ -202,8 +202,31 @@ def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
     assert "manager batch batch-1" in str(caught.value)
 
 
-D = Desired(account_id="a", state="running", generation=7, by="me", why="start")
-RUNS = WorkerInfo(worker_id="w", account_id="a", status=S.RUNNING, metadata={"generation": 7})
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
+    host: Host, monkeypatch: pytest.MonkeyPatch, carried_out: bool
+) -> None:
+    """Its task lies in the queue of the old name for good; the agent stopped the worker at its start."""
+    monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
+    monkeypatch.setattr(sending, "_LOOK_SECONDS", 0.1)
+    host.desired.desire(Wish(account_id="a", state="running", token="t", by="me", why="start", host="h"))
+    running = host.info("a", S.RUNNING)
+    host.store.record("h", [running], {"a": {"worker_id": running.worker_id}})
+    host.report()
+    stop = host.threads.submit(host.pool.stop_worker, "a")
+    eventually(lambda: (desired := host.desired.read("a")) is not None and not desired.running)
+    if carried_out:
+        host.store.report_agent("new", {"version": "0.2.0"})
+        stopped = running.with_(status=S.STOPPED, metadata={"host": "new"})
+        host.store.record("new", [stopped], {})
+        assert stop.result(20) is True
+    else:
+        with pytest.raises(CommandTimeoutError, match="it may still be carried out"):
+            stop.result(20)
+
+
+D = Desired(account_id="a", state="running", generation=7, by="me", why="start", host="h")
+RUNS = WorkerInfo(worker_id="w", account_id="a", status=S.RUNNING, metadata={"generation": 7, "host": "h"})
 OLD = RUNS.with_(metadata={"generation": 5})
 FAILED = RUNS.with_(status=S.FAILED, error="the login is wrong")
 STOPPED = RUNS.with_(status=S.STOPPED)
@@ -228,7 +251,10 @@ STOP = replace(D, state="stopped", why="stop")
         ("stop", 7, STOP, STOPPED, "done"),
         ("stop", 7, STOP, FAILED, "done"),
         ("stop", 7, STOP, RUNS, None),
-        ("stop", 7, STOP, None, "skipped"),
+        ("stop", 7, STOP, None, None),  # Redis may have lost its record
+        ("stop", 7, STOP, STOPPED.with_(metadata={"host": "before"}), None),
+        ("stop", 7, STOP, STOPPED.with_(metadata={"host": "now", "renamed_from": "h"}), "done"),
+        ("stop", 7, replace(STOP, host=""), STOPPED, None),
         ("stop", 5, D, RUNS, "failed"),
     ],
 )

@@ -1,0 +1,43 @@
+"""What became of a command by what is recorded, where its answer is lost: pure."""
+
+from typing import Any
+
+from manager.fleet.desired import Desired
+from manager.models import WorkerInfo
+from manager.states import SETTLED, WorkerLifecycleStatus
+
+
+def settled(
+    what: str, generation: int | None, desired: Desired | None, info: WorkerInfo | None
+) -> tuple[str, Any] | None:
+    """Return what became of a command by what is recorded, without its answer; None if that does not tell.
+
+    `generation` is what the command was given when it was written down.
+    """
+    if generation is None or desired is None or desired.generation < generation:
+        return None
+    account_id = desired.account_id
+    if desired.generation > generation:
+        return "failed", f"{account_id}: a later {desired.why} ({desired.by}) overrules this {what}"
+    if what == "stop":
+        return ("done", info) if info is not None and _has_ended(desired, info) else None
+    if not desired.running:
+        return "failed", f"{account_id}: its host refused it and the reason is lost: ask again"
+    started_by = info.metadata.get("generation") if info is not None else None
+    own = isinstance(started_by, int) and started_by >= generation
+    if info is None or not (own or what == "start"):
+        return None
+    if info.status is WorkerLifecycleStatus.RUNNING:
+        return ("done" if own else "already"), info
+    if own and info.status is WorkerLifecycleStatus.FAILED:
+        return "failed", f"{account_id}: {info.error}"
+    return None
+
+
+def _has_ended(desired: Desired, info: WorkerInfo) -> bool:
+    """Say whether this record proves a stop: by the host that had the account, under whichever name.
+
+    An older record of another host proves nothing: Redis may have lost the newest one.
+    """
+    hosts = {info.metadata.get("host"), info.metadata.get("renamed_from")}
+    return not desired.running and info.status in SETTLED and bool(desired.host) and desired.host in hosts
