@@ -28,10 +28,11 @@ _READS: Final = 16
 class AsyncWorkerManagerService:
     """`async with` it, or `aclose` it. Arguments, answers and errors are those of `WorkerManagerService`.
 
-    Each call runs on a thread of this service. Starts (and restarts, moves, checks on hosts) have `threads` threads;
-    stops have others, and so have reads: neither waits for starts that hang. Calls beyond that wait without blocking
-    the loop. A follower of events has one thread, for as long as it is iterated. A call whose await is cancelled has
-    been sent all the same, and is carried out; only its answer is lost. `progress` callbacks run on the loop.
+    Each call runs on a thread of this service. Starts (and restarts, moves, checks on hosts) have `threads`
+    threads; stops have others, and so have reads: neither waits for starts that hang. Calls beyond that wait
+    without blocking the loop. A follower of events has one thread, for as long as it is iterated. A call
+    whose await is cancelled has been sent all the same, and is carried out; only its answer is lost.
+    `progress` callbacks run on the loop.
     """
 
     def __init__(

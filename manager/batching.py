@@ -1,4 +1,7 @@
-"""Batches as a caller sees them: sent as one Celery group, waited for through a restart of Redis, looked at later."""
+"""Batches of commands: sent as one Celery group, and waited for.
+
+A restart of Redis meanwhile costs no account: each is accounted for, at the end or later by the batch's id.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +27,8 @@ T = TypeVar("T")
 _PATIENCE: Final = 30.0
 #: Seconds between two tries while Redis is away.
 _PAUSE: Final = 0.25
-#: Seconds between two looks at what has become of accounts: after an outage, and while no answer comes. Redis may have
-#: lost their answers, or their tasks, in a restart that was too short to be noticed here.
+#: Seconds between two looks at what has become of accounts: after an outage, and while no answer comes. Redis
+#: may have lost their answers, or their tasks, in a restart that was too short to be noticed here.
 _LOOK_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 10.0
 
@@ -58,8 +61,8 @@ class BatchSender:
     ) -> BatchResult:
         """Send the commands and wait for their answers, but for a batch that nobody waits for.
 
-        Raises FleetUnavailableError or HostUnavailableError if nothing was sent. Once something may have been sent it
-        raises nothing: accounts whose outcome is unknown are `pending`, and `trouble` says why.
+        Raises FleetUnavailableError or HostUnavailableError if nothing was sent. Once something may have been
+        sent it raises nothing: accounts whose outcome is unknown are `pending`, and `trouble` says why.
         """
         batch = batch or Batch()
         if not commands and not batch.settled:
@@ -93,7 +96,10 @@ class BatchSender:
                 forget(self._app.AsyncResult(token))
         if batch.wait and not trouble:
             for task_id, account_id in waiting.items():
-                text = f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be carried out"
+                text = (
+                    f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be "
+                    "carried out"
+                )
                 parts.put(account_id, "failed", text)
             waiting = {}
         for account_id in waiting.values() if trouble else ():
@@ -119,7 +125,7 @@ class BatchSender:
     # inside
 
     def _send(self, commands: Sequence[Command], batch_id: str) -> None:
-        """Send the tasks. Sent twice they are one: each keeps its id, and its host knows the command by it."""
+        """Send the tasks. Idempotent: each keeps its id, by which its host knows the command."""
         with self._answers.translated():
             group(
                 # As the root of each, the batch is named by every one of its tasks in Flower.
@@ -128,7 +134,10 @@ class BatchSender:
             ).apply_async(task_id=batch_id)
 
     def _wait(self, what: str, waiting: dict[str, str], wait_seconds: float, parts: Parts) -> str:
-        """Take answers until there are all, or the time is over; returns what went wrong with Redis meanwhile, if anything."""
+        """Take answers until all have come, or the time is over.
+
+        Returns what went wrong with Redis meanwhile; empty if nothing did.
+        """
         deadline = time.monotonic() + wait_seconds
         trouble = ""
         away_since: float | None = None
@@ -189,7 +198,10 @@ class BatchSender:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    """Call, and again while Redis is away, or not yet told again of its hosts; then raise as the call does."""
+    """Call, and again while Redis is away or has not heard of its hosts again.
+
+    Raises what the call raises, once the patience is over.
+    """
     deadline: float | None = None
     while True:
         try:

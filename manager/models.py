@@ -144,11 +144,12 @@ class BatchResult(_Payload):
     skipped: dict[str, str] = Field(default_factory=dict)
     #: Attempted without success, and why.
     failed: dict[str, str] = Field(default_factory=dict)
-    #: Asked for, and not answered: the caller did not stay, or `trouble` kept the answer away → the id of its task.
+    #: Not answered, since the caller did not stay or `trouble` kept the answer away → the id of its task.
     pending: dict[str, str] = Field(default_factory=dict)
     #: By which its progress is found again; empty where nobody keeps that.
     batch_id: str = ""
-    #: Why the outcome of those that are `pending` is unknown though it was waited for; empty if nothing went wrong.
+    #: Why the answers of those that are `pending` did not come though they were waited for; empty if none
+    #: are.
     trouble: str = ""
 
     @property

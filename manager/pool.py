@@ -11,7 +11,8 @@ from manager.placement import Needs
 if TYPE_CHECKING:
     from manager.config import AccountConfig
 
-#: Called with an account id and `done`, `already`, `skipped`, `failed` or `pending` (unknown), once for each account.
+#: Called once for each account of a batch: its id, and `done`, `already`, `skipped`, `failed` or `pending`
+#: (unknown).
 Progress = Callable[[str, str], None]
 
 
@@ -33,8 +34,8 @@ class StartOrder:
     needs: Needs | None = None
     #: Whether another host may take over.
     failover: bool = False
-    #: What the caller's own validator says, for a pool that sends the order away: `prepare` is not called there. Raises as
-    #: that does. None if it would say nothing that the host does not.
+    #: What the caller's own validator says, for a pool that sends the order away: it does not call `prepare`.
+    #: Raises as that does. None if it would say nothing that the host does not.
     check: "Callable[[], object] | None" = None
 
 
@@ -67,7 +68,7 @@ class WorkerPool(Protocol):
         """Stop the account's worker if it has one, then start it; nobody else's start gets in between."""
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """Stop the account's worker; True once its process is proven to have ended, by this stop or just before.
+        """Stop the account's worker; True once its process is proven to have ended.
 
         `timeout` is in seconds, by default the account's own. Raises NoWorkerError (a ValueError) if there is none,
         StopFailedError if it could not be ended.

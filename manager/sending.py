@@ -184,7 +184,8 @@ class Sender:
     def _recorded(self, command: Command) -> Any:
         """Return what the answer would be, if records show that the command was carried out; else None.
 
-        A host that was given another name, or an agent that was killed, does what is desired and answers no task of before.
+        A host that was given another name, or whose agent was killed, does what is desired. It answers no
+        task of before.
         """
         account_id = command.account_id
         try:

@@ -31,10 +31,13 @@ class WorkerManagerService:
         worker_pool: WorkerPool,
         validator: Validator | None = None,
     ) -> None:
-        """`config_service` needs `load_account_config` and `list_accounts`, `validator` needs `validate`; no more.
+        """Wire the service from its parts.
 
-        A validator that is given has the word on every account, in place of the manager's own rules. With a pool that
-        sends commands it is asked before anything is sent, and the host still checks by the rules that it has.
+        `config_service` needs `load_account_config` and `list_accounts`; `validator` needs `validate`.
+
+        A validator that is given has the word on every account, in place of the manager's own rules. With a
+        pool that sends commands it is asked before anything is sent, and the host still checks by the rules
+        that it has.
         """
         self.config_service = config_service
         self.worker_pool = worker_pool
@@ -65,9 +68,10 @@ class WorkerManagerService:
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
 
-        Returns True when its process has provably ended. An account whose worker has failed, or that waits for its
-        recovery, is recorded as stopped: True as well. Raises ValueError if it has no worker (it never had one, or is
-        stopped already), RuntimeError if the worker could not be ended or nobody could be asked.
+        Returns True when its process has provably ended. An account whose worker has failed, or that waits
+        for its recovery, is recorded as stopped: True as well. Raises ValueError if it has no worker (it
+        never had one, or is stopped already), RuntimeError if the worker could not be ended or nobody could
+        be asked.
         """
         return self.worker_pool.stop_worker(account_id, timeout)
 
@@ -300,7 +304,10 @@ class WorkerManagerService:
 
 
 def stopped_count(result: BatchResult) -> int:
-    """Return how many a stop of many has stopped. Raises StopFailedError, which names those that it has not, or may not."""
+    """Return how many a stop of many has stopped.
+
+    Raises StopFailedError, which names those that it has not stopped, and those of which that is unknown.
+    """
     total = len(result.failed) + len(result.done) + len(result.pending)
     reasons: list[str] = []
     if result.failed:
@@ -310,7 +317,8 @@ def stopped_count(result: BatchResult) -> int:
     if result.trouble:
         reasons.append(
             f"of {len(result.pending)} of {total} workers it is unknown whether they stopped: "
-            f"{', '.join(sorted(result.pending))}: {result.trouble}; look with `manager batch {result.batch_id}`"
+            f"{', '.join(sorted(result.pending))}: {result.trouble}; look with "
+            f"`manager batch {result.batch_id}`"
         )
     if reasons:
         raise StopFailedError("; ".join(reasons))

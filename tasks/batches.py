@@ -34,8 +34,9 @@ def start_all_enabled_workers(
     """Start every enabled account, or those of a group (or several) that have all of the labels.
 
     Returns a WorkerInfo for every account, by id. `metadata.outcome` says what became of it: `started`,
-    `already_running`, `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis); `error` says
-    why where it does not run. The task's id is the batch's: `manager batch ID` shows how far it is.
+    `already_running`, `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis);
+    `error` says why where it does not run. The task's id is the batch's: `manager batch ID` shows how far it
+    is.
     """
     given = checked(
         self,
@@ -61,8 +62,8 @@ def restart_all_workers(
 ) -> dict[str, Any]:
     """Stop and start every worker of the fleet, or those selected, with the configuration as it is now.
 
-    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no worker), `failed`
-    or `pending` (unknown).
+    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no
+    worker), `failed` or `pending` (unknown).
     """
     given = checked(self, SelectionArguments, group=group, labels=labels)
     with _one_of_few(), allow_join_result():

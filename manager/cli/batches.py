@@ -235,8 +235,8 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
     say(", ".join(parts))
     if result.trouble:
         print_error(
-            f"outcome unknown for {counted(len(result.pending), 'account')}: {', '.join(sorted(result.pending))}: "
-            f"{result.trouble}"
+            f"outcome unknown for {counted(len(result.pending), 'account')}: "
+            f"{', '.join(sorted(result.pending))}: {result.trouble}"
         )
     if result.pending:
         say(f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered")

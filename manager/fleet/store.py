@@ -83,7 +83,8 @@ def drain_key(host: str) -> str:
 class Event:
     """One change of a worker's state. `id` orders events and is where a reader goes on after it.
 
-    `time` is when it happened, by Redis's clock: one that was written late, as after an outage, is dated back.
+    `time` is when it happened, by Redis's clock: one that was written late, as after an outage, is dated
+    back.
     """
 
     id: str
@@ -211,10 +212,10 @@ class FleetStore:
     ) -> None:
         """Record workers of this host, first heartbeats, and events, in one transaction and one round trip.
 
-        Of an account that changed more than once the last record stays, and every change becomes an event. `events`
-        are other ones than those changes, each with the seconds since it happened, as where Redis is told again what
-        it has lost. `mark` is kept with all that. A worker that has ended loses its heartbeat in the same
-        transaction, so that no reader pairs the two.
+        Of an account that changed more than once the last record stays, and every change becomes an event.
+        `events` are other ones than those changes, each with the seconds since it happened, as where Redis is
+        told again what it has lost. `mark` is kept with all that. A worker that has ended loses its heartbeat
+        in the same transaction, so that no reader pairs the two.
         """
         infos = list(infos)
         happened = [(info, 0.0) for info in infos] if events is None else events
@@ -244,9 +245,11 @@ class FleetStore:
     def settle(
         self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
     ) -> None:
-        """Record the end of what Redis calls alive on this host but is not among `present`: no agent saw it end.
+        """Record the end of workers that ended while no agent was there.
 
-        It is `stopped` where that is what is desired (`stopped`), or where a stop was under way, else `failed`.
+        They are those that Redis calls alive on this host and that are not among `present`.
+
+        They become `stopped` where that is desired (`stopped`) or where a stop was under way, else `failed`.
         """
         with translated(self.url):
             raw = self._client.hgetall(workers_key(host))
@@ -396,7 +399,10 @@ class _Found:
     host: HostState
 
     def newer_than(self, other: "_Found") -> bool:
-        """Say which of two records of one worker counts: that of the host whose agent is there, or was there last."""
+        """Say whether this record of a worker counts, and not the other one.
+
+        The one of the host whose agent is there, or was there last, does.
+        """
         mine, theirs = self.host.age_seconds, other.host.age_seconds
         return mine is not None and (theirs is None or mine < theirs)
 
@@ -416,8 +422,8 @@ def _newest(found: Sequence[_Found], stale_after: float) -> WorkerInfo:
 def _one_each(found: Sequence[_Found]) -> list[_Found]:
     """Return one record for each worker.
 
-    Two hosts with one worker are one host that has another name now, and `renamed_from` in the metadata says which it
-    had. The worker goes on to send its heartbeats under the name by which it was started.
+    Two hosts with one worker are one host that has another name now, and `renamed_from` in the metadata says
+    which it had. The worker goes on to send its heartbeats under the name by which it was started.
     """
     workers: dict[str, _Found] = {}
     for one in found:

@@ -257,7 +257,10 @@ class HostAgent:
         os._exit(_DEAF_EXIT)
 
     def _settle(self) -> None:
-        """Correct what Redis still says of workers that this host does not have any more. Raises FleetUnavailableError."""
+        """Correct what Redis says of workers that this host has no longer.
+
+        Raises FleetUnavailableError.
+        """
         pool, keeper = self._pool, self._keeper
         if pool is not None and keeper is not None:
             pool.note_unrecorded()

@@ -41,7 +41,10 @@ class Neighbours:
             return any(state.live for state in self._hosts if state.name == host)
 
     def renamed(self, host: str, account_id: str) -> str | None:
-        """Return the live host that has recorded the worker which `host` had: it is that host under another name."""
+        """Return the name that `host` has now; None if it has no other one.
+
+        That is the live host which has recorded the very worker of the account that `host` had.
+        """
         info = self._store.get_worker(account_id)
         if info is None or info.metadata.get("renamed_from") != host:
             return None

@@ -1,8 +1,10 @@
-"""What the publisher has to write and what it has written: no event is lost, and none is written twice if that can be known.
+"""What the publisher has to write, and what it has written.
 
-Each write carries a mark that Redis keeps in the same transaction. A write whose reply was lost is recognised by it,
-and a Redis that lost its last writes shows an older mark. Redis may still get an event twice: if it loses the mark of
-a write and keeps the event, as after somebody deleted keys by hand.
+No event is lost, and none is written twice as far as that can be known.
+
+Each write carries a mark that Redis keeps in the same transaction. A write whose reply was lost is recognised
+by it, and a Redis that lost its last writes shows an older mark. Redis may still get an event twice: if it
+loses the mark of a write and keeps the event, as after somebody deleted keys by hand.
 """
 
 import time
@@ -15,9 +17,11 @@ from uuid import uuid4
 
 from manager.models import WorkerInfo
 
-#: Changes that wait at most while Redis is away. The oldest go first: what an account is now matters more than what it was.
+#: Changes that wait at most while Redis is away. The oldest go first: what an account is now matters more
+#: than what it was.
 MAX_WAITING: Final = 20_000
-#: Seconds before Redis was last heard of: it may lose what it took then (`appendfsync everysec`, a replica that lags).
+#: Seconds before Redis was last heard of. It may lose what it took then: `appendfsync everysec`, a replica
+#: that lags.
 KEPT_SECONDS: Final = 60.0
 #: Changes that are kept at most after they were written.
 _MAX_KEPT: Final = 10_000
@@ -87,7 +91,10 @@ class Outbox:
         return self._under_way is None and not self._waiting.changes
 
     def next(self) -> Batch | None:
-        """Return what is to be written: the write that failed, as it was, or else what came since; None if nothing is."""
+        """Return what is to be written; None if nothing is.
+
+        A write that failed comes first, as it was.
+        """
         if self._under_way is None and self._waiting.changes:
             self._under_way, self._waiting = self._waiting, Batch()
         return self._under_way

@@ -88,8 +88,8 @@ class WorkerPoolManager(Roster):
         with slot.lock:
             if slot.unattended and slot.record is not None:
                 raise StartFailedError(
-                    f"{order.account_id}: process {slot.record.process.pid} of its last worker could not be ended and "
-                    f"may still trade: stop it again (`manager stop {order.account_id}`), then start it"
+                    f"{order.account_id}: process {slot.record.process.pid} of its last worker could not be "
+                    f"ended and may still trade: stop it again (`manager stop {order.account_id}`), then start it"
                 )
             if slot.live and slot.info is not None and not (slot.restarting or slot.orphaned):
                 # Of its own generation, it was started by this very command, which came another way as well.
@@ -114,7 +114,8 @@ class WorkerPoolManager(Roster):
     def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
         """Give up the recovery of an account that has no worker; the account then holds nothing.
 
-        The account becomes `failed` with the reason, or `stopped` where `stopped` says that a stop is desired.
+        The account becomes `failed` with the reason, or `stopped` where `stopped` says that a stop is
+        desired.
         """
         slot = self._slot(account_id)
         with slot.lock:
@@ -265,9 +266,9 @@ class WorkerPoolManager(Roster):
     def adopt(self, wants_stopped: Callable[[str], bool] = lambda _account_id: False) -> list[WorkerInfo]:
         """Take over the workers that an earlier agent left running, without touching their sessions.
 
-        Records whose process has ended become `failed` workers with what is known of their end, or `stopped` ones
-        where `wants_stopped` says that a stop is desired. A worker that was still connecting is ended: the start that
-        it belonged to has failed with its agent.
+        Records whose process has ended become `failed` workers with what is known of their end, or `stopped`
+        ones where `wants_stopped` says that a stop is desired. A worker that was still connecting is ended:
+        the start that it belonged to has failed with its agent.
         """
         adopted: list[WorkerInfo] = []
         for record in self._records.load_all():
@@ -351,7 +352,9 @@ class WorkerPoolManager(Roster):
 
     @staticmethod
     def _left_alone(slot: Slot) -> bool:
-        """Note that a command gave its worker up without proof of its end; True if the proof came in this moment.
+        """Note that a command gave its worker up without proof of its end.
+
+        Returns True if the proof came in this moment.
 
         From then on no command waits for that end: the watching thread records it.
         """

@@ -1,4 +1,7 @@
-"""Writes a host's records and events to Redis from one thread: many at a time, and again when Redis was away."""
+"""Writes a host's records and events to Redis.
+
+From one thread, many at a time, and again when Redis was away.
+"""
 
 import logging
 import threading
@@ -37,8 +40,8 @@ class Store(Protocol):
 class Publisher:
     """Brings every record and every event to the store, in order; a start never waits for an outage.
 
-    What Redis has not got waits in memory, and is lost only if this process ends while Redis is away. The events of
-    the last minute before Redis lost data are written again.
+    What Redis has not got waits in memory, and is lost only if this process ends while Redis is away. The
+    events of the last minute before Redis lost data are written again.
     """
 
     def __init__(
@@ -158,10 +161,10 @@ class Publisher:
             self._outbox.written(batch)
 
     def _speak(self) -> None:
-        """Say that the agent lives; if Redis has lost what it was told before, tell it again, its last events too.
+        """Say that the agent lives, and tell Redis again what it has lost.
 
-        Redis may have lost a part: one that reads its file with other rights than it was written with leaves out
-        transactions, and those alone.
+        Redis may have lost a part: one that reads its file with other rights than it was written with leaves
+        out transactions, and those alone.
         """
         word = {**self._describe(), "word": self._words + 1}
         before, records, found = self._store.report_agent(self._host, word)

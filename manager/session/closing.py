@@ -1,4 +1,7 @@
-"""Closing every open position at a stop: each one is tried until the stop's deadline, and what stays open is reported."""
+"""Closes every open position at a stop.
+
+Each one is tried until the stop's deadline, and what stays open is reported.
+"""
 
 import logging
 import time
@@ -55,9 +58,9 @@ class ClosingReport:
 def close_positions(gateway: Positions, deadline: float) -> ClosingReport:
     """Close every open position until `deadline` (`time.monotonic()` seconds). Raises nothing of a gateway's.
 
-    A request that was refused for a reason that passes is sent again, after a pause. One whose outcome is unknown is
-    not: the positions are read again first, and only what is still open is closed. Any other refusal leaves its
-    position open and stops no other. Once the session is gone nothing more is tried.
+    A request that was refused for a reason that passes is sent again, after a pause. One whose outcome is
+    unknown is not: the positions are read again first, and only what is still open is closed. Any other
+    refusal leaves its position open and stops no other. Once the session is gone nothing more is tried.
     """
     return _Closer(gateway, deadline).run()
 
@@ -94,7 +97,8 @@ class _Closer:
                 todo = [position.id for position in found if position.id not in self._final]
                 if not todo:
                     return report
-                # A venue may show for a moment what it has closed: then, and after a refusal, it is given a pause.
+                # A venue may show for a moment what it has closed. Then, and after a refusal, it gets a
+                # pause.
                 fresh = self._sent.isdisjoint(todo)
                 again_at_once = self._close(todo) and fresh
             if not self._wait(again_at_once):

@@ -188,7 +188,10 @@ class Worker:
             return self._figures
 
     def _refused(self, error: GatewayError, event: str) -> None:
-        """Count a request that the venue refused. Raises the error again if it says that the session is gone."""
+        """Count a request that the venue refused.
+
+        Raises the error again if it says that the session is gone.
+        """
         if error.ends_session:
             raise error
         text = f"{error.code}: {error}"[:_REFUSAL_LENGTH]

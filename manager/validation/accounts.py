@@ -1,4 +1,4 @@
-"""The accounts that a service works on: read by whichever configuration service, checked by whichever validator it was given."""
+"""Reads and checks the accounts of a service, by the parts that the service was given."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
@@ -28,7 +28,7 @@ class Validator(Protocol):
 
 
 class Accounts:
-    """Reads and checks accounts. What is read from files is told with its position; everything else without."""
+    """Reads and checks accounts. Problems in files have their position, others have none."""
 
     def __init__(self, configs: AccountConfigs, validator: Validator | None = None) -> None:
         self._configs = configs
@@ -50,7 +50,10 @@ class Accounts:
         return list(self._configs.list_accounts())
 
     def load(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
-        """Return the account's configuration. Raises AccountNotFoundError or InvalidConfigError, whatever the reader raises."""
+        """Return the account's configuration.
+
+        Raises AccountNotFoundError or another ManagerError, whatever the configuration service raises.
+        """
         try:
             if apply_defaults:
                 return self._configs.load_account_config(account_id)
@@ -130,7 +133,10 @@ class Accounts:
 
 
 def _reads_files(configs: AccountConfigs) -> TypeGuard[ConfigurationService]:
-    """Say whether this is our service with its own way of reading: one that a subclass replaced says more than the files."""
+    """Say whether this is our service, with its own way of reading.
+
+    A subclass that reads in another way says something else than the files.
+    """
     return isinstance(configs, ConfigurationService) and all(
         getattr(type(configs), name) is getattr(ConfigurationService, name)
         for name in ("load_account_config", "list_accounts")

@@ -1,4 +1,4 @@
-"""Parts that a caller injects: a configuration service of two methods, a validator of one, a pool of its own."""
+"""Parts that a caller injects: a configuration service of two methods, a validator of one, a pool."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,6 +1,9 @@
-"""A stop meets the death of its worker, in every order: no answer and no record is wrong, and nothing is given up twice.
+"""A stop meets the death of its worker, in every order.
 
-The processes are real, do nothing, and end when they are told to. Gates hold each side at the point in question.
+No answer and no record is wrong, and nothing is given up twice.
+
+The processes are real, do nothing, and end when they are told to. Gates hold each side at the point in
+question.
 """
 
 import os
@@ -232,7 +235,7 @@ def test_a_stop_that_comes_while_a_death_is_looked_at_stops_it(bench: Bench, rec
 
 
 def test_a_death_that_is_recorded_after_a_stop_began_stops_it(bench: Bench) -> None:
-    """The stop has moved to `stopping` and waits for the end; the watching thread comes to its own end meanwhile."""
+    """The stop has moved to `stopping` and waits; the watching thread comes to its end meanwhile."""
     death = Death(bench, recovers=False)
     process = bench.start()
     gate = bench.slot.exited = Gate()

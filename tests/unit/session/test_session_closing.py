@@ -1,4 +1,4 @@
-"""Closing positions at a stop: each is tried until the deadline, none is closed twice, and what stays open is told."""
+"""Closing positions at a stop: each is tried until the deadline, and what stays open is told."""
 
 import time
 from collections.abc import Callable, Iterator
