@@ -31,6 +31,8 @@ _REFUSED_KEPT_MS: Final = 86_400_000
 
 State = Literal["running", "stopped"]
 
+#: Why an account is stopped by a command, and not since its start was refused.
+STOP: Final = "stop"
 #: Why an account is wanted on another host than where it was.
 MOVE: Final = "move"
 FORCED_MOVE: Final = "forced move"

@@ -20,7 +20,7 @@ from manager import logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
-from manager.fleet.desired import BY_HAND, HANDED_ON, Desired, DesiredStore, Wish
+from manager.fleet.desired import BY_HAND, HANDED_ON, STOP, Desired, DesiredStore, Wish
 from manager.host.drain import Drain
 from manager.host.leasing import FleetLeases
 from manager.host.memory import Memory
@@ -268,6 +268,15 @@ class Keeper:
             wanted
             for account_id in self._pool.live_accounts()
             if (wanted := self.wanted.of(account_id)) is not None and not wanted.running
+        ]
+        # One that failed before its stop came here, without a task: it is recorded as stopped. A start that was
+        # refused is not desired either, but nobody has asked for a stop.
+        unwanted += [
+            wanted
+            for account_id in self._pool.failed_accounts()
+            if (wanted := self.wanted.of(account_id)) is not None
+            and not wanted.running
+            and wanted.why == STOP
         ]
         keys = {_key(wanted) for wanted in unwanted}
         self._vain_since = {key: since for key, since in self._vain_since.items() if key in keys}

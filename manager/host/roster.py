@@ -86,6 +86,12 @@ class Roster:
         with self._guard:
             return [slot.account_id for slot in self._slots.values() if slot.live or slot.unrecorded]
 
+    def failed_accounts(self) -> list[str]:
+        """Return the accounts whose worker has failed."""
+        with self._guard:
+            slots = list(self._slots.values())
+        return [slot.account_id for slot in slots if slot.status is WorkerLifecycleStatus.FAILED]
+
     def count_live(self) -> int:
         """Return how many workers have a process."""
         with self._guard:

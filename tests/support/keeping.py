@@ -33,6 +33,8 @@ class PoolOfNames:
         self.started: list[str] = []
         self.abandoned: dict[str, str] = {}
         self.fails: dict[str, ManagerError] = {}
+        #: Accounts whose worker has failed.
+        self.failed: set[str] = set()
         #: Epoch of the leases of workers here.
         self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
         self.while_starting: Callable[[], None] = lambda: None
@@ -54,6 +56,7 @@ class PoolOfNames:
         self.while_stopping()
         self.live.pop(account_id, None)
         self.starting.discard(account_id)
+        self.failed.discard(account_id)
         return True
 
     def has_worker_for_account(self, account_id: str) -> bool:
@@ -67,6 +70,9 @@ class PoolOfNames:
 
     def live_accounts(self) -> list[str]:
         return sorted(self.live)
+
+    def failed_accounts(self) -> list[str]:
+        return sorted(self.failed)
 
     def live_records(self) -> list[Any]:
         return [

@@ -17,6 +17,7 @@ from manager.fleet.hosts import DrainOrder
 from manager.fleet.leases import LeaseStore
 from manager.host import keeper as keeper_module
 from manager.host.commands import Call, Elsewhere
+from manager.host.restarts import _Blocked
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -465,3 +466,18 @@ def test_a_stop_for_a_host_that_is_silent_says_so(make_host: MakeHost) -> None:
     b.store.record("b", [info], {})
     with pytest.raises(HostUnavailableError, match="host a, which has it, is silent"):
         b.commands.stop("x", None, Call("t-stop"))
+
+
+def test_a_stop_that_came_without_its_task_stops_what_has_failed_before(make_host: MakeHost) -> None:
+    b = make_host("b")
+    for account_id in ("asked", "refused"):
+        b.account(account_id, 1)
+        desired = b.wanted(account_id, "b")
+        b.pool.failed.add(account_id)
+        b.keeper.restarts._blocked[account_id] = _Blocked(desired.generation, None)
+    b.desired.desire(Wish(account_id="asked", state="stopped", token="t", by="me", why="stop"))
+    b.desired.withdraw("refused", desired.generation)
+    b.look()
+    KeptHost._await(lambda: "asked" not in b.pool.failed)
+    b.look(2)
+    assert b.pool.failed == {"refused"}, "why it was refused stays told"
