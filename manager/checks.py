@@ -17,6 +17,7 @@ from manager.fleet.desired import Desired, DesiredStore
 from manager.fleet.store import ServerLimits
 from manager.models import WorkerInfo
 from manager.paths import StatePaths
+from manager.secure.exposed import open_files, url_problem
 from manager.settings import Settings
 from manager.states import SETTLED
 from manager.validation import AccountConfigurationValidator
@@ -56,6 +57,7 @@ def run_checks(settings: Settings) -> list[Check]:
     steps: tuple[Callable[[], Iterator[Check]], ...] = (
         _versions,
         lambda: _config(settings),
+        lambda: _secrets(settings),
         lambda: _state(settings),
         lambda: _redis(store),
         lambda: _agents(store, settings),
@@ -121,6 +123,29 @@ def _config(settings: Settings) -> Iterator[Check]:
         yield Check("config", "warning", found, "`manager init` writes the first files")
     else:
         yield Check("config", "ok", found)
+
+
+def _secrets(settings: Settings) -> Iterator[Check]:
+    url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
+    unchecked = url_problem(url)
+    if unchecked is not None:
+        yield Check(
+            "secrets",
+            "warning",
+            f"the Redis URL says {unchecked}",
+            "use ssl_cert_reqs=required and ssl_ca_certs=FILE; `manager secure init` makes both",
+        )
+    readable = open_files(settings)
+    if readable:
+        shown = "; ".join(readable[:5]) + (" ..." if len(readable) > 5 else "")
+        yield Check(
+            "secrets",
+            "warning",
+            f"{counted(len(readable), 'file')} with secrets may be read by others: {shown}",
+            "chmod 600 them, owned by the user that runs the host agent; change the secrets if others use this machine",
+        )
+    if unchecked is None and not readable:
+        yield Check("secrets", "ok", "no file with secrets may be read by others")
 
 
 def _state(settings: Settings) -> Iterator[Check]:

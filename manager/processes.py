@@ -18,6 +18,8 @@ import psutil
 
 #: How often a process without a pidfd is asked whether it has ended, in seconds.
 _POLL_SECONDS: Final = 0.02
+#: The environment variable in which agent, fork server and worker pass the ordinary limit of core files on.
+CORE_LIMIT: Final = "MANAGER_CORE_LIMIT"
 _KILL: Final = int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
@@ -154,3 +156,27 @@ def raise_file_limit() -> None:
         wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def prevent_core_dumps() -> None:
+    """Keep this process and its children from leaving a core file, which would hold every secret in their memory.
+
+    Only the soft limit is lowered, so that a program of an account can be given back what `ordinary_core_limit` says.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        os.environ.setdefault(CORE_LIMIT, str(soft))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
+def ordinary_core_limit() -> int | None:
+    """Return the soft limit of core files that this process had before `prevent_core_dumps`; None if that is not known.
+
+    It is passed on in the environment: a worker is the child of a process that lowered it already.
+    """
+    try:
+        return int(os.environ[CORE_LIMIT])
+    except (KeyError, ValueError):
+        return None

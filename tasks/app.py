@@ -18,7 +18,7 @@ from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
 from manager.masking import url_secrets
 from manager.models import ValidationResult
-from manager.processes import raise_file_limit
+from manager.processes import prevent_core_dumps, raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.venue.address import venue_address
@@ -63,6 +63,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         global _running  # noqa: PLW0603 - the tasks of this process must find its one agent
         raise_file_limit()
+        prevent_core_dumps()
         try:
             settings = _settings_of(worker)
             agent = HostAgent(settings, configuration(settings), _answer, lambda: _send_self_test(settings))

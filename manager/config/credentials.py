@@ -71,6 +71,12 @@ def too_open(reference: SecretStr, config_dir: Path) -> str | None:
     return f"{path} may be read by others (mode {mode:04o}): chmod 600 it" if mode & 0o077 else None
 
 
+def file_of(reference: SecretStr, config_dir: Path) -> Path | None:
+    """Return the file that a reference names; None if it names none."""
+    scheme, _, rest = reference.get_secret_value().partition(":")
+    return Path(_file_path(rest, config_dir)) if scheme == "file" and rest else None
+
+
 def watch(reference: SecretStr | None, config_dir: Path) -> Callable[[], object] | None:
     """Return a cheap look at a credential's place, whose answer changes whenever what is found there may have.
 

@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from manager.processes import prevent_core_dumps
+
 assert sys.platform != "win32", "there is no fork on Windows"
 
 from manager.gateways.program_guard import become_subreaper, descendants  # noqa: E402
@@ -135,6 +137,7 @@ def _is_guard(pid: int) -> bool:
 def main() -> None:
     server = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prevent_core_dumps()
     if sys.platform == "linux":
         become_subreaper()
     for module in PRELOADED:

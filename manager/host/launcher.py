@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 
 from manager.environment import clean_environment
 from manager.errors import StartFailedError
-from manager.processes import ProcessRef
+from manager.processes import CORE_LIMIT, ProcessRef
 
 #: Seconds that the preloaded process may take to import what it preloads.
 _PRELOAD_SECONDS: Final = 60.0
@@ -229,6 +229,5 @@ def _open_log(path: Path) -> BinaryIO:
 def _environment() -> dict[str, str]:
     """Return a worker's environment: none of the agent's own, where an operator keeps `env:` passwords."""
     extra = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    if "PYTHONPATH" in os.environ:
-        extra["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    extra |= {name: os.environ[name] for name in ("PYTHONPATH", CORE_LIMIT) if name in os.environ}
     return clean_environment(extra)

@@ -19,6 +19,7 @@ from manager.fleet.leases import LeaseBeats
 from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
 from manager.masking import Masker
+from manager.processes import prevent_core_dumps
 from manager.session.beat import BeatWriter
 from manager.session.cycle import ObserveCycle
 from manager.session.exits import WorkerExit
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 def run(reader: BinaryIO, writer: BinaryIO) -> int:
     """Run the worker whose order comes from `reader`; returns its exit code. Raises nothing."""
+    # Before the first secret is here.
+    prevent_core_dumps()
     line = reader.readline()
     if not line.endswith(b"\n"):
         return WorkerExit.CRASHED  # the host died before it could give the order: nothing was started

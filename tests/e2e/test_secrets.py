@@ -132,6 +132,11 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         )
     assert "tasks.start_worker" in texts["flower /api/tasks"]
 
+    if sys.platform == "linux":
+        for process in (fleet.agent.pid, *(worker.pid for worker in fleet.workers().values())):
+            limits = Path(f"/proc/{process}/limits").read_text()
+            (core,) = (line.split() for line in limits.splitlines() if line.startswith("Max core file size"))
+            assert core[4] == "0"
     texts |= _redis_values(fleet)
     texts |= _logs(fleet)
     texts |= _processes(fleet, own={fleet.agent.pid})

@@ -103,3 +103,29 @@ def test_closing_the_watch_leaks_no_descriptor(child: "subprocess.Popen[bytes]")
     watch.watch(ref_of(child), lambda _: None)
     watch.close()
     assert before == (len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="core files are of POSIX")
+def test_a_process_with_secrets_leaves_no_core_file_and_knows_the_ordinary_limit() -> None:
+    hard = ordinary = 0
+    if sys.platform != "win32":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        ordinary = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    script = (
+        "import os, resource, subprocess, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_CORE, ({ordinary}, resource.getrlimit(resource.RLIMIT_CORE)[1]))\n"
+        "from manager.processes import ordinary_core_limit, prevent_core_dumps\n"
+        "assert ordinary_core_limit() is None\n"
+        "prevent_core_dumps()\n"
+        "again = 'from manager.processes import *; prevent_core_dumps(); print(ordinary_core_limit())'\n"
+        "print(*resource.getrlimit(resource.RLIMIT_CORE), ordinary_core_limit(), flush=True)\n"
+        "subprocess.run([sys.executable, '-c', again], check=True)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MANAGER_CORE_LIMIT"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", str(hard), str(ordinary), str(ordinary)]
