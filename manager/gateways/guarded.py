@@ -26,6 +26,7 @@ from manager.gateways.program_guard import (  # noqa: E402
     states_below,
 )
 from manager.gateways.programs import GUARD_MARK  # noqa: E402
+from manager.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
 _START_SECONDS: Final = 20.0
@@ -81,6 +82,7 @@ class GuardedProgram:
                 "directory": None if directory is None else str(directory),
                 "environment": dict(environment),
                 "umask": 0o022,
+                "core_limit": ordinary_core_limit(),
                 "cgroup": None if cgroup is None else str(cgroup),
                 "keep_user": keep_user,
             }

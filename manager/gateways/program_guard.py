@@ -216,7 +216,7 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
         if request["keep_user"]:
             # A descendant of another user could not be killed by us.
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        _limit_files()
+        _reset_limits(request["core_limit"])
         os.umask(request["umask"])
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):
@@ -238,12 +238,17 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
         os._exit(1)
 
 
-def _limit_files() -> None:
+def _reset_limits(core: int | None) -> None:
+    """Take back what the manager changed for its own processes: more open files, and no core files."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft > _PROGRAM_FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_PROGRAM_FILES, hard))
+    if core is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CORE, (core, hard))
 
 
 def _prctl(option: int, value: int) -> None:

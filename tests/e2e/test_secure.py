@@ -289,7 +289,8 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
         client.xadd("manager:events", {"status": "forged"}, maxlen=1)
         client.lpush("celery", "a task for all")
         assert client.rpop("celery") == b"a task for all"
-        client.delete("celery", "manager:desired", "manager:lease:paper:S:1")
+        client.delete("celery", "manager:desired", "manager:lease:paper:S:1", "manager:batches")
+        client.expire("manager:host:other-host:nudges", 0)
     with secure.as_user("flower") as client:
         acts = (
             lambda: client.rpush("celery", "a task"),

@@ -1,11 +1,14 @@
 import json
 import logging
 import stat
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from manager import logs
+from manager.masking import Masker
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +88,44 @@ def test_a_secret_is_masked_however_it_was_escaped(tmp_path: Path, as_json: bool
     text = written(tmp_path / "log")
     assert "ss w" not in text
     assert text.count("***") >= 4
+
+
+def test_what_is_printed_goes_to_the_log_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    mask = Masker(["s3cret-of-mine"])
+    logs.configure(file=tmp_path / "log", secrets=mask.secrets)
+    logs.catch_printing(mask)
+    print("logging in with s3cret", end="", flush=True)
+    print("-of-mine", flush=True)
+
+    def fail() -> None:
+        raise ValueError("s3cret-of-mine is wrong")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    text = written(tmp_path / "log")
+    assert "action=printed stream=stdout | logging in with ***" in text
+    assert "ValueError: *** is wrong" in text
+    assert "s3cret" not in text
+
+
+def test_a_log_that_cannot_be_written_does_not_print_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                raise OSError("no space left on device")
+            except OSError:
+                self.handleError(record)
+
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    logging.getLogger().handlers = [Full()]
+    logs.catch_printing(Masker(()))
+    print("one line")
+    logging.getLogger("x").warning("another")

@@ -263,3 +263,7 @@ def test_a_stream_of_events_that_a_forger_has_ended_breaks_no_record_and_no_read
     assert "event_lost" in str([record.__dict__ for record in caplog.records])
     assert [event.status for event in store.events()] == ["running", "forged"]
     assert [event.status for event in store.follow_events("0", wait_seconds=0.1)] == ["running", "forged"]
+    with redis_server.client() as client:
+        client.delete("manager:events")
+    store.record("h", [info("c")], {})
+    assert [event.account_id for event in store.events()] == ["c"]

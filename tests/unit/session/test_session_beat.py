@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
+from manager.masking import Masker
 from manager.session.beat import BeatWriter, read_pulse
 
 
@@ -150,3 +151,17 @@ def test_readers_never_see_half_a_status(path: Path) -> None:
                 assert pulse.status["a"] == pulse.status["b"]
                 seen += 1
         assert seen > 10
+
+
+def test_what_leaves_by_the_beat_file_holds_no_secret(tmp_path: Path) -> None:
+    writer = BeatWriter(tmp_path / "beat", Masker(["hunter2", "healthy"]))
+    status = {"phase": "connected", "health": "healthy", "health_reason": "login with hunter2 failed", "n": 1}
+    masked = writer.masked(status)
+    assert masked == {**status, "health_reason": "login with *** failed"}
+    writer.status(masked)
+    writer.last_words("refused: hunter2")
+    pulse = read_pulse(tmp_path / "beat")
+    assert pulse is not None
+    assert pulse.last_words == "refused: ***"
+    assert pulse.status == masked
+    writer.close()
