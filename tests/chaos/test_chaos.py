@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 import psutil
 import pytest
+import redis
 from pydantic import SecretStr
 from support import bot
 from support.fleet import PASSWORD, SIGKILL, SIGSTOP, Fleet
@@ -228,6 +230,9 @@ class Chaos:
             self.empty_redis,
             self.lose_venue,
             *[self.drain_host] * 2,
+            self.lose_records,
+            self.lose_lease,
+            self.kill_guardian,
         ]
         while not self.over.wait(dice.uniform(0.5, 3.0)):
             fault = dice.choice(faults)
@@ -284,6 +289,44 @@ class Chaos:
         number = dice.randrange(1, ACCOUNTS + 1)
         with self.hosts[0].admin() as admin:
             admin.script_fault("Paper-1", 5000 + number, "connection_lost", count=1)
+
+    def lose_records(self, dice: random.Random) -> None:
+        """Kill an agent, and take from the next one what it would know its workers by."""
+        host = dice.choice(self.hosts)
+        how = dice.choice(["empty", "garbage", "remove", "all records", "all sockets"])
+        if host.agent is not None and host.agent.poll() is None:
+            host.agent.send_signal(SIGKILL)
+        if how == "all records":
+            shutil.rmtree(host.paths.workers_dir, ignore_errors=True)
+            return
+        if how == "all sockets":
+            for file in [*host.paths.run_dir.glob("*.sock"), *host.paths.run_dir.glob("*.beat")]:
+                file.unlink(missing_ok=True)
+            return
+        records = sorted(host.paths.workers_dir.glob("*.json"))
+        path = dice.choice(records) if records else None
+        if path is not None and how == "remove":
+            path.unlink()
+        elif path is not None:
+            path.write_bytes(b"" if how == "empty" else dice.randbytes(200))
+
+    def lose_lease(self, dice: random.Random) -> None:
+        """Have the leases of an account go by themselves, often while its host is cut off."""
+        if dice.random() < 0.7:
+            self.cut(dice)
+        login = 5000 + dice.randrange(1, ACCOUNTS + 1)
+        with contextlib.suppress(redis.RedisError), self.redis.client() as client:
+            for key in client.keys(f"manager:lease:*:{login}"):
+                client.delete(key)
+
+    def kill_guardian(self, dice: random.Random) -> None:
+        """Kill what ends a worker whose lease is over, and pause the worker as well, or not."""
+        worker = self._some_worker(dice)
+        children = psutil.Process(worker.pid).children() if worker is not None else []
+        if worker is not None and dice.random() < 0.5:
+            self._pause(worker, dice.uniform(4, 10))
+        for child in children:
+            child.kill()
 
     def drain_host(self, dice: random.Random) -> None:
         """Take a host out of service, by a person who forgets it for a while, and back."""

@@ -1,6 +1,7 @@
 """The host agent's own life: what happens to workers when it ends, and who may be one."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -46,6 +47,25 @@ def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> 
     eventually(lambda: fleet.status(accounts[1]) == "running", within=2)
     assert fleet.run("stop", accounts[0]).returncode == 0
     assert not before[accounts[0]].alive()
+
+
+def test_an_agent_whose_state_directory_was_removed_finds_its_workers(fleet: Fleet) -> None:
+    """Absence of a record is not absence of the worker: it is shown as it is, and a stop ends it."""
+    (account_id,) = fleet.add_accounts(1)
+    fleet.run_json("start-all")
+    worker = fleet.workers()[account_id]
+    end_agent(fleet, SIGKILL)
+    shutil.rmtree(fleet.paths.workers_dir)
+    shutil.rmtree(fleet.paths.run_dir)
+    (fleet.paths.root / "id").unlink()
+
+    fleet.start_agent()
+
+    assert fleet.status(account_id) == "running"
+    assert fleet.workers() == {account_id: worker}
+    assert fleet.run_json("start", account_id)["metadata"]["already_running"] is True
+    assert fleet.run("stop", account_id).returncode == 0
+    assert not worker.alive()
 
 
 def test_a_worker_that_died_while_no_agent_lived_is_failed_and_not_running(fleet: Fleet) -> None:

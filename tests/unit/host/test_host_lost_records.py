@@ -50,7 +50,7 @@ class Host:
             venue_url=self.venue.address,
             heartbeat_interval_seconds=0.1,
             stale_after_seconds=1.0,
-            lease_seconds=2.0,
+            lease_seconds=15.0,
         )
         self.config_service = ConfigurationService(self.settings.config_dir)
         self.config_service.accounts_dir.mkdir(parents=True)
@@ -79,7 +79,7 @@ class Host:
         self.paths.create()
         held = HeldFiles(self.paths.run_dir, self.paths.home)
         unrecorded = UnrecordedWorkers(self.store, self.lease_store, held, "h", 1.0)
-        leases = FleetLeases(self.lease_store, "h", 2.0, 0.1, self.paths.home, unrecorded.holds)
+        leases = FleetLeases(self.lease_store, "h", 15.0, 0.1, self.paths.home, unrecorded.holds)
         self.publisher = Publisher(self.store, "h", dict)
         self.pool = build_pool(
             self.settings,

@@ -17,15 +17,15 @@ from manager.processes import ProcessRef
 
 
 class Agents:
-    """Agents of one name, with a short time for which a claim counts."""
+    """Agents of one name, on one Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
         self.made: list[NameClaim] = []
         self.lost: list[str] = []
-        self.names = HostNames(server.url, 1.0)
+        self.names = HostNames(server.url, 5.0)
 
-    def agent(self, home: str = "home-a", machine: str = "this", fresh: float = 1.0) -> NameClaim:
+    def agent(self, home: str = "home-a", machine: str = "this", fresh: float = 5.0) -> NameClaim:
         self.made.append(NameClaim(self.server.url, "h", home, machine, self.lost.append, fresh))
         return self.made[-1]
 
@@ -119,7 +119,7 @@ def test_one_that_may_live_is_waited_out_and_refused_only_if_it_renews(
 ) -> None:
     """In another machine, or another container, nobody here can see whether the process lives."""
     agents.names.claim("h", "token-of-another", {**dead_process(), **left})
-    agents.agent("home-a").take()
+    agents.agent("home-a", fresh=1.0).take()
     agents.names.release("h", "token-of-another")
     with agents.server.client() as client:
         assert client.exists(claim_key("h")), "what is another's by now is not given up"
