@@ -72,8 +72,7 @@ class HeldFiles:
                     record = self._read(path, holder)
                     if record is not None:
                         found[record.process] = record
-                records = [self._with_beat_file(record) for record in found.values()]
-                self._records = sorted(records, key=lambda record: record.epoch)
+                self._records = sorted(found.values(), key=lambda record: record.epoch)
                 self._records_until = time.monotonic() + _FRESH_SECONDS
             records = list(self._records)
         return [record for record in records if record.process.alive()]
@@ -91,17 +90,14 @@ class HeldFiles:
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord:
         """Return the record with its heartbeat file where it can be read, if that was removed from the run directory."""
         with self._lock:
-            return self._with_beat_file(record)
+            if record.beat_file.exists():
+                return record
+            for held in self._held():
+                if held.process == record.process and held.name == record.beat_file.name:
+                    return replace(record, beat_file=held.path)
+        return record
 
     # inside, under the lock
-
-    def _with_beat_file(self, record: WorkerRecord) -> WorkerRecord:
-        if record.beat_file.exists():
-            return record
-        for held in self._held():
-            if held.process == record.process and held.name == record.beat_file.name:
-                return replace(record, beat_file=held.path)
-        return record
 
     def _notes(self) -> Iterator[tuple[Path, ProcessRef | None]]:
         with contextlib.suppress(OSError):

@@ -145,8 +145,12 @@ class RecordFiles:
 
     def lost(self, account_id: str) -> WorkerRecord | None:
         """Return the record of a worker that runs for the account, from its note; None if none does."""
-        found = self._notes.records() if self._notes is not None else []
-        return next((record for record in reversed(found) if record.account_id == account_id), None)
+        if self._notes is None:
+            return None
+        for record in reversed(self._notes.records()):
+            if record.account_id == account_id:
+                return self._notes.with_beat_file(record)
+        return None
 
     def runs(self, worker_id: str) -> bool:
         """Say whether a process holds the files of this worker, whatever the records say."""

@@ -151,6 +151,9 @@ def read_pulse(path: Path) -> Pulse | None:
     """Return what the beat file says now; None if there is none, or if it is no beat file."""
     for _ in range(_READ_TRIES):
         try:
+            # It may be named through a process (`/proc/PID/fd/N`) that has ended: what has its pid now may hold a pipe there.
+            if not path.is_file():
+                return None
             data = path.read_bytes()
         except OSError:
             return None
