@@ -236,8 +236,8 @@ def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Ite
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
         yield Finding(
             ("login",),
-            f"{config.login} at server {config.server} is also the login of {files} (the case of letters, blanks, and zeros "
-            "before a number make no other login): one broker account may have one live session; give each account its own "
+            f"{config.login} at server {config.server} is also the login of {files} (case, blanks and leading zeros "
+            "do not count): one broker account may have one live session; give each account its own "
             "login",
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.keeping import KeptHost
 from support.servers import RedisServer
 from support.venue import VenueProcess
 from support.waiting import eventually
@@ -247,7 +248,10 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
 
     assert host.info().status == "unknown"
     assert "this host's record of worker" in str(host.info().error)
-    assert host.pool.live_accounts() == ["a"]
+    assert host.pool.live_accounts() == ["a"], "a stop that was missed is carried out"
+    assert host.pool.occupied("a"), "a drain does not hand the account over beside it"
+    host.pool.abandon("a", "a session that somebody still has")
+    assert host.info().status == "unknown", "a recovery that is refused does not make it failed"
     with pytest.raises(SessionHeldError, match="lives on host h"):
         host.service.start_worker_from_config("a")
     told: Any = eventually(lambda: host.store.recorded("h", "a"))
@@ -260,6 +264,17 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
     assert host.sessions() == 0
     host.processes.append(unseen)
     assert host.start().alive(), "its lease was given up"
+
+
+def test_what_is_wrong_in_redis_is_corrected_once_redis_is_there(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    kept = KeptHost(tmp_path, redis_server.url, "h")
+    answers = [False, False, True]
+    kept.keeper._settle = lambda: answers.pop(0)
+    kept.look(4)
+    assert answers == [], "asked until nothing is left, and no more"
+    kept.close()
 
 
 def test_a_stop_finds_it_though_nobody_has_looked_before(host: Host, unseen: ProcessRef) -> None:
