@@ -24,7 +24,7 @@ from support.waiting import eventually
 from manager.celery_app import sender_app
 from manager.config import ConfigurationService
 from manager.factory import build_service
-from manager.fleet import fleet_url
+from manager.fleet import celery_url
 from manager.service import WorkerManagerService
 from manager.session.order import WorkerOrder
 from manager.settings import Settings
@@ -59,7 +59,7 @@ def fleet(environment: Mapping[str, str] | None = None) -> Iterator[Fleet]:
 
 def start_noop(found: Fleet) -> Any:
     """Start a Celery worker that has one task, which does nothing, on the fleet's broker; returns that task's signature."""
-    url = fleet_url(Settings(redis_url=SecretStr(found.redis.url)))
+    url = celery_url(Settings(redis_url=SecretStr(found.redis.url)))
     (found.paths.root / "noop_app.py").write_text(_NOOP.format(url=url))
     found.spawn(
         *(sys.executable, "-m", "celery", "--workdir", str(found.paths.root), "-A", "noop_app", "worker"),

@@ -13,6 +13,7 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
+from manager.fleet.address import parse_redis_url
 from manager.fleet.desired import Desired, DesiredStore
 from manager.fleet.store import ServerLimits
 from manager.models import WorkerInfo
@@ -230,6 +231,14 @@ def _redis_settings(store: FleetStore) -> Iterator[Check]:
             "warning",
             "appendonly is no",
             "set `appendonly yes` and `appendfsync everysec`: a restart otherwise forgets what was asked",
+        )
+    if parse_redis_url(store.url).kind == "sentinel" and found.get("min-replicas-to-write", "0") == "0":
+        yield Check(
+            "redis settings",
+            "failure",
+            "min-replicas-to-write is 0 although Sentinel may choose another primary",
+            "set it to 1 on every server, and min-replicas-max-lag to at most Sentinel's down-after-milliseconds: a primary "
+            "that is cut off otherwise goes on renewing leases that the new one does not know",
         )
     if found.get("maxmemory-policy") == "noeviction" and found.get("appendonly") == "yes":
         yield Check("redis settings", "ok", "noeviction, append-only file")

@@ -136,12 +136,13 @@ class FleetStore:
         return {**info, "time": seconds + micros / 1e6}
 
     def server_settings(self) -> dict[str, str] | None:
-        """Return Redis's `maxmemory-policy` and `appendonly`; None where this user may not read them."""
+        """Return those of Redis's settings that a fleet depends on; None where this user may not read them."""
         with translated(self.url):
             try:
                 return {
-                    **self._client.config_get("maxmemory-policy"),
-                    **self._client.config_get("appendonly"),
+                    name: value
+                    for asked in ("maxmemory-policy", "appendonly", "min-replicas-*")
+                    for name, value in self._client.config_get(asked).items()
                 }
             except ResponseError:
                 return None
