@@ -1,6 +1,7 @@
-"""The transport of this process: the fleet's connections, under channels that check what they read."""
+"""The transport of this process: the fleet's connections, under the channels that check what they read.
 
-from typing import Any
+It is imported when the first connection is made, after `tasks.app` has put the checks in place.
+"""
 
 from kombu.transport import redis as redis_transport
 
@@ -8,9 +9,6 @@ from manager.fleet.celery_redis import FleetChannel, FleetTransport
 
 
 class TaskTransport(FleetTransport):
-    """The fleet's transport with whatever channel checks messages in this process."""
+    """The fleet's transport with the channel that checks messages in this process."""
 
-    @property
-    def Channel(self) -> Any:  # type: ignore[override]  # noqa: N802 - kombu's name
-        checked = redis_transport.Transport.Channel
-        return type("CheckedFleetChannel", (FleetChannel, checked), {})
+    Channel = type("CheckedFleetChannel", (FleetChannel, redis_transport.Transport.Channel), {})
