@@ -10,7 +10,7 @@ from manager.settings import Settings
 
 def fleet_address(settings: Settings) -> RedisAddress:
     """Return where MANAGER_REDIS_URL leads, else the Redis of `manager up` on this machine. Raises SettingsError."""
-    url = "" if settings.redis_url is None else settings.redis_url.get_secret_value().strip()
+    url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
     if url:
         return parse_redis_url(url)
     if sys.platform == "win32":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from manager import wire
+from manager.fleet.urls import fleet_address
 from manager.settings import Settings
 
 
@@ -25,7 +26,11 @@ def agent_environment(settings: Settings) -> dict[str, str]:
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
-    """Return the settings that every process of one machine must have alike, as environment variables."""
+    """Return the settings that every process of one machine must have alike, as environment variables.
+
+    Raises SettingsError if MANAGER_REDIS_URL cannot be used: a Celery process would say so with a traceback.
+    """
+    fleet_address(settings)
     given = {name: value for name, value in os.environ.items() if name.startswith("MANAGER_")}
     return {
         **given,
