@@ -17,7 +17,9 @@ from support.ports import free_port
 from support.servers import RedisServer, secure_redis_binary
 from support.waiting import eventually
 
+from manager.celery_app import sender_app
 from manager.fleet import FleetStore
+from manager.fleet.client import open_client
 from manager.fleet.desired import DesiredStore
 
 BINARY = secure_redis_binary()
@@ -464,3 +466,23 @@ def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(se
     assert store.hosts() == []
     store.close()
     json.dumps(secure.denied())
+
+
+def test_a_url_without_options_verifies_the_certificate_whoever_reads_it(secure: SecureRedis) -> None:
+    url = secure.url("manager")
+    bare = url.partition("?")[0]
+    assert open_client(url).ping()
+    apps = [sender_app(url), sender_app(bare)]
+    with apps[0].connection() as connection:
+        connection.connect()
+    assert apps[0].backend.client.ping()
+    with apps[1].connection() as connection:
+        calls: list[Callable[[], Any]] = [
+            open_client(bare).ping,
+            connection.connect,
+            apps[1].backend.client.ping,
+        ]
+        for call in calls:
+            # The authority of this fleet is not one that the system knows.
+            with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                call()
