@@ -6,10 +6,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from celery import states
+from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from manager.errors import FleetUnavailableError, ManagerError
+from manager.errors import CommandTimeoutError, FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore, safe_url
 
 #: Seconds between two looks at the results of a batch.
@@ -46,7 +47,8 @@ class Answers:
                     task_ids.discard(task_id)
                     found = True
                     failed = meta["status"] in states.EXCEPTION_STATES
-                    yield task_id, backend.exception_to_python(meta["result"]) if failed else meta["result"]
+                    answer = backend.exception_to_python(meta["result"]) if failed else meta["result"]
+                    yield task_id, expired() if isinstance(answer, TaskRevokedError) else answer
             if not task_ids or time.monotonic() >= deadline:
                 return
             if not found:
@@ -59,6 +61,8 @@ class Answers:
             yield
         except ManagerError:
             raise
+        except TaskRevokedError:
+            raise expired() from None
         except (OperationalError, RedisError, OSError) as error:
             raise self._unavailable(str(error)) from None
         except RuntimeError as error:
@@ -71,6 +75,15 @@ class Answers:
             f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
             "sent; `manager ps` shows what is so once Redis is back"
         )
+
+
+def expired() -> CommandTimeoutError:
+    """Return the error for a command that its host dropped by its time, which Celery compares with the host's clock."""
+    return CommandTimeoutError(
+        "the host took this command for more than a day old and dropped it: its clock is ahead, or the command waited "
+        "that long for its host; it may still be carried out. Compare the clocks with `manager hosts`, set them, then "
+        "send the command again"
+    )
 
 
 def forget(result: Any) -> None:

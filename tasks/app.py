@@ -22,7 +22,6 @@ from manager.processes import prevent_core_dumps, raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.venue.address import venue_address
-from tasks.messages import check_messages
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches"
 app.config_from_object(celery_settings())
 # What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
 app.conf.result_backend_always_retry = True
-app.conf.broker_transport = "tasks.transport:TaskTransport"
-check_messages(app)
+# A setting of this app's Celery workers alone: a process that only sends or looks keeps Celery's own behaviour.
+app.conf.worker_consumer = "tasks.consumer:CheckedConsumer"
 
 
 class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,39 +1,52 @@
-"""Messages that are none: whoever reaches Redis can put anything on a queue, and no message may end or deafen a host agent.
+"""Checks that a message must pass before Celery reads it. Pure: no connection, no Celery worker.
 
-Celery itself refuses other serializers and unknown tasks. But much of what it reads it does not look at: a body that is
-not arguments, keywords and embedded parts, a header of another type, a delivery tag that Redis does not take end its
-consumer or hold its place for ever, and a small message may unpack into gigabytes. So each is looked at before Celery
-gets it. Found by tests/e2e/test_forged.py.
+Anyone who may write to Redis can put anything on a queue, and no message may end a host agent or make it deaf. Celery
+refuses other serializers and unknown tasks, but it does not look at much of what it reads. A header of another type, or
+a delivery tag that Redis does not accept, ends its consumer or holds its place for ever, and a small message may
+unpack into gigabytes. `tasks/consumer.py` applies these checks in a host agent. Found by tests/e2e/test_forged.py.
 """
 
-import logging
+import base64
+import binascii
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from queue import Empty
 from typing import Any, Final
 from uuid import uuid4
 
-from celery.exceptions import InvalidTaskError
-from celery.worker import control
-from celery.worker.request import Request
-from kombu.transport import redis as redis_transport
-from kombu.transport import virtual
 from redis.exceptions import DataError
 
-from manager import logs
+from manager import wire
 
-logger: Final = logging.getLogger(__name__)
-
-#: What reading something that is not what it should be raises.
-_NONSENSE: Final = (
+#: What reading a malformed message raises.
+NONSENSE: Final = (
     *(ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
     DataError,
 )
 
-#: Characters of a header. A task's arguments stand in two of them, shortened by their sender.
+#: Characters of a header. A task's arguments are in two of them, shortened by their sender.
 _MAX_TEXT: Final = 10_000
+#: Characters of a task id under which a refusal is stored, and of an origin in a log line.
+_MAX_ID: Final = 255
+#: Characters of a protocol 1 body that is searched for its task's id.
+_MAX_BODY: Final = 100_000
 #: A task for later waits in an agent's memory, and is lost with it.
 _MAX_ETA: Final = timedelta(minutes=5)
+#: Tasks that are refused with an eta. The agent would read the command when it is due, and would then count it as later
+#: than a stop that was sent in the meantime.
+_NOT_LATER: Final = frozenset({wire.START_WORKER, wire.RESTART_WORKER, wire.START_ALL, wire.RESTART_ALL})
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What can be read of a message that is refused; each text is bounded, and empty where it cannot be read."""
+
+    task_id: str = ""
+    task: str = ""
+    origin: str = ""
+    #: Whether the sender asked for a result.
+    wants_result: bool = True
 
 
 def _text(value: object) -> bool:
@@ -52,7 +65,7 @@ def _limits(value: object) -> bool:
     )
 
 
-#: What Celery's own headers may be, beside not being there or null.
+#: What Celery's own headers may be, if they are present and not null.
 _HEADERS: Final[Mapping[str, Callable[[object], bool]]] = {
     **dict.fromkeys(
         (
@@ -80,86 +93,84 @@ _HEADERS: Final[Mapping[str, Callable[[object], bool]]] = {
 
 
 def checked_message(raw: Any) -> dict[str, Any]:
-    """Return a task's message as it may be handed to Celery. Raises one of `_NONSENSE` if it is none.
+    """Return a task's message with a new delivery tag, as it may be handed to Celery.
 
-    Its delivery tag is a new one: the sender's may be anything, and another message's.
+    The sender's delivery tag may have any type, and may be another message's. Raises one of `NONSENSE` if the message
+    is refused; its text says what is refused and what the sender should do.
     """
     headers, properties = raw["headers"], raw["properties"]
+    if not headers.get("task") and _body(raw):
+        raise ValueError("messages of Celery's protocol 1 are refused: set task_protocol = 2")
     if not _text(headers["task"]) or not (_text(headers["id"]) and headers["id"]):
-        raise ValueError("task and id")
+        raise ValueError("the headers task and id must be text")
     if headers.get("compression"):
-        raise ValueError("compression")
+        raise ValueError("compressed messages are refused: send this task without compression")
     for name, fits in _HEADERS.items():
         value = headers.get(name)
         if value is not None and not fits(value):
-            raise ValueError(name)
+            raise ValueError(f"the header {name} has a wrong type or value: leave it to Celery")
     if (eta := headers.get("eta")) is not None:
-        when = datetime.fromisoformat(eta)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        if when > datetime.now(UTC) + _MAX_ETA:
-            raise ValueError("eta")
+        _check_eta(headers["task"], eta)
     return {**raw, "properties": {**properties, "delivery_tag": str(uuid4())}}
 
 
-class CheckedRequest(Request):  # type: ignore[misc]
-    """A task's request; one that cannot be read is refused and acknowledged, so that it is gone."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(*args, **kwargs)
-        except _NONSENSE as error:
-            raise InvalidTaskError(f"not a task's message: {type(error).__name__}") from None
-
-
-class CheckedMessage(virtual.Message):
-    """A message as its channel makes it of what was read."""
-
-    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]
-            checked_message(payload) if channel.from_queue else payload, channel=channel, **options
+def _check_eta(task: str, eta: str) -> None:
+    if task in _NOT_LATER:
+        raise ValueError(
+            f"countdown and eta are refused for {task}, because a stop that is sent in the meantime must win: "
+            "send the task when it is due"
+        )
+    try:
+        when = datetime.fromisoformat(eta)
+    except ValueError:
+        raise ValueError("the header eta is not an ISO 8601 time: leave it to Celery") from None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    if when > datetime.now(UTC) + _MAX_ETA:
+        raise ValueError(
+            f"an eta more than {_MAX_ETA.seconds // 60} minutes ahead is refused: send the task when it is due"
         )
 
 
-class CheckedChannel(redis_transport.Channel):
-    """A channel that drops an item which is no task's message, instead of ending its consumer."""
-
-    Message = CheckedMessage
-    #: Whether what is read comes from a queue of tasks; broadcasts come another way.
-    from_queue = False
-
-    def _brpop_read(self, **options: Any) -> Any:
-        self.from_queue = True
-        try:
-            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except _NONSENSE as error:
-            logs.event(
-                logger,
-                logging.ERROR,
-                "message_dropped",
-                f"something on a queue is no message of a task ({type(error).__name__}: {str(error)[:40]!r}): it is dropped",
-            )
-            raise Empty from None
-        finally:
-            self.from_queue = False
+def sent_by(raw: Any) -> Sent:
+    """Return what can be read of a message that is refused. Never raises."""
+    try:
+        headers, properties = _mapping(raw["headers"]), _mapping(raw.get("properties"))
+        # Protocol 1 has its headers in the body.
+        own = headers if headers.get("id") else _body(raw)
+        return Sent(
+            task_id=_id(own.get("id")) or _id(properties.get("correlation_id")),
+            task=_short(own.get("task")),
+            origin=_short(own.get("origin")),
+            wants_result=headers.get("ignore_result") is not True,
+        )
+    except NONSENSE:
+        return Sent()
 
 
-#: Broadcasts that an agent answers. The others would end it, make it deaf, or drop tasks, at the word of anybody who may
-#: broadcast, Flower's user included.
-_HARMLESS: Final = frozenset(
-    {
-        *("ping", "hello", "heartbeat", "clock", "enable_events", "stats", "report", "conf"),
-        *("active", "reserved", "scheduled", "registered", "active_queues", "query_task", "revoked"),
-    }
-)
+def _body(raw: Any) -> dict[str, Any]:
+    """Return the body of a protocol 1 message; empty for any other, and for one that is not plain, short JSON."""
+    try:
+        body = raw["body"]
+        if not isinstance(body, str) or len(body) > _MAX_BODY or _mapping(raw["headers"]).get("compression"):
+            return {}
+        if _mapping(raw["properties"]).get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        found = _mapping(json.loads(body))
+    except (*NONSENSE, binascii.Error):
+        return {}
+    return found if isinstance(found.get("task"), str) and isinstance(found.get("id"), str) else {}
 
 
-def check_messages(app: Any) -> None:
-    """Have every task of the app, and every connection of this process, refuse what is no message, or does harm."""
-    for name in set(control.Panel.data) - _HARMLESS:
-        del control.Panel.data[name]
-    app.Task.Request = f"{__name__}:CheckedRequest"
-    redis_transport.Transport.Channel = CheckedChannel
-    # Celery's own tasks unpack others from their arguments, or send themselves anew until something has happened.
-    app.finalize()
-    for name in [name for name in app.tasks if name.startswith("celery.")]:
-        del app.tasks[name]
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _id(value: object) -> str:
+    """Return a task's id if it may become part of a Redis key."""
+    return value if isinstance(value, str) and len(value) <= _MAX_ID and value.isprintable() else ""
+
+
+def _short(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    return "".join(one if one.isprintable() else "?" for one in value[:_MAX_ID])

@@ -16,12 +16,17 @@ _COMMANDS: Final = (
 )
 
 #: Who subscribes to a pattern must have that very pattern, however wide the others are.
-_CELERY_CHANNELS: Final = ("celery-task-meta-*", "/0.celery*", "/0.celery.pidbox", "/0.celeryev/*")
+_BROADCASTS: Final = ("/0.celery*", "/0.celery.pidbox", "/0.celeryev/*")
+#: Celery publishes what it stores: results of tasks, and saved groups.
+_CELERY_CHANNELS: Final = ("celery-task-meta-*", "celery-taskset-meta-*", *_BROADCASTS)
+#: Queues on which services take the callbacks of chords and links. A host agent sends those, so a name outside this
+#: pattern would need a right of its own on every host.
+_CALLBACKS: Final = "callback.*"
 
 
 def manager_rights() -> list[str]:
     """Everything of the fleet, nothing of the server: who commands it."""
-    keys = ("manager:*", "celery*", "host.*", "_kombu.binding*", "*.celery.pidbox*")
+    keys = ("manager:*", "celery*", "host.*", _CALLBACKS, "_kombu.binding*", "*.celery.pidbox*")
     return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan", "+script|kill"]
 
 
@@ -33,6 +38,8 @@ def host_rights(host: str) -> list[str]:
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
         *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*"),
+        # The host that ends the last task of a chord counts the others and reads their results.
+        "celery-taskset-meta-*",
     )
     seen = (
         *("manager:hosts", "manager:config:*"),
@@ -45,7 +52,7 @@ def host_rights(host: str) -> list[str]:
         f"(+rpush %W~manager:audit:host:{host})",
         "(+xadd %W~manager:events)",
         "(+rpush +expire %W~manager:host:*:nudges)",
-        "(+lpush %W~host.* %W~*.reply.celery.pidbox*)",
+        f"(+lpush %W~host.* %W~{_CALLBACKS} %W~*.reply.celery.pidbox*)",
     )
     return [
         *_keys("RW", own),
@@ -79,7 +86,7 @@ def flower_rights() -> list[str]:
         *_keys("R", queues),
         *_keys("RW", (*own, "*.reply.celery.pidbox*")),
         # No answers: what it says there would be believed by those who wait.
-        *_channels(_CELERY_CHANNELS[1:]),
+        *_channels(_BROADCASTS),
         *_COMMANDS.split(),
     ]
 
