@@ -4,7 +4,7 @@ kombu and Celery would each read the URL in their own way, fail when a pool has 
 when a server refuses. Here both take the address as `manager.fleet.address` reads it, wait for a connection, and treat a
 server that refuses as one that is away: they connect again.
 
-A host agent checks messages on top of this: its transport combines `FleetChannel` with a channel of its own (`tasks.transport`).
+A host agent checks messages on top of this: the consumer subclasses its connection's transport (`tasks.consumer`).
 """
 
 from typing import Any, Final

@@ -187,6 +187,41 @@ def test_everything_works_with_tls_and_least_rights(
         other.close()
 
 
+def test_chords_and_saved_groups_work_with_least_rights(fleet: SecureFleet, secure: SecureRedis) -> None:
+    """The hosts count a chord's tasks and send its callback to a service's queue."""
+    fleet.add_accounts(2)
+    script = f"""
+import threading
+from celery import Celery, chord, group
+from celery.contrib.testing.worker import start_worker
+from celery.result import GroupResult
+
+app = Celery("desk", broker={secure.url("manager")!r}, backend={secure.url("manager")!r})
+
+@app.task(name="desk.report", queue="callback.desk")
+def report(infos):
+    return [info["status"] for info in infos]
+
+starts = [app.signature("tasks.start_worker", args=[a]) for a in ("account-001", "account-002")]
+app.conf.task_default_queue = "callback.desk"
+with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
+    sent = chord([start.set(queue="celery") for start in starts])(report.s().set(queue="callback.desk"))
+    print(sent.get(timeout=60))
+stops = group(app.signature("tasks.stop_worker", args=[a], queue="celery") for a in ("account-001", "account-002"))
+saved = stops.apply_async()
+saved.save()
+print(GroupResult.restore(saved.id, app=app).get(timeout=60))
+"""
+    secure.denied()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert secure.denied() == [], done.stderr
+    assert done.stdout.splitlines() == ["['running', 'running']", "[True, True]"], done.stderr
+    with secure.as_user("flower") as client:
+        refused((lambda: client.publish("celery-taskset-meta-x", "an answer"),))
+
+
 def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
     """It replays its file as the user `default`, and leaves out each transaction that this user may not do."""
     fleet.add_accounts(3)
