@@ -26,7 +26,8 @@ _CALLBACKS: Final = "callback.*"
 
 def manager_rights() -> list[str]:
     """Everything of the fleet, nothing of the server: who commands it."""
-    keys = ("manager:*", "celery*", "host.*", _CALLBACKS, "_kombu.binding*", "*.celery.pidbox*")
+    # `unacked*` is for the workers of services, which take callbacks; host agents read nothing there.
+    keys = ("manager:*", "celery*", "host.*", _CALLBACKS, "unacked*", "_kombu.binding*", "*.celery.pidbox*")
     return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan", "+script|kill"]
 
 

@@ -23,7 +23,7 @@ def tried(sender, **options):
         print(type(error).__name__, error)
     return sent.id
 
-ids = [tried(app, compression="gzip"), tried(app, countdown=3600), tried(app, serializer="yaml")]
+ids = [tried(app, compression="gzip"), tried(app, countdown=3600), tried(app, serializer="pickle")]
 old = Celery(broker=app.conf.broker_url, backend=app.conf.result_backend)
 old.conf.task_protocol = 1
 ids.append(tried(old))

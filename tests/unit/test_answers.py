@@ -11,6 +11,8 @@ from manager.errors import CommandTimeoutError
 from manager.fleet import FleetStore
 
 
+# Celery's redis backend calls it.
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 def test_a_command_that_its_host_calls_expired_is_one_clear_error(redis_server: RedisServer) -> None:
     """As by an agent whose clock is ahead by years: Celery compares the sender's clock with the host's."""
     app = sender_app("redis+socket://" + redis_server.url.removeprefix("unix://"))
