@@ -19,7 +19,7 @@ from celery.worker.request import Request
 
 from manager import logs
 from manager.errors import InvalidPayloadError
-from tasks.messages import NONSENSE, Sent, checked_message, sent_by
+from tasks.messages import NONSENSE, Sent, check_parts, checked_message, sent_by
 
 logger: Final = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class CheckedRequest(Request):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
+            check_parts(self._payload)
         except NONSENSE as error:
             raise InvalidTaskError(f"its body or a header cannot be read ({type(error).__name__})") from None
 

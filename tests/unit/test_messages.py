@@ -7,10 +7,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import celery
 import pytest
 
 from manager import wire
-from tasks.messages import checked_message, sent_by
+from tasks.messages import NONSENSE, check_parts, checked_message, sent_by
 
 
 def raw(**headers: Any) -> dict[str, Any]:
@@ -89,6 +90,24 @@ def test_an_id_that_could_not_be_part_of_a_key_or_a_log_line_is_not_used() -> No
     assert sent_by(raw(id="a\x1b[2J") | {"properties": {}}).task_id == ""
     assert "\x1b" not in sent_by(raw(task="a\x1b[2J", origin="\x1b[2J")).origin
     assert not sent_by(raw(ignore_result=True)).wants_result
+
+
+@pytest.mark.parametrize(
+    "embedded",
+    [
+        *(5, [5], "x", [], 0, {"other": 1}, {"chord": 5}, {"chord": [1]}, {"chain": 5}, {"chain": ["x"]}),
+        *({"callbacks": {}}, {"callbacks": [{"task": 5}]}, {"errbacks": [{"task": "a", "options": 5}]}),
+    ],
+)
+def test_malformed_callbacks_are_refused(embedded: Any) -> None:
+    with pytest.raises(NONSENSE):
+        check_parts([[], {}, embedded])
+
+
+def test_the_callbacks_that_celery_sends_pass() -> None:
+    one = dict(celery.Celery().signature("desk.report", args=["a"], queue="callback.desk"))
+    for embedded in (None, {}, {"callbacks": [one], "errbacks": [one], "chain": [one], "chord": one}):
+        check_parts(json.loads(json.dumps([["a"], {}, embedded])))
 
 
 def test_a_process_that_imports_tasks_keeps_celerys_own_behaviour() -> None:
