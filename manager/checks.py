@@ -274,7 +274,7 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
                 "host agent",
                 "failure",
                 f"{host.name}: {host.data['trouble']}",
-                "free its disk, or mend its rights",
+                "see its log; where it is short of disk, files, threads or memory, give it more",
             )
         else:
             yield Check(

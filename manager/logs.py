@@ -2,16 +2,15 @@
 
 import json
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Iterable
-from io import TextIOBase, TextIOWrapper
-from logging.handlers import RotatingFileHandler
+from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final
 
+from manager.log_writer import FileTarget, StderrTarget, WriterHandler, flush
 from manager.masking import Masker
 
 _FIELDS: Final = "manager_fields"
@@ -80,14 +79,6 @@ class _MaskingFormatter(logging.Formatter):
         return self._mask(self._inner.format(record))
 
 
-class _PrivateFileHandler(RotatingFileHandler):
-    """Rotates, and makes every new file readable by its owner alone."""
-
-    def _open(self) -> TextIOWrapper:
-        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return os.fdopen(fd, "a", encoding="utf-8")
-
-
 def configure(
     *,
     level: str = "INFO",
@@ -97,16 +88,17 @@ def configure(
     max_bytes: int = 5_000_000,
     backups: int = 3,
 ) -> None:
-    """Send this process's log to `file` (rotated, mode 0600), or to stderr where there is none."""
-    handler: logging.Handler
-    if file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        handler = _PrivateFileHandler(file, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+    """Send this process's log to `file` (rotated, mode 0600), or to stderr where there is none.
+
+    Logging never blocks: see `manager.log_writer`. Call `flush` before `os._exit`.
+    """
+    handler = WriterHandler(StderrTarget() if file is None else FileTarget(file, max_bytes, backups))
     handler.setFormatter(formatter(as_json=as_json, secrets=secrets))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, WriterHandler):
+            old.close()
     root.addHandler(handler)
     root.setLevel(level)
 
@@ -154,3 +146,6 @@ class _PrintedText(TextIOBase):
 def catch_printing(mask: Masker) -> None:
     """Log what this process prints to standard output and error from here on, secrets masked."""
     sys.stdout, sys.stderr = _PrintedText(mask, "stdout"), _PrintedText(mask, "stderr")
+
+
+__all__ = ["JsonFormatter", "LineFormatter", "catch_printing", "configure", "event", "flush", "formatter"]

@@ -121,7 +121,12 @@ class ProcessRef:
         except ProcessLookupError:
             return None
         # Between reading the record and opening the pidfd the pid may have gone to somebody else.
-        if not self.alive():
+        try:
+            alive = self.alive()
+        except BaseException:
+            os.close(fd)  # as when no further file may be opened: a leak would make that permanent
+            raise
+        if not alive:
             os.close(fd)
             return None
         return fd

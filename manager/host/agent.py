@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from manager import __version__, logs
 from manager.config import ConfigurationService
@@ -19,6 +19,7 @@ from manager.fleet.leases import LeaseStore
 from manager.host.assembly import build_pool
 from manager.host.auditor import Auditor
 from manager.host.commands import HostCommands
+from manager.host.essential_threads import EssentialThread, ThreadGuard, log_lost
 from manager.host.held_files import HeldFiles
 from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
@@ -57,6 +58,8 @@ class HostAgent:
         self.self_test = SelfTest(settings.self_test_seconds)
         self._send_self_test = send_self_test
         self._closed = threading.Event()
+        self._guard = ThreadGuard(self._essential, _end)
+        self._self_test_thread: EssentialThread | None = None
         self._answer: Answer = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
         self.config_service = config_service
@@ -173,9 +176,10 @@ class HostAgent:
             raise
         threading.Thread(target=self._preload, name="preload", daemon=True).start()
         if self._send_self_test is not None:
-            threading.Thread(
-                target=self._test_self, args=(self._send_self_test,), name="self-test", daemon=True
-            ).start()
+            send = self._send_self_test
+            self._self_test_thread = EssentialThread("self-test", lambda: self._test_self(send))
+            self._self_test_thread.start()
+        self._guard.start()
         logs.event(
             logger,
             logging.INFO,
@@ -193,6 +197,7 @@ class HostAgent:
         """
         self._commands = None
         self._closed.set()
+        self._guard.close()
         if self._keeper is not None:
             self._keeper.close()  # from here on nothing is started again
             self._keeper = None
@@ -301,10 +306,26 @@ class HostAgent:
                     "this host agent consumes nothing any more, though Redis takes its messages: it ends, to be "
                     "started again; the workers go on",
                 )
-                logging.shutdown()
-                os._exit(_DEAF_EXIT)
+                _exit()
+
+    def _essential(self) -> list[EssentialThread]:
+        found = [self.auditor.thread]
+        if self._publisher is not None:
+            found.append(self._publisher.thread)
+        if self._pool is not None:
+            found += self._pool.threads
+        if self._keeper is not None:
+            found += self._keeper.threads
+        if self._self_test_thread is not None:
+            found.append(self._self_test_thread)
+        return found
+
+    def _trouble(self) -> str | None:
+        stored = self._keeper.wanted.trouble if self._keeper else None
+        return stored or self._guard.trouble()
 
     def _describe(self) -> Mapping[str, Any]:
+        self._guard.check()  # who watches the guard: the thread that publishes this
         pool = self._pool
         memory, available = memory_mb()
         return {
@@ -317,7 +338,7 @@ class HostAgent:
             "states": pool.states() if pool else {},
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
             "looks": self._keeper.looks if self._keeper else 0,
-            "trouble": self._keeper.wanted.trouble if self._keeper else None,
+            "trouble": self._trouble(),
             "drain": self._keeper.drain.told() if self._keeper else None,
             "config_source": self.settings.config_source,
             "config_version": self.config_service.version,
@@ -345,6 +366,17 @@ class HostAgent:
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
         return self._keeper.restarts.lost(info, reason) if self._keeper is not None else None
+
+
+def _end(thread: str) -> None:
+    """End this agent, one of whose threads has died: the supervisor starts one that is whole."""
+    log_lost(thread)
+    _exit()
+
+
+def _exit() -> NoReturn:
+    logs.flush()
+    os._exit(_DEAF_EXIT)
 
 
 def _rounded(seconds: float | None) -> float | None:

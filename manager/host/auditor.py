@@ -9,11 +9,14 @@ from typing import Final
 from manager import logs
 from manager.errors import FleetUnavailableError
 from manager.fleet.audit import AuditTrail
+from manager.host.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 
 #: Entries that wait at most while Redis is away; what comes then is in the log alone.
 _WAITING: Final = 10_000
+#: Tries of an entry that fails for another reason than Redis.
+_TRIES: Final = 20
 #: Seconds between two tries.
 _AGAIN_SECONDS: Final = 1.0
 
@@ -28,10 +31,10 @@ class Auditor:
         self._host = host
         self._closing = threading.Event()
         self._entries: queue.SimpleQueue[Callable[[], None] | object] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+        self.thread = EssentialThread("audit", self._run)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def note(self, what: str, account_id: str, by: str, command: str, outcome: str, text: str = "") -> None:
         """Hand over one outcome."""
@@ -66,9 +69,9 @@ class Auditor:
     def close(self) -> None:
         """Write what waits, up to the first that Redis does not take: whoever ends must not wait for it."""
         self._closing.set()
-        if self._thread.is_alive():
+        if self.thread.alive:
             self._entries.put(_End)
-            self._thread.join()
+            self.thread.join()
         self._trail.close()
 
     def _run(self) -> None:
@@ -76,7 +79,12 @@ class Auditor:
             entry = self._entries.get()
             if not callable(entry):
                 return
-            while not _written(entry):
+            tries = 0
+            while not self._written(entry):
+                tries += 1
+                if tries >= _TRIES and self.thread.trouble is not None:
+                    self._lost("an entry cannot be written")
+                    break
                 if self._closing.is_set():
                     self._lost("Redis is away at the end")
                     return
@@ -86,10 +94,12 @@ class Auditor:
     def _lost(why: str) -> None:
         logs.event(logger, logging.ERROR, "audit_lost", f"{why}: the entries are in this log alone")
 
-
-def _written(entry: Callable[[], object]) -> bool:
-    try:
-        entry()
-    except FleetUnavailableError:
-        return False
-    return True
+    def _written(self, entry: Callable[[], object]) -> bool:
+        try:
+            entry()
+        except FleetUnavailableError:
+            return False
+        except BaseException as error:
+            self.thread.failed(error)
+            return False
+        return True

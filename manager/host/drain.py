@@ -3,18 +3,18 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from manager import logs
-from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DRAIN, Desired
 from manager.fleet.hosts import DrainOrder
+from manager.host.crew import Crew
 from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
+from manager.host.reads import BoundedConfiguration
 from manager.host.wanted import Wanted
 from manager.placement import Needs
 from manager.words import counted
@@ -36,7 +36,7 @@ class Drain:
         pool: WorkerPoolManager,
         wanted: Wanted,
         store: FleetStore,
-        config_service: ConfigurationService,
+        config_service: BoundedConfiguration,
         neighbours: Callable[[], Neighbours],
         memory: Path,
     ) -> None:
@@ -54,7 +54,7 @@ class Drain:
         self._order: DrainOrder | None = None
         if memory.exists():
             self._order = DrainOrder.from_json(memory.read_text())
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="drain")
+        self.crew = Crew(_AT_ONCE, "drain")
 
     @property
     def active(self) -> bool:
@@ -67,7 +67,7 @@ class Drain:
         return self._order is not None and self._order.mode == "move"
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        self.crew.shutdown(cancel_futures=True)
 
     def read(self) -> None:
         """Learn what is ordered, if Redis is there; tell it if it has lost that."""
@@ -145,8 +145,9 @@ class Drain:
         elif not live:
             return None
         with self._lock:
+            # Handed over first: if that fails, the next look tries again. The work waits for this lock to end.
+            self.crew.submit(self._carry_out, desired, move, live)
             self._busy.add(account_id)
-        self._threads.submit(self._carry_out, desired, move, live)
         return None
 
     def _carry_out(self, desired: Desired, move: bool, live: bool) -> None:

@@ -14,7 +14,7 @@ _HINTS = {
 def describe_exit(code: int | None, last_words: str | None) -> str:
     """Return one line: exit code or signal, what it means where that is known, and the worker's last words."""
     if code is None:
-        text = "the worker process ended (exit code unknown: an earlier host agent started it)"
+        text = "the worker process ended (exit code unknown: an earlier host agent started it, or the process that forked it does not answer)"
     elif code < 0:
         name = _signal_name(-code)
         hint = _HINTS.get(name)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,14 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, HANDED_ON, STOP, Desired, DesiredStore, Wish
+from manager.host.crew import Crew
 from manager.host.drain import Drain
+from manager.host.essential_threads import EssentialThread
 from manager.host.leasing import FleetLeases
 from manager.host.memory import Memory
 from manager.host.neighbours import Neighbours
 from manager.host.pool import WorkerPoolManager
+from manager.host.reads import BoundedConfiguration
 from manager.host.restarts import Restarts
 from manager.host.wanted import Wanted
 from manager.host.whereabouts import Whereabouts
@@ -83,7 +86,8 @@ class Keeper:
         self._settle, self._settled = settle, False
         self._host = host
         self._pool = pool
-        self._config_service = config_service
+        # Files are read on the threads of this class too, where one that hangs would delay every account.
+        self._config_service = BoundedConfiguration(config_service)
         self._desired = desired
         self._store = store
         self._leases = leases
@@ -92,7 +96,7 @@ class Keeper:
         self._wake = threading.Event()
         self.wanted = Wanted(host, desired, memory)
         self.drain = Drain(
-            host, pool, self.wanted, store, config_service, lambda: self.neighbours, drain_memory
+            host, pool, self.wanted, store, self._config_service, lambda: self.neighbours, drain_memory
         )
         self.neighbours = Neighbours(
             host, store, self.wanted, lambda: replace(me(), draining=self.drain.active)
@@ -102,7 +106,7 @@ class Keeper:
             pool,
             self.wanted,
             orders,
-            config_service,
+            self._config_service,
             self._wake.set,
             lambda: self.drain.active,
             self._admit,
@@ -119,11 +123,9 @@ class Keeper:
         self._patient_until = 0.0
         #: How often desired and actual were compared.
         self.looks = 0
-        self._stopping = ThreadPoolExecutor(_STOPS, thread_name_prefix="stop")
-        self._threads = [
-            threading.Thread(target=self._run, name="keeper", daemon=True),
-            threading.Thread(target=self._hear, name="nudges", daemon=True),
-        ]
+        self._stopping = Crew(_STOPS, "stop")
+        self._loop = EssentialThread("keeper", self._run)
+        self._ear = EssentialThread("nudges", self._hear)
 
     # life
 
@@ -136,20 +138,25 @@ class Keeper:
         if missed:
             wait_for(missed, timeout=_MISSED_STOPS_SECONDS)
         self._reconcile(at_once=True)
-        for thread in self._threads:
-            thread.start()
+        self._loop.start()
+        self._ear.start()
 
     def close(self) -> None:
         """Keep no more. Starts of its own that are under way are broken off; what runs goes on."""
         self._closing.set()
         self._wake.set()
         self.restarts.close()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        self._loop.join()
+        self._ear.join()
         self._stopping.shutdown()
         self.drain.close()
         self.wanted.save()
+
+    @property
+    def threads(self) -> list[EssentialThread]:
+        """Every thread that the host's promises rest on."""
+        crews = (self._stopping, self.restarts.crew, self.drain.crew)
+        return [self._loop, self._ear, *(thread for crew in crews for thread in crew.threads)]
 
     # commands
 
@@ -199,8 +206,8 @@ class Keeper:
                 if now >= next_look:
                     next_look = now + _LOOK_SECONDS
                     self._look()
-            except Exception:
-                logger.exception("the keeper met a fault of its own and goes on")
+            except BaseException as error:
+                self._loop.failed(error)
             due = self.restarts.next_due()
             moments = [next_look, next_hang, *([due] if due is not None else [])]
             if self.wanted.unsaved:
@@ -252,8 +259,8 @@ class Keeper:
                 )
             except FleetUnavailableError:
                 self._closing.wait(_AWAY_SECONDS)
-            except Exception:
-                logger.exception("a nudge could not be heard")
+            except BaseException as error:
+                self._ear.failed(error)
                 self._closing.wait(_AWAY_SECONDS)
 
     def _answered(self, token: str, done: "Future[bool]") -> None:

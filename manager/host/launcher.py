@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from manager.processes import CORE_LIMIT, ProcessRef
 _PRELOAD_SECONDS: Final = 60.0
 #: Seconds that one fork may take; it is a few milliseconds unless the machine is out of memory.
 _FORK_SECONDS: Final = 20.0
+#: Seconds that the question how a worker ended may take: its end is accounted for without the answer.
+_EXIT_CODE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,13 @@ if sys.platform != "win32":
         def __init__(self, log_file: Path) -> None:
             self._log_file = log_file
             self._lock = threading.Lock()
+            #: Bytes read of the next answer, and answers that nobody waits for any more.
+            self._read = b""
+            self._owed = 0
+            #: Whether the preloaded process has left a question unanswered; no end of a worker waits for it then.
+            self._silent = False
             self._server: subprocess.Popen[bytes] | None = None
             self._socket: socket.socket | None = None
-            self._answers: BinaryIO | None = None
 
         def preload(self) -> None:
             """Start the preloaded process now. Raises OSError if it cannot."""
@@ -143,13 +150,22 @@ if sys.platform != "win32":
                 ours.close()
 
         def exit_code(self, process: ProcessRef) -> int | None:
-            with self._lock:
-                if self._server is None or self._server.poll() is not None:
-                    return None  # its parent is gone: the system has reaped it and nobody knows
-            try:
-                code = self._ask({"op": "reap", "pid": process.pid}).get("code")
-            except StartFailedError:
+            # A fork under way, or a preloaded process that hangs, must not hold up the news of an end.
+            if self._silent or not self._lock.acquire(timeout=_EXIT_CODE_SECONDS):
+                self._silent = True
                 return None
+            try:
+                connection = self._socket
+                if self._server is None or connection is None or self._server.poll() is not None:
+                    return None  # its parent is gone: the system has reaped it and nobody knows
+                connection.sendall(json.dumps({"op": "reap", "pid": process.pid}).encode())
+                self._owed += 1
+                code = self._answer(connection, _EXIT_CODE_SECONDS).get("code")
+            except (OSError, ValueError):
+                self._silent = True
+                return None
+            finally:
+                self._lock.release()
             return code if isinstance(code, int) else None
 
         def end_strays(self) -> list[int]:
@@ -169,25 +185,42 @@ if sys.platform != "win32":
         def _ask(self, request: Mapping[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
             with self._lock:
                 try:
-                    connection, answers = self._connection()
+                    connection = self._connection()
                     socket.send_fds(connection, [json.dumps(request).encode()], list(fds))
-                    line = answers.readline()
-                except OSError as error:
-                    line, why = b"", str(error)
-                else:
-                    why = "it ended"
-                if not line:
+                    self._owed += 1
+                    return self._answer(connection, _FORK_SECONDS)
+                except (OSError, ValueError) as error:
                     self._drop()
                     raise StartFailedError(
-                        f"the preloaded process cannot be used ({why}); see {self._log_file}"
-                    )
-                answer: dict[str, Any] = json.loads(line)
-                return answer
+                        f"the preloaded process cannot be used ({error}); see {self._log_file}"
+                    ) from None
 
-        def _connection(self) -> tuple[socket.socket, BinaryIO]:
-            if self._socket is not None and self._answers is not None:
+        def _answer(self, connection: socket.socket, seconds: float) -> dict[str, Any]:
+            """Return the answer to the last question; those to earlier ones, given up as too late, are passed over.
+
+            Raises OSError if it does not come in time, or if the preloaded process has ended.
+            """
+            deadline = time.monotonic() + seconds
+            while True:
+                line, newline, rest = self._read.partition(b"\n")
+                if newline:
+                    self._read = rest
+                    self._owed -= 1
+                    if self._owed == 0:
+                        self._silent = False
+                        answer: dict[str, Any] = json.loads(line)
+                        return answer
+                    continue
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
+                more = connection.recv(65_536)
+                if not more:
+                    raise OSError("it ended")
+                self._read += more
+
+        def _connection(self) -> socket.socket:
+            if self._socket is not None:
                 if self._server is not None and self._server.poll() is None:
-                    return self._socket, self._answers
+                    return self._socket
                 self._drop()
             ours, theirs = socket.socketpair()
             with theirs, _open_log(self._log_file) as log:
@@ -200,18 +233,14 @@ if sys.platform != "win32":
                     env=_environment(),
                     start_new_session=True,
                 )
-            ours.settimeout(_PRELOAD_SECONDS)
-            self._socket, self._answers = ours, ours.makefile("rb")
-            if not self._answers.readline():
-                raise OSError("it could not be preloaded")
-            ours.settimeout(_FORK_SECONDS)
-            return self._socket, self._answers
+            self._socket, self._read, self._owed = ours, b"", 1
+            self._answer(ours, _PRELOAD_SECONDS)
+            return ours
 
         def _drop(self) -> None:
-            for stream in (self._answers, self._socket):
-                if stream is not None:
-                    stream.close()
-            self._socket = self._answers = None
+            if self._socket is not None:
+                self._socket.close()
+            self._socket, self._read, self._owed, self._silent = None, b"", 0, False
             if self._server is not None:
                 # It ends by itself once its socket is closed; one that does not has hung.
                 try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -19,7 +20,9 @@ from manager.errors import (
     StopFailedError,
 )
 from manager.host.batches import run_batch
+from manager.host.crew import Crew
 from manager.host.endings import describe_exit
+from manager.host.essential_threads import EssentialThread
 from manager.host.hanging import why_hung
 from manager.host.leasing import Held, Leases
 from manager.host.pace import LoginPace
@@ -43,6 +46,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a start waits for its record to be in Redis, so that a listing right after it shows it.
 _PUBLISH_SECONDS: Final = 2.0
+#: Ends of workers that are accounted for at once. One account's slow file or process tree delays none of the others.
+_ENDS: Final = 64
+#: Seconds before an end that could not be accounted for is tried again.
+_AGAIN_SECONDS: Final = 0.5
 
 
 #: See `WorkerPoolManager`.
@@ -54,7 +61,7 @@ class WorkerPoolManager(Roster):
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
     `close` touches none of them, and `adopt` finds them again. `on_unexpected_exit` hears of every worker that ended
-    without being asked to, on the watching thread; what it returns is called once the account is `restarting`, and has
+    without being asked to, on a thread of this end alone; what it returns is called once the account is `restarting`, and has
     `recover_worker` called soon; if it returns None the worker is not replaced.
     """
 
@@ -78,6 +85,8 @@ class WorkerPoolManager(Roster):
         self._leases = leases
         self._unrecorded = unrecorded
         self._pace = LoginPace(logins_per_second)
+        self._closing = threading.Event()
+        self._ends = Crew(_ENDS, "ended")
         self._watch = ProcessWatch()
 
     # commands
@@ -303,8 +312,15 @@ class WorkerPoolManager(Roster):
 
     def close(self) -> None:
         """Stop watching. Workers go on: only a command stops them."""
+        self._closing.set()
         self._watch.close()
+        self._ends.shutdown(cancel_futures=True)
         self._starter.close()
+
+    @property
+    def threads(self) -> list[EssentialThread]:
+        """The threads that notice the ends of workers."""
+        return [self._watch.thread, *self._ends.threads]
 
     # inside
 
@@ -540,33 +556,61 @@ class WorkerPoolManager(Roster):
                 raise
         with slot.guard:
             slot.orphaned = False
-            record, slot.record = slot.record, None
+            record = slot.record
             ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
             info = slot.move(status, error=reason, metadata=ending)
+            slot.record = None
         if record is not None:
-            self._records.remove(record)
+            self._remove_record(record)
         if status is not WorkerLifecycleStatus.RESTARTING:
             self._give_up(slot)
         self._note(info, wait_seconds=_PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0)
         _log_end(info, reason, slot.exit_code)
 
+    def _remove_record(self, record: WorkerRecord) -> None:
+        try:
+            self._records.remove(record)
+        except OSError as error:
+            # The next agent finds a record whose process has ended, and says so; the end itself stands.
+            logs.event(logger, logging.WARNING, "record_left", str(error), account=record.account_id)
+
     def _watch_worker(self, slot: Slot, process: ProcessRef) -> None:
-        self._watch.watch(process, lambda ended: self._on_exit(slot, ended))
+        def ended(process: ProcessRef) -> None:
+            # The watching thread hands over and goes on: what follows reads files and waits for processes.
+            self._ends.submit(self._account_for, slot, process)
+
+        self._watch.watch(process, ended)
+
+    def _account_for(self, slot: Slot, process: ProcessRef) -> None:
+        """Account for the end of a worker; what fails is tried again, for otherwise a dead worker is shown running."""
+        while not self._closing.is_set():
+            try:
+                self._on_exit(slot, process)
+            except BaseException as error:
+                self._watch.thread.failed(error)
+            else:
+                return
+            self._closing.wait(_AGAIN_SECONDS)
 
     def _on_exit(self, slot: Slot, process: ProcessRef) -> None:
-        """Runs on the watching thread the moment a worker has ended, asked to or not."""
+        """Runs the moment a worker has ended, asked to or not. May be called again after it raised."""
         code = self._starter.exit_code(process)
         with slot.guard:
             record, info = slot.record, slot.info
             if record is None or info is None or record.process != process:
                 return
-            slot.exit_code = code
+            if code is not None:
+                slot.exit_code = code
+            code = slot.exit_code
+        pulse = read_pulse(record.beat_file)
+        with slot.guard:
+            if slot.record is not record:
+                return
             slot.exited.set()
             if slot.events is not None:
                 slot.events.put({"event": "died"})
             unexpected = slot.status is WorkerLifecycleStatus.RUNNING
             unattended = slot.unattended
-            pulse = read_pulse(record.beat_file)
         if not (unexpected or unattended):
             return  # a start or a stop is under way and accounts for it
         reason = slot.ended_because or describe_exit(code, pulse.last_words if pulse else None)
@@ -615,7 +659,7 @@ class WorkerPoolManager(Roster):
                 status = WorkerLifecycleStatus.STOPPED
             else:
                 status = WorkerLifecycleStatus.FAILED
-            self._records.remove(record)
+            self._remove_record(record)
             slot.record = None
             held = slot.held
             if not recovering:

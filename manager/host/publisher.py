@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from manager import logs
 from manager.errors import ManagerError
+from manager.host.essential_threads import EssentialThread
 from manager.host.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 
@@ -65,11 +66,11 @@ class Publisher:
         self._changed = threading.Condition()
         self._outbox = Outbox()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self.thread = EssentialThread("publisher", self._run)
 
     def start(self) -> None:
         """Begin to write records; that the agent lives is not said before `announce`."""
-        self._thread.start()
+        self.thread.start()
 
     def announce(self) -> None:
         """Say from now on that the agent lives: after what was handed over so far."""
@@ -97,8 +98,7 @@ class Publisher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         failing = False
@@ -123,9 +123,9 @@ class Publisher:
                 elif self._announced and time.monotonic() >= next_word:
                     self._speak()
                     next_word = time.monotonic() + _INTERVAL
-            except ManagerError as error:
-                if not failing:
-                    logs.event(logger, logging.WARNING, "publish_failed", f"{error}; the workers go on")
+            except BaseException as error:
+                # Whatever it is: a host that ceases to publish is lost to its fleet while its workers trade.
+                self._tell(error, again=failing)
                 failing = True
                 next_word = max(next_word, time.monotonic() + _INTERVAL)
             else:
@@ -134,6 +134,12 @@ class Publisher:
                 failing = False
             if closed:
                 return
+
+    def _tell(self, error: BaseException, *, again: bool) -> None:
+        if not isinstance(error, ManagerError):
+            self.thread.failed(error)
+        elif not again:
+            logs.event(logger, logging.WARNING, "publish_failed", f"{error}; the workers go on")
 
     def _resumed(self, batch: Batch | None) -> None:
         with self._changed:

@@ -4,14 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from manager import logs
 from manager.config import (
     AccountConfig,
-    ConfigurationService,
     RecoveryConfig,
     config_version,
     watch_secrets,
@@ -25,7 +23,9 @@ from manager.errors import (
     StartCancelledError,
 )
 from manager.fleet.desired import WITHOUT_TASK, Desired
+from manager.host.crew import Crew
 from manager.host.pool import WorkerPoolManager
+from manager.host.reads import BoundedConfiguration, SlowFilesError
 from manager.host.recovery import RestartPolicy
 from manager.host.wanted import Wanted
 from manager.models import WorkerInfo
@@ -60,7 +60,7 @@ class Restarts:
         pool: WorkerPoolManager,
         wanted: Wanted,
         orders: OrderBook,
-        config_service: ConfigurationService,
+        config_service: BoundedConfiguration,
         wake: Callable[[], None],
         draining: Callable[[], bool] = lambda: False,
         admit: Callable[[Desired], bool] = lambda _desired: True,
@@ -85,7 +85,9 @@ class Restarts:
         self._busy: set[str] = set()
         self._blocked: dict[str, _Blocked] = {}
         self._closing = threading.Event()
-        self._threads = ThreadPoolExecutor(_STARTS, thread_name_prefix="recover")
+        #: What each account's file said of recovery when it was last read: a file that hangs must not delay a recovery.
+        self._known: dict[str, RecoveryConfig] = {}
+        self.crew = Crew(_STARTS, "recover")
 
     def close(self) -> None:
         """Break off what is under way, and start nothing more."""
@@ -94,7 +96,7 @@ class Restarts:
             busy = list(self._busy)
         for account_id in busy:
             self._pool.cancel_start(account_id)
-        self._threads.shutdown(cancel_futures=True)
+        self.crew.shutdown(cancel_futures=True)
 
     def lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         """Say what to do about a worker that ended unasked; see `WorkerPoolManager`."""
@@ -164,10 +166,10 @@ class Restarts:
         with self._lock:
             ready = [key for key, due in self._due.items() if due <= now and key not in self._busy]
             for account_id in ready:
+                # Handed over first: if that fails, the start stays due. An attempt waits for this lock to end.
+                self.crew.submit(self._attempt, account_id)
                 del self._due[account_id]
                 self._busy.add(account_id)
-        for account_id in ready:
-            self._threads.submit(self._attempt, account_id)
 
     def is_blocked(self, desired: Desired) -> bool:
         """Say whether nothing has changed since it was found that another start would not help."""
@@ -176,8 +178,11 @@ class Restarts:
         if blocked is None:
             return False
         same = blocked.generation == desired.generation
-        if same and (blocked.fingerprint is None or blocked.fingerprint == self._fingerprint(desired)):
-            return True
+        try:
+            if same and (blocked.fingerprint is None or blocked.fingerprint == self._fingerprint(desired)):
+                return True
+        except SlowFilesError:
+            return True  # whether its files have changed is not known yet
         self.forget(desired.account_id)
         return False
 
@@ -196,7 +201,9 @@ class Restarts:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
-            return order.prepare()
+            config = self._config_service.run(account_id, order.prepare)
+            self._known[account_id] = config.recovery
+            return config
 
         return replace(order, prepare=prepare)
 
@@ -259,8 +266,12 @@ class Restarts:
             logs.event(
                 logger, logging.ERROR, "not_recovered", str(error), account=account_id, code=error.code
             )
+            try:
+                fingerprint = self._fingerprint(wanted)
+            except SlowFilesError as slow:
+                fingerprint = str(slow)  # differs from every later one: the account is tried again then
             with self._lock:
-                self._blocked[account_id] = _Blocked(wanted.generation, self._fingerprint(wanted))
+                self._blocked[account_id] = _Blocked(wanted.generation, fingerprint)
             self._pool.abandon(account_id, str(error))
             return
         with self._lock:
@@ -296,16 +307,26 @@ class Restarts:
 
     def _recovery(self, account_id: str) -> RecoveryConfig:
         try:
-            return self._config_service.load_account_config(account_id).recovery
+            found = self._config_service.load_account_config(account_id).recovery
+        except SlowFilesError:
+            return self._known.get(account_id, RecoveryConfig())
         except ManagerError:
             return RecoveryConfig()
+        self._known[account_id] = found
+        return found
 
     def _fingerprint(self, desired: Desired) -> Hashable:
         """Return what an account's files and credential are now, so that a change is noticed."""
         try:
             config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
+        except SlowFilesError:
+            raise
         except ManagerError as error:
             return str(error)
-        look = watch_secrets(config, self._config_service.config_dir)
-        state: Any = look() if look is not None else None
+
+        def secrets() -> Any:
+            look = watch_secrets(config, self._config_service.config_dir)
+            return look() if look is not None else None
+
+        state = self._config_service.run(desired.account_id, secrets)
         return (config_version(config), hash(config.password), str(state))

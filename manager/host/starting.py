@@ -20,6 +20,7 @@ from manager.config import AccountConfig, Resolved, config_version
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
+    ManagerError,
     OrphansLeftError,
     StartCancelledError,
     StartFailedError,
@@ -68,7 +69,8 @@ class Note(Protocol):
 
 
 class Credentials(Protocol):
-    config_dir: Path
+    @property
+    def config_dir(self) -> Path: ...
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         """Return the password that the configuration refers to. Raises CredentialError."""
@@ -181,7 +183,9 @@ class Starter:
             connected = self._wait(slot, config, events)
         except BaseException as error:
             self._undo(slot, launched, note, error)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError | RuntimeError | MemoryError) and not isinstance(
+                error, ManagerError
+            ):
                 raise StartFailedError(f"{config.account_id}: {error}") from None
             raise
         with slot.guard:

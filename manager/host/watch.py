@@ -6,52 +6,110 @@ import select
 import sys
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import psutil
 
+from manager.host.essential_threads import EssentialThread
 from manager.processes import ProcessRef
 
 Ended = Callable[[ProcessRef], None]
+
+#: Seconds between two looks at processes that could not be given to the system to watch.
+_POLL_SECONDS: Final = 0.2
 
 
 class ProcessWatch:
     """Calls back when a watched process ends: on Linux from one thread over pidfds, elsewhere from one thread each.
 
-    The callback runs on a watching thread and must be quick. A process that has ended already is reported too.
+    The callback runs on a watching thread and must be quick; one that raises is called again until it succeeds. A process
+    that has ended already is reported too. Where a pidfd or a thread is not granted, the process is polled until one is:
+    a shortage delays the news of an end, and loses none.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: dict[int, tuple[ProcessRef, Ended]] = {}
+        #: Processes that nothing but polling watches.
+        self._polled: list[tuple[ProcessRef, Ended]] = []
+        #: Processes that have ended, whose callback must still be called.
+        self._owed: list[tuple[ProcessRef, Ended]] = []
         self._closed = False
+        self._woken = threading.Event()
         if sys.platform == "linux":
             self._epoll = select.epoll()
             self._wake_read, self._wake_write = os.pipe()
+            os.set_blocking(self._wake_read, False)
+            os.set_blocking(self._wake_write, False)
             self._epoll.register(self._wake_read, select.EPOLLIN)
-            self._thread = threading.Thread(target=self._run, name="process-watch", daemon=True)
-            self._thread.start()
+        self.thread = EssentialThread("process-watch", self._run)
+        self.thread.start()
 
     def watch(self, process: ProcessRef, ended: Ended) -> None:
-        """Call `ended(process)` once, from another thread, as soon as `process` has ended."""
-        if sys.platform == "linux":
-            fd = process.open_pidfd()
-            if fd is not None:
-                with self._lock:
-                    self._watched[fd] = (process, ended)
-                    self._epoll.register(fd, select.EPOLLIN)
-                return
-        threading.Thread(target=self._wait, args=(process, ended), name="process-watch", daemon=True).start()
+        """Call `ended(process)` once, from another thread, as soon as `process` has ended. Raises nothing."""
+        try:
+            if sys.platform == "linux":
+                self._watch_pidfd(process, ended)
+            else:
+                threading.Thread(
+                    target=self._wait, args=(process, ended), name="process-watch", daemon=True
+                ).start()
+        except (OSError, RuntimeError, MemoryError) as error:
+            self.thread.failed(error)
+            with self._lock:
+                self._polled.append((process, ended))
+            self._wake()
 
     def close(self) -> None:
         """Watch no more. The processes are not touched."""
         self._closed = True
+        self._wake()
+        self.thread.join()
         if sys.platform == "linux":
-            os.write(self._wake_write, b"x")
-            self._thread.join()
             self._epoll.close()
             for fd in (self._wake_read, self._wake_write, *self._watched):
                 os.close(fd)
             self._watched.clear()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._await()
+            if self._closed:
+                return
+            self._poll()
+            with self._lock:
+                owed = list(self._owed)
+            for entry in owed:
+                self._call(entry)
+
+    def _call(self, entry: tuple[ProcessRef, Ended]) -> None:
+        process, ended = entry
+        try:
+            ended(process)
+        except BaseException as error:
+            self.thread.failed(error)  # it stays owed
+        else:
+            with self._lock:
+                self._owed.remove(entry)
+
+    def _poll(self) -> None:
+        """Look at the processes that nothing else watches, and try again to have the system watch them."""
+        with self._lock:
+            polled = list(self._polled)
+        for entry in polled:
+            process, ended = entry
+            try:
+                if sys.platform == "linux":
+                    self._watch_pidfd(process, ended)
+                elif process.alive():
+                    continue
+                else:
+                    with self._lock:
+                        self._owed.append(entry)
+            except (OSError, RuntimeError, MemoryError):
+                continue  # not known yet: it is looked at again
+            with self._lock:
+                self._polled.remove(entry)
 
     def _wait(self, process: ProcessRef, ended: Ended) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -59,18 +117,58 @@ class ProcessWatch:
                 with contextlib.suppress(psutil.TimeoutExpired):
                     psutil.Process(process.pid).wait(timeout=1)
         if not self._closed:
-            ended(process)
+            with self._lock:
+                self._owed.append((process, ended))
+            self._wake()
 
     if sys.platform == "linux":
 
-        def _run(self) -> None:
-            while not self._closed:
-                for fd, _ in self._epoll.poll():
-                    with self._lock:
-                        found = self._watched.pop(fd, None)
-                        if found is None:
-                            continue
-                        self._epoll.unregister(fd)
+        def _watch_pidfd(self, process: ProcessRef, ended: Ended) -> None:
+            """Have the system watch it. Raises OSError if it cannot; then nothing has changed."""
+            fd = process.open_pidfd()
+            if fd is None:
+                with self._lock:
+                    self._owed.append((process, ended))
+                self._wake()
+                return
+            with self._lock:
+                try:
+                    self._epoll.register(fd, select.EPOLLIN)
+                except BaseException:
                     os.close(fd)
-                    process, ended = found
-                    ended(process)
+                    raise
+                self._watched[fd] = (process, ended)
+
+        def _wake(self) -> None:
+            with contextlib.suppress(OSError):  # full: it is awake
+                os.write(self._wake_write, b"x")
+
+        def _await(self) -> None:
+            with self._lock:
+                waiting = bool(self._polled or self._owed)
+            for fd, _ in self._epoll.poll(_POLL_SECONDS if waiting else None):
+                if fd == self._wake_read:
+                    with contextlib.suppress(OSError):
+                        os.read(fd, 4096)
+                    continue
+                with self._lock:
+                    found = self._watched.pop(fd, None)
+                    if found is None:
+                        continue
+                    self._owed.append(found)
+                    self._epoll.unregister(fd)
+                os.close(fd)
+
+    else:
+
+        def _wake(self) -> None:
+            self._woken.set()
+
+        def _await(self) -> None:
+            with self._lock:
+                waiting = bool(self._polled or self._owed)
+            self._woken.wait(_POLL_SECONDS if waiting else None)
+            self._woken.clear()
+
+
+__all__ = ["Ended", "ProcessWatch"]

@@ -24,6 +24,7 @@ def _root_as_it_was() -> object:
 
 
 def written(path: Path) -> str:
+    logs.flush()
     return path.read_text()
 
 
@@ -74,6 +75,7 @@ def test_a_rotated_log_file_is_private_too(tmp_path: Path) -> None:
     logs.configure(file=tmp_path / "log", max_bytes=200, backups=2)
     for _ in range(10):
         logs.event(logging.getLogger("x"), logging.INFO, "start", "x" * 50)
+    logs.flush()
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["log", "log.1", "log.2"]
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in files} == {0o600}
