@@ -23,6 +23,8 @@ _PRELOAD_SECONDS: Final = 60.0
 _FORK_SECONDS: Final = 20.0
 #: Seconds that the question how a worker ended may take: its end is accounted for without the answer.
 _EXIT_CODE_SECONDS: Final = 1.0
+#: The same while the preloaded process has left such a question unanswered.
+_SILENT_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ if sys.platform != "win32":
             #: Bytes read of the next answer, and answers that nobody waits for any more.
             self._read = b""
             self._owed = 0
-            #: Whether the preloaded process has left a question unanswered; no end of a worker waits for it then.
+            #: Whether the preloaded process has left a question unanswered: no end of a worker waits for it then.
             self._silent = False
             self._server: subprocess.Popen[bytes] | None = None
             self._socket: socket.socket | None = None
@@ -151,16 +153,18 @@ if sys.platform != "win32":
 
         def exit_code(self, process: ProcessRef) -> int | None:
             # A fork under way, or a preloaded process that hangs, must not hold up the news of an end.
-            if self._silent or not self._lock.acquire(timeout=_EXIT_CODE_SECONDS):
+            seconds = _SILENT_SECONDS if self._silent else _EXIT_CODE_SECONDS
+            if not self._lock.acquire(timeout=seconds):
                 self._silent = True
                 return None
             try:
                 connection = self._socket
                 if self._server is None or connection is None or self._server.poll() is not None:
                     return None  # its parent is gone: the system has reaped it and nobody knows
+                self._catch_up(connection, seconds)
                 connection.sendall(json.dumps({"op": "reap", "pid": process.pid}).encode())
                 self._owed += 1
-                code = self._answer(connection, _EXIT_CODE_SECONDS).get("code")
+                code = self._answer(connection, seconds).get("code")
             except (OSError, ValueError):
                 self._silent = True
                 return None
@@ -186,6 +190,7 @@ if sys.platform != "win32":
             with self._lock:
                 try:
                     connection = self._connection()
+                    self._catch_up(connection, _FORK_SECONDS)
                     socket.send_fds(connection, [json.dumps(request).encode()], list(fds))
                     self._owed += 1
                     return self._answer(connection, _FORK_SECONDS)
@@ -194,6 +199,11 @@ if sys.platform != "win32":
                     raise StartFailedError(
                         f"the preloaded process cannot be used ({error}); see {self._log_file}"
                     ) from None
+
+        def _catch_up(self, connection: socket.socket, seconds: float) -> None:
+            """Read the answers that came too late, as it reads one question at a time. Raises OSError."""
+            if self._owed:
+                self._answer(connection, seconds)
 
         def _answer(self, connection: socket.socket, seconds: float) -> dict[str, Any]:
             """Return the answer to the last question; those to earlier ones, given up as too late, are passed over.
