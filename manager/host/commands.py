@@ -18,6 +18,7 @@ from manager.errors import (
     VersionMismatchError,
 )
 from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, State, Wish
+from manager.host.crew import bare
 from manager.host.keeper import Keeper
 from manager.host.leasing import FleetLeases
 from manager.host.neighbours import Neighbours
@@ -107,7 +108,12 @@ class HostCommands:
             )
         if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(desired)):
             self._elsewhere(account_id, desired, call.hops)
-        return self._keeper.stop(desired).result()
+        done = self._keeper.stop(desired)
+        error = done.exception()
+        if error is not None:
+            # A copy: the keeper remembers the stop, and raising its own error would add this task's frames to it.
+            raise bare(error)
+        return done.result()
 
     def tidy(self) -> None:
         """Do what is due for the whole fleet now and then. Whoever does it; twice does no harm."""

@@ -1,5 +1,6 @@
 """A pool of threads that survives a shortage of threads: work waits for a thread, it is neither refused nor lost."""
 
+import copy
 import logging
 import threading
 from collections import deque
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+from manager.errors import ManagerError
 from manager.host.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
@@ -15,6 +17,13 @@ T = TypeVar("T")
 
 #: Threads that are started with the crew, so that there is always one to work with.
 _READY: Final = 2
+
+
+def bare(error: BaseException) -> BaseException:
+    """Return a copy of an error without traceback, cause and context."""
+    found = copy.copy(error)
+    found.__cause__ = found.__context__ = found.__traceback__ = None
+    return found
 
 
 class Crew:
@@ -94,7 +103,10 @@ class Crew:
                 try:
                     result = call()
                 except BaseException as error:
-                    future.set_exception(error)
+                    # Without the frames of the call: futures may be kept, and frames hold all that was in hand.
+                    future.set_exception(
+                        error.with_traceback(None) if isinstance(error, ManagerError) else error
+                    )
                 else:
                     future.set_result(result)
             del future, call

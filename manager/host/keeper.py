@@ -21,7 +21,7 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, HANDED_ON, STOP, Desired, DesiredStore, Wish
-from manager.host.crew import Crew
+from manager.host.crew import Crew, bare
 from manager.host.drain import Drain
 from manager.host.essential_threads import EssentialThread
 from manager.host.leasing import FleetLeases
@@ -115,6 +115,7 @@ class Keeper:
         self.whereabouts = Whereabouts(host, self.neighbours, leases)
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
+        self._last_stops: dict[str, str] = {}
         #: Since when (monotonic) a worker is there whose stop has ended.
         self._vain_since: dict[str, float] = {}
         #: Accounts that had a worker here at the last look, and were wanted on another host.
@@ -176,11 +177,23 @@ class Keeper:
             found = self._stops.get(key)
             # One that has ended stands for this one, unless there is something to stop again.
             if found is None or (found.done() and self._pool.has_worker_for_account(account_id)):
-                found = self._stopping.submit(self._pool.stop_worker, account_id, desired.timeout)
+                found = self._stopping.submit(self._stop_worker, account_id, desired.timeout)
                 self._stops[key] = found
+                # Whatever comes for this account later is of this generation or a later one.
+                before = self._last_stops.get(account_id, key)
+                if before != key and before in self._stops and self._stops[before].done():
+                    del self._stops[before]
+                self._last_stops[account_id] = key
                 while len(self._stops) > _STOPS_KEPT and next(iter(self._stops.values())).done():
                     self._stops.popitem(last=False)
         return found
+
+    def _stop_worker(self, account_id: str, timeout: float | None) -> bool:
+        try:
+            return self._pool.stop_worker(account_id, timeout)
+        except ManagerError as error:
+            # The error is kept with the stop for as long as that is remembered: without the frames that it refers to.
+            raise bare(error) from None
 
     def knows_stop(self, desired: Desired) -> bool:
         """Say whether this stop was handed over already."""

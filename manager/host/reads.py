@@ -56,6 +56,7 @@ class BoundedReads:
             except BaseException as error:
                 answer.set_exception(error)
             outcome.append(answer)
+            del answer  # this frame is in the error's traceback: together they would be garbage for the collector alone
             with self._lock:
                 answered.set()
                 self._hanging.discard(account_id)

@@ -1,0 +1,79 @@
+"""A host's memory does not grow with commands that it refuses."""
+
+import gc
+import logging
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.keeping import KeptHost
+from support.servers import RedisServer
+
+from manager.errors import InvalidConfigError, StopFailedError
+from manager.host.commands import Call
+
+#: Bytes for each refused command.
+_BOUND = 200
+_FRAMES = 40
+_WARM_UP, _COMMANDS = 100, 300
+
+
+def _deep(frames: int, call: Callable[[], Any]) -> Any:
+    """Call as Celery does: below so many frames that hold something."""
+    held = bytearray(1_000)
+    return _deep(frames - 1, call) if frames else (call(), held)[0]
+
+
+def _growth(command: Callable[[int], None]) -> float:
+    """Return the bytes that stay for each command once everything is warm."""
+    for number in range(_WARM_UP):
+        command(number)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(_WARM_UP, 2 * _WARM_UP):
+            command(number)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2 * _WARM_UP, 2 * _WARM_UP + _COMMANDS):
+            command(number)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return (after - before) / _COMMANDS
+
+
+def test_refused_stops_and_starts_leave_nothing_in_memory(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = KeptHost(tmp_path, redis_server.url, "h")
+    host.account("good", 1)
+    host.account("bad", 2, gateway="nonsense", volume=3)
+    host.wanted("good", "h")
+    host.pool.live["good"] = 1
+
+    def cannot() -> None:
+        raise StopFailedError("good: its process is still there")
+
+    host.pool.while_stopping = cannot
+    monkeypatch.setattr(
+        logging.root.manager, "disable", logging.CRITICAL
+    )  # pytest keeps every record of a test
+
+    def stop(number: int) -> None:
+        with pytest.raises(StopFailedError):
+            _deep(_FRAMES, lambda: host.commands.stop("good", 1.0, Call(token=f"stop-{number}")))
+
+    def start(number: int) -> None:
+        with pytest.raises(InvalidConfigError):
+            _deep(_FRAMES, lambda: host.commands.start("bad", True, True, Call(token=f"start-{number}")))
+
+    try:
+        assert _growth(stop) < _BOUND
+        assert _growth(start) < _BOUND
+    finally:
+        host.pool.while_stopping = lambda: None
+        host.close()
