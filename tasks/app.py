@@ -16,6 +16,7 @@ from manager.factory import celery_worker_pool, configuration
 from manager.gateways.reach import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
+from manager.host.crew import bare
 from manager.masking import url_secrets
 from manager.models import ValidationResult
 from manager.processes import prevent_core_dumps, raise_file_limit
@@ -153,13 +154,15 @@ def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Cal
         raise task.replace(onward) from None
     except ManagerError as error:
         running.auditor.note(what, account_id, call.by, call.token, error.code, str(error))
-        raise
+        # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
+        refusal = bare(error)
     else:
         outcome, text = _outcome(running, account_id) if what == "stop" else ("ok", "")
         running.auditor.note(what, account_id, call.by, call.token, outcome, text)
         return answer
     finally:
         running.self_test.end_command()
+    raise refusal
 
 
 def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
