@@ -28,6 +28,7 @@ ACCOUNT = {"gateway": "paper", "login": 1, "server": "S", "currencies": [{"symbo
 def configuration(tmp_path: Path) -> Iterator[ConfigurationService]:
     accounts = tmp_path / "accounts"
     accounts.mkdir()
+    assert sys.platform != "win32"
     os.mkfifo(accounts / "hangs.yaml")
     (accounts / "well.yaml").write_text(json.dumps(ACCOUNT))
     yield ConfigurationService(tmp_path)
@@ -54,6 +55,7 @@ def test_a_file_that_hangs_is_given_up_and_holds_one_thread(configuration: Confi
 
 
 def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(tmp_path: Path) -> None:
+    assert sys.platform != "win32"
     launcher = make_launcher("fork", tmp_path / "log")
     try:
         ended, lives = launcher.launch(), launcher.launch()
