@@ -19,7 +19,8 @@ from manager.host.launcher import make_launcher
 from manager.host.reads import BoundedConfiguration, BoundedReads, SlowFilesError
 from manager.processes import ProcessRef
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="FIFOs, SIGSTOP and fork")
+if sys.platform == "win32":
+    pytest.skip("FIFOs, SIGSTOP and fork", allow_module_level=True)
 
 ACCOUNT = {"gateway": "paper", "login": 1, "server": "S", "currencies": [{"symbol": "EURUSD"}]}
 
@@ -28,7 +29,6 @@ ACCOUNT = {"gateway": "paper", "login": 1, "server": "S", "currencies": [{"symbo
 def configuration(tmp_path: Path) -> Iterator[ConfigurationService]:
     accounts = tmp_path / "accounts"
     accounts.mkdir()
-    assert sys.platform != "win32"
     os.mkfifo(accounts / "hangs.yaml")
     (accounts / "well.yaml").write_text(json.dumps(ACCOUNT))
     yield ConfigurationService(tmp_path)
@@ -55,7 +55,6 @@ def test_a_file_that_hangs_is_given_up_and_holds_one_thread(configuration: Confi
 
 
 def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(tmp_path: Path) -> None:
-    assert sys.platform != "win32"
     launcher = make_launcher("fork", tmp_path / "log")
     try:
         ended, lives = launcher.launch(), launcher.launch()
