@@ -58,7 +58,7 @@ def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(
     launcher = make_launcher("fork", tmp_path / "log")
     try:
         ended, lives = launcher.launch(), launcher.launch()
-        server = ProcessRef.of(launcher._server.pid)  # type: ignore[attr-defined]
+        server = ProcessRef.of(launcher._server.pid)  # type: ignore[attr-defined,unused-ignore]
         assert server is not None
         server.signal(signal.SIGSTOP)
         answers: list[int | None] = []
