@@ -5,7 +5,7 @@ from manager.host.held_files import HeldFiles
 from manager.host.launcher import make_launcher
 from manager.host.leasing import Leases, LocalLeases
 from manager.host.pool import OnUnexpectedExit, WorkerPoolManager
-from manager.host.reads import BoundedConfiguration
+from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration, BoundedReads
 from manager.host.records import RecordFiles
 from manager.host.sinks import RecordSink
 from manager.host.starting import Starter, WorkerSurroundings
@@ -34,7 +34,7 @@ def build_pool(
     starter = Starter(
         make_launcher(settings.start_method, paths.component_log("launcher")),
         records,
-        BoundedConfiguration(config_service),
+        BoundedConfiguration(config_service, BoundedReads(PATIENT_SECONDS)),
         WorkerSurroundings(
             host=settings.host,
             paths=paths,

@@ -14,10 +14,14 @@ from manager.errors import StartFailedError
 
 T = TypeVar("T")
 
-#: Seconds that a caller waits for one account's files; less once several accounts' files hang at the same time.
+#: Seconds that a thread waits for one account's files which serves other accounts too; less once several accounts' files
+#: hang at the same time.
 _SECONDS: Final = 2.0
 _HURRIED_SECONDS: Final = 0.1
 _HURRIED_FROM: Final = 3
+#: Seconds for a thread that serves one account alone. A check of an account may read every file of a large fleet, and a
+#: keyring or another store of secrets may be asked over a network.
+PATIENT_SECONDS: Final = 60.0
 #: Accounts whose files may hang at once; each holds a thread until its file answers.
 _MAX_HANGING: Final = 256
 
@@ -34,6 +38,7 @@ class BoundedReads:
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
+        self._hurried = seconds <= _SECONDS
         self._lock = threading.Lock()
         self._hanging: set[str] = set()
 
@@ -43,7 +48,7 @@ class BoundedReads:
             if account_id in self._hanging or len(self._hanging) >= _MAX_HANGING:
                 raise self._slow(account_id)
             limit = self._seconds if seconds is None else seconds
-            if len(self._hanging) >= _HURRIED_FROM:
+            if self._hurried and seconds is None and len(self._hanging) >= _HURRIED_FROM:
                 limit = min(limit, _HURRIED_SECONDS)
         #: A list, so that the error's traceback does not refer to the error by way of this frame.
         outcome: list[Future[T]] = []
@@ -79,7 +84,7 @@ class BoundedReads:
     def _slow(account_id: str) -> SlowFilesError:
         return SlowFilesError(
             f"{account_id}: reading its files takes too long: check the disk or share that holds them and its password; "
-            "the host tries again by itself"
+            "an account that should run is tried again by its host"
         )
 
 
@@ -106,6 +111,6 @@ class BoundedConfiguration:
         """See `ConfigurationService.resolve_values`."""
         return self.run(config.account_id, lambda: self._service.resolve_values(config))
 
-    def run(self, account_id: str, read: Callable[[], T]) -> T:
-        """Run another read of the account's files."""
-        return self._reads.run(account_id, read)
+    def run(self, account_id: str, read: Callable[[], T], seconds: float | None = None) -> T:
+        """Run another read of the account's files, within `seconds` instead of the usual limit."""
+        return self._reads.run(account_id, read, seconds)

@@ -25,7 +25,7 @@ from manager.errors import (
 from manager.fleet.desired import WITHOUT_TASK, Desired
 from manager.host.crew import Crew
 from manager.host.pool import WorkerPoolManager
-from manager.host.reads import BoundedConfiguration, SlowFilesError
+from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration, SlowFilesError
 from manager.host.recovery import RestartPolicy
 from manager.host.wanted import Wanted
 from manager.models import WorkerInfo
@@ -201,7 +201,8 @@ class Restarts:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
-            config = self._config_service.run(account_id, order.prepare)
+            # One thread each: a check may read every file of the fleet, and is refused only if it really hangs.
+            config = self._config_service.run(account_id, order.prepare, PATIENT_SECONDS)
             self._known[account_id] = config.recovery
             return config
 

@@ -10,6 +10,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 _MAX_MESSAGE: Final = 65_536
 #: Seconds that one connection may take to say what it wants; a silent one must not keep a stop out.
 _REQUEST_SECONDS: Final = 2.0
+#: Seconds between two tries to accept a connection while that fails.
+_AGAIN_SECONDS: Final = 0.05
 #: Connections served at once; the rest are closed unheard.
 _MAX_CONNECTIONS: Final = 8
 
@@ -62,11 +65,16 @@ class ControlServer:
             except (OSError, EOFError):
                 if self._closed:
                     return
+                time.sleep(_AGAIN_SECONDS)  # no descriptor may be free for a while
                 continue
             if not self._slots.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except (RuntimeError, MemoryError):
+                # The system grants no thread now; a stop must arrive all the same.
+                self._serve(connection)
 
     def _serve(self, connection: "Connection[Any, Any]") -> None:
         try:

@@ -103,3 +103,25 @@ def _connect(address: str) -> Any:
         host, _, port = address.removeprefix("tcp:").rpartition(":")
         return make((host, int(port)), family="AF_INET")
     return make(address, family="AF_UNIX")
+
+
+def test_a_stop_arrives_though_the_system_grants_no_thread(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Mapping[str, Any]] = []
+
+    def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        heard.append(request)
+        return {"ok": True}
+
+    server = ControlServer(str(short_dir / "c.sock"), "token", handle)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        assert ask(server.address, "token", {"op": "stop"}) == {"ok": True}
+    monkeypatch.undo()
+    server.close()
+    assert [request["op"] for request in heard] == ["stop", "stop"]
