@@ -61,7 +61,7 @@ class ControlServer:
     def _accept(self) -> None:
         while not self._closed:
             try:
-                connection = self._listener.accept()
+                connection: Any = self._listener.accept()
             except (OSError, EOFError):
                 if self._closed:
                     return

@@ -9,22 +9,24 @@ own). What must hold is watched throughout, and at the end what is must be what 
 import contextlib
 import os
 import random
+import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import psutil
 import pytest
 import redis
 from pydantic import SecretStr
-from support import bot
+from support import bot, slow_share
 from support.fleet import PASSWORD, SIGKILL, SIGSTOP, Fleet
 from support.proxy import Proxy
 from support.servers import RedisServer
@@ -40,6 +42,10 @@ from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 
+if sys.platform != "linux":
+    pytest.skip("limits and signals of Linux", allow_module_level=True)
+assert sys.platform == "linux", "what follows is not type-checked for other platforms"
+
 pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "120"))
@@ -51,6 +57,8 @@ STALE_SECONDS = 5.0
 #: Accounts, the last ones, that are a program: a shell in front of a bot that has left it.
 WRAPPERS = 5
 BOT = bot.__file__
+#: Where a limit of threads can be set for one process (cgroup v1); elsewhere this fault does nothing.
+PIDS_CGROUP = Path("/sys/fs/cgroup/pids")
 SIGCONT = int(getattr(signal, "SIGCONT", 0))
 
 
@@ -87,6 +95,7 @@ class ChaosHost(Fleet):
         self.store = FleetStore(redis.url, stale_after_seconds=STALE_SECONDS)
         self.proxy = Proxy(redis.socket)
         self.redis_url = f"redis://127.0.0.1:{self.proxy.port}/0"
+        self.log_readers: list[subprocess.Popen[bytes]] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,7 +103,18 @@ class ChaosHost(Fleet):
             "MANAGER_LEASE_SECONDS": "4",
             "MANAGER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
             "MANAGER_HEARTBEAT_INTERVAL_SECONDS": "0.5",
+            # What Python runs first in every process of the fleet: see `slow_share`.
+            "PYTHONPATH": str(Path(slow_share.__file__).parent / "slow_share_site"),
+            slow_share.DIRECTORY: str(self.config_dir),
         }
+
+    def start_process(self, argv: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """Start it with its output in a pipe, which another process brings to the file: that one can be held up."""
+        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
+        assert reader.stdin is not None
+        self.log_readers.append(reader)
+        with reader.stdin as pipe:
+            return super().start_process(argv, pipe)
 
     def keep_agent(self) -> None:
         if self.agent is None or self.agent.poll() is not None:
@@ -103,8 +123,12 @@ class ChaosHost(Fleet):
     def close(self) -> None:
         for ref in [*self.workers().values(), *self._agents()]:
             ref.signal(SIGCONT)
+        for reader in self.log_readers:
+            reader.send_signal(SIGCONT)
         super().close()
         self.proxy.close()
+        for reader in self.log_readers:
+            reader.wait(timeout=10)
 
     def _agents(self) -> list[ProcessRef]:
         found = [ProcessRef.of(process.pid) for process in self.processes if process.poll() is None]
@@ -230,6 +254,10 @@ class Chaos:
             self.empty_redis,
             self.lose_venue,
             *[self.drain_host] * 2,
+            self.run_out_of_files,
+            self.run_out_of_threads,
+            self.leave_log_unread,
+            self.hang_share,
             self.lose_records,
             self.lose_lease,
             self.kill_guardian,
@@ -328,6 +356,41 @@ class Chaos:
         for child in children:
             child.kill()
 
+    def run_out_of_files(self, dice: random.Random) -> None:
+        """Let an agent open nothing more for a while."""
+        agent = self._some_agent(dice)
+        if agent is None:
+            return
+        soft, hard = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+        self._later(dice.uniform(1, 5), lambda: _limit_files(agent, soft, hard))
+        _limit_files(agent, psutil.Process(agent.pid).num_fds(), hard)
+
+    def run_out_of_threads(self, dice: random.Random) -> None:
+        """Let an agent start no thread for a while, where this machine lets the test set such a limit."""
+        agent = self._some_agent(dice)
+        group = PIDS_CGROUP / f"chaos-{os.getpid()}-{agent.pid}" if agent is not None else None
+        if agent is None or group is None:
+            return
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(agent.pid))
+        (group / "pids.max").write_text((group / "pids.current").read_text())
+        self.watch.count("threads limited")
+        self._later(dice.uniform(1, 12), lambda: (group / "pids.max").write_text("max"))
+
+    def leave_log_unread(self, dice: random.Random) -> None:
+        """Have nobody read what an agent logs."""
+        readers = [reader for host in self.hosts for reader in host.log_readers if reader.poll() is None]
+        if readers:
+            reader = dice.choice(readers)
+            reader.send_signal(SIGSTOP)
+            self._later(dice.uniform(2, 12), lambda: reader.send_signal(SIGCONT))
+
+    def hang_share(self, dice: random.Random) -> None:
+        """Have every process that opens an account's file wait for a while, as on a share that is gone."""
+        name = f"{dice.choice(self.ids)}.yaml"
+        self._later(dice.uniform(2, 12), lambda: slow_share.release(self.hosts[0].config_dir, name))
+        slow_share.hold(self.hosts[0].config_dir, name)
+
     def drain_host(self, dice: random.Random) -> None:
         """Take a host out of service, by a person who forgets it for a while, and back."""
         name = dice.choice(self.hosts).host
@@ -341,6 +404,10 @@ class Chaos:
 
         self._later(seconds, resume)
         self.fleet_hosts.drain(name, mode=mode)
+
+    def _some_agent(self, dice: random.Random) -> ProcessRef | None:
+        agents = [host.agent for host in self.hosts if host.agent is not None and host.agent.poll() is None]
+        return ProcessRef.of(dice.choice(agents).pid) if agents else None
 
     def _some_worker(self, dice: random.Random) -> ProcessRef | None:
         workers = [ref for host in self.hosts for _, ref in sorted(host.workers().items())]
@@ -489,6 +556,11 @@ class Chaos:
         if len(processes) != expected:
             wrong.append(f"{len(processes)} worker processes for {expected} accounts that should run")
         return wrong
+
+
+def _limit_files(agent: ProcessRef, soft: int, hard: int) -> None:
+    if agent.alive():
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
