@@ -41,6 +41,12 @@ class InvalidConfigError(ManagerError, ValueError):
     code = "invalid_config"
 
 
+class ImportSourceError(ManagerError, ValueError):
+    """Raised when a file of another supervisor cannot be translated into account files."""
+
+    code = "import_source_unreadable"
+
+
 class InvalidPayloadError(ManagerError, ValueError):
     """Raised when a task or a command carries arguments that it does not take."""
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 from manager import __version__
-from manager.cli import audit, batches, configs, doctor, fleet, hosts, secure, setup, show
+from manager.cli import audit, batches, configs, doctor, fleet, hosts, importing, secure, setup, show
 from manager.words import printable
 
 _EPILOG = (
@@ -26,7 +26,7 @@ def cli() -> None:
     """Command a fleet of trading workers: one process per broker account."""
 
 
-for _module in (setup, fleet, batches, hosts, configs, show, audit, doctor, secure):
+for _module in (setup, importing, fleet, batches, hosts, configs, show, audit, doctor, secure):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -1,0 +1,328 @@
+"""PM2's ecosystem file, as JSON or YAML → drafts. What each key means is taken from PM2 7.0."""
+
+import json
+import posixpath
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from manager.config.importing.drafts import (
+    AccountIds,
+    Draft,
+    Notes,
+    SourceFile,
+    Translation,
+    group_names,
+    note_secret_arguments,
+)
+from manager.config.importing.pm2_keys import HANDLED, LOST, NOTED
+from manager.config.importing.trees import Tree, read_json, read_yaml
+from manager.config.importing.values import (
+    duration,
+    megabytes,
+    number,
+    plain,
+    set_ready_after,
+    set_retries,
+    set_stop,
+    text_of,
+)
+from manager.errors import ImportSourceError
+
+#: What PM2 runs a script with, by its ending.
+_INTERPRETERS: Final[Mapping[str, str]] = {
+    **dict.fromkeys((".js", ".cjs", ".mjs"), "node"),
+    **dict.fromkeys((".ts", ".tsx"), "bun"),
+    ".py": "python3",
+    ".sh": "bash",
+    ".rb": "ruby",
+    ".php": "php",
+    ".pl": "perl",
+    ".coffee": "coffee",
+    ".ls": "lsc",
+}
+#: What PM2 takes where the file gives no time.
+_READY_SECONDS: Final = 1.0
+_KILL_SECONDS: Final = 1.6
+_LONGEST_BACKOFF: Final = 15.0
+
+
+def script_refused(name: str) -> str:
+    """Return why a JavaScript file is not read, and how to make JSON of it."""
+    return (
+        f"{name}: is JavaScript, which is not run here: make JSON of it with `node -p "
+        f"'JSON.stringify(require(\"./{posixpath.basename(name)}\"), null, 2)' > ecosystem.config.json`, then import that"
+    )
+
+
+def translate(source: SourceFile, environment: str | None = None) -> Translation:
+    """Translate every app. Raises ImportSourceError if the file cannot be parsed."""
+    yaml = source.name.lower().endswith((".yml", ".yaml"))
+    tree = read_yaml(source) if yaml else read_json(source, script_refused(source.name))
+    notes = Notes(source.name)
+    data = tree.data
+    apps: Any = data
+    place: tuple[str | int, ...] = ()
+    if isinstance(data, dict) and "apps" in data:
+        apps, place = data["apps"], ("apps",)
+        for key in data:
+            if key not in ("apps", "deploy") and not str(key).startswith("$"):
+                notes.lost(
+                    str(key), "is not a key that PM2 7.0 documents: it was left out", tree.line((str(key),))
+                )
+        if "deploy" in data:
+            notes.noted(
+                "deploy", "describes how code gets to a host; nothing runs by it", tree.line(("deploy",))
+            )
+    listed = isinstance(apps, list)
+    if isinstance(apps, dict):
+        apps = [apps]
+    if not isinstance(apps, list):
+        raise ImportSourceError(f"{source.name}: `apps` is missing: a list of programs is needed there")
+    ids = AccountIds(notes)
+    drafts: list[Draft] = []
+    for index, app in enumerate(apps):
+        at = (*place, index) if listed else place
+        if isinstance(app, dict):
+            drafts += _App(source, tree, at, index, app, notes, environment).drafts(ids)
+        else:
+            notes.lost(f"apps[{index}]", "is not a mapping: it was left out", tree.line(at))
+    if drafts:
+        notes.noted(
+            "environment",
+            "a program gets PATH, HOME, LANG and their like, and what its account file lists; whatever else it had from "
+            "the shell that ran pm2 must be added to `environment`",
+        )
+    return Translation(tuple(drafts), notes.all())
+
+
+class _App:
+    """One of `apps`, which is one or several processes."""
+
+    def __init__(
+        self,
+        source: SourceFile,
+        tree: Tree,
+        place: tuple[str | int, ...],
+        index: int,
+        app: Mapping[str, Any],
+        notes: Notes,
+        environment: str | None,
+    ) -> None:
+        self._source, self._tree, self._place, self._app, self._notes = source, tree, place, app, notes
+        self._environment = environment
+        script = app.get("script")
+        self._script = script.strip() if isinstance(script, str) else ""
+        self._name = str(app.get("name") or posixpath.basename(self._script) or f"app-{index}")
+
+    def drafts(self, ids: AccountIds) -> Iterator[Draft]:
+        if not self._script:
+            self._lost("script", "is missing: the app was left out")
+            return
+        self._say_what_is_lost()
+        count = self._instances()
+        for process in range(count):
+            name = self._name if count == 1 else f"{self._name}-{process}"
+            draft = Draft(
+                ids.make(name, self._key("name"), self._line("name")),
+                f"{self._source.name}, app {self._name}",
+            )
+            draft.values["command"] = self._command(draft)
+            draft.values["directory"] = self._directory()
+            if count > 1:
+                variable = self._app.get("instance_var") or "NODE_APP_INSTANCE"
+                draft.set_variable(str(variable), str(process))
+            self._set_environment(draft)
+            self._set_times(draft)
+            self._set_memory(draft)
+            groups = [str(self._app["namespace"])] if self._app.get("namespace") else []
+            if count > 1:
+                groups.append(self._name)
+            if groups:
+                draft.values["groups"] = group_names(groups)
+            self._user(draft)
+            note_secret_arguments(draft, self._notes, self._key("args"), self._line("args"))
+            yield draft
+
+    def _command(self, draft: Draft) -> list[str]:
+        args = self._words("args", draft)
+        if " " in self._script and not self._interpreter():
+            if args:
+                self._lost(
+                    "args",
+                    "PM2 leaves them out, since `script` is a command line for bash; so does the import",
+                )
+            return ["bash", "-c", self._script]
+        interpreter = self._interpreter() or _INTERPRETERS.get(posixpath.splitext(self._script)[1], "none")
+        if interpreter == "none":
+            return [self._script, *args]
+        options = [
+            word
+            for key in ("interpreter_args", "interpreterArgs", "node_args")
+            for word in self._words(key, draft)
+        ]
+        return [interpreter, *options, self._script, *args]
+
+    def _interpreter(self) -> str:
+        found = self._app.get("interpreter") or self._app.get("exec_interpreter") or ""
+        return found if isinstance(found, str) else ""
+
+    def _words(self, key: str, draft: Draft) -> list[str]:
+        value = self._app.get(key)
+        if value is None or value == "":
+            return []
+        if isinstance(value, list):
+            return [text_of(word) for word in value]
+        try:
+            return shlex.split(text_of(value))
+        except ValueError as error:
+            draft.to_do.append(f"write `command` as a list; the quotes of {key} do not match")
+            self._lost(key, f"its quotes do not match ({error}): write the command as a list")
+            return text_of(value).split()
+
+    def _directory(self) -> str:
+        cwd = self._app.get("cwd")
+        if not isinstance(cwd, str) or not cwd:
+            return self._source.directory
+        return cwd if cwd.startswith("~") else self._source.path(cwd)
+
+    def _instances(self) -> int:
+        given = self._app.get("instances", 1)
+        count = number(given)
+        mode = str(self._app.get("exec_mode") or "fork").lower()
+        if count is None or count < 1:
+            self._lost(
+                "instances",
+                f"{text_of(given)[:20]!r} depends on the machine's cores: one account was written; copy its file for more",
+            )
+            count = 1
+        if mode.startswith("cluster") and (count > 1 or given in ("max", 0, -1)):
+            self._lost(
+                "exec_mode",
+                "cluster mode, in which processes share one port, has no equal here: give each account's `environment` "
+                "its own port, or one account that runs Node's cluster module itself",
+            )
+        elif mode.startswith("cluster"):
+            self._noted("exec_mode", "runs as a plain process: one process shares its port with none")
+        return int(count)
+
+    def _set_environment(self, draft: Draft) -> None:
+        chosen = None if self._environment is None else f"env_{self._environment}"
+        for key in ("env", chosen):
+            if key is None or key not in self._app:
+                continue
+            values = self._app[key]
+            if not isinstance(values, dict):
+                self._lost(key, "is not a mapping of variables: it was left out")
+                continue
+            for name, value in values.items():
+                if value is None:
+                    continue
+                text = json.dumps(value) if isinstance(value, dict | list) else text_of(value)
+                problem = draft.set_variable(str(name), text)
+                if problem is not None:
+                    line = self._tree.line((*self._place, key, str(name)))
+                    self._notes.lost(f"{self._key(key)}.{name}", problem, line)
+        if chosen is not None and chosen not in self._app:
+            self._noted("env", f"there is no {chosen}: `env` alone was taken, as `pm2 start --env` does")
+
+    def _set_times(self, draft: Draft) -> None:
+        ready = self._seconds("min_uptime", _READY_SECONDS)
+        note = set_ready_after(draft, ready)
+        if note is not None:
+            self._lost("min_uptime", note)
+        deadline = self._seconds("kill_timeout", _KILL_SECONDS) if "kill_timeout" in self._app else None
+        note = set_stop(draft, "INT", deadline)
+        if note is not None:
+            self._lost("kill_timeout", note)
+        if self._app.get("autorestart") in (False, "false"):
+            draft.values["recovery"] = {"max_restarts": 0}
+            return
+        recovery: dict[str, Any] = {}
+        backoff, longest = 1.0, 60.0
+        if "restart_delay" in self._app:
+            backoff = longest = self._backoff("restart_delay")
+            recovery |= {"backoff_seconds": plain(backoff), "max_backoff_seconds": plain(backoff)}
+        elif "exp_backoff_restart_delay" in self._app:
+            backoff = self._backoff("exp_backoff_restart_delay")
+            longest = max(backoff, _LONGEST_BACKOFF)
+            recovery |= {"backoff_seconds": plain(backoff), "max_backoff_seconds": plain(longest)}
+        if recovery:
+            draft.values["recovery"] = recovery
+        retries = number(self._app.get("max_restarts"))
+        if retries is not None:
+            set_retries(draft, int(retries), ready, backoff, longest)
+        elif "max_restarts" in self._app:
+            self._lost("max_restarts", "is not a number: the built-in default was left")
+
+    def _set_memory(self, draft: Draft) -> None:
+        if not self._app.get("max_memory_restart"):
+            return
+        found = megabytes(self._app["max_memory_restart"])
+        if found is None:
+            self._lost("max_memory_restart", "is not a size: it was left out")
+            return
+        draft.values["memory_mb"] = min(found, 1_048_576)
+        self._lost(
+            "max_memory_restart",
+            f"memory_mb: {found} counts for placement, but a program that grows beyond it is not restarted: limit it in the "
+            "program (`node --max-old-space-size`)",
+        )
+
+    def _user(self, draft: Draft) -> None:
+        for key, ours in (("user", "user"), ("uid", "user"), ("gid", "group")):
+            value = self._app.get(key)
+            if value is not None and not draft.set_if_known(ours, text_of(value)):
+                self._lost(
+                    key,
+                    f"programs run as the user of the host agent: run `manager host` as {text_of(value)[:40]}",
+                )
+
+    def _say_what_is_lost(self) -> None:
+        for key, value in self._app.items():
+            if key in HANDLED or value in (None, False):
+                continue
+            if key in LOST:
+                self._lost(key, LOST[key])
+            elif key in NOTED:
+                self._noted(key, NOTED[key])
+            elif key.startswith("env_"):
+                if self._environment is None:
+                    name = key.removeprefix("env_")
+                    self._lost(
+                        key, f"was left out: if pm2 ran with `--env {name}`, import with `--env {name}`"
+                    )
+            else:
+                self._lost(key, "is not a key of an app that PM2 7.0 documents: it was left out")
+        if self._app.get("watch"):
+            self._lost("watch", "files are not watched: `manager restart ACCOUNT` after a change")
+        if self._app.get("wait_ready"):
+            self._lost(
+                "wait_ready",
+                "`process.send('ready')` is not heard here: the account counts as ready after `min_uptime`; let the program "
+                "print a line and name it in `ready: {line: TEXT}`",
+            )
+
+    def _seconds(self, key: str, default: float) -> float:
+        if key not in self._app:
+            return default
+        found = duration(self._app[key], unit=0.001)
+        if found is None or found < 0:
+            self._lost(key, f"is not a number of milliseconds: {default:g} s was taken")
+            return default
+        return round(found, 3)
+
+    def _backoff(self, key: str) -> float:
+        return min(max(0.1, self._seconds(key, 1.0)), 86_400.0)
+
+    def _key(self, key: str) -> str:
+        return f"{self._name}.{key}"
+
+    def _line(self, key: str) -> int | None:
+        return self._tree.line((*self._place, key))
+
+    def _lost(self, key: str, text: str) -> None:
+        self._notes.lost(self._key(key), text, self._line(key))
+
+    def _noted(self, key: str, text: str) -> None:
+        self._notes.noted(self._key(key), text, self._line(key))

@@ -1,0 +1,58 @@
+"""PM2's keys: which are translated, and what to say about each that is not."""
+
+from collections.abc import Mapping
+from typing import Final
+
+HANDLED: Final = frozenset(
+    {
+        *("name", "script", "args", "cwd", "env", "interpreter", "exec_interpreter", "interpreter_args"),
+        *(
+            "interpreterArgs",
+            "node_args",
+            "instances",
+            "exec_mode",
+            "namespace",
+            "kill_timeout",
+            "min_uptime",
+        ),
+        *("max_memory_restart", "autorestart", "max_restarts", "restart_delay", "exp_backoff_restart_delay"),
+        *("user", "uid", "gid", "wait_ready", "instance_var", "watch"),
+    }
+)
+_LOG: Final = "its output goes to the worker's log (`manager logs ACCOUNT`), which rotates by itself"
+NOTED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (
+            *("out_file", "output", "error_file", "error", "log_file", "log", "log_type", "log_date_format"),
+            *("merge_logs", "combine_logs", "time", "disable_logs"),
+        ),
+        _LOG,
+    ),
+    "pid_file": "`manager ps` shows the pid",
+    "ignore_watch": "nothing is watched",
+    "watch_options": "nothing is watched",
+    "listen_timeout": "`ready` and `timeout` say when the program counts as started",
+    "source_map_support": "PM2 loads this into Node; add `--enable-source-maps` to the command",
+    **dict.fromkeys(
+        (
+            "vizion",
+            "pmx",
+            "automation",
+            "treekill",
+            "force",
+            "append_env_to_name",
+            "disable_trace",
+            "autostart",
+        ),
+        "has no equal here, and needs none",
+    ),
+}
+LOST: Final[Mapping[str, str]] = {
+    "cron_restart": "let cron run `manager restart ACCOUNT` at these times",
+    "shutdown_with_message": "the program is sent a signal instead of a message: handle SIGINT in it",
+    "stop_exit_codes": "a program that ends is restarted whatever its exit code: set `recovery: {max_restarts: 0}` if it "
+    "ends by itself when its work is done",
+    "post_update": "run it by hand after an update, then `manager restart ACCOUNT`",
+    "increment_var": "give each account file its own value in `environment`",
+    "filter_env": "a program gets only PATH, HOME, LANG and their like, and what `environment` lists",
+}
