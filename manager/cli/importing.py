@@ -99,7 +99,7 @@ def _source_file(path: Path) -> "SourceFile":
     from manager.config.importing import SourceFile
     from manager.errors import ImportSourceError
 
-    absolute = path.expanduser().absolute()
+    absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - raises nothing
     text = _read(absolute)
     if not isinstance(text, str):
         why = text.strerror if isinstance(text, OSError) and text.strerror else "it is not a UTF-8 text"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import queue
 import secrets
 import sys
@@ -281,7 +282,7 @@ class Starter:
             log_file=at.paths.worker_log(config.account_id),
             beat_file=record.beat_file,
             private_dir=private_dir(record.beat_file),
-            directory=self._credentials.config_dir / Path(config.directory or ".").expanduser(),
+            directory=self._credentials.config_dir / os.path.expanduser(config.directory or "."),  # noqa: PTH111
             control_address=record.control_address,
             control_token=SecretStr(record.control_token),
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,

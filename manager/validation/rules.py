@@ -3,6 +3,7 @@
 A rule takes the configuration and what it may look at beyond it, and yields findings. It never raises for a bad value.
 """
 
+import os
 import re
 import shutil
 import signal
@@ -284,7 +285,8 @@ def _program(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
     program = config.command[0]
     found = bool(program)
     if around.config_dir is not None:
-        directory = around.config_dir / Path(config.directory or ".").expanduser()
+        # Path.expanduser() raises for `~name` of an unknown user; this leaves it as it is, and it is not a directory.
+        directory = around.config_dir / os.path.expanduser(config.directory or ".")  # noqa: PTH111
         if not directory.is_dir():
             yield Finding(("directory",), f"{directory} is no directory on this host")
             return

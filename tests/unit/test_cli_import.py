@@ -110,6 +110,15 @@ def test_every_account_that_is_enabled_after_an_import_is_valid(home: Path, name
         assert not any("unknown key" in text for text in result["errors"])
 
 
+def test_the_home_of_a_user_that_is_not_here_is_a_missing_directory(home: Path) -> None:
+    source = supervisord(home, "[program:bot]\ncommand=sleep 600\ndirectory=~no-such-user/bots\n")
+    (account,) = json.loads(manager("import", source, "--json").stdout)["accounts"]
+    assert "no-such-user/bots is no directory" in account["to_do"][0]
+    checked = manager("validate", "--here")
+    assert "no-such-user/bots is no directory" in checked.stdout
+    assert "Traceback" not in checked.stderr
+
+
 def test_errors_are_one_line(home: Path) -> None:
     script = home / "ecosystem.config.js"
     script.write_text("module.exports = {apps: []}")

@@ -29,6 +29,12 @@ def translate(
     if not translation.drafts:
         reasons = "".join(f"\n{note}" for note in translation.notes)
         raise ImportSourceError(f"{source.name}: no program was found in it (read as {found}){reasons}")
+    for draft in translation.drafts:
+        values = [*draft.values["command"], draft.values.get("directory", "")]
+        if any("\0" in value for value in values):
+            raise ImportSourceError(
+                f"{source.name}: {draft.origin}: has a NUL character, which no program can be given"
+            )
     return found, translation
 
 

@@ -19,7 +19,7 @@ from manager.config.importing.values import number, set_ready_after, set_retries
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
-_EXPANSION: Final = re.compile(r"%(?:(%)|\((\w+)\)([-+ #0]*\d*(?:\.\d+)?[sdi]))")
+_EXPANSION: Final = re.compile(r"%(?:(%)|\((\w+)\)([-+ #0]{0,3}\d{0,3}(?:\.\d{1,3})?[sdi]))")
 _ENVIRONMENT_VALUE: Final = re.compile(r"%\(ENV_(\w+)\)s")
 
 _LOG: Final = "its output goes to the worker's log (`manager logs ACCOUNT`), which rotates by itself"

@@ -253,6 +253,7 @@ def test_no_secret_is_in_an_account_file_or_a_note(name: str) -> None:
         ("ecosystem.config.js", "module.exports = {apps: []}", "node -p"),
         ("ecosystem.config.json", "module.exports = {apps: []}", "node -p"),
         ("ecosystem.config.json", "{apps: []}", "ecosystem.config.json:1:2: not JSON"),
+        ("ecosystem.config.json", '{"apps": [{"script": "a\\u0000"}]}', "NUL character"),
         ("ecosystem.config.json", '{"apps": "mine"}', "`apps` is missing"),
         ("ecosystem.config.json", "[" * 100_000, "not JSON"),
         ("docker-compose.yml", "services: [", "docker-compose.yml:"),
