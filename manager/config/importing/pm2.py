@@ -111,7 +111,7 @@ class _App:
     ) -> None:
         self._source, self._tree, self._place, self._app, self._notes = source, tree, place, app, notes
         self._environment = environment
-        script = app.get("script")
+        script = app.get("script", app.get("exec"))
         self._script = script.strip() if isinstance(script, str) else ""
         self._name = str(app.get("name") or posixpath.basename(self._script) or f"app-{index}")
 
@@ -141,6 +141,12 @@ class _App:
             if groups:
                 draft.values["groups"] = group_names(groups)
             self._user(draft)
+            if self._app.get("autostart") is False:
+                draft.values["enabled"] = False
+                self._noted(
+                    "autostart",
+                    "enabled: false, with which no command starts it: set `enabled: true` for that",
+                )
             note_secret_arguments(draft, self._notes, self._key("args"), self._line("args"))
             yield draft
 

@@ -5,7 +5,18 @@ from typing import Final
 
 HANDLED: Final = frozenset(
     {
-        *("name", "script", "args", "cwd", "env", "interpreter", "exec_interpreter", "interpreter_args"),
+        *(
+            "name",
+            "script",
+            "exec",
+            "autostart",
+            "args",
+            "cwd",
+            "env",
+            "interpreter",
+            "exec_interpreter",
+            "interpreter_args",
+        ),
         *(
             "interpreterArgs",
             "node_args",
@@ -24,11 +35,24 @@ NOTED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("out_file", "output", "error_file", "error", "log_file", "log", "log_type", "log_date_format"),
-            *("merge_logs", "combine_logs", "time", "disable_logs"),
+            *(
+                "merge_logs",
+                "combine_logs",
+                "time",
+                "disable_logs",
+                "out",
+                "out_log",
+                "err",
+                "err_file",
+                "err_log",
+            ),
         ),
         _LOG,
     ),
     "pid_file": "`manager ps` shows the pid",
+    "pid": "`manager ps` shows the pid",
+    "watch_delay": "nothing is watched",
+    "kill_retry_time": "the stop's outcome is proven, not polled for",
     "ignore_watch": "nothing is watched",
     "watch_options": "nothing is watched",
     "listen_timeout": "`ready` and `timeout` say when the program counts as started",
@@ -42,12 +66,17 @@ NOTED: Final[Mapping[str, str]] = {
             "force",
             "append_env_to_name",
             "disable_trace",
-            "autostart",
+            "disable_source_map_support",
+            "windowsHide",
+            *("trace", "v8", "event_loop_inspector", "deep_monitoring", "io", "write", "install_url"),
         ),
         "has no equal here, and needs none",
     ),
 }
 LOST: Final[Mapping[str, str]] = {
+    "port": "write it into `environment` as PORT",
+    "name_prefix": "rename the account files",
+    "cron": "let cron run `manager restart ACCOUNT` at these times",
     "cron_restart": "let cron run `manager restart ACCOUNT` at these times",
     "shutdown_with_message": "the program is sent a signal instead of a message: handle SIGINT in it",
     "stop_exit_codes": "a program that ends is restarted whatever its exit code: set `recovery: {max_restarts: 0}` if it "

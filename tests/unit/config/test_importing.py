@@ -348,6 +348,15 @@ def test_json_with_tabs_and_pm2s_yaml_are_read_with_lines() -> None:
     assert (kind, lost(yaml)["a.js.cron_restart"].line) == ("pm2", 3)
 
 
+def test_pm2_names_of_one_key_and_an_app_that_is_not_started() -> None:
+    draft, translation = one(
+        "ecosystem.config.json",
+        json.dumps({"apps": [{"exec": "/bin/true", "autostart": False, "cron": "0 * * * *", "out": "x"}]}),
+    )
+    assert (draft.values["command"], draft.values["enabled"]) == (["/bin/true"], False)
+    assert lost(translation).keys() == {"true.cron"}
+
+
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
