@@ -120,7 +120,7 @@ def _source_file(path: Path) -> "SourceFile":
 
 
 def _read(path: Path) -> str | OSError | UnicodeDecodeError:
-    from manager.config.files import read_regular_file
+    from manager.regular_files import read_regular_file
 
     try:
         return read_regular_file(str(path), _MAX_SIZE).decode("utf-8-sig")
