@@ -240,18 +240,28 @@ class Keeper:
             self._patient_until = now + _HELD_UP_SECONDS
 
     def _look(self) -> None:
-        self._leases.tend()
+        """Compare desired state with actual state. A step that fails keeps no later step from being taken."""
+        was_draining = self.drain.active
+        for step in (
+            self._leases.tend,
+            self._settle_once,
+            self.wanted.read,
+            self.drain.read,
+            self._stop_unwanted,
+            lambda: self._reconcile(at_once=was_draining and not self.drain.active),
+            self._keep_what_runs,
+            self.drain.look,
+            self.wanted.save,
+        ):
+            try:
+                step()
+            except Exception as error:
+                self._loop.failed(error)
+        self.looks += 1
+
+    def _settle_once(self) -> None:
         if not self._settled:
             self._settled = self._settle()
-        self.wanted.read()
-        was_draining = self.drain.active
-        self.drain.read()
-        self._stop_unwanted()
-        self._reconcile(at_once=was_draining and not self.drain.active)
-        self._keep_what_runs()
-        self.drain.look()
-        self.wanted.save()
-        self.looks += 1
 
     def _hear(self) -> None:
         """Take stops that must not wait in a queue of tasks."""

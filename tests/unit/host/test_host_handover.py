@@ -481,3 +481,21 @@ def test_a_stop_that_came_without_its_task_stops_what_has_failed_before(make_hos
     KeptHost._await(lambda: "asked" not in b.pool.failed)
     b.look(2)
     assert b.pool.failed == {"refused"}, "why it was refused stays told"
+
+
+def test_a_step_that_fails_keeps_the_reconciler_from_no_later_one(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shortage of files lets one step fail again and again: what should run is started all the same."""
+    host = KeptHost(tmp_path, redis_server.url, "one")
+    host.account("a", 1)
+    host.wanted("a", "one", why=DRAIN)
+
+    def fails() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(host.keeper.drain, "read", fails)
+    host.look()
+    assert host.pool.started == ["a"]
+    assert "Too many open files" in str(host.keeper._loop.trouble)
+    host.close()
