@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from manager.errors import StopFailedError as StopFailedError
     from manager.factory import get_worker_manager_service as get_worker_manager_service
     from manager.host import WorkerPoolManager as WorkerPoolManager
+    from manager.labels import Selection as Selection
     from manager.models import BatchResult as BatchResult
     from manager.models import ValidationResult as ValidationResult
     from manager.models import WorkerCreationRequest as WorkerCreationRequest
@@ -41,6 +42,7 @@ _EXPORTS: Final[dict[str, str]] = {
     "BatchResult": "manager.models",
     "WorkerLifecycleStatus": "manager.states",
     "WorkerHealth": "manager.states",
+    "Selection": "manager.labels",
     # configuration
     "AccountConfig": "manager.config",
     "ConfigurationService": "manager.config",

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from manager import __version__
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
-from manager.factory import desired_store, fleet_store
+from manager.factory import configuration, desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
 from manager.fleet.address import parse_redis_url
 from manager.fleet.desired import Desired, DesiredStore
@@ -64,6 +64,7 @@ def run_checks(settings: Settings) -> list[Check]:
         lambda: _agents(store, settings),
         lambda: _workers(store),
         lambda: _wanted(store, desired_store(settings)),
+        lambda: _files_gone(store, settings),
     )
     for step in steps:
         try:
@@ -187,7 +188,7 @@ def _redis(store: FleetStore) -> Iterator[Check]:
             "let both follow NTP: task expiry and the times in logs depend on it",
         )
     else:
-        yield Check("clock", "ok", f"{abs(skew) * 1000:.0f} ms from Redis's")
+        yield Check("clock", "ok", f"this machine's is {abs(skew) * 1000:.0f} ms from Redis's")
 
 
 def _redis_limits(limits: ServerLimits) -> Iterator[Check]:
@@ -248,6 +249,14 @@ def _agents(store: FleetStore, settings: Settings) -> Iterator[Check]:
     hosts = store.hosts()
     for host in hosts:
         age = "never" if host.age_seconds is None else f"{host.age_seconds:.0f} s ago"
+        skew = host.clock_skew_seconds
+        if host.live and skew is not None and abs(skew) > _CLOCK_SKEW:
+            yield Check(
+                "clock",
+                "warning",
+                f"{host.name}: its clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} Redis's",
+                "run NTP there: the expiry of commands and the times in logs depend on it",
+            )
         if not host.live:
             yield Check(
                 "host agent",
@@ -365,6 +374,38 @@ def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
                 " ..." if len(some) > 5 else ""
             )
             yield Check(name, outcome, found, advice.format(host=some[0].host, account=some[0].account_id))
+
+
+def file_gone(configuration: ConfigurationService, workers: Iterable[WorkerInfo]) -> dict[str, str]:
+    """Return the recorded accounts that have no file, with the command that ends that: `stop` or `forget`.
+
+    Empty where this machine has no account files at all: then the hosts have them.
+    """
+    try:
+        known = set(configuration.list_accounts())
+    except ManagerError:
+        return {}
+    if not known:
+        return {}
+    gone = (info for info in workers if info.account_id not in known)
+    return {info.account_id: "forget" if info.status in SETTLED else "stop" for info in gone}
+
+
+def _files_gone(store: FleetStore, settings: Settings) -> Iterator[Check]:
+    gone = file_gone(configuration(settings), store.list_workers())
+    stop = sorted(account_id for account_id, verb in gone.items() if verb == "stop")
+    forget = sorted(set(gone) - set(stop))
+    for names, outcome, text, verb in (
+        (stop, "failure", "still has a worker, or would get one again", "stop"),
+        (forget, "warning", "has no worker any more", "forget"),
+    ):
+        for account_id in names[:10]:
+            yield Check(
+                "file gone",
+                outcome,  # type: ignore[arg-type]
+                f"{account_id}: its file is gone, and it {text}",
+                f"`manager {verb} {account_id}`, or put the file back",
+            )
 
 
 def _agent_log(host: str, settings: Settings) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from manager import wire
 from manager.answers import Answers
+from manager.arguments import check_account_id, check_flags, check_timeout
 from manager.batching import BatchSender
 from manager.commanding import Command, error_text, unchecked
 from manager.errors import (
@@ -68,7 +69,8 @@ class CeleryWorkerPool:
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """See `manager.pool.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
-        return bool(self._ask(self._stop(account_id, timeout), self._stop_wait(timeout)))
+        timeout = check_timeout(timeout)
+        return bool(self._ask(self._stop(check_account_id(account_id), timeout), self._stop_wait(timeout)))
 
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
@@ -148,7 +150,8 @@ class CeleryWorkerPool:
         batch: Batch | None = None,
     ) -> BatchResult:
         """See `manager.pool.WorkerPool.stop_many`: one Celery group with a task for each account."""
-        commands = [self._stop(account_id, timeout) for account_id in account_ids]
+        timeout = check_timeout(timeout)
+        commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
         return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
@@ -248,6 +251,8 @@ class CeleryWorkerPool:
 
     @staticmethod
     def _start(order: StartOrder, task: str) -> Command:
+        check_account_id(order.account_id)
+        check_flags(apply_defaults=order.apply_defaults, validate=order.validate)
         restart = task == wire.RESTART_WORKER
         flags = {} if restart else {"apply_defaults": order.apply_defaults, "validate": order.validate}
         return Command(

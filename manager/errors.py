@@ -219,6 +219,12 @@ class FleetUnavailableError(ManagerError, RuntimeError):
     retryable = True
 
 
+class AccountBusyError(ManagerError, RuntimeError):
+    """Raised when an account has, or may have, a worker, and what was asked needs it to have none."""
+
+    code = "account_busy"
+
+
 class CommandTimeoutError(ManagerError, RuntimeError):
     """Raised when no answer to a command came in time; the command may still be carried out."""
 

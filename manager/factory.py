@@ -83,7 +83,9 @@ def desired_store(settings: Settings) -> DesiredStore:
 
 def fleet_hosts(settings: Settings) -> FleetHosts:
     """Return the hosts of the fleet of these settings."""
-    return FleetHosts(fleet_store(settings), desired_store(settings), audit_trail(settings))
+    return FleetHosts(
+        fleet_store(settings), desired_store(settings), audit_trail(settings), LeaseStore(fleet_url(settings))
+    )
 
 
 def audit_trail(settings: Settings) -> AuditTrail:

@@ -4,12 +4,19 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from manager.caller import caller
-from manager.errors import HostUnavailableError, NoSuchHostError
+from manager.errors import (
+    AccountBusyError,
+    AccountNotFoundError,
+    HostUnavailableError,
+    NoSuchHostError,
+)
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.hosts import DrainOrder
+from manager.fleet.leases import LeaseStore
 from manager.placement import FleetView, Needs, Placement
+from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.versions import at_least
 
 #: Seconds. A deadline further away than that is a mistake.
@@ -39,7 +46,10 @@ class DrainProgress:
 class FleetHosts:
     """Every method raises FleetUnavailableError if Redis cannot be used."""
 
-    def __init__(self, store: FleetStore, desired: DesiredStore, audit: AuditTrail) -> None:
+    def __init__(
+        self, store: FleetStore, desired: DesiredStore, audit: AuditTrail, leases: LeaseStore
+    ) -> None:
+        self._leases = leases
         self._store = store
         self._desired = desired
         self._audit = audit
@@ -112,6 +122,42 @@ class FleetHosts:
             )
         self._store.forget_host(name)
         self._audit.note("forget-host", by=caller(), host=name)
+
+    def forget_account(self, account_id: str) -> None:
+        """Clear the record of an account that has no worker, and is not to have one.
+
+        Raises AccountBusyError if it has, or may have, a worker or a session, or should run; AccountNotFoundError if nothing
+        is known of it.
+        """
+        desired = self._desired.read(account_id)
+        info = self._store.get_worker(account_id)
+        if desired is None and info is None:
+            raise AccountNotFoundError(f"{account_id}: nothing is recorded of this account")
+        stop = f"`manager stop {account_id}` first"
+        if info is not None and info.status not in SETTLED:
+            what = "may have a worker" if info.status is WorkerLifecycleStatus.UNKNOWN else "has a worker"
+            where = info.metadata.get("host")
+            raise AccountBusyError(
+                f"{account_id} {what} on host {where} ({info.status}): {stop}; nothing was done"
+            )
+        if desired is not None and desired.running:
+            raise AccountBusyError(f"{account_id} should run: {stop}; nothing was done")
+        for holder in self._leases.holders():
+            if holder.account_id == account_id:
+                raise AccountBusyError(
+                    f"{account_id}: its session is still held by host {holder.host}: {stop}, while the agent there is live; "
+                    "nothing was done"
+                )
+        me = caller()
+        last = str(info.metadata.get("host") or "") if info is not None else ""
+        if not self._desired.forget_account(account_id, desired.generation if desired else 0, last, me):
+            raise AccountBusyError(
+                f"{account_id}: somebody has asked something of it just now; nothing was done"
+            )
+        # Live agents drop their own records; of the others nobody else does.
+        for host in self._store.hosts():
+            self._store.forget_worker(host.name, account_id)
+        self._audit.note("forget", by=me, account_id=account_id)
 
     def drain_progress(self, name: str) -> DrainProgress:
         """Say how far the host's drain is."""

@@ -54,6 +54,25 @@ class StatePaths:
         return self.root / "workers"
 
     @property
+    def stops_dir(self) -> Path:
+        """Stops that were asked for on this machine while no host agent answered; see `manager.host.stop_notes`."""
+        return self.root / "stops"
+
+    @property
+    def agent_lock(self) -> Path:
+        """Locked by the host agent for as long as it runs."""
+        return self.run_dir / "agent.lock"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run_dir / "agent.sock"
+
+    @property
+    def agent_control(self) -> Path:
+        """How commands of this machine reach the host agent without Redis. Holds a token, mode 0600."""
+        return self.run_dir / "agent.json"
+
+    @property
     def logs_dir(self) -> Path:
         return self.root / "logs"
 
@@ -88,6 +107,7 @@ class StatePaths:
                 self.venue_dir,
                 self.run_dir,
                 self.workers_dir,
+                self.stops_dir,
                 self.config_dir,
                 self.logs_dir,
                 self.logs_dir / "accounts",

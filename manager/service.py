@@ -6,6 +6,13 @@ from contextlib import suppress
 from typing import Final
 
 from manager import logs
+from manager.arguments import (
+    check_account_id,
+    check_flags,
+    check_host_name,
+    check_selection,
+    check_timeout,
+)
 from manager.config import LoadedAccount
 from manager.errors import ManagerError, StopFailedError
 from manager.labels import Selection
@@ -56,14 +63,17 @@ class WorkerManagerService:
         is no such account or it is invalid or disabled, RuntimeError if it could not start; then nothing is left of
         the attempt.
         """
-        return self.worker_pool.start_worker(self._order(account_id, apply_defaults, validate))
+        check_flags(apply_defaults=apply_defaults, validate=validate)
+        return self.worker_pool.start_worker(
+            self._order(check_account_id(account_id), apply_defaults, validate)
+        )
 
     def restart_worker(self, account_id: str) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it with the configuration as it is now.
 
         An invalid configuration stops nothing. Raises as `start_worker_from_config` does.
         """
-        return self.worker_pool.restart_worker(self._order(account_id, True, True))
+        return self.worker_pool.restart_worker(self._order(check_account_id(account_id), True, True))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
@@ -73,7 +83,7 @@ class WorkerManagerService:
         never had one, or is stopped already), RuntimeError if the worker could not be ended or nobody could
         be asked.
         """
-        return self.worker_pool.stop_worker(account_id, timeout)
+        return self.worker_pool.stop_worker(check_account_id(account_id), check_timeout(timeout))
 
     def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
         """Stop the account's worker where it is and start it on `host`; returns once its session there is connected.
@@ -83,6 +93,9 @@ class WorkerManagerService:
         on `host` already, RuntimeError if a host is silent, if a rule refuses `host` (without force; then it stays where
         it is), or as stop and start do.
         """
+        check_account_id(account_id)
+        check_host_name(host)
+        check_flags(force=force)
         needs: Needs | None = None
         with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
             needs = self._accounts.load(account_id).needs()
@@ -115,7 +128,7 @@ class WorkerManagerService:
 
         `group` (one, or several of which any) and `labels` (all of them) select among the accounts.
         """
-        return self.start_all(apply_defaults, validate, selection=Selection.of(group, labels)).running
+        return self.start_all(apply_defaults, validate, selection=check_selection(group, labels)).running
 
     def start_all(
         self,
@@ -131,6 +144,7 @@ class WorkerManagerService:
 
         `batch_id` is by which others find the progress; without `wait` the answer comes once everything is sent.
         """
+        check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
         settled: dict[str, tuple[str, str]] = {}
         orders: list[StartOrder] = []
         for account_id, loaded in self.select(selection).items():
@@ -154,6 +168,7 @@ class WorkerManagerService:
         wait: bool = True,
     ) -> BatchResult:
         """Stop and start, with the configuration as it is now, every selected account that has a worker."""
+        check_flags(wait=wait)
         present = set(self.worker_pool.stoppable())
         orders: list[StartOrder] = []
         settled: dict[str, tuple[str, str]] = {}
@@ -178,7 +193,7 @@ class WorkerManagerService:
 
         Raises StopFailedError, a RuntimeError, that names every worker which could not be proven to have ended.
         """
-        return stopped_count(self.stop_all(timeout, selection=Selection.of(group, labels)))
+        return stopped_count(self.stop_all(timeout, selection=check_selection(group, labels)))
 
     def stop_all(
         self,
@@ -194,6 +209,8 @@ class WorkerManagerService:
         With a selection, a worker whose file is gone or cannot be read is not stopped, but told as failed: nobody
         can say whether it is meant.
         """
+        timeout = check_timeout(timeout)
+        check_flags(wait=wait)
         stoppable = self.worker_pool.stoppable()
         settled: dict[str, tuple[str, str]] = {}
         if selection:

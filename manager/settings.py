@@ -96,6 +96,20 @@ class Settings(BaseSettings):
             return {**data, "redis_url": url}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, data: Any) -> Any:
+        # Compose writes `${NAME:-}` as an empty value: it means that nothing was set, for every setting alike.
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value != ""}
+        return data
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level(cls, value: object) -> object:
+        level = value.strip().upper() if isinstance(value, str) else value
+        return {"WARN": "WARNING", "FATAL": "ERROR", "CRITICAL": "ERROR"}.get(str(level), level)
+
     @field_validator("labels", mode="before")
     @classmethod
     def _labels(cls, value: object) -> object:

@@ -17,6 +17,7 @@ from manager.cli.common import (
     service,
     settings,
 )
+from manager.cli.local import local_option, stop_here
 from manager.words import counted
 
 if TYPE_CHECKING:
@@ -73,11 +74,23 @@ def start_all(
 @selection_options
 @timeout_option
 @wait_option
+@local_option
 @json_option
 def stop_all(
-    groups: tuple[str, ...], labels: tuple[str, ...], timeout: float | None, wait: bool, as_json: bool
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
+    timeout: float | None,
+    wait: bool,
+    local: bool,
+    as_json: bool,
 ) -> int:
-    """Stop every worker of the fleet and account for every one."""
+    """Stop every worker of the fleet (with --local: of this machine) and account for every one."""
+    if local:
+        if groups or labels:
+            raise click.UsageError(
+                "--local stops every worker of this machine: it does not go with --group or -l"
+            )
+        return stop_here(None, timeout, as_json)
     return stop_many(selected((), groups, labels), timeout, wait, as_json)
 
 

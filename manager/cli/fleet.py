@@ -17,6 +17,7 @@ from manager.cli.batches import (
 )
 from manager.cli.common import (
     account_argument,
+    configuration,
     json_option,
     print_error,
     print_json,
@@ -26,9 +27,11 @@ from manager.cli.common import (
     selection_options,
     service,
 )
+from manager.cli.local import local_option, stop_here
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
+    from manager.service import WorkerManagerService
 
 #: Seconds of silence after which somebody who waits is told that it goes on.
 _SAY_SO_SECONDS = 3.0
@@ -69,6 +72,7 @@ def start(
 @selection_options
 @timeout_option
 @wait_option
+@local_option
 @json_option
 def stop(
     account_ids: tuple[str, ...],
@@ -76,18 +80,55 @@ def stop(
     labels: tuple[str, ...],
     timeout: float | None,
     wait: bool,
+    local: bool,
     as_json: bool,
 ) -> int:
     """Stop the workers of one or more accounts; returns when their processes have provably ended."""
-    fleet = service()
     selection = selected(account_ids, groups, labels)
+    if local:
+        if selection:
+            raise click.UsageError("--local goes with accounts, or with stop-all: not with --group or -l")
+        return stop_here(account_ids, timeout, as_json)
+    fleet = service()
     if selection:
         return stop_many(selection, timeout, wait, as_json)
 
     def one(account_id: str) -> dict[str, Any]:
-        return {"account_id": account_id, "stopped": fleet.stop_worker(account_id, timeout)}
+        return stop_one(fleet, account_id, timeout)
 
-    return _each(account_ids, one, lambda answer: f"{answer['account_id']} stopped", as_json)
+    return _each(account_ids, one, _say_stopped, as_json)
+
+
+def stop_one(fleet: "WorkerManagerService", account_id: str, timeout: float | None) -> dict[str, Any]:
+    """Stop one account. One that has no worker is stopped already; one of which nothing is known is an error."""
+    from manager.errors import NoWorkerError
+    from manager.states import SETTLED
+
+    try:
+        answer: dict[str, Any] = {"account_id": account_id, "stopped": fleet.stop_worker(account_id, timeout)}
+        info = fleet.get_worker_info(account_id)
+        if info is not None and info.metadata.get("forced"):
+            answer |= {"forced": True, "reason": info.error}
+        return answer
+    except NoWorkerError:
+        info = fleet.get_worker_info(account_id)
+        if info is not None and info.status not in SETTLED:
+            raise  # what is recorded says otherwise: it must not be called stopped
+        if info is None:
+            configuration().account_path(account_id)
+        return {"account_id": account_id, "stopped": True, "already_stopped": True}
+
+
+def _say_stopped(answer: dict[str, Any]) -> str:
+    account_id = answer["account_id"]
+    if answer.get("already_stopped"):
+        return f"{account_id}: already stopped"
+    if answer.get("forced"):
+        return (
+            f"{account_id} stopped by force: {answer['reason']}. Its orders and positions may be open: check them at the "
+            "broker"
+        )
+    return f"{account_id} stopped"
 
 
 @click.command()

@@ -1,14 +1,28 @@
 """`manager`: the group of commands, and how an error becomes one clear line and an exit code."""
 
-import contextlib
 import json
 import os
 import sys
+from difflib import get_close_matches
 
 import click
 
 from manager import __version__
-from manager.cli import audit, batches, configs, doctor, fleet, hosts, importing, secure, setup, show
+from manager.cli import (
+    about,
+    audit,
+    batches,
+    configs,
+    doctor,
+    fleet,
+    forget,
+    hosts,
+    importing,
+    ps,
+    secure,
+    setup,
+    show,
+)
 from manager.words import printable
 
 _EPILOG = (
@@ -17,7 +31,44 @@ _EPILOG = (
 )
 
 
+#: Commands that only look. A misspelt word is never answered with one that changes something.
+_HARMLESS = frozenset(
+    {
+        "ps",
+        "status",
+        "list",
+        "ls",
+        "top",
+        "info",
+        "events",
+        "logs",
+        "hosts",
+        "place",
+        "batch",
+        "validate",
+        "audit",
+        "doctor",
+    }
+    | {"version", "completion", "man", "healthcheck", "config"}
+)
+
+
+class _Commands(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            close = get_close_matches(args[0], sorted(_HARMLESS & set(self.commands)), n=2, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise click.UsageError(
+                f"there is no command {args[0]!r}{hint} `manager --help` lists all".replace("?`", "? `"), ctx
+            ) from None
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
 )
@@ -26,7 +77,21 @@ def cli() -> None:
     """Command a fleet of trading workers: one process per broker account."""
 
 
-for _module in (setup, importing, fleet, batches, hosts, configs, show, audit, doctor, secure):
+for _module in (
+    setup,
+    importing,
+    fleet,
+    batches,
+    hosts,
+    configs,
+    ps,
+    show,
+    forget,
+    audit,
+    doctor,
+    secure,
+    about,
+):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 
@@ -40,15 +105,33 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; a second complaint at exit helps nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            code = _output_failed(error)
+        else:
+            # Whoever read our output has enough of it; a second complaint at exit helps nobody.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
     except Exception as error:
         code = _report(error)
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        code = _output_failed(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _output_failed(error: OSError) -> int:
+    """Say in one line that the system refused something, mostly our own output (a full disk)."""
+    # What is left in the buffer must not fail a second time at the interpreter's end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    where = f" ({error.filename})" if error.filename else ""
+    click.echo(
+        f"error: {error.strerror or error}{where}: is the disk, or what the output goes to, full?", err=True
+    )
+    return 1
 
 
 def _report(error: Exception) -> int:

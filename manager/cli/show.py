@@ -1,4 +1,4 @@
-"""ps, info, events, logs."""
+"""info, events, logs."""
 
 import contextlib
 import os
@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from manager.cli.batches import warn_of_nobody
 from manager.cli.common import (
     account_argument,
     configuration,
     json_option,
     print_error,
     print_json,
-    print_warning,
     say,
-    selected,
-    selection_options,
     service,
     settings,
 )
@@ -29,48 +25,6 @@ from manager.words import printable
 if TYPE_CHECKING:
     from manager.fleet import Event
     from manager.models import WorkerInfo
-
-
-@click.command()
-@selection_options
-@json_option
-def ps(groups: tuple[str, ...], labels: tuple[str, ...], as_json: bool) -> int:
-    """List the fleet's workers as they are now."""
-    from manager.checks import should_run
-    from manager.factory import desired_store, fleet_store
-
-    fleet = service()
-    known = fleet.list_workers()
-    selection = selected((), groups, labels)
-    chosen = fleet.select(selection) if selection else {}
-    workers = [info for info in known if not selection or info.account_id in chosen]
-    if as_json:
-        print_json([info.to_dict() for info in workers])
-        return 0
-    for host in fleet_store(settings()).hosts():
-        if host.data.get("trouble"):
-            print_warning(f"host {host.name}: {host.data['trouble']}")
-    wanted = [one.account_id for one in should_run(desired_store(settings()), known)]
-    missing = [account_id for account_id in wanted if not selection or account_id in chosen]
-    if missing:
-        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-        print_warning(
-            f"{len(missing)} should run and do not ({names}): `manager doctor` says where, `manager info` why"
-        )
-    if not workers:
-        if selection:
-            say(f"no workers of {selection}")
-            return warn_of_nobody(selection)
-        say("no workers; `manager start-all` starts every enabled account")
-        return 0
-    from rich.console import Console
-
-    from manager.local.view import worker_table
-
-    console = Console()
-    console.width = console.width if console.is_terminal else 200
-    console.print(worker_table(workers, width=console.width))
-    return 0
 
 
 @click.command()
@@ -204,4 +158,4 @@ def _rotated(path: Path, file: TextIO) -> bool:
         return False
 
 
-COMMANDS = (ps, info, events, logs)
+COMMANDS = (info, events, logs)

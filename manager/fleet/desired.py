@@ -19,7 +19,14 @@ from typing import Any, Final, Literal, Self
 
 from manager.fleet.audit import writing_host
 from manager.fleet.client import open_client, translated
-from manager.fleet.desired_scripts import DESIRE, FORGET, RESTORE, TAKE_OVER, WITHDRAW
+from manager.fleet.desired_scripts import (
+    DESIRE,
+    FORGET,
+    FORGET_ACCOUNT,
+    RESTORE,
+    TAKE_OVER,
+    WITHDRAW,
+)
 from manager.placement import Needs
 
 DESIRED_KEY: Final = "manager:desired"
@@ -38,6 +45,8 @@ MOVE: Final = "move"
 FORCED_MOVE: Final = "forced move"
 DRAIN: Final = "drain"
 HANDED_ON: Final = "handed on"
+#: Its record was cleared by a person: hosts drop theirs.
+FORGOTTEN: Final = "forget"
 #: Whoever gets an account for one of these gets it without a task.
 WITHOUT_TASK: Final = frozenset({DRAIN, HANDED_ON})
 #: A person has said where, and has been told of what speaks against it.
@@ -207,6 +216,7 @@ class DesiredStore:
         self._withdraw = self._client.register_script(WITHDRAW)
         self._restore = self._client.register_script(RESTORE)
         self._take_over = self._client.register_script(TAKE_OVER)
+        self._forget_account = self._client.register_script(FORGET_ACCOUNT)
         self._forget = self._client.register_script(FORGET)
         self._read_before: dict[bytes, tuple[bytes, Desired | None]] = {}
 
@@ -269,6 +279,13 @@ class DesiredStore:
             )
             self._client.set(TIDIED_KEY, self._client.time()[0])
         return int(forgotten)
+
+    def forget_account(self, account_id: str, generation: int, host: str, by: str) -> bool:
+        """Leave only that the account is stopped; False if anything was asked of it since `generation`."""
+        with translated(self._url):
+            return bool(
+                self._forget_account(keys=[DESIRED_KEY, VERSION_KEY], args=[account_id, generation, host, by])
+            )
 
     def tidied_seconds_ago(self) -> float | None:
         """Return how long ago `tidy` was done; None if it never was."""

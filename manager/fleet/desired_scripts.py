@@ -133,6 +133,21 @@ return write(ARGV[1], r)
 """
 )
 
+#: KEYS: desired, version. ARGV: account, generation (0: none), host, by. The record stays as `stopped`, with a generation above
+#: every earlier one: the memory of a host that was away must not bring the account back.
+FORGET_ACCOUNT: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+local seen = r and r.generation or 0
+if seen ~= tonumber(ARGV[2]) or (r and r.state ~= 'stopped') then return 0 end
+local host = r and r.host or ''
+write(ARGV[1], {state = 'stopped', generation = math.max(now, seen + 1), restart = r and r.restart or 0,
+  host = host ~= '' and host or ARGV[3], by = ARGV[4], why = 'forget', at = now, claimed = now})
+return 1
+"""
+)
+
 #: KEYS: desired, version. ARGV: account, generation. Of an account that was asked for and refused, and never had a host.
 FORGET: Final = (
     _COMMON

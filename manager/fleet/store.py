@@ -334,6 +334,14 @@ class FleetStore:
             raw = self._client.hget(workers_key(host), account_id)
         return None if raw is None else _worker_info(raw)
 
+    def forget_worker(self, host: str, account_id: str) -> None:
+        """Remove an account's record from one host's."""
+        with translated(self.url):
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hdel(workers_key(host), account_id)
+            pipe.hdel(beats_key(host), account_id)
+            pipe.execute()
+
     def list_workers(self) -> list[WorkerInfo]:
         """Return every recorded worker as it is now, by account id; one or two round trips however many there are."""
         return self._survey(None)[1]

@@ -23,6 +23,7 @@ from manager.host.essential_threads import EssentialThread, ThreadGuard, log_los
 from manager.host.held_files import HeldFiles
 from manager.host.keeper import Answer, Keeper
 from manager.host.leasing import FleetLeases
+from manager.host.local_control import LocalControl
 from manager.host.lock import FileLock
 from manager.host.machine import load, memory_mb
 from manager.host.memory import Memory
@@ -66,7 +67,7 @@ class HostAgent:
         self.validator = AccountConfigurationValidator(self.config_service)
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
         self.auditor = Auditor(AuditTrail(self.store.url), settings.host)
-        self._lock = FileLock(self.paths.run_dir / "agent.lock")
+        self._lock = FileLock(self.paths.agent_lock)
         self._name: NameClaim | None = None
         self._process = ProcessRef.me()
         self._started_at = utc_now()
@@ -75,6 +76,7 @@ class HostAgent:
         self._keeper: Keeper | None = None
         self._leases: FleetLeases | None = None
         self._commands: HostCommands | None = None
+        self._local: LocalControl | None = None
 
     @property
     def commands(self) -> HostCommands:
@@ -164,12 +166,18 @@ class HostAgent:
                 leases=leases,
                 ready=name.ensure,
             )
+            self._local = local = LocalControl(settings.host, self.paths, pool, keeper, self.auditor.note)
+            keeper.forbids_start = local.forbids_start
+            keeper.forgotten = self._publisher.forget
             # Before the workers are adopted: one that has ended since may be one that a stop was to end.
             keeper.wanted.read()
-            adopted = pool.adopt(keeper.wanted.wants_stopped)
+            noted = local.noted()
+            adopted = pool.adopt(lambda key: key in noted or keeper.wanted.wants_stopped(key))
             self._publisher.start()
             self.auditor.start()
+            local.take_notes()  # before anything is started
             keeper.start()
+            local.start()
             self._publisher.announce()
         except BaseException:
             self.close()
@@ -198,6 +206,9 @@ class HostAgent:
         self._commands = None
         self._closed.set()
         self._guard.close()
+        if self._local is not None:
+            self._local.close()
+            self._local = None
         if self._keeper is not None:
             self._keeper.close()  # from here on nothing is started again
             self._keeper = None

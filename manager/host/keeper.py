@@ -83,6 +83,10 @@ class Keeper:
         `settle` corrects what Redis still says of workers that this host does not have; it is called until it says that
         nothing is left to correct.
         """
+        #: Says whether a stop was left on this machine that is not desired state yet; see `manager.host.local_control`.
+        self.forbids_start: Callable[[str], bool] = lambda _account_id: False
+        #: Told of an account whose record this host has dropped.
+        self.forgotten: Callable[[str], None] = lambda _account_id: None
         self._settle, self._settled = settle, False
         self._host = host
         self._pool = pool
@@ -111,6 +115,7 @@ class Keeper:
             lambda: self.drain.active,
             self._admit,
             self.neighbours.done,
+            self._forbidden,
         )
         self.whereabouts = Whereabouts(host, self.neighbours, leases)
         self._lock = threading.Lock()
@@ -195,6 +200,16 @@ class Keeper:
             # The error is kept with the stop for as long as that is remembered: without the frames that it refers to.
             raise bare(error) from None
 
+    def stop_locally(self, wish: Wish, least_generation: int = 0) -> "Future[bool]":
+        """Stop an account by a command that did not come through Redis; works while Redis is away, or hangs."""
+        here = self._pool.occupied(wish.account_id)
+        desired = self.wanted.stop_locally(wish, least_generation=least_generation, here=here)
+        self._wake.set()
+        return self.stop(desired)
+
+    def _forbidden(self, account_id: str) -> bool:
+        return self.forbids_start(account_id)
+
     def knows_stop(self, desired: Desired) -> bool:
         """Say whether this stop was handed over already."""
         with self._lock:
@@ -251,6 +266,7 @@ class Keeper:
             lambda: self._reconcile(at_once=was_draining and not self.drain.active),
             self._keep_what_runs,
             self.drain.look,
+            self._forget,
             self.wanted.save,
         ):
             try:
@@ -258,6 +274,12 @@ class Keeper:
             except Exception as error:
                 self._loop.failed(error)
         self.looks += 1
+
+    def _forget(self) -> None:
+        """Drop the records of accounts that a person has had forgotten."""
+        for account_id in self.wanted.forgotten():
+            if self._pool.forget(account_id):
+                self.forgotten(account_id)
 
     def _settle_once(self) -> None:
         if not self._settled:

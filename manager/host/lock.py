@@ -37,6 +37,15 @@ class FileLock:
         self._fd = fd
         return True
 
+    def held(self) -> bool:
+        """Say whether another process holds the lock now."""
+        if not self._path.exists():
+            return False
+        if self.acquire():
+            self.release()
+            return False
+        return True
+
     def release(self) -> None:
         """Give the lock back. Idempotent."""
         if self._fd is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from manager import logs
+from manager.arguments import check_timeout
 from manager.errors import (
     FleetUnavailableError,
     HostUnavailableError,
@@ -138,6 +139,15 @@ class WorkerPoolManager(Roster):
                 self._tell_why(slot, reason)
                 self._give_up(slot)
 
+    def forget(self, account_id: str) -> bool:
+        """Drop what is known of an account that has no worker; False if nothing is, or if it has one."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+            if slot is None or slot.live or slot.starting or slot.held is not None or slot.lock.locked():
+                return False
+            del self._slots[account_id]
+        return True
+
     def cancel_start(self, account_id: str) -> None:
         """Break off a start of the account that is under way."""
         slot = self._slot(account_id)
@@ -175,6 +185,7 @@ class WorkerPoolManager(Roster):
 
         An account whose worker has failed, or that waits for its recovery, is recorded as stopped: True.
         """
+        timeout = check_timeout(timeout)
         with self._guard:
             slot = self._slots.get(account_id)
         if slot is None or not (slot.live or slot.starting):

@@ -32,6 +32,7 @@ class Store(Protocol):
         mark: str = "",
     ) -> None: ...
     def last_mark(self, host: str) -> str | None: ...
+    def forget_worker(self, host: str, account_id: str) -> None: ...
     def report_agent(
         self, host: str, data: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any] | None, int, str | None]: ...
@@ -62,6 +63,8 @@ class Publisher:
         self._words = 0
         #: Accounts of which Redis has been told.
         self._recorded: set[str] = set()
+        #: Accounts whose records are to go.
+        self._forgotten: set[str] = set()
         self._announced = False
         self._changed = threading.Condition()
         self._outbox = Outbox()
@@ -83,6 +86,7 @@ class Publisher:
     ) -> bool:
         """Hand over a record; with `wait_seconds`, wait that long for it to be in Redis, and say whether it is."""
         with self._changed:
+            self._forgotten.discard(info.account_id)  # it came back
             written = self._outbox.add(info, beat)
             self._changed.notify()
         return written.wait(wait_seconds) if wait_seconds > 0 else False
@@ -92,6 +96,12 @@ class Publisher:
         with self._changed:
             written = self._outbox.flushed()
         return written.wait(seconds)
+
+    def forget(self, account_id: str) -> None:
+        """Have an account's record removed, after what was handed over so far."""
+        with self._changed:
+            self._forgotten.add(account_id)
+            self._changed.notify()
 
     def close(self) -> None:
         """Write what is left if Redis answers, take the agent's word back, and end."""
@@ -105,7 +115,7 @@ class Publisher:
         next_word = 0.0
         while True:
             with self._changed:
-                if self._outbox.empty and not self._closed:
+                if self._outbox.empty and not self._forgotten and not self._closed:
                     pause = next_word - time.monotonic() if self._announced else _INTERVAL
                     self._changed.wait(max(0.0, pause))
                 elif failing and not self._closed:
@@ -118,6 +128,7 @@ class Publisher:
                     self._first = None
                 if batch is not None:
                     self._write(batch)
+                self._forget_now()
                 if closed:
                     self._store.forget_agent(self._host)
                 elif self._announced and time.monotonic() >= next_word:
@@ -140,6 +151,16 @@ class Publisher:
             self.thread.failed(error)
         elif not again:
             logs.event(logger, logging.WARNING, "publish_failed", f"{error}; the workers go on")
+
+    def _forget_now(self) -> None:
+        with self._changed:
+            # What was handed over before comes first; what is handed over later is written again.
+            forgotten = list(self._forgotten) if self._outbox.empty else []
+        for account_id in forgotten:
+            self._store.forget_worker(self._host, account_id)
+            self._recorded.discard(account_id)
+            with self._changed:
+                self._forgotten.discard(account_id)
 
     def _resumed(self, batch: Batch | None) -> None:
         with self._changed:

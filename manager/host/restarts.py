@@ -65,12 +65,15 @@ class Restarts:
         draining: Callable[[], bool] = lambda: False,
         admit: Callable[[Desired], bool] = lambda _desired: True,
         started: Callable[[str], None] = lambda _account_id: None,
+        forbids_start: Callable[[str], bool] = lambda _account_id: False,
     ) -> None:
         """`draining`: the host takes no new workers, and replaces none.
 
         `admit`: there is room for an account that has no worker here; False if another host has it by now; raises
         NoHostFitsError if nobody has room. `started` is told when a start that was admitted has ended, well or not.
+        `forbids_start`: a stop was left on this machine that is not desired state yet.
         """
+        self._forbids_start = forbids_start
         self._admit, self._started = admit, started
         self._draining = draining
         self._host = host
@@ -199,6 +202,10 @@ class Restarts:
             now = self._wanted.of(account_id)
             if now is not None and not now.running:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
+            if self._forbids_start(account_id):
+                raise StartCancelledError(
+                    f"{account_id}: a stop on this machine (--local) overrules this start"
+                )
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
             # One thread each: a check may read every file of the fleet, and is refused only if it really hangs.

@@ -8,7 +8,7 @@ from typing import Final
 
 from manager import logs
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import Desired, DesiredStore, Snapshot, Wish
+from manager.fleet.desired import FORGOTTEN, Desired, DesiredStore, Snapshot, Wish
 from manager.host.memory import Memory
 from manager.host.records import WorkerRecord
 
@@ -28,6 +28,7 @@ class Wanted:
         self._desired = store
         self._memory = memory
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
         self._version: int | None = None
         self._read_all_at = 0.0
         #: Redis's clock less ours, milliseconds.
@@ -49,11 +50,24 @@ class Wanted:
         except FleetUnavailableError:
             if wish.state != "stopped":
                 raise
-            generation, desired = self._wish_without_redis(wish)
+            with self._lock:
+                desired = self._without_redis(wish)
+            generation = desired.generation
         with self._lock:
             self._know(desired)
             self.unsaved = True
         return generation, desired
+
+    def stop_locally(self, wish: Wish, *, least_generation: int = 0, here: bool = False) -> Desired:
+        """Note a stop that did not come through Redis; it is told at the next `read`. `here`: the worker is on this host."""
+        with self._lock:
+            desired = self._without_redis(wish)
+            generation = max(desired.generation, least_generation)
+            desired = replace(desired, generation=generation, host=self._host if here else desired.host)
+            self._know(desired)
+            self._version = None
+            self.unsaved = True
+        return desired
 
     def withdraw(self, account_id: str, generation: int) -> None:
         """Take back what was refused. Without Redis it stays wanted, and is tried again."""
@@ -91,6 +105,13 @@ class Wanted:
         """Return what should run, on whichever host."""
         with self._lock:
             return [desired for desired in self._known.values() if desired.running]
+
+    def forgotten(self) -> list[str]:
+        """Return the accounts whose records a person has cleared."""
+        with self._lock:
+            return [
+                one.account_id for one in self._known.values() if one.why == FORGOTTEN and not one.running
+            ]
 
     def uncertain_host(self, account_id: str) -> str | None:
         """Return the host where the account ran when Redis lost its records, until `certain` is called; else None."""
@@ -156,10 +177,11 @@ class Wanted:
 
     def save(self) -> None:
         """Write what is known to this host's memory; `trouble` says whether that went well."""
-        with self._lock:
-            self.unsaved = False
-            known, uncertain = list(self._known.values()), dict(self._uncertain)
-        self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id), uncertain)
+        with self._saving:
+            with self._lock:
+                self.unsaved = False
+                known, uncertain = list(self._known.values()), dict(self._uncertain)
+            self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id), uncertain)
 
     # inside
 
@@ -242,19 +264,18 @@ class Wanted:
             self._uncertain[desired.account_id] = desired.host
             self.unsaved = True
 
-    def _wish_without_redis(self, wish: Wish) -> tuple[int, Desired]:
-        with self._lock:
-            before = self._known.get(wish.account_id)
-            least = int(time.time() * 1000)
-            generation = max(least, before.generation + 1 if before is not None else 0)
-            return generation, Desired(
-                account_id=wish.account_id,
-                state=wish.state,
-                generation=generation,
-                restart=before.restart if before is not None else 0,
-                host=before.host if before is not None and before.host else self._host,
-                by=wish.by,
-                why=wish.why,
-                timeout=wish.timeout,
-                at=least,
-            )
+    def _without_redis(self, wish: Wish) -> Desired:
+        """Return what a wish comes to that Redis cannot be told. The caller holds the lock."""
+        before = self._known.get(wish.account_id)
+        now = int(time.time() * 1000)
+        return Desired(
+            account_id=wish.account_id,
+            state=wish.state,
+            generation=max(now, before.generation + 1 if before is not None else 0),
+            restart=before.restart if before is not None else 0,
+            host=before.host if before is not None and before.host else self._host,
+            by=wish.by,
+            why=wish.why,
+            timeout=wish.timeout,
+            at=now,
+        )

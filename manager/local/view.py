@@ -51,7 +51,8 @@ def worker_table(
     table.add_column("error", ratio=1, overflow="fold")
     shown = {info.account_id: info for info in workers}
     extra = others or {}
-    for account_id in sorted({*shown, *extra}):
+    # Trouble comes first: of hundreds, a screen shows the first ones.
+    for account_id in sorted({*shown, *extra}, key=lambda one: (_rank(one, shown, extra), one)):
         info = shown.get(account_id)
         # What keeps an account from starting says more than the end of its last worker.
         if info is None or (account_id in extra and not _present(info)):
@@ -71,6 +72,16 @@ def worker_table(
             cells = _cells(info, moment, wide)
         table.add_row(*cells)
     return table
+
+
+def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> int:
+    """Return 0 for trouble, 1 for what is well or on its way, 2 for what is at rest."""
+    info = shown.get(account_id)
+    if info is None or (account_id in extra and not _present(info)):
+        return 2 if extra[account_id][0] in ("disabled", "stopped", "never started") else 0
+    if info.status in ("failed", "unknown") or (_present(info) and info.health in ("degraded", "unhealthy")):
+        return 0
+    return 1 if _present(info) else 2
 
 
 def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:

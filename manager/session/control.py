@@ -20,8 +20,8 @@ from manager import logs
 
 logger = logging.getLogger(__name__)
 
-#: Bytes. A request is an operation and a few figures.
-_MAX_MESSAGE: Final = 65_536
+#: Bytes. The largest is the stop of every account of a host.
+_MAX_MESSAGE: Final = 1 << 20
 #: Seconds that one connection may take to say what it wants; a silent one must not keep a stop out.
 _REQUEST_SECONDS: Final = 2.0
 #: Seconds between two tries to accept a connection while that fails.

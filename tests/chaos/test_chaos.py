@@ -37,6 +37,7 @@ from manager.factory import build_service
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
+from manager.fleet.leases import LeaseStore
 from manager.hosts import FleetHosts
 from manager.processes import ProcessRef
 from manager.settings import Settings
@@ -142,7 +143,10 @@ class Chaos:
         one = ChaosHost(directory / "one", self.redis, "one", None)
         self.hosts = [one, *(ChaosHost(directory / name, self.redis, name, one) for name in ("two", "three"))]
         self.fleet_hosts = FleetHosts(
-            FleetStore(self.redis.url), DesiredStore(self.redis.url), AuditTrail(self.redis.url)
+            FleetStore(self.redis.url),
+            DesiredStore(self.redis.url),
+            AuditTrail(self.redis.url),
+            LeaseStore(self.redis.url),
         )
         self.ids = [f"account-{number:03}" for number in range(1, ACCOUNTS + 1)]
         for number, account_id in enumerate(self.ids, 1):

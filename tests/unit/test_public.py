@@ -25,6 +25,7 @@ NAMES = [
     "BatchResult",
     "WorkerLifecycleStatus",
     "WorkerHealth",
+    "Selection",
     "AccountConfig",
     "ConfigurationService",
     "AccountConfigurationValidator",

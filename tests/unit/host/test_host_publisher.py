@@ -35,6 +35,9 @@ class Store:
         self.lose_replies = 0
         self.refusals = 0
 
+    def forget_worker(self, host: str, account_id: str) -> None:
+        self.records.pop(account_id, None)
+
     def record(
         self,
         host: str,

@@ -148,6 +148,9 @@ class FailingStore:
         del host, data
         return None, len(self.recorded), self.mark
 
+    def forget_worker(self, host: str, account_id: str) -> None:
+        del host, account_id
+
     def forget_agent(self, host: str) -> None:
         del host
 

@@ -75,12 +75,12 @@ def test_accounts_without_a_worker_stand_there_with_the_reason() -> None:
     others = {"account-000": ("disabled", "enabled: false"), "account-001": ("invalid", "f.yaml:1:2: wrong")}
     rows = shown(200, info(status=S.STOPPED), info("account-002"), others=others)
     assert [row.split()[:2] for row in rows[1:]] == [
-        ["account-000", "disabled"],
-        ["account-001", "invalid"],
+        ["account-001", "invalid"],  # trouble first
         ["account-002", "running"],
+        ["account-000", "disabled"],
     ]
-    assert "f.yaml:1:2: wrong" in rows[2]
-    assert shown(200, info(), others=others)[2].split()[1] == "running", (
+    assert "f.yaml:1:2: wrong" in rows[1]
+    assert shown(200, info(), others=others)[1].split()[1] == "running", (
         "what runs meanwhile is shown as it is"
     )
 

@@ -1,0 +1,24 @@
+"""forget: the record of an account that has no worker."""
+
+import click
+
+from manager.cli.common import account_argument, json_option, print_json, say, settings
+
+
+@click.command()
+@account_argument()
+@json_option
+def forget(account_id: str, as_json: bool) -> int:
+    """Clear the record of an account that has no worker, as after its file was deleted; starts and stops nothing."""
+    from manager.arguments import check_account_id
+    from manager.factory import fleet_hosts
+
+    fleet_hosts(settings()).forget_account(check_account_id(account_id))
+    if as_json:
+        print_json({"account_id": account_id, "forgotten": True})
+    else:
+        say(f"{account_id} is forgotten; `manager start {account_id}` makes it known again")
+    return 0
+
+
+COMMANDS = (forget,)

@@ -1,0 +1,203 @@
+"""ps and its other names: the fleet's accounts as they are now."""
+
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manager.cli.batches import warn_of_nobody
+from manager.cli.common import (
+    account_argument,
+    configuration,
+    json_option,
+    print_json,
+    print_warning,
+    say,
+    selected,
+    selection_options,
+    service,
+    settings,
+)
+from manager.cli.local import local_option
+from manager.words import counted
+
+if TYPE_CHECKING:
+    from manager.models import WorkerInfo
+    from manager.service import WorkerManagerService
+
+#: Seconds between two looks of `--watch`.
+_LOOK_SECONDS = 1.0
+
+
+def _options(command: Any) -> Any:
+    for option in reversed(
+        (
+            account_argument(nargs=-1),
+            selection_options,
+            click.option(
+                "-a", "--all", "everything", is_flag=True, help="Also accounts that have no worker."
+            ),
+            click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only on this host."),
+            click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state."),
+            click.option(
+                "--sort",
+                "by",
+                type=click.Choice(["account", "state", "host", "uptime", "restarts", "equity"]),
+                default="account",
+                show_default=True,
+            ),
+            local_option,
+            json_option,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+@click.option("-w", "--watch", is_flag=True, help="Show changes in place until Ctrl-C.")
+def ps(watch: bool, **options: Any) -> int:
+    """List the fleet's workers as they are now; also called status, list and ls."""
+    return _watch(options) if watch and sys.stdout.isatty() and not options["as_json"] else _once(options)
+
+
+@click.command()
+@_options
+def top(**options: Any) -> int:
+    """Show the fleet's workers in place until Ctrl-C: `ps --watch`."""
+    return _watch(options) if sys.stdout.isatty() and not options["as_json"] else _once(options)
+
+
+def _watch(options: dict[str, Any]) -> int:
+    from manager.errors import ManagerError
+
+    try:
+        while True:
+            try:
+                shown = _listing(options)[1]
+            except ManagerError as error:
+                shown = [f"error: {error}"]
+            height = shutil.get_terminal_size().lines
+            # Home, the screen cleared below: no scrolling, no flicker.
+            click.echo(
+                "\x1b[H\x1b[J" + "\n".join([*shown[: height - 2], "", "Ctrl-C leaves; nothing is stopped"]),
+                nl=False,
+            )
+            time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        click.echo()
+        return 0
+
+
+def _once(options: dict[str, Any]) -> int:
+    workers, shown = _listing(options)
+    if options["as_json"]:
+        print_json([info.to_dict() for info in workers])
+        return 0
+    selection = selected((), options["groups"], options["labels"])
+    if not options["local"]:
+        _warn(options)
+    if len(shown) > 1:
+        for line in shown:
+            click.echo(line)
+        return 0
+    if selection:
+        say(f"no workers of {selection}")
+        return warn_of_nobody(selection)
+    if options["account_ids"]:
+        say(f"no worker of {', '.join(options['account_ids'])}; `manager ps -a` lists every account")
+    elif options["local"]:
+        say("no workers on this machine")
+    else:
+        say("no workers; `manager start-all` starts every enabled account, `manager ps -a` lists them")
+    return 0
+
+
+def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
+    from manager.local.listing import lines, make_rows, sort_rows
+
+    account_ids = options["account_ids"]
+    selection = selected(account_ids, options["groups"], options["labels"])
+    if options["local"]:
+        from manager.local.offline import local_workers
+
+        workers, others = local_workers(settings()), {}
+    else:
+        fleet = service()
+        workers = fleet.list_workers()
+        everything = options["everything"] or bool(account_ids)
+        others = _others(fleet, workers) if everything else _gone(workers)
+        if selection:
+            chosen = set(fleet.select(selection))
+            workers = [info for info in workers if info.account_id in chosen]
+            others = {key: value for key, value in others.items() if key in chosen}
+    if account_ids:
+        known = {info.account_id for info in workers} | set(others)
+        for account_id in account_ids:
+            if account_id not in known and not options["local"]:
+                configuration().account_path(account_id)
+        workers = [info for info in workers if info.account_id in account_ids]
+        others = {key: value for key, value in others.items() if key in account_ids}
+    rows = sort_rows(make_rows(workers, others), options["by"])
+    for key, name in (("hosts", "host"), ("states", "state")):
+        if options[key]:
+            rows = [row for row in rows if row.cells.get(name, "") in options[key]]
+    names = {row.cells["account"] for row in rows}
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return [info for info in workers if info.account_id in names], lines(rows, width)
+
+
+def _others(fleet: "WorkerManagerService", workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
+    """Return what every account's file says: those without a worker, and those whose file is in the way of a start."""
+    shown = {info.account_id for info in workers}
+    found = _gone(workers)
+    for account_id, loaded in fleet.select().items():
+        config = None if loaded is None else loaded.config
+        result = fleet.validate_config(account_id)
+        if config is None or result.has_errors:
+            found[account_id] = ("invalid", result.errors[0] if result.errors else "its file cannot be read")
+        elif not config.enabled:
+            found[account_id] = ("disabled", "enabled: false")
+        elif account_id not in shown:
+            found[account_id] = ("never started", f"`manager start {account_id}` starts it")
+    return found
+
+
+def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
+    from manager.checks import file_gone
+
+    return {
+        account_id: ("file gone", f"its file is gone: `manager {verb} {account_id}`, or put the file back")
+        for account_id, verb in file_gone(configuration(), workers).items()
+    }
+
+
+def _warn(options: dict[str, Any]) -> None:
+    from manager.checks import should_run
+    from manager.factory import desired_store, fleet_store
+
+    now = settings()
+    store = fleet_store(now)
+    for host in store.hosts():
+        if host.data.get("trouble"):
+            print_warning(f"host {host.name}: {host.data['trouble']}")
+    selection = selected(options["account_ids"], options["groups"], options["labels"])
+    chosen = set(service().select(selection)) if selection else set(options["account_ids"])
+    wanted = [one.account_id for one in should_run(desired_store(now), store.list_workers())]
+    missing = [one for one in wanted if one in chosen or not (selection or options["account_ids"])]
+    if missing:
+        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        print_warning(
+            f"{counted(len(missing), 'account')} should run and do not ({names}): `manager doctor` says where, "
+            "`manager info` why"
+        )
+
+
+def _alias(name: str) -> click.Command:
+    return click.Command(name, params=ps.params, callback=ps.callback, help=ps.help, hidden=True)
+
+
+COMMANDS = (ps, *map(_alias, ("status", "list", "ls")), top)

@@ -1,0 +1,234 @@
+"""Stops that reach this host agent without Redis: over a control channel of this machine, or as notes that were left.
+
+The channel's address and token are in a file of the state directory, mode 0600: who may read it may also kill the workers.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from manager import logs
+from manager.arguments import check_account_id, check_timeout
+from manager.errors import ManagerError, NoWorkerError
+from manager.fleet.desired import Wish
+from manager.host.keeper import Keeper
+from manager.host.pool import WorkerPoolManager
+from manager.host.stop_notes import StopNote, StopNotes
+from manager.paths import StatePaths
+from manager.session.control import ControlError, ControlServer, ask
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for notes.
+_LOOK_SECONDS: Final = 1.0
+#: Seconds that a stop over the channel may take at most; the longest of all timeouts.
+_LONGEST_SECONDS: Final = 86_400.0
+#: Seconds in which an agent that is well answers a ping.
+_PING_SECONDS: Final = 3.0
+
+#: Writes an outcome to the audit trail: what, account, by, command, outcome, text.
+Audit = Callable[[str, str, str, str, str, str], None]
+
+
+class LocalControl:
+    """The agent's end. `take_notes` before the reconciler starts, `start` and `close` once each."""
+
+    def __init__(
+        self, host: str, paths: StatePaths, pool: WorkerPoolManager, keeper: Keeper, audit: Audit
+    ) -> None:
+        self._host = host
+        self._paths = paths
+        self._pool = pool
+        self._keeper = keeper
+        self._audit = audit
+        self._notes = StopNotes(paths.stops_dir)
+        self._server: ControlServer | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        #: Tokens of notes that were taken and could not be removed, as on a full disk.
+        self._taken: set[str] = set()
+        self._thread = threading.Thread(target=self._look, name="stop-notes", daemon=True)
+
+    def start(self) -> None:
+        """Listen. A channel that cannot be made is named in the log: commands through Redis do not need it."""
+        token = secrets.token_hex(16)
+        try:
+            self._server = ControlServer(_address(self._paths), token, self._handle)
+            _write_private(self._paths.agent_control, {"address": self._server.address, "token": token})
+        except OSError as error:
+            logs.event(logger, logging.ERROR, "local_control_failed", f"{self._paths.agent_control}: {error}")
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._server is not None:
+            self._server.close()
+            for path in (self._paths.agent_control, self._paths.agent_socket):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def noted(self) -> set[str]:
+        """Return the accounts that a note stops."""
+        return {note.account_id for note in self._notes.read_all()}
+
+    def forbids_start(self, account_id: str) -> bool:
+        """Say whether a note stops the account that this agent has not taken yet."""
+        note = self._notes.read(account_id)
+        return note is not None and note.token not in self._taken
+
+    def take_notes(self) -> None:
+        """Make every note desired state, and carry it out. A note goes once that is on disk elsewhere."""
+        with self._lock:
+            for note in self._notes.read_all():
+                if note.token not in self._taken:
+                    self._take(note)
+                if self._keeper.wanted.trouble is None:
+                    self._notes.remove(note)
+                    self._taken.discard(note.token)
+
+    def _take(self, note: StopNote) -> None:
+        wish = Wish(
+            account_id=note.account_id,
+            state="stopped",
+            token=note.token,
+            by=note.by,
+            why="stop",
+            timeout=note.timeout,
+        )
+        done = self._keeper.stop_locally(wish, note.generation)
+        self._keeper.wanted.save()
+        self._taken.add(note.token)
+        done.add_done_callback(lambda future: self._note_outcome(wish, future))
+
+    def _look(self) -> None:
+        while not self._closing.wait(_LOOK_SECONDS):
+            try:
+                self.take_notes()
+            except Exception:
+                logger.exception("stop notes could not be read")
+
+    # the channel
+
+    def _handle(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        operation = request.get("op")
+        if operation == "ping":
+            return {"ok": True, "host": self._host, "pid": os.getpid()}
+        if operation == "stop":
+            timeout = check_timeout(request.get("timeout"))
+            accounts = request.get("accounts")
+            if accounts is None:
+                mine = {one.account_id for one in self._keeper.wanted.running() if one.host == self._host}
+                accounts = sorted({*self._pool.live_accounts(), *mine})
+            if not isinstance(accounts, list):
+                return {"ok": False, "error": "accounts is not a list"}
+            by = str(request.get("by", "?"))[:200]
+            return {
+                "ok": True,
+                "results": self._stop([check_account_id(one) for one in accounts], timeout, by),
+            }
+        return {"ok": False, "error": f"unknown operation {operation!r}; known: ping, stop"}
+
+    def _stop(self, account_ids: list[str], timeout: float | None, by: str) -> dict[str, tuple[str, str]]:
+        results: dict[str, tuple[str, str]] = {}
+        under_way: dict[str, Future[bool]] = {}
+        for account_id in account_ids:
+            here = self._pool.occupied(account_id)
+            wanted = self._keeper.wanted.of(account_id)
+            if not here and wanted is not None and wanted.host not in {"", self._host}:
+                results[account_id] = ("elsewhere", f"host {wanted.host} has it")
+            elif not here and (wanted is None or not wanted.running):
+                results[account_id] = ("already", "")
+            else:
+                wish = Wish(
+                    account_id=account_id,
+                    state="stopped",
+                    token=str(uuid4()),
+                    by=by,
+                    why="stop",
+                    timeout=timeout,
+                )
+                under_way[account_id] = done = self._keeper.stop_locally(wish)
+                done.add_done_callback(lambda future, wish=wish: self._note_outcome(wish, future))  # type: ignore[misc]
+        for account_id, future in under_way.items():
+            try:
+                future.result(_LONGEST_SECONDS)
+            except NoWorkerError:
+                results[account_id] = ("already", "")
+            except (ManagerError, FutureTimeoutError) as error:
+                results[account_id] = ("failed", str(error))
+            else:
+                info = self._pool.get_worker_info(account_id)
+                results[account_id] = ("stopped", (info.error if info is not None else None) or "")
+        if self._keeper.wanted.trouble is not None:
+            logs.event(logger, logging.ERROR, "local_stop_unsaved", self._keeper.wanted.trouble)
+        return results
+
+    def _note_outcome(self, wish: Wish, done: "Future[bool]") -> None:
+        error = done.exception()
+        # Without a worker there was nothing left to stop: the command has what it asked for.
+        outcome = (
+            "ok" if error is None or isinstance(error, NoWorkerError) else getattr(error, "code", "crashed")
+        )
+        text = "on its machine, without Redis" if outcome == "ok" else str(error)
+        self._audit("stop", wish.account_id, wish.by, wish.token, outcome, text)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChannel:
+    """The other end: how a command on this machine reaches the agent."""
+
+    address: str
+    token: str
+    pid: int
+
+    @classmethod
+    def find(cls, paths: StatePaths) -> "AgentChannel | None":
+        """Return the channel of the agent that runs on this state directory and answers; None if none does."""
+        try:
+            data = json.loads(paths.agent_control.read_text())
+            address, token = str(data["address"]), str(data["token"])
+            answer = ask(address, token, {"op": "ping"}, timeout=_PING_SECONDS)
+            return cls(address, token, int(answer["pid"]))
+        except (OSError, ValueError, KeyError, TypeError, ControlError):
+            return None
+
+    def stop(
+        self, account_ids: list[str] | None, timeout: float | None, by: str, *, wait_seconds: float
+    ) -> dict[str, tuple[str, str]]:
+        """Have accounts (None: all of this host) stopped: account → (`stopped`, `already`, `elsewhere` or `failed`, why).
+
+        Raises ControlError if the agent does not answer within `wait_seconds`.
+        """
+        request = {"op": "stop", "accounts": account_ids, "timeout": timeout, "by": by}
+        answer = ask(self.address, self.token, request, timeout=wait_seconds)
+        if not answer.get("ok"):
+            raise ControlError(str(answer.get("error")))
+        return {str(key): (str(value[0]), str(value[1])) for key, value in answer["results"].items()}
+
+
+def _address(paths: StatePaths) -> str:
+    if sys.platform == "win32":
+        return rf"\\.\pipe\worker-manager-agent-{paths.home}"
+    with contextlib.suppress(FileNotFoundError):
+        paths.agent_socket.unlink()  # of an agent that was killed; the lock proves that none runs
+    return str(paths.agent_socket)
+
+
+def _write_private(path: Path, data: Mapping[str, str]) -> None:
+    draft = path.with_suffix(".tmp")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(json.dumps(data))
+    draft.replace(path)

@@ -1,0 +1,269 @@
+"""Commands for this machine that need no Redis: over the local channels, and by the records in the state directory."""
+
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import uuid4
+
+from manager.caller import caller
+from manager.errors import AccountNotFoundError
+from manager.fleet.hosts import Stamped
+from manager.fleet.store import observe
+from manager.host.local_control import AgentChannel
+from manager.host.lock import FileLock
+from manager.host.memory import Memory
+from manager.host.orphans import end_orphans
+from manager.host.records import RecordFiles, WorkerRecord
+from manager.host.stop_notes import StopNote, StopNotes
+from manager.models import WorkerInfo
+from manager.paths import StatePaths
+from manager.session.beat import read_pulse
+from manager.session.control import ControlError, ask
+from manager.settings import Settings
+from manager.states import WorkerLifecycleStatus
+
+#: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
+_POLITE_PART: Final = 0.7
+#: Seconds within which a killed process must be gone.
+_KILL_SECONDS: Final = 5.0
+#: Seconds that an agent has, beyond the longest stop, to answer.
+_AGENT_MARGIN: Final = 20.0
+#: Seconds in which an agent that did not answer may still take the note.
+_NOTE_SECONDS: Final = 5.0
+#: Stops at once.
+_AT_ONCE: Final = 64
+
+Outcome = Literal["stopped", "already", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStop:
+    """What became of one account on this machine."""
+
+    account_id: str
+    outcome: Outcome
+    #: What else there is to say; of a failure, why and what to do.
+    text: str = ""
+
+
+def local_workers(settings: Settings) -> list[WorkerInfo]:
+    """Return the workers that this machine has records of, as their processes and beat files show them now."""
+    paths = StatePaths(settings.state_dir)
+    return [
+        _seen(record, settings, paths)
+        for record in sorted(RecordFiles(paths.workers_dir).load_all(), key=lambda one: one.account_id)
+    ]
+
+
+def stop_here(
+    settings: Settings, account_ids: Iterable[str] | None, timeout: float | None, known: Sequence[str] = ()
+) -> list[LocalStop]:
+    """Stop workers of this machine without Redis: those of `account_ids`, or all of them.
+
+    A host agent that answers does it, and remembers it. Otherwise this process does it, and leaves a note, which the next
+    agent obeys before it starts anything. `known` are the accounts that have a file. Blocks until every process has
+    provably ended, or could not be ended. Raises AccountNotFoundError for an account of which nothing is known here.
+    """
+    return _LocalStops(settings, timeout).run(None if account_ids is None else list(account_ids), known)
+
+
+class _LocalStops:
+    def __init__(self, settings: Settings, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._host = settings.host
+        self._paths = StatePaths(settings.state_dir)
+        self._records = {one.account_id: one for one in RecordFiles(self._paths.workers_dir).load_all()}
+        self._remembered, _ = Memory(self._paths.root / "desired.json").load()
+        self._lock = FileLock(self._paths.agent_lock)
+        self._notes = StopNotes(self._paths.stops_dir)
+
+    def run(self, account_ids: list[str] | None, known: Sequence[str]) -> list[LocalStop]:
+        for account_id in account_ids or ():
+            if account_id not in {*self._records, *self._remembered, *known}:
+                raise AccountNotFoundError(
+                    f"{account_id}: no account file, no worker on this machine{_similar(account_id, known)}"
+                )
+        mine = [one.account_id for one in self._remembered.values() if one.running and one.host == self._host]
+        here = {*self._records, *mine}
+        chosen = sorted(here if account_ids is None else dict.fromkeys(account_ids))
+        agent = AgentChannel.find(self._paths)
+        if agent is not None:
+            told = self._ask_agent(agent, None if account_ids is None else chosen)
+            if told is not None:
+                return [self._proven(account_id, *told[account_id]) for account_id in sorted(told)]
+        return self._without_agent(chosen, here)
+
+    # with an agent
+
+    def _ask_agent(self, agent: AgentChannel, chosen: list[str] | None) -> dict[str, tuple[str, str]] | None:
+        seconds = [one.stop_timeout_seconds for one in self._records.values()]
+        longest = max(seconds, default=30.0) if self._timeout is None else self._timeout
+        try:
+            return agent.stop(chosen, self._timeout, caller(), wait_seconds=longest + _AGENT_MARGIN)
+        except ControlError:
+            return None
+
+    def _proven(self, account_id: str, outcome: str, text: str) -> LocalStop:
+        record = self._records.get(account_id)
+        if outcome in ("stopped", "already") and record is not None and record.process.alive():
+            return LocalStop(
+                account_id,
+                "failed",
+                f"the host agent says that it is {outcome}, but process {record.process.pid} lives: end it by hand",
+            )
+        if outcome == "stopped":
+            return LocalStop(account_id, "stopped", text)
+        if outcome in ("already", "elsewhere"):
+            return LocalStop(account_id, "already", text)
+        return LocalStop(account_id, "failed", text)
+
+    # without one
+
+    def _without_agent(self, chosen: list[str], here: set[str]) -> list[LocalStop]:
+        others = [LocalStop(one, "already", self._elsewhere(one)) for one in chosen if one not in here]
+        mine = [one for one in chosen if one in here]
+        # First of all: an agent that comes, or wakes up, in between must not start again what is stopped here.
+        unwritten = {account_id: why for account_id in mine if (why := self._write_note(account_id))}
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stop") as threads:
+            stops = list(threads.map(self._stop_one, mine))
+        return sorted(others + self._after_agent(stops, unwritten), key=lambda one: one.account_id)
+
+    def _elsewhere(self, account_id: str) -> str:
+        desired = self._remembered.get(account_id)
+        if desired is None or not desired.running or desired.host in {"", self._host}:
+            return ""
+        return f"host {desired.host} has it"
+
+    def _write_note(self, account_id: str) -> str | None:
+        """Leave a note for the next agent; returns what is wrong if it cannot be written."""
+        desired, record = self._remembered.get(account_id), self._records.get(account_id)
+        known = [desired.generation] if desired is not None else []
+        known += [record.generation] if record is not None else []
+        note = StopNote(
+            account_id=account_id,
+            token=str(uuid4()),
+            by=caller(),
+            generation=max(int(time.time() * 1000), *(one + 1 for one in known)),
+            timeout=self._timeout,
+        )
+        try:
+            self._notes.write(note)
+        except OSError as error:
+            return f"{self._paths.stops_dir} cannot be written ({error.strerror})"
+        return None
+
+    def _stop_one(self, account_id: str) -> LocalStop:
+        record = self._records.get(account_id)
+        if record is None:
+            return LocalStop(account_id, "already", "it was to run here, and is not started again")
+        was_alive = record.process.alive()
+        forced = _end(record, self._timeout) if was_alive else ""
+        if record.process.alive():
+            text = f"process {record.process.pid} is still there after it was killed: the account may still trade"
+            return LocalStop(account_id, "failed", f"{text}; look at this machine (a hung disk or driver)")
+        left = end_orphans(record)
+        if left:
+            return LocalStop(
+                account_id,
+                "failed",
+                f"its worker has ended, but processes of its program may still trade: {', '.join(left)}; end them by hand",
+            )
+        # The record stays: by it the next agent gives the account's lease back.
+        return LocalStop(account_id, "stopped" if was_alive else "already", forced)
+
+    def _after_agent(self, stops: list[LocalStop], unwritten: dict[str, str]) -> list[LocalStop]:
+        """Name what an agent that did not answer, or that comes later, may start again."""
+        pid = self._lock.holder()
+        agent = self._lock.held()
+        deadline = time.monotonic() + (_NOTE_SECONDS if agent else 0.0)
+        told: list[LocalStop] = []
+        for stop in stops:
+            account_id = stop.account_id
+            while agent and self._notes.read(account_id) is not None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if stop.outcome == "failed":
+                told.append(stop)
+            elif agent and (account_id in unwritten or self._notes.read(account_id) is not None):
+                text = (
+                    f"no process is left, but the host agent (pid {pid}) does not answer and may start it again: end that "
+                    "agent, then ask again"
+                )
+                told.append(LocalStop(account_id, "failed", text))
+            elif account_id in unwritten:
+                text = (
+                    f"no process is left, but {unwritten[account_id]}: the next host agent will start it again; stop it "
+                    "through Redis as well before one is started"
+                )
+                told.append(LocalStop(account_id, "failed", text))
+            else:
+                told.append(stop)
+        return told
+
+
+def _end(record: WorkerRecord, timeout: float | None) -> str:
+    """End the worker within its time, then kill it; returns what to say if it had to be forced."""
+    seconds = record.stop_timeout_seconds if timeout is None else timeout
+    deadline = time.monotonic() + seconds
+    polite = seconds * _POLITE_PART
+    try:
+        if seconds > 0:
+            request = {"op": "stop", "seconds": polite, "reason": "a stop on its machine (--local)"}
+            ask(record.control_address, record.control_token, request, timeout=min(2.0, polite))
+    except ControlError:
+        record.process.signal(signal.SIGTERM)  # without its channel it may still get a signal
+    if record.process.wait(polite):
+        return ""
+    record.process.signal(signal.SIGTERM)
+    if record.process.wait(max(0.0, deadline - time.monotonic())):
+        return ""
+    record.process.kill()
+    record.process.wait(_KILL_SECONDS)
+    return f"it did not stop within {seconds:g} s and was killed: look at its open orders and positions"
+
+
+def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> WorkerInfo:
+    pulse = read_pulse(record.beat_file)
+    alive = record.process.alive()
+    phase = None if pulse is None else pulse.status.get("phase")
+    status = WorkerLifecycleStatus.RUNNING
+    if not alive:
+        status = WorkerLifecycleStatus.FAILED
+    elif phase in (None, "connecting"):
+        status = WorkerLifecycleStatus.STARTING
+    elif phase == "stopping":
+        status = WorkerLifecycleStatus.STOPPING
+    info = WorkerInfo(
+        worker_id=record.worker_id,
+        account_id=record.account_id,
+        status=status,
+        created_at=record.created_at,
+        started_at=record.created_at,
+        error=None if alive else "its process has ended, and no host agent has seen that yet",
+        metadata={
+            "host": settings.host,
+            "pid": record.process.pid,
+            "gateway": record.gateway,
+            "epoch": record.epoch,
+            "generation": record.generation,
+            "restarts": record.restarts,
+            "last_cause": record.last_cause,
+            "version": record.software_version,
+            "config_version": record.config_version,
+            "log_file": str(paths.worker_log(record.account_id)),
+        },
+    )
+    if pulse is None:
+        return info
+    data = {key: value for key, value in pulse.status.items() if key != "phase"}
+    data |= {"call": pulse.call, "worker_id": record.worker_id}
+    return observe(info, Stamped(pulse.age_seconds, data), True, settings.stale_after_seconds)
+
+
+def _similar(account_id: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(account_id, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

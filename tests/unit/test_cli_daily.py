@@ -1,0 +1,69 @@
+"""The command line's small things: other names, suggestions, version, completion, manual page, settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from manager.settings import load_settings
+
+
+def manager(*arguments: str, stdout: object = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [sys.executable, "-m", "manager.cli", *arguments],
+        check=False,
+        stdout=stdout,  # type: ignore[call-overload]
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    return done
+
+
+@pytest.mark.parametrize("typed", ["sto", "strat", "restrat", "stauts", "drian", "mvoe"])
+def test_no_suggestion_changes_something(typed: str) -> None:
+    told = manager(typed)
+    assert told.returncode == 2
+    hint = told.stderr.partition("did you mean")[2].partition("?")[0]
+    assert not {"stop", "start", "restart", "start-all", "stop-all", "drain", "move"} & set(hint.split())
+    if typed == "stauts":
+        assert "status" in hint
+
+
+def test_version_names_what_it_is_built_on() -> None:
+    found = json.loads(manager("version", "--json").stdout)
+    assert {"manager", "python", "celery", "redis-py", "redis-server"} <= set(found)
+    assert found["redis-server"] == "not reachable"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    assert "_MANAGER_COMPLETE" in manager("completion", shell).stdout
+
+
+def test_the_manual_page_has_every_command() -> None:
+    page = manager("man").stdout
+    assert page.startswith(".TH MANAGER 1")
+    for name in ("start", "stop", "ps", "forget", "doctor"):
+        assert f".SS manager {name}" in page
+    assert "Traceback" not in page
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        told = manager("man", stdout=full)
+    assert told.returncode == 1
+    assert len(told.stderr.splitlines()) == 1
+
+
+def test_empty_settings_are_unset_and_levels_take_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = load_settings()
+    for name in ("CONFIG_DIR", "STATE_DIR", "HOST", "LOG_LEVEL", "REDIS_URL", "CAPACITY"):
+        monkeypatch.setenv(f"MANAGER_{name}", "")
+    assert load_settings() == default
+    for given, level in (("debug", "DEBUG"), ("WARN", "WARNING"), ("Info", "INFO")):
+        monkeypatch.setenv("MANAGER_LOG_LEVEL", given)
+        assert load_settings().log_level == level
