@@ -16,6 +16,7 @@ from manager.errors import (
     NoHostFitsError,
 )
 from manager.fleet import FleetStore
+from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore
 from manager.fleet.leases import LeaseStore
@@ -43,6 +44,7 @@ class CeleryWorkerPool:
         batches: BatchStore,
         *,
         command_timeout_seconds: float = 180.0,
+        audit: AuditTrail | None = None,
     ) -> None:
         self._app = app
         self._store = store
@@ -51,7 +53,7 @@ class CeleryWorkerPool:
         self._batches = batches
         self._timeout = command_timeout_seconds
         self._answers = Answers(app, store)
-        self._sender = Sender(app, store, desired, self._answers)
+        self._sender = Sender(app, store, desired, self._answers, audit)
         self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
@@ -213,6 +215,10 @@ class CeleryWorkerPool:
         """See `manager.pool.WorkerPool.stoppable`."""
         found = {info.account_id for info in self._store.list_workers() if may_have_process(info)}
         return sorted(found | set(self._desired.wanted()))
+
+    def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
+        """See `manager.pool.WorkerPool.recorded_needs`."""
+        return {key: one.tenant for key, one in self._desired.read_many(account_ids).items()}
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every recorded worker of the fleet as it is now."""

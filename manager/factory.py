@@ -68,6 +68,7 @@ def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
         LeaseStore(fleet_url(settings)),
         BatchStore(fleet_url(settings)),
         command_timeout_seconds=settings.command_timeout_seconds,
+        audit=audit_trail(settings),
     )
 
 

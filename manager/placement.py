@@ -40,6 +40,9 @@ class Needs:
     server: str = ""
     #: `server`: no other account of the same server on its host. `egress_ip`: none behind the same address.
     avoid: frozenset[str] = frozenset()
+    #: By which commands select it, also when its file is gone; None: not recorded.
+    groups: tuple[str, ...] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
         """Return what others must know of it once it has its place; kept small, since it is kept for every account."""
@@ -48,6 +51,10 @@ class Needs:
             record["memory_mb"] = self.memory_mb
         if self.avoid:
             record["avoid"] = sorted(self.avoid)
+        if self.groups is not None:
+            record["groups"] = list(self.groups)
+        if self.labels:
+            record["labels"] = dict(self.labels)
         return record
 
     @classmethod
@@ -55,8 +62,11 @@ class Needs:
         """Read it; what does not fit counts as not said."""
         found = data if isinstance(data, Mapping) else {}
         memory, avoid, server = found.get("memory_mb"), found.get("avoid"), found.get("server")
+        groups, labels = found.get("groups"), found.get("labels")
         return cls(
             account_id=account_id,
+            groups=tuple(map(str, groups)) if isinstance(groups, list | dict) else None,
+            labels={str(k): str(v) for k, v in labels.items()} if isinstance(labels, Mapping) else {},
             memory_mb=_count(memory, WORKER_MB),
             server=server if isinstance(server, str) else "",
             avoid=frozenset(map(str, avoid)) if isinstance(avoid, list) else frozenset(),

@@ -110,6 +110,9 @@ class WorkerPool(Protocol):
     def stoppable(self) -> list[str]:
         """Return the accounts that a stop of everything must stop: those that may have a worker, or will again."""
 
+    def recorded_needs(self, account_ids: Sequence[str]) -> "Mapping[str, Needs]":
+        """Return what is recorded of accounts since they were started last, for when their files cannot be read."""
+
     def list_workers(self) -> list[WorkerInfo]: ...
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None: ...

@@ -13,6 +13,7 @@ from manager.caller import caller
 from manager.commanding import Command, Places, spread, without_strangers
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
 from manager.fleet import FleetStore, HostState, safe_url
+from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore, Wish
 from manager.models import WorkerInfo
 from manager.outcomes import settled
@@ -37,7 +38,15 @@ def may_have_process(info: WorkerInfo | None) -> bool:
 class Sender:
     """Sends commands and other tasks to the hosts of one fleet."""
 
-    def __init__(self, app: Any, store: FleetStore, desired: DesiredStore, answers: Answers) -> None:
+    def __init__(
+        self,
+        app: Any,
+        store: FleetStore,
+        desired: DesiredStore,
+        answers: Answers,
+        audit: AuditTrail | None = None,
+    ) -> None:
+        self._audit = audit
         self._app = app
         self._store = store
         self._desired = desired
@@ -72,16 +81,22 @@ class Sender:
         live = {host.name for host in hosts if host.live}
         stopping = commands[0].state == "stopped"
         if not live and not stopping:
-            raise self.nobody()
+            error = self.nobody()
+            for command in commands:
+                self._note(command, error.code, str(error))
+            raise error
         # Of one account, writing down what is wanted tells where it is; many are placed before.
         spreading = not (alone or stopping)
         places = self.places(workers, [c.account_id for c in commands]) if spreading else _recorded(workers)
         refused: dict[str, HostUnavailableError] = {}
         if not stopping:
+            asked = {command.account_id: command for command in commands}
             commands, refused = without_strangers(commands, places, [host.facts for host in hosts])
         if spreading:
             commands, homeless = spread(commands, places, self.view(hosts), live)
             refused |= homeless
+        for account_id, error in refused.items():
+            self._note(asked[account_id], error.code, str(error))
         ready: list[Command] = []
         for command in self._written(commands):
             place, has_worker = places.get(command.account_id, ("", False))
@@ -93,10 +108,12 @@ class Sender:
                     f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
                     "back; until then its worker may trade"
                 )
+                self._leave(command, place, str(refused[command.account_id]))
             elif live:
                 ready.append(command)
             else:
-                refused[command.account_id] = self.nobody(f"{command.account_id}: ")
+                refused[command.account_id] = nobody = self.nobody(f"{command.account_id}: ")
+                self._note(command, nobody.code, str(nobody))
         return ready, refused
 
     def places(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> Places:
@@ -153,6 +170,25 @@ class Sender:
         )
 
     # inside
+
+    def _leave(self, command: Command, host: str, text: str) -> None:
+        """Leave a stop in a silent host's queue: the host writes the outcome when it is back."""
+        self._note(command, "pending", text, host)
+        with self._answers.translated():
+            forget(self.signature(replace(command, queue=wire.host_queue(host))).apply_async())
+
+    def _note(self, command: Command, outcome: str, text: str, host: str = "") -> None:
+        """Write what became of a command that no host has got."""
+        if self._audit is not None:
+            self._audit.note(
+                command.why,
+                by=self.me,
+                host=host,
+                account_id=command.account_id,
+                command=command.token,
+                outcome=outcome,
+                text=text,
+            )
 
     def _answer(self, result: Any, command: Command, wait_seconds: float) -> Any:
         deadline = time.monotonic() + wait_seconds

@@ -206,21 +206,27 @@ class WorkerManagerService:
     ) -> BatchResult:
         """Stop every worker that may have a process or would get one again, and account for every one.
 
-        With a selection, a worker whose file is gone or cannot be read is not stopped, but told as failed: nobody
-        can say whether it is meant.
+        With a selection, an account whose file is gone or cannot be read is selected by the groups and labels of its last
+        start. Where none are recorded it is not stopped, and told as failed.
         """
         timeout = check_timeout(timeout)
         check_flags(wait=wait)
         stoppable = self.worker_pool.stoppable()
         settled: dict[str, tuple[str, str]] = {}
         if selection:
-            selected = self.select(selection)
+            read = self.select(selection)
+            chosen = {account_id for account_id, loaded in read.items() if loaded is not None}
             known = set(self._accounts.ids())
-            for account_id in stoppable:
-                if account_id not in known or (account_id in selected and selected[account_id] is None):
-                    text = f"{account_id}: its file cannot be read: nobody can say whether it belongs to {selection}"
-                    settled[account_id] = ("failed", text)
-            stoppable = [one for one in stoppable if one in selected and one not in settled]
+            unread = [one for one in stoppable if one not in known or (one in read and read[one] is None)]
+            recorded = self.worker_pool.recorded_needs(unread) if unread else {}
+            for account_id in unread:
+                needs = recorded.get(account_id)
+                if needs is None or needs.groups is None:
+                    text = f"{account_id}: its file cannot be read, and no record says whether it belongs to {selection}"
+                    settled[account_id] = ("failed", f"{text}: `manager stop {account_id}` stops it")
+                elif selection.takes(needs.groups, needs.labels):  # as its file was at its last start
+                    chosen.add(account_id)
+            stoppable = [one for one in stoppable if one in chosen]
         batch = Batch(batch_id or new_batch_id(), settled, wait)
         result = self.worker_pool.stop_many(stoppable, timeout, _tell(settled, progress), batch)
         return self._settle("stop_all", result, settled)

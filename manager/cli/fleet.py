@@ -104,19 +104,20 @@ def stop_one(fleet: "WorkerManagerService", account_id: str, timeout: float | No
     from manager.errors import NoWorkerError
     from manager.states import SETTLED
 
+    answer: dict[str, Any] = {"account_id": account_id}
     try:
-        answer: dict[str, Any] = {"account_id": account_id, "stopped": fleet.stop_worker(account_id, timeout)}
+        answer["stopped"] = fleet.stop_worker(account_id, timeout)
         info = fleet.get_worker_info(account_id)
-        if info is not None and info.metadata.get("forced"):
-            answer |= {"forced": True, "reason": info.error}
-        return answer
     except NoWorkerError:
         info = fleet.get_worker_info(account_id)
         if info is not None and info.status not in SETTLED:
             raise  # what is recorded says otherwise: it must not be called stopped
         if info is None:
             configuration().account_path(account_id)
-        return {"account_id": account_id, "stopped": True, "already_stopped": True}
+        return answer | {"stopped": True, "already_stopped": True}
+    if info is not None and info.metadata.get("forced"):
+        answer |= {"forced": True, "reason": info.error}
+    return answer
 
 
 def _say_stopped(answer: dict[str, Any]) -> str:

@@ -240,6 +240,8 @@ class AccountConfig(_Section):
             memory_mb=self.memory_mb,
             server="" if self.server is None else f"{quote(self.gateway)}:{quote(self.server)}",
             avoid=frozenset(self.avoid_sharing),
+            groups=tuple(self.groups),
+            labels=dict(self.labels),
         )
 
     def identity(self) -> str:

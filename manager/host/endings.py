@@ -5,7 +5,7 @@ import signal
 from manager.session.exits import MEANINGS, WorkerExit
 
 _HINTS = {
-    "SIGKILL": "killed from outside, often by the system when memory runs out",
+    "SIGKILL": "not by this host agent; often by the system when memory runs out",
     "SIGSEGV": "its code or a library crashed",
     "SIGABRT": "its code or a library gave up",
 }

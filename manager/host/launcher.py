@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 from manager.environment import clean_environment
 from manager.errors import StartFailedError
 from manager.processes import CORE_LIMIT, ProcessRef
+from manager.session.title import ROOM
 
 #: Seconds that the preloaded process may take to import what it preloads.
 _PRELOAD_SECONDS: Final = 60.0
@@ -84,7 +85,7 @@ class SpawnLauncher:
         try:
             with _open_log(self._log_file) as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-m", "manager.session"],
+                    [sys.executable, "-m", "manager.session", ROOM],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -235,7 +236,7 @@ if sys.platform != "win32":
             ours, theirs = socket.socketpair()
             with theirs, _open_log(self._log_file) as log:
                 self._server = subprocess.Popen(
-                    [sys.executable, "-m", "manager.host.forkserver", str(theirs.fileno())],
+                    [sys.executable, "-m", "manager.host.forkserver", str(theirs.fileno()), ROOM],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=log,

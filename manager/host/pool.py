@@ -277,6 +277,11 @@ class WorkerPoolManager(Roster):
         """See `manager.pool.WorkerPool.stoppable`."""
         return self.live_accounts()
 
+    def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
+        """See `manager.pool.WorkerPool.recorded_needs`: a pool keeps none."""
+        del account_ids
+        return {}
+
     # life of the pool
 
     def preload(self) -> None:

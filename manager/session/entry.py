@@ -27,6 +27,7 @@ from manager.session.guardian import start_guardian
 from manager.session.lease import last_moment
 from manager.session.note import hold_note, process_name
 from manager.session.order import WorkerOrder
+from manager.session.title import set_title
 from manager.session.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ def _prepare_logging(order: WorkerOrder, mask: Masker) -> None:
     faulthandler.enable(file=2, all_threads=True)
     # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
     logs.catch_printing(mask)
+    set_title(f"worker-manager: {order.account_id}")
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/comm").write_text(process_name(order.account_id))

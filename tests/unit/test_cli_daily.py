@@ -4,17 +4,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from manager.settings import load_settings
 
 
-def manager(*arguments: str, stdout: object = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+def manager(*arguments: str, stdout: Any = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "manager.cli", *arguments],
         check=False,
-        stdout=stdout,  # type: ignore[call-overload]
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         timeout=60,
