@@ -160,3 +160,7 @@ def load_settings() -> Settings:
             for e in error.errors(include_input=False)
         )
         raise SettingsError(f"bad setting in the environment: {problems}") from None
+    except (RuntimeError, KeyError) as error:
+        raise SettingsError(
+            f"no home directory is known in the environment ({error}): set HOME, or MANAGER_CONFIG_DIR and MANAGER_STATE_DIR"
+        ) from None

@@ -182,7 +182,8 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.stop_all(timeout, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    return _run("stop", "stopping", None, go, selection, as_json)
+    total = None if selection else len(fleet.worker_pool.stoppable())
+    return _run("stop", "stopping", total, go, selection, as_json)
 
 
 def _run(

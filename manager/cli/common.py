@@ -42,6 +42,32 @@ def _ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) 
     return [account_id for account_id in found if account_id.startswith(incomplete)]
 
 
+def _groups(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from manager.config import ConfigurationService
+
+    try:
+        service = ConfigurationService(settings().config_dir)
+        read = (service.read_account(account_id).repaired for account_id in service.list_accounts())
+        found = {group for config in read if config is not None for group in config.groups}
+    except Exception:
+        return []
+    return sorted(group for group in found if group.startswith(incomplete))
+
+
+def complete_hosts(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a host from what this machine's agent remembers: without Redis, and so at once."""
+    from manager.host.memory import Memory
+    from manager.paths import StatePaths
+
+    try:
+        now = settings()
+        known, _ = Memory(StatePaths(now.state_dir).root / "desired.json").load()
+        found = {now.host, *(one.host for one in known.values() if one.host)}
+    except Exception:
+        return []
+    return sorted(host for host in found if host.startswith(incomplete))
+
+
 def selection_options(command: F) -> F:
     """Add `--group` and `-l`."""
     command = click.option(
@@ -57,6 +83,7 @@ def selection_options(command: F) -> F:
         "groups",
         multiple=True,
         metavar="NAME",
+        shell_complete=_groups,
         help="Only accounts of this group; several: of any.",
     )(command)
 

@@ -8,6 +8,7 @@ import click
 from manager import __version__
 from manager.cli.common import (
     account_argument,
+    complete_hosts,
     json_option,
     print_error,
     print_json,
@@ -107,7 +108,7 @@ def _workers(data: "Mapping[str, Any]") -> str:
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=complete_hosts)
 @click.option(
     "--stop", "stop", is_flag=True, help="Stop its workers until `resume-host` instead of moving them."
 )
@@ -184,7 +185,7 @@ def _wait_empty(fleet: "FleetHosts", host: str, timeout: float | None, *, quiet:
 
 
 @click.command("resume-host")
-@click.argument("host")
+@click.argument("host", shell_complete=complete_hosts)
 @json_option
 def resume_host(host: str, as_json: bool) -> int:
     """Have a drained host take workers again; those that stopped for the drain start."""
@@ -197,7 +198,7 @@ def resume_host(host: str, as_json: bool) -> int:
 
 
 @click.command("forget-host")
-@click.argument("host")
+@click.argument("host", shell_complete=complete_hosts)
 @json_option
 def forget_host(host: str, as_json: bool) -> int:
     """Remove a host that exists no more from `manager hosts`."""

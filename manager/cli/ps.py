@@ -10,6 +10,7 @@ import click
 from manager.cli.batches import warn_of_nobody
 from manager.cli.common import (
     account_argument,
+    complete_hosts,
     configuration,
     json_option,
     print_json,
@@ -39,7 +40,14 @@ def _options(command: Any) -> Any:
             click.option(
                 "-a", "--all", "everything", is_flag=True, help="Also accounts that have no worker."
             ),
-            click.option("--host", "hosts", multiple=True, metavar="HOST", help="Only on this host."),
+            click.option(
+                "--host",
+                "hosts",
+                multiple=True,
+                metavar="HOST",
+                shell_complete=complete_hosts,
+                help="Only on this host.",
+            ),
             click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state."),
             click.option(
                 "--sort",

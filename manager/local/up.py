@@ -188,7 +188,8 @@ class _Up:
             counts[info.status] = counts.get(info.status, 0) + 1
         table = worker_table(workers, self._others, width=self._console.width)
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no workers"
-        return Group(Text(""), table, Text(""), Text(f"{counted}. Ctrl-C stops everything.", style="dim"))
+        # Above the table: a fleet of hundreds is longer than the screen, and what does not fit is cut below.
+        return Group(Text(""), Text(f"{counted}. Ctrl-C stops everything.", style="dim"), Text(""), table)
 
     def _tell_changes(self) -> None:
         seen: Mapping[str, WorkerInfo] = {info.account_id: info for info in self._service.list_workers()}

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from manager.cli.main import cli
+from manager.errors import SettingsError
 from manager.settings import load_settings
 
 
@@ -68,3 +71,25 @@ def test_empty_settings_are_unset_and_levels_take_any_case(monkeypatch: pytest.M
     for given, level in (("debug", "DEBUG"), ("WARN", "WARNING"), ("Info", "INFO")):
         monkeypatch.setenv("MANAGER_LOG_LEVEL", given)
         assert load_settings().log_level == level
+
+
+def test_a_missing_home_directory_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("manager.settings.platformdirs.user_config_path", nobody)
+    with pytest.raises(SettingsError, match="MANAGER_CONFIG_DIR"):
+        load_settings()
+
+
+def test_groups_and_hosts_are_completed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts = tmp_path / "accounts"
+    accounts.mkdir()
+    (accounts / "account-001.yaml").write_text("gateway: paper\nlogin: 1\nserver: S\ngroups: [fx, metals]\n")
+    monkeypatch.setenv("MANAGER_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("MANAGER_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MANAGER_HOST", "london-1")
+    completed = ShellComplete(cli, {}, "manager", "_MANAGER_COMPLETE")
+    assert [one.value for one in completed.get_completions(["stop", "--group"], "f")] == ["fx"]
+    assert [one.value for one in completed.get_completions(["ps", "--host"], "")] == ["london-1"]
+    assert [one.value for one in completed.get_completions(["drain"], "lon")] == ["london-1"]
