@@ -30,8 +30,7 @@ def test_start_show_stop(fleet: Fleet) -> None:
     assert fleet.status("account-001") == "stopped"
     assert not fleet.workers()
     twice = fleet.run("stop", "account-001")
-    assert twice.returncode == 1
-    assert "nothing to stop" in twice.stderr
+    assert (twice.returncode, twice.stdout) == (0, "account-001: already stopped\n")
 
 
 def test_restart_takes_the_configuration_as_it_is_now(fleet: Fleet) -> None:
