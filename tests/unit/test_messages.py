@@ -115,11 +115,12 @@ def test_a_process_that_imports_tasks_keeps_celerys_own_behaviour() -> None:
     script = (
         "from kombu.transport import redis\n"
         "from celery.worker.control import Panel\n"
+        "from manager.fleet.celery_redis import FleetTransport\n"
         "before = redis.Transport.Channel, set(Panel.data)\n"
         "import tasks\n"
         "tasks.app.finalize()\n"
         "assert (redis.Transport.Channel, set(Panel.data)) == before\n"
-        "assert tasks.app.connection_for_read().get_transport_cls() is redis.Transport\n"
+        "assert tasks.app.connection_for_read().get_transport_cls() is FleetTransport\n"
         "assert 'celery.chord_unlock' in tasks.app.tasks\n"
     )
     done = subprocess.run(
@@ -135,7 +136,8 @@ def test_only_the_connection_that_an_agent_consumes_from_is_checked() -> None:
         "from celery.worker.control import Panel\n"
         "import tasks\n"
         "from tasks.consumer import CheckedConsumer\n"
-        "other = Celery(broker=tasks.app.conf.broker_url)\n"
+        "from manager.fleet.celery_redis import FleetTransport\n"
+        "other = Celery(broker='redis://127.0.0.1:1/0')\n"
         "class Unconnected(CheckedConsumer):\n"
         "    def ensure_connected(self, connection):\n"
         "        return connection\n"
@@ -147,7 +149,7 @@ def test_only_the_connection_that_an_agent_consumes_from_is_checked() -> None:
         "    assert mine.get_transport_cls().Channel.__name__ == 'CheckedChannel'\n"
         "    assert issubclass(mine.get_transport_cls(), redis.Transport)\n"
         "    mine.switch('redis://127.0.0.1:1/0')\n"
-        "assert tasks.app.connection_for_write().get_transport_cls() is redis.Transport\n"
+        "assert tasks.app.connection_for_write().get_transport_cls() is FleetTransport\n"
         "assert other.connection_for_read().get_transport_cls() is redis.Transport\n"
         "assert redis.Transport.Channel is redis.Channel\n"
         "assert 'shutdown' not in Panel.data and 'ping' in Panel.data\n"
