@@ -65,12 +65,12 @@ class StatePaths:
 
     @property
     def agent_socket(self) -> Path:
-        return self.run_dir / "agent.sock"
+        return self.run_dir / "agent-control.sock"
 
     @property
     def agent_control(self) -> Path:
         """How commands of this machine reach the host agent without Redis. Holds a token, mode 0600."""
-        return self.run_dir / "agent.json"
+        return self.run_dir / "agent-control.json"
 
     @property
     def logs_dir(self) -> Path:

@@ -53,7 +53,8 @@ def host_rights(host: str) -> list[str]:
         f"(+rpush %W~manager:audit:host:{host})",
         "(+xadd %W~manager:events)",
         "(+rpush +expire %W~manager:host:*:nudges)",
-        f"(+lpush %W~host.* %W~{_CALLBACKS} %W~*.reply.celery.pidbox*)",
+        # Before it sends to a queue, kombu asks for its length.
+        f"(+lpush +llen %RW~host.* %RW~{_CALLBACKS} %RW~*.reply.celery.pidbox*)",
     )
     return [
         *_keys("RW", own),

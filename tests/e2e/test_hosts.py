@@ -153,7 +153,9 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     assert not two.workers()
     # It is wanted, and shown to be missing.
     eventually(
-        lambda: f"1 should run and do not ({A})" in fleet.run("ps").stderr, within=20, what="it is missed"
+        lambda: f"1 account should run and do not ({A})" in fleet.run("ps").stderr,
+        within=20,
+        what="it is missed",
     )
     told = fleet.run("doctor")
     assert f"warn  drained: 1 account should run and do not: {A} (on two)" in told.stdout

@@ -50,15 +50,15 @@ LEAVES = ESCAPE + "print('ready', flush=True)\ntime.sleep(0.2)\n"
 WORKER = """
 import sys, time
 from pathlib import Path
-from manager.config.models import ReadyConfig
+from manager.config.models import ReadyConfig, StopConfig
 from manager.gateways import GatewayOptions, cgroups
-from manager.gateways.base import ForcedEnd
 from manager.gateways.base import ForcedEnd
 from manager.gateways.command import CommandGateway
 if sys.argv[4] == "no cgroup":
     cgroups._own_cgroup = lambda: None
 gateway = CommandGateway(GatewayOptions(account_id="a", worker_id=sys.argv[1], private_dir=Path(sys.argv[2]),
-    directory=Path.cwd(), command=(sys.executable, "-u", "-c", sys.argv[3]), ready=ReadyConfig(line="ready")))
+    directory=Path.cwd(), command=(sys.executable, "-u", "-c", sys.argv[3]), ready=ReadyConfig(line="ready"),
+    stop=StopConfig(deadline_seconds=0.3)))
 gateway.connect(time.monotonic() + 20)
 print("connected", flush=True)
 time.sleep(600)

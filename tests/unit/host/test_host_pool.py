@@ -232,15 +232,19 @@ def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Ho
     assert stopped.metadata["forced"] is True
 
 
-def test_two_stops_at_once_are_one_and_both_are_told_so(host: Host) -> None:
+def test_many_stops_at_once_are_one_and_all_are_told_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.account("a", 1)
     host.start()
     answers: list[bool] = []
+    arrived: list[object] = []
+    monkeypatch.setattr(Slot, "tell", lambda _slot, event: arrived.append(event))
     threads = [
         threading.Thread(target=lambda: answers.append(host.service.stop_worker("a"))) for _ in range(8)
     ]
-    for thread in threads:
-        thread.start()
+    with host.pool._slot("a").lock:  # all of them have come before the first is carried out
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(arrived) == 8)
     for thread in threads:
         thread.join()
     assert answers == [True] * 8
