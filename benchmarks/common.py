@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from pydantic import SecretStr
 from support.fleet import PASSWORD, Fleet
+from support.ports import free_port
 from support.servers import RedisServer
 from support.waiting import eventually
 
@@ -40,11 +41,17 @@ def noop():
 
 
 @contextmanager
-def fleet(environment: Mapping[str, str] | None = None) -> Iterator[Fleet]:
-    """A fleet with Redis, a paper venue and a host agent, gone afterwards."""
+def fleet(
+    environment: Mapping[str, str] | None = None, *, server: str | None = None, tcp: bool = False
+) -> Iterator[Fleet]:
+    """A fleet with Redis, a paper venue and a host agent, gone afterwards.
+
+    `server` is another server program than the tests' own; `tcp` has it listen on loopback as well.
+    """
     directory = Path(tempfile.mkdtemp(prefix="wm-"))
     (directory / "redis").mkdir()
-    redis = RedisServer(directory / "redis")
+    listening = ["--port", str(free_port()), "--bind", "127.0.0.1"] if tcp else []
+    redis = RedisServer(directory / "redis", *listening, binary=server)
     found = Fleet(directory, redis, host="bench")
     found.extra_environment |= environment or {}
     try:
@@ -80,6 +87,14 @@ def start_noop(found: Fleet) -> Any:
     noop = sender_app(url).signature("noop", queue="noop")
     eventually(lambda: noop.apply_async().get(timeout=20) is None, within=30)
     return noop
+
+
+def sessions_of(found: Fleet) -> tuple[int, int, int]:
+    """Return what the paper venue counted: sessions that ever began, that still live, and that overlapped another."""
+    with found.admin() as admin:
+        accounts = admin.accounts()
+        live = len(admin.stats()["live"])
+    return sum(one["logins"] for one in accounts), live, sum(one["overlaps"] for one in accounts)
 
 
 def service_of(found: Fleet) -> WorkerManagerService:

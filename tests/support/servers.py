@@ -52,8 +52,10 @@ def secure_redis_binary() -> str | None:
 class RedisServer:
     """Starts at once; `restart` keeps the data, `close` ends it."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, binary: str | None = None) -> None:
+        """Start the server `binary`, or without one the server that the tests use."""
         self.directory = directory
+        self._binary = binary or redis_binary()
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._options = options
@@ -62,7 +64,7 @@ class RedisServer:
     def _start(self) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             [
-                redis_binary(),
+                self._binary,
                 *("--port", "0"),
                 *("--unixsocket", str(self.socket)),
                 *("--dir", str(self.directory)),
