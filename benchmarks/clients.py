@@ -23,8 +23,10 @@ from support.fleet import Fleet
 
 #: What a caller asks. It prints its versions, and for each step True or what was wrong.
 _PYTHON: Final = """
-import json, sys
+import faulthandler, json, sys
 from celery import Celery, group
+
+faulthandler.dump_traceback_later(60, exit=True)  # a caller that hangs in itself says where
 
 url = sys.argv[1]
 app = Celery(broker=url, backend=url)
@@ -116,7 +118,7 @@ _REFUSED: Final = ("protocol 1", "compression")
 def install_celery(directory: Path, version: str) -> Path:
     """Return an interpreter that has this Celery, and nothing of the project."""
     celery, *more = version.split("+")
-    name = "celery-" + version.replace("==", "-")
+    name = f"celery-{version}"
     python = directory / name / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
@@ -144,11 +146,11 @@ def install_node(directory: Path) -> Path:
     return directory
 
 
-def ask(argv: Sequence[str], directory: Path) -> tuple[str, dict[str, Any]]:
+def ask(name: str, argv: Sequence[str], directory: Path) -> tuple[str, dict[str, Any]]:
     """Run a caller; return its versions and what became of its steps."""
     done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
-        return argv[0], {"start": (done.stderr or done.stdout).strip().splitlines()[-1:]}
+        return f"{name} (hung, or ended with an error)", {"start": done.stderr or done.stdout}
     versions, steps = json.loads(done.stdout)
     return str(versions), dict(steps)
 
@@ -157,7 +159,7 @@ def row(found: Fleet, name: str, argv: Sequence[str], directory: Path) -> tuple[
     """Return one caller's line of the table, and what was wrong."""
     before = sessions_of(found)[0]
     began = time.perf_counter()
-    versions, steps = ask(argv, directory)
+    versions, steps = ask(name, argv, directory)
     took = time.perf_counter() - began
     ever, live, overlaps = sessions_of(found)
     sessions = ever - before
@@ -165,6 +167,7 @@ def row(found: Fleet, name: str, argv: Sequence[str], directory: Path) -> tuple[
     wanted = 4 if "group of 3 starts" in steps else 1
     if (sessions, live, overlaps) != (wanted, 0, 0) or found.workers():
         wrong.append(f"{name}: {sessions} sessions, {live} left, {overlaps} overlaps")
+        found.run("stop-all")  # the next caller finds nothing running
     cells = [
         "-"
         if step not in steps
