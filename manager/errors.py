@@ -163,6 +163,13 @@ class SessionHeldError(StartFailedError):
     retryable = False
 
 
+class SlowFilesError(StartFailedError):
+    """Raised when an account's files, or the place of its credential, do not answer in time."""
+
+    code = "slow_files"
+    retryable = True
+
+
 class StopFailedError(ManagerError, RuntimeError):
     """Raised when a worker could not be proven dead within the time; it may still be trading."""
 

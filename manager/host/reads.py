@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from manager.config import AccountConfig, ConfigurationService
 from manager.config.references import Resolved
-from manager.errors import StartFailedError
+from manager.errors import SlowFilesError
 
 T = TypeVar("T")
 
@@ -24,10 +24,6 @@ _HURRIED_FROM: Final = 3
 PATIENT_SECONDS: Final = 60.0
 #: Accounts whose files may hang at once; each holds a thread until its file answers.
 _MAX_HANGING: Final = 256
-
-
-class SlowFilesError(StartFailedError):
-    """Raised when an account's files do not answer in time."""
 
 
 class BoundedReads:

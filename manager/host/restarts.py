@@ -20,12 +20,13 @@ from manager.errors import (
     NoHostFitsError,
     OrphansLeftError,
     SessionHeldError,
+    SlowFilesError,
     StartCancelledError,
 )
 from manager.fleet.desired import WITHOUT_TASK, Desired
 from manager.host.crew import Crew
 from manager.host.pool import WorkerPoolManager
-from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration, SlowFilesError
+from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration
 from manager.host.recovery import RestartPolicy
 from manager.host.wanted import Wanted
 from manager.models import WorkerInfo

@@ -18,7 +18,7 @@ from manager.service import WorkerManagerService
 from manager.settings import Settings
 from manager.venue.client import VenueAdmin
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def serves(fleet: Fleet) -> bool:

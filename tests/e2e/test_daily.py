@@ -8,7 +8,7 @@ from support.waiting import eventually
 
 from manager.fleet.desired import DesiredStore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A, B, C = "account-001", "account-002", "account-003"
 

@@ -16,7 +16,7 @@ from manager.gateways import GatewayOptions
 from manager.gateways.base import Side
 from manager.gateways.paper import PaperGateway
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 

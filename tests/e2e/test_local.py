@@ -6,7 +6,7 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP, Fleet
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A, B = "account-001", "account-002"
 SIGCONT = 18

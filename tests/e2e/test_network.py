@@ -11,7 +11,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 WHY_NOT = why_not()
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
 A, B = "account-001", "account-002"
 

@@ -12,7 +12,7 @@ from support.waiting import eventually
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from support.waiting import eventually
 
 from manager.fleet.leases import LeaseStore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 SIGCONT = 18

@@ -158,7 +158,7 @@ def test_the_state_directory_is_made_private(short_dir: Path) -> None:
 def test_the_readme_has_the_two_commands_that_the_gate_runs() -> None:
     readme = (ROOT / "README.md").read_text()
     assert len(re.findall(r"^python3 -m venv .*/manager up --demo$", readme, re.MULTILINE)) == 1
-    assert len(re.findall(r"^python3 -m venv .* -m pytest$", readme, re.MULTILINE)) == 1
+    assert len(re.findall(r"^python3 -m venv .* -m pytest -n 3$", readme, re.MULTILINE)) == 1
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -15,8 +15,9 @@ import pytest
 from support.waiting import eventually
 
 from manager.config import ConfigurationService
+from manager.errors import SlowFilesError
 from manager.host.launcher import make_launcher
-from manager.host.reads import BoundedConfiguration, BoundedReads, SlowFilesError
+from manager.host.reads import BoundedConfiguration, BoundedReads
 from manager.processes import ProcessRef
 
 if sys.platform == "win32":
