@@ -242,7 +242,7 @@ def test_a_real_redis_that_lost_everything_gets_the_events_again_in_order(redis_
     publisher = Publisher(store, "h", dict, lambda: [info("a", S.RUNNING)])
     publisher.start()
     assert publisher.publish(info("a", S.STARTING), wait_seconds=5)
-    store._client.flushall()
+    redis_server.forget()
     assert publisher.publish(info("a", S.RUNNING), wait_seconds=5)
     publisher.close()
     assert [event.status for event in store.events()] == ["starting", "running"]
