@@ -32,11 +32,15 @@ class Net:
             FarHost(directory / name, self.redis, port, cable, name, self.home)
             for name, cable in zip(("paris", "tokyo"), self.cables, strict=True)
         ]
-        self.home.start_venue()
-        for host in (self.home, *self.far):
-            host.spawn_agent()
-        for host in (self.home, *self.far):
-            host.await_agent()
+        try:
+            self.home.start_venue()
+            for host in (self.home, *self.far):
+                host.spawn_agent()
+            for host in (self.home, *self.far):
+                host.await_agent()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         for host in (*self.far, self.home):

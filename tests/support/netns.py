@@ -30,7 +30,9 @@ class Cable:
 
     def __init__(self, number: int) -> None:
         self.name = f"wm-{os.getpid()}-{number}"
-        self.near, self.far = f"10.213.{number}.1", f"10.213.{number}.2"
+        # Tests that run beside this one, or were killed, have networks of their own.
+        network = os.getpid() % 120 * 2 + number
+        self.near, self.far = f"10.213.{network}.1", f"10.213.{network}.2"
         self._link, peer = f"wm{os.getpid() % 100000}n{number}", f"wm{os.getpid() % 100000}f{number}"
         _ip("netns", "add", self.name)
         try:
