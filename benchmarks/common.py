@@ -22,12 +22,12 @@ from support.ports import free_port
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager.celery_app import sender_app
+from manager.client.celery_app import sender_app
 from manager.config import ConfigurationService
 from manager.factory import build_service
 from manager.fleet import celery_url
 from manager.service import WorkerManagerService
-from manager.session.order import WorkerOrder
+from manager.session.launch_spec import WorkerOrder
 from manager.settings import Settings
 
 _NOOP = """

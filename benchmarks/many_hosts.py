@@ -15,7 +15,7 @@ from celery import group
 from common import fleet, machine, service_of, start_noop, table
 from support.fleet import Fleet
 
-from manager.dispatch import CeleryWorkerPool
+from manager.client.celery_pool import CeleryWorkerPool
 from manager.service import WorkerManagerService
 
 

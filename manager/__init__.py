@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from manager.versions import __version__ as __version__
+
 if TYPE_CHECKING:
     from manager.config import AccountConfig as AccountConfig
     from manager.config import ConfigurationService as ConfigurationService
@@ -17,17 +19,15 @@ if TYPE_CHECKING:
     from manager.errors import StopFailedError as StopFailedError
     from manager.factory import get_worker_manager_service as get_worker_manager_service
     from manager.host import WorkerPoolManager as WorkerPoolManager
-    from manager.labels import Selection as Selection
     from manager.models import BatchResult as BatchResult
     from manager.models import ValidationResult as ValidationResult
     from manager.models import WorkerCreationRequest as WorkerCreationRequest
     from manager.models import WorkerInfo as WorkerInfo
+    from manager.placement.labels import Selection as Selection
     from manager.service import WorkerManagerService as WorkerManagerService
     from manager.states import WorkerHealth as WorkerHealth
     from manager.states import WorkerLifecycleStatus as WorkerLifecycleStatus
     from manager.validation import AccountConfigurationValidator as AccountConfigurationValidator
-
-__version__ = "0.2.0"
 
 #: Public name → the module that defines it. Looked up on first use: `manager --help` must not pay for Celery.
 _EXPORTS: Final[dict[str, str]] = {
@@ -42,7 +42,7 @@ _EXPORTS: Final[dict[str, str]] = {
     "BatchResult": "manager.models",
     "WorkerLifecycleStatus": "manager.states",
     "WorkerHealth": "manager.states",
-    "Selection": "manager.labels",
+    "Selection": "manager.placement.labels",
     # configuration
     "AccountConfig": "manager.config",
     "ConfigurationService": "manager.config",

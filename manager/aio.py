@@ -9,9 +9,9 @@ from typing import Final, ParamSpec, Self, TypeVar
 from manager.config import LoadedAccount
 from manager.factory import fleet_store, get_worker_manager_service
 from manager.fleet import Event, FleetStore
-from manager.labels import Selection
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.pool import Progress
+from manager.placement.labels import Selection
+from manager.pool.protocol import Progress
 from manager.service import WorkerManagerService
 from manager.settings import load_settings
 

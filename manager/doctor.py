@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
-from manager import __version__
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import configuration, desired_store, fleet_store
@@ -17,13 +16,13 @@ from manager.fleet.address import parse_redis_url
 from manager.fleet.desired import Desired, DesiredStore
 from manager.fleet.store import ServerLimits
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
 from manager.secure.exposed import open_files, url_problem
 from manager.settings import Settings
 from manager.states import SETTLED
+from manager.system.state_dir import StatePaths
+from manager.terminal.text import counted
 from manager.validation import AccountConfigurationValidator
-from manager.versions import apart
-from manager.words import counted
+from manager.versions import __version__, apart
 
 Outcome = Literal["ok", "warning", "failure"]
 

@@ -3,23 +3,23 @@
 import threading
 from typing import TYPE_CHECKING, Final
 
+from manager.change.config_push import FleetConfigurationService
+from manager.client.hosts import FleetHosts
 from manager.config import ConfigurationService
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
-from manager.fleet.configs import ConfigStore
+from manager.fleet.config_versions import ConfigStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
-from manager.hosts import FleetHosts
-from manager.paths import StatePaths
-from manager.pool import WorkerPool
-from manager.pushed import FleetConfigurationService
+from manager.pool.protocol import WorkerPool
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
+from manager.system.state_dir import StatePaths
 from manager.validation import AccountConfigs, Validator
 
 if TYPE_CHECKING:
-    from manager.dispatch import CeleryWorkerPool
+    from manager.client.celery_pool import CeleryWorkerPool
 
 _lock: Final = threading.Lock()
 _instance: WorkerManagerService | None = None
@@ -58,8 +58,8 @@ def reset_worker_manager_service() -> None:
 def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
     """Return the pool that sends commands to the fleet of these settings."""
     # Celery costs a quarter of a second to import: a service with a pool of its own does without.
-    from manager.celery_app import sender_app
-    from manager.dispatch import CeleryWorkerPool
+    from manager.client.celery_app import sender_app
+    from manager.client.celery_pool import CeleryWorkerPool
 
     return CeleryWorkerPool(
         sender_app(fleet_url(settings)),

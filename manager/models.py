@@ -15,9 +15,9 @@ from pydantic import (
     ValidationError,
 )
 
-from manager import __version__
 from manager.errors import InvalidPayloadError
 from manager.states import WorkerHealth, WorkerLifecycleStatus
+from manager.versions import __version__
 
 
 def utc_now() -> datetime:

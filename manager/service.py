@@ -5,22 +5,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from manager import logs
-from manager.arguments import (
+from manager.config import LoadedAccount
+from manager.errors import ManagerError, StopFailedError
+from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.placement.engine import Needs
+from manager.placement.labels import Selection
+from manager.pool.arguments import (
     check_account_id,
     check_flags,
     check_host_name,
     check_selection,
     check_timeout,
 )
-from manager.config import LoadedAccount
-from manager.errors import ManagerError, StopFailedError
-from manager.labels import Selection
-from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import Needs
-from manager.pool import Batch, Progress, StartOrder, WorkerPool, new_batch_id
+from manager.pool.protocol import Batch, Progress, StartOrder, WorkerPool, new_batch_id
+from manager.pool.start_requests import OrderBook
 from manager.states import WorkerLifecycleStatus
-from manager.validation import AccountConfigs, OrderBook, Validator
+from manager.system import logs
+from manager.validation import AccountConfigs, Validator
 
 logger: Final = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from manager.errors import SettingsError
-from manager.labels import Labels, parse_labels
-from manager.regular_files import read_regular_file
-from manager.secret_text import SecretTextError, decode_text, secret_problem
+from manager.placement.labels import Labels, parse_labels
+from manager.system.regular_files import read_regular_file
+from manager.system.secret_text import SecretTextError, decode_text, secret_problem
 
 _APP = "worker-manager"
 

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+__version__ = "0.2.0"
+
 _NUMBERS: Final = re.compile(r"(\d+)\.(\d+)")
 
 

@@ -9,20 +9,21 @@ from celery import Celery, bootsteps, states
 from celery.signals import setup_logging
 from celery.worker import state as worker_state
 
-from manager import logs, wire
-from manager.celery_app import celery_settings
+from manager import wire
+from manager.client.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool, configuration
-from manager.gateways.reach import reach_problem
+from manager.gateways.paper.address import venue_address
+from manager.gateways.paper.reachability import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
-from manager.host.crew import bare
-from manager.masking import url_secrets
 from manager.models import ValidationResult
-from manager.processes import prevent_core_dumps, raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
-from manager.venue.address import venue_address
+from manager.system import logs
+from manager.system.masking import url_secrets
+from manager.system.processes import prevent_core_dumps, raise_file_limit
+from manager.system.thread_pool import bare
 
 logger = logging.getLogger(__name__)
 

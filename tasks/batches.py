@@ -13,8 +13,8 @@ from manager.models import BatchResult, WorkerInfo
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
 from tasks.app import app, fleet_service, host_service
+from tasks.arguments import checked
 from tasks.payloads import BatchStartArguments, BatchStopArguments, SelectionArguments
-from tasks.refusals import checked
 
 #: Batches that this agent carries out at once. Each holds a thread while its members need others: were every thread a
 #: waiting batch, none would ever end.

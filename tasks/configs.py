@@ -6,8 +6,8 @@ from manager import wire
 from manager.errors import ManagerError
 from manager.models import ValidationResult
 from tasks.app import app, checked_here
+from tasks.arguments import checked
 from tasks.payloads import AccountArguments, AccountsArguments
-from tasks.refusals import checked
 
 
 @app.task(name=wire.VALIDATE_CONFIG, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]

@@ -17,8 +17,8 @@ from celery.worker import control
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
-from manager import logs
 from manager.errors import InvalidPayloadError
+from manager.system import logs
 from tasks.messages import NONSENSE, Sent, check_parts, checked_message, sent_by
 
 logger: Final = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
-from manager.labels import Selection
+from manager.placement.labels import Selection
 
 #: Seconds. A stop that may take longer than a day is a mistake.
 _Timeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

@@ -5,8 +5,8 @@ from typing import Any
 from manager import wire
 from manager.errors import ManagerError
 from tasks.app import app, carried_out, fleet_service
+from tasks.arguments import checked
 from tasks.payloads import AccountArguments, StartArguments, StopArguments
-from tasks.refusals import checked
 
 
 @app.task(name=wire.START_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]

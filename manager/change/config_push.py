@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manager import logs
 from manager.config import ConfigurationService, id_problem, scheme_of
 from manager.config.clear_secrets import clear_secrets, masked_lines
 from manager.config.document import parse_document
 from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
-from manager.fleet.configs import ConfigStore, ConfigVersion
-from manager.paths import StatePaths
+from manager.fleet.config_versions import ConfigStore, ConfigVersion
+from manager.system import logs
+from manager.system.state_dir import StatePaths
 from manager.validation import AccountConfigurationValidator
 
 logger: Final = logging.getLogger(__name__)

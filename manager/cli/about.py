@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from manager import __version__
 from manager.cli.common import json_option, print_json, say, settings
+from manager.versions import __version__
 
 
 @click.command("version")

@@ -18,14 +18,14 @@ from manager.cli.common import (
     settings,
 )
 from manager.cli.local import local_option, stop_here
-from manager.words import counted
+from manager.terminal.text import counted
 
 if TYPE_CHECKING:
-    from manager.dispatch import CeleryWorkerPool
+    from manager.client.celery_pool import CeleryWorkerPool
     from manager.fleet.batches import BatchRecord
-    from manager.labels import Selection
     from manager.models import BatchResult
-    from manager.pool import Progress
+    from manager.placement.labels import Selection
+    from manager.pool.protocol import Progress
 
 defaults_option = click.option(
     "--defaults/--no-defaults",
@@ -196,8 +196,8 @@ def _run(
 ) -> int:
     from rich.console import Console
 
-    from manager.local.progress import batch_progress
-    from manager.pool import new_batch_id
+    from manager.pool.protocol import new_batch_id
+    from manager.terminal.progress import batch_progress
 
     batch_id = new_batch_id()
     try:

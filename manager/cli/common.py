@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from manager.words import printable
+from manager.terminal.text import printable
 
 if TYPE_CHECKING:
     from manager.config import ConfigurationService
-    from manager.labels import Selection
+    from manager.placement.labels import Selection
     from manager.service import WorkerManagerService
     from manager.settings import Settings
 
@@ -56,8 +56,8 @@ def _groups(_context: click.Context, _parameter: click.Parameter, incomplete: st
 
 def complete_hosts(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a host from what this machine's agent remembers: without Redis, and so at once."""
-    from manager.host.memory import Memory
-    from manager.paths import StatePaths
+    from manager.host.reconcile.desired_state_file import Memory
+    from manager.system.state_dir import StatePaths
 
     try:
         now = settings()
@@ -90,7 +90,7 @@ def selection_options(command: F) -> F:
 
 def selected(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...]) -> "Selection":
     """Return what is selected beside, or instead of, accounts that are named. Raises click's UsageError."""
-    from manager.labels import Selection
+    from manager.placement.labels import Selection
 
     selection = Selection(groups, labels)
     if account_ids and selection:
@@ -106,9 +106,9 @@ _NEED_ACCOUNTS = frozenset({"start", "stop", "restart"})
 
 def settings() -> "Settings":
     """Return the settings, and send this process's own log to stderr: quiet, unless a level is asked for."""
-    from manager import logs
-    from manager.masking import url_secrets
     from manager.settings import load_settings
+    from manager.system import logs
+    from manager.system.masking import url_secrets
 
     loaded = load_settings()
     url = "" if loaded.redis_url is None else loaded.redis_url.get_secret_value()

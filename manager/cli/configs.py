@@ -16,12 +16,12 @@ from manager.cli.common import (
     service,
     settings,
 )
-from manager.words import counted
+from manager.terminal.text import counted
 
 if TYPE_CHECKING:
-    from manager.fleet.configs import ConfigStore
-    from manager.labels import Selection
+    from manager.fleet.config_versions import ConfigStore
     from manager.models import ValidationResult
+    from manager.placement.labels import Selection
 
 
 @click.command()
@@ -129,7 +129,7 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
 @json_option
 def diff(version: int | None, as_json: bool) -> int:
     """Show what `config push` would change, or what has changed since VERSION; 1 if anything."""
-    from manager.pushed import difference
+    from manager.change.config_push import difference
 
     store = _store()
     now = _current_files(store)
@@ -160,9 +160,9 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
     Whole and at once; what they refer to (passwords, programs) stays on each host. Running workers go on as they are.
     A value that looks like a secret is refused: a reference (env:, file:, keyring:) keeps it on the host.
     """
-    from manager.caller import caller
+    from manager.change.config_push import difference, literal_secrets
+    from manager.client.caller import caller
     from manager.factory import audit_trail
-    from manager.pushed import difference, literal_secrets
 
     if allow_literals is not None and not allow_literals.strip():
         raise click.UsageError("--allow-literals needs a reason: it goes into the audit trail")
@@ -225,7 +225,7 @@ def history(as_json: bool) -> int:
 @json_option
 def rollback(version: int, as_json: bool) -> int:
     """Have an old version count again, as a new one."""
-    from manager.caller import caller
+    from manager.client.caller import caller
     from manager.factory import audit_trail
 
     new = _store().roll_back(version, caller())
@@ -246,8 +246,8 @@ def _store() -> "ConfigStore":
 
 def _local(*, allow_invalid: bool = True, allow_literals: bool = True) -> dict[str, str]:
     """Return the files of this machine's own directory, whatever hosts read."""
+    from manager.change.config_push import collect
     from manager.config import ConfigurationService
-    from manager.pushed import collect
 
     service = ConfigurationService(settings().config_dir)
     return collect(service, allow_invalid=allow_invalid, allow_literals=allow_literals)

@@ -11,7 +11,7 @@ _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 @json_option
 def doctor(as_json: bool) -> int:
     """Check Redis, host agents, clocks, configuration, disk and versions, and say what to do."""
-    from manager.checks import run_checks
+    from manager.doctor import run_checks
 
     checks = run_checks(settings())
     failed = any(check.outcome == "failure" for check in checks)

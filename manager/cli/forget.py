@@ -10,8 +10,8 @@ from manager.cli.common import account_argument, json_option, print_json, say, s
 @json_option
 def forget(account_id: str, as_json: bool) -> int:
     """Clear the record of an account that has no worker, as after its file was deleted; starts and stops nothing."""
-    from manager.arguments import check_account_id
     from manager.factory import fleet_hosts
+    from manager.pool.arguments import check_account_id
 
     fleet_hosts(settings()).forget_account(check_account_id(account_id))
     if as_json:

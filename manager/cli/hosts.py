@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manager import __version__
 from manager.cli.common import (
     account_argument,
     complete_hosts,
@@ -16,14 +15,14 @@ from manager.cli.common import (
     say,
     settings,
 )
-from manager.versions import apart
-from manager.words import counted, printable
+from manager.terminal.text import counted, printable
+from manager.versions import __version__, apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from manager.client.hosts import DrainProgress, FleetHosts
     from manager.fleet import HostState
-    from manager.hosts import DrainProgress, FleetHosts
 
 #: Seconds between two looks at a drain, and looks after which one that is stuck is given up.
 _LOOK_SECONDS = 0.5
@@ -52,7 +51,7 @@ def hosts(as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from manager.local.view import plain
+    from manager.terminal.tables import plain
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("host", "state", "seen", "version", "labels"):
@@ -79,7 +78,7 @@ def hosts(as_json: bool) -> int:
 
 
 def _row(host: "HostState") -> list[str]:
-    from manager.labels import show_labels
+    from manager.placement.labels import show_labels
 
     data = host.data
     facts = host.facts

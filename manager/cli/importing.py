@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manager.cli.common import json_option, print_error, print_json, say, settings
-from manager.words import counted
+from manager.terminal.text import counted
 
 if TYPE_CHECKING:
     from manager.config.importing import Draft, Note, SourceFile, Translation
@@ -57,7 +57,7 @@ def import_(
     """
     from manager.config.importing import account_files, translate
     from manager.config.importing.drafts import group_names
-    from manager.labels import label_problem
+    from manager.placement.labels import label_problem
 
     for group in groups:
         problem = label_problem(group, "")
@@ -120,7 +120,7 @@ def _source_file(path: Path) -> "SourceFile":
 
 
 def _read(path: Path) -> str | OSError | UnicodeDecodeError:
-    from manager.regular_files import read_regular_file
+    from manager.system.regular_files import read_regular_file
 
     try:
         return read_regular_file(str(path), _MAX_SIZE).decode("utf-8-sig")

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 
 import click
 
-from manager import __version__
 from manager.cli import (
     about,
     audit,
@@ -23,7 +22,8 @@ from manager.cli import (
     setup,
     show,
 )
-from manager.words import printable
+from manager.terminal.text import printable
+from manager.versions import __version__
 
 _EPILOG = (
     "Exit codes: 0 done, 1 something asked for did not happen, 2 wrong usage. "

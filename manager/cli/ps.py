@@ -22,7 +22,7 @@ from manager.cli.common import (
     settings,
 )
 from manager.cli.local import local_option
-from manager.words import counted
+from manager.terminal.text import counted
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
@@ -125,7 +125,7 @@ def _once(options: dict[str, Any]) -> int:
 
 
 def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
-    from manager.local.listing import lines, make_rows, sort_rows
+    from manager.terminal.listing import lines, make_rows, sort_rows
 
     account_ids = options["account_ids"]
     selection = selected(account_ids, options["groups"], options["labels"])
@@ -175,7 +175,7 @@ def _others(fleet: "WorkerManagerService", workers: "list[WorkerInfo]") -> dict[
 
 
 def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
-    from manager.checks import file_gone
+    from manager.doctor import file_gone
 
     return {
         account_id: ("file gone", f"its file is gone: `manager {verb} {account_id}`, or put the file back")
@@ -184,7 +184,7 @@ def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
 
 
 def _warn(options: dict[str, Any]) -> None:
-    from manager.checks import should_run
+    from manager.doctor import should_run
     from manager.factory import desired_store, fleet_store
 
     now = settings()

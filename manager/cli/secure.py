@@ -102,7 +102,7 @@ def add_host(host: str, directory: Path | None) -> int:
 
 
 def _directory(given: Path | None) -> Path:
-    from manager.paths import StatePaths
+    from manager.system.state_dir import StatePaths
 
     if given is not None:
         return given.absolute()

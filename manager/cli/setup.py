@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from manager.cli.common import settings
-from manager.words import counted
+from manager.terminal.text import counted
 
 
 @click.command()

@@ -20,7 +20,7 @@ from manager.cli.common import (
     service,
     settings,
 )
-from manager.words import printable
+from manager.terminal.text import printable
 
 if TYPE_CHECKING:
     from manager.fleet import Event
@@ -115,7 +115,7 @@ def _say_event(event: "Event", as_json: bool) -> None:
 def logs(account_id: str, lines: int, follow: bool) -> int:
     """Show the log of one account's worker, on the host where it runs."""
     from manager.config import ConfigurationService
-    from manager.paths import StatePaths
+    from manager.system.state_dir import StatePaths
 
     now = settings()
     configuration = ConfigurationService(now.config_dir)

@@ -9,16 +9,16 @@ from typing import Any, Final, TypeVar
 
 from celery import group
 
-from manager.answers import Answers, forget
-from manager.commanding import Command, Parts, error_text, started
+from manager.client.commands import Command, Parts, error_text, started
+from manager.client.outcomes import settled
+from manager.client.results import Answers, forget
+from manager.client.sender import Sender
 from manager.errors import FleetUnavailableError, HostUnavailableError, NoBatchError, NoWorkerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.models import BatchResult, WorkerInfo
-from manager.outcomes import settled
-from manager.pool import Batch, Progress
-from manager.sending import Sender
+from manager.pool.protocol import Batch, Progress
 from manager.states import WorkerLifecycleStatus
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ def celery_settings() -> ModuleType:
     loaded = sys.modules.get(_MODULE)
     if loaded is not None:
         return loaded
-    path = Path(__file__).resolve().parent.parent / "celeryconfig.py"
+    path = Path(__file__).resolve().parents[2] / "celeryconfig.py"
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is missing: install the project again")

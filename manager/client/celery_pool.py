@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from manager import wire
-from manager.answers import Answers
-from manager.arguments import check_account_id, check_flags, check_timeout
-from manager.batching import BatchSender
-from manager.commanding import Command, error_text, unchecked
+from manager.client.batch_sender import BatchSender
+from manager.client.commands import Command, error_text, unchecked
+from manager.client.results import Answers
+from manager.client.sender import Sender, may_have_process
 from manager.errors import (
     AlreadyThereError,
     HostUnavailableError,
@@ -21,9 +21,9 @@ from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import Needs
-from manager.pool import Batch, Progress, StartOrder
-from manager.sending import Sender, may_have_process
+from manager.placement.engine import Needs
+from manager.pool.arguments import check_account_id, check_flags, check_timeout
+from manager.pool.protocol import Batch, Progress, StartOrder
 from manager.versions import at_least
 
 #: Seconds that a caller waits beyond a stop's own timeout.
@@ -57,7 +57,7 @@ class CeleryWorkerPool:
         self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
-        """See `manager.pool.WorkerPool.start_worker`. The files are read by the host, not here.
+        """See `manager.pool.protocol.WorkerPool.start_worker`. The files are read by the host, not here.
 
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
@@ -65,12 +65,12 @@ class CeleryWorkerPool:
         return WorkerInfo.from_dict(self._ask(self._start(order, wire.START_WORKER)))
 
     def restart_worker(self, order: StartOrder) -> WorkerInfo:
-        """See `manager.pool.WorkerPool.restart_worker`."""
+        """See `manager.pool.protocol.WorkerPool.restart_worker`."""
         _check(order)
         return WorkerInfo.from_dict(self._ask(self._start(order, wire.RESTART_WORKER)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
+        """See `manager.pool.protocol.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
         timeout = check_timeout(timeout)
         return bool(self._ask(self._stop(check_account_id(account_id), timeout), self._stop_wait(timeout)))
 
@@ -135,13 +135,13 @@ class CeleryWorkerPool:
     def start_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.start_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.start_many`: one Celery group with a task for each account."""
         return self._start_many(orders, wire.START_WORKER, progress, batch)
 
     def restart_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.restart_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.restart_many`: one Celery group with a task for each account."""
         return self._start_many(orders, wire.RESTART_WORKER, progress, batch)
 
     def stop_many(
@@ -151,7 +151,7 @@ class CeleryWorkerPool:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.stop_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.stop_many`: one Celery group with a task for each account."""
         timeout = check_timeout(timeout)
         commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
         return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
@@ -164,7 +164,7 @@ class CeleryWorkerPool:
         return self._batch_sender.result(batch_id)
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
-        """See `manager.pool.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
+        """See `manager.pool.protocol.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
         hosts, workers = self._store.look(None)
         if not any(host.live for host in hosts):
             raise self._sender.nobody()
@@ -212,12 +212,12 @@ class CeleryWorkerPool:
         return [record for record in found if record is not None]
 
     def stoppable(self) -> list[str]:
-        """See `manager.pool.WorkerPool.stoppable`."""
+        """See `manager.pool.protocol.WorkerPool.stoppable`."""
         found = {info.account_id for info in self._store.list_workers() if may_have_process(info)}
         return sorted(found | set(self._desired.wanted()))
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
-        """See `manager.pool.WorkerPool.recorded_needs`."""
+        """See `manager.pool.protocol.WorkerPool.recorded_needs`."""
         return {key: one.tenant for key, one in self._desired.read_many(account_ids).items()}
 
     def list_workers(self) -> list[WorkerInfo]:

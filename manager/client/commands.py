@@ -6,12 +6,12 @@ from itertools import zip_longest
 from typing import Any, Literal
 from uuid import uuid4
 
-from manager import __version__, wire
+from manager import wire
 from manager.errors import HostUnavailableError, NoHostFitsError, VersionMismatchError
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import FleetView, HostFacts, Needs
-from manager.pool import Progress
-from manager.versions import apart
+from manager.placement.engine import FleetView, HostFacts, Needs
+from manager.pool.protocol import Progress
+from manager.versions import __version__, apart
 
 #: Account → the host where it is or was, and whether it may have a worker there.
 Places = Mapping[str, tuple[str, bool]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from manager.caller import caller
+from manager.client.caller import caller
 from manager.errors import (
     AccountBusyError,
     AccountNotFoundError,
@@ -15,7 +15,7 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.hosts import DrainOrder
 from manager.fleet.leases import LeaseStore
-from manager.placement import FleetView, Needs, Placement
+from manager.placement.engine import FleetView, Needs, Placement
 from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.versions import at_least
 

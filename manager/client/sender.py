@@ -7,18 +7,19 @@ from typing import Any, Final
 
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
-from manager import __version__, wire
-from manager.answers import Answers, forget
-from manager.caller import caller
-from manager.commanding import Command, Places, spread, without_strangers
+from manager import wire
+from manager.client.caller import caller
+from manager.client.commands import Command, Places, spread, without_strangers
+from manager.client.outcomes import settled
+from manager.client.results import Answers, forget
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore, Wish
 from manager.models import WorkerInfo
-from manager.outcomes import settled
-from manager.placement import FleetView
+from manager.placement.engine import FleetView
 from manager.states import LIVE, WorkerLifecycleStatus
+from manager.versions import __version__
 
 #: Seconds.
 _START_EXPIRES: Final = 86_400

@@ -9,7 +9,7 @@ from manager.config.document import Document, parse_document
 from manager.config.problems import Problem, dotted
 from manager.config.references import literals
 from manager.config.secret_names import is_secret_value, is_surely_secret
-from manager.masking import MASK, Masker
+from manager.system.masking import MASK, Masker
 
 _COMMENT: Final = re.compile(r"(?:^|\s)#\s*(?:-\s+)?[\"']?([A-Za-z][\w.-]*)[\"']?\s*[:=]\s*(\S+)\s*$")
 #: A line of a file, or of a diff of it: `  KEY: value`, also behind a `#`.

@@ -15,8 +15,8 @@ from typing import Final
 from pydantic import SecretStr
 
 from manager.errors import CredentialError
-from manager.regular_files import NotRegularError, read_regular_file
-from manager.secret_text import SecretTextError, clean_secret, decode_secret
+from manager.system.regular_files import NotRegularError, read_regular_file
+from manager.system.secret_text import SecretTextError, clean_secret, decode_secret
 
 #: (what stands after the scheme, config directory) → the secret. Raises CredentialError.
 Resolver = Callable[[str, Path], str]
@@ -36,7 +36,7 @@ def scheme_of(reference: str) -> str | None:
 def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> SecretStr:
     """Return the secret that `reference` names; a literal is itself. With `lines` it may have several lines.
 
-    Raises CredentialError: nothing is there, or what is there is not clearly a secret (see `manager.secret_text`).
+    Raises CredentialError: nothing is there, or what is there is not clearly a secret (see `manager.system.secret_text`).
     """
     text = reference.get_secret_value()
     scheme = scheme_of(text)

@@ -19,7 +19,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from manager.config.problems import Place, Problem
 from manager.config.secret_names import is_secret_place
-from manager.regular_files import NotRegularError, read_regular_file
+from manager.system.regular_files import NotRegularError, read_regular_file
 
 #: Bytes. An account with a hundred currencies is a tenth of this.
 MAX_SIZE: Final = 256 * 1024

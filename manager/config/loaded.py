@@ -13,7 +13,7 @@ from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, Problem, dotted
 from manager.config.references import Literal, content, literals
 from manager.config.secret_names import is_secret_place
-from manager.masking import MASK
+from manager.system.masking import MASK
 
 _MISSING: Final = object()
 #: Where a value of the wrong kind may hold secrets whatever it is, and what is wanted there.

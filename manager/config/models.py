@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
 from manager.config.identity import identity, identity_as_written, plain, plain_login
-from manager.placement import WORKER_MB, Needs
+from manager.placement.engine import WORKER_MB, Needs
 
 #: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
 _MAX_NUMBER: Final = 2**63 - 1

@@ -22,8 +22,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.client import open_client, translated
-from manager.fleet.reading import json_object, string
+from manager.fleet.parsing import json_object, string
+from manager.fleet.redis_client import open_client, translated
 from manager.settings import HOST_NAME
 
 AUDIT_KEY: Final = "manager:audit"

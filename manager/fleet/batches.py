@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from manager.fleet.client import open_client, translated
-from manager.fleet.reading import json_object, moment, string
+from manager.fleet.parsing import json_object, moment, string
+from manager.fleet.redis_client import open_client, translated
 
 BATCHES_KEY: Final = "manager:batches"
 #: Seconds; as long as Celery keeps the results.

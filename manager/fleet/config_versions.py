@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from manager.errors import ConfigChangedError, NoConfigVersionError
-from manager.fleet.client import open_client, translated
+from manager.fleet.redis_client import open_client, translated
 
 VERSIONS_KEY: Final = "manager:config:versions"
 CURRENT_KEY: Final = "manager:config:current"

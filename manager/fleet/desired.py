@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
 from manager.fleet.audit import writing_host
-from manager.fleet.client import open_client, translated
 from manager.fleet.desired_scripts import (
     DESIRE,
     FORGET,
@@ -27,7 +26,8 @@ from manager.fleet.desired_scripts import (
     TAKE_OVER,
     WITHDRAW,
 )
-from manager.placement import Needs
+from manager.fleet.redis_client import open_client, translated
+from manager.placement.engine import Needs
 
 DESIRED_KEY: Final = "manager:desired"
 VERSION_KEY: Final = "manager:desired:version"

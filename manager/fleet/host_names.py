@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manager.fleet.client import open_client, translated
-from manager.fleet.reading import json_object
+from manager.fleet.parsing import json_object
+from manager.fleet.redis_client import open_client, translated
 
 #: KEYS: claim. ARGV: token, data, milliseconds for which a claim counts, token of a claim that may be replaced ('': none).
 _CLAIM: Final = """

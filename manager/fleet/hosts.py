@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from manager.fleet.reading import json_object, number
-from manager.placement import HostFacts
+from manager.fleet.parsing import json_object, number
+from manager.placement.engine import HostFacts
 
 #: Seconds. A host agent writes each second; one that missed this many is lost to readers.
 HOST_STALE_AFTER: Final = 5.0

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import redis
 
-from manager.fleet.client import open_client, translated
+from manager.fleet.redis_client import open_client, translated
 
 MARKER_KEY: Final = "manager:fleet"
 EPOCH_KEY: Final = "manager:epoch"

@@ -7,7 +7,7 @@ One host's records lie under that host's own keys, so that a host needs to write
     manager:host:<name>:workers    hash: account id → WorkerInfo, as the host agent recorded it last
     manager:host:<name>:drain      that the host is to be emptied, or was and takes workers again (see `DrainOrder`)
     manager:host:<name>:mark       which of its writes the host agent made last, written with it at once
-    manager:host:<name>:claim      which agent has the name (see `manager.fleet.names`)
+    manager:host:<name>:claim      which agent has the name (see `manager.fleet.host_names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
     manager:events                 stream: one entry for each change of a worker's state
 
@@ -25,14 +25,14 @@ from typing import Any, Final, TypeGuard, cast
 
 from redis.exceptions import ResponseError
 
-from manager import logs
-from manager.fleet.client import open_client, translated
+from manager.fleet.host_names import claim_key
 from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
-from manager.fleet.names import claim_key
-from manager.fleet.reading import json_object, number, string
+from manager.fleet.parsing import json_object, number, string
+from manager.fleet.redis_client import open_client, translated
 from manager.models import WorkerInfo, utc_now
 from manager.settings import HOST_NAME
 from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

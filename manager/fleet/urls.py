@@ -4,8 +4,8 @@ import sys
 from urllib.parse import quote
 
 from manager.fleet.address import RedisAddress, parse_redis_url
-from manager.paths import StatePaths
 from manager.settings import Settings
+from manager.system.state_dir import StatePaths
 
 
 def fleet_address(settings: Settings) -> RedisAddress:

@@ -18,8 +18,8 @@ ENTRY_POINTS: Final = "manager.gateways"
 
 #: Name → where the class is. Imported when the first account of that kind connects.
 _OWN: Final = {
-    "paper": "manager.gateways.paper:PaperGateway",
-    "command": "manager.gateways.command:CommandGateway",
+    "paper": "manager.gateways.paper.gateway:PaperGateway",
+    "command": "manager.gateways.command.gateway:CommandGateway",
 }
 
 #: Gateways that run programs on the host.

@@ -9,35 +9,37 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from manager import __version__, logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
-from manager.host.assembly import build_pool
-from manager.host.auditor import Auditor
 from manager.host.commands import HostCommands
-from manager.host.essential_threads import EssentialThread, ThreadGuard, log_lost
-from manager.host.held_files import HeldFiles
-from manager.host.keeper import Answer, Keeper
-from manager.host.leasing import FleetLeases
+from manager.host.factory import build_pool
 from manager.host.local_control import LocalControl
-from manager.host.lock import FileLock
-from manager.host.machine import load, memory_mb
-from manager.host.memory import Memory
 from manager.host.name_claim import NameClaim
-from manager.host.pool import WorkerPoolManager
-from manager.host.publisher import Publisher
-from manager.host.selftest import SelfTest
-from manager.host.unrecorded import UnrecordedWorkers
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.reconcile.reconciler import Answer, Keeper
+from manager.host.reporting.audit_writer import Auditor
+from manager.host.reporting.publisher import Publisher
+from manager.host.reporting.self_test import SelfTest
+from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.leases import FleetLeases
+from manager.host.workers.pool import WorkerPoolManager
+from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo, utc_now
-from manager.paths import StatePaths
-from manager.placement import HostFacts
-from manager.processes import ProcessRef
+from manager.placement.engine import HostFacts
+from manager.pool.start_requests import OrderBook
 from manager.settings import Settings
-from manager.validation import AccountConfigurationValidator, OrderBook
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread, ThreadGuard, log_lost
+from manager.system.file_lock import FileLock
+from manager.system.machine import load, memory_mb
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
+from manager.validation import AccountConfigurationValidator
+from manager.versions import __version__
 
 logger = logging.getLogger(__name__)
 

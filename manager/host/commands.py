@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
-from manager import __version__, logs
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
     FleetUnavailableError,
@@ -18,15 +17,16 @@ from manager.errors import (
     VersionMismatchError,
 )
 from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, State, Wish
-from manager.host.crew import bare
-from manager.host.keeper import Keeper
-from manager.host.leasing import FleetLeases
-from manager.host.neighbours import Neighbours
-from manager.host.pool import WorkerPoolManager
+from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.host.reconcile.reconciler import Keeper
+from manager.host.workers.leases import FleetLeases
+from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
-from manager.placement import Needs
-from manager.pool import StartOrder
-from manager.versions import apart, work_together
+from manager.placement.engine import Needs
+from manager.pool.protocol import StartOrder
+from manager.system import logs
+from manager.system.thread_pool import bare
+from manager.versions import __version__, apart, work_together
 
 logger: Final = logging.getLogger(__name__)
 
@@ -87,17 +87,17 @@ class HostCommands:
         self._leases = leases
 
     def start(self, account_id: str, apply_defaults: bool, validate: bool, call: Call) -> WorkerInfo:
-        """Start the account's worker; see `manager.pool.WorkerPool.start_worker`."""
+        """Start the account's worker; see `manager.pool.protocol.WorkerPool.start_worker`."""
         wish = _wish(account_id, "start", call, apply_defaults=apply_defaults, validate=validate)
         return self._run(wish, self._pool.start_worker, call)
 
     def restart(self, account_id: str, call: Call) -> WorkerInfo:
-        """Stop the account's worker if it runs, and start it; see `manager.pool.WorkerPool.restart_worker`."""
+        """Stop the account's worker if it runs, and start it; see `manager.pool.protocol.WorkerPool.restart_worker`."""
         wish = _wish(account_id, "restart", call, restart=True)
         return self._run(wish, self._pool.restart_worker, call)
 
     def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
-        """Stop the account's worker; see `manager.pool.WorkerPool.stop_worker`. Works while Redis is away."""
+        """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is away."""
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
         wish = _wish(account_id, "stop", call, state="stopped", timeout=timeout)

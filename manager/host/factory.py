@@ -1,18 +1,18 @@
 """A pool of workers from settings: for the host agent, and for a script that wants one without Redis."""
 
 from manager.config import ConfigurationService
-from manager.host.held_files import HeldFiles
-from manager.host.launcher import make_launcher
-from manager.host.leasing import Leases, LocalLeases
-from manager.host.pool import OnUnexpectedExit, WorkerPoolManager
-from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration, BoundedReads
-from manager.host.records import RecordFiles
-from manager.host.sinks import RecordSink
-from manager.host.starting import Starter, WorkerSurroundings
-from manager.host.unrecorded import UnrecordedWorkers
-from manager.paths import StatePaths
+from manager.gateways.paper.address import venue_address
+from manager.host.reporting.record_sink import RecordSink
+from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration, BoundedReads
+from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.launcher import make_launcher
+from manager.host.workers.leases import Leases, LocalLeases
+from manager.host.workers.pool import OnUnexpectedExit, WorkerPoolManager
+from manager.host.workers.records import RecordFiles
+from manager.host.workers.starter import Starter, WorkerSurroundings
+from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.settings import Settings
-from manager.venue.address import venue_address
+from manager.system.state_dir import StatePaths
 
 
 def build_pool(

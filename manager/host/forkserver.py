@@ -21,18 +21,18 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from manager.processes import prevent_core_dumps
+from manager.system.processes import prevent_core_dumps
 
 assert sys.platform != "win32", "there is no fork on Windows"
 
-from manager.gateways.program_guard import become_subreaper, descendants  # noqa: E402
-from manager.gateways.programs import GUARD_MARK  # noqa: E402
+from manager.gateways.command.program import GUARD_MARK  # noqa: E402
+from manager.gateways.command.program_guard import become_subreaper, descendants  # noqa: E402
 
 #: What a worker imports sooner or later. Whatever is missing here costs every worker its own copy.
 PRELOADED: Final = (
     "manager.session.entry",
-    "manager.gateways.paper",
-    "manager.gateways.command",
+    "manager.gateways.paper.gateway",
+    "manager.gateways.command.gateway",
     "redis.connection",
     "redis.client",
 )

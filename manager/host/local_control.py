@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from manager import logs
-from manager.arguments import check_account_id, check_timeout
 from manager.errors import ManagerError, NoWorkerError
 from manager.fleet.desired import Wish
-from manager.host.keeper import Keeper
-from manager.host.pool import WorkerPoolManager
-from manager.host.stop_notes import StopNote, StopNotes
-from manager.paths import StatePaths
+from manager.host.reconcile.reconciler import Keeper
+from manager.host.reconcile.stop_notes import StopNote, StopNotes
+from manager.host.workers.pool import WorkerPoolManager
+from manager.pool.arguments import check_account_id, check_timeout
 from manager.session.control import ControlError, ControlServer, ask
+from manager.system import logs
+from manager.system.state_dir import StatePaths
 
 logger = logging.getLogger(__name__)
 

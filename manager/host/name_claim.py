@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from manager import logs
 from manager.errors import FleetUnavailableError, HostAgentError
+from manager.fleet.host_names import Claimant, HostNames
 from manager.fleet.hosts import HOST_STALE_AFTER
-from manager.fleet.names import Claimant, HostNames
-from manager.processes import ProcessRef
+from manager.system import logs
+from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 

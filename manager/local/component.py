@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.errors import ComponentError
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 
 #: Bytes of a log that are looked at for its last line.
 _TAIL: Final = 4_096

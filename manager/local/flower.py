@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from manager.environment import clean_environment
 from manager.errors import SettingsError
 from manager.local.agent import shared_settings
-from manager.regular_files import read_regular_file
-from manager.secret_text import SecretTextError, decode_text, secret_problem
 from manager.settings import Settings
+from manager.system.environment import clean_environment
+from manager.system.regular_files import read_regular_file
+from manager.system.secret_text import SecretTextError, decode_text, secret_problem
 
 #: Bytes of the file of Flower's users.
 _MAX_USERS_FILE: Final = 64 * 1024

@@ -8,22 +8,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from manager.environment import clean_environment
 from manager.errors import ComponentError, FleetUnavailableError
 from manager.factory import fleet_store
 from manager.fleet import FleetStore, fleet_url, safe_url
 from manager.fleet.leases import LeaseStore
 from manager.gateways.base import GatewayError
+from manager.gateways.paper.address import venue_address
+from manager.gateways.paper.client import VenueAdmin
 from manager.local.agent import agent_argv, agent_environment
 from manager.local.component import Component
 from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
 from manager.local.redis_server import own_redis, version_trouble
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
 from manager.settings import Settings
-from manager.venue.address import venue_address
-from manager.venue.client import VenueAdmin
+from manager.system.environment import clean_environment
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 
 #: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
 _READY_SECONDS: Final = 60.0

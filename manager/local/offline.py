@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import uuid4
 
-from manager.caller import caller
+from manager.client.caller import caller
 from manager.errors import AccountNotFoundError
 from manager.fleet.hosts import Stamped
 from manager.fleet.store import observe
 from manager.host.local_control import AgentChannel
-from manager.host.lock import FileLock
-from manager.host.memory import Memory
-from manager.host.orphans import end_orphans
-from manager.host.records import RecordFiles, WorkerRecord
-from manager.host.stop_notes import StopNote, StopNotes
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.reconcile.stop_notes import StopNote, StopNotes
+from manager.host.workers.orphans import end_orphans
+from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
-from manager.session.beat import read_pulse
 from manager.session.control import ControlError, ask
+from manager.session.heartbeat_file import read_pulse
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
+from manager.system.file_lock import FileLock
+from manager.system.state_dir import StatePaths
 
 #: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
 _POLITE_PART: Final = 0.7

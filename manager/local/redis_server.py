@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from manager.environment import clean_environment
 from manager.errors import ComponentError
 from manager.local.component import Component
-from manager.paths import StatePaths
+from manager.system.environment import clean_environment
+from manager.system.state_dir import StatePaths
 
 #: Streams' trimming, and `LMOVE`, which Celery's transport may use.
 MIN_VERSION: Final = (6, 2)

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-from manager.environment import clean_environment
 from manager.local.agent import shared_settings
-from manager.paths import StatePaths
 from manager.settings import Settings
+from manager.system.environment import clean_environment
+from manager.system.state_dir import StatePaths
 
 
 def run_scheduler(settings: Settings) -> int:

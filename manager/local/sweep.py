@@ -5,10 +5,10 @@ import signal
 import time
 from typing import Final
 
-from manager.host.held_files import HeldFiles
-from manager.host.orphans import end_orphans
-from manager.host.records import RecordFiles, WorkerRecord
-from manager.paths import StatePaths
+from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.orphans import end_orphans
+from manager.host.workers.records import RecordFiles, WorkerRecord
+from manager.system.state_dir import StatePaths
 
 #: Seconds within which a killed worker must be gone.
 _KILL_SECONDS: Final = 5.0

@@ -12,17 +12,17 @@ from manager.config import ConfigurationService
 from manager.config.starting_files import write_demo_fleet
 from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
-from manager.host.lock import FileLock
 from manager.local.interrupts import Interrupted, Interrupts
 from manager.local.machine import Machine, port_is_free
-from manager.local.progress import batch_progress
 from manager.local.sweep import end_workers
-from manager.local.view import change_lines, validation_lines, worker_table
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.paths import StatePaths
-from manager.processes import raise_file_limit
 from manager.service import WorkerManagerService
 from manager.settings import Settings
+from manager.system.file_lock import FileLock
+from manager.system.processes import raise_file_limit
+from manager.system.state_dir import StatePaths
+from manager.terminal.progress import batch_progress
+from manager.terminal.tables import change_lines, validation_lines, worker_table
 
 #: Seconds between two looks at the fleet.
 _LOOK_SECONDS: Final = 1.0

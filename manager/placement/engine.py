@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from manager import __version__
-from manager.labels import missing_labels
-from manager.versions import apart, work_together
+from manager.placement.labels import missing_labels
+from manager.versions import __version__, apart, work_together
 
 #: Megabytes that one of our own workers is counted with; measured 8 to 16 with a full collection.
 WORKER_MB: Final = 16

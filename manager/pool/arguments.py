@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from manager.config.ids import checked_id
 from manager.errors import InvalidPayloadError
-from manager.labels import Selection
+from manager.placement.labels import Selection
 from manager.settings import HOST_NAME
 
 #: Seconds. A stop that may take longer than a day is a mistake.

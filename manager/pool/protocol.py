@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.placement import Needs
+from manager.placement.engine import Needs
 
 if TYPE_CHECKING:
     from manager.config import AccountConfig

@@ -3,11 +3,11 @@
 import logging
 from typing import Final
 
-from manager import logs
 from manager.config import AccountConfig
 from manager.errors import AccountDisabledError, InvalidConfigError
 from manager.models import ValidationResult
-from manager.pool import StartOrder
+from manager.pool.protocol import StartOrder
+from manager.system import logs
 from manager.validation.accounts import AccountConfigs, Accounts, Validator
 
 logger: Final = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from manager import logs
 from manager.gateways.base import GatewayError, NotSupported, OutcomeUnknown, Position
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

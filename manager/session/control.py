@@ -16,7 +16,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, Final
 
-from manager import logs
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from manager import logs
 from manager.config import AccountConfig
 from manager.gateways.base import InvalidRequest, NotSupported
-from manager.session.guard import GuardedGateway
+from manager.session.guarded_gateway import GuardedGateway
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

@@ -13,22 +13,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from manager import logs
-from manager.fleet.client import open_client
 from manager.fleet.leases import LeaseBeats
+from manager.fleet.redis_client import open_client
 from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
-from manager.masking import Masker
-from manager.processes import prevent_core_dumps
-from manager.session.beat import BeatWriter
 from manager.session.cycle import ObserveCycle
-from manager.session.exits import WorkerExit
+from manager.session.exit_codes import WorkerExit
 from manager.session.guardian import start_guardian
+from manager.session.heartbeat_file import BeatWriter
+from manager.session.launch_spec import WorkerOrder
 from manager.session.lease import last_moment
 from manager.session.note import hold_note, process_name
-from manager.session.order import WorkerOrder
 from manager.session.title import set_title
 from manager.session.worker import Worker
+from manager.system import logs
+from manager.system.masking import Masker
+from manager.system.processes import prevent_core_dumps
 
 logger = logging.getLogger(__name__)
 

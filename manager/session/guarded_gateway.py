@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from manager.gateways.base import Account, Gateway, Health, Position, Session, Tick
-from manager.session.beat import BeatWriter
+from manager.session.heartbeat_file import BeatWriter
 from manager.session.lease import Lease
 
 T = TypeVar("T")

@@ -23,10 +23,10 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from manager.processes import ProcessRef
-from manager.session.beat import BeatWriter
+from manager.session.heartbeat_file import BeatWriter
 from manager.session.kill_timer import make_kill_timer
 from manager.session.lease import lease_clock
+from manager.system.processes import ProcessRef
 
 _WORD: Final = struct.Struct("<d")
 #: The guardian's end of the pipe from its worker.

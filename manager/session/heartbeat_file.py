@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from manager.masking import Masker
+from manager.system.masking import Masker
 
 _MAGIC: Final = b"WMBEAT01"
 #: Of one page, and pages in a file; a worker of an older version writes one.

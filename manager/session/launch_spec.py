@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from manager.config import AccountConfig
-from manager.masking import url_secrets
+from manager.system.masking import url_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from manager.gateways.base import GatewayError
-from manager.session.exits import WorkerExit
+from manager.session.exit_codes import WorkerExit
 
 #: Parts of the lease's time, from the last renewal that went well: stop in order, and be gone.
 _STOP_AT: Final = 0.5

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from manager import logs
 from manager.fleet.leases import Holder, LeaseHeld
 from manager.session.lease import Lease, lease_clock
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

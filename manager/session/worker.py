@@ -18,21 +18,21 @@ from typing import Any, Final
 
 import psutil
 
-from manager import logs
 from manager.gateways.base import ConnectionLost, ForcedEnd, Gateway, GatewayError, Health, NotSupported
 from manager.gateways.base import Session as VenueSession
-from manager.processes import ProcessRef
-from manager.session.beat import BeatWriter
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.cycle import Cycle
-from manager.session.exits import WorkerExit
-from manager.session.guard import GuardedGateway
+from manager.session.exit_codes import WorkerExit
+from manager.session.guarded_gateway import GuardedGateway
 from manager.session.health import HealthJudge
+from manager.session.heartbeat_file import BeatWriter
+from manager.session.launch_spec import WorkerOrder
 from manager.session.lease import Lease, LeaseLost
-from manager.session.order import WorkerOrder
 from manager.session.reporter import Reporter, Sender
 from manager.states import WorkerHealth
+from manager.system import logs
+from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from manager import logs
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

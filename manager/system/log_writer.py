@@ -163,7 +163,9 @@ class WriterHandler(logging.Handler):
                 self._put(line)
             if dropped:
                 text = f"{dropped} log lines were dropped: the log took no lines for a while"
-                record = logging.LogRecord("manager.logs", logging.WARNING, __file__, 0, text, None, None)
+                record = logging.LogRecord(
+                    "manager.system.logs", logging.WARNING, __file__, 0, text, None, None
+                )
                 self._put(self.format(record) + "\n")
 
     def _put(self, line: str) -> None:

@@ -10,8 +10,8 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final
 
-from manager.log_writer import FileTarget, StderrTarget, WriterHandler, flush
-from manager.masking import Masker
+from manager.system.log_writer import FileTarget, StderrTarget, WriterHandler, flush
+from manager.system.masking import Masker
 
 _FIELDS: Final = "manager_fields"
 
@@ -90,7 +90,7 @@ def configure(
 ) -> None:
     """Send this process's log to `file` (rotated, mode 0600), or to stderr where there is none.
 
-    Logging never blocks: see `manager.log_writer`. Call `flush` before `os._exit`.
+    Logging never blocks: see `manager.system.log_writer`. Call `flush` before `os._exit`.
     """
     handler = WriterHandler(StderrTarget() if file is None else FileTarget(file, max_bytes, backups))
     handler.setFormatter(formatter(as_json=as_json, secrets=secrets))

@@ -10,8 +10,8 @@ from typing import Final
 
 import psutil
 
-from manager.host.essential_threads import EssentialThread
-from manager.processes import ProcessRef
+from manager.system.essential_threads import EssentialThread
+from manager.system.processes import ProcessRef
 
 Ended = Callable[[ProcessRef], None]
 

@@ -55,7 +55,7 @@ class StatePaths:
 
     @property
     def stops_dir(self) -> Path:
-        """Stops that were asked for on this machine while no host agent answered; see `manager.host.stop_notes`."""
+        """Stops that were asked for on this machine while no host agent answered; see `manager.host.reconcile.stop_notes`."""
         return self.root / "stops"
 
     @property

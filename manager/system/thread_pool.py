@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from manager.errors import ManagerError
-from manager.host.essential_threads import EssentialThread
+from manager.system.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 

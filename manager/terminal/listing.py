@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from manager.local.view import Others, seconds_text
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
-from manager.words import printable
+from manager.terminal.tables import Others, seconds_text
+from manager.terminal.text import printable
 
 _COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "equity", "pos", "beat", "error"),

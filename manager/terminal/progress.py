@@ -1,12 +1,13 @@
 """The progress bar of a batch, on a terminal only."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from manager.pool import Progress as OnProgress
+#: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
+OnProgress = Callable[[str, str], None]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus
-from manager.words import printable
+from manager.terminal.text import printable
 
 _STYLES = {
     "running": "green",

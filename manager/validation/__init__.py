@@ -1,8 +1,7 @@
 """Validation of account configurations."""
 
+from manager.config.findings import Finding
 from manager.validation.accounts import AccountConfigs, Accounts, Validator
-from manager.validation.findings import Finding
-from manager.validation.orders import OrderBook
 from manager.validation.rules import Surroundings
 from manager.validation.validator import AccountConfigurationValidator
 
@@ -11,7 +10,6 @@ __all__ = [
     "AccountConfigurationValidator",
     "Accounts",
     "Finding",
-    "OrderBook",
     "Surroundings",
     "Validator",
 ]

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from manager.config import AccountConfig, Logins, Place, suggestion
+from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
 from manager.gateways import known_gateways
-from manager.labels import label_problem
+from manager.gateways.command.rules import program_health, readiness
+from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
-from manager.validation.findings import Finding
-from manager.validation.program_rules import program_health, readiness
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 

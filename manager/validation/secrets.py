@@ -7,10 +7,10 @@ from typing import Final
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, Place, credentials, literals
+from manager.config.findings import Finding
 from manager.config.references import argument_references, content, references, resolve_at
 from manager.errors import CredentialError
-from manager.secret_text import secret_problem
-from manager.validation.findings import Finding
+from manager.system.secret_text import secret_problem
 
 _REFER: Final = "put it into env:, file: or keyring: and refer to it"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, watch_secrets
+from manager.config.findings import Finding
 from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
-from manager.validation.findings import Finding
 from manager.validation.rules import Surroundings, rules
 from manager.validation.secrets import secret_findings
 

@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-from manager import logs
-from manager.processes import raise_file_limit
+from manager.system import logs
+from manager.system.processes import raise_file_limit
+from manager.venue.broker import Desk
+from manager.venue.handler import Reception
 from manager.venue.ledger import Ledger
 from manager.venue.prices import Prices, ReplayPrices, SeededPrices
 from manager.venue.server import VenueError, VenueServer
-from manager.venue.sessions import Reception
-from manager.venue.trading import Desk
 
 
 def main() -> int:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from manager import logs
+from manager.system import logs
+from manager.venue.broker import Desk, RefusedError
 from manager.venue.faults import Fault, FaultKind, FaultScript
 from manager.venue.ledger import AccountKey, Ledger
 from manager.venue.server import Connection, VenueServer
-from manager.venue.trading import Desk, RefusedError
 
 logger = logging.getLogger("manager.venue")
 

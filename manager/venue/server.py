@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from manager.venue.protocol import MAX_LINE, ProtocolError, decode, encode, split_address
+from manager.gateways.paper.protocol import MAX_LINE, ProtocolError, decode, encode, split_address
 
 logger = logging.getLogger("manager.venue")
 

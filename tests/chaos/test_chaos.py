@@ -32,16 +32,16 @@ from support.proxy import Proxy
 from support.servers import RedisServer
 from support.waiting import eventually
 
+from manager.client.hosts import FleetHosts
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import build_service
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
-from manager.hosts import FleetHosts
-from manager.processes import ProcessRef
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
+from manager.system.processes import ProcessRef
 
 if sys.platform != "linux":
     pytest.skip("limits and signals of Linux", allow_module_level=True)

@@ -134,7 +134,7 @@ print(json.dumps([valid, first, second, stopped]))
 
 
 def test_two_accounts_start_while_a_third_ones_venue_hangs(fleet: Fleet) -> None:
-    from manager.venue.client import VenueAdmin
+    from manager.gateways.paper.client import VenueAdmin
 
     accounts = fleet.add_accounts(2)
     fleet.add_account("hanging", 6001, timeout=20_000)

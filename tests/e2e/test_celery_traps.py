@@ -14,9 +14,9 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.factory import build_service
+from manager.gateways.paper.client import VenueAdmin
 from manager.service import WorkerManagerService
 from manager.settings import Settings
-from manager.venue.client import VenueAdmin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

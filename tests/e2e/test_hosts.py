@@ -14,7 +14,7 @@ from support.waiting import eventually
 
 from manager.gateways import GatewayOptions
 from manager.gateways.base import Side
-from manager.gateways.paper import PaperGateway
+from manager.gateways.paper.gateway import PaperGateway
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

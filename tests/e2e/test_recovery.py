@@ -12,7 +12,7 @@ from support.waiting import eventually
 
 from manager.fleet.desired import DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
 
 pytestmark = pytest.mark.e2e
 

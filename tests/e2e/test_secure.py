@@ -17,10 +17,10 @@ from support.ports import free_port
 from support.servers import RedisServer, secure_redis_binary
 from support.waiting import eventually
 
-from manager.celery_app import sender_app
+from manager.client.celery_app import sender_app
 from manager.fleet import FleetStore
-from manager.fleet.client import open_client
 from manager.fleet.desired import DesiredStore
+from manager.fleet.redis_client import open_client
 
 BINARY = secure_redis_binary()
 pytestmark = [

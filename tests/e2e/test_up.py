@@ -18,8 +18,8 @@ from support.fleet import SIGKILL, SIGSTOP
 from support.ports import free_port
 from support.waiting import eventually
 
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 
 pytestmark = [
     pytest.mark.e2e,

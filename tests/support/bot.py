@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from manager.gateways import GatewayOptions
-from manager.gateways.paper import PaperGateway
+from manager.gateways.paper.gateway import PaperGateway
 
 
 def main() -> None:

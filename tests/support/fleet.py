@@ -14,9 +14,9 @@ import psutil
 
 from manager.fleet import FleetStore
 from manager.fleet.leases import LeaseStore
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
-from manager.venue.client import VenueAdmin
+from manager.gateways.paper.client import VenueAdmin
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 from support.servers import RedisServer
 from support.waiting import eventually
 

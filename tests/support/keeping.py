@@ -14,14 +14,15 @@ from manager.fleet import FleetStore
 from manager.fleet.desired import Desired, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
-from manager.host.keeper import Keeper
-from manager.host.leasing import FleetLeases
-from manager.host.memory import Memory
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.reconcile.reconciler import Keeper
+from manager.host.workers.leases import FleetLeases
 from manager.models import WorkerInfo
-from manager.placement import HostFacts
-from manager.pool import StartOrder
+from manager.placement.engine import HostFacts
+from manager.pool.protocol import StartOrder
+from manager.pool.start_requests import OrderBook
 from manager.states import WorkerLifecycleStatus
-from manager.validation import AccountConfigurationValidator, OrderBook
+from manager.validation import AccountConfigurationValidator
 
 
 class PoolOfNames:

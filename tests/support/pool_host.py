@@ -8,12 +8,12 @@ import psutil
 
 from manager import WorkerManagerService
 from manager.config import ConfigurationService
+from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
 from manager.settings import Settings
-from manager.venue.client import VenueAdmin
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 from support.venue import VenueProcess
 
 

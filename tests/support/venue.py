@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from manager.gateways import GatewayOptions
-from manager.gateways.paper import PaperGateway
-from manager.venue.client import VenueAdmin
+from manager.gateways.paper.client import VenueAdmin
+from manager.gateways.paper.gateway import PaperGateway
 
 
 class VenueProcess:

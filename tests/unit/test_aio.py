@@ -15,7 +15,7 @@ from manager.aio import AsyncWorkerManagerService
 from manager.errors import AccountNotFoundError, StartFailedError
 from manager.fleet import Event
 from manager.models import WorkerInfo
-from manager.pool import StartOrder
+from manager.pool.protocol import StartOrder
 from manager.service import WorkerManagerService
 from manager.states import WorkerLifecycleStatus
 

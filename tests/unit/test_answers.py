@@ -5,8 +5,8 @@ from celery import states
 from celery.exceptions import TaskRevokedError
 from support.servers import RedisServer
 
-from manager.answers import Answers
-from manager.celery_app import sender_app
+from manager.client.celery_app import sender_app
+from manager.client.results import Answers
 from manager.errors import CommandTimeoutError
 from manager.fleet import FleetStore
 

@@ -9,8 +9,8 @@ import pytest
 from support.configs import GOOD, Directory
 from support.servers import RedisServer
 
+from manager.client.celery_pool import CeleryWorkerPool
 from manager.config import ConfigurationService
-from manager.dispatch import CeleryWorkerPool
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchStore

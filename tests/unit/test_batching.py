@@ -12,15 +12,15 @@ from redis.exceptions import RedisError
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager import batching, sending
-from manager.dispatch import CeleryWorkerPool
+from manager.client import batch_sender, sender
+from manager.client.celery_pool import CeleryWorkerPool
+from manager.client.outcomes import settled
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
 from manager.fleet.desired import Desired, DesiredStore, Wish
 from manager.models import BatchResult, WorkerInfo
-from manager.outcomes import settled
-from manager.pool import Batch, StartOrder
+from manager.pool.protocol import Batch, StartOrder
 from manager.service import stopped_count
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
@@ -106,7 +106,7 @@ def host(redis_server: RedisServer) -> Iterator[Host]:
 def test_a_redis_that_restarts_while_answers_come_costs_no_account(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(batch_sender, "_QUIET_SECONDS", 0.5)
     batch = host.start_all()
     tokens = host.tokens()
     host.answer(tokens["a"], "a")
@@ -121,7 +121,7 @@ def test_a_redis_that_restarts_while_answers_come_costs_no_account(
 def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
     batch = host.start_all()
     tokens = host.tokens()
     host.redis.stop()
@@ -142,7 +142,7 @@ def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
 def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
     written = host.pool._sender._written
 
     def then_gone(commands: Any) -> Any:
@@ -191,7 +191,7 @@ def test_a_redis_that_is_away_before_anything_was_sent_is_an_error_that_says_so(
 def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_PATIENCE", 0.2)
+    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
     batch = host.stop_all()
     host.tokens()
     host.redis.stop()
@@ -208,7 +208,7 @@ def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
 ) -> None:
     """Its task lies in the queue of the old name for good; the agent stopped the worker at its start."""
     monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
-    monkeypatch.setattr(sending, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(sender, "_LOOK_SECONDS", 0.1)
     host.desired.desire(Wish(account_id="a", state="running", token="t", by="me", why="start", host="h"))
     running = host.info("a", S.RUNNING)
     host.store.record("h", [running], {"a": {"worker_id": running.worker_id}})

@@ -12,16 +12,16 @@ from pydantic import SecretStr
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager.celery_app import celery_settings, sender_app
-from manager.dispatch import CeleryWorkerPool
+from manager.client.celery_app import celery_settings, sender_app
+from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
 from manager.fleet import fleet_url
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
-from manager.placement import HostFacts
-from manager.pool import StartOrder
+from manager.placement.engine import HostFacts
+from manager.pool.protocol import StartOrder
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.configs import GOOD, Directory
 
-from manager.checks import run_checks
+from manager.doctor import run_checks
 from manager.secure.exposed import open_files, url_problem
 from manager.settings import Settings
 

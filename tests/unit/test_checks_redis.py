@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 from support.servers import RedisServer
 
-from manager.checks import Check, run_checks
+from manager.doctor import Check, run_checks
 from manager.settings import Settings
 
 

@@ -22,12 +22,12 @@ from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredStore
 from manager.host import build_pool
-from manager.labels import Selection
 from manager.models import BatchResult, ValidationResult, WorkerInfo
-from manager.paths import StatePaths
-from manager.pool import Batch, Progress, StartOrder
+from manager.placement.labels import Selection
+from manager.pool.protocol import Batch, Progress, StartOrder
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
+from manager.system.state_dir import StatePaths
 
 
 class TwoMethods:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from manager import logs
-from manager.masking import Masker
+from manager.system import logs
+from manager.system.masking import Masker
 
 
 @pytest.fixture(autouse=True)

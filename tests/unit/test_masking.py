@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.masking import MASK, Masker, url_secrets
+from manager.system.masking import MASK, Masker, url_secrets
 
 SECRET = "p\"a\\ss w'ord/+é&"
 KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----"

@@ -11,15 +11,15 @@ import pytest
 from support.servers import RedisServer
 
 import manager
-from manager.commanding import Command, without_strangers
+from manager.client.commands import Command, without_strangers
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStore, Wish
 from manager.fleet.leases import LeaseStore, lease_key
 from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
-from manager.host.records import WorkerRecord
+from manager.host.workers.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
-from manager.placement import FleetView, HostFacts, Needs
+from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.states import WorkerLifecycleStatus
 from manager.versions import at_least, work_together
 

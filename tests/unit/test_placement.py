@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manager.labels import Selection, missing_labels, parse_labels
-from manager.placement import EGRESS_IP, SERVER, FleetView, HostFacts, Needs
+from manager.placement.engine import EGRESS_IP, SERVER, FleetView, HostFacts, Needs
+from manager.placement.labels import Selection, missing_labels, parse_labels
 
 LABELS = ("mt5", "london", "fast")
 ADDRESSES = ("203.0.113.1", "203.0.113.2")

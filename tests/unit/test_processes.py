@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from support.waiting import eventually
 
-from manager.host.watch import ProcessWatch
-from manager.processes import ProcessRef
+from manager.system.process_watch import ProcessWatch
+from manager.system.processes import ProcessRef
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_a_process_with_secrets_leaves_no_core_file_and_knows_the_ordinary_limit
     script = (
         "import os, resource, subprocess, sys\n"
         f"resource.setrlimit(resource.RLIMIT_CORE, ({ordinary}, resource.getrlimit(resource.RLIMIT_CORE)[1]))\n"
-        "from manager.processes import ordinary_core_limit, prevent_core_dumps\n"
+        "from manager.system.processes import ordinary_core_limit, prevent_core_dumps\n"
         "assert ordinary_core_limit() is None\n"
         "prevent_core_dumps()\n"
-        "again = 'from manager.processes import *; prevent_core_dumps(); print(ordinary_core_limit())'\n"
+        "again = 'from manager.system.processes import *; prevent_core_dumps(); print(ordinary_core_limit())'\n"
         "print(*resource.getrlimit(resource.RLIMIT_CORE), ordinary_core_limit(), flush=True)\n"
         "subprocess.run([sys.executable, '-c', again], check=True)\n"
     )

@@ -9,8 +9,8 @@ import pytest
 
 import manager
 from manager.errors import SettingsError
-from manager.paths import StatePaths
 from manager.settings import load_settings
+from manager.system.state_dir import StatePaths
 
 ROOT = Path(__file__).resolve().parents[2]
 

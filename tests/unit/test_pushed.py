@@ -7,11 +7,11 @@ import pytest
 from support.configs import GOOD, Directory
 from support.servers import RedisServer
 
+from manager.change.config_push import FleetConfigurationService, collect, difference, literal_secrets
 from manager.config import ConfigurationService
 from manager.errors import AccountNotFoundError, ConfigChangedError, InvalidConfigError, NoConfigVersionError
-from manager.fleet.configs import CURRENT_KEY, VERSIONS_KEY, ConfigStore, content_hash
-from manager.paths import StatePaths
-from manager.pushed import FleetConfigurationService, collect, difference, literal_secrets
+from manager.fleet.config_versions import CURRENT_KEY, VERSIONS_KEY, ConfigStore, content_hash
+from manager.system.state_dir import StatePaths
 
 
 @pytest.fixture

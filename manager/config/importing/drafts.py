@@ -10,7 +10,7 @@ from manager.config.ids import id_problem
 from manager.config.models import AccountConfig
 from manager.config.secret_names import is_secret_name, secrets_of_arguments, secrets_within
 from manager.errors import ImportSourceError
-from manager.labels import label_problem
+from manager.placement.labels import label_problem
 
 #: More accounts than this are a mistake in the source, `numprocs=100000` for example.
 MAX_ACCOUNTS: Final = 5_000

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from manager.config.importing.drafts import Draft
-from manager.words import printable
+from manager.terminal.text import printable
 
 #: Text that every YAML loader reads as the same text without quotes.
 _PLAIN: Final = re.compile(r"(?:--?|\./|(?:file|env):)?[A-Za-z_/][A-Za-z0-9_./+-]*")

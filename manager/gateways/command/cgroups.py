@@ -58,7 +58,7 @@ def members(directory: Path) -> list[int]:
 def end_cgroup(directory: Path, deadline: float) -> bool:
     """Kill what is in the control group and remove it; True once it is empty. `deadline`: `time.monotonic()`."""
     if sys.platform == "linux":
-        from manager.gateways.program_guard import kill_cgroup, remove_cgroup
+        from manager.gateways.command.program_guard import kill_cgroup, remove_cgroup
 
         while members(directory):
             kill_cgroup(str(directory))

@@ -12,9 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from manager import logs
 from manager.config.models import ReadyConfig
-from manager.environment import program_environment
 from manager.gateways import GatewayOptions
 from manager.gateways.base import (
     Account,
@@ -33,13 +31,15 @@ from manager.gateways.base import (
     Tick,
     VenueNotFound,
 )
-from manager.gateways.notify import NotifySocket
-from manager.gateways.output import OutputReader
-from manager.gateways.ports import local_port, port_trouble, served_by, server_of
-from manager.gateways.program_health import ProgramHealth, url_trouble
-from manager.gateways.programs import Program, start_program
-from manager.gateways.visible_text import VisibleText
-from manager.masking import Masker
+from manager.gateways.command.notify import NotifySocket
+from manager.gateways.command.output import OutputReader
+from manager.gateways.command.ports import local_port, port_trouble, served_by, server_of
+from manager.gateways.command.program import Program, start_program
+from manager.gateways.command.program_health import ProgramHealth, url_trouble
+from manager.gateways.command.visible_text import VisibleText
+from manager.system import logs
+from manager.system.environment import program_environment
+from manager.system.masking import Masker
 
 logger = logging.getLogger("manager.program")
 

@@ -1,4 +1,4 @@
-"""A program below its guard, as the worker uses it (Linux); see `manager.gateways.program_guard`."""
+"""A program below its guard, as the worker uses it (Linux); see `manager.gateways.command.program_guard`."""
 
 import contextlib
 import json
@@ -17,16 +17,16 @@ import psutil
 
 assert sys.platform == "linux", "child subreapers are of Linux"
 
-from manager.gateways import program_guard  # noqa: E402
-from manager.gateways.cgroups import end_cgroup  # noqa: E402
-from manager.gateways.program_guard import (  # noqa: E402
+from manager.gateways.command import program_guard  # noqa: E402
+from manager.gateways.command.cgroups import end_cgroup  # noqa: E402
+from manager.gateways.command.program import GUARD_MARK  # noqa: E402
+from manager.gateways.command.program_guard import (  # noqa: E402
     become_subreaper,
     descendants,
     kill_descendants,
     states_below,
 )
-from manager.gateways.programs import GUARD_MARK  # noqa: E402
-from manager.processes import ordinary_core_limit  # noqa: E402
+from manager.system.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
 _START_SECONDS: Final = 20.0

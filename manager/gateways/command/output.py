@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Callable
 from typing import BinaryIO, Final, cast
 
-from manager.masking import Masker
+from manager.system.masking import Masker
 
 #: Bytes of one line that are kept; a program that prints without an end must not fill the memory.
 MAX_LINE: Final = 8_192

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 
 import psutil
 
-from manager.gateways.cgroups import end_cgroup, make_cgroup
-from manager.gateways.jobs import join_own_job
+from manager.gateways.command.cgroups import end_cgroup, make_cgroup
+from manager.gateways.command.windows_job import join_own_job
 
 #: The environment variable that a program is given; most of what it starts inherits it.
 MARK: Final = "MANAGER_WORKER_ID"
@@ -151,7 +151,7 @@ def start_program(
     """
     environment = {**environment, MARK: worker_id}
     if sys.platform == "linux":
-        from manager.gateways.guarded import GuardedProgram
+        from manager.gateways.command.guarded_program import GuardedProgram
 
         cgroup = make_cgroup(worker_id)
         if cgroup is not None:

@@ -23,7 +23,9 @@ import sys
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NoReturn
 
-assert sys.platform != "win32", "Windows has job objects for this: see manager/gateways/jobs.py"
+assert sys.platform != "win32", (
+    "Windows has job objects for this: see manager/gateways/command/windows_job.py"
+)
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from manager.config.models import HealthConfig, ProbeConfig
-from manager.gateways.notify import NotifySocket
-from manager.gateways.ports import port_trouble
-from manager.gateways.visible_text import VisibleText
+from manager.gateways.command.notify import NotifySocket
+from manager.gateways.command.ports import port_trouble
+from manager.gateways.command.visible_text import VisibleText
 
 #: Seconds between two looks for processes that were stopped (SIGSTOP); each reads the process table.
 _STOPPED_SECONDS: Final = 5.0

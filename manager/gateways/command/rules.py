@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from manager.config import AccountConfig
+from manager.config.findings import Finding
 from manager.config.models import ProbeConfig
 from manager.config.problems import Place
-from manager.validation.findings import Finding
 
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 

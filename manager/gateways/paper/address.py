@@ -3,8 +3,8 @@
 import contextlib
 import sys
 
-from manager.paths import StatePaths
 from manager.settings import Settings
+from manager.system.state_dir import StatePaths
 
 
 def venue_address(settings: Settings) -> str | None:

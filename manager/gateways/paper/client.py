@@ -23,7 +23,7 @@ from manager.gateways.base import (
     VenueNotFound,
     WrongAccount,
 )
-from manager.venue.protocol import MAX_LINE, ProtocolError, decode, encode, split_address
+from manager.gateways.paper.protocol import MAX_LINE, ProtocolError, decode, encode, split_address
 
 _ERRORS: Mapping[str, type[GatewayError]] = {
     error.code: error

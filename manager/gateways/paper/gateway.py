@@ -28,7 +28,7 @@ from manager.gateways.base import (
     VenueNotFound,
     WrongAccount,
 )
-from manager.venue.client import VenueLink, result_of
+from manager.gateways.paper.client import VenueLink, result_of
 
 #: Seconds that one call may take.
 CALL_SECONDS: Final = 5.0

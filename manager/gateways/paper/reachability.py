@@ -6,7 +6,7 @@ from typing import Final
 
 from manager.config import AccountConfig
 from manager.gateways.base import GatewayError
-from manager.venue.client import VenueAdmin
+from manager.gateways.paper.client import VenueAdmin
 
 #: Seconds that one look may take, and for which its answer serves the other accounts of that venue.
 _TIMEOUT: Final = 1.0

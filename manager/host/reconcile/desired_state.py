@@ -6,11 +6,11 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from manager import logs
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import FORGOTTEN, Desired, DesiredStore, Snapshot, Wish
-from manager.host.memory import Memory
-from manager.host.records import WorkerRecord
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.workers.records import WorkerRecord
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

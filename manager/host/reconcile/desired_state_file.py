@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from manager import logs
 from manager.fleet.desired import Desired
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from manager import logs
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DRAIN, Desired
 from manager.fleet.hosts import DrainOrder
-from manager.host.crew import Crew
-from manager.host.neighbours import Neighbours
-from manager.host.pool import WorkerPoolManager
-from manager.host.reads import BoundedConfiguration
-from manager.host.wanted import Wanted
-from manager.placement import Needs
-from manager.words import counted
+from manager.host.reconcile.desired_state import Wanted
+from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.pool import WorkerPoolManager
+from manager.placement.engine import Needs
+from manager.system import logs
+from manager.system.thread_pool import Crew
+from manager.terminal.text import counted
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from manager.fleet import FleetStore, HostState
-from manager.host.wanted import Wanted
+from manager.host.reconcile.desired_state import Wanted
 from manager.models import WorkerInfo
-from manager.placement import FleetView, HostFacts, Needs, Placement
+from manager.placement.engine import FleetView, HostFacts, Needs, Placement
 
 #: Seconds that a look at the fleet serves: a batch of starts must not read everything for each.
 _FRESH_SECONDS: Final = 0.5

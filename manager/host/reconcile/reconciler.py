@@ -16,24 +16,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from manager import logs
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, HANDED_ON, STOP, Desired, DesiredStore, Wish
-from manager.host.crew import Crew, bare
-from manager.host.drain import Drain
-from manager.host.essential_threads import EssentialThread
-from manager.host.leasing import FleetLeases
-from manager.host.memory import Memory
-from manager.host.neighbours import Neighbours
-from manager.host.pool import WorkerPoolManager
-from manager.host.reads import BoundedConfiguration
-from manager.host.restarts import Restarts
-from manager.host.wanted import Wanted
-from manager.host.whereabouts import Whereabouts
-from manager.placement import HostFacts
-from manager.validation import OrderBook
+from manager.host.reconcile.desired_state import Wanted
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.reconcile.drain import Drain
+from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.host.reconcile.recovery import Restarts
+from manager.host.reconcile.whereabouts import Whereabouts
+from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.leases import FleetLeases
+from manager.host.workers.pool import WorkerPoolManager
+from manager.placement.engine import HostFacts
+from manager.pool.start_requests import OrderBook
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread
+from manager.system.thread_pool import Crew, bare
 
 logger = logging.getLogger(__name__)
 

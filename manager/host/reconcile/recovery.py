@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from manager import logs
 from manager.config import (
     AccountConfig,
     RecoveryConfig,
@@ -24,14 +23,15 @@ from manager.errors import (
     StartCancelledError,
 )
 from manager.fleet.desired import WITHOUT_TASK, Desired
-from manager.host.crew import Crew
-from manager.host.pool import WorkerPoolManager
-from manager.host.reads import PATIENT_SECONDS, BoundedConfiguration
-from manager.host.recovery import RestartPolicy
-from manager.host.wanted import Wanted
+from manager.host.reconcile.desired_state import Wanted
+from manager.host.reconcile.restart_policy import RestartPolicy
+from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
+from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
-from manager.pool import StartOrder
-from manager.validation import OrderBook
+from manager.pool.protocol import StartOrder
+from manager.pool.start_requests import OrderBook
+from manager.system import logs
+from manager.system.thread_pool import Crew
 
 logger = logging.getLogger(__name__)
 

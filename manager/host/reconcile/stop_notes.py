@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from manager import logs
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from manager.config import AccountConfig
 from manager.fleet.desired import BY_HAND, Desired
-from manager.host.leasing import FleetLeases
-from manager.host.neighbours import Neighbours
+from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.host.workers.leases import FleetLeases
 from manager.states import LIVE, WorkerLifecycleStatus
 
 _MAY_LIVE: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}

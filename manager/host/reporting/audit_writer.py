@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from manager import logs
 from manager.errors import FleetUnavailableError
 from manager.fleet.audit import AuditTrail
-from manager.host.essential_threads import EssentialThread
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from manager import logs
 from manager.errors import ManagerError
-from manager.host.essential_threads import EssentialThread
-from manager.host.outbox import Batch, Change, Outbox
+from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import signal
 
-from manager.session.exits import MEANINGS, WorkerExit
+from manager.session.exit_codes import MEANINGS, WorkerExit
 
 _HINTS = {
     "SIGKILL": "not by this host agent; often by the system when memory runs out",

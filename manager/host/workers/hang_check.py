@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from manager.host.records import WorkerRecord
-from manager.session.beat import read_pulse
+from manager.host.workers.records import WorkerRecord
+from manager.session.heartbeat_file import read_pulse
 
 #: Seconds that a call may be past its deadline before it counts as hung: the gateway's own timeout comes first.
 _OVERDUE_SECONDS: Final = 1.0

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from manager import logs
-from manager.host.records import WorkerRecord
-from manager.processes import ProcessRef
+from manager.host.workers.records import WorkerRecord
 from manager.session.note import SUFFIX
+from manager.system import logs
+from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, cast
 
-from manager.environment import clean_environment
 from manager.errors import StartFailedError
-from manager.processes import CORE_LIMIT, ProcessRef
 from manager.session.title import ROOM
+from manager.system.environment import clean_environment
+from manager.system.processes import CORE_LIMIT, ProcessRef
 
 #: Seconds that the preloaded process may take to import what it preloads.
 _PRELOAD_SECONDS: Final = 60.0

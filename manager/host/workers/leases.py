@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from manager import logs
 from manager.config import AccountConfig
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import Holder, LeaseHeld, LeaseStore, Quarantine
 from manager.session.lease import lease_clock
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

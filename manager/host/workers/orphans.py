@@ -10,11 +10,11 @@ from typing import Final
 
 import psutil
 
-from manager import logs
 from manager.gateways import runs_programs
-from manager.gateways.cgroups import cgroup_of, members
-from manager.gateways.programs import CGROUP_NOTE, marked
-from manager.host.records import WorkerRecord, private_dir
+from manager.gateways.command.cgroups import cgroup_of, members
+from manager.gateways.command.program import CGROUP_NOTE, marked
+from manager.host.workers.records import WorkerRecord, private_dir
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,12 @@ def _kill_once(worker_id: str, cgroup_note: Path | None, strays: Callable[[], Se
     for pid in program:
         _kill(pid)
     if sys.platform == "linux":
-        from manager.gateways.program_guard import descendants, kill_cgroup, kill_descendants, remove_cgroup
+        from manager.gateways.command.program_guard import (
+            descendants,
+            kill_cgroup,
+            kill_descendants,
+            remove_cgroup,
+        )
 
         for guard in guards:
             # The guard kills what is below it, and ends when nothing is. One that was stopped must go on for that.

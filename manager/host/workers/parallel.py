@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from manager.models import BatchResult, WorkerInfo
-from manager.pool import Progress
+from manager.pool.protocol import Progress
 
 T = TypeVar("T")
 

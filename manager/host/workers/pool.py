@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from manager import logs
-from manager.arguments import check_timeout
 from manager.errors import (
     FleetUnavailableError,
     HostUnavailableError,
@@ -20,28 +18,30 @@ from manager.errors import (
     StartFailedError,
     StopFailedError,
 )
-from manager.host.batches import run_batch
-from manager.host.crew import Crew
-from manager.host.endings import describe_exit
-from manager.host.essential_threads import EssentialThread
-from manager.host.hanging import why_hung
-from manager.host.leasing import Held, Leases
-from manager.host.pace import LoginPace
-from manager.host.records import RecordFiles, WorkerRecord
-from manager.host.roster import Roster
-from manager.host.sinks import NoSink, RecordSink
-from manager.host.slot import Slot
-from manager.host.starting import Starter
-from manager.host.stopping import StopOutcome, how_ended, stop_process
-from manager.host.unrecorded import UnrecordedWorkers
-from manager.host.watch import ProcessWatch
+from manager.host.reporting.record_sink import NoSink, RecordSink
+from manager.host.workers.exit_reason import describe_exit
+from manager.host.workers.hang_check import why_hung
+from manager.host.workers.leases import Held, Leases
+from manager.host.workers.login_throttle import LoginPace
+from manager.host.workers.parallel import run_batch
+from manager.host.workers.queries import Roster
+from manager.host.workers.records import RecordFiles, WorkerRecord
+from manager.host.workers.slot import Slot
+from manager.host.workers.starter import Starter
+from manager.host.workers.stopper import StopOutcome, how_ended, stop_process
+from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
-from manager.placement import Needs
-from manager.pool import Batch, Progress, StartOrder
-from manager.processes import ProcessRef
-from manager.session.beat import read_pulse
+from manager.placement.engine import Needs
+from manager.pool.arguments import check_timeout
+from manager.pool.protocol import Batch, Progress, StartOrder
+from manager.session.heartbeat_file import read_pulse
 from manager.session.lease import lease_clock
 from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread
+from manager.system.process_watch import ProcessWatch
+from manager.system.processes import ProcessRef
+from manager.system.thread_pool import Crew
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class WorkerPoolManager(Roster):
     # commands
 
     def start_worker(self, order: StartOrder) -> WorkerInfo:
-        """See `manager.pool.WorkerPool.start_worker`."""
+        """See `manager.pool.protocol.WorkerPool.start_worker`."""
         slot = self._slot(order.account_id)
         with slot.lock:
             if slot.unattended and slot.record is not None:
@@ -164,7 +164,7 @@ class WorkerPoolManager(Roster):
         return [slot.account_id for slot in slots if self._end_if_hung(slot)]
 
     def restart_worker(self, order: StartOrder) -> WorkerInfo:
-        """See `manager.pool.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
+        """See `manager.pool.protocol.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
         slot = self._slot(order.account_id)
         with slot.lock:
             if (
@@ -181,7 +181,7 @@ class WorkerPoolManager(Roster):
             return self._start(slot, replace(order, prepare=lambda: config))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.WorkerPool.stop_worker`. A start that is under way is broken off.
+        """See `manager.pool.protocol.WorkerPool.stop_worker`. A start that is under way is broken off.
 
         An account whose worker has failed, or that waits for its recovery, is recorded as stopped: True.
         """
@@ -219,14 +219,14 @@ class WorkerPoolManager(Roster):
     def start_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.start_many`. Blocks, whatever `batch` says, and keeps no record of it."""
+        """See `manager.pool.protocol.WorkerPool.start_many`. Blocks, whatever `batch` says, and keeps no record of it."""
         del batch
         return self._many(self.start_worker, orders, progress)
 
     def restart_many(
         self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.restart_many`, and `start_many` here."""
+        """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
         del batch
         return self._many(self.restart_worker, orders, progress)
 
@@ -252,7 +252,7 @@ class WorkerPoolManager(Roster):
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.WorkerPool.stop_many`, and `start_many` here."""
+        """See `manager.pool.protocol.WorkerPool.stop_many`, and `start_many` here."""
         del batch
 
         def one(account_id: str) -> tuple[str, WorkerInfo | str]:
@@ -270,15 +270,15 @@ class WorkerPoolManager(Roster):
     # questions
 
     def validate_many(self, needs: Mapping[str, Needs]) -> None:
-        """See `manager.pool.WorkerPool.validate_many`: they would run here."""
+        """See `manager.pool.protocol.WorkerPool.validate_many`: they would run here."""
         del needs
 
     def stoppable(self) -> list[str]:
-        """See `manager.pool.WorkerPool.stoppable`."""
+        """See `manager.pool.protocol.WorkerPool.stoppable`."""
         return self.live_accounts()
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
-        """See `manager.pool.WorkerPool.recorded_needs`: a pool keeps none."""
+        """See `manager.pool.protocol.WorkerPool.recorded_needs`: a pool keeps none."""
         del account_ids
         return {}
 

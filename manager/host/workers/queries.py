@@ -6,10 +6,10 @@ from typing import Any
 
 from manager.fleet.hosts import Stamped
 from manager.fleet.store import observe
-from manager.host.records import WorkerRecord
-from manager.host.slot import Slot
+from manager.host.workers.records import WorkerRecord
+from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo
-from manager.session.beat import read_pulse
+from manager.session.heartbeat_file import read_pulse
 from manager.states import LIVE, WorkerLifecycleStatus
 
 

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
-from manager import logs
-from manager.processes import ProcessRef
 from manager.session.note import note_path
+from manager.system import logs
+from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class WorkerRecord:
 
 
 class Notes(Protocol):
-    """Finds workers by what they hold themselves; see `manager.host.held_files.HeldFiles`."""
+    """Finds workers by what they hold themselves; see `manager.host.workers.held_files.HeldFiles`."""
 
     def records(self) -> list[WorkerRecord]: ...
     def process(self, worker_id: str) -> ProcessRef | None: ...
@@ -99,7 +99,7 @@ class RecordFiles:
     """The records of one host, a file for each account."""
 
     def __init__(self, directory: Path, notes: "Notes | None" = None) -> None:
-        """`notes` finds workers whose record is lost; see `manager.host.held_files`."""
+        """`notes` finds workers whose record is lost; see `manager.host.workers.held_files`."""
         self._directory = directory
         self._notes = notes
 

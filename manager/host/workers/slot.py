@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manager.errors import ManagerError
-from manager.host.leasing import Held
-from manager.host.records import WorkerRecord
+from manager.host.workers.leases import Held
+from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
 from manager.session.control import ControlError, ask
 from manager.states import LIVE, WorkerLifecycleStatus, may_move
@@ -67,7 +67,7 @@ class Slot:
 
     @property
     def unrecorded(self) -> bool:
-        """Whether a worker lives that this host has no record of; see `manager.host.unrecorded`."""
+        """Whether a worker lives that this host has no record of; see `manager.host.workers.unrecorded`."""
         return self.status is WorkerLifecycleStatus.UNKNOWN
 
     @property

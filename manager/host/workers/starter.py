@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol
 
 from pydantic import SecretStr
 
-from manager import __version__, logs
 from manager.config import AccountConfig, Resolved, config_version
 from manager.errors import (
     AuthenticationRefusedError,
@@ -29,19 +28,21 @@ from manager.errors import (
     WorkerDiedError,
     WrongAccountError,
 )
-from manager.host.endings import describe_exit
-from manager.host.launcher import Launched, Launcher
-from manager.host.leasing import Held
-from manager.host.orphans import end_orphans
-from manager.host.records import RecordFiles, WorkerRecord, note_of, private_dir
-from manager.host.slot import Slot
-from manager.host.stopping import kill_process
+from manager.host.workers.exit_reason import describe_exit
+from manager.host.workers.launcher import Launched, Launcher
+from manager.host.workers.leases import Held
+from manager.host.workers.orphans import end_orphans
+from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
+from manager.host.workers.slot import Slot
+from manager.host.workers.stopper import kill_process
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
-from manager.session.beat import read_pulse
-from manager.session.order import WorkerOrder
+from manager.session.heartbeat_file import read_pulse
+from manager.session.launch_spec import WorkerOrder
 from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
+from manager.versions import __version__
 
 logger = logging.getLogger(__name__)
 

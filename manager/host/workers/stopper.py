@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from manager import logs
 from manager.errors import StopFailedError
-from manager.host.endings import describe_exit
-from manager.host.slot import Slot
-from manager.session.beat import read_pulse
+from manager.host.workers.exit_reason import describe_exit
+from manager.host.workers.slot import Slot
 from manager.session.control import ControlError
-from manager.session.exits import WorkerExit
+from manager.session.exit_codes import WorkerExit
+from manager.session.heartbeat_file import read_pulse
+from manager.system import logs
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Workers of this host that its pool has no record of, known by the heartbeat that they still send.
 
-`manager.host.held_files` rebuilds most lost records. What is left: a worker that the system does not show to this agent
+`manager.host.workers.held_files` rebuilds most lost records. What is left: a worker that the system does not show to this agent
 (another container, a system without `/proc`), or one of an older version, which keeps no note. Its account is `unknown`,
 never `failed`; no start gets past it; a stop ends its process, or fails and says what still lives.
 """
@@ -16,17 +16,17 @@ from typing import Final
 
 import psutil
 
-from manager import logs
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.fleet import FleetStore
 from manager.fleet.hosts import Stamped
 from manager.fleet.leases import Holder, LeaseStore
-from manager.host.held_files import HeldFiles
-from manager.host.orphans import end_program
+from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.orphans import end_program
 from manager.models import WorkerInfo, new_worker_id
-from manager.processes import ProcessRef
 from manager.session.note import process_name
 from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from redis.exceptions import ResponseError
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.client import open_client, translated
 from manager.fleet.outages import ServerRefusesError, outage_of
+from manager.fleet.redis_client import open_client, translated
 
 
 def told(url: str, command: Callable[["redis.Redis"], object]) -> str:

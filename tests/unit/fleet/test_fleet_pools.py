@@ -7,12 +7,12 @@ import pytest
 from pydantic import SecretStr
 from support.servers import RedisServer
 
-from manager.celery_app import sender_app
+from manager.client.celery_app import sender_app
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore, fleet_url
-from manager.fleet.client import open_client, translated
 from manager.fleet.desired import DesiredStore
 from manager.fleet.pools import CONNECTIONS
+from manager.fleet.redis_client import open_client, translated
 from manager.settings import Settings
 
 THREADS = 300

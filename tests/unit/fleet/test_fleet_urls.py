@@ -9,10 +9,10 @@ import pytest
 from pydantic import SecretStr
 from redis.connection import ConnectionPool
 
-from manager.celery_app import sender_app
+from manager.client.celery_app import sender_app
 from manager.errors import SettingsError
 from manager.fleet.address import parse_redis_url
-from manager.fleet.client import open_client
+from manager.fleet.redis_client import open_client
 from manager.fleet.urls import celery_url, fleet_url, safe_url
 from manager.settings import Settings
 

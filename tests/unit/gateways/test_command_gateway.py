@@ -26,9 +26,9 @@ from manager.gateways.base import (
     NotSupported,
     VenueNotFound,
 )
-from manager.gateways.command import CommandGateway
-from manager.gateways.programs import MARK
-from manager.processes import ProcessRef
+from manager.gateways.command.gateway import CommandGateway
+from manager.gateways.command.program import MARK
+from manager.system.processes import ProcessRef
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
 

@@ -16,9 +16,9 @@ from support.waiting import eventually
 from manager.config.models import HealthConfig, LineEveryConfig, ProbeConfig, ReadyConfig, StopConfig
 from manager.gateways import GatewayOptions
 from manager.gateways.base import ConnectionLost, ConnectTimeout, ForcedEnd
-from manager.gateways.command import CommandGateway
-from manager.gateways.ports import served_by
-from manager.gateways.visible_text import VisibleText
+from manager.gateways.command.gateway import CommandGateway
+from manager.gateways.command.ports import served_by
+from manager.gateways.command.visible_text import VisibleText
 
 if sys.platform == "win32":
     pytest.skip("Unix sockets and signals of POSIX", allow_module_level=True)
@@ -179,7 +179,7 @@ def test_a_program_says_that_it_is_ready_and_lives_by_sd_notify(make: Make, tmp_
 
 
 def test_a_frozen_bot_behind_a_shell_is_unhealthy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manager.gateways.program_health._STOPPED_SECONDS", 0.0)
+    monkeypatch.setattr("manager.gateways.command.program_health._STOPPED_SECONDS", 0.0)
     bot = f"{sys.executable} -c \"import time; print('Bot started'); time.sleep(60)\""
     gateway = make("", command=("/bin/sh", "-c", f"{bot} | cat; echo over"))
     gateway.connect(soon())

@@ -14,14 +14,15 @@ import pytest
 from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
-from manager.gateways import GatewayOptions, cgroups
+from manager.gateways import GatewayOptions
 from manager.gateways.base import ForcedEnd
-from manager.gateways.command import CommandGateway
-from manager.gateways.programs import marked
-from manager.host.orphans import end_orphans
-from manager.host.records import WorkerRecord, private_dir
+from manager.gateways.command import cgroups
+from manager.gateways.command.gateway import CommandGateway
+from manager.gateways.command.program import marked
+from manager.host.workers.orphans import end_orphans
+from manager.host.workers.records import WorkerRecord, private_dir
 from manager.models import utc_now
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
 
 if sys.platform != "linux":
     pytest.skip("child subreapers and control groups are of Linux", allow_module_level=True)
@@ -51,9 +52,10 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from manager.config.models import ReadyConfig, StopConfig
-from manager.gateways import GatewayOptions, cgroups
+from manager.gateways import GatewayOptions
+from manager.gateways.command import cgroups
 from manager.gateways.base import ForcedEnd
-from manager.gateways.command import CommandGateway
+from manager.gateways.command.gateway import CommandGateway
 if sys.argv[4] == "no cgroup":
     cgroups._own_cgroup = lambda: None
 gateway = CommandGateway(GatewayOptions(account_id="a", worker_id=sys.argv[1], private_dir=Path(sys.argv[2]),
@@ -195,8 +197,8 @@ def test_the_host_waits_for_a_guard_that_was_stopped_and_has_it_go_on(worker: Wo
 
 def test_what_cannot_be_ended_is_named(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kill_descendants", "kill_cgroup"):
-        monkeypatch.setattr(f"manager.gateways.program_guard.{name}", lambda _: 0)
-    monkeypatch.setattr("manager.host.orphans._continue", lambda _: None)
+        monkeypatch.setattr(f"manager.gateways.command.program_guard.{name}", lambda _: 0)
+    monkeypatch.setattr("manager.host.workers.orphans._continue", lambda _: None)
     worker.guard.signal(signal.SIGSTOP)
     worker.process.kill()
     worker.process.wait()

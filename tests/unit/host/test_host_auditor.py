@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from manager.errors import FleetUnavailableError
-from manager.host import auditor
-from manager.host.auditor import Auditor
+from manager.host.reporting import audit_writer
+from manager.host.reporting.audit_writer import Auditor
 
 
 class Trail:
@@ -44,7 +44,7 @@ def test_what_waits_is_written_before_the_end() -> None:
 
 
 def test_an_entry_waits_for_redis_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditor, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(audit_writer, "_AGAIN_SECONDS", 0.01)
     trail = Trail(there=False)
     audit = noted(trail, 3)
     assert trail.asked.wait(10)
@@ -66,7 +66,7 @@ def test_the_end_does_not_wait_for_a_redis_that_is_away(caplog: pytest.LogCaptur
 def test_what_comes_when_too_much_waits_is_said_to_be_in_the_log_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(auditor, "_WAITING", 10)
+    monkeypatch.setattr(audit_writer, "_WAITING", 10)
     with caplog.at_level(logging.ERROR):
         audit = noted(Trail(there=False), 20)
     assert "away for too long" in caplog.text

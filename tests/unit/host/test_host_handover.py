@@ -15,9 +15,9 @@ from manager.errors import HostUnavailableError, SessionHeldError, StartCancelle
 from manager.fleet.desired import DRAIN, MOVE, Wish
 from manager.fleet.hosts import DrainOrder
 from manager.fleet.leases import LeaseStore
-from manager.host import keeper as keeper_module
 from manager.host.commands import Call, Elsewhere
-from manager.host.restarts import _Blocked
+from manager.host.reconcile import reconciler as keeper_module
+from manager.host.reconcile.recovery import _Blocked
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -362,7 +362,7 @@ def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one
     for host in (a, b):
         host.look(2)
     assert a.pool.started == b.pool.started == [], "its task may still come"
-    monkeypatch.setattr("manager.host.wanted._TASK_GRACE_MS", -1)
+    monkeypatch.setattr("manager.host.reconcile.desired_state._TASK_GRACE_MS", -1)
     for _ in range(2):
         for host in (a, b):
             host.look(2)

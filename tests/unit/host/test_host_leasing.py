@@ -9,8 +9,8 @@ from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
-from manager.host import leasing
-from manager.host.leasing import FleetLeases, Held, LocalLeases, claims_of
+from manager.host.workers import leases
+from manager.host.workers.leases import FleetLeases, Held, LocalLeases, claims_of
 
 #: In lower case, so that it is both what is claimed and what version 0.2 would claim.
 CLAIM = "paper:s:1"
@@ -57,7 +57,7 @@ def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent was killed between the lease and the process; its successor must neither refuse nor hurry."""
-    monkeypatch.setattr(leasing, "_FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(leases, "_FORGOTTEN_SECONDS", 0.0)
     host = Host(redis_server, "h1")
     host.leases = FleetLeases(host.store, "h1", 2.0, 0.2)
     first = host.take("w-1")
@@ -71,7 +71,7 @@ def test_a_clock_set_forward_makes_no_lease_free(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(leasing, "lease_clock", lambda: now[0])
+    monkeypatch.setattr(leases, "lease_clock", lambda: now[0])
     first = Host(redis_server, "h1").take("w-1", failover="auto")
     other = Host(redis_server, "h2")
     account = config(failover="auto", server="s")

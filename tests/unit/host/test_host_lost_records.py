@@ -21,16 +21,16 @@ from manager.config import ConfigurationService
 from manager.errors import NoWorkerError, SessionHeldError, StopFailedError
 from manager.fleet import FleetStore
 from manager.fleet.leases import LeaseStore
+from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
-from manager.host.held_files import HeldFiles
-from manager.host.leasing import FleetLeases
-from manager.host.publisher import Publisher
-from manager.host.unrecorded import UnrecordedWorkers
+from manager.host.reporting.publisher import Publisher
+from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.leases import FleetLeases
+from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
-from manager.processes import ProcessRef
 from manager.settings import Settings
-from manager.venue.client import VenueAdmin
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="open files are found under /proc")
 
@@ -236,7 +236,7 @@ def unseen(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRef]:
     process = host.start()
     host.end_agent()
     no_record_and_no_run_dir(host.paths)
-    monkeypatch.setattr("manager.host.held_files._search", lambda _directory: iter(()))
+    monkeypatch.setattr("manager.host.workers.held_files._search", lambda _directory: iter(()))
     yield process
 
 
@@ -289,7 +289,7 @@ def test_a_stop_says_that_the_lease_is_renewed_if_there_is_no_process(
     host: Host, unseen: ProcessRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for a worker in another container: never "stopped", never "nothing to stop"."""
-    monkeypatch.setattr("manager.host.unrecorded._worker_process", lambda *_: None)
+    monkeypatch.setattr("manager.host.workers.unrecorded._worker_process", lambda *_: None)
     host.new_agent()
     with pytest.raises(StopFailedError, match="still renews its lease"):
         host.service.stop_worker("a")

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from manager.host import machine
+from manager.system import machine
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from manager.fleet.desired import Desired
-from manager.host.memory import Memory
-from manager.host.pace import LoginPace
+from manager.host.reconcile.desired_state_file import Memory
+from manager.host.workers.login_throttle import LoginPace
 
 ONE = Desired(account_id="a", state="running", generation=5, host="h")
 

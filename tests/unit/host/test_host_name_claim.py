@@ -11,9 +11,9 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError, HostAgentError
-from manager.fleet.names import HostNames, claim_key
+from manager.fleet.host_names import HostNames, claim_key
 from manager.host.name_claim import NameClaim
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
 
 
 class Agents:

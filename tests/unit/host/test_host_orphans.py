@@ -10,11 +10,11 @@ from support.pool_host import Host, children_of
 from support.waiting import eventually
 
 from manager.errors import OrphansLeftError, SessionHeldError
-from manager.gateways import cgroups
-from manager.gateways.programs import marked
-from manager.host import orphans
+from manager.gateways.command import cgroups
+from manager.gateways.command.program import marked
+from manager.host.workers import orphans
 from manager.models import WorkerInfo
-from manager.processes import ProcessRef
+from manager.system.processes import ProcessRef
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="child subreapers are of Linux")
 

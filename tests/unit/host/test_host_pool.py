@@ -22,9 +22,9 @@ from manager.errors import (
     StopFailedError,
     WorkerDiedError,
 )
-from manager.host import starting
-from manager.host.slot import Slot
-from manager.processes import ProcessRef
+from manager.host.workers import starter
+from manager.host.workers.slot import Slot
+from manager.system.processes import ProcessRef
 
 SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
 
@@ -169,7 +169,7 @@ FAILURES = [
 def test_a_start_that_fails_says_why_and_leaves_nothing(
     host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], text: str
 ) -> None:
-    monkeypatch.setattr("manager.host.starting._START_MARGIN", 0.5)
+    monkeypatch.setattr("manager.host.workers.starter._START_MARGIN", 0.5)
     host.account("a", 1, timeout=1_000)
     host.fault(1, kind, count=1, on=("login",))
     host.pool.preload()
@@ -385,7 +385,7 @@ def test_a_stop_that_could_not_prove_the_end_is_tried_again(
     process.signal(SIGSTOP)  # it hears no request and no SIGTERM
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "kill", lambda _self: False)
-        held.setattr("manager.host.stopping._KILL_SECONDS", 0.1)
+        held.setattr("manager.host.workers.stopper._KILL_SECONDS", 0.1)
         with pytest.raises(StopFailedError, match="may still trade"):
             host.service.stop_worker("a", timeout=0.1)
     assert host.status("a") == "stopping"
@@ -406,9 +406,9 @@ def test_a_start_whose_process_cannot_be_ended_keeps_its_lease(
     def cannot(slot: Slot) -> None:
         raise StopFailedError(f"{slot.account_id}: its process is still there")
 
-    monkeypatch.setattr(starting, "kill_process", cannot)
-    monkeypatch.setattr(starting, "_START_MARGIN", 0.0)
-    monkeypatch.setattr(starting, "_LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(starter, "kill_process", cannot)
+    monkeypatch.setattr(starter, "_START_MARGIN", 0.0)
+    monkeypatch.setattr(starter, "_LEAVE_SECONDS", 0.1)
     with pytest.raises(StopFailedError):
         host.service.start_worker_from_config("a", validate=False)
     (record,) = host.pool.live_records()

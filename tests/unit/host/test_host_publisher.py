@@ -10,8 +10,8 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.host.outbox import KEPT_SECONDS, Outbox
-from manager.host.publisher import Publisher
+from manager.host.reporting.outbox import KEPT_SECONDS, Outbox
+from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -101,7 +101,7 @@ def known() -> list[WorkerInfo]:
 
 @pytest.fixture
 def publisher(store: Store, known: list[WorkerInfo], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
-    monkeypatch.setattr("manager.host.publisher._INTERVAL", 0.02)
+    monkeypatch.setattr("manager.host.reporting.publisher._INTERVAL", 0.02)
     found = Publisher(store, "h", dict, lambda: known)
     found.start()
     yield found

@@ -24,17 +24,17 @@ from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
-from manager.host import stopping
-from manager.host.launcher import Launched
-from manager.host.leasing import Held, LocalLeases
-from manager.host.pool import WorkerPoolManager
-from manager.host.records import RecordFiles
-from manager.host.slot import Slot
-from manager.host.starting import Starter, WorkerSurroundings
+from manager.host.workers import stopper
+from manager.host.workers.launcher import Launched
+from manager.host.workers.leases import Held, LocalLeases
+from manager.host.workers.pool import WorkerPoolManager
+from manager.host.workers.records import RecordFiles
+from manager.host.workers.slot import Slot
+from manager.host.workers.starter import Starter, WorkerSurroundings
 from manager.models import WorkerInfo
-from manager.paths import StatePaths
-from manager.pool import StartOrder
-from manager.processes import ProcessRef
+from manager.pool.protocol import StartOrder
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
 
 IDLE = "import sys; sys.stdin.read()"
 
@@ -364,7 +364,7 @@ def test_a_stop_that_could_not_prove_the_end_is_recorded_when_it_comes(
     bench.config = bench.config.model_copy(update={"execution": ExecutionConfig(stop_timeout_seconds=0.1)})
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "signal", lambda _self, _number: False)
-        held.setattr(stopping, "_KILL_SECONDS", 0.05)
+        held.setattr(stopper, "_KILL_SECONDS", 0.05)
         with pytest.raises(StopFailedError):
             bench.pool.stop_worker("a", timeout=0.0)
     assert bench.status() == "stopping"
@@ -395,7 +395,7 @@ def test_an_end_that_comes_as_the_stop_gives_up_is_the_end(
         assert slot.exited.wait(10)
         raise StopFailedError("it is still there")
 
-    monkeypatch.setattr("manager.host.pool.stop_process", too_late)
+    monkeypatch.setattr("manager.host.workers.pool.stop_process", too_late)
     assert bench.stop().result(10) is True
     assert bench.status() == "stopped"
 
@@ -405,7 +405,9 @@ def test_a_worker_that_the_pool_ended_says_why_when_a_stop_meets_it(
 ) -> None:
     death = Death(bench, recovers=False)
     bench.start()
-    monkeypatch.setattr("manager.host.pool.why_hung", lambda _record: "it hung: no sign of life for 60 s")
+    monkeypatch.setattr(
+        "manager.host.workers.pool.why_hung", lambda _record: "it hung: no sign of life for 60 s"
+    )
     assert bench.pool.end_hung_workers() == ["a"]
     assert death.noticed.wait(10)
     assert bench.stop().result(10) is True

@@ -3,7 +3,7 @@
 import pytest
 
 from manager.config import RecoveryConfig
-from manager.host.recovery import RestartPolicy
+from manager.host.reconcile.restart_policy import RestartPolicy
 
 CONFIG = RecoveryConfig(
     max_restarts=5,

@@ -1,4 +1,4 @@
-from manager.host.selftest import SelfTest
+from manager.host.reporting.self_test import SelfTest
 
 
 def test_an_agent_that_hears_itself_is_well() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from support.waiting import eventually
 
-from manager.host.crew import Crew
-from manager.host.essential_threads import EssentialThread, ThreadGuard
-from manager.host.publisher import Publisher
+from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
+from manager.system.essential_threads import EssentialThread, ThreadGuard
+from manager.system.thread_pool import Crew
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_no_end_of_a_process_is_missed_for_want_of_file_descriptors() -> None:
     program = textwrap.dedent("""
         import os, resource, subprocess, sys, threading
-        from manager.host.watch import ProcessWatch
-        from manager.processes import ProcessRef
+        from manager.system.process_watch import ProcessWatch
+        from manager.system.processes import ProcessRef
 
         children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
         processes = [ProcessRef.of(child.pid) for child in children]

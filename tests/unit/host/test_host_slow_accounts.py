@@ -16,9 +16,9 @@ from support.waiting import eventually
 
 from manager.config import ConfigurationService
 from manager.errors import SlowFilesError
-from manager.host.launcher import make_launcher
-from manager.host.reads import BoundedConfiguration, BoundedReads
-from manager.processes import ProcessRef
+from manager.host.workers.bounded_reads import BoundedConfiguration, BoundedReads
+from manager.host.workers.launcher import make_launcher
+from manager.system.processes import ProcessRef
 
 if sys.platform == "win32":
     pytest.skip("FIFOs, SIGSTOP and fork", allow_module_level=True)
@@ -84,9 +84,9 @@ def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(
 def test_a_worker_is_stopped_while_nobody_reads_the_log() -> None:
     program = textwrap.dedent("""
         import logging, os, subprocess, sys, threading
-        from manager import logs
-        from manager.host.watch import ProcessWatch
-        from manager.processes import ProcessRef
+        from manager.system import logs
+        from manager.system.process_watch import ProcessWatch
+        from manager.system.processes import ProcessRef
 
         logs.configure()
         for number in range(20_000):
@@ -118,7 +118,7 @@ def test_a_worker_is_stopped_while_nobody_reads_the_log() -> None:
 
 
 def test_dropped_lines_are_counted_and_told_in_their_place() -> None:
-    from manager.log_writer import WriterHandler
+    from manager.system.log_writer import WriterHandler
 
     writes, blocked, lines = threading.Event(), threading.Event(), list[str]()
 

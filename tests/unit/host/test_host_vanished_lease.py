@@ -9,12 +9,12 @@ from celery import Celery
 from support.keeping import KeptHost
 from support.servers import RedisServer
 
-from manager.dispatch import CeleryWorkerPool
+from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DRAIN, Desired, Wish
-from manager.host import leasing
 from manager.host.commands import Call
+from manager.host.workers import leases as leases_module
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -124,7 +124,7 @@ def test_an_account_that_ran_nowhere_starts(host: KeptHost) -> None:
 
 def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: KeptHost) -> None:
     host.wanted("x", LOST)
-    claims = leasing.claims_of(host.keeper._config_service.load_account_config("x"), LOST)
+    claims = leases_module.claims_of(host.keeper._config_service.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -150,7 +150,7 @@ def test_with_failover_a_start_waits_until_such_a_worker_has_left(
 ) -> None:
     """Its worker registers again with the next heartbeat, or has left half a lease's time after its last one."""
     now = [100.0]
-    monkeypatch.setattr(leasing, "lease_clock", lambda: now[0])
+    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
     config = host.keeper._config_service.load_account_config("x")
     leases = host.commands._leases
@@ -158,7 +158,7 @@ def test_with_failover_a_start_waits_until_such_a_worker_has_left(
     assert not leases.free(config)
     now[0] += 1.9
     assert not leases.free(config)
-    claims = leasing.claims_of(config, LOST)
+    claims = leases_module.claims_of(config, LOST)
     epoch = host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=2.0, quarantine_seconds=0
     )
@@ -172,7 +172,7 @@ def test_with_failover_a_start_waits_until_such_a_worker_has_left(
 
 def test_with_failover_a_plain_start_waits_as_well(host: KeptHost, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(leasing, "lease_clock", lambda: now[0])
+    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
     start(host)  # its pool takes no lease: what matters is that a lease is doubted from here on

@@ -8,8 +8,8 @@ from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import DESIRED_KEY, DesiredStore, Wish
-from manager.host.memory import Memory
-from manager.host.wanted import Wanted
+from manager.host.reconcile.desired_state import Wanted
+from manager.host.reconcile.desired_state_file import Memory
 
 
 def wish(state: Any, token: str, host: str = "", **more: Any) -> Wish:

@@ -8,7 +8,7 @@ from support.waiting import eventually
 
 from manager.errors import ComponentError
 from manager.local.component import Component
-from manager.paths import StatePaths
+from manager.system.state_dir import StatePaths
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 

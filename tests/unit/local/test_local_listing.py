@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from manager.local.listing import lines, make_rows, sort_rows
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
+from manager.terminal.listing import lines, make_rows, sort_rows
 
 ERROR = "the program exited with code 1: Exchange rejected the order because\nthe margin is too small " * 3
 

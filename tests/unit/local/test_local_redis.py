@@ -7,7 +7,7 @@ import pytest
 from manager.errors import ComponentError
 from manager.local import redis_server
 from manager.local.redis_server import find_binary, own_redis, version_trouble
-from manager.paths import StatePaths
+from manager.system.state_dir import StatePaths
 
 
 def fake_binary(directory: Path, name: str) -> Path:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from manager.local.view import change_lines, seconds_text, validation_lines, worker_table
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
+from manager.terminal.tables import change_lines, seconds_text, validation_lines, worker_table
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

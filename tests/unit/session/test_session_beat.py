@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
-from manager.masking import Masker
-from manager.session.beat import BeatWriter, read_pulse
+from manager.session.heartbeat_file import BeatWriter, read_pulse
+from manager.system.masking import Masker
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_call_and_its_deadline_are_seen_from_outside(path: Path) -> None:
 
 def test_the_last_words_outlive_the_process(path: Path) -> None:
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "import os, sys\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
         "beat = BeatWriter(Path(sys.argv[1]))\nbeat.last_words('no margin left')\nos.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
@@ -114,7 +114,7 @@ def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> 
 def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path) -> None:
     """A gateway's library that blocks with the interpreter's lock stops every thread of its process, ours as well."""
     script = (
-        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
         "beat = BeatWriter(Path(sys.argv[1]))\nbeat.begin_call('initialize', time.monotonic() + 0.1)\n"
         "ctypes.PyDLL(None).pause()\n"
     )
@@ -136,7 +136,7 @@ def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path
 
 def test_readers_never_see_half_a_status(path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom manager.session.beat import BeatWriter\n"
+        "import sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
         "beat = BeatWriter(Path(sys.argv[1]))\nprint('go', flush=True)\n"
         "end = time.monotonic() + 1.0\nn = 0\n"
         "while time.monotonic() < end:\n    n += 1\n    beat.status({'a': n, 'pad': 'x' * (n % 900), 'b': n})\n"

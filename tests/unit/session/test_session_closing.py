@@ -22,7 +22,7 @@ from manager.gateways.base import (
     TradingDisabled,
 )
 from manager.gateways.fake import FakeGateway
-from manager.gateways.paper import PaperGateway
+from manager.gateways.paper.gateway import PaperGateway
 from manager.session import closing
 from manager.session.closing import ClosingReport, close_positions
 

@@ -8,10 +8,10 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP
 from support.waiting import eventually
 
-from manager.processes import ProcessRef
 from manager.session import lease as module
-from manager.session.beat import read_pulse
+from manager.session.heartbeat_file import read_pulse
 from manager.session.lease import Lease, LeaseLost, last_moment
+from manager.system.processes import ProcessRef
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_one_without_a_time_to_live_outlasts_any_outage_and_is_lost_to_a_holder_
 _GUARDED = """
 import sys, time
 from pathlib import Path
-from manager.session.beat import BeatWriter
+from manager.session.heartbeat_file import BeatWriter
 from manager.session.guardian import start_guardian
 from manager.session.lease import lease_clock
 beat = BeatWriter(Path(sys.argv[1]))

@@ -34,14 +34,14 @@ from manager.gateways.base import (
     WrongAccount,
 )
 from manager.gateways.fake import FakeGateway
-from manager.masking import Masker
-from manager.session.beat import BeatWriter, read_pulse
 from manager.session.control import ask
 from manager.session.cycle import Cycle, ObserveCycle
-from manager.session.exits import WorkerExit
-from manager.session.guard import GuardedGateway
-from manager.session.order import WorkerOrder
+from manager.session.exit_codes import WorkerExit
+from manager.session.guarded_gateway import GuardedGateway
+from manager.session.heartbeat_file import BeatWriter, read_pulse
+from manager.session.launch_spec import WorkerOrder
 from manager.session.worker import Worker
+from manager.system.masking import Masker
 
 
 class Bench:

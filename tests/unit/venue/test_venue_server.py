@@ -25,7 +25,7 @@ from manager.gateways.base import (
     VenueNotFound,
     WrongAccount,
 )
-from manager.gateways.paper import PaperGateway
+from manager.gateways.paper.gateway import PaperGateway
 
 
 def soon(seconds: float = 5) -> float:
@@ -65,7 +65,7 @@ def test_other_logins_and_one_after_the_other_are_no_overlap(venue: VenueProcess
 def test_a_restart_right_after_kill_9_is_never_a_false_overlap(venue: VenueProcess) -> None:
     script = (
         "import sys, time\n"
-        "from manager.venue.client import VenueLink\n"
+        "from manager.gateways.paper.client import VenueLink\n"
         "link = VenueLink(sys.argv[1], time.monotonic() + 5)\n"
         "link.ask({'op': 'login', 'server': 'Paper-1', 'login': 5001, 'password': 'right'}, time.monotonic() + 5)\n"
         'link._socket.sendall(b\'{"op": "account"}\\n\' * 20)\n'

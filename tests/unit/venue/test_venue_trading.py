@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manager.venue.broker import Desk, RefusedError
 from manager.venue.ledger import Ledger
 from manager.venue.prices import (
     LISTINGS,
@@ -22,7 +23,6 @@ from manager.venue.prices import (
     UnknownSymbolError,
     listing,
 )
-from manager.venue.trading import Desk, RefusedError
 
 KEY = ("S", "1")
 
