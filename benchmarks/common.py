@@ -27,7 +27,7 @@ from manager.config import ConfigurationService
 from manager.factory import build_service
 from manager.fleet import celery_url
 from manager.service import WorkerManagerService
-from manager.session.launch_spec import WorkerOrder
+from manager.session.launch_spec import LaunchSpec
 from manager.settings import Settings
 
 _NOOP = """
@@ -109,7 +109,7 @@ def service_of(found: Fleet) -> WorkerManagerService:
     )
 
 
-def popen_worker(order: WorkerOrder) -> "subprocess.Popen[bytes]":
+def popen_worker(order: LaunchSpec) -> "subprocess.Popen[bytes]":
     """Start the worker program in a fresh interpreter, as a loop that a person writes does."""
     child = subprocess.Popen(
         [sys.executable, "-m", "manager.session"],
@@ -124,10 +124,10 @@ def popen_worker(order: WorkerOrder) -> "subprocess.Popen[bytes]":
     return child
 
 
-def worker_order(found: Fleet, configuration: ConfigurationService, account_id: str) -> WorkerOrder:
+def worker_order(found: Fleet, configuration: ConfigurationService, account_id: str) -> LaunchSpec:
     worker_id = f"p-{secrets.token_hex(8)}"
     run = found.paths.run_dir
-    return WorkerOrder(
+    return LaunchSpec(
         worker_id=worker_id,
         config=configuration.load_account_config(account_id),
         password=SecretStr(PASSWORD),

@@ -13,7 +13,7 @@ from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import configuration, desired_store, fleet_store
 from manager.fleet import FleetStore, safe_url
 from manager.fleet.address import parse_redis_url
-from manager.fleet.desired import Desired, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStore
 from manager.fleet.store import ServerLimits
 from manager.models import WorkerInfo
 from manager.secure.exposed import open_files, url_problem
@@ -322,7 +322,7 @@ def _workers(store: FleetStore) -> Iterator[Check]:
     )
 
 
-def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Desired]:
+def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[DesiredState]:
     """Return what is wanted of accounts that should run and have no worker, nor one on its way; by account id.
 
     A worker that nobody can say anything of counts as one. Raises FleetUnavailableError.
@@ -346,7 +346,7 @@ def _wanted(store: FleetStore, desired: DesiredStore) -> Iterator[Check]:
     missing = should_run(desired, workers)
     lost = {host.name for host in hosts if not host.live}
     drained = {host.name for host in hosts if host.live and host.draining}
-    kinds: tuple[tuple[str, Outcome, list[Desired], str], ...] = (
+    kinds: tuple[tuple[str, Outcome, list[DesiredState], str], ...] = (
         (
             "drained",
             "warning",

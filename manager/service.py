@@ -17,8 +17,8 @@ from manager.pool.arguments import (
     check_selection,
     check_timeout,
 )
-from manager.pool.protocol import Batch, Progress, StartOrder, WorkerPool, new_batch_id
-from manager.pool.start_requests import OrderBook
+from manager.pool.protocol import Batch, Progress, StartRequest, WorkerPool, new_batch_id
+from manager.pool.start_requests import StartRequestFactory
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 from manager.validation import AccountConfigs, Validator
@@ -49,8 +49,8 @@ class WorkerManagerService:
         """
         self.config_service = config_service
         self.worker_pool = worker_pool
-        self._orders = OrderBook(config_service, validator)
-        self._accounts = self._orders.accounts
+        self._start_requests = StartRequestFactory(config_service, validator)
+        self._accounts = self._start_requests.accounts
         self.validator = self._accounts.validator
 
     # one account
@@ -147,17 +147,19 @@ class WorkerManagerService:
         """
         check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
         settled: dict[str, tuple[str, str]] = {}
-        orders: list[StartOrder] = []
+        requests: list[StartRequest] = []
         for account_id, loaded in self.select(selection).items():
             config = None if loaded is None else loaded.config
             if config is None:
-                settled[account_id] = ("failed", str(self._orders.problems(account_id)))
+                settled[account_id] = ("failed", str(self._start_requests.problems(account_id)))
             elif config.enabled:
-                orders.append(self._orders.order(account_id, apply_defaults, validate, config=config))
+                requests.append(
+                    self._start_requests.start_request(account_id, apply_defaults, validate, config=config)
+                )
             else:
                 settled[account_id] = ("skipped", f"{account_id}: disabled in its file (enabled: false)")
         batch = Batch(batch_id or new_batch_id(), settled, wait)
-        result = self.worker_pool.start_many(orders, _tell(settled, progress), batch)
+        result = self.worker_pool.start_many(requests, _tell(settled, progress), batch)
         return self._settle("start_all", result, settled)
 
     def restart_all(
@@ -171,17 +173,17 @@ class WorkerManagerService:
         """Stop and start, with the configuration as it is now, every selected account that has a worker."""
         check_flags(wait=wait)
         present = set(self.worker_pool.stoppable())
-        orders: list[StartOrder] = []
+        requests: list[StartRequest] = []
         settled: dict[str, tuple[str, str]] = {}
         for account_id, loaded in self.select(selection).items():
             if account_id not in present:
                 settled[account_id] = ("skipped", f"{account_id} has no worker: nothing to restart")
             elif loaded is None or loaded.config is None:
-                settled[account_id] = ("failed", str(self._orders.problems(account_id)))
+                settled[account_id] = ("failed", str(self._start_requests.problems(account_id)))
             else:
-                orders.append(self._orders.order(account_id, config=loaded.config))
+                requests.append(self._start_requests.start_request(account_id, config=loaded.config))
         batch = Batch(batch_id or new_batch_id(), settled, wait)
-        result = self.worker_pool.restart_many(orders, _tell(settled, progress), batch)
+        result = self.worker_pool.restart_many(requests, _tell(settled, progress), batch)
         return self._settle("restart_all", result, settled)
 
     def stop_all_workers(
@@ -297,8 +299,8 @@ class WorkerManagerService:
 
     # inside
 
-    def _order(self, account_id: str, apply_defaults: bool, validate: bool) -> StartOrder:
-        return self._orders.order(account_id, apply_defaults, validate)
+    def _order(self, account_id: str, apply_defaults: bool, validate: bool) -> StartRequest:
+        return self._start_requests.start_request(account_id, apply_defaults, validate)
 
     @staticmethod
     def _settle(action: str, result: BatchResult, settled: Mapping[str, tuple[str, str]]) -> BatchResult:

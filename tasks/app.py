@@ -16,7 +16,7 @@ from manager.factory import celery_worker_pool, configuration
 from manager.gateways.paper.address import venue_address
 from manager.gateways.paper.reachability import reach_problem
 from manager.host.agent import HostAgent
-from manager.host.commands import MAX_HOPS, Call, Elsewhere, HostCommands
+from manager.host.commands import MAX_HOPS, CommandContext, Elsewhere, HostCommands
 from manager.models import ValidationResult
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
@@ -90,7 +90,7 @@ class _Running:
     def __init__(self, agent: HostAgent) -> None:
         self.commands = agent.commands
         self.self_test = agent.self_test
-        self.auditor = agent.auditor
+        self.audit_writer = agent.audit_writer
         self.settings = agent.settings
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
         self.fleet = WorkerManagerService(
@@ -133,33 +133,33 @@ def _services() -> _Running:
     return _running
 
 
-def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Call], T]) -> T:
+def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, CommandContext], T]) -> T:
     """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same.
 
     What became of it goes into the audit trail.
     """
     running = _services()
-    call = _call_of(task)
+    context = _context_of(task)
     what = str(task.name).removeprefix("tasks.").removesuffix("_worker")
     running.self_test.begin_command()
     try:
-        answer = command(running.commands, call)
+        answer = command(running.commands, context)
     except Elsewhere as elsewhere:
         onward = task.s(*task.request.args, **task.request.kwargs)
-        headers = {_HOPS: call.hops + 1, wire.BY_HEADER: call.by}
-        if call.version is not None:
-            headers[wire.VERSION_HEADER] = call.version
-        if call.generation:
-            headers[wire.GENERATION_HEADER] = call.generation
+        headers = {_HOPS: context.hops + 1, wire.BY_HEADER: context.by}
+        if context.version is not None:
+            headers[wire.VERSION_HEADER] = context.version
+        if context.generation:
+            headers[wire.GENERATION_HEADER] = context.generation
         onward.set(queue=wire.host_queue(elsewhere.host), headers=headers)
         raise task.replace(onward) from None
     except ManagerError as error:
-        running.auditor.note(what, account_id, call.by, call.token, error.code, str(error))
+        running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
         # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
         refusal = bare(error)
     else:
         outcome, text = _outcome(running, account_id) if what == "stop" else ("ok", "")
-        running.auditor.note(what, account_id, call.by, call.token, outcome, text)
+        running.audit_writer.note(what, account_id, context.by, context.token, outcome, text)
         return answer
     finally:
         running.self_test.end_command()
@@ -177,19 +177,19 @@ def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
 def refused(task: Any, error: ManagerError) -> ManagerError:
     """Put into the audit trail that a task was refused for its arguments; returns the error."""
     if _running is not None:
-        call = _call_of(task)
+        context = _context_of(task)
         what = str(task.name).removeprefix("tasks.")
-        _running.auditor.note(what, "", call.by, call.token, error.code, str(error))
+        _running.audit_writer.note(what, "", context.by, context.token, error.code, str(error))
     return error
 
 
-def _call_of(task: Any) -> Call:
+def _context_of(task: Any) -> CommandContext:
     """Read the headers, in which anybody may have written anything."""
     request = task.request
     headers = request.headers if isinstance(request.headers, dict) else {}
     hops, by, version = headers.get(_HOPS), headers.get(wire.BY_HEADER), headers.get(wire.VERSION_HEADER)
     generation = headers.get(wire.GENERATION_HEADER)
-    return Call(
+    return CommandContext(
         token=str(request.id)[:_MAX_TEXT],
         hops=hops if isinstance(hops, int) and 0 <= hops <= MAX_HOPS else (0 if hops is None else MAX_HOPS),
         by=(by if isinstance(by, str) and by else f"task from {request.origin}")[:_MAX_TEXT],

@@ -56,12 +56,12 @@ def _groups(_context: click.Context, _parameter: click.Parameter, incomplete: st
 
 def complete_hosts(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Complete a host from what this machine's agent remembers: without Redis, and so at once."""
-    from manager.host.reconcile.desired_state_file import Memory
+    from manager.host.reconcile.desired_state_file import DesiredStateFile
     from manager.system.state_dir import StatePaths
 
     try:
         now = settings()
-        known, _ = Memory(StatePaths(now.state_dir).root / "desired.json").load()
+        known, _ = DesiredStateFile(StatePaths(now.state_dir).root / "desired.json").load()
         found = {now.host, *(one.host for one in known.values() if one.host)}
     except Exception:
         return []

@@ -228,7 +228,7 @@ def place(account_id: str, explain: bool, as_json: bool) -> int:
         }
         print_json(answer)
         return int(placement.host is None)
-    (click.echo if placement.host is not None else print_error)(placement.told())
+    (click.echo if placement.host is not None else print_error)(placement.explain())
     if explain:
         for name in sorted(view.hosts):
             why = placement.refused.get(name)

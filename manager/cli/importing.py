@@ -134,11 +134,13 @@ def _check(draft: "Draft", config_dir: Path) -> None:
     from manager.config.merge import merge
     from manager.config.models import BUILT_IN
     from manager.config.problems import dotted
-    from manager.validation.rules import Surroundings, rules
+    from manager.validation.rules import ValidationContext, rules
 
     values: dict[str, Any] = {"gateway": "command", **draft.values, "environment": dict(draft.environment)}
     config = AccountConfig.model_validate({**merge(BUILT_IN, values), "account_id": draft.account_id})
-    around = Surroundings(next((one for one in (config_dir, *config_dir.parents) if one.is_dir()), None), {})
+    around = ValidationContext(
+        next((one for one in (config_dir, *config_dir.parents) if one.is_dir()), None), {}
+    )
     for finding in [finding for rule in rules() for finding in rule(config, around)]:
         if not finding.warning:
             draft.to_do.append(f"{dotted(finding.place)}: {finding.text}")

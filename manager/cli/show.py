@@ -48,13 +48,13 @@ def info(account_id: str, as_json: bool) -> int:
         print_json(worker.to_dict())
         return 0
     _say(worker)
-    wanted = desired_store(settings()).read(account_id)
-    if wanted is not None:
-        when = datetime.fromtimestamp(wanted.at / 1000, UTC).isoformat(timespec="seconds")
-        where = f" on {wanted.host}" if wanted.host else ""
-        say(f"{'wanted':<24}{wanted.state}{where}, since {when} by {wanted.by} ({wanted.why})")
-        if wanted.running and worker.status in SETTLED:
-            host = next((one for one in fleet_store(settings()).hosts() if one.name == wanted.host), None)
+    desired = desired_store(settings()).read(account_id)
+    if desired is not None:
+        when = datetime.fromtimestamp(desired.at / 1000, UTC).isoformat(timespec="seconds")
+        where = f" on {desired.host}" if desired.host else ""
+        say(f"{'wanted':<24}{desired.state}{where}, since {when} by {desired.by} ({desired.why})")
+        if desired.running and worker.status in SETTLED:
+            host = next((one for one in fleet_store(settings()).hosts() if one.name == desired.host), None)
             if host is not None and host.draining:
                 say(f"{'':<24}{host.name} is drained: `manager resume-host {host.name}` starts it again")
             elif host is not None and not host.live:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from celery import group
 
-from manager.client.commands import Command, Parts, error_text, started
+from manager.client.commands import BatchOutcome, Command, error_text, started
 from manager.client.outcomes import settled
 from manager.client.results import Answers, forget
 from manager.client.sender import Sender
@@ -67,7 +67,7 @@ class BatchSender:
         batch = batch or Batch()
         if not commands and not batch.settled:
             return BatchResult()
-        parts = Parts(progress)
+        parts = BatchOutcome(progress)
         # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
         what = commands[0].why if commands else "start"
         tokens = {command.account_id: command.token for command in commands}
@@ -114,7 +114,7 @@ class BatchSender:
         record = self._records.read(batch_id)
         if record is None:
             raise NoBatchError(f"no batch {batch_id}: they are kept for a day; `manager batch` lists them")
-        parts = Parts()
+        parts = BatchOutcome()
         for account_id, (outcome, text) in record.settled.items():
             parts.put(account_id, outcome, text)
         waiting = {token: account_id for account_id, token in record.tasks.items()}
@@ -133,7 +133,7 @@ class BatchSender:
                 app=self._app,
             ).apply_async(task_id=batch_id)
 
-    def _wait(self, what: str, waiting: dict[str, str], wait_seconds: float, parts: Parts) -> str:
+    def _wait(self, what: str, waiting: dict[str, str], wait_seconds: float, parts: BatchOutcome) -> str:
         """Take answers until all have come, or the time is over.
 
         Returns what went wrong with Redis meanwhile; empty if nothing did.
@@ -160,14 +160,14 @@ class BatchSender:
                 break
         return trouble
 
-    def _collect(self, what: str, waiting: dict[str, str], seconds: float, parts: Parts) -> None:
+    def _collect(self, what: str, waiting: dict[str, str], seconds: float, parts: BatchOutcome) -> None:
         with self._answers.translated():
             for task_id, outcome in self._answers.collect(set(waiting), seconds):
                 account_id = waiting.pop(task_id)
                 sort = self._stopped if what == "stop" else started
                 parts.put(account_id, *sort(account_id, outcome))
 
-    def _look(self, what: str, waiting: dict[str, str], parts: Parts) -> None:
+    def _look(self, what: str, waiting: dict[str, str], parts: BatchOutcome) -> None:
         """Account for those of whose command the records tell what became of it."""
         if not waiting:
             return

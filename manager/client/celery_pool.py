@@ -23,7 +23,7 @@ from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_account_id, check_flags, check_timeout
-from manager.pool.protocol import Batch, Progress, StartOrder
+from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.versions import at_least
 
 #: Seconds that a caller waits beyond a stop's own timeout.
@@ -56,18 +56,18 @@ class CeleryWorkerPool:
         self._sender = Sender(app, store, desired, self._answers, audit)
         self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.start_worker`. The files are read by the host, not here.
 
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
-        _check(order)
-        return WorkerInfo.from_dict(self._ask(self._start(order, wire.START_WORKER)))
+        _check(request)
+        return WorkerInfo.from_dict(self._ask(self._start(request, wire.START_WORKER)))
 
-    def restart_worker(self, order: StartOrder) -> WorkerInfo:
+    def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.restart_worker`."""
-        _check(order)
-        return WorkerInfo.from_dict(self._ask(self._start(order, wire.RESTART_WORKER)))
+        _check(request)
+        return WorkerInfo.from_dict(self._ask(self._start(request, wire.RESTART_WORKER)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """See `manager.pool.protocol.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
@@ -106,7 +106,7 @@ class CeleryWorkerPool:
             for holder in self._leases.holders():
                 if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)
-        order = Command(
+        request = Command(
             wire.START_WORKER,
             account_id,
             {},
@@ -115,7 +115,7 @@ class CeleryWorkerPool:
             host=host,
             queue=wire.host_queue(host),
         )
-        return WorkerInfo.from_dict(self._ask(order))
+        return WorkerInfo.from_dict(self._ask(request))
 
     def _refuse_uncertain(
         self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
@@ -133,16 +133,16 @@ class CeleryWorkerPool:
         )
 
     def start_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.start_many`: one Celery group with a task for each account."""
-        return self._start_many(orders, wire.START_WORKER, progress, batch)
+        return self._start_many(requests, wire.START_WORKER, progress, batch)
 
     def restart_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.restart_many`: one Celery group with a task for each account."""
-        return self._start_many(orders, wire.RESTART_WORKER, progress, batch)
+        return self._start_many(requests, wire.RESTART_WORKER, progress, batch)
 
     def stop_many(
         self,
@@ -175,7 +175,7 @@ class CeleryWorkerPool:
         for account_id, wants in needs.items():
             placement = view.place(wants, places.get(account_id, ("", False))[0] or None)
             if placement.host is None:
-                found[account_id] = ("", unchecked(account_id, placement.told()))
+                found[account_id] = ("", unchecked(account_id, placement.explain()))
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
@@ -214,7 +214,7 @@ class CeleryWorkerPool:
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""
         found = {info.account_id for info in self._store.list_workers() if may_have_process(info)}
-        return sorted(found | set(self._desired.wanted()))
+        return sorted(found | set(self._desired.desired_accounts()))
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
         """See `manager.pool.protocol.WorkerPool.recorded_needs`."""
@@ -235,20 +235,20 @@ class CeleryWorkerPool:
     # inside
 
     def _start_many(
-        self, orders: Sequence[StartOrder], task: str, progress: Progress | None, batch: Batch | None
+        self, requests: Sequence[StartRequest], task: str, progress: Progress | None, batch: Batch | None
     ) -> BatchResult:
         """Send those to which the caller's own validator does not say no."""
         refused: dict[str, str] = {}
-        for order in orders:
+        for request in requests:
             try:
-                _check(order)
+                _check(request)
             except ManagerError as error:
-                refused[order.account_id] = str(error)
+                refused[request.account_id] = str(error)
         batch = batch or Batch()
         batch = replace(
             batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
         )
-        commands = [self._start(order, task) for order in orders if order.account_id not in refused]
+        commands = [self._start(request, task) for request in requests if request.account_id not in refused]
         result = self._batch_sender.run(commands, self._timeout, progress, batch)
         if progress is not None:
             for account_id in refused:
@@ -256,19 +256,19 @@ class CeleryWorkerPool:
         return result.model_copy(update={"failed": {**refused, **result.failed}})
 
     @staticmethod
-    def _start(order: StartOrder, task: str) -> Command:
-        check_account_id(order.account_id)
-        check_flags(apply_defaults=order.apply_defaults, validate=order.validate)
+    def _start(request: StartRequest, task: str) -> Command:
+        check_account_id(request.account_id)
+        check_flags(apply_defaults=request.apply_defaults, validate=request.validate)
         restart = task == wire.RESTART_WORKER
-        flags = {} if restart else {"apply_defaults": order.apply_defaults, "validate": order.validate}
+        flags = {} if restart else {"apply_defaults": request.apply_defaults, "validate": request.validate}
         return Command(
             task,
-            order.account_id,
+            request.account_id,
             flags,
             "running",
             "restart" if restart else "start",
-            needs=order.needs,
-            failover=order.failover,
+            needs=request.needs,
+            failover=request.failover,
         )
 
     @staticmethod
@@ -282,6 +282,6 @@ class CeleryWorkerPool:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
 
 
-def _check(order: StartOrder) -> None:
-    if order.check is not None:
-        order.check()
+def _check(request: StartRequest) -> None:
+    if request.check is not None:
+        request.check()

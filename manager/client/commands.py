@@ -14,7 +14,7 @@ from manager.pool.protocol import Progress
 from manager.versions import __version__, apart
 
 #: Account → the host where it is or was, and whether it may have a worker there.
-Places = Mapping[str, tuple[str, bool]]
+AccountHosts = Mapping[str, tuple[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Command:
     generation: int = 0
 
 
-class Parts:
+class BatchOutcome:
     """A batch's accounts, each in one part of the result."""
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -61,7 +61,7 @@ class Parts:
 
 def spread(
     commands: Sequence[Command],
-    places: Places,
+    places: AccountHosts,
     view: FleetView,
     live: set[str],
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
@@ -77,7 +77,7 @@ def spread(
         if command.needs is not None and not (has_worker and place in live):
             placement = view.place(command.needs, place or None)
             if placement.host is None:
-                refused[command.account_id] = NoHostFitsError(placement.told())
+                refused[command.account_id] = NoHostFitsError(placement.explain())
                 continue
             view.add(command.needs, placement.host)
             host = placement.host
@@ -88,7 +88,7 @@ def spread(
 
 
 def without_strangers(
-    commands: Sequence[Command], places: Places, hosts: Sequence[HostFacts]
+    commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostFacts]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
     """Take out the starts that a live host would get whose version this one does not work with.
 

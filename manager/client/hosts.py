@@ -13,7 +13,7 @@ from manager.errors import (
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStore
-from manager.fleet.hosts import DrainOrder
+from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
 from manager.placement.engine import FleetView, Needs, Placement
 from manager.states import SETTLED, WorkerLifecycleStatus
@@ -89,8 +89,8 @@ class FleetHosts:
         now = float(self._store.ping()["time"])
         deadline = now + min(deadline_seconds, MAX_DEADLINE) if deadline_seconds is not None else 0.0
         me = caller()
-        order = DrainOrder(mode=mode, by=me, when_flat=when_flat, deadline=deadline)
-        self._store.order_drain(name, order)
+        request = DrainRequest(mode=mode, by=me, when_flat=when_flat, deadline=deadline)
+        self._store.request_drain(name, request)
         text = "its workers stop" if mode == "stop" else "its workers move"
         if when_flat:
             text += ", those with positions when they are flat"
@@ -102,7 +102,7 @@ class FleetHosts:
         """Have a drained host take workers again; those that are its own and should run start. Idempotent."""
         self.get(name)
         me = caller()
-        self._store.order_drain(name, DrainOrder(mode="off", by=me))
+        self._store.request_drain(name, DrainRequest(mode="off", by=me))
         self._audit.note("resume-host", by=me, host=name)
         return self.get(name)
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from manager.fleet.desired import Desired
+from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
 
 
 def settled(
-    what: str, generation: int | None, desired: Desired | None, info: WorkerInfo | None
+    what: str, generation: int | None, desired: DesiredState | None, info: WorkerInfo | None
 ) -> tuple[str, Any] | None:
     """Return what became of a command by what is recorded, without its answer; None if that does not tell.
 
@@ -34,7 +34,7 @@ def settled(
     return None
 
 
-def _has_ended(desired: Desired, info: WorkerInfo) -> bool:
+def _has_ended(desired: DesiredState, info: WorkerInfo) -> bool:
     """Say whether this record proves a stop: by the host that had the account, under whichever name.
 
     An older record of another host proves nothing: Redis may have lost the newest one.

@@ -9,13 +9,13 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 
 from manager import wire
 from manager.client.caller import caller
-from manager.client.commands import Command, Places, spread, without_strangers
+from manager.client.commands import AccountHosts, Command, spread, without_strangers
 from manager.client.outcomes import settled
 from manager.client.results import Answers, forget
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore, Wish
+from manager.fleet.desired import DesiredStateRequest, DesiredStore
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView
 from manager.states import LIVE, WorkerLifecycleStatus
@@ -117,13 +117,13 @@ class Sender:
                 self._note(command, nobody.code, str(nobody))
         return ready, refused
 
-    def places(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> Places:
+    def places(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> AccountHosts:
         """Return where each account has its worker, is wanted, or ran last, in this order."""
         recorded = _recorded(workers)
-        wanted = self._desired.read_many(account_ids)
+        desired = self._desired.read_many(account_ids)
         return (
             recorded
-            | {account_id: (desired.host, False) for account_id, desired in wanted.items() if desired.host}
+            | {account_id: (desired.host, False) for account_id, desired in desired.items() if desired.host}
             | {account_id: place for account_id, place in recorded.items() if place[1]}
         )
 
@@ -246,7 +246,7 @@ class Sender:
     def _written(self, commands: Sequence[Command]) -> list[Command]:
         """Write down what is wanted; returns the commands with their generations, and where their accounts are."""
         wishes = [
-            Wish(
+            DesiredStateRequest(
                 account_id=command.account_id,
                 state=command.state,
                 token=command.token,
@@ -264,7 +264,7 @@ class Sender:
         ]
         # Of many at once Redis is first asked whether it has the script; one does without that.
         one = len(wishes) == 1
-        written = [self._desired.desire(wishes[0])] if one else self._desired.desire_many(wishes)
+        written = [self._desired.set_desired(wishes[0])] if one else self._desired.set_desired_many(wishes)
         return [
             replace(command, generation=generation, host=desired.host)
             for command, (generation, desired) in zip(commands, written, strict=True)

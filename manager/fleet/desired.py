@@ -1,7 +1,7 @@
 """Desired state: what the fleet has been told each account should be. Written before a task is sent, so that no death
 of a process loses it: every host agent compares it with what is so.
 
-    manager:desired             hash: account id → JSON (see `Desired`)
+    manager:desired             hash: account id → JSON (see `DesiredState`)
     manager:desired:version     counts changes, so that an agent reads the hash only when something changed
     manager:seen:<token>        the generation that a command was given, for a day: one delivered twice acts once
     manager:host:<name>:nudges  list of stops for that host, so that none waits behind slow starts
@@ -19,11 +19,11 @@ from typing import Any, Final, Literal, Self
 
 from manager.fleet.audit import writing_host
 from manager.fleet.desired_scripts import (
-    DESIRE,
     FORGET,
     FORGET_ACCOUNT,
+    REASSIGN,
     RESTORE,
-    TAKE_OVER,
+    SET_DESIRED,
     WITHDRAW,
 )
 from manager.fleet.redis_client import open_client, translated
@@ -44,17 +44,17 @@ STOP: Final = "stop"
 MOVE: Final = "move"
 FORCED_MOVE: Final = "forced move"
 DRAIN: Final = "drain"
-HANDED_ON: Final = "handed on"
+REASSIGNED: Final = "handed on"
 #: Its record was cleared by a person: hosts drop theirs.
 FORGOTTEN: Final = "forget"
 #: Whoever gets an account for one of these gets it without a task.
-WITHOUT_TASK: Final = frozenset({DRAIN, HANDED_ON})
+WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED})
 #: A person has said where, and has been told of what speaks against it.
 BY_HAND: Final = frozenset({MOVE, FORCED_MOVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DesiredStateRequest:
     """What a command asks of an account."""
 
     account_id: str
@@ -82,7 +82,7 @@ class Wish:
     given: int = 0
 
     def arguments(self) -> list[str]:
-        wish: dict[str, Any] = {
+        change: dict[str, Any] = {
             "state": self.state,
             "restart": int(self.restart),
             "by": self.by,
@@ -94,12 +94,12 @@ class Wish:
             "timeout": self.timeout,
         }
         if self.needs is not None:
-            wish["needs"] = self.needs.to_record()
-        nudge = {"account_id": self.account_id, "token": self.token, "by": self.by}
+            change["needs"] = self.needs.to_record()
+        urgent_stop = {"account_id": self.account_id, "token": self.token, "by": self.by}
         return [
             self.account_id,
-            json.dumps(wish),
-            json.dumps(nudge) if self.state == "stopped" and not self.host else "",
+            json.dumps(change),
+            json.dumps(urgent_stop) if self.state == "stopped" and not self.host else "",
             self.token,
             self.writer,
             str(self.given),
@@ -107,7 +107,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desired:
+class DesiredState:
     """What an account should be."""
 
     account_id: str
@@ -184,7 +184,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Nudge:
+class UrgentStop:
     """A stop that a host should carry out at once."""
 
     account_id: str
@@ -199,7 +199,7 @@ class Snapshot:
     version: int
     #: Milliseconds, by Redis's clock.
     now: int
-    desired: Mapping[str, Desired]
+    desired: Mapping[str, DesiredState]
     #: Accounts whose record is nonsense.
     broken: frozenset[str]
 
@@ -212,55 +212,55 @@ class DesiredStore:
         self._client: Any = client or open_client(url)
         #: The host whose list of the audit trail a wish is noted in; empty: the stream.
         self._trail = writing_host(url)
-        self._desire = self._client.register_script(DESIRE)
+        self._desire = self._client.register_script(SET_DESIRED)
         self._withdraw = self._client.register_script(WITHDRAW)
         self._restore = self._client.register_script(RESTORE)
-        self._take_over = self._client.register_script(TAKE_OVER)
+        self._take_over = self._client.register_script(REASSIGN)
         self._forget_account = self._client.register_script(FORGET_ACCOUNT)
         self._forget = self._client.register_script(FORGET)
-        self._read_before: dict[bytes, tuple[bytes, Desired | None]] = {}
+        self._read_before: dict[bytes, tuple[bytes, DesiredState | None]] = {}
 
     def close(self) -> None:
         self._client.close()
 
-    def desire(self, wish: Wish) -> tuple[int, Desired]:
+    def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
         """Write a wish down; returns the command's generation, and what is wanted now, by this or a later command."""
         with translated(self._url):
-            return _written(wish, self._desire(keys=_keys(wish), args=self._arguments(wish)))
+            return _written(change, self._desire(keys=_keys(change), args=self._arguments(change)))
 
-    def desire_many(self, wishes: Iterable[Wish]) -> list[tuple[int, Desired]]:
+    def set_desired_many(self, wishes: Iterable[DesiredStateRequest]) -> list[tuple[int, DesiredState]]:
         """Write many down in one round trip."""
         wishes = list(wishes)
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
-            for wish in wishes:
-                self._desire(keys=_keys(wish), args=self._arguments(wish), client=pipe)
+            for change in wishes:
+                self._desire(keys=_keys(change), args=self._arguments(change), client=pipe)
             answers = pipe.execute()
-        return [_written(wish, answer) for wish, answer in zip(wishes, answers, strict=True)]
+        return [_written(change, answer) for change, answer in zip(wishes, answers, strict=True)]
 
-    def _arguments(self, wish: Wish) -> list[str]:
-        return [*wish.arguments(), self._trail]
+    def _arguments(self, change: DesiredStateRequest) -> list[str]:
+        return [*change.arguments(), self._trail]
 
     def withdraw(self, account_id: str, generation: int) -> None:
         """Take back a wish that was refused, unless a later one has replaced it."""
         with translated(self._url):
             self._withdraw(keys=[DESIRED_KEY, VERSION_KEY], args=[account_id, generation])
 
-    def restore(self, desired: Desired) -> bool:
+    def restore(self, desired: DesiredState) -> bool:
         """Write again what Redis has lost; False if it knows it, or something later."""
         with translated(self._url):
             return bool(
                 self._restore(keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.to_json()])
             )
 
-    def take_over(self, desired: Desired, host: str, why: str = "") -> Desired | None:
+    def reassign(self, desired: DesiredState, host: str, why: str = "") -> DesiredState | None:
         """Make the account `host`'s; None if another host was faster, or something else is wanted by now."""
         with translated(self._url):
             text = self._take_over(
                 keys=[DESIRED_KEY, VERSION_KEY],
                 args=[desired.account_id, desired.generation, desired.host, host, why],
             )
-        return None if text is None else Desired.from_json(desired.account_id, text)
+        return None if text is None else DesiredState.from_json(desired.account_id, text)
 
     def tidy(self) -> int:
         """Forget accounts that were asked for days ago and that no host ever had, mistyped ones mostly; returns how many."""
@@ -296,23 +296,23 @@ class DesiredStore:
             (seconds, _), then = pipe.execute()
         return float(seconds - int(then)) if then is not None and then.isdigit() else None
 
-    def wanted(self) -> list[str]:
+    def desired_accounts(self) -> list[str]:
         """Return the accounts that should run."""
         snapshot = self.snapshot()
         return [] if snapshot is None else [key for key, one in snapshot.desired.items() if one.running]
 
-    def read(self, account_id: str) -> Desired | None:
+    def read(self, account_id: str) -> DesiredState | None:
         """Return what is wanted of the account; None if nothing ever was, or nobody can say."""
         return self.read_many([account_id]).get(account_id)
 
-    def read_many(self, account_ids: Iterable[str]) -> dict[str, Desired]:
+    def read_many(self, account_ids: Iterable[str]) -> dict[str, DesiredState]:
         """Return what is wanted of these accounts, of those of which anything is."""
         wanted = list(account_ids)
         if not wanted:
             return {}
         with translated(self._url):
             raw = self._client.hmget(DESIRED_KEY, wanted)
-        found = (Desired.from_json(key, text) for key, text in zip(wanted, raw, strict=True) if text)
+        found = (DesiredState.from_json(key, text) for key, text in zip(wanted, raw, strict=True) if text)
         return {desired.account_id: desired for desired in found if desired is not None}
 
     def generations(self, tokens: Iterable[str]) -> dict[str, int]:
@@ -335,15 +335,17 @@ class DesiredStore:
             pipe.time()
             pipe.hgetall(DESIRED_KEY)
             raw_version, (seconds, micros), records = pipe.execute()
-        desired: dict[str, Desired] = {}
+        desired: dict[str, DesiredState] = {}
         broken: set[str] = set()
-        read: dict[bytes, tuple[bytes, Desired | None]] = {}
+        read: dict[bytes, tuple[bytes, DesiredState | None]] = {}
         for key, text in records.items():
             account_id = key.decode(errors="replace")
             # Of thousands a few have changed since the last time.
             before = self._read_before.get(key)
             found = (
-                before[1] if before is not None and before[0] == text else Desired.from_json(account_id, text)
+                before[1]
+                if before is not None and before[0] == text
+                else DesiredState.from_json(account_id, text)
             )
             read[key] = (text, found)
             if found is None:
@@ -353,36 +355,36 @@ class DesiredStore:
         self._read_before = read
         return Snapshot(int(raw_version or 0), seconds * 1000 + micros // 1000, desired, frozenset(broken))
 
-    def next_nudge(self, host: str, wait_seconds: float) -> Nudge | None:
+    def next_urgent_stop(self, host: str, wait_seconds: float) -> UrgentStop | None:
         """Return the host's next nudge, waiting for one at most `wait_seconds` (whole ones, under the reply timeout)."""
         with translated(self._url):
-            answer = self._client.blpop([nudges_key(host)], timeout=wait_seconds)
+            answer = self._client.blpop([urgent_stops_key(host)], timeout=wait_seconds)
         if answer is None:
             return None
         try:
             data = json.loads(answer[1])
-            return Nudge(str(data["account_id"]), str(data["token"]), str(data.get("by", "")))
+            return UrgentStop(str(data["account_id"]), str(data["token"]), str(data.get("by", "")))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # written by hand; what is meant stands in the desired state
 
 
-def nudges_key(host: str) -> str:
+def urgent_stops_key(host: str) -> str:
     return f"manager:host:{host}:nudges"
 
 
-def _keys(wish: Wish) -> list[str]:
-    return [DESIRED_KEY, VERSION_KEY, _seen_key(wish.token)]
+def _keys(change: DesiredStateRequest) -> list[str]:
+    return [DESIRED_KEY, VERSION_KEY, _seen_key(change.token)]
 
 
 def _seen_key(token: str) -> str:
     return f"manager:seen:{token}"
 
 
-def _written(wish: Wish, answer: tuple[bytes, bytes]) -> tuple[int, Desired]:
+def _written(change: DesiredStateRequest, answer: tuple[bytes, bytes]) -> tuple[int, DesiredState]:
     generation, text = answer
-    desired = Desired.from_json(wish.account_id, text)
+    desired = DesiredState.from_json(change.account_id, text)
     if desired is None:
-        raise ValueError(f"{wish.account_id}: Redis wrote a desired state that cannot be read: {text!r}")
+        raise ValueError(f"{change.account_id}: Redis wrote a desired state that cannot be read: {text!r}")
     return int(generation), desired
 
 
@@ -409,4 +411,4 @@ def _one_of(value: object) -> State:
     raise ValueError(f"no state: {value!r}")
 
 
-__all__ = ["Desired", "DesiredStore", "Nudge", "Snapshot", "Wish"]
+__all__ = ["DesiredState", "DesiredStore", "UrgentStop", "Snapshot", "DesiredStateRequest"]

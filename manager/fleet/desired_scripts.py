@@ -31,7 +31,7 @@ end
 #: needs), nudge or '', token, host of the agent that writes ('': a manager), generation that the command was given when it was
 #: sent (0: none that the sender knows), host whose list of the audit trail is written ('': the stream; see `fleet/audit.py`).
 #: A token is remembered for a day; the generation that a command carries tells its age however long it lay in a queue.
-DESIRE: Final = (
+SET_DESIRED: Final = (
     _COMMON
     + """
 local wish = cjson.decode(ARGV[2])
@@ -120,7 +120,7 @@ return 1
 
 #: KEYS: desired, version. ARGV: account, generation, from host, to host, why ('': as it was). Who gave the account away may not
 #: take it back by the command that it has at hand.
-TAKE_OVER: Final = (
+REASSIGN: Final = (
     _COMMON
     + """
 local r = read(ARGV[1])

@@ -13,7 +13,7 @@ HOST_STALE_AFTER: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrainOrder:
+class DrainRequest:
     """That a host takes no new workers, and what becomes of those that it has.
 
     `off` is written when the host takes workers again: no order at all means that Redis has lost it, and the host
@@ -36,7 +36,7 @@ class DrainOrder:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | bytes | None) -> "DrainOrder | None":
+    def from_json(cls, text: str | bytes | None) -> "DrainRequest | None":
         """Read one; None if there is none, or if it cannot be read."""
         data = json_object(text) or {}
         mode, deadline = data.get("mode"), number(data.get("deadline", 0.0))
@@ -51,7 +51,7 @@ class DrainOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamped:
+class Timestamped:
     """A JSON object and how many seconds ago, by Redis's clock, it was written."""
 
     age_seconds: float
@@ -71,7 +71,7 @@ class HostState:
     age_seconds: float | None
     #: What the agent said: pid, version, started_at, workers.
     data: Mapping[str, Any]
-    drain: DrainOrder | None = None
+    drain: DrainRequest | None = None
     #: Seconds that the host's clock is before Redis's; None if it does not say.
     clock_skew_seconds: float | None = None
 
@@ -110,7 +110,7 @@ class HostState:
         }
 
 
-def host_state(name: str, word: Stamped | None, drain: DrainOrder | None = None) -> HostState:
+def host_state(name: str, word: Timestamped | None, drain: DrainRequest | None = None) -> HostState:
     """Judge a host by its agent's last word."""
     if word is None:
         return HostState(name, live=False, age_seconds=None, data={}, drain=drain)

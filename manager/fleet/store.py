@@ -5,7 +5,7 @@ One host's records lie under that host's own keys, so that a host needs to write
     manager:hosts                  set of host names
     manager:host:<name>:agent      what the host agent says of itself, each second
     manager:host:<name>:workers    hash: account id → WorkerInfo, as the host agent recorded it last
-    manager:host:<name>:drain      that the host is to be emptied, or was and takes workers again (see `DrainOrder`)
+    manager:host:<name>:drain      that the host is to be emptied, or was and takes workers again (see `DrainRequest`)
     manager:host:<name>:mark       which of its writes the host agent made last, written with it at once
     manager:host:<name>:claim      which agent has the name (see `manager.fleet.host_names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
@@ -26,7 +26,7 @@ from typing import Any, Final, TypeGuard, cast
 from redis.exceptions import ResponseError
 
 from manager.fleet.host_names import claim_key
-from manager.fleet.hosts import DrainOrder, HostState, Stamped, host_state
+from manager.fleet.hosts import DrainRequest, HostState, Timestamped, host_state
 from manager.fleet.parsing import json_object, number, string
 from manager.fleet.redis_client import open_client, translated
 from manager.models import WorkerInfo, utc_now
@@ -288,20 +288,20 @@ class FleetStore:
         with translated(self.url):
             return bool(self._client.exists(RULES_KEY))
 
-    def drain(self, host: str) -> DrainOrder | None:
+    def drain(self, host: str) -> DrainRequest | None:
         """Return the host's drain order."""
         with translated(self.url):
-            return DrainOrder.from_json(self._client.get(drain_key(host)))
+            return DrainRequest.from_json(self._client.get(drain_key(host)))
 
-    def order_drain(self, host: str, order: DrainOrder) -> None:
+    def request_drain(self, host: str, request: DrainRequest) -> None:
         """Have the host emptied, or (`off`) take workers again."""
         with translated(self.url):
-            self._client.set(drain_key(host), order.to_json())
+            self._client.set(drain_key(host), request.to_json())
 
-    def restore_drain(self, host: str, order: DrainOrder) -> None:
+    def restore_drain(self, host: str, request: DrainRequest) -> None:
         """Write again what Redis has lost, unless somebody has ordered something since."""
         with translated(self.url):
-            self._client.set(drain_key(host), order.to_json(), nx=True)
+            self._client.set(drain_key(host), request.to_json(), nx=True)
 
     def forget_host(self, host: str) -> None:
         """Remove a host that does not exist any more from the fleet's memory, with all its records."""
@@ -314,14 +314,14 @@ class FleetStore:
             )
             pipe.execute()
 
-    def beats(self, host: str) -> dict[str, Stamped]:
+    def beats(self, host: str) -> dict[str, Timestamped]:
         """Return the last heartbeat of every worker of the host, by account id."""
         with translated(self.url):
             raw, time = self._client.pipeline(transaction=False).hgetall(beats_key(host)).time().execute()
         found = {string(key): _stamped(value, _seconds(time)) for key, value in raw.items()}
         return {key: beat for key, beat in found.items() if beat is not None}
 
-    def beat(self, host: str, account_id: str) -> Stamped | None:
+    def beat(self, host: str, account_id: str) -> Timestamped | None:
         """Return the last heartbeat of the account's worker on the host."""
         with translated(self.url):
             pipe = self._client.pipeline(transaction=False)
@@ -384,7 +384,7 @@ class FleetStore:
         found_of: dict[str, list[_Found]] = {}
         for index, name in enumerate(names):
             word, drain, *kept = answers[index * width : (index + 1) * width]
-            host = host_state(name, _stamped(word, now), DrainOrder.from_json(drain))
+            host = host_state(name, _stamped(word, now), DrainRequest.from_json(drain))
             hosts.append(host)
             if not kept:
                 continue
@@ -404,7 +404,7 @@ class _Found:
     """One host's record of an account, and the heartbeat beside it."""
 
     info: WorkerInfo
-    beat: Stamped | None
+    beat: Timestamped | None
     host: HostState
 
     def newer_than(self, other: "_Found") -> bool:
@@ -449,11 +449,11 @@ def _one_each(found: Sequence[_Found]) -> list[_Found]:
     return list(workers.values())
 
 
-def _beat_of(beat: Stamped | None, worker_id: str) -> TypeGuard[Stamped]:
+def _beat_of(beat: Timestamped | None, worker_id: str) -> TypeGuard[Timestamped]:
     return beat is not None and beat.data.get("worker_id") == worker_id
 
 
-def observe(info: WorkerInfo, beat: Stamped | None, host_live: bool, stale_after: float) -> WorkerInfo:
+def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_after: float) -> WorkerInfo:
     """Return what a reader may say of a recorded worker, given its last heartbeat: never more than is proven."""
     if info.status not in LIVE:
         return info
@@ -558,7 +558,7 @@ def _worker_info(raw: bytes) -> WorkerInfo | None:
         return None  # written by hand or by a version that does not fit: nothing can be said of it
 
 
-def _stamped(raw: bytes | None, now: float) -> Stamped | None:
+def _stamped(raw: bytes | None, now: float) -> Timestamped | None:
     if raw is None:
         return None
     stamp, _, payload = raw.partition(b" ")
@@ -568,7 +568,11 @@ def _stamped(raw: bytes | None, now: float) -> Stamped | None:
     except ValueError:
         return None
     # One that is said to come from the future tells nothing either, as after a clock that was set back.
-    return Stamped(abs(now - written), data, written) if data is not None and math.isfinite(written) else None
+    return (
+        Timestamped(abs(now - written), data, written)
+        if data is not None and math.isfinite(written)
+        else None
+    )
 
 
 def _seconds(answer: tuple[int, int]) -> float:

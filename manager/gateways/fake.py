@@ -37,7 +37,7 @@ class FakeGateway:
         self._connected = False
         self._scripted: dict[str, list[Callable[[], None]]] = {}
         self._positions: dict[str, Position] = {}
-        self._orders: dict[str, Position] = {}
+        self._start_requests: dict[str, Position] = {}
         self._numbers = count(1)
         self.calls: list[str] = []
         #: What `check` says; change it to make the account degraded or gone.
@@ -123,8 +123,8 @@ class FakeGateway:
     ) -> Position:
         del comment
         self._note("submit_order", symbol)
-        if client_order_id in self._orders:
-            return self._orders[client_order_id]
+        if client_order_id in self._start_requests:
+            return self._start_requests[client_order_id]
         if not Decimal("0.01") <= volume <= 100:
             raise InvalidRequest(f"volume {volume}; 0.01 to 100 is allowed")
         position = Position(
@@ -136,7 +136,7 @@ class FakeGateway:
             opened_at=datetime.now(UTC),
             profit=Decimal(0),
         )
-        self._positions[position.id] = self._orders[client_order_id] = position
+        self._positions[position.id] = self._start_requests[client_order_id] = position
         return position
 
     def close_position(self, position_id: str, volume: Decimal | None = None) -> None:

@@ -19,9 +19,9 @@ from manager.host.commands import HostCommands
 from manager.host.factory import build_pool
 from manager.host.local_control import LocalControl
 from manager.host.name_claim import NameClaim
-from manager.host.reconcile.desired_state_file import Memory
-from manager.host.reconcile.reconciler import Answer, Keeper
-from manager.host.reporting.audit_writer import Auditor
+from manager.host.reconcile.desired_state_file import DesiredStateFile
+from manager.host.reconcile.reconciler import Answer, Reconciler
+from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
 from manager.host.reporting.self_test import SelfTest
 from manager.host.workers.held_files import HeldFiles
@@ -30,7 +30,7 @@ from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo, utc_now
 from manager.placement.engine import HostFacts
-from manager.pool.start_requests import OrderBook
+from manager.pool.start_requests import StartRequestFactory
 from manager.settings import Settings
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread, ThreadGuard, log_lost
@@ -68,14 +68,14 @@ class HostAgent:
         self.config_service = config_service
         self.validator = AccountConfigurationValidator(self.config_service)
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
-        self.auditor = Auditor(AuditTrail(self.store.url), settings.host)
+        self.audit_writer = AuditWriter(AuditTrail(self.store.url), settings.host)
         self._lock = FileLock(self.paths.agent_lock)
         self._name: NameClaim | None = None
         self._process = ProcessRef.me()
         self._started_at = utc_now()
         self._pool: WorkerPoolManager | None = None
         self._publisher: Publisher | None = None
-        self._keeper: Keeper | None = None
+        self._reconciler: Reconciler | None = None
         self._leases: FleetLeases | None = None
         self._commands: HostCommands | None = None
         self._local: LocalControl | None = None
@@ -144,15 +144,15 @@ class HostAgent:
                 unrecorded=unrecorded,
             )
             desired = DesiredStore(self.store.url)
-            self._keeper = keeper = Keeper(
+            self._reconciler = reconciler = Reconciler(
                 host=settings.host,
                 pool=pool,
-                orders=OrderBook(self.config_service, self.validator),
+                start_requests=StartRequestFactory(self.config_service, self.validator),
                 config_service=self.config_service,
                 desired=desired,
                 store=self.store,
                 leases=leases,
-                memory=Memory(self.paths.root / "desired.json"),
+                desired_state_file=DesiredStateFile(self.paths.root / "desired.json"),
                 answer=self._answer,
                 me=self._facts,
                 drain_memory=self.paths.root / "drain.json",
@@ -161,24 +161,26 @@ class HostAgent:
             self._commands = HostCommands(
                 host=settings.host,
                 pool=pool,
-                keeper=keeper,
+                reconciler=reconciler,
                 config_service=self.config_service,
                 desired=desired,
-                neighbours=keeper.neighbours,
+                fleet_snapshot=reconciler.fleet_snapshot,
                 leases=leases,
                 ready=name.ensure,
             )
-            self._local = local = LocalControl(settings.host, self.paths, pool, keeper, self.auditor.note)
-            keeper.forbids_start = local.forbids_start
-            keeper.forgotten = self._publisher.forget
+            self._local = local = LocalControl(
+                settings.host, self.paths, pool, reconciler, self.audit_writer.note
+            )
+            reconciler.forbids_start = local.forbids_start
+            reconciler.forgotten = self._publisher.forget
             # Before the workers are adopted: one that has ended since may be one that a stop was to end.
-            keeper.wanted.read()
+            reconciler.desired_cache.read()
             noted = local.noted()
-            adopted = pool.adopt(lambda key: key in noted or keeper.wanted.wants_stopped(key))
+            adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.wants_stopped(key))
             self._publisher.start()
-            self.auditor.start()
+            self.audit_writer.start()
             local.take_notes()  # before anything is started
-            keeper.start()
+            reconciler.start()
             local.start()
             self._publisher.announce()
         except BaseException:
@@ -211,9 +213,9 @@ class HostAgent:
         if self._local is not None:
             self._local.close()
             self._local = None
-        if self._keeper is not None:
-            self._keeper.close()  # from here on nothing is started again
-            self._keeper = None
+        if self._reconciler is not None:
+            self._reconciler.close()  # from here on nothing is started again
+            self._reconciler = None
         if self._pool is not None and in_order and self.settings.stop_workers_on_exit:
             self._stop_workers(self._pool)
         if self._pool is not None:
@@ -223,7 +225,7 @@ class HostAgent:
             self._publisher.close()
             self._publisher = None
             logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
-        self.auditor.close()
+        self.audit_writer.close()
         if self._name is not None:
             self._name.close()
             self._name = None
@@ -279,11 +281,11 @@ class HostAgent:
 
         Raises FleetUnavailableError.
         """
-        pool, keeper = self._pool, self._keeper
-        if pool is not None and keeper is not None:
+        pool, reconciler = self._pool, self._reconciler
+        if pool is not None and reconciler is not None:
             pool.note_unrecorded()
             known = {info.account_id for info in pool.records()}
-            self.store.settle(self.settings.host, known, keeper.wanted.wants_stopped)
+            self.store.settle(self.settings.host, known, reconciler.desired_cache.wants_stopped)
 
     def _note_unrecorded(self) -> bool:
         """Note workers that live without a record; returns whether none is left to look after."""
@@ -322,25 +324,25 @@ class HostAgent:
                 _exit()
 
     def _essential(self) -> list[EssentialThread]:
-        found = [self.auditor.thread]
+        found = [self.audit_writer.thread]
         if self._publisher is not None:
             found.append(self._publisher.thread)
         if self._pool is not None:
             found += self._pool.threads
-        if self._keeper is not None:
-            found += self._keeper.threads
+        if self._reconciler is not None:
+            found += self._reconciler.threads
         if self._self_test_thread is not None:
             found.append(self._self_test_thread)
         return found
 
     def _trouble(self) -> str | None:
-        stored = self._keeper.wanted.trouble if self._keeper else None
+        stored = self._reconciler.desired_cache.trouble if self._reconciler else None
         return stored or self._guard.trouble()
 
     def _describe(self) -> Mapping[str, Any]:
         self._guard.check()  # who watches the guard: the thread that publishes this
         pool = self._pool
-        memory, available = memory_mb()
+        desired_state_file, available = memory_mb()
         return {
             **self._process.to_dict(),
             "machine": _machine(),
@@ -350,26 +352,26 @@ class HostAgent:
             "workers": pool.count_live() if pool else 0,
             "states": pool.states() if pool else {},
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
-            "looks": self._keeper.looks if self._keeper else 0,
+            "looks": self._reconciler.looks if self._reconciler else 0,
             "trouble": self._trouble(),
-            "drain": self._keeper.drain.told() if self._keeper else None,
+            "drain": self._reconciler.drain.explain() if self._reconciler else None,
             "config_source": self.settings.config_source,
             "config_version": self.config_service.version,
             "labels": self.settings.labels,
             "capacity": self.settings.capacity,
-            "memory_mb": memory,
+            "memory_mb": desired_state_file,
             "available_mb": available,
             "load": load(),
             "time": time.time(),
         }
 
     def _facts(self) -> HostFacts:
-        memory, available = memory_mb()
+        desired_state_file, available = memory_mb()
         return HostFacts(
             name=self.settings.host,
             labels=self.settings.labels,
             capacity=self.settings.capacity,
-            memory_mb=memory,
+            memory_mb=desired_state_file,
             available_mb=available,
         )
 
@@ -378,7 +380,7 @@ class HostAgent:
         logs.event(
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
-        return self._keeper.restarts.lost(info, reason) if self._keeper is not None else None
+        return self._reconciler.restarts.lost(info, reason) if self._reconciler is not None else None
 
 
 def _end(thread: str) -> None:

@@ -16,14 +16,14 @@ from manager.errors import (
     StartCancelledError,
     VersionMismatchError,
 )
-from manager.fleet.desired import BY_HAND, FORCED_MOVE, Desired, DesiredStore, State, Wish
-from manager.host.reconcile.fleet_snapshot import Neighbours
-from manager.host.reconcile.reconciler import Keeper
+from manager.fleet.desired import BY_HAND, FORCED_MOVE, DesiredState, DesiredStateRequest, DesiredStore, State
+from manager.host.reconcile.fleet_snapshot import FleetSnapshot
+from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
-from manager.pool.protocol import StartOrder
+from manager.pool.protocol import StartRequest
 from manager.system import logs
 from manager.system.thread_pool import bare
 from manager.versions import __version__, apart, work_together
@@ -43,7 +43,7 @@ class Elsewhere(Exception):  # noqa: N818 - no error: the command has another pl
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CommandContext:
     """What is known of a command beside its arguments."""
 
     #: Identifies the command: a Celery task's id.
@@ -69,10 +69,10 @@ class HostCommands:
         *,
         host: str,
         pool: WorkerPoolManager,
-        keeper: Keeper,
+        reconciler: Reconciler,
         config_service: ConfigurationService,
         desired: DesiredStore,
-        neighbours: Neighbours,
+        fleet_snapshot: FleetSnapshot,
         leases: FleetLeases,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
@@ -80,35 +80,39 @@ class HostCommands:
         self._ready = ready
         self._host = host
         self._pool = pool
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._config_service = config_service
         self._desired = desired
-        self._neighbours = neighbours
+        self._fleet_snapshot = fleet_snapshot
         self._leases = leases
 
-    def start(self, account_id: str, apply_defaults: bool, validate: bool, call: Call) -> WorkerInfo:
+    def start(
+        self, account_id: str, apply_defaults: bool, validate: bool, context: CommandContext
+    ) -> WorkerInfo:
         """Start the account's worker; see `manager.pool.protocol.WorkerPool.start_worker`."""
-        wish = _wish(account_id, "start", call, apply_defaults=apply_defaults, validate=validate)
-        return self._run(wish, self._pool.start_worker, call)
+        change = _desired_request(
+            account_id, "start", context, apply_defaults=apply_defaults, validate=validate
+        )
+        return self._run(change, self._pool.start_worker, context)
 
-    def restart(self, account_id: str, call: Call) -> WorkerInfo:
+    def restart(self, account_id: str, context: CommandContext) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it; see `manager.pool.protocol.WorkerPool.restart_worker`."""
-        wish = _wish(account_id, "restart", call, restart=True)
-        return self._run(wish, self._pool.restart_worker, call)
+        change = _desired_request(account_id, "restart", context, restart=True)
+        return self._run(change, self._pool.restart_worker, context)
 
-    def stop(self, account_id: str, timeout: float | None, call: Call) -> bool:
+    def stop(self, account_id: str, timeout: float | None, context: CommandContext) -> bool:
         """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is away."""
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
-        wish = _wish(account_id, "stop", call, state="stopped", timeout=timeout)
-        _, desired = self._keeper.wish(wish)
+        change = _desired_request(account_id, "stop", context, state="stopped", timeout=timeout)
+        _, desired = self._reconciler.set_desired(change)
         if desired.running:
             raise OverruledError(
                 f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
             )
-        if not (self._pool.has_worker_for_account(account_id) or self._keeper.knows_stop(desired)):
-            self._elsewhere(account_id, desired, call.hops)
-        done = self._keeper.stop(desired)
+        if not (self._pool.has_worker_for_account(account_id) or self._reconciler.knows_stop(desired)):
+            self._elsewhere(account_id, desired, context.hops)
+        done = self._reconciler.stop(desired)
         error = done.exception()
         if error is not None:
             # A copy: the keeper remembers the stop, and raising its own error would add this task's frames to it.
@@ -121,26 +125,31 @@ class HostCommands:
         if forgotten:
             logs.event(logger, logging.INFO, "tidied", forgotten=forgotten)
 
-    def _run(self, wish: Wish, carry_out: Callable[[StartOrder], WorkerInfo], call: Call) -> WorkerInfo:
+    def _run(
+        self,
+        change: DesiredStateRequest,
+        carry_out: Callable[[StartRequest], WorkerInfo],
+        context: CommandContext,
+    ) -> WorkerInfo:
         self._ready()
-        account_id, hops = wish.account_id, call.hops
-        config = self._peek(account_id, wish.apply_defaults)
+        account_id, hops = change.account_id, context.hops
+        config = self._peek(account_id, change.apply_defaults)
         failover = config is not None and config.failover == "auto"
         needs = config.needs() if config is not None else Needs(account_id=account_id)
         here = self._pool.has_worker_for_account(account_id)
-        wish = replace(wish, failover=failover, needs=needs if config is not None else None)
+        change = replace(change, failover=failover, needs=needs if config is not None else None)
         try:
-            _refuse_strangers(call)
+            _refuse_strangers(context)
             if not here:
-                self._place(wish, needs, config, hops, call.generation)
+                self._place(change, needs, config, hops, context.generation)
         except ManagerError as error:
             # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
-            self._keeper.wanted.withdraw(account_id, self._keeper.wish(wish)[0])
+            self._reconciler.desired_cache.withdraw(account_id, self._reconciler.set_desired(change)[0])
             if isinstance(error, NoHostFitsError):
                 # What is wrong with its file says more than where it would not fit.
-                self._keeper.restarts.check(account_id, wish.apply_defaults, wish.validate)
+                self._reconciler.restarts.check(account_id, change.apply_defaults, change.validate)
             raise
-        generation, desired = self._keeper.wish(replace(wish, host=self._host))
+        generation, desired = self._reconciler.set_desired(replace(change, host=self._host))
         if not desired.running:
             raise StartCancelledError(
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
@@ -148,49 +157,49 @@ class HostCommands:
         try:
             self._follow(desired, hops, config)
             if not here and not (desired.why in BY_HAND and desired.host == self._host):
-                self._keep_or_pass_on(wish, needs, desired.claimed, hops)
+                self._keep_or_pass_on(change, needs, desired.claimed, hops)
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
-            return carry_out(self._keeper.restarts.order(desired))
+            return carry_out(self._reconciler.restarts.start_request(desired))
         except StartCancelledError:
             # By a stop; or because its account was given to another host, or is to leave this one: it goes on there.
             now = self._desired.read(account_id)
             if now is not None and now.running and now.generation == generation:
                 self._follow(now, hops, config)
-                if self._keeper.drain.moves:
-                    placement = self._neighbours.place(needs, None, without=self._host)
+                if self._reconciler.drain.moves:
+                    placement = self._fleet_snapshot.place(needs, None, without=self._host)
                     if placement.host is not None:
-                        self._pass_on(wish, placement.host, hops)
+                        self._pass_on(change, placement.host, hops)
             raise
         except ManagerError:
             # The caller hears that it did not happen, so it must not happen later either.
-            self._keeper.wanted.withdraw(account_id, generation)
+            self._reconciler.desired_cache.withdraw(account_id, generation)
             raise
         finally:
-            self._neighbours.done(account_id)
+            self._fleet_snapshot.done(account_id)
 
-    def _follow(self, desired: Desired, hops: int, config: AccountConfig | None) -> None:
+    def _follow(self, desired: DesiredState, hops: int, config: AccountConfig | None) -> None:
         """Raise Elsewhere if the account was given to another host since it was looked for; take it from a silent one."""
         if desired.host in {"", self._host}:
             return
         if hops >= MAX_HOPS:
             raise _lost_its_way(desired.account_id, hops)
-        if self._neighbours.live(desired.host):
+        if self._fleet_snapshot.live(desired.host):
             raise Elsewhere(desired.host)
         if config is not None and not self._pool.has_worker_for_account(desired.account_id):
             self._refuse_uncertain(desired, config, 0)
-        if not self._keeper.wanted.take_over(desired):
+        if not self._reconciler.desired_cache.reassign_here(desired):
             raise StartCancelledError(f"{desired.account_id}: a later command overrules this start")
 
-    def _keep_or_pass_on(self, wish: Wish, needs: Needs, claimed: int, hops: int) -> None:
+    def _keep_or_pass_on(self, change: DesiredStateRequest, needs: Needs, claimed: int, hops: int) -> None:
         """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
-        why = self._neighbours.admit(needs, claimed, self._pool.has_worker_for_account)
+        why = self._fleet_snapshot.reserve_here(needs, claimed, self._pool.has_worker_for_account)
         if why is None:
             return
-        placement = self._neighbours.place(needs, None, without=self._host)
+        placement = self._fleet_snapshot.place(needs, None, without=self._host)
         if placement.host is None:
-            raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.told()}")
-        self._pass_on(wish, placement.host, hops)
+            raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.explain()}")
+        self._pass_on(change, placement.host, hops)
 
     def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
         try:
@@ -199,12 +208,17 @@ class HostCommands:
             return None  # carrying it out will tell
 
     def _place(
-        self, wish: Wish, needs: Needs, config: AccountConfig | None, hops: int, generation: int
+        self,
+        change: DesiredStateRequest,
+        needs: Needs,
+        config: AccountConfig | None,
+        hops: int,
+        generation: int,
     ) -> None:
         """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
-        account_id = wish.account_id
+        account_id = change.account_id
         pin = needs.pin
-        if pin not in {None, self._host} and not self._neighbours.live(str(pin)):
+        if pin not in {None, self._host} and not self._fleet_snapshot.live(str(pin)):
             raise HostUnavailableError(
                 f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive there: "
                 "start it with `manager host`, or change the file"
@@ -212,53 +226,53 @@ class HostCommands:
         desired = self._desired.read(account_id)
         if desired is not None and desired.why in BY_HAND and desired.host == self._host:
             # Whoever sent that has looked at the rules.
-            self._keeper.wanted.certain(account_id)
+            self._reconciler.desired_cache.certain(account_id)
             return
-        other = self._keeper.wanted.host_elsewhere(account_id, desired)
+        other = self._reconciler.desired_cache.host_elsewhere(account_id, desired)
         self._ask_uncertain(account_id, hops)
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
-        there = other is not None and self._neighbours.live(other)
+        there = other is not None and self._fleet_snapshot.live(other)
         if other is not None and there and pin is None and hops < MAX_HOPS:
             raise Elsewhere(other)
-        renamed = self._neighbours.renamed(other, account_id) if other is not None and not there else None
+        renamed = self._fleet_snapshot.renamed(other, account_id) if other is not None and not there else None
         if renamed is not None and renamed != self._host and hops < MAX_HOPS:
             raise Elsewhere(renamed)
         # A host that has this one's new name is not a silent one: its worker is known here.
         if config is not None and renamed is None:
             # Where Redis has lost what is wanted as well, the host's record may still be there.
-            recorded = self._neighbours.recorded_host(account_id) if desired is None else None
-            nothing = Desired(account_id=account_id, state="stopped", generation=0)
+            recorded = self._fleet_snapshot.recorded_host(account_id) if desired is None else None
+            nothing = DesiredState(account_id=account_id, state="stopped", generation=0)
             self._refuse_uncertain(desired or nothing, config, generation, recorded)
         mine = desired is not None and desired.host == self._host
-        placement = self._neighbours.place(needs, self._host if mine or hops else None)
+        placement = self._fleet_snapshot.place(needs, self._host if mine or hops else None)
         if placement.host is None:
             raise NoHostFitsError(
-                f"{placement.told()}: `manager place {account_id} --explain` shows what it needs"
+                f"{placement.explain()}: `manager place {account_id} --explain` shows what it needs"
             )
         if placement.host != self._host:
-            self._pass_on(wish, placement.host, hops)
+            self._pass_on(change, placement.host, hops)
 
-    def _pass_on(self, wish: Wish, host: str, hops: int) -> NoReturn:
+    def _pass_on(self, change: DesiredStateRequest, host: str, hops: int) -> NoReturn:
         """Make the account another host's, and raise Elsewhere; NoHostFitsError if it was passed on too often."""
         if hops >= MAX_HOPS:
-            raise _lost_its_way(wish.account_id, hops)
+            raise _lost_its_way(change.account_id, hops)
         # Written first: the other host takes it as its own, and does it even if the task is lost on the way.
-        self._keeper.wish(replace(wish, host=host))
+        self._reconciler.set_desired(replace(change, host=host))
         raise Elsewhere(host)
 
     def _refuse_uncertain(
-        self, desired: Desired, config: AccountConfig, generation: int, other: str | None = None
+        self, desired: DesiredState, config: AccountConfig, generation: int, other: str | None = None
     ) -> None:
         """Raise HostUnavailableError if the account's worker may live on a silent host; see `Whereabouts`."""
-        why = self._keeper.whereabouts.why_not_here(desired, config, generation=generation, other=other)
+        why = self._reconciler.whereabouts.rejection_here(desired, config, generation=generation, other=other)
         if why is not None:
             raise HostUnavailableError(why)
 
     def _ask_uncertain(self, account_id: str, hops: int) -> None:
-        host = self._keeper.wanted.uncertain_host(account_id)
+        host = self._reconciler.desired_cache.uncertain_host(account_id)
         if host is None:
             return
-        if not self._neighbours.live(host):
+        if not self._fleet_snapshot.live(host):
             raise HostUnavailableError(
                 f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its worker may "
                 f"trade; it is asked when the host is back; if it is lost for good: `manager move {account_id} --to "
@@ -267,13 +281,13 @@ class HostCommands:
         if hops < MAX_HOPS:
             raise Elsewhere(host)
 
-    def _elsewhere(self, account_id: str, desired: Desired, hops: int) -> None:
-        host = desired.host or self._keeper.wanted.uncertain_host(account_id) or self._host
+    def _elsewhere(self, account_id: str, desired: DesiredState, hops: int) -> None:
+        host = desired.host or self._reconciler.desired_cache.uncertain_host(account_id) or self._host
         if host == self._host or hops >= MAX_HOPS:
             return
-        if self._neighbours.live(host):
+        if self._fleet_snapshot.live(host):
             raise Elsewhere(host)
-        renamed = self._neighbours.renamed(host, account_id)
+        renamed = self._fleet_snapshot.renamed(host, account_id)
         if renamed == self._host:
             return
         if renamed is not None:
@@ -284,23 +298,25 @@ class HostCommands:
         )
 
 
-def _wish(account_id: str, why: str, call: Call, *, state: State = "running", **more: Any) -> Wish:
-    return Wish(
+def _desired_request(
+    account_id: str, why: str, context: CommandContext, *, state: State = "running", **more: Any
+) -> DesiredStateRequest:
+    return DesiredStateRequest(
         account_id=account_id,
         state=state,
-        token=call.token,
-        by=call.by,
+        token=context.token,
+        by=context.by,
         why=why,
-        given=call.generation,
+        given=context.generation,
         **more,
     )
 
 
-def _refuse_strangers(call: Call) -> None:
+def _refuse_strangers(context: CommandContext) -> None:
     """Raise VersionMismatchError if who sent this may mean something else by it. A stop means the same in all versions."""
-    if call.version is not None and not work_together(call.version, __version__):
+    if context.version is not None and not work_together(context.version, __version__):
         raise VersionMismatchError(
-            f"manager and host do not work together: {apart(call.version, __version__)}: bring the older one up to date; "
+            f"manager and host do not work together: {apart(context.version, __version__)}: bring the older one up to date; "
             "`manager doctor` shows all versions"
         )
 

@@ -9,7 +9,7 @@ from manager.host.workers.launcher import make_launcher
 from manager.host.workers.leases import Leases, LocalLeases
 from manager.host.workers.pool import OnUnexpectedExit, WorkerPoolManager
 from manager.host.workers.records import RecordFiles
-from manager.host.workers.starter import Starter, WorkerSurroundings
+from manager.host.workers.starter import Starter, WorkerEnvironment
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.settings import Settings
 from manager.system.state_dir import StatePaths
@@ -35,7 +35,7 @@ def build_pool(
         make_launcher(settings.start_method, paths.component_log("launcher")),
         records,
         BoundedConfiguration(config_service, BoundedReads(PATIENT_SECONDS)),
-        WorkerSurroundings(
+        WorkerEnvironment(
             host=settings.host,
             paths=paths,
             redis_url=redis_url,

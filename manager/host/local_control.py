@@ -19,8 +19,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from manager.errors import ManagerError, NoWorkerError
-from manager.fleet.desired import Wish
-from manager.host.reconcile.reconciler import Keeper
+from manager.fleet.desired import DesiredStateRequest
+from manager.host.reconcile.reconciler import Reconciler
 from manager.host.reconcile.stop_notes import StopNote, StopNotes
 from manager.host.workers.pool import WorkerPoolManager
 from manager.pool.arguments import check_account_id, check_timeout
@@ -45,12 +45,12 @@ class LocalControl:
     """The agent's end. `take_notes` before the reconciler starts, `start` and `close` once each."""
 
     def __init__(
-        self, host: str, paths: StatePaths, pool: WorkerPoolManager, keeper: Keeper, audit: Audit
+        self, host: str, paths: StatePaths, pool: WorkerPoolManager, reconciler: Reconciler, audit: Audit
     ) -> None:
         self._host = host
         self._paths = paths
         self._pool = pool
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._audit = audit
         self._notes = StopNotes(paths.stops_dir)
         self._server: ControlServer | None = None
@@ -95,12 +95,12 @@ class LocalControl:
             for note in self._notes.read_all():
                 if note.token not in self._taken:
                     self._take(note)
-                if self._keeper.wanted.trouble is None:
+                if self._reconciler.desired_cache.trouble is None:
                     self._notes.remove(note)
                     self._taken.discard(note.token)
 
     def _take(self, note: StopNote) -> None:
-        wish = Wish(
+        change = DesiredStateRequest(
             account_id=note.account_id,
             state="stopped",
             token=note.token,
@@ -108,10 +108,10 @@ class LocalControl:
             why="stop",
             timeout=note.timeout,
         )
-        done = self._keeper.stop_locally(wish, note.generation)
-        self._keeper.wanted.save()
+        done = self._reconciler.stop_locally(change, note.generation)
+        self._reconciler.desired_cache.save()
         self._taken.add(note.token)
-        done.add_done_callback(lambda future: self._note_outcome(wish, future))
+        done.add_done_callback(lambda future: self._note_outcome(change, future))
 
     def _look(self) -> None:
         while not self._closing.wait(_LOOK_SECONDS):
@@ -130,7 +130,11 @@ class LocalControl:
             timeout = check_timeout(request.get("timeout"))
             accounts = request.get("accounts")
             if accounts is None:
-                mine = {one.account_id for one in self._keeper.wanted.running() if one.host == self._host}
+                mine = {
+                    one.account_id
+                    for one in self._reconciler.desired_cache.running()
+                    if one.host == self._host
+                }
                 accounts = sorted({*self._pool.live_accounts(), *mine})
             if not isinstance(accounts, list):
                 return {"ok": False, "error": "accounts is not a list"}
@@ -146,13 +150,13 @@ class LocalControl:
         under_way: dict[str, Future[bool]] = {}
         for account_id in account_ids:
             here = self._pool.occupied(account_id)
-            wanted = self._keeper.wanted.of(account_id)
-            if not here and wanted is not None and wanted.host not in {"", self._host}:
-                results[account_id] = ("elsewhere", f"host {wanted.host} has it")
-            elif not here and (wanted is None or not wanted.running):
+            desired = self._reconciler.desired_cache.of(account_id)
+            if not here and desired is not None and desired.host not in {"", self._host}:
+                results[account_id] = ("elsewhere", f"host {desired.host} has it")
+            elif not here and (desired is None or not desired.running):
                 results[account_id] = ("already", "")
             else:
-                wish = Wish(
+                change = DesiredStateRequest(
                     account_id=account_id,
                     state="stopped",
                     token=str(uuid4()),
@@ -160,8 +164,8 @@ class LocalControl:
                     why="stop",
                     timeout=timeout,
                 )
-                under_way[account_id] = done = self._keeper.stop_locally(wish)
-                done.add_done_callback(lambda future, wish=wish: self._note_outcome(wish, future))  # type: ignore[misc]
+                under_way[account_id] = done = self._reconciler.stop_locally(change)
+                done.add_done_callback(lambda future, change=change: self._note_outcome(change, future))  # type: ignore[misc]
         for account_id, future in under_way.items():
             try:
                 future.result(_LONGEST_SECONDS)
@@ -172,18 +176,18 @@ class LocalControl:
             else:
                 info = self._pool.get_worker_info(account_id)
                 results[account_id] = ("stopped", (info.error if info is not None else None) or "")
-        if self._keeper.wanted.trouble is not None:
-            logs.event(logger, logging.ERROR, "local_stop_unsaved", self._keeper.wanted.trouble)
+        if self._reconciler.desired_cache.trouble is not None:
+            logs.event(logger, logging.ERROR, "local_stop_unsaved", self._reconciler.desired_cache.trouble)
         return results
 
-    def _note_outcome(self, wish: Wish, done: "Future[bool]") -> None:
+    def _note_outcome(self, change: DesiredStateRequest, done: "Future[bool]") -> None:
         error = done.exception()
         # Without a worker there was nothing left to stop: the command has what it asked for.
         outcome = (
             "ok" if error is None or isinstance(error, NoWorkerError) else getattr(error, "code", "crashed")
         )
         text = "on its machine, without Redis" if outcome == "ok" else str(error)
-        self._audit("stop", wish.account_id, wish.by, wish.token, outcome, text)
+        self._audit("stop", change.account_id, change.by, change.token, outcome, text)
 
 
 @dataclass(frozen=True, slots=True)

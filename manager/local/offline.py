@@ -10,16 +10,16 @@ from uuid import uuid4
 
 from manager.client.caller import caller
 from manager.errors import AccountNotFoundError
-from manager.fleet.hosts import Stamped
+from manager.fleet.hosts import Timestamped
 from manager.fleet.store import observe
 from manager.host.local_control import AgentChannel
-from manager.host.reconcile.desired_state_file import Memory
+from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.stop_notes import StopNote, StopNotes
 from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.models import WorkerInfo
 from manager.session.control import ControlError, ask
-from manager.session.heartbeat_file import read_pulse
+from manager.session.heartbeat_file import read_heartbeat
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 from manager.system.file_lock import FileLock
@@ -76,7 +76,7 @@ class _LocalStops:
         self._host = settings.host
         self._paths = StatePaths(settings.state_dir)
         self._records = {one.account_id: one for one in RecordFiles(self._paths.workers_dir).load_all()}
-        self._remembered, _ = Memory(self._paths.root / "desired.json").load()
+        self._remembered, _ = DesiredStateFile(self._paths.root / "desired.json").load()
         self._lock = FileLock(self._paths.agent_lock)
         self._notes = StopNotes(self._paths.stops_dir)
 
@@ -225,7 +225,7 @@ def _end(record: WorkerRecord, timeout: float | None) -> str:
 
 
 def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> WorkerInfo:
-    pulse = read_pulse(record.beat_file)
+    pulse = read_heartbeat(record.beat_file)
     alive = record.process.alive()
     phase = None if pulse is None else pulse.status.get("phase")
     status = WorkerLifecycleStatus.RUNNING
@@ -259,7 +259,7 @@ def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> Worker
         return info
     data = {key: value for key, value in pulse.status.items() if key != "phase"}
     data |= {"call": pulse.call, "worker_id": record.worker_id}
-    return observe(info, Stamped(pulse.age_seconds, data), True, settings.stale_after_seconds)
+    return observe(info, Timestamped(pulse.age_seconds, data), True, settings.stale_after_seconds)
 
 
 def _similar(account_id: str, known: Sequence[str]) -> str:

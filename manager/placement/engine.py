@@ -130,13 +130,13 @@ class Placement:
     #: Host → why not; hosts that would have fitted as well are not in it.
     refused: Mapping[str, str]
 
-    def told(self) -> str:
+    def explain(self) -> str:
         """Say in one line why there is no host, or why it is this one."""
         if self.host is not None:
             return f"{self.account_id}: host {self.host}, {self.reason}"
-        return f"{self.account_id}: {self.why_not()}"
+        return f"{self.account_id}: {self.rejection()}"
 
-    def why_not(self) -> str:
+    def rejection(self) -> str:
         """Say why there is no host."""
         # Of a pinned account one host matters.
         said = {

@@ -17,7 +17,7 @@ Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class StartOrder:
+class StartRequest:
     """An account to be started, and how to get its configuration.
 
     `prepare` loads and validates, and raises ValueErrors. It is called where the worker will run and not before, so
@@ -57,14 +57,14 @@ class Batch:
 class WorkerPool(Protocol):
     """The host agent's pool of processes, or the one that sends the same commands through Celery."""
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
         """Start the account's worker and return it once its session is connected.
 
         If it runs already, answers with what runs and `metadata["already_running"]` true. Raises ValueError (the
         account or its configuration is wrong) or RuntimeError (it could not start; nothing is left behind).
         """
 
-    def restart_worker(self, order: StartOrder) -> WorkerInfo:
+    def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """Stop the account's worker if it has one, then start it; nobody else's start gets in between."""
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
@@ -83,12 +83,12 @@ class WorkerPool(Protocol):
         """
 
     def start_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """Start many at once; every order is accounted for in the result. Raises only if nothing could be tried."""
 
     def restart_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """Stop and start many at once; every order is accounted for."""
 

@@ -6,27 +6,27 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.errors import AccountDisabledError, InvalidConfigError
 from manager.models import ValidationResult
-from manager.pool.protocol import StartOrder
+from manager.pool.protocol import StartRequest
 from manager.system import logs
 from manager.validation.accounts import AccountConfigs, Accounts, Validator
 
 logger: Final = logging.getLogger(__name__)
 
 
-class OrderBook:
+class StartRequestFactory:
     """Makes orders for the accounts of one configuration service."""
 
     def __init__(self, config_service: AccountConfigs, validator: Validator | None = None) -> None:
         self.accounts = Accounts(config_service, validator)
 
-    def order(
+    def start_request(
         self,
         account_id: str,
         apply_defaults: bool = True,
         validate: bool = True,
         generation: int = 0,
         config: AccountConfig | None = None,
-    ) -> StartOrder:
+    ) -> StartRequest:
         """Return the order to start the account; nothing is read before it is carried out.
 
         `config`, where it is at hand, tells where the account may run.
@@ -35,7 +35,7 @@ class OrderBook:
         def prepare() -> AccountConfig:
             return self._prepare(account_id, apply_defaults, validate)
 
-        return StartOrder(
+        return StartRequest(
             account_id,
             apply_defaults,
             validate,

@@ -20,8 +20,8 @@ from manager.gateways import GatewayOptions, make_gateway
 from manager.session.cycle import ObserveCycle
 from manager.session.exit_codes import WorkerExit
 from manager.session.guardian import start_guardian
-from manager.session.heartbeat_file import BeatWriter
-from manager.session.launch_spec import WorkerOrder
+from manager.session.heartbeat_file import HeartbeatWriter
+from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import last_moment
 from manager.session.note import hold_note, process_name
 from manager.session.title import set_title
@@ -40,91 +40,91 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     line = reader.readline()
     if not line.endswith(b"\n"):
         return WorkerExit.CRASHED  # the host died before it could give the order: nothing was started
-    order = WorkerOrder.from_json(line)
+    spec = LaunchSpec.from_json(line)
     del line
-    mask = Masker(order.all_secrets())
-    _prepare_logging(order, mask)
+    mask = Masker(spec.all_secrets())
+    _prepare_logging(spec, mask)
     # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
-    if order.note is not None:
-        hold_note(order.beat_file, order.note)
-    beat = BeatWriter(order.beat_file, mask)
+    if spec.note is not None:
+        hold_note(spec.beat_file, spec.note)
+    beat = HeartbeatWriter(spec.beat_file, mask)
     notify = _notifier(writer, mask)
     try:
-        return _build(order, beat, notify).run()
+        return _build(spec, beat, notify).run()
     except BaseException as error:
         logger.exception("the worker failed")
         text = f"{type(error).__name__}: {error}"
-        beat.last_words(text)
+        beat.exit_reason(text)
         notify({"event": "failed", "code": "crashed", "message": text, "retryable": True})
         return WorkerExit.CRASHED
     finally:
         logging.shutdown()
 
 
-def _build(order: WorkerOrder, beat: BeatWriter, notify: Callable[[Mapping[str, Any]], None]) -> Worker:
+def _build(spec: LaunchSpec, beat: HeartbeatWriter, notify: Callable[[Mapping[str, Any]], None]) -> Worker:
     guardian = None
-    if order.lease_seconds > 0:
-        guardian = start_guardian(last_moment(order.leased_at, order.lease_seconds), beat)
-    config = order.config
-    gateway = make_gateway(config.gateway, gateway_options(order))
+    if spec.lease_seconds > 0:
+        guardian = start_guardian(last_moment(spec.leased_at, spec.lease_seconds), beat)
+    config = spec.config
+    gateway = make_gateway(config.gateway, gateway_options(spec))
     sender = (
         None
-        if order.redis_url is None
+        if spec.redis_url is None
         else LeaseBeats(
-            open_client(order.redis_url.get_secret_value()),
-            host=order.host,
-            beats_key=beats_key(order.host),
-            claims=order.claims,
-            epoch=order.epoch,
-            ttl_seconds=order.lease_seconds,
-            home=order.home,
+            open_client(spec.redis_url.get_secret_value()),
+            host=spec.host,
+            beats_key=beats_key(spec.host),
+            claims=spec.claims,
+            epoch=spec.epoch,
+            ttl_seconds=spec.lease_seconds,
+            home=spec.home,
         )
     )
     extend = guardian.extend if guardian is not None else None
-    worker = Worker(order, gateway, ObserveCycle(config), beat, sender, notify, extend)
+    worker = Worker(spec, gateway, ObserveCycle(config), beat, sender, notify, extend)
     if guardian is not None:
         guardian.watch(worker.lose_lease)
     return worker
 
 
-def gateway_options(order: WorkerOrder) -> GatewayOptions:
+def gateway_options(spec: LaunchSpec) -> GatewayOptions:
     """Return what the account's gateway is made from."""
-    config = order.config
+    config = spec.config
     return GatewayOptions(
         account_id=config.account_id,
-        worker_id=order.worker_id,
-        epoch=order.epoch,
-        failover=order.lease_seconds > 0,
+        worker_id=spec.worker_id,
+        epoch=spec.epoch,
+        failover=spec.lease_seconds > 0,
         login=config.login,
         server=config.server,
-        password=order.password,
-        venue_address=order.venue_address,
+        password=spec.password,
+        venue_address=spec.venue_address,
         symbols=config.enabled_symbols(),
-        private_dir=order.private_dir,
+        private_dir=spec.private_dir,
         command=config.command,
-        directory=order.directory,
+        directory=spec.directory,
         ready=config.ready,
         stop=config.stop,
         health=config.health,
-        environment=order.environment,
-        options=order.options,
-        secrets=order.secrets,
+        environment=spec.environment,
+        options=spec.options,
+        secrets=spec.secrets,
     )
 
 
-def _prepare_logging(order: WorkerOrder, mask: Masker) -> None:
-    logs.configure(level=order.log_level, as_json=order.log_json, file=order.log_file, secrets=mask.secrets)
+def _prepare_logging(spec: LaunchSpec, mask: Masker) -> None:
+    logs.configure(level=spec.log_level, as_json=spec.log_json, file=spec.log_file, secrets=mask.secrets)
     # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
-    fd = os.open(order.log_file, os.O_WRONLY | os.O_APPEND)
+    fd = os.open(spec.log_file, os.O_WRONLY | os.O_APPEND)
     os.dup2(fd, 2)
     os.close(fd)
     faulthandler.enable(file=2, all_threads=True)
     # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
     logs.catch_printing(mask)
-    set_title(f"worker-manager: {order.account_id}")
+    set_title(f"worker-manager: {spec.account_id}")
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            Path("/proc/self/comm").write_text(process_name(order.account_id))
+            Path("/proc/self/comm").write_text(process_name(spec.account_id))
 
 
 def _notifier(writer: BinaryIO, mask: Masker) -> Callable[[Mapping[str, Any]], None]:

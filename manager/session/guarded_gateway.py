@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from manager.gateways.base import Account, Gateway, Health, Position, Session, Tick
-from manager.session.heartbeat_file import BeatWriter
+from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.lease import Lease
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ CALL_SECONDS: Final = 10.0
 class GuardedGateway:
     """The gateway as the session's loop uses it."""
 
-    def __init__(self, gateway: Gateway, beat: BeatWriter, lease: Lease) -> None:
+    def __init__(self, gateway: Gateway, beat: HeartbeatWriter, lease: Lease) -> None:
         self._gateway = gateway
         self._beat = beat
         self._lease = lease

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from manager.session.heartbeat_file import BeatWriter
+from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.kill_timer import make_kill_timer
 from manager.session.lease import lease_clock
 from manager.system.processes import ProcessRef
@@ -76,12 +76,12 @@ class Guardian:
         on_end(f"its guardian process ended{how}: without it a pause could outlast the lease")
 
 
-def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
+def _watch(worker: ProcessRef, deadline: float, beat: HeartbeatWriter) -> None:
     while True:
         left = deadline - lease_clock()
         if left <= 0:
             beat.catch_up()
-            beat.last_words("its lease could not be renewed in time, and it did not stop by itself")
+            beat.exit_reason("its lease could not be renewed in time, and it did not stop by itself")
             worker.kill()
             return
         readable, _, _ = select.select([_PIPE], [], [], left)
@@ -94,14 +94,14 @@ def _watch(worker: ProcessRef, deadline: float, beat: BeatWriter) -> None:
 
 if sys.platform == "win32":
 
-    def start_guardian(first_deadline: float, beat: BeatWriter) -> Guardian | None:
+    def start_guardian(first_deadline: float, beat: HeartbeatWriter) -> Guardian | None:
         """There is no fork here, and no guardian."""
         del first_deadline, beat
         return None
 
 else:
 
-    def start_guardian(first_deadline: float, beat: BeatWriter) -> Guardian | None:
+    def start_guardian(first_deadline: float, beat: HeartbeatWriter) -> Guardian | None:
         """Fork a guardian that lets this process live until `first_deadline` (by `lease_clock`).
 
         Call it before there are threads, sockets or credentials in use: the guardian keeps a copy of this process.

@@ -38,7 +38,7 @@ _READ_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """What a beat file says at one moment."""
 
     #: Seconds since the worker's loop last gave a sign of life.
@@ -48,11 +48,11 @@ class Pulse:
     #: Seconds by which that call is past its deadline; negative while it has time left, None outside calls.
     overdue_seconds: float | None
     status: Mapping[str, Any] = field(default_factory=dict)
-    last_words: str | None = None
+    exit_reason: str | None = None
 
 
-class BeatWriter:
-    """The worker's end. Used by one thread, but for `last_words`, which any may set on the way out."""
+class HeartbeatWriter:
+    """The worker's end. Used by one thread, but for `exit_reason`, which any may set on the way out."""
 
     def __init__(self, path: Path, mask: Masker | None = None) -> None:
         self._mask = mask or Masker(())
@@ -115,7 +115,7 @@ class BeatWriter:
         if page is not None:
             self._sequence, self._beat_at, self._deadline, self._call, self._payload, self._words = page
 
-    def last_words(self, text: str) -> None:
+    def exit_reason(self, text: str) -> None:
         """Leave the reason of the end where it can be read after it."""
         # Cut at the end: it must be valid text whatever was in the middle of it.
         self._words = self._mask(text).encode(errors="replace")[:_WORDS_SIZE]
@@ -147,7 +147,7 @@ class BeatWriter:
         )
 
 
-def read_pulse(path: Path) -> Pulse | None:
+def read_heartbeat(path: Path) -> Heartbeat | None:
     """Return what the beat file says now; None if there is none, or if it is no beat file."""
     for _ in range(_READ_TRIES):
         try:
@@ -167,12 +167,12 @@ def read_pulse(path: Path) -> Pulse | None:
         except ValueError:
             continue
         now = time.monotonic()
-        return Pulse(
+        return Heartbeat(
             age_seconds=max(0.0, now - page.beat_at),
             call=page.call.decode(errors="replace") or None,
             overdue_seconds=now - page.deadline if page.deadline else None,
             status=status if isinstance(status, dict) else {},
-            last_words=page.words.decode(errors="replace") or None,
+            exit_reason=page.words.decode(errors="replace") or None,
         )
     return None
 

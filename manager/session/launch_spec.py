@@ -13,7 +13,7 @@ from manager.system.masking import url_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOrder:
+class LaunchSpec:
     """The order that starts a worker. Its JSON holds secrets; it is written to the worker's pipe only."""
 
     worker_id: str

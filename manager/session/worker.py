@@ -26,8 +26,8 @@ from manager.session.cycle import Cycle
 from manager.session.exit_codes import WorkerExit
 from manager.session.guarded_gateway import GuardedGateway
 from manager.session.health import HealthJudge
-from manager.session.heartbeat_file import BeatWriter
-from manager.session.launch_spec import WorkerOrder
+from manager.session.heartbeat_file import HeartbeatWriter
+from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import Lease, LeaseLost
 from manager.session.reporter import Reporter, Sender
 from manager.states import WorkerHealth
@@ -47,23 +47,23 @@ class Worker:
 
     def __init__(
         self,
-        order: WorkerOrder,
+        spec: LaunchSpec,
         gateway: Gateway,
         cycle: Cycle,
-        beat: BeatWriter,
+        beat: HeartbeatWriter,
         sender: Sender | None,
         notify: Callable[[Mapping[str, Any]], None],
         extend: Callable[[float], None] | None = None,
     ) -> None:
-        self._order = order
+        self._spec = spec
         self._beat = beat
-        self._lease = Lease(order.lease_seconds, order.leased_at, self._on_lease_lost, extend)
+        self._lease = Lease(spec.lease_seconds, spec.leased_at, self._on_lease_lost, extend)
         self._gateway = GuardedGateway(gateway, beat, self._lease)
         self._cycle = cycle
         self._notify = notify
         self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
         self._figures: Mapping[str, Any] = {}
-        self._judge = HealthJudge(order.config.health)
+        self._judge = HealthJudge(spec.config.health)
         self._has_account = True
         self._refusal: dict[str, Any] = {"refusals": 0}
         self._phase = "connecting"
@@ -80,7 +80,7 @@ class Worker:
             None
             if sender is None
             else Reporter(
-                sender, order.account_id, self.heartbeat, order.heartbeat_interval_seconds, self._lease
+                sender, spec.account_id, self.heartbeat, spec.heartbeat_interval_seconds, self._lease
             )
         )
 
@@ -89,7 +89,7 @@ class Worker:
         self._catch_signals()
         self._beat.status({"phase": self._phase})
         control = ControlServer(
-            self._order.control_address, self._order.control_token.get_secret_value(), self._handle
+            self._spec.control_address, self._spec.control_token.get_secret_value(), self._handle
         )
         if self._reporter:
             # From before the session: its lease must not run out while it connects.
@@ -106,8 +106,8 @@ class Worker:
     def heartbeat(self) -> dict[str, Any]:
         """Return what is sent to Redis: the loop's age is in it, since this is called from another thread."""
         return {
-            "worker_id": self._order.worker_id,
-            "epoch": self._order.epoch,
+            "worker_id": self._spec.worker_id,
+            "epoch": self._spec.epoch,
             # By these a host that has lost its record of this worker can still end it.
             **self._ref.to_dict(),
             "loop_age_seconds": round(self._beat.age_seconds, 3),
@@ -117,8 +117,8 @@ class Worker:
         }
 
     def _run(self, control_address: str) -> WorkerExit:
-        deadline = time.monotonic() + self._order.config.timeout / 1000
-        logs.event(logger, logging.INFO, "connect", gateway=self._order.config.gateway)
+        deadline = time.monotonic() + self._spec.config.timeout / 1000
+        logs.event(logger, logging.INFO, "connect", gateway=self._spec.config.gateway)
         try:
             session = self._gateway.connect(deadline)
             self._phase = "connected"
@@ -126,7 +126,7 @@ class Worker:
             self._refresh(self._gateway.check())
         except GatewayError as error:
             logs.event(logger, logging.WARNING, "connect_failed", str(error), code=error.code)
-            self._beat.last_words(str(error))
+            self._beat.exit_reason(str(error))
             self._notify(
                 {"event": "failed", "code": error.code, "message": str(error), "retryable": error.retryable}
             )
@@ -141,7 +141,7 @@ class Worker:
         except GatewayError as error:
             # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
             logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
-            self._beat.last_words(f"{error.code}: {error}")
+            self._beat.exit_reason(f"{error.code}: {error}")
             self._disconnect(_DISCONNECT_SECONDS)
             return WorkerExit.CONNECTION_LOST
         if self._lease.lost is not None:
@@ -152,7 +152,7 @@ class Worker:
         """Leave the session without touching what is in it: somebody else may trade there."""
         self._phase = "stopping"
         logs.event(logger, logging.ERROR, "lease_lost", why)
-        self._beat.last_words(f"it lost its lease: {why}")
+        self._beat.exit_reason(f"it lost its lease: {why}")
         self._disconnect(_DISCONNECT_SECONDS)
         return WorkerExit.LEASE_LOST
 
@@ -164,8 +164,8 @@ class Worker:
         self.request_stop(f"it lost its lease: {why}", _DISCONNECT_SECONDS)
 
     def _loop(self) -> None:
-        interval = self._order.heartbeat_interval_seconds
-        cycle_interval = self._order.config.execution.interval_seconds
+        interval = self._spec.heartbeat_interval_seconds
+        cycle_interval = self._spec.config.execution.interval_seconds
         next_beat = next_cycle = time.monotonic()
         while self._stop_deadline is None:
             now = time.monotonic()
@@ -225,7 +225,7 @@ class Worker:
         status["rss_bytes"] = self._process.memory_info().rss
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
-        if status["health"] is WorkerHealth.UNHEALTHY and self._order.config.recovery.restart_unhealthy:
+        if status["health"] is WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
             raise ConnectionLost(
                 f"unhealthy, and recovery.restart_unhealthy is set: {status['health_reason']}"
             )
@@ -242,7 +242,7 @@ class Worker:
         self._phase = "stopping"
         logs.event(logger, logging.INFO, "stop", self._stop_reason)
         clean = True
-        if self._order.config.execution.open_positions == "close":
+        if self._spec.config.execution.open_positions == "close":
             clean = self._close_positions(deadline)
         clean = self._disconnect(max(0.5, deadline - time.monotonic())) and clean
         logs.event(logger, logging.INFO, "stopped", clean=clean, forced=self._forced)
@@ -254,7 +254,7 @@ class Worker:
         report = close_positions(self._gateway, deadline)
         if not report.complete:
             logs.event(logger, logging.ERROR, "close_failed", str(report))
-            self._beat.last_words(str(report))
+            self._beat.exit_reason(str(report))
         return report.complete
 
     def _disconnect(self, seconds: float) -> bool:
@@ -262,10 +262,10 @@ class Worker:
             self._gateway.disconnect(time.monotonic() + seconds)
         except ForcedEnd as error:
             self._forced = True
-            self._beat.last_words(str(error))
+            self._beat.exit_reason(str(error))
         except Exception as error:
             logger.exception("disconnect failed")
-            self._beat.last_words(f"disconnect failed: {error}")
+            self._beat.exit_reason(f"disconnect failed: {error}")
             return False
         return True
 
@@ -278,7 +278,7 @@ class Worker:
             self.request_stop(str(request.get("reason", "asked to stop")), seconds)
             return {"ok": True}
         if operation == "ping":
-            return {"ok": True, "worker_id": self._order.worker_id, "pid": os.getpid()}
+            return {"ok": True, "worker_id": self._spec.worker_id, "pid": os.getpid()}
         if operation == "status":
             return {"ok": True, "phase": self._phase, **self.heartbeat()}
         return {"ok": False, "error": f"unknown operation {operation!r}; known: ping, status, stop"}
@@ -293,7 +293,7 @@ class Worker:
             self._wake_write.send(b"x")
 
     def _catch_signals(self) -> None:
-        seconds = self._order.config.execution.stop_timeout_seconds
+        seconds = self._spec.config.execution.stop_timeout_seconds
         signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", seconds))
         # Ctrl-C in the terminal of whoever started the agent is not meant for the trading.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

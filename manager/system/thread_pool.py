@@ -26,7 +26,7 @@ def bare(error: BaseException) -> BaseException:
     return found
 
 
-class Crew:
+class ThreadPool:
     """Carries out calls on up to `size` threads.
 
     `concurrent.futures.ThreadPoolExecutor.submit` raises when the system grants no further thread, after it has queued

@@ -2,7 +2,7 @@
 
 from manager.config.findings import Finding
 from manager.validation.accounts import AccountConfigs, Accounts, Validator
-from manager.validation.rules import Surroundings
+from manager.validation.rules import ValidationContext
 from manager.validation.validator import AccountConfigurationValidator
 
 __all__ = [
@@ -10,6 +10,6 @@ __all__ = [
     "AccountConfigurationValidator",
     "Accounts",
     "Finding",
-    "Surroundings",
+    "ValidationContext",
     "Validator",
 ]

@@ -35,14 +35,14 @@ _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ValidationContext:
     """What rules may look at beyond the configuration itself; all of it may be absent."""
 
     config_dir: Path | None = None
     logins: Logins = field(default_factory=dict)
 
 
-Rule = Callable[[AccountConfig, Surroundings], Iterator[Finding]]
+Rule = Callable[[AccountConfig, ValidationContext], Iterator[Finding]]
 
 _built_in: list[Rule] = []
 
@@ -65,13 +65,13 @@ def known_strategies() -> frozenset[str]:
 
 
 @rule
-def account_id_present(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def account_id_present(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if not config.account_id.strip():
         yield Finding(("account_id",), "is missing; every account has an id")
 
 
 @rule
-def gateway_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def gateway_known(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.gateway in known_gateways():
         return
     if config.gateway in _PLANNED_GATEWAYS:
@@ -86,7 +86,7 @@ def gateway_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 
 
 @rule
-def default_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def default_risk_in_range(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     risk, place = config.default_risk, ("default_risk",)
     yield from _risk_percent(risk.risk_percent, place)
     yield from _max_positions(risk.max_positions, place)
@@ -103,13 +103,13 @@ def default_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Fi
 
 
 @rule
-def currencies_present(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def currencies_present(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if not config.currencies and config.gateway != "command":
         yield Finding(("currencies",), "there is none; an account needs at least one currency with a symbol")
 
 
 @rule
-def symbols_named_once(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def symbols_named_once(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, currency in enumerate(config.currencies):
         place = ("currencies", index, "symbol")
@@ -122,7 +122,7 @@ def symbols_named_once(config: AccountConfig, _: Surroundings) -> Iterator[Findi
 
 
 @rule
-def currency_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def currency_risk_in_range(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     for index, currency in enumerate(config.currencies):
         place = ("currencies", index, "risk")
         # What it inherits was reported at the account already.
@@ -140,7 +140,7 @@ def currency_risk_in_range(config: AccountConfig, _: Surroundings) -> Iterator[F
 
 
 @rule
-def strategies_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def strategies_known(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     for index, currency in enumerate(config.currencies):
         strategy, place = currency.strategy, ("currencies", index, "strategy")
         if strategy.strategy_type not in known_strategies():
@@ -152,7 +152,7 @@ def strategies_known(config: AccountConfig, _: Surroundings) -> Iterator[Finding
 
 
 @rule
-def times_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def times_sensible(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if not 1_000 <= config.timeout <= 600_000:
         yield Finding(("timeout",), f"{config.timeout} ms; 1000 to 600000 is allowed")
     execution = config.execution
@@ -166,7 +166,7 @@ def times_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 
 
 @rule
-def recovery_and_health_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def recovery_and_health_sensible(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     recovery, health = config.recovery, config.health
     if not 0 <= recovery.max_restarts <= 1_000:
         yield Finding(("recovery", "max_restarts"), f"{recovery.max_restarts}; 0 to 1000 is allowed")
@@ -185,7 +185,7 @@ def recovery_and_health_sensible(config: AccountConfig, _: Surroundings) -> Iter
 
 
 @rule
-def host_is_a_name(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def host_is_a_name(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.host is not None and not HOST_NAME.fullmatch(config.host):
         yield Finding(
             ("host",), f"{config.host!r} is no host's name; letters, digits, '.', '_' and '-' are allowed"
@@ -193,7 +193,7 @@ def host_is_a_name(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 
 
 @rule
-def placement_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def placement_sensible(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if not 1 <= config.memory_mb <= 1_048_576:
         yield Finding(("memory_mb",), f"{config.memory_mb}; 1 to 1048576 megabytes are allowed")
     for index, want in enumerate(config.requires):
@@ -214,7 +214,7 @@ def placement_sensible(config: AccountConfig, _: Surroundings) -> Iterator[Findi
 
 
 @rule
-def names_can_be_seen(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def names_can_be_seen(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     """A blank at the end, or a character without a width, makes another name of what looks the same."""
     names: list[tuple[Place, object]] = [
         ((name,), getattr(config, name)) for name in ("gateway", "login", "server", "path", "host", "venue")
@@ -228,7 +228,7 @@ def names_can_be_seen(config: AccountConfig, _: Surroundings) -> Iterator[Findin
 
 
 @rule
-def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+def identity_is_one_accounts(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
     login = config.broker_login()
     if login is None:
         return
@@ -244,7 +244,7 @@ def identity_is_one_accounts(config: AccountConfig, around: Surroundings) -> Ite
 
 
 @rule
-def paper_fields(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
+def paper_fields(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.gateway == "paper":
         for name in ("login", "server", "password"):
             value = getattr(config, name)
@@ -256,7 +256,7 @@ def paper_fields(config: AccountConfig, _: Surroundings) -> Iterator[Finding]:
 
 
 @rule
-def command_fields(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
     if config.gateway != "command":
         return
     yield from _not_of(config, "command", ("path", "venue"))
@@ -276,7 +276,7 @@ def command_fields(config: AccountConfig, around: Surroundings) -> Iterator[Find
             yield Finding(("environment", variable), "names beginning with MANAGER_ are the manager's own")
 
 
-def _program(config: AccountConfig, around: Surroundings) -> Iterator[Finding]:
+def _program(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
     if not config.command:
         yield Finding(
             ("command",), "is missing; gateway command needs the program and its arguments as a list"

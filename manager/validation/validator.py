@@ -13,7 +13,7 @@ from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
-from manager.validation.rules import Surroundings, rules
+from manager.validation.rules import ValidationContext, rules
 from manager.validation.secrets import secret_findings
 
 #: Results kept for files that have not changed; beyond this the oldest go.
@@ -134,7 +134,7 @@ class AccountConfigurationValidator:
         if self._configs is None:
             return {}
         snapshot = self._configs.snapshot()
-        around = Surroundings(None, snapshot.logins)
+        around = ValidationContext(None, snapshot.logins)
         results: dict[str, ValidationResult] = {}
         for account_id, loaded in snapshot.accounts.items():
             config = loaded.repaired
@@ -196,7 +196,7 @@ class AccountConfigurationValidator:
         return {} if self._configs is None else self._configs.snapshot(_LOGINS_SECONDS).logins
 
     def _findings(self, config: AccountConfig, logins: Logins) -> list[Finding]:
-        around = Surroundings(None if self._configs is None else self._configs.config_dir, logins)
+        around = ValidationContext(None if self._configs is None else self._configs.config_dir, logins)
         return [finding for rule in rules() for finding in rule(config, around)]
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:

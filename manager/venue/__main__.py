@@ -10,8 +10,8 @@ from pathlib import Path
 
 from manager.system import logs
 from manager.system.processes import raise_file_limit
-from manager.venue.broker import Desk
-from manager.venue.handler import Reception
+from manager.venue.broker import Broker
+from manager.venue.handler import RequestHandler
 from manager.venue.ledger import Ledger
 from manager.venue.prices import Prices, ReplayPrices, SeededPrices
 from manager.venue.server import VenueError, VenueServer
@@ -29,7 +29,7 @@ def main() -> int:
         else:
             prices = SeededPrices(options.seed, time.time)
         ledger = Ledger(options.dir / "venue.sqlite")
-        server = VenueServer(options.listen, Reception(ledger, Desk(ledger, prices, time.time)))
+        server = VenueServer(options.listen, RequestHandler(ledger, Broker(ledger, prices, time.time)))
     except (VenueError, ValueError, OSError, sqlite3.Error) as error:
         print(f"error: the paper venue cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -23,7 +23,7 @@ class RefusedError(Exception):
         self.code = code
 
 
-class Desk:
+class Broker:
     """Carries out what accounts ask for. One thread."""
 
     def __init__(self, ledger: Ledger, prices: Prices, clock: Clock) -> None:

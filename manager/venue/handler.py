@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from manager.system import logs
-from manager.venue.broker import Desk, RefusedError
+from manager.venue.broker import Broker, RefusedError
 from manager.venue.faults import Fault, FaultKind, FaultScript
 from manager.venue.ledger import AccountKey, Ledger
 from manager.venue.server import Connection, VenueServer
@@ -19,12 +19,12 @@ from manager.venue.server import Connection, VenueServer
 logger = logging.getLogger("manager.venue")
 
 
-class Reception:
+class RequestHandler:
     """Answers every request of every connection. One thread."""
 
-    def __init__(self, ledger: Ledger, desk: Desk) -> None:
+    def __init__(self, ledger: Ledger, broker: Broker) -> None:
         self._ledger = ledger
-        self._desk = desk
+        self._broker = broker
         self._faults = FaultScript()
         self._live: dict[AccountKey, set[Connection]] = {}
         self._overlaps = 0
@@ -113,7 +113,7 @@ class Reception:
             raise RefusedError("authentication_failed", "invalid login or password")
         right = self._ledger.authenticate(key, password)
         if right is None:
-            self._ledger.enrol(key, password)
+            self._ledger.create_account(key, password)
             logs.event(logger, logging.INFO, "enrol", server=key[0], login=key[1])
         elif not right:
             raise RefusedError("authentication_failed", "invalid login or password")
@@ -152,24 +152,24 @@ class Reception:
         return {"account_id": key[1], "server": key[0], "can_trade": True}
 
     def _account(self, _c: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
-        return self._desk.figures(key)
+        return self._broker.figures(key)
 
     def _positions(self, _c: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
-        return {"positions": self._desk.positions(key)}
+        return {"positions": self._broker.positions(key)}
 
     def _tick(self, _c: Connection, _k: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        return self._desk.tick(str(request.get("symbol")))
+        return self._broker.tick(str(request.get("symbol")))
 
     def _instrument(self, _c: Connection, _k: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        return self._desk.instrument(str(request.get("symbol")))
+        return self._broker.instrument(str(request.get("symbol")))
 
     def _order(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        answer = self._desk.order(key, request)
+        answer = self._broker.order(key, request)
         logs.event(logger, logging.INFO, "order", server=key[0], login=key[1], position=answer["id"])
         return answer
 
     def _close(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        return self._desk.close(key, request)
+        return self._broker.close(key, request)
 
     def _logout(self, connection: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
         logs.event(logger, logging.INFO, "logout", connection.who, server=key[0], login=key[1])
@@ -178,11 +178,11 @@ class Reception:
 
     # administration
 
-    def _enrol(self, _s: VenueServer, request: dict[str, Any]) -> dict[str, Any]:
+    def _create_account(self, _s: VenueServer, request: dict[str, Any]) -> dict[str, Any]:
         mode = request.get("position_mode") or "hedging"
         if mode not in ("hedging", "netting"):
             raise ValueError(f"position_mode {mode!r}; hedging or netting is allowed")
-        self._ledger.enrol(
+        self._ledger.create_account(
             _key(request),
             str(request["password"]),
             balance=Decimal(str(request.get("balance") or "10000.00")),
@@ -217,24 +217,26 @@ class Reception:
         return {"accounts": self._ledger.summaries()}
 
 
-_Operation = Callable[[Reception, Connection, AccountKey, dict[str, Any]], dict[str, Any]]
+_Operation = Callable[[RequestHandler, Connection, AccountKey, dict[str, Any]], dict[str, Any]]
 
 _OPERATIONS: Final[Mapping[str, _Operation]] = {
-    "check": Reception._check,
-    "account": Reception._account,
-    "positions": Reception._positions,
-    "tick": Reception._tick,
-    "instrument": Reception._instrument,
-    "order": Reception._order,
-    "close": Reception._close,
-    "logout": Reception._logout,
+    "check": RequestHandler._check,
+    "account": RequestHandler._account,
+    "positions": RequestHandler._positions,
+    "tick": RequestHandler._tick,
+    "instrument": RequestHandler._instrument,
+    "order": RequestHandler._order,
+    "close": RequestHandler._close,
+    "logout": RequestHandler._logout,
 }
-_ADMINISTRATION: Final[Mapping[str, Callable[[Reception, VenueServer, dict[str, Any]], dict[str, Any]]]] = {
-    "enrol": Reception._enrol,
-    "fault": Reception._fault,
-    "clear_faults": Reception._clear_faults,
-    "stats": Reception._stats,
-    "accounts": Reception._accounts,
+_ADMINISTRATION: Final[
+    Mapping[str, Callable[[RequestHandler, VenueServer, dict[str, Any]], dict[str, Any]]]
+] = {
+    "enrol": RequestHandler._create_account,
+    "fault": RequestHandler._fault,
+    "clear_faults": RequestHandler._clear_faults,
+    "stats": RequestHandler._stats,
+    "accounts": RequestHandler._accounts,
 }
 
 

@@ -95,7 +95,7 @@ class Ledger:
         row = self._one("SELECT salt, hash FROM accounts WHERE server=? AND login=?", key)
         return None if row is None else hmac.compare_digest(_hash(password, row[0]), row[1])
 
-    def enrol(
+    def create_account(
         self,
         key: AccountKey,
         password: str,

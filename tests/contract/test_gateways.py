@@ -38,7 +38,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
         return
     venue: VenueProcess = request.getfixturevalue("venue")
     with venue.admin() as admin:
-        admin.enrol("Paper-1", 5001, "right")
+        admin.create_account("Paper-1", 5001, "right")
 
     def paper(*, given: str = "right") -> Gateway:
         made.append(venue.gateway(password=given))

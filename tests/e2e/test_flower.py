@@ -18,7 +18,7 @@ def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, t
     fleet.add_accounts(1)
     fleet.add_account("broken", 5002, password="file:secrets/none")
     with fleet.admin() as admin:
-        admin.enrol("Paper-1", 5003, "another password")
+        admin.create_account("Paper-1", 5003, "another password")
     fleet.add_account("refused", 5003)
     assert fleet.run("start", A).returncode == 0
     assert fleet.run("start", "broken", "refused").returncode == 1

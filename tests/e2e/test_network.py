@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from support.fleet import Fleet
-from support.netns import Cable, FarHost, why_not
+from support.netns import Cable, FarHost, rejection
 from support.ports import free_port
 from support.servers import RedisServer
 from support.waiting import eventually
 
-WHY_NOT = why_not()
+WHY_NOT = rejection()
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
 A, B = "account-001", "account-002"

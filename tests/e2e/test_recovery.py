@@ -10,7 +10,7 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP, Fleet, plain_celery
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStore, Wish
+from manager.fleet.desired import DesiredStateRequest, DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.system.processes import ProcessRef
 
@@ -157,8 +157,10 @@ def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fle
     fleet.run_json("start", A)
     worker = fleet.workers()[A]
     fleet.end_agent()
-    DesiredStore(fleet.redis.url).desire(
-        Wish(account_id=A, state="running", token="t-restart", by="me", why="restart", restart=True)
+    DesiredStore(fleet.redis.url).set_desired(
+        DesiredStateRequest(
+            account_id=A, state="running", token="t-restart", by="me", why="restart", restart=True
+        )
     )
     path = fleet.config_dir / "accounts" / f"{A}.yaml"
     good = path.read_text()

@@ -228,11 +228,11 @@ def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, 
     assert fleet.manage("start-all").returncode == 0
     fleet.end_agent()  # so that nobody tells Redis again
     before = {info.account_id: info.worker_id for info in fleet.store.list_workers()}
-    wanted = set(DesiredStore(secure.url("manager")).wanted())
+    wanted = set(DesiredStore(secure.url("manager")).desired_accounts())
     secure.close()
     secure.start()
     assert {info.account_id: info.worker_id for info in fleet.store.list_workers()} == before
-    assert set(DesiredStore(secure.url("manager")).wanted()) == wanted == set(before)
+    assert set(DesiredStore(secure.url("manager")).desired_accounts()) == wanted == set(before)
     assert "NOPERM" not in secure.log.read_text()
     # And yet nobody is somebody without a name.
     for protocol in (2, 3):

@@ -11,16 +11,16 @@ from typing import Any
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
-from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
-from manager.host.reconcile.desired_state_file import Memory
-from manager.host.reconcile.reconciler import Keeper
+from manager.host.reconcile.desired_state_file import DesiredStateFile
+from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
-from manager.pool.protocol import StartOrder
-from manager.pool.start_requests import OrderBook
+from manager.pool.protocol import StartRequest
+from manager.pool.start_requests import StartRequestFactory
 from manager.states import WorkerLifecycleStatus
 from manager.validation import AccountConfigurationValidator
 
@@ -41,7 +41,7 @@ class PoolOfNames:
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, order: StartRequest) -> WorkerInfo:
         order.prepare()
         self.while_starting()
         if order.account_id in self.fails:
@@ -97,7 +97,7 @@ class PoolOfNames:
         self.starting.discard(account_id)
 
 
-class KeptHost:
+class ReconciledHost:
     """One host of a fleet in `directory`, whose keeper looks when it is told to."""
 
     def __init__(
@@ -115,15 +115,15 @@ class KeptHost:
         self.lease_store = LeaseStore(url)
         configuration = ConfigurationService(self.config_dir)
         leases = FleetLeases(self.lease_store, name, 2.0)
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             host=name,
             pool=pool,
-            orders=OrderBook(configuration, AccountConfigurationValidator(configuration)),
+            start_requests=StartRequestFactory(configuration, AccountConfigurationValidator(configuration)),
             config_service=configuration,
             desired=self.desired,
             store=self.store,
             leases=leases,
-            memory=Memory(state / "desired.json"),
+            desired_state_file=DesiredStateFile(state / "desired.json"),
             answer=lambda _token, _outcome: None,
             me=lambda: self.facts,
             drain_memory=state / "drain.json",
@@ -131,10 +131,10 @@ class KeptHost:
         self.commands = HostCommands(
             host=name,
             pool=pool,
-            keeper=self.keeper,
+            reconciler=self.reconciler,
             config_service=configuration,
             desired=self.desired,
-            neighbours=self.keeper.neighbours,
+            fleet_snapshot=self.reconciler.fleet_snapshot,
             leases=leases,
         )
         self.report()
@@ -151,9 +151,9 @@ class KeptHost:
         }
         (self.config_dir / "accounts" / f"{account_id}.yaml").write_text(json.dumps(data))
 
-    def wanted(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> Desired:
+    def wanted(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> DesiredState:
         """Have somebody command that the account runs."""
-        wish = Wish(
+        change = DesiredStateRequest(
             account_id=account_id,
             state="running",
             token=token or f"t-{account_id}",
@@ -161,7 +161,7 @@ class KeptHost:
             host=host,
             **{"why": "start", **more},
         )
-        return self.desired.desire(wish)[1]
+        return self.desired.set_desired(change)[1]
 
     def report(self) -> None:
         """Say what its agent says each second."""
@@ -171,16 +171,16 @@ class KeptHost:
 
     def look(self, times: int = 1) -> None:
         """Compare desired and actual, and see its starts through; what waits for its time is due at once."""
-        keeper = self.keeper
+        reconciler = self.reconciler
         for _ in range(times):
-            keeper.neighbours._until = 0.0
+            reconciler.fleet_snapshot._until = 0.0
             with contextlib.suppress(FleetUnavailableError):
                 self.report()
-            keeper._look()
-            for account_id in list(keeper.restarts._due):
-                keeper.restarts._due[account_id] = 0.0
-            keeper.restarts.launch()
-            self._await(lambda: not keeper.restarts._busy and not keeper.drain._busy)
+            reconciler._look()
+            for account_id in list(reconciler.restarts._due):
+                reconciler.restarts._due[account_id] = 0.0
+            reconciler.restarts.launch()
+            self._await(lambda: not reconciler.restarts._busy and not reconciler.drain._busy)
 
     @staticmethod
     def _await(done: Callable[[], bool]) -> None:
@@ -189,6 +189,6 @@ class KeptHost:
             assert time.monotonic() < deadline, "the host does not come to rest"
 
     def close(self) -> None:
-        self.keeper.close()
+        self.reconciler.close()
         self.store.close()
         self.desired.close()

@@ -11,7 +11,7 @@ from support.fleet import Fleet
 from support.servers import RedisServer
 
 
-def why_not() -> str | None:
+def rejection() -> str | None:
     """Return why this machine cannot have namespaces; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"

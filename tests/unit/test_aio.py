@@ -15,7 +15,7 @@ from manager.aio import AsyncWorkerManagerService
 from manager.errors import AccountNotFoundError, StartFailedError
 from manager.fleet import Event
 from manager.models import WorkerInfo
-from manager.pool.protocol import StartOrder
+from manager.pool.protocol import StartRequest
 from manager.service import WorkerManagerService
 from manager.states import WorkerLifecycleStatus
 
@@ -27,7 +27,7 @@ class SlowPool:
         self.door = threading.Event()
         self.started: list[str] = []
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, order: StartRequest) -> WorkerInfo:
         self.door.wait(30)
         self.started.append(order.account_id)
         if order.account_id == "bad":

@@ -18,9 +18,9 @@ from manager.client.outcomes import settled
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
-from manager.fleet.desired import Desired, DesiredStore, Wish
+from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
 from manager.models import BatchResult, WorkerInfo
-from manager.pool.protocol import Batch, StartOrder
+from manager.pool.protocol import Batch, StartRequest
 from manager.service import stopped_count
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
@@ -42,7 +42,7 @@ class Host:
         self.store.report_agent("h", {"version": "0.2.0"})
 
     def start_all(self) -> "Future[BatchResult]":
-        orders = [StartOrder(one, True, True, _nothing) for one in ACCOUNTS]
+        orders = [StartRequest(one, True, True, _nothing) for one in ACCOUNTS]
         return self.threads.submit(self.pool.start_many, orders, None, Batch("batch-1"))
 
     def stop_all(self) -> "Future[BatchResult]":
@@ -209,7 +209,9 @@ def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
     """Its task lies in the queue of the old name for good; the agent stopped the worker at its start."""
     monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
     monkeypatch.setattr(sender, "_LOOK_SECONDS", 0.1)
-    host.desired.desire(Wish(account_id="a", state="running", token="t", by="me", why="start", host="h"))
+    host.desired.set_desired(
+        DesiredStateRequest(account_id="a", state="running", token="t", by="me", why="start", host="h")
+    )
     running = host.info("a", S.RUNNING)
     host.store.record("h", [running], {"a": {"worker_id": running.worker_id}})
     host.report()
@@ -225,7 +227,7 @@ def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
             stop.result(20)
 
 
-D = Desired(account_id="a", state="running", generation=7, by="me", why="start", host="h")
+D = DesiredState(account_id="a", state="running", generation=7, by="me", why="start", host="h")
 RUNS = WorkerInfo(worker_id="w", account_id="a", status=S.RUNNING, metadata={"generation": 7, "host": "h"})
 OLD = RUNS.with_(metadata={"generation": 5})
 FAILED = RUNS.with_(status=S.FAILED, error="the login is wrong")
@@ -259,7 +261,7 @@ STOP = replace(D, state="stopped", why="stop")
     ],
 )
 def test_what_is_recorded_tells_what_became_of_a_command(
-    what: str, generation: int | None, desired: Desired | None, info: WorkerInfo | None, part: str | None
+    what: str, generation: int | None, desired: DesiredState | None, info: WorkerInfo | None, part: str | None
 ) -> None:
     found = settled(what, generation, desired, info)
     assert (found[0] if found is not None else None) == part

@@ -21,7 +21,7 @@ from manager.fleet.desired import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
-from manager.pool.protocol import StartOrder
+from manager.pool.protocol import StartRequest
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 
@@ -111,7 +111,7 @@ def _in_background(call: Any) -> threading.Thread:
 def test_trap_a_start_expires_and_a_stop_never_does(
     pool: CeleryWorkerPool, redis_server: RedisServer
 ) -> None:
-    order = StartOrder("there", True, True, lambda: pytest.fail("the host prepares it"))
+    order = StartRequest("there", True, True, lambda: pytest.fail("the host prepares it"))
     for call, expires in (
         (lambda: pool.start_worker(order), True),
         (lambda: pool.stop_worker("there"), False),
@@ -132,7 +132,7 @@ def test_trap_a_start_expires_and_a_stop_never_does(
 def test_trap_pending_proves_nothing_so_a_caller_has_a_deadline(
     pool: CeleryWorkerPool, redis_server: RedisServer
 ) -> None:
-    order = StartOrder("elsewhere", True, True, lambda: pytest.fail("the host prepares it"))
+    order = StartRequest("elsewhere", True, True, lambda: pytest.fail("the host prepares it"))
     with pytest.raises(CommandTimeoutError, match=r"may still be carried out.*manager info elsewhere"):
         pool.start_worker(order)
     # Nobody knows the account's host: the shared queue, so that a plain caller's way is the same.

@@ -24,7 +24,7 @@ from manager.fleet.desired import DesiredStore
 from manager.host import build_pool
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
-from manager.pool.protocol import Batch, Progress, StartOrder
+from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 from manager.system.state_dir import StatePaths
@@ -78,7 +78,7 @@ class MemoryPool:
     def __init__(self) -> None:
         self.workers: dict[str, WorkerInfo] = {}
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, order: StartRequest) -> WorkerInfo:
         order.prepare()
         info = WorkerInfo(worker_id="w", account_id=order.account_id, status=WorkerLifecycleStatus.RUNNING)
         self.workers[order.account_id] = info
@@ -100,7 +100,7 @@ class MemoryPool:
         return True
 
     def start_many(
-        self, orders: list[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, orders: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         del progress, batch
         done, failed = {}, {}
@@ -333,7 +333,7 @@ def test_a_batch_sends_those_that_the_caller_lets_pass(sent: Sent) -> None:
     assert "the desk says no" in result.failed["bad"]
     assert ("bad", "failed") in told
     assert sent.tasks() == 1
-    assert sent.desired.wanted() == ["gold"]
+    assert sent.desired.desired_accounts() == ["gold"]
     _, later = sent.pool.batch_result(result.batch_id)
     assert "the desk says no" in later.failed["bad"]
 

@@ -14,7 +14,7 @@ import manager
 from manager.client.commands import Command, without_strangers
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStore, Wish
+from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStateRequest, DesiredStore
 from manager.fleet.leases import LeaseStore, lease_key
 from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.workers.records import WorkerRecord
@@ -73,8 +73,8 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
     assert LeaseStore(redis_server.url).holders()[0].worker_id == info.worker_id
     assert store.events()[0].account_id == "account-001"
     # A command of this version, and what an older agent makes of the record: it reads by name, and all names are there.
-    wish = Wish(account_id="account-001", state="stopped", token="t", by="me", why="stop")
-    assert desired.desire(wish)[1].generation > wanted.generation
+    change = DesiredStateRequest(account_id="account-001", state="stopped", token="t", by="me", why="stop")
+    assert desired.set_desired(change)[1].generation > wanted.generation
     with redis_server.client() as client:
         raw = client.hget(DESIRED_KEY, "account-001")
         assert isinstance(raw, bytes)
@@ -106,7 +106,7 @@ def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     silent = HostFacts.from_word("silent", False, False, {})
     placement = FleetView([theirs]).place(Needs(account_id="a"))
     assert placement.host is None
-    assert "version 0.9.0 and version" in placement.told()
+    assert "version 0.9.0 and version" in placement.explain()
     command = Command("tasks.start_worker", "a", {}, "running", "start")
     moved = Command("tasks.start_worker", "b", {}, "running", "move", host="theirs")
     places = {"a": ("theirs", True)}

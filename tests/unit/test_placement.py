@@ -61,7 +61,7 @@ def test_no_rule_is_ever_broken_and_nothing_moves_without_a_reason(
         assert view.place(one, last) == placement
         if placement.host is None:
             assert set(placement.refused) >= set(view.hosts)
-            assert "no host fits" in placement.told()
+            assert "no host fits" in placement.explain()
             continue
         assert placement.host not in placement.refused
         if last in view.hosts and last not in placement.refused and one.pin is None:
@@ -149,7 +149,7 @@ def test_a_pin_to_a_host_that_never_reported_says_so() -> None:
     placement = FleetView([host("one")]).place(needs("a", pin="two"))
     assert placement.host is None
     assert placement.refused["two"] == "it never reported"
-    assert placement.told() == "a: no host fits (two: it never reported)"
+    assert placement.explain() == "a: no host fits (two: it never reported)"
 
 
 def test_what_others_know_of_an_account_is_read_back_whatever_was_written() -> None:

@@ -113,7 +113,7 @@ class VenueAdmin:
     def __exit__(self, *_: object) -> None:
         self._link.close()
 
-    def enrol(self, server: str, login: int | str, password: str, **terms: Any) -> None:
+    def create_account(self, server: str, login: int | str, password: str, **terms: Any) -> None:
         """Open an account; `terms` are balance, leverage and position_mode. Raises InvalidRequest if it exists."""
         self._ask("enrol", server=server, login=login, password=password, **terms)
 

@@ -17,7 +17,7 @@ Before `login` only `login` and the operations of the administrator are answered
 | close | position_id, volume | |
 | logout | | ; then the venue closes the connection |
 
-The administrator's, for tests and demonstrations: `enrol` (server, login, password, balance, leverage,
+The administrator's, for tests and demonstrations: `create_account` (server, login, password, balance, leverage,
 position_mode), `fault` (server, login, kind, after, count, seconds, on), `clear_faults` (server, login), `stats`,
 `accounts`. There is no password for them: the socket is its owner's alone (mode 0600), and a TCP address should be
 loopback.

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import FORGOTTEN, Desired, DesiredStore, Snapshot, Wish
-from manager.host.reconcile.desired_state_file import Memory
+from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest, DesiredStore, Snapshot
+from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.workers.records import WorkerRecord
 from manager.system import logs
 
@@ -20,13 +20,13 @@ _READ_ALL_SECONDS: Final = 30.0
 _TASK_GRACE_MS: Final = 30_000
 
 
-class Wanted:
-    """One host's view of desired state. Thread-safe; every method but `wish` works while Redis is away."""
+class DesiredStateCache:
+    """One host's view of desired state. Thread-safe; every method but `set_desired` works while Redis is away."""
 
-    def __init__(self, host: str, store: DesiredStore, memory: Memory) -> None:
+    def __init__(self, host: str, store: DesiredStore, desired_state_file: DesiredStateFile) -> None:
         self._host = host
         self._desired = store
-        self._memory = memory
+        self._desired_state_file = desired_state_file
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         self._version: int | None = None
@@ -34,7 +34,7 @@ class Wanted:
         #: Redis's clock less ours, milliseconds.
         self._clock_offset: float | None = None
         #: What is known, and accounts that ran on another host when Redis lost that: who knows whether they still do?
-        self._known, self._uncertain = memory.load()
+        self._known, self._uncertain = desired_state_file.load()
         #: Generation and host of what this host gave to others: Redis may lose that before they have seen it.
         self._handed: dict[str, tuple[int, str]] = {}
         self._told_broken: frozenset[str] = frozenset()
@@ -43,25 +43,27 @@ class Wanted:
         #: What keeps it from being written; None if nothing does.
         self.trouble: str | None = None
 
-    def wish(self, wish: Wish) -> tuple[int, Desired]:
+    def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
         """Write a command's wish down, in Redis and here. Raises FleetUnavailableError, but never for a stop."""
         try:
-            generation, desired = self._desired.desire(replace(wish, writer=self._host))
+            generation, desired = self._desired.set_desired(replace(change, writer=self._host))
         except FleetUnavailableError:
-            if wish.state != "stopped":
+            if change.state != "stopped":
                 raise
             with self._lock:
-                desired = self._without_redis(wish)
+                desired = self._without_redis(change)
             generation = desired.generation
         with self._lock:
             self._know(desired)
             self.unsaved = True
         return generation, desired
 
-    def stop_locally(self, wish: Wish, *, least_generation: int = 0, here: bool = False) -> Desired:
+    def stop_locally(
+        self, change: DesiredStateRequest, *, least_generation: int = 0, here: bool = False
+    ) -> DesiredState:
         """Note a stop that did not come through Redis; it is told at the next `read`. `here`: the worker is on this host."""
         with self._lock:
-            desired = self._without_redis(wish)
+            desired = self._without_redis(change)
             generation = max(desired.generation, least_generation)
             desired = replace(desired, generation=generation, host=self._host if here else desired.host)
             self._know(desired)
@@ -82,7 +84,7 @@ class Wanted:
                 self._know(desired)
                 self.unsaved = True
 
-    def host_elsewhere(self, account_id: str, there: Desired | None) -> str | None:
+    def host_elsewhere(self, account_id: str, there: DesiredState | None) -> str | None:
         """Return the other host whose the account is, as Redis (`there`) or else this host knows; None if none is."""
         with self._lock:
             known = self._known.get(account_id)
@@ -91,7 +93,7 @@ class Wanted:
         host = there.host if there is not None else ""
         return host if host not in {"", self._host} else None
 
-    def of(self, account_id: str) -> Desired | None:
+    def of(self, account_id: str) -> DesiredState | None:
         """Return what this host knows to be wanted of the account."""
         with self._lock:
             return self._known.get(account_id)
@@ -101,7 +103,7 @@ class Wanted:
         desired = self.of(account_id)
         return desired is not None and not desired.running
 
-    def running(self) -> list[Desired]:
+    def running(self) -> list[DesiredState]:
         """Return what should run, on whichever host."""
         with self._lock:
             return [desired for desired in self._known.values() if desired.running]
@@ -123,7 +125,7 @@ class Wanted:
         with self._lock:
             self._uncertain.pop(account_id, None)
 
-    def task_is_lost(self, desired: Desired) -> bool:
+    def task_is_lost(self, desired: DesiredState) -> bool:
         """Say whether the task that was sent for a start should long have arrived."""
         with self._lock:
             if self._clock_offset is None:
@@ -131,11 +133,11 @@ class Wanted:
             age = time.monotonic() * 1000 + self._clock_offset - desired.at
         return age > _TASK_GRACE_MS
 
-    def take_over(self, desired: Desired) -> bool:
+    def reassign_here(self, desired: DesiredState) -> bool:
         """Make an account of another host this host's; False if it has gone elsewhere. Raises FleetUnavailableError."""
         return self._give(desired, self._host, "")
 
-    def hand_over(self, desired: Desired, host: str, why: str) -> bool:
+    def reassign(self, desired: DesiredState, host: str, why: str) -> bool:
         """Give an account of this host, which has no worker here any more, to another one. Raises FleetUnavailableError."""
         return self._give(desired, host, why)
 
@@ -164,7 +166,7 @@ class Wanted:
             with self._lock:
                 if record.generation == 0 or record.account_id in self._known:
                     continue
-                self._known[record.account_id] = Desired(
+                self._known[record.account_id] = DesiredState(
                     account_id=record.account_id,
                     state="running",
                     generation=record.generation,
@@ -181,12 +183,14 @@ class Wanted:
             with self._lock:
                 self.unsaved = False
                 known, uncertain = list(self._known.values()), dict(self._uncertain)
-            self.trouble = self._memory.save(sorted(known, key=lambda desired: desired.account_id), uncertain)
+            self.trouble = self._desired_state_file.save(
+                sorted(known, key=lambda desired: desired.account_id), uncertain
+            )
 
     # inside
 
-    def _give(self, desired: Desired, host: str, why: str) -> bool:
-        given = self._desired.take_over(desired, host, why)
+    def _give(self, desired: DesiredState, host: str, why: str) -> bool:
+        given = self._desired.reassign(desired, host, why)
         if given is None:
             return False
         with self._lock:
@@ -237,7 +241,7 @@ class Wanted:
             for desired in snapshot.desired.values():
                 self._know(desired)
 
-    def _know(self, desired: Desired) -> None:
+    def _know(self, desired: DesiredState) -> None:
         before = self._known.get(desired.account_id)
         if before is not None and before.generation > desired.generation:
             return
@@ -254,7 +258,7 @@ class Wanted:
             self._uncertain.pop(desired.account_id, None)
         self._known[desired.account_id] = desired
 
-    def _doubt(self, desired: Desired) -> None:
+    def _doubt(self, desired: DesiredState) -> None:
         """Remember where an account ran whose lease Redis may have lost as well.
 
         A worker that is paused, or cut off with its host, cannot register again in time. Where failover is allowed it
@@ -264,18 +268,18 @@ class Wanted:
             self._uncertain[desired.account_id] = desired.host
             self.unsaved = True
 
-    def _without_redis(self, wish: Wish) -> Desired:
+    def _without_redis(self, change: DesiredStateRequest) -> DesiredState:
         """Return what a wish comes to that Redis cannot be told. The caller holds the lock."""
-        before = self._known.get(wish.account_id)
+        before = self._known.get(change.account_id)
         now = int(time.time() * 1000)
-        return Desired(
-            account_id=wish.account_id,
-            state=wish.state,
+        return DesiredState(
+            account_id=change.account_id,
+            state=change.state,
             generation=max(now, before.generation + 1 if before is not None else 0),
             restart=before.restart if before is not None else 0,
             host=before.host if before is not None and before.host else self._host,
-            by=wish.by,
-            why=wish.why,
-            timeout=wish.timeout,
+            by=change.by,
+            why=change.why,
+            timeout=change.timeout,
             at=now,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from manager.fleet.desired import Desired
+from manager.fleet.desired import DesiredState
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
@@ -17,26 +17,26 @@ logger = logging.getLogger(__name__)
 _RAN_ON: Final = "ran_on"
 
 
-class Memory:
+class DesiredStateFile:
     """One small file, written whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: str | None = None
-        self._lines: dict[str, tuple[Desired, str | None, str]] = {}
+        self._lines: dict[str, tuple[DesiredState, str | None, str]] = {}
         self._failing = False
 
-    def load(self) -> tuple[dict[str, Desired], dict[str, str]]:
+    def load(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
         """Return what was remembered to be wanted, and where accounts ran when Redis lost that.
 
         What cannot be read is left out, and named in the log.
         """
-        found: dict[str, Desired] = {}
+        found: dict[str, DesiredState] = {}
         uncertain: dict[str, str] = {}
         try:
             data = json.loads(self._path.read_text())
             for account_id, record in data.items():
-                desired = Desired.from_json(account_id, json.dumps(record))
+                desired = DesiredState.from_json(account_id, json.dumps(record))
                 if desired is None:
                     raise ValueError(f"account {account_id}")
                 found[account_id] = desired
@@ -50,10 +50,10 @@ class Memory:
             )
         return found, uncertain
 
-    def save(self, desired: Iterable[Desired], uncertain: Mapping[str, str]) -> str | None:
+    def save(self, desired: Iterable[DesiredState], uncertain: Mapping[str, str]) -> str | None:
         """Write if anything changed; returns what is wrong if it cannot be written. Raises nothing."""
         # Most are the same objects as the last time; a fleet of thousands is written five times a second while it starts.
-        kept: dict[str, tuple[Desired, str | None, str]] = {}
+        kept: dict[str, tuple[DesiredState, str | None, str]] = {}
         for one in desired:
             ran_on = uncertain.get(one.account_id)
             before = self._lines.get(one.account_id)

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DRAIN, Desired
-from manager.fleet.hosts import DrainOrder
-from manager.host.reconcile.desired_state import Wanted
-from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.fleet.desired import DRAIN, DesiredState
+from manager.fleet.hosts import DrainRequest
+from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import Needs
 from manager.system import logs
-from manager.system.thread_pool import Crew
+from manager.system.thread_pool import ThreadPool
 from manager.terminal.text import counted
 
 logger = logging.getLogger(__name__)
@@ -34,37 +34,37 @@ class Drain:
         self,
         host: str,
         pool: WorkerPoolManager,
-        wanted: Wanted,
+        wanted: DesiredStateCache,
         store: FleetStore,
         config_service: BoundedConfiguration,
-        neighbours: Callable[[], Neighbours],
+        fleet_snapshot: Callable[[], FleetSnapshot],
         memory: Path,
     ) -> None:
         """`memory` is a file: a host that was drained stays so when it starts again without Redis."""
         self._host = host
         self._pool = pool
-        self._wanted = wanted
+        self._desired_cache = wanted
         self._store = store
         self._config_service = config_service
-        self._neighbours = neighbours
+        self._fleet_snapshot = fleet_snapshot
         self._memory = memory
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._stays: dict[str, str] = {}
-        self._order: DrainOrder | None = None
+        self._request: DrainRequest | None = None
         if memory.exists():
-            self._order = DrainOrder.from_json(memory.read_text())
-        self.crew = Crew(_AT_ONCE, "drain")
+            self._request = DrainRequest.from_json(memory.read_text())
+        self.crew = ThreadPool(_AT_ONCE, "drain")
 
     @property
     def active(self) -> bool:
         """Whether this host takes no new workers."""
-        return self._order is not None and self._order.active
+        return self._request is not None and self._request.active
 
     @property
     def moves(self) -> bool:
         """Whether what is here is to go on elsewhere."""
-        return self._order is not None and self._order.mode == "move"
+        return self._request is not None and self._request.mode == "move"
 
     def close(self) -> None:
         self.crew.shutdown(cancel_futures=True)
@@ -72,35 +72,37 @@ class Drain:
     def read(self) -> None:
         """Learn what is ordered, if Redis is there; tell it if it has lost that."""
         try:
-            order = self._store.drain(self._host)
-            if order is None and self._order is not None:
-                self._store.restore_drain(self._host, self._order)
+            request = self._store.drain(self._host)
+            if request is None and self._request is not None:
+                self._store.restore_drain(self._host, self._request)
         except FleetUnavailableError:
             return
-        if order is not None and order != self._order:
-            logs.event(logger, logging.INFO, "drain", mode=order.mode, by=order.by, when_flat=order.when_flat)
-            self._order = order
+        if request is not None and request != self._request:
+            logs.event(
+                logger, logging.INFO, "drain", mode=request.mode, by=request.by, when_flat=request.when_flat
+            )
+            self._request = request
             self._stays = {}
-            self._remember(order)
+            self._remember(request)
 
     def look(self) -> None:
         """Have every worker leave that may."""
-        order = self._order
-        if order is None or not order.active:
+        request = self._request
+        if request is None or not request.active:
             return
         stays: dict[str, str] = {}
-        for desired in self._wanted.running():
+        for desired in self._desired_cache.running():
             if desired.host != self._host:
                 continue
             try:
-                why = self._leave(desired, order)
+                why = self._leave(desired, request)
             except FleetUnavailableError as error:
                 why = str(error)
             if why is not None:
                 stays[desired.account_id] = why
         self._stays = stays
 
-    def told(self) -> Mapping[str, Any] | None:
+    def explain(self) -> Mapping[str, Any] | None:
         """Return what readers are told of it: how many are left, and why the first of them are."""
         if not self.active:
             return None
@@ -113,23 +115,23 @@ class Drain:
             "why": dict(sorted(stays.items())[:_NAMED]),
         }
 
-    def _remember(self, order: DrainOrder) -> None:
+    def _remember(self, request: DrainRequest) -> None:
         draft = self._memory.with_suffix(".tmp")
         try:
             draft.touch(mode=0o600)
-            draft.write_text(order.to_json())
+            draft.write_text(request.to_json())
             draft.replace(self._memory)
         except OSError as error:
             logs.event(logger, logging.WARNING, "drain_not_remembered", str(error))
 
-    def _leave(self, desired: Desired, order: DrainOrder) -> str | None:
+    def _leave(self, desired: DesiredState, request: DrainRequest) -> str | None:
         """Begin to have one account leave; returns why it cannot now."""
         account_id = desired.account_id
         with self._lock:
             if account_id in self._busy:
                 return None
         live = self._pool.occupied(account_id)
-        if live and order.when_flat and not 0 < order.deadline <= self._wanted.redis_time():
+        if live and request.when_flat and not 0 < request.deadline <= self._desired_cache.redis_time():
             open_positions = self._positions(account_id)
             if open_positions != 0:
                 return (
@@ -137,11 +139,11 @@ class Drain:
                     if open_positions is None
                     else f"{counted(open_positions, 'position')} open"
                 )
-        move = order.mode == "move"
+        move = request.mode == "move"
         if move:
-            placement = self._neighbours().promise(self._needs(desired))
+            placement = self._fleet_snapshot().reserve(self._needs(desired))
             if placement.host is None:
-                return placement.why_not()
+                return placement.rejection()
         elif not live:
             return None
         with self._lock:
@@ -150,20 +152,22 @@ class Drain:
             self._busy.add(account_id)
         return None
 
-    def _carry_out(self, desired: Desired, move: bool, live: bool) -> None:
+    def _carry_out(self, desired: DesiredState, move: bool, live: bool) -> None:
         account_id = desired.account_id
         try:
             if live:
                 self._pool.stop_worker(account_id)
             if move:
                 # Anew: the stop may have taken a minute, and the host that had room then may be gone.
-                placement = self._neighbours().promise(self._needs(desired))
-                handed = placement.host is not None and self._wanted.hand_over(desired, placement.host, DRAIN)
+                placement = self._fleet_snapshot().reserve(self._needs(desired))
+                handed = placement.host is not None and self._desired_cache.reassign(
+                    desired, placement.host, DRAIN
+                )
                 logs.event(
                     logger,
                     logging.INFO if handed else logging.WARNING,
                     "drained",
-                    placement.told(),
+                    placement.explain(),
                     account=account_id,
                     to=placement.host if handed else "nobody",
                 )
@@ -172,7 +176,7 @@ class Drain:
         except Exception:
             logger.exception("a drain met a fault of its own")
         finally:
-            self._neighbours().arrived(account_id)
+            self._fleet_snapshot().arrived(account_id)
             with self._lock:
                 self._busy.discard(account_id)
 
@@ -181,7 +185,7 @@ class Drain:
         found = info.metadata.get("open_positions") if info is not None else None
         return found if isinstance(found, int) else None
 
-    def _needs(self, desired: Desired) -> Needs:
+    def _needs(self, desired: DesiredState) -> Needs:
         try:
             return self._config_service.load_account_config(
                 desired.account_id, desired.apply_defaults

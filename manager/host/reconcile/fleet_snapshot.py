@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from manager.fleet import FleetStore, HostState
-from manager.host.reconcile.desired_state import Wanted
+from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs, Placement
 
@@ -14,23 +14,25 @@ from manager.placement.engine import FleetView, HostFacts, Needs, Placement
 _FRESH_SECONDS: Final = 0.5
 
 
-class Neighbours:
+class FleetSnapshot:
     """Thread-safe. What reads Redis raises FleetUnavailableError if it cannot be used."""
 
-    def __init__(self, host: str, store: FleetStore, wanted: Wanted, me: Callable[[], HostFacts]) -> None:
+    def __init__(
+        self, host: str, store: FleetStore, wanted: DesiredStateCache, me: Callable[[], HostFacts]
+    ) -> None:
         """`me` is this host as it is now: newer than what it said of itself."""
         self._host = host
         self._store = store
-        self._wanted = wanted
+        self._desired_cache = wanted
         self._me = me
         self._lock = threading.RLock()
         self._hosts: list[HostState] = []
         self._view: FleetView | None = None
         self._until = 0.0
         #: Accounts whose start was let in and has not ended.
-        self._admitted: set[str] = set()
+        self._reserved_here: set[str] = set()
         #: Accounts that are about to leave this host, and the places that are kept for them.
-        self._promised: dict[str, tuple[Needs, str]] = {}
+        self._reserved: dict[str, tuple[Needs, str]] = {}
 
     def live(self, host: str) -> bool:
         """Say whether the host's agent is there."""
@@ -72,21 +74,21 @@ class Neighbours:
                 view.add(needs, placement.host)
             return placement
 
-    def promise(self, needs: Needs) -> Placement:
+    def reserve(self, needs: Needs) -> Placement:
         """Choose another host for an account that is to leave this one, and keep its place there until `arrived`."""
         with self._lock:
-            self._promised.pop(needs.account_id, None)
+            self._reserved.pop(needs.account_id, None)
             placement = self.place(needs, None, without=self._host)
             if placement.host is not None:
-                self._promised[needs.account_id] = (needs, placement.host)
+                self._reserved[needs.account_id] = (needs, placement.host)
             return placement
 
     def arrived(self, account_id: str) -> None:
         """Note that the account needs its promised place no more: it has got it, or goes elsewhere."""
         with self._lock:
-            self._promised.pop(account_id, None)
+            self._reserved.pop(account_id, None)
 
-    def admit(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
+    def reserve_here(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
         """Let the account in here, until `done`; else return why not, counting those that came before it.
 
         Before it came those that run here or were let in, and those whose host got them earlier: of two that came to
@@ -101,7 +103,7 @@ class Neighbours:
                 why = self._among_earlier(needs, claimed, runs)
                 if why is not None:
                     return why
-            self._admitted.add(needs.account_id)
+            self._reserved_here.add(needs.account_id)
             if self._view is not None:
                 self._view.add(needs, self._host)
         return None
@@ -109,22 +111,22 @@ class Neighbours:
     def done(self, account_id: str) -> None:
         """Note that the start of an account that was let in has ended, well or not."""
         with self._lock:
-            self._admitted.discard(account_id)
+            self._reserved_here.discard(account_id)
 
     def _among_earlier(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
         earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
-        for desired in self._wanted.running():
+        for desired in self._desired_cache.running():
             account_id = desired.account_id
             if account_id == needs.account_id or not desired.host:
                 continue
             came_before = (desired.claimed, account_id) < (claimed, needs.account_id)
-            if came_before or account_id in self._admitted or runs(account_id):
+            if came_before or account_id in self._reserved_here or runs(account_id):
                 earlier.add(desired.tenant, desired.host)
         return earlier.refusal(needs, self._host)
 
     def _look_again(self) -> FleetView:
         """Look anew: what was full a moment ago may have been stopped since."""
-        self._wanted.read()
+        self._desired_cache.read()
         self._until = 0.0
         return self._look()
 
@@ -134,10 +136,10 @@ class Neighbours:
             self._hosts = self._store.hosts()
             self._until = now + _FRESH_SECONDS
             view = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
-            for desired in self._wanted.running():
+            for desired in self._desired_cache.running():
                 if desired.host:
                     view.add(desired.tenant, desired.host)
-            for needs, host in self._promised.values():
+            for needs, host in self._reserved.values():
                 view.add(needs, host)
             self._view = view
         return self._view

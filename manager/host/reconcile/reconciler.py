@@ -19,21 +19,21 @@ from typing import Final
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
-from manager.fleet.desired import BY_HAND, HANDED_ON, STOP, Desired, DesiredStore, Wish
-from manager.host.reconcile.desired_state import Wanted
-from manager.host.reconcile.desired_state_file import Memory
+from manager.fleet.desired import BY_HAND, REASSIGNED, STOP, DesiredState, DesiredStateRequest, DesiredStore
+from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain import Drain
-from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.whereabouts import Whereabouts
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import HostFacts
-from manager.pool.start_requests import OrderBook
+from manager.pool.start_requests import StartRequestFactory
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread
-from manager.system.thread_pool import Crew, bare
+from manager.system.thread_pool import ThreadPool, bare
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ _STOPS_KEPT: Final = 10_000
 Answer = Callable[[str, "bool | ManagerError"], None]
 
 
-class Keeper:
+class Reconciler:
     """One host's reconciler. `start` and `close` once each; everything else from any thread."""
 
     def __init__(
@@ -67,12 +67,12 @@ class Keeper:
         *,
         host: str,
         pool: WorkerPoolManager,
-        orders: OrderBook,
+        start_requests: StartRequestFactory,
         config_service: ConfigurationService,
         desired: DesiredStore,
         store: FleetStore,
         leases: FleetLeases,
-        memory: Memory,
+        desired_state_file: DesiredStateFile,
         answer: Answer,
         me: Callable[[], HostFacts],
         drain_memory: Path,
@@ -98,38 +98,44 @@ class Keeper:
         self._answer = answer
         self._closing = threading.Event()
         self._wake = threading.Event()
-        self.wanted = Wanted(host, desired, memory)
+        self.desired_cache = DesiredStateCache(host, desired, desired_state_file)
         self.drain = Drain(
-            host, pool, self.wanted, store, self._config_service, lambda: self.neighbours, drain_memory
+            host,
+            pool,
+            self.desired_cache,
+            store,
+            self._config_service,
+            lambda: self.fleet_snapshot,
+            drain_memory,
         )
-        self.neighbours = Neighbours(
-            host, store, self.wanted, lambda: replace(me(), draining=self.drain.active)
+        self.fleet_snapshot = FleetSnapshot(
+            host, store, self.desired_cache, lambda: replace(me(), draining=self.drain.active)
         )
         self.restarts = Restarts(
             host,
             pool,
-            self.wanted,
-            orders,
+            self.desired_cache,
+            start_requests,
             self._config_service,
             self._wake.set,
             lambda: self.drain.active,
-            self._admit,
-            self.neighbours.done,
+            self._reserve_here,
+            self.fleet_snapshot.done,
             self._forbidden,
         )
-        self.whereabouts = Whereabouts(host, self.neighbours, leases)
+        self.whereabouts = Whereabouts(host, self.fleet_snapshot, leases)
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         self._last_stops: dict[str, str] = {}
         #: Since when (monotonic) a worker is there whose stop has ended.
         self._vain_since: dict[str, float] = {}
         #: Accounts that had a worker here at the last look, and were wanted on another host.
-        self._strays: dict[str, Desired] = {}
+        self._strays: dict[str, DesiredState] = {}
         #: Until when (monotonic) workers that give no sign of life are given time.
         self._patient_until = 0.0
         #: How often desired and actual were compared.
         self.looks = 0
-        self._stopping = Crew(_STOPS, "stop")
+        self._stopping = ThreadPool(_STOPS, "stop")
         self._loop = EssentialThread("keeper", self._run)
         self._ear = EssentialThread("nudges", self._hear)
 
@@ -137,9 +143,9 @@ class Keeper:
 
     def start(self) -> None:
         """Carry out the stops that were missed, then begin to keep; what should run is started right away."""
-        self.wanted.read()
+        self.desired_cache.read()
         self.drain.read()
-        self.wanted.believe(self._pool.live_records())
+        self.desired_cache.believe(self._pool.live_records())
         missed = self._stop_unwanted()
         if missed:
             wait_for(missed, timeout=_MISSED_STOPS_SECONDS)
@@ -156,7 +162,7 @@ class Keeper:
         self._ear.join()
         self._stopping.shutdown()
         self.drain.close()
-        self.wanted.save()
+        self.desired_cache.save()
 
     @property
     def threads(self) -> list[EssentialThread]:
@@ -166,15 +172,15 @@ class Keeper:
 
     # commands
 
-    def wish(self, wish: Wish) -> tuple[int, Desired]:
+    def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
         """Write a command's wish down, in Redis and here. Raises FleetUnavailableError, but never for a stop."""
-        generation, desired = self.wanted.wish(wish)
+        generation, desired = self.desired_cache.set_desired(change)
         if desired.running:
-            self.restarts.forget(wish.account_id)
+            self.restarts.forget(change.account_id)
         self._wake.set()
         return generation, desired
 
-    def stop(self, desired: Desired) -> "Future[bool]":
+    def stop(self, desired: DesiredState) -> "Future[bool]":
         """Stop the account's worker: once for each generation, however often and whichever way that comes here."""
         account_id, key = desired.account_id, _key(desired)
         self.restarts.cancel(account_id)
@@ -200,17 +206,17 @@ class Keeper:
             # The error is kept with the stop for as long as that is remembered: without the frames that it refers to.
             raise bare(error) from None
 
-    def stop_locally(self, wish: Wish, least_generation: int = 0) -> "Future[bool]":
+    def stop_locally(self, change: DesiredStateRequest, least_generation: int = 0) -> "Future[bool]":
         """Stop an account by a command that did not come through Redis; works while Redis is away, or hangs."""
-        here = self._pool.occupied(wish.account_id)
-        desired = self.wanted.stop_locally(wish, least_generation=least_generation, here=here)
+        here = self._pool.occupied(change.account_id)
+        desired = self.desired_cache.stop_locally(change, least_generation=least_generation, here=here)
         self._wake.set()
         return self.stop(desired)
 
     def _forbidden(self, account_id: str) -> bool:
         return self.forbids_start(account_id)
 
-    def knows_stop(self, desired: Desired) -> bool:
+    def knows_stop(self, desired: DesiredState) -> bool:
         """Say whether this stop was handed over already."""
         with self._lock:
             return _key(desired) in self._stops
@@ -224,9 +230,9 @@ class Keeper:
             now = time.monotonic()
             try:
                 self.restarts.launch()
-                if self.wanted.unsaved and now >= next_save:
+                if self.desired_cache.unsaved and now >= next_save:
                     next_save = now + _SAVE_SECONDS
-                    self.wanted.save()
+                    self.desired_cache.save()
                 if now >= next_hang:
                     next_hang = now + _HANG_SECONDS
                     if now >= self._patient_until:
@@ -238,7 +244,7 @@ class Keeper:
                 self._loop.failed(error)
             due = self.restarts.next_due()
             moments = [next_look, next_hang, *([due] if due is not None else [])]
-            if self.wanted.unsaved:
+            if self.desired_cache.unsaved:
                 moments.append(next_save)
             self._sleep(max(0.0, min(moments) - time.monotonic()))
 
@@ -260,14 +266,14 @@ class Keeper:
         for step in (
             self._leases.tend,
             self._settle_once,
-            self.wanted.read,
+            self.desired_cache.read,
             self.drain.read,
             self._stop_unwanted,
             lambda: self._reconcile(at_once=was_draining and not self.drain.active),
             self._keep_what_runs,
             self.drain.look,
             self._forget,
-            self.wanted.save,
+            self.desired_cache.save,
         ):
             try:
                 step()
@@ -277,7 +283,7 @@ class Keeper:
 
     def _forget(self) -> None:
         """Drop the records of accounts that a person has had forgotten."""
-        for account_id in self.wanted.forgotten():
+        for account_id in self.desired_cache.forgotten():
             if self._pool.forget(account_id):
                 self.forgotten(account_id)
 
@@ -289,16 +295,20 @@ class Keeper:
         """Take stops that must not wait in a queue of tasks."""
         while not self._closing.is_set():
             try:
-                nudge = self._desired.next_nudge(self._host, 1)
-                if nudge is None:
+                urgent_stop = self._desired.next_urgent_stop(self._host, 1)
+                if urgent_stop is None:
                     continue
-                wish = Wish(
-                    account_id=nudge.account_id, state="stopped", token=nudge.token, by=nudge.by, why="stop"
+                change = DesiredStateRequest(
+                    account_id=urgent_stop.account_id,
+                    state="stopped",
+                    token=urgent_stop.token,
+                    by=urgent_stop.by,
+                    why="stop",
                 )
-                generation, desired = self.wish(wish)
+                generation, desired = self.set_desired(change)
                 if desired.running or generation != desired.generation:
                     continue  # something later was asked since; its task tells the caller
-                token = nudge.token
+                token = urgent_stop.token
                 self.stop(desired).add_done_callback(
                     lambda done, token=token: self._answered(token, done)  # type: ignore[misc]
                 )
@@ -317,26 +327,26 @@ class Keeper:
 
     def _stop_unwanted(self) -> "list[Future[bool]]":
         unwanted = [
-            wanted
+            desired
             for account_id in self._pool.live_accounts()
-            if (wanted := self.wanted.of(account_id)) is not None and not wanted.running
+            if (desired := self.desired_cache.of(account_id)) is not None and not desired.running
         ]
         # One that failed before its stop came here, without a task: it is recorded as stopped. A start that was
         # refused is not desired either, but nobody has asked for a stop.
         unwanted += [
-            wanted
+            desired
             for account_id in self._pool.failed_accounts()
-            if (wanted := self.wanted.of(account_id)) is not None
-            and not wanted.running
-            and wanted.why == STOP
+            if (desired := self.desired_cache.of(account_id)) is not None
+            and not desired.running
+            and desired.why == STOP
         ]
-        keys = {_key(wanted) for wanted in unwanted}
+        keys = {_key(desired) for desired in unwanted}
         self._vain_since = {key: since for key, since in self._vain_since.items() if key in keys}
-        return [self.stop(wanted) for wanted in unwanted if not self._stopped_in_vain(wanted)]
+        return [self.stop(desired) for desired in unwanted if not self._stopped_in_vain(desired)]
 
-    def _stopped_in_vain(self, wanted: Desired) -> bool:
+    def _stopped_in_vain(self, desired: DesiredState) -> bool:
         """Say whether its stop has ended a while ago, with its worker still there: it is tried again, but not all the time."""
-        key, now = _key(wanted), time.monotonic()
+        key, now = _key(desired), time.monotonic()
         with self._lock:
             before = self._stops.get(key)
             if before is None or not before.done():
@@ -348,14 +358,14 @@ class Keeper:
             return False
 
     def _reconcile(self, *, at_once: bool = False) -> None:
-        running = self.wanted.running()
+        running = self.desired_cache.running()
         for desired in running:
             if desired.host == self._host:
                 self.restarts.consider(desired, at_once=at_once)
         lost = [desired for desired in running if desired.failover and desired.host != self._host]
         if lost:
             self._take_over(lost)
-        homeless = [one for one in running if not one.host and self.wanted.task_is_lost(one)]
+        homeless = [one for one in running if not one.host and self.desired_cache.task_is_lost(one)]
         if homeless:
             self._take_in(homeless)
 
@@ -366,31 +376,33 @@ class Keeper:
         host that has another name now. Whoever holds the lease is the only one who can have a session.
         """
         strays = {
-            record.account_id: wanted
+            record.account_id: desired
             for record in self._pool.live_records()
-            if (wanted := self.wanted.of(record.account_id)) is not None
-            and wanted.running
-            and wanted.host not in {"", self._host}
+            if (desired := self.desired_cache.of(record.account_id)) is not None
+            and desired.running
+            and desired.host not in {"", self._host}
             and self._pool.generation(record.account_id) is not None
         }
-        settled = {key: wanted for key, wanted in strays.items() if self._strays.get(key) == wanted}
+        settled = {key: desired for key, desired in strays.items() if self._strays.get(key) == desired}
         self._strays = strays
         for record in self._pool.live_records() if settled else ():
-            wanted = settled.get(record.account_id)
-            if wanted is None:
+            desired = settled.get(record.account_id)
+            if desired is None:
                 continue
             with contextlib.suppress(FleetUnavailableError):
-                if self._leases.holds(record.claims, record.epoch) and self.wanted.take_over(wanted):
+                if self._leases.holds(record.claims, record.epoch) and self.desired_cache.reassign_here(
+                    desired
+                ):
                     logs.event(
                         logger,
                         logging.WARNING,
                         "taken_back",
                         "its worker runs here",
                         account=record.account_id,
-                        from_host=wanted.host,
+                        from_host=desired.host,
                     )
 
-    def _admit(self, desired: Desired) -> bool:
+    def _reserve_here(self, desired: DesiredState) -> bool:
         """Say whether an account may start here to which no command has just come; if not, it was handed on.
 
         Raises NoHostFitsError if it was not, as nobody else can have it either, SessionHeldError if its worker may live
@@ -406,34 +418,34 @@ class Keeper:
         else:
             needs = config.needs()
             # A batch gave it to this host, and the task that would have looked is lost.
-            uncertain = self.whereabouts.why_not_here(desired, config, generation=desired.generation)
+            uncertain = self.whereabouts.rejection_here(desired, config, generation=desired.generation)
             if uncertain is not None:
                 raise SessionHeldError(uncertain)
-        why = self.neighbours.admit(needs, desired.claimed, self._pool.has_worker_for_account)
+        why = self.fleet_snapshot.reserve_here(needs, desired.claimed, self._pool.has_worker_for_account)
         if why is None:
             return True
-        placement = self.neighbours.place(needs, None, without=self._host)
+        placement = self.fleet_snapshot.place(needs, None, without=self._host)
         if placement.host is None:
-            raise NoHostFitsError(f"{account_id}: host {self._host}: {why}; {placement.told()}")
-        if self.wanted.hand_over(desired, placement.host, HANDED_ON):
+            raise NoHostFitsError(f"{account_id}: host {self._host}: {why}; {placement.explain()}")
+        if self.desired_cache.reassign(desired, placement.host, REASSIGNED):
             logs.event(logger, logging.WARNING, "handed_on", why, account=account_id, to=placement.host)
         return False
 
-    def _take_in(self, candidates: list[Desired]) -> None:
+    def _take_in(self, candidates: list[DesiredState]) -> None:
         """Take accounts that no host has got, as the task that was to bring them to one is lost: those placed here."""
         for desired in candidates:
             account_id = desired.account_id
             try:
                 # Of one that may have its worker on a host which Redis has forgotten that host is to say.
-                if self.wanted.uncertain_host(account_id) is not None:
+                if self.desired_cache.uncertain_host(account_id) is not None:
                     continue
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
-                if self.neighbours.place(config.needs(), None).host != self._host:
+                if self.fleet_snapshot.place(config.needs(), None).host != self._host:
                     continue
-                there = self.neighbours.recorded_host(account_id)
-                if self.whereabouts.why_not_here(desired, config, other=there) is not None:
+                there = self.fleet_snapshot.recorded_host(account_id)
+                if self.whereabouts.rejection_here(desired, config, other=there) is not None:
                     continue
-                if self.wanted.take_over(desired):
+                if self.desired_cache.reassign_here(desired):
                     logs.event(
                         logger,
                         logging.WARNING,
@@ -447,21 +459,21 @@ class Keeper:
             except ManagerError:
                 continue  # no host can read its file: `manager doctor` names it as missing
 
-    def _take_over(self, candidates: list[Desired]) -> None:
+    def _take_over(self, candidates: list[DesiredState]) -> None:
         """Take the accounts of lost hosts whose files allow that, once their leases' time is over."""
         for desired in candidates:
             account_id = desired.account_id
             try:
-                if self.neighbours.live(desired.host) or self._pool.has_worker_for_account(account_id):
+                if self.fleet_snapshot.live(desired.host) or self._pool.has_worker_for_account(account_id):
                     continue
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
                 if config.failover != "auto":
                     continue
                 # Every host that looks sees the same fleet and so chooses the same one; should two see it differently,
                 # one of them writes first.
-                if self.neighbours.place(config.needs(), None, without=desired.host).host != self._host:
+                if self.fleet_snapshot.place(config.needs(), None, without=desired.host).host != self._host:
                     continue
-                if not self._leases.free(config) or not self.wanted.take_over(desired):
+                if not self._leases.free(config) or not self.desired_cache.reassign_here(desired):
                     continue
                 logs.event(
                     logger,
@@ -478,8 +490,8 @@ class Keeper:
                 logs.event(logger, logging.WARNING, "take_over_failed", str(error), account=account_id)
 
 
-def _key(desired: Desired) -> str:
+def _key(desired: DesiredState) -> str:
     return f"{desired.account_id}:{desired.generation}"
 
 
-__all__ = ["Answer", "Keeper"]
+__all__ = ["Answer", "Reconciler"]

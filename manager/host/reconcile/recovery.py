@@ -22,16 +22,16 @@ from manager.errors import (
     SlowFilesError,
     StartCancelledError,
 )
-from manager.fleet.desired import WITHOUT_TASK, Desired
-from manager.host.reconcile.desired_state import Wanted
+from manager.fleet.desired import WITHOUT_TASK, DesiredState
+from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.restart_policy import RestartPolicy
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
-from manager.pool.protocol import StartOrder
-from manager.pool.start_requests import OrderBook
+from manager.pool.protocol import StartRequest
+from manager.pool.start_requests import StartRequestFactory
 from manager.system import logs
-from manager.system.thread_pool import Crew
+from manager.system.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -59,28 +59,28 @@ class Restarts:
         self,
         host: str,
         pool: WorkerPoolManager,
-        wanted: Wanted,
-        orders: OrderBook,
+        desired: DesiredStateCache,
+        start_requests: StartRequestFactory,
         config_service: BoundedConfiguration,
         wake: Callable[[], None],
         draining: Callable[[], bool] = lambda: False,
-        admit: Callable[[Desired], bool] = lambda _desired: True,
+        reserve_here: Callable[[DesiredState], bool] = lambda _desired: True,
         started: Callable[[str], None] = lambda _account_id: None,
         forbids_start: Callable[[str], bool] = lambda _account_id: False,
     ) -> None:
         """`draining`: the host takes no new workers, and replaces none.
 
-        `admit`: there is room for an account that has no worker here; False if another host has it by now; raises
+        `reserve_here`: there is room for an account that has no worker here; False if another host has it by now; raises
         NoHostFitsError if nobody has room. `started` is told when a start that was admitted has ended, well or not.
         `forbids_start`: a stop was left on this machine that is not desired state yet.
         """
         self._forbids_start = forbids_start
-        self._admit, self._started = admit, started
+        self._reserve_here, self._started = reserve_here, started
         self._draining = draining
         self._host = host
         self._pool = pool
-        self._wanted = wanted
-        self._orders = orders
+        self._desired_cache = desired
+        self._start_requests = start_requests
         self._config_service = config_service
         self._wake = wake
         self._lock = threading.RLock()
@@ -91,7 +91,7 @@ class Restarts:
         self._closing = threading.Event()
         #: What each account's file said of recovery when it was last read: a file that hangs must not delay a recovery.
         self._known: dict[str, RecoveryConfig] = {}
-        self.crew = Crew(_STARTS, "recover")
+        self.crew = ThreadPool(_STARTS, "recover")
 
     def close(self) -> None:
         """Break off what is under way, and start nothing more."""
@@ -105,18 +105,18 @@ class Restarts:
     def lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         """Say what to do about a worker that ended unasked; see `WorkerPoolManager`."""
         account_id = info.account_id
-        wanted = self._wanted.of(account_id)
-        if self._closing.is_set() or wanted is None or not wanted.running or wanted.host != self._host:
+        desired = self._desired_cache.of(account_id)
+        if self._closing.is_set() or desired is None or not desired.running or desired.host != self._host:
             return None
         with self._lock:
             delay = self._next_delay(account_id)
             if delay is None:
-                self._blocked[account_id] = _Blocked(wanted.generation, None)
+                self._blocked[account_id] = _Blocked(desired.generation, None)
                 return lambda: self.schedule(account_id)  # where it is given up, with the reason
         logs.event(logger, logging.WARNING, "recover", reason, account=account_id, seconds=round(delay, 2))
         return lambda: self.schedule(account_id, delay)
 
-    def consider(self, desired: Desired, *, at_once: bool) -> None:
+    def consider(self, desired: DesiredState, *, at_once: bool) -> None:
         """See that an account which should run here does; `at_once` if no task can be on its way for it."""
         account_id = desired.account_id
         if self._draining():
@@ -132,7 +132,7 @@ class Restarts:
             return
         waiting = generation is None and self._pool.has_worker_for_account(account_id)
         at_once = at_once or desired.why in WITHOUT_TASK
-        if not (at_once or tried or waiting or self._wanted.task_is_lost(desired)):
+        if not (at_once or tried or waiting or self._desired_cache.task_is_lost(desired)):
             return
         with self._lock:
             delay = self._next_delay(account_id) if generation is None else 0.0
@@ -175,7 +175,7 @@ class Restarts:
                 del self._due[account_id]
                 self._busy.add(account_id)
 
-    def is_blocked(self, desired: Desired) -> bool:
+    def is_blocked(self, desired: DesiredState) -> bool:
         """Say whether nothing has changed since it was found that another start would not help."""
         with self._lock:
             blocked = self._blocked.get(desired.account_id)
@@ -192,15 +192,17 @@ class Restarts:
 
     def check(self, account_id: str, apply_defaults: bool, validate: bool) -> None:
         """Raise what a start of the account would raise because of its files, if anything."""
-        self._orders.order(account_id, apply_defaults, validate).prepare()
+        self._start_requests.start_request(account_id, apply_defaults, validate).prepare()
 
-    def order(self, wanted: Desired) -> StartOrder:
+    def start_request(self, desired: DesiredState) -> StartRequest:
         """Return the order to start the account, which is broken off if a stop is wanted by the time it is its turn."""
-        account_id = wanted.account_id
-        order = self._orders.order(account_id, wanted.apply_defaults, wanted.validate, wanted.generation)
+        account_id = desired.account_id
+        request = self._start_requests.start_request(
+            account_id, desired.apply_defaults, desired.validate, desired.generation
+        )
 
         def prepare() -> AccountConfig:
-            now = self._wanted.of(account_id)
+            now = self._desired_cache.of(account_id)
             if now is not None and not now.running:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
             if self._forbids_start(account_id):
@@ -210,11 +212,11 @@ class Restarts:
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
             # One thread each: a check may read every file of the fleet, and is refused only if it really hangs.
-            config = self._config_service.run(account_id, order.prepare, PATIENT_SECONDS)
+            config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
             self._known[account_id] = config.recovery
             return config
 
-        return replace(order, prepare=prepare)
+        return replace(request, prepare=prepare)
 
     # inside
 
@@ -231,11 +233,11 @@ class Restarts:
             self._wake()
 
     def _try(self, account_id: str) -> None:
-        wanted = self._wanted.of(account_id)
-        if self._closing.is_set() or wanted is None:
+        desired = self._desired_cache.of(account_id)
+        if self._closing.is_set() or desired is None:
             return
-        if not wanted.running or wanted.host != self._host:
-            self._pool.abandon(account_id, "it is not wanted here any more", stopped=not wanted.running)
+        if not desired.running or desired.host != self._host:
+            self._pool.abandon(account_id, "it is not wanted here any more", stopped=not desired.running)
             return
         if self._draining():
             self._pool.abandon(account_id, f"host {self._host} is drained")
@@ -245,15 +247,15 @@ class Restarts:
         if blocked is not None and blocked.fingerprint is None:
             self._give_up(account_id, "")
             return
-        order = self.order(wanted)
+        request = self.start_request(desired)
         generation = self._pool.generation(account_id)
         try:
-            if not self._pool.has_worker_for_account(account_id) and not self._admit(wanted):
+            if not self._pool.has_worker_for_account(account_id) and not self._reserve_here(desired):
                 return
-            if generation is not None and generation < wanted.restart:
-                self._pool.restart_worker(order)
+            if generation is not None and generation < desired.restart:
+                self._pool.restart_worker(request)
             else:
-                self._pool.recover_worker(order)
+                self._pool.recover_worker(request)
         except (FleetUnavailableError, OrphansLeftError):
             self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
         except (NoHostFitsError, SessionHeldError) as error:
@@ -263,30 +265,30 @@ class Restarts:
         except StartCancelledError:
             return
         except ManagerError as error:
-            self._failed(wanted, error)
+            self._failed(desired, error)
         else:
             with self._lock:
                 self._policy(account_id).started(time.monotonic())
                 self._blocked.pop(account_id, None)
 
-    def _failed(self, wanted: Desired, error: ManagerError) -> None:
-        account_id = wanted.account_id
+    def _failed(self, desired: DesiredState, error: ManagerError) -> None:
+        account_id = desired.account_id
         if not error.retryable:
             logs.event(
                 logger, logging.ERROR, "not_recovered", str(error), account=account_id, code=error.code
             )
             try:
-                fingerprint = self._fingerprint(wanted)
+                fingerprint = self._fingerprint(desired)
             except SlowFilesError as slow:
                 fingerprint = str(slow)  # differs from every later one: the account is tried again then
             with self._lock:
-                self._blocked[account_id] = _Blocked(wanted.generation, fingerprint)
+                self._blocked[account_id] = _Blocked(desired.generation, fingerprint)
             self._pool.abandon(account_id, str(error))
             return
         with self._lock:
             delay = self._next_delay(account_id)
             if delay is None:
-                self._blocked[account_id] = _Blocked(wanted.generation, None)
+                self._blocked[account_id] = _Blocked(desired.generation, None)
         if delay is None:
             self._give_up(account_id, str(error))
         else:
@@ -324,7 +326,7 @@ class Restarts:
         self._known[account_id] = found
         return found
 
-    def _fingerprint(self, desired: Desired) -> Hashable:
+    def _fingerprint(self, desired: DesiredState) -> Hashable:
         """Return what an account's files and credential are now, so that a change is noticed."""
         try:
             config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.config import AccountConfig
-from manager.fleet.desired import BY_HAND, Desired
-from manager.host.reconcile.fleet_snapshot import Neighbours
+from manager.fleet.desired import BY_HAND, DesiredState
+from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.workers.leases import FleetLeases
 from manager.states import LIVE, WorkerLifecycleStatus
 
@@ -35,13 +35,13 @@ class _Trace:
 class Whereabouts:
     """Judges silent hosts. Every method raises FleetUnavailableError if Redis cannot be used."""
 
-    def __init__(self, host: str, neighbours: Neighbours, leases: FleetLeases) -> None:
+    def __init__(self, host: str, fleet_snapshot: FleetSnapshot, leases: FleetLeases) -> None:
         self._host = host
-        self._neighbours = neighbours
+        self._fleet_snapshot = fleet_snapshot
         self._leases = leases
 
-    def why_not_here(
-        self, desired: Desired, config: AccountConfig, *, generation: int = 0, other: str | None = None
+    def rejection_here(
+        self, desired: DesiredState, config: AccountConfig, *, generation: int = 0, other: str | None = None
     ) -> str | None:
         """Return why the account may not be started on this host now; None if no other host can have its worker.
 
@@ -71,7 +71,7 @@ class Whereabouts:
         return None
 
     def _judge(self, account_id: str, trace: _Trace, config: AccountConfig) -> str | None:
-        if trace.host in {"", self._host} or self._neighbours.live(trace.host):
+        if trace.host in {"", self._host} or self._fleet_snapshot.live(trace.host):
             return None
         if self._leases.kept_by(config, trace.host):
             return (
@@ -80,7 +80,7 @@ class Whereabouts:
             )
         if self._leases.held(config):
             return None  # the lease tells, not the silence
-        recorded = self._neighbours.recorded(trace.host, account_id)
+        recorded = self._fleet_snapshot.recorded(trace.host, account_id)
         if recorded is None and not trace.running:
             return None
         if recorded is not None and recorded.status not in _MAY_LIVE:

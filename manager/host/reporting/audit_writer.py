@@ -23,7 +23,7 @@ _AGAIN_SECONDS: Final = 1.0
 _End = object()
 
 
-class Auditor:
+class AuditWriter:
     """`note` from any thread; `close` writes what is left if Redis is there."""
 
     def __init__(self, trail: AuditTrail, host: str) -> None:

@@ -11,7 +11,7 @@ _HINTS = {
 }
 
 
-def describe_exit(code: int | None, last_words: str | None) -> str:
+def describe_exit(code: int | None, exit_reason: str | None) -> str:
     """Return one line: exit code or signal, what it means where that is known, and the worker's last words."""
     if code is None:
         text = "the worker process ended (exit code unknown: an earlier host agent started it, or the process that forked it does not answer)"
@@ -22,7 +22,7 @@ def describe_exit(code: int | None, last_words: str | None) -> str:
     else:
         meaning = MEANINGS.get(WorkerExit(code)) if code in set(WorkerExit) else None
         text = f"the worker process exited with code {code}" + (f" ({meaning})" if meaning else "")
-    return f"{text}: {last_words}" if last_words else text
+    return f"{text}: {exit_reason}" if exit_reason else text
 
 
 def _signal_name(number: int) -> str:

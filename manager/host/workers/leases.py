@@ -31,7 +31,7 @@ _LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class LeaseGrant:
     """The claims of one worker."""
 
     claims: tuple[str, ...]
@@ -49,20 +49,20 @@ class Leases(Protocol):
         config: AccountConfig,
         worker_id: str,
         *,
-        before: Held | None,
+        before: LeaseGrant | None,
         cancelled: threading.Event,
         known: Callable[[str], bool],
-    ) -> Held:
+    ) -> LeaseGrant:
         """Take what the account's worker needs.
 
         `before` is what its ended predecessor held and did not give up; `known` says whether a worker id is one of
         this host's. Raises SessionHeldError, StartCancelledError, FleetUnavailableError.
         """
 
-    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+    def adopt(self, held: LeaseGrant, worker_id: str, account_id: str) -> None:
         """Note what a worker that was found running holds."""
 
-    def give_up(self, held: Held) -> None:
+    def give_up(self, held: LeaseGrant) -> None:
         """Give it up. Called when the worker has provably ended, or was never made. Raises nothing."""
 
     def tend(self) -> None:
@@ -82,10 +82,10 @@ class LocalLeases:
         config: AccountConfig,
         worker_id: str,
         *,
-        before: Held | None,
+        before: LeaseGrant | None,
         cancelled: threading.Event,
         known: Callable[[str], bool],
-    ) -> Held:
+    ) -> LeaseGrant:
         del cancelled, known
         claims = claims_of(config, self._host)
         now = int(datetime.now(UTC).timestamp() * 1000)
@@ -97,15 +97,15 @@ class LocalLeases:
                     raise held_error(config.account_id, holder)
             for claim in claims:
                 self._holders[claim] = Holder(claim, self._host, worker_id, config.account_id, 0, now, 0)
-        return Held(claims=claims, epoch=0, seconds=0.0, asked_at=lease_clock())
+        return LeaseGrant(claims=claims, epoch=0, seconds=0.0, asked_at=lease_clock())
 
-    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+    def adopt(self, held: LeaseGrant, worker_id: str, account_id: str) -> None:
         now = int(datetime.now(UTC).timestamp() * 1000)
         with self._lock:
             for claim in held.claims:
                 self._holders[claim] = Holder(claim, self._host, worker_id, account_id, 0, now, 0)
 
-    def give_up(self, held: Held) -> None:
+    def give_up(self, held: LeaseGrant) -> None:
         with self._lock:
             for claim in held.claims:
                 self._holders.pop(claim, None)
@@ -140,9 +140,9 @@ class FleetLeases:
         self._home = home
         self._forgotten = max(_FORGOTTEN_SECONDS, heartbeat_interval_seconds * _FORGOTTEN_BEATS)
         self._lock = threading.Lock()
-        self._unreleased: list[Held] = []
+        self._unreleased: list[LeaseGrant] = []
         #: Those given up last: a Redis that lost its last writes still has the leases.
-        self._released: deque[Held] = deque(maxlen=_REMEMBERED_RELEASES)
+        self._released: deque[LeaseGrant] = deque(maxlen=_REMEMBERED_RELEASES)
         #: Leases of others: when they were renewed last, and since when this host has seen no other time there.
         self._watched: dict[str, tuple[int, float]] = {}
         #: Broker identities that may have a worker without a lease: since when this host has seen none.
@@ -153,10 +153,10 @@ class FleetLeases:
         config: AccountConfig,
         worker_id: str,
         *,
-        before: Held | None,
+        before: LeaseGrant | None,
         cancelled: threading.Event,
         known: Callable[[str], bool],
-    ) -> Held:
+    ) -> LeaseGrant:
         self._ready()
         claims = claims_of(config, self._host)
         seconds = self._lease_seconds if config.failover == "auto" else 0.0
@@ -197,7 +197,7 @@ class FleetLeases:
                 raise
             with self._lock:
                 self._gone.pop(config.identity(), None)
-            return Held(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
+            return LeaseGrant(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
 
     def clear_broken(self, config: AccountConfig) -> None:
         """Remove leases of the account that were edited into nonsense: an operator has said that nobody holds them."""
@@ -247,7 +247,7 @@ class FleetLeases:
         elif cancelled.wait(min(left + 0.01, _LOOK_SECONDS)):
             raise _cancelled(config) from None
 
-    def adopt(self, held: Held, worker_id: str, account_id: str) -> None:
+    def adopt(self, held: LeaseGrant, worker_id: str, account_id: str) -> None:
         # Its heartbeat keeps it, and registers it again where Redis has lost it.
         del held, worker_id, account_id
 
@@ -257,7 +257,7 @@ class FleetLeases:
             self._unreleased.extend(self._released)
             self._released.clear()
 
-    def give_up(self, held: Held) -> None:
+    def give_up(self, held: LeaseGrant) -> None:
         with self._lock:
             self._released.append(held)
         try:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable
 
 
-class LoginPace:
+class LoginThrottle:
     """Lets so many through a second at each place, evenly. Thread-safe."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:

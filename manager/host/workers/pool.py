@@ -21,10 +21,10 @@ from manager.errors import (
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.hang_check import why_hung
-from manager.host.workers.leases import Held, Leases
-from manager.host.workers.login_throttle import LoginPace
+from manager.host.workers.leases import LeaseGrant, Leases
+from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.parallel import run_batch
-from manager.host.workers.queries import Roster
+from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
@@ -33,15 +33,15 @@ from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
-from manager.pool.protocol import Batch, Progress, StartOrder
-from manager.session.heartbeat_file import read_pulse
+from manager.pool.protocol import Batch, Progress, StartRequest
+from manager.session.heartbeat_file import read_heartbeat
 from manager.session.lease import lease_clock
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread
 from manager.system.process_watch import ProcessWatch
 from manager.system.processes import ProcessRef
-from manager.system.thread_pool import Crew
+from manager.system.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _AGAIN_SECONDS: Final = 0.5
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
-class WorkerPoolManager(Roster):
+class WorkerPoolManager(WorkerQueries):
     """Starts, stops, restarts and lists the workers of this host. Every method may be called from any thread.
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
@@ -85,41 +85,41 @@ class WorkerPoolManager(Roster):
         self._on_unexpected_exit = on_unexpected_exit
         self._leases = leases
         self._unrecorded = unrecorded
-        self._pace = LoginPace(logins_per_second)
+        self._login_throttle = LoginThrottle(logins_per_second)
         self._closing = threading.Event()
-        self._ends = Crew(_ENDS, "ended")
+        self._ends = ThreadPool(_ENDS, "ended")
         self._watch = ProcessWatch()
 
     # commands
 
-    def start_worker(self, order: StartOrder) -> WorkerInfo:
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.start_worker`."""
-        slot = self._slot(order.account_id)
+        slot = self._slot(request.account_id)
         with slot.lock:
             if slot.unattended and slot.record is not None:
                 raise StartFailedError(
-                    f"{order.account_id}: process {slot.record.process.pid} of its last worker could not be "
-                    f"ended and may still trade: stop it again (`manager stop {order.account_id}`), then start it"
+                    f"{request.account_id}: process {slot.record.process.pid} of its last worker could not be "
+                    f"ended and may still trade: stop it again (`manager stop {request.account_id}`), then start it"
                 )
             if slot.live and slot.info is not None and not (slot.restarting or slot.orphaned):
                 # Of its own generation, it was started by this very command, which came another way as well.
-                already = slot.generation != order.generation or order.generation == 0
+                already = slot.generation != request.generation or request.generation == 0
                 return self._seen(slot, slot.info).with_(
                     metadata={"already_running": True} if already else {}
                 )
             slot.restarts, slot.last_cause = 0, None
-            return self._start(slot, order)
+            return self._start(slot, request)
 
-    def recover_worker(self, order: StartOrder) -> WorkerInfo | None:
+    def recover_worker(self, request: StartRequest) -> WorkerInfo | None:
         """Start the account's worker again after it ended unasked; None if it has a worker by now.
 
         If that fails, what the worker held stays with the account: another try, `abandon` or a stop follows.
         """
-        slot = self._slot(order.account_id)
+        slot = self._slot(request.account_id)
         with slot.lock:
             if slot.live and not (slot.restarting or slot.orphaned):
                 return None
-            return self._start(slot, order, recovering=True)
+            return self._start(slot, request, recovering=True)
 
     def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
         """Give up the recovery of an account that has no worker; the account then holds nothing.
@@ -163,22 +163,22 @@ class WorkerPoolManager(Roster):
             slots = [slot for slot in self._slots.values() if slot.status is WorkerLifecycleStatus.RUNNING]
         return [slot.account_id for slot in slots if self._end_if_hung(slot)]
 
-    def restart_worker(self, order: StartOrder) -> WorkerInfo:
+    def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
-        slot = self._slot(order.account_id)
+        slot = self._slot(request.account_id)
         with slot.lock:
             if (
                 slot.live
                 and slot.info is not None
                 and not (slot.restarting or slot.orphaned)
-                and 0 < order.generation <= slot.generation
+                and 0 < request.generation <= slot.generation
             ):
                 return self._seen(slot, slot.info)
-            config = order.prepare()
+            config = request.prepare()
             if slot.live:
                 self._stop(slot, None)
             slot.restarts, slot.last_cause = 0, None
-            return self._start(slot, replace(order, prepare=lambda: config))
+            return self._start(slot, replace(request, prepare=lambda: config))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """See `manager.pool.protocol.WorkerPool.stop_worker`. A start that is under way is broken off.
@@ -217,33 +217,33 @@ class WorkerPoolManager(Roster):
         )
 
     def start_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.start_many`. Blocks, whatever `batch` says, and keeps no record of it."""
         del batch
-        return self._many(self.start_worker, orders, progress)
+        return self._many(self.start_worker, requests, progress)
 
     def restart_many(
-        self, orders: Sequence[StartOrder], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
         del batch
-        return self._many(self.restart_worker, orders, progress)
+        return self._many(self.restart_worker, requests, progress)
 
     def _many(
         self,
-        command: Callable[[StartOrder], WorkerInfo],
-        orders: Sequence[StartOrder],
+        command: Callable[[StartRequest], WorkerInfo],
+        requests: Sequence[StartRequest],
         progress: Progress | None,
     ) -> BatchResult:
-        def one(order: StartOrder) -> tuple[str, WorkerInfo | str]:
+        def one(request: StartRequest) -> tuple[str, WorkerInfo | str]:
             try:
-                info = command(order)
+                info = command(request)
             except ManagerError as error:
                 return "failed", str(error)
             return ("already" if info.metadata.get("already_running") else "done"), info
 
-        return run_batch([(order.account_id, order) for order in orders], one, progress)
+        return run_batch([(request.account_id, request) for request in requests], one, progress)
 
     def stop_many(
         self,
@@ -340,21 +340,21 @@ class WorkerPoolManager(Roster):
 
     # inside
 
-    def _start(self, slot: Slot, order: StartOrder, *, recovering: bool = False) -> WorkerInfo:
+    def _start(self, slot: Slot, request: StartRequest, *, recovering: bool = False) -> WorkerInfo:
         slot.starting = True
         try:
-            return self._start_now(slot, order, recovering)
+            return self._start_now(slot, request, recovering)
         finally:
             slot.starting = False
             slot.next_worker = None
 
-    def _start_now(self, slot: Slot, order: StartOrder, recovering: bool) -> WorkerInfo:
-        config = order.prepare()
+    def _start_now(self, slot: Slot, request: StartRequest, recovering: bool) -> WorkerInfo:
+        config = request.prepare()
         if slot.orphaned and slot.info is not None:
             # Nothing may start beside what the last worker's program left running.
             self._ended(slot, WorkerLifecycleStatus.FAILED, slot.info.error)
         if slot.unrecorded and self._unrecorded is not None:
-            found = self._unrecorded.find(order.account_id, self._accounts_for)
+            found = self._unrecorded.find(request.account_id, self._accounts_for)
             if found is not None:
                 raise SessionHeldError(found.explain(self._starter.host))
         slot.next_worker = worker_id = new_worker_id()
@@ -366,11 +366,11 @@ class WorkerPoolManager(Roster):
         if before is not None and before.claims != held.claims:
             self._leases.give_up(before)
         try:
-            self._pace.wait((config.gateway, config.server or ""), slot.cancelled)
+            self._login_throttle.wait((config.gateway, config.server or ""), slot.cancelled)
             if slot.cancelled.is_set():
-                raise StartCancelledError(f"{order.account_id}: a stop arrived while it was starting")
+                raise StartCancelledError(f"{request.account_id}: a stop arrived while it was starting")
             info = self._starter.start(
-                slot, config, worker_id, held, self._note, self._watch_worker, order.generation
+                slot, config, worker_id, held, self._note, self._watch_worker, request.generation
             )
         except BaseException as error:
             # While its record stands, the process of a start that failed could not be ended, and may hold the session.
@@ -618,7 +618,7 @@ class WorkerPoolManager(Roster):
             if code is not None:
                 slot.exit_code = code
             code = slot.exit_code
-        pulse = read_pulse(record.beat_file)
+        heartbeat = read_heartbeat(record.beat_file)
         with slot.guard:
             if slot.record is not record:
                 return
@@ -629,7 +629,7 @@ class WorkerPoolManager(Roster):
             unattended = slot.unattended
         if not (unexpected or unattended):
             return  # a start or a stop is under way and accounts for it
-        reason = slot.ended_because or describe_exit(code, pulse.last_words if pulse else None)
+        reason = slot.ended_because or describe_exit(code, heartbeat.exit_reason if heartbeat else None)
         if unexpected and code == 0:
             reason += ", without a command"
         lost = info.with_(error=reason, metadata={"exit_code": code})
@@ -688,9 +688,9 @@ class WorkerPoolManager(Roster):
         return True
 
     def _adopt(self, slot: Slot, record: WorkerRecord, wants_stopped: Callable[[str], bool]) -> WorkerInfo:
-        pulse = read_pulse(record.beat_file)
+        heartbeat = read_heartbeat(record.beat_file)
         slot.record = record
-        slot.held = Held(
+        slot.held = LeaseGrant(
             claims=record.claims, epoch=record.epoch, seconds=record.lease_seconds, asked_at=lease_clock()
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
@@ -706,14 +706,14 @@ class WorkerPoolManager(Roster):
         alive = record.process.alive()
         # One that never got its order has no beat file, and ends by itself. One that goes on without a beat file trades:
         # its run directory was removed, and nobody has asked to stop it.
-        unordered = alive and pulse is None
-        if alive and (unordered or (pulse is not None and pulse.status.get("phase") == "connecting")):
+        unordered = alive and heartbeat is None
+        if alive and (unordered or (heartbeat is not None and heartbeat.status.get("phase") == "connecting")):
             if not unordered:
                 record.process.kill()
             alive = not record.process.wait(_PUBLISH_SECONDS)
             reason = "the host agent died while it was starting"
         else:
-            reason = describe_exit(None, pulse.last_words if pulse else None)
+            reason = describe_exit(None, heartbeat.exit_reason if heartbeat else None)
         self._leases.adopt(slot.held, record.worker_id, record.account_id)
         if not alive:
             slot.exited.set()
@@ -727,7 +727,7 @@ class WorkerPoolManager(Roster):
                     self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
         slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
-        self._note(slot.info, beat=_first_beat(record, pulse.status if pulse else {}))
+        self._note(slot.info, beat=_first_beat(record, heartbeat.status if heartbeat else {}))
         self._watch_worker(slot, record.process)
         return slot.info
 

@@ -4,16 +4,16 @@ import threading
 from collections import Counter
 from typing import Any
 
-from manager.fleet.hosts import Stamped
+from manager.fleet.hosts import Timestamped
 from manager.fleet.store import observe
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo
-from manager.session.heartbeat_file import read_pulse
+from manager.session.heartbeat_file import read_heartbeat
 from manager.states import LIVE, WorkerLifecycleStatus
 
 
-class Roster:
+class WorkerQueries:
     """The questions that a pool answers. None of them waits for a command that is under way; any thread may ask."""
 
     def __init__(self, stale_after_seconds: float) -> None:
@@ -109,9 +109,9 @@ class Roster:
 
     def _seen(self, slot: Slot, info: WorkerInfo) -> WorkerInfo:
         """Return the record with the worker's latest figures, read from its beat file."""
-        pulse = read_pulse(slot.record.beat_file) if slot.record else None
-        if pulse is None:
+        heartbeat = read_heartbeat(slot.record.beat_file) if slot.record else None
+        if heartbeat is None:
             return info
-        data = {**pulse.status, "call": pulse.call, "worker_id": info.worker_id}
+        data = {**heartbeat.status, "call": heartbeat.call, "worker_id": info.worker_id}
         data.pop("phase", None)
-        return observe(info, Stamped(pulse.age_seconds, data), True, self._stale_after)
+        return observe(info, Timestamped(heartbeat.age_seconds, data), True, self._stale_after)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manager.errors import ManagerError
-from manager.host.workers.leases import Held
+from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
 from manager.session.control import ControlError, ask
@@ -39,7 +39,7 @@ class Slot:
     exited: threading.Event = field(default_factory=threading.Event)
     exit_code: int | None = None
     #: What the present worker holds in the fleet, or what an ended one left for the next.
-    held: Held | None = None
+    held: LeaseGrant | None = None
     #: Set by a stop that waits for its turn, so that a start which waits for its lease makes room.
     cancelled: threading.Event = field(default_factory=threading.Event)
     #: The worker that a start is about to make.

@@ -30,14 +30,14 @@ from manager.errors import (
 )
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.launcher import Launched, Launcher
-from manager.host.workers.leases import Held
+from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import kill_process
 from manager.models import WorkerInfo
-from manager.session.heartbeat_file import read_pulse
-from manager.session.launch_spec import WorkerOrder
+from manager.session.heartbeat_file import read_heartbeat
+from manager.session.launch_spec import LaunchSpec
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.processes import ProcessRef
@@ -82,7 +82,7 @@ class Credentials(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerSurroundings:
+class WorkerEnvironment:
     """What every worker of this host is told."""
 
     host: str
@@ -102,12 +102,12 @@ class Starter:
         launcher: Launcher,
         records: RecordFiles,
         credentials: Credentials,
-        surroundings: WorkerSurroundings,
+        environment: WorkerEnvironment,
     ) -> None:
         self._launcher = launcher
         self._records = records
         self._credentials = credentials
-        self._at = surroundings
+        self._at = environment
 
     @property
     def host(self) -> str:
@@ -153,7 +153,7 @@ class Starter:
         slot: Slot,
         config: AccountConfig,
         worker_id: str,
-        held: Held,
+        held: LeaseGrant,
         note: Note,
         watch: Callable[[Slot, ProcessRef], None],
         generation: int = 0,
@@ -176,8 +176,8 @@ class Starter:
             # Before the order is given: a worker that works has a record, whenever this agent is killed.
             self._records.save(record)
             note(_info(slot))
-            order = self._order(record, config, password, values, held)
-            launched.writer.write(order.to_json())
+            spec = self._spec(record, config, password, values, held)
+            launched.writer.write(spec.to_json())
             launched.writer.flush()
             threading.Thread(
                 target=_listen, args=(launched, events), name=f"launch-{config.account_id}", daemon=True
@@ -216,7 +216,7 @@ class Starter:
         slot: Slot,
         config: AccountConfig,
         worker_id: str,
-        held: Held,
+        held: LeaseGrant,
         launched: Launched,
         events: "queue.SimpleQueue[Mapping[str, Any]]",
         generation: int,
@@ -256,16 +256,16 @@ class Starter:
             slot.move(WorkerLifecycleStatus.STARTING)
         return record
 
-    def _order(
+    def _spec(
         self,
         record: WorkerRecord,
         config: AccountConfig,
         password: SecretStr | None,
         values: Resolved,
-        held: Held,
-    ) -> WorkerOrder:
+        held: LeaseGrant,
+    ) -> LaunchSpec:
         at = self._at
-        return WorkerOrder(
+        return LaunchSpec(
             worker_id=record.worker_id,
             config=config,
             password=password,
@@ -324,8 +324,8 @@ class Starter:
         raise self._died(slot, config)
 
     def _died(self, slot: Slot, config: AccountConfig) -> WorkerDiedError:
-        pulse = read_pulse(slot.record.beat_file) if slot.record else None
-        reason = describe_exit(slot.exit_code, pulse.last_words if pulse else None)
+        heartbeat = read_heartbeat(slot.record.beat_file) if slot.record else None
+        reason = describe_exit(slot.exit_code, heartbeat.exit_reason if heartbeat else None)
         log = self._at.paths.worker_log(config.account_id)
         return WorkerDiedError(f"{config.account_id}: while starting, {reason}; see {log}")
 

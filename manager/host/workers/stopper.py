@@ -11,7 +11,7 @@ from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.slot import Slot
 from manager.session.control import ControlError
 from manager.session.exit_codes import WorkerExit
-from manager.session.heartbeat_file import read_pulse
+from manager.session.heartbeat_file import read_heartbeat
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
@@ -60,16 +60,18 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
             killed = True
     if not killed:
         return how_ended(slot)
-    pulse = read_pulse(record.beat_file)
-    call = f" (it was in the call {pulse.call})" if pulse and pulse.call else ""
+    heartbeat = read_heartbeat(record.beat_file)
+    call = f" (it was in the call {heartbeat.call})" if heartbeat and heartbeat.call else ""
     text = f"the worker did not stop within {seconds:g} s{call} and was killed by its host agent"
-    return StopOutcome(f"{text}: {pulse.last_words}" if pulse and pulse.last_words else text, forced=True)
+    return StopOutcome(
+        f"{text}: {heartbeat.exit_reason}" if heartbeat and heartbeat.exit_reason else text, forced=True
+    )
 
 
 def how_ended(slot: Slot) -> StopOutcome:
     """Return how the slot's worker ended that was asked to stop."""
-    pulse = read_pulse(slot.record.beat_file) if slot.record is not None else None
-    words = pulse.last_words if pulse is not None else None
+    heartbeat = read_heartbeat(slot.record.beat_file) if slot.record is not None else None
+    words = heartbeat.exit_reason if heartbeat is not None else None
     if slot.exit_code == WorkerExit.STOPPED_BY_FORCE:
         return StopOutcome(words or describe_exit(slot.exit_code, None), forced=True)
     if slot.exit_code == 0 or (slot.exit_code is None and not words):

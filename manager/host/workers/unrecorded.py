@@ -18,7 +18,7 @@ import psutil
 
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.fleet import FleetStore
-from manager.fleet.hosts import Stamped
+from manager.fleet.hosts import Timestamped
 from manager.fleet.leases import Holder, LeaseStore
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.orphans import end_program
@@ -156,7 +156,7 @@ class UnrecordedWorkers:
             metadata={"health": "unknown", "health_reason": reason},
         )
 
-    def _judge(self, account_id: str, beat: Stamped | None, knows: Knows) -> Unrecorded | None:
+    def _judge(self, account_id: str, beat: Timestamped | None, knows: Knows) -> Unrecorded | None:
         if beat is None:
             return None
         worker_id, epoch = str(beat.data.get("worker_id", "")), beat.data.get("epoch")
@@ -170,7 +170,7 @@ class UnrecordedWorkers:
         )
 
 
-def _worker_process(account_id: str, beat: Stamped) -> ProcessRef | None:
+def _worker_process(account_id: str, beat: Timestamped) -> ProcessRef | None:
     """Return the live process that a heartbeat names, if it is a worker of the account.
 
     Anybody who may write to Redis can name a process there: one that does not bear a worker's name is not ended.

@@ -9,7 +9,7 @@ from support.waiting import eventually
 
 from manager.fleet import audit
 from manager.fleet.audit import AUDIT_KEY, HOSTS_KEY, AuditTrail, host_key, writing_host
-from manager.fleet.desired import DesiredStore, Wish
+from manager.fleet.desired import DesiredStateRequest, DesiredStore
 
 
 @pytest.fixture
@@ -113,8 +113,10 @@ def test_a_manager_trims_the_lists_when_it_writes(
 def test_what_a_host_is_asked_is_noted_with_its_desired_state(redis_server: RedisServer) -> None:
     desired = DesiredStore(redis_server.url)
     desired._trail = "h1"
-    desired.desire(
-        Wish(account_id="a", state="running", token="t", by="ops", why="start", host="h2", writer="h1")
+    desired.set_desired(
+        DesiredStateRequest(
+            account_id="a", state="running", token="t", by="ops", why="start", host="h2", writer="h1"
+        )
     )
     (entry,) = AuditTrail(redis_server.url).last(5)
     assert (entry.stage, entry.what, entry.account_id, entry.by, entry.command) == (
@@ -128,5 +130,5 @@ def test_a_list_that_cannot_be_written_stops_no_command(redis_server: RedisServe
     trail_of(redis_server, "h1").note("start", by="h1")
     desired = DesiredStore(redis_server.url)
     desired._trail = "h1"
-    desired.desire(Wish(account_id="a", state="stopped", token="t", by="ops", why="stop"))
+    desired.set_desired(DesiredStateRequest(account_id="a", state="stopped", token="t", by="ops", why="stop"))
     assert [fields[b"what"] for _, fields in client.xrange(AUDIT_KEY)] == [b"start", b"stop"]

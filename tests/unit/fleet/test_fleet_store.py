@@ -13,7 +13,7 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.hosts import Stamped
+from manager.fleet.hosts import Timestamped
 from manager.fleet.leases import LeaseBeats
 from manager.fleet.store import beats_key, observe
 from manager.models import WorkerInfo, utc_now
@@ -51,23 +51,23 @@ def test_running_is_said_of_a_fresh_heartbeat_only(store: FleetStore) -> None:
 
 LIVE_CASES = [
     (S.RUNNING, None, S.UNKNOWN),
-    (S.RUNNING, Stamped(0.1, beat("w-other")), S.UNKNOWN),
-    (S.RUNNING, Stamped(0.1, beat(loop_age_seconds=99.0)), S.UNKNOWN),
-    (S.RUNNING, Stamped(0.1, beat()), S.RUNNING),
-    (S.STOPPED, Stamped(0.1, beat()), S.STOPPED),
-    (S.FAILED, Stamped(0.1, beat()), S.FAILED),
+    (S.RUNNING, Timestamped(0.1, beat("w-other")), S.UNKNOWN),
+    (S.RUNNING, Timestamped(0.1, beat(loop_age_seconds=99.0)), S.UNKNOWN),
+    (S.RUNNING, Timestamped(0.1, beat()), S.RUNNING),
+    (S.STOPPED, Timestamped(0.1, beat()), S.STOPPED),
+    (S.FAILED, Timestamped(0.1, beat()), S.FAILED),
     (S.STARTING, None, S.STARTING),
 ]
 
 
 @pytest.mark.parametrize(("status", "word", "seen"), LIVE_CASES)
-def test_never_more_than_is_proven(status: S, word: Stamped | None, seen: S) -> None:
+def test_never_more_than_is_proven(status: S, word: Timestamped | None, seen: S) -> None:
     assert observe(info(status=status), word, True, 10.0).status is seen
 
 
 def test_a_silent_host_makes_what_was_starting_unknown_but_not_a_worker_that_beats() -> None:
     assert observe(info(status=S.STARTING), None, False, 10.0).status is S.UNKNOWN
-    assert observe(info(), Stamped(0.1, beat()), False, 10.0).status is S.RUNNING
+    assert observe(info(), Timestamped(0.1, beat()), False, 10.0).status is S.RUNNING
 
 
 def test_another_run_of_redis_is_taken_for_one_that_lost_something(

@@ -8,7 +8,7 @@ import pytest
 
 from manager.errors import FleetUnavailableError
 from manager.host.reporting import audit_writer
-from manager.host.reporting.audit_writer import Auditor
+from manager.host.reporting.audit_writer import AuditWriter
 
 
 class Trail:
@@ -29,8 +29,8 @@ class Trail:
         self.there = False
 
 
-def noted(trail: Trail, entries: int) -> Auditor:
-    audit = Auditor(trail, "h1")  # type: ignore[arg-type]
+def noted(trail: Trail, entries: int) -> AuditWriter:
+    audit = AuditWriter(trail, "h1")  # type: ignore[arg-type]
     audit.start()
     for n in range(entries):
         audit.note("start", f"acct-{n}", "ops", "c-1", "ok")

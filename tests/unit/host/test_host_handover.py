@@ -7,32 +7,34 @@ from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
-from support.keeping import KeptHost
+from support.keeping import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.errors import HostUnavailableError, SessionHeldError, StartCancelledError
-from manager.fleet.desired import DRAIN, MOVE, Wish
-from manager.fleet.hosts import DrainOrder
+from manager.fleet.desired import DRAIN, MOVE, DesiredStateRequest
+from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
-from manager.host.commands import Call, Elsewhere
-from manager.host.reconcile import reconciler as keeper_module
+from manager.host.commands import CommandContext, Elsewhere
+from manager.host.reconcile import reconciler as reconciler_module
 from manager.host.reconcile.recovery import _Blocked
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
 
 class MakeHost(Protocol):
-    def __call__(self, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> KeptHost: ...
+    def __call__(
+        self, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None
+    ) -> ReconciledHost: ...
 
 
 @pytest.fixture
 def make_host(redis_server: RedisServer, tmp_path: Path) -> Iterator[MakeHost]:
     LeaseStore(redis_server.url).trust()
-    made: list[KeptHost] = []
+    made: list[ReconciledHost] = []
 
-    def make(name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> KeptHost:
-        made.append(KeptHost(tmp_path, redis_server.url, name, capacity=capacity, labels=labels))
+    def make(name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> ReconciledHost:
+        made.append(ReconciledHost(tmp_path, redis_server.url, name, capacity=capacity, labels=labels))
         return made[-1]
 
     yield make
@@ -40,17 +42,17 @@ def make_host(redis_server: RedisServer, tmp_path: Path) -> Iterator[MakeHost]:
         host.close()
 
 
-def place(host: KeptHost, account_id: str) -> str:
+def place(host: ReconciledHost, account_id: str) -> str:
     desired = host.desired.read(account_id)
     assert desired is not None
     assert desired.running
     return desired.host
 
 
-def ends(host: KeptHost, seen_by: KeptHost) -> None:
+def ends(host: ReconciledHost, seen_by: ReconciledHost) -> None:
     """Have the host's agent end in order, and the other one know of it."""
     host.store.forget_agent(host.name)
-    seen_by.keeper.neighbours._until = 0.0
+    seen_by.reconciler.fleet_snapshot._until = 0.0
 
 
 def test_an_account_that_was_handed_to_a_full_host_waits_for_room_and_says_so(make_host: MakeHost) -> None:
@@ -58,12 +60,14 @@ def test_an_account_that_was_handed_to_a_full_host_waits_for_room_and_says_so(ma
     b.account("x", 1)
     b.wanted("full", "b")
     b.pool.live["full"] = 1
-    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
+    assert b.desired.reassign(b.wanted("x", "a"), "b", DRAIN)
     b.look(30)  # more often than recovery.max_restarts
     assert b.pool.started == []
     assert "it is full: 1 of 1 workers" in b.pool.abandoned["x"]
     b.pool.live.clear()
-    b.desired.desire(Wish(account_id="full", state="stopped", token="t2", by="me", why="stop"))
+    b.desired.set_desired(
+        DesiredStateRequest(account_id="full", state="stopped", token="t2", by="me", why="stop")
+    )
     b.look(2)
     assert b.pool.started == ["x"]
 
@@ -73,8 +77,8 @@ def test_a_redis_that_is_away_counts_against_no_account(
 ) -> None:
     b = make_host("b")
     b.account("x", 1)
-    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
-    b.keeper.wanted.read()
+    assert b.desired.reassign(b.wanted("x", "a"), "b", DRAIN)
+    b.reconciler.desired_cache.read()
     redis_server.stop()
     b.look(30)
     assert b.pool.started == []
@@ -86,7 +90,7 @@ def test_a_redis_that_is_away_counts_against_no_account(
 def test_a_session_that_somebody_still_has_is_waited_for(make_host: MakeHost) -> None:
     b = make_host("b")
     b.account("x", 1)
-    assert b.desired.take_over(b.wanted("x", "a"), "b", DRAIN)
+    assert b.desired.reassign(b.wanted("x", "a"), "b", DRAIN)
     b.pool.fails["x"] = SessionHeldError("worker w-1 on host a has it")
     b.look(30)
     assert b.pool.abandoned["x"] == "worker w-1 on host a has it"
@@ -119,13 +123,13 @@ def test_who_came_to_an_address_first_stays_there_however_old_the_others_command
     three = make_host("three", labels={"egress_ip": "203.0.113.1"})
     one.account("x", 1)
     one.account("shy", 2, avoid_sharing="egress_ip", host="two")
-    x = three.wanted("x", "three", needs=three.keeper._config_service.load_account_config("x").needs())
+    x = three.wanted("x", "three", needs=three.reconciler._config_service.load_account_config("x").needs())
     three.pool.live["x"] = x.generation
     # While x stops, to go to `one`, shy comes to `two`: nobody of its server is behind the address yet.
-    two.commands.start("shy", True, True, Call("t-shy"))
+    two.commands.start("shy", True, True, CommandContext("t-shy"))
     three.pool.live.clear()
-    three.keeper.wanted.read()
-    assert three.keeper.wanted.hand_over(x, "one", DRAIN)
+    three.reconciler.desired_cache.read()
+    assert three.reconciler.desired_cache.reassign(x, "one", DRAIN)
     one.look(3)
     assert one.pool.started == []
     assert place(one, "x") == "three"
@@ -137,8 +141,8 @@ def test_an_agent_that_starts_again_starts_no_more_than_fit(make_host: MakeHost)
     for login, account_id in enumerate(("x", "y"), 1):
         b.account(account_id, login)
         b.wanted(account_id, "b")
-    b.keeper.wanted.read()
-    b.keeper._reconcile(at_once=True)
+    b.reconciler.desired_cache.read()
+    b.reconciler._reconcile(at_once=True)
     b.look(2)
     assert b.pool.started == ["x"]
     assert "it is full" in b.pool.abandoned["y"]
@@ -149,7 +153,7 @@ def test_a_drain_breaks_off_a_start_that_has_no_process_yet(make_host: MakeHost)
     a.account("x", 1)
     a.wanted("x", "a")
     a.pool.starting.add("x")  # it waits for its turn to log in
-    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.store.request_drain("a", DrainRequest(mode="move"))
     a.look(2)
     assert a.pool.starting == set()
     b.look(2)
@@ -161,7 +165,7 @@ def test_a_drain_chooses_anew_when_the_host_that_it_chose_is_gone_after_the_stop
     a.account("x", 1)
     a.pool.live["x"] = a.wanted("x", "a").generation
     a.pool.while_stopping = lambda: ends(b, a)
-    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.store.request_drain("a", DrainRequest(mode="move"))
     a.look(2)
     c.look(2)
     assert c.pool.started == ["x"]
@@ -172,9 +176,9 @@ def test_what_a_drained_host_could_not_place_after_the_stop_is_its_own_and_told(
     a.account("x", 1)
     a.pool.live["x"] = a.wanted("x", "a").generation
     a.pool.while_stopping = lambda: ends(b, a)
-    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.store.request_drain("a", DrainRequest(mode="move"))
     a.look(2)
-    told = a.keeper.drain.told()
+    told = a.reconciler.drain.explain()
     assert told is not None
     assert "b: its agent is silent" in told["why"]["x"]
     b.report()
@@ -191,11 +195,11 @@ def test_a_drain_takes_no_worker_down_that_has_nowhere_to_go(make_host: MakeHost
         a.pool.live[f"x{login}"] = a.wanted(f"x{login}", "a").generation
     slow = threading.Event()
     a.pool.while_stopping = lambda: slow.wait(10)
-    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.store.request_drain("a", DrainRequest(mode="move"))
     for _ in range(3):
-        a.keeper.neighbours._until = 0.0
-        a.keeper._look()
-    told = a.keeper.drain.told()
+        a.reconciler.fleet_snapshot._until = 0.0
+        a.reconciler._look()
+    told = a.reconciler.drain.explain()
     assert told is not None
     assert (told["leaving"], told["staying"]) == (2, 3)
     assert all("b: it is full: 2 of 2 workers" in why for why in told["why"].values()), told
@@ -214,7 +218,7 @@ def test_a_start_follows_an_account_that_was_given_away_meanwhile(make_host: Mak
 
     a.commands._place = moved  # type: ignore[method-assign, assignment]
     with pytest.raises(Elsewhere) as elsewhere:
-        a.commands.start("x", True, True, Call("t1"))
+        a.commands.start("x", True, True, CommandContext("t1"))
     assert elsewhere.value.host == "b"
     assert a.pool.started == []
 
@@ -227,12 +231,12 @@ def test_a_start_does_not_take_back_what_its_host_has_handed_over(make_host: Mak
     def drained(*_: object) -> None:
         desired = a.desired.read("x")
         assert desired is not None
-        assert a.keeper.wanted.hand_over(desired, "b", DRAIN)
+        assert a.reconciler.desired_cache.reassign(desired, "b", DRAIN)
         b.look()
 
     a.commands._place = drained  # type: ignore[method-assign, assignment]
     with pytest.raises(Elsewhere):
-        a.commands.start("x", True, True, Call("t1"))
+        a.commands.start("x", True, True, CommandContext("t1"))
     assert b.pool.started == ["x"]
     assert place(b, "x") == "b"
 
@@ -242,13 +246,13 @@ def test_a_start_that_a_drain_breaks_off_goes_on_at_the_next_host(make_host: Mak
     a.account("x", 1)
 
     def broken_off() -> None:
-        a.store.order_drain("a", DrainOrder(mode="move"))
-        a.keeper.drain.read()
+        a.store.request_drain("a", DrainRequest(mode="move"))
+        a.reconciler.drain.read()
         raise StartCancelledError("x: a stop arrived while it was starting")
 
     a.pool.while_starting = broken_off
     with pytest.raises(Elsewhere) as elsewhere:
-        a.commands.start("x", True, True, Call("t1"))
+        a.commands.start("x", True, True, CommandContext("t1"))
     assert elsewhere.value.host == "b"
     assert place(b, "x") == "b"
 
@@ -264,7 +268,7 @@ def test_a_worker_that_has_its_lease_keeps_its_account(make_host: MakeHost) -> N
     )
     a.pool.live["x"], a.pool.epochs["x"] = desired.generation, (claims, epoch)
     make_host("b")
-    assert a.desired.take_over(desired, "b", DRAIN)
+    assert a.desired.reassign(desired, "b", DRAIN)
     a.look()
     assert place(a, "x") == "b", "not at the first look: it may be about to end"
     a.look(2)
@@ -273,7 +277,7 @@ def test_a_worker_that_has_its_lease_keeps_its_account(make_host: MakeHost) -> N
     a.lease_store.release(claims, epoch)
     taken = a.desired.read("x")
     assert taken is not None
-    assert a.desired.take_over(taken, "b", DRAIN)
+    assert a.desired.reassign(taken, "b", DRAIN)
     a.look(4)
     assert place(a, "x") == "b"
 
@@ -290,10 +294,10 @@ def test_where_an_account_ran_outlives_a_refused_start_and_the_agent(
     LeaseStore(redis_server.url).trust()
     two.report()
 
-    def refuses(host: KeptHost, token: str) -> None:
+    def refuses(host: ReconciledHost, token: str) -> None:
         host.wanted("x", token=token)
         with pytest.raises(HostUnavailableError, match="ran on host one when Redis lost its data"):
-            host.commands.start("x", True, True, Call(token))
+            host.commands.start("x", True, True, CommandContext(token))
         host.look()
         assert host.pool.started == []
 
@@ -308,8 +312,8 @@ def test_a_hand_over_that_redis_lost_is_told_again_by_the_host_that_made_it(
     a.account("x", 1)
     x = a.wanted("x", "a")
     for host in (a, b, c):
-        host.keeper.wanted.read()
-    assert a.keeper.wanted.hand_over(x, "b", DRAIN)
+        host.reconciler.desired_cache.read()
+    assert a.reconciler.desired_cache.reassign(x, "b", DRAIN)
     redis_server.forget()
     LeaseStore(redis_server.url).trust()
     for host in (c, b, a, b):
@@ -321,15 +325,19 @@ def test_a_refusal_takes_back_no_later_stop(make_host: MakeHost) -> None:
     a = make_host("a")
     a.account("x", 1)
     a.wanted("x", "a")
-    wanted = a.keeper.wanted
-    generation, _ = wanted.wish(
-        Wish(account_id="x", state="running", token="t2", by="me", why="restart", restart=True, host="a")
+    wanted = a.reconciler.desired_cache
+    generation, _ = wanted.set_desired(
+        DesiredStateRequest(
+            account_id="x", state="running", token="t2", by="me", why="restart", restart=True, host="a"
+        )
     )
     read = a.desired.read
 
     def slow_read(account_id: str) -> object:
         found = read(account_id)
-        wanted.wish(Wish(account_id="x", state="stopped", token="t3", by="me", why="stop"))
+        wanted.set_desired(
+            DesiredStateRequest(account_id="x", state="stopped", token="t3", by="me", why="stop")
+        )
         return found
 
     a.desired.read = slow_read  # type: ignore[assignment]
@@ -342,12 +350,12 @@ def test_a_refusal_takes_back_no_later_stop(make_host: MakeHost) -> None:
 def test_a_refused_start_leaves_no_doubt_about_a_host_that_it_was_passed_on_to(make_host: MakeHost) -> None:
     a, b = make_host("a"), make_host("b")
     a.account("x", 1)
-    generation, _ = a.keeper.wish(
-        Wish(account_id="x", state="running", token="t1", by="me", why="start", host="b")
+    generation, _ = a.reconciler.set_desired(
+        DesiredStateRequest(account_id="x", state="running", token="t1", by="me", why="start", host="b")
     )
-    b.keeper.wanted.withdraw("x", generation)
+    b.reconciler.desired_cache.withdraw("x", generation)
     a.look()
-    assert a.keeper.wanted.uncertain_host("x") is None
+    assert a.reconciler.desired_cache.uncertain_host("x") is None
 
 
 def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one(
@@ -368,7 +376,7 @@ def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one
             host.look(2)
     assert (a.pool.started, b.pool.started) == (["pinned"], ["x"])
     # Whose place Redis has forgotten is not taken in by others.
-    a.keeper.wanted._uncertain["y"] = b.keeper.wanted._uncertain["y"] = "lost"
+    a.reconciler.desired_cache._uncertain["y"] = b.reconciler.desired_cache._uncertain["y"] = "lost"
     a.account("y", 3)
     a.wanted("y")
     for host in (a, b):
@@ -380,18 +388,18 @@ def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were paused with it, and have not had a moment to show that they live."""
-    keeper = make_host("a").keeper
+    reconciler = make_host("a").reconciler
     now = [1000.0]
-    monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(reconciler_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slept(seconds: float, took: float) -> float:
         def wait(_timeout: float) -> bool:
             now[0] += took
             return False
 
-        monkeypatch.setattr(keeper._wake, "wait", wait)
-        keeper._sleep(seconds)
-        return keeper._patient_until
+        monkeypatch.setattr(reconciler._wake, "wait", wait)
+        reconciler._sleep(seconds)
+        return reconciler._patient_until
 
     assert slept(1.0, 1.1) == 0.0
     now[0] += 60.0  # a look that a hanging Redis held up: no reason to be patient with workers
@@ -403,24 +411,24 @@ def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
     make_host: MakeHost, redis_server: RedisServer
 ) -> None:
     a = make_host("a")
-    a.store.order_drain("a", DrainOrder(mode="move"))
+    a.store.request_drain("a", DrainRequest(mode="move"))
     a.look()
     redis_server.forget()
     a.look()
-    assert a.store.drain("a") == DrainOrder(mode="move")
+    assert a.store.drain("a") == DrainRequest(mode="move")
     redis_server.forget()
     look = a.store.drain
 
-    def late(host: str) -> DrainOrder | None:
+    def late(host: str) -> DrainRequest | None:
         found = look(host)
-        a.store.order_drain("a", DrainOrder(mode="off"))  # an operator resumes it in this moment
+        a.store.request_drain("a", DrainRequest(mode="off"))  # an operator resumes it in this moment
         return found
 
     a.store.drain = late  # type: ignore[method-assign]
-    a.keeper.drain.read()
+    a.reconciler.drain.read()
     a.store.drain = look  # type: ignore[method-assign]
-    a.keeper.drain.read()
-    assert not a.keeper.drain.active
+    a.reconciler.drain.read()
+    assert not a.reconciler.drain.active
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -433,11 +441,11 @@ def test_a_stop_for_a_host_that_has_another_name_goes_there(make_host: MakeHost,
     new.store.record("old", [info.with_(metadata={"host": "old"})], {})
     new.store.record("new", [info], {})
     with pytest.raises(Elsewhere) as elsewhere:
-        other.commands.stop("x", None, Call("t-stop"))
+        other.commands.stop("x", None, CommandContext("t-stop"))
     assert elsewhere.value.host == "new"
     if not ended:
         new.pool.live["x"] = 1
-    assert new.commands.stop("x", None, Call("t-stop")) is True
+    assert new.commands.stop("x", None, CommandContext("t-stop")) is True
     assert new.pool.live == {}
 
 
@@ -451,7 +459,7 @@ def test_a_start_of_what_runs_at_a_host_that_has_another_name_goes_there(make_ho
     new.store.record("old", [info.with_(metadata={"host": "old"})], {})
     new.store.record("z-new", [info], {})
     with pytest.raises(Elsewhere) as elsewhere:
-        other.commands.start("x", True, True, Call("t-start"))
+        other.commands.start("x", True, True, CommandContext("t-start"))
     assert elsewhere.value.host == "z-new"
 
 
@@ -465,7 +473,7 @@ def test_a_stop_for_a_host_that_is_silent_says_so(make_host: MakeHost) -> None:
     )
     b.store.record("b", [info], {})
     with pytest.raises(HostUnavailableError, match="host a, which has it, is silent"):
-        b.commands.stop("x", None, Call("t-stop"))
+        b.commands.stop("x", None, CommandContext("t-stop"))
 
 
 def test_a_stop_that_came_without_its_task_stops_what_has_failed_before(make_host: MakeHost) -> None:
@@ -474,11 +482,13 @@ def test_a_stop_that_came_without_its_task_stops_what_has_failed_before(make_hos
         b.account(account_id, 1)
         desired = b.wanted(account_id, "b")
         b.pool.failed.add(account_id)
-        b.keeper.restarts._blocked[account_id] = _Blocked(desired.generation, None)
-    b.desired.desire(Wish(account_id="asked", state="stopped", token="t", by="me", why="stop"))
+        b.reconciler.restarts._blocked[account_id] = _Blocked(desired.generation, None)
+    b.desired.set_desired(
+        DesiredStateRequest(account_id="asked", state="stopped", token="t", by="me", why="stop")
+    )
     b.desired.withdraw("refused", desired.generation)
     b.look()
-    KeptHost._await(lambda: "asked" not in b.pool.failed)
+    ReconciledHost._await(lambda: "asked" not in b.pool.failed)
     b.look(2)
     assert b.pool.failed == {"refused"}, "why it was refused stays told"
 
@@ -487,15 +497,15 @@ def test_a_step_that_fails_keeps_the_reconciler_from_no_later_one(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shortage of files lets one step fail again and again: what should run is started all the same."""
-    host = KeptHost(tmp_path, redis_server.url, "one")
+    host = ReconciledHost(tmp_path, redis_server.url, "one")
     host.account("a", 1)
     host.wanted("a", "one", why=DRAIN)
 
     def fails() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(host.keeper.drain, "read", fails)
+    monkeypatch.setattr(host.reconciler.drain, "read", fails)
     host.look()
     assert host.pool.started == ["a"]
-    assert "Too many open files" in str(host.keeper._loop.trouble)
+    assert "Too many open files" in str(host.reconciler._loop.trouble)
     host.close()

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import KeptHost
+from support.keeping import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.config import AccountConfig, ConfigurationService
-from manager.host.commands import Call
+from manager.host.commands import CommandContext
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -36,23 +36,23 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_others_are_started_recovered_and_stopped_while_the_files_of_one_hang(
     redis_server: RedisServer, tmp_path: Path, gate: threading.Event
 ) -> None:
-    host = KeptHost(tmp_path, redis_server.url, "h")
+    host = ReconciledHost(tmp_path, redis_server.url, "h")
     try:
         for login, account_id in enumerate(("hangs", "well"), 1):
             host.account(account_id, login)
             host.wanted(account_id, "h")
-        starting = threading.Thread(target=host.keeper.start)
+        starting = threading.Thread(target=host.reconciler.start)
         starting.start()
         eventually(lambda: "well" in host.pool.started)
 
         lost = WorkerInfo(worker_id="w", account_id="hangs", status=WorkerLifecycleStatus.RUNNING)
         for account_id in ("hangs", "well"):
             host.pool.live.pop(account_id, None)
-            recover = host.keeper.restarts.lost(lost.with_(account_id=account_id), "it was killed")
+            recover = host.reconciler.restarts.lost(lost.with_(account_id=account_id), "it was killed")
             assert recover is not None
             recover()
         eventually(lambda: host.pool.started.count("well") == 2)
-        assert host.commands.stop("well", None, Call("t-stop")) is True
+        assert host.commands.stop("well", None, CommandContext("t-stop")) is True
         assert "hangs" not in host.pool.started
 
         gate.set()

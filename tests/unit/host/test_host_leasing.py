@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
 from manager.host.workers import leases
-from manager.host.workers.leases import FleetLeases, Held, LocalLeases, claims_of
+from manager.host.workers.leases import FleetLeases, LeaseGrant, LocalLeases, claims_of
 
 #: In lower case, so that it is both what is claimed and what version 0.2 would claim.
 CLAIM = "paper:s:1"
@@ -24,7 +24,7 @@ class Host:
         self.known = known or set()
         self.cancelled = threading.Event()
 
-    def take(self, worker_id: str, before: Held | None = None, **changes: Any) -> Held:
+    def take(self, worker_id: str, before: LeaseGrant | None = None, **changes: Any) -> LeaseGrant:
         return self.leases.take(
             config(**{"server": "s", **changes}),
             worker_id,
@@ -177,7 +177,7 @@ def test_the_lease_of_a_worker_of_version_0_2_passes_to_its_successor(redis_serv
     epoch = host.store.acquire(
         theirs, host="h1", worker_id="w-old", account_id="a", ttl_seconds=0, quarantine_seconds=0
     )
-    before = Held(claims=theirs, epoch=epoch, seconds=0.0, asked_at=0.0)
+    before = LeaseGrant(claims=theirs, epoch=epoch, seconds=0.0, asked_at=0.0)
     held = host.take("w-new", before, server="Paper-1", login=5001)
     host.leases.give_up(before)
     assert {holder.claim for holder in host.store.holders()} == set(held.claims)
@@ -194,7 +194,7 @@ def test_two_spellings_of_one_login_are_one_session(redis_server: RedisServer) -
 def test_a_local_pool_has_one_holder_of_each_claim() -> None:
     leases = LocalLeases("h")
 
-    def take(worker_id: str, before: Held | None = None) -> Held:
+    def take(worker_id: str, before: LeaseGrant | None = None) -> LeaseGrant:
         return leases.take(
             config(), worker_id, before=before, cancelled=threading.Event(), known=lambda _: False
         )

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from manager.fleet.desired import Desired
-from manager.host.reconcile.desired_state_file import Memory
-from manager.host.workers.login_throttle import LoginPace
+from manager.fleet.desired import DesiredState
+from manager.host.reconcile.desired_state_file import DesiredStateFile
+from manager.host.workers.login_throttle import LoginThrottle
 
-ONE = Desired(account_id="a", state="running", generation=5, host="h")
+ONE = DesiredState(account_id="a", state="running", generation=5, host="h")
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
-    assert Memory(path).load() == ({}, {})
-    memory = Memory(path)
+    assert DesiredStateFile(path).load() == ({}, {})
+    memory = DesiredStateFile(path)
     assert memory.save([ONE], {}) is None
-    assert Memory(path).load() == ({"a": ONE}, {})
+    assert DesiredStateFile(path).load() == ({"a": ONE}, {})
     assert memory.save([ONE], {"a": "other"}) is None
-    assert Memory(path).load() == ({"a": ONE}, {"a": "other"})
+    assert DesiredStateFile(path).load() == ({"a": ONE}, {"a": "other"})
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -27,21 +27,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_nonsense_is_nothing_and_no_fault(tmp_path: Path, text: str) -> None:
     path = tmp_path / "desired.json"
     path.write_text(text)
-    assert Memory(path).load() == ({}, {})
+    assert DesiredStateFile(path).load() == ({}, {})
 
 
 def test_a_disk_that_takes_nothing_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
-    memory = Memory(path)
+    memory = DesiredStateFile(path)
     memory.save([ONE], {})
     path.with_suffix(".tmp").mkdir()  # in the way, as a full or read-only disk would be
     trouble = memory.save([], {})
     assert trouble is not None
     assert str(path) in trouble
-    assert Memory(path).load() == ({"a": ONE}, {})
+    assert DesiredStateFile(path).load() == ({"a": ONE}, {})
     path.with_suffix(".tmp").rmdir()
     assert memory.save([], {}) is None
-    assert Memory(path).load() == ({}, {})
+    assert DesiredStateFile(path).load() == ({}, {})
 
 
 def test_logins_at_one_server_are_spread_and_other_servers_do_not_wait() -> None:
@@ -55,7 +55,7 @@ def test_logins_at_one_server_are_spread_and_other_servers_do_not_wait() -> None
             waited.append(round(timeout or 0.0, 6))
             return False
 
-    pace = LoginPace(10, clock=lambda: now[0])
+    pace = LoginThrottle(10, clock=lambda: now[0])
     for server in ("A", "A", "A", "B"):
         pace.wait(server, Waits())
     assert waited == [0.1, 0.2]

@@ -26,13 +26,13 @@ from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
 from manager.host.workers import stopper
 from manager.host.workers.launcher import Launched
-from manager.host.workers.leases import Held, LocalLeases
+from manager.host.workers.leases import LeaseGrant, LocalLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.records import RecordFiles
 from manager.host.workers.slot import Slot
-from manager.host.workers.starter import Starter, WorkerSurroundings
+from manager.host.workers.starter import Starter, WorkerEnvironment
 from manager.models import WorkerInfo
-from manager.pool.protocol import StartOrder
+from manager.pool.protocol import StartRequest
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 
@@ -81,7 +81,7 @@ class CountedLeases(LocalLeases):
         super().__init__("h")
         self.given_up = 0
 
-    def give_up(self, held: Held) -> None:
+    def give_up(self, held: LeaseGrant) -> None:
         self.given_up += 1
         super().give_up(held)
 
@@ -139,7 +139,7 @@ class Bench:
                 self.launcher,
                 self.records,
                 NoCredentials(),
-                WorkerSurroundings(
+                WorkerEnvironment(
                     host="h",
                     paths=self.paths,
                     redis_url=None,
@@ -169,11 +169,11 @@ class Bench:
         assert noticed.wait(10), "the watching thread has ended"
 
     def start(self) -> ProcessRef:
-        self.pool.start_worker(self.order())
+        self.pool.start_worker(self.start_request())
         return next(reversed(self.launcher.children))
 
-    def order(self) -> StartOrder:
-        return StartOrder("a", True, True, lambda: self.config)
+    def start_request(self) -> StartRequest:
+        return StartRequest("a", True, True, lambda: self.config)
 
     def stop(self) -> "Future[bool]":
         return self.threads.submit(self.pool.stop_worker, "a")
@@ -227,7 +227,7 @@ def test_a_stop_that_comes_while_a_death_is_looked_at_stops_it(bench: Bench, rec
     assert bench.stop().result(10) is True
     death.goes_on.set()
     bench.watching_goes_on()
-    assert bench.pool.start_worker(bench.order()).status == "running"
+    assert bench.pool.start_worker(bench.start_request()).status == "running"
     next(reversed(bench.launcher.children)).kill()
     eventually(lambda: bench.status() in ("failed", "restarting"), what="the next death is noticed as well")
     assert death.recoveries == int(recovers), "of the second death, not of the first"
@@ -258,7 +258,7 @@ def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(be
     first = bench.start()
     first.kill()
     assert death.noticed.wait(10)
-    restart = bench.threads.submit(bench.pool.restart_worker, bench.order())
+    restart = bench.threads.submit(bench.pool.restart_worker, bench.start_request())
     assert restart.result(10).status == "running"
     second = next(reversed(bench.launcher.children))
     death.goes_on.set()
@@ -307,7 +307,7 @@ def test_a_recovery_that_finds_a_stop_desired_records_it_as_stopped(bench: Bench
     bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
     assert bench.status() == "stopped"
     assert bench.leases.given_up == 1
-    assert bench.pool.start_worker(bench.order()).status == "running"
+    assert bench.pool.start_worker(bench.start_request()).status == "running"
     bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
     assert bench.status() == "running", "of one that runs by now only a stop is a stop"
 
@@ -315,13 +315,13 @@ def test_a_recovery_that_finds_a_stop_desired_records_it_as_stopped(bench: Bench
 def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> None:
     bench.launcher.word = b'{"event": "failed", "code": "connect_timeout", "message": "late"}\n'
     gate = threading.Event()
-    prepare = bench.order().prepare
+    prepare = bench.start_request().prepare
 
     def prepared() -> AccountConfig:
         assert gate.wait(10)
         return prepare()
 
-    start = bench.threads.submit(bench.pool.recover_worker, StartOrder("a", True, True, prepared))
+    start = bench.threads.submit(bench.pool.recover_worker, StartRequest("a", True, True, prepared))
     eventually(lambda: "a" in bench.pool._slots and bench.slot.starting)
     stop = bench.stop()
     eventually(bench.slot.cancelled.is_set)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import KeptHost
+from support.keeping import ReconciledHost
 from support.servers import RedisServer
 
 from manager.errors import InvalidConfigError, StopFailedError
-from manager.host.commands import Call
+from manager.host.commands import CommandContext
 
 #: Bytes for each refused command.
 _BOUND = 200
@@ -52,7 +52,7 @@ def _round(command: Callable[[int], None], numbers: Iterator[int]) -> float:
 
 
 def test_refused_stops_and_starts_leave_nothing_in_memory(redis_server: RedisServer, tmp_path: Path) -> None:
-    host = KeptHost(tmp_path, redis_server.url, "h")
+    host = ReconciledHost(tmp_path, redis_server.url, "h")
     host.account("good", 1)
     host.account("bad", 2, gateway="nonsense", volume=3)
     host.wanted("good", "h")
@@ -66,11 +66,14 @@ def test_refused_stops_and_starts_leave_nothing_in_memory(redis_server: RedisSer
 
     def stop(number: int) -> None:
         with pytest.raises(StopFailedError):
-            _deep(_FRAMES, lambda: host.commands.stop("good", 1.0, Call(token=f"stop-{number}")))
+            _deep(_FRAMES, lambda: host.commands.stop("good", 1.0, CommandContext(token=f"stop-{number}")))
 
     def start(number: int) -> None:
         with pytest.raises(InvalidConfigError):
-            _deep(_FRAMES, lambda: host.commands.start("bad", True, True, Call(token=f"start-{number}")))
+            _deep(
+                _FRAMES,
+                lambda: host.commands.start("bad", True, True, CommandContext(token=f"start-{number}")),
+            )
 
     try:
         assert _growth(stop) < _BOUND

@@ -15,7 +15,7 @@ from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 from manager.system.essential_threads import EssentialThread, ThreadGuard
-from manager.system.thread_pool import Crew
+from manager.system.thread_pool import ThreadPool
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_no_end_of_a_process_is_missed_for_want_of_file_descriptors() -> None:
 
 def test_a_call_waits_for_a_thread_and_is_carried_out_once(no_threads: Callable[[], None]) -> None:
     with pytest.raises(RuntimeError):
-        Crew(4, "none")
+        ThreadPool(4, "none")
     no_threads()
-    crew = Crew(4, "some")
+    crew = ThreadPool(4, "some")
     started, release = threading.Event(), threading.Event()
     seen: list[int] = []
 
@@ -104,7 +104,7 @@ def test_a_call_waits_for_a_thread_and_is_carried_out_once(no_threads: Callable[
 
 
 def test_a_crew_without_further_threads_goes_on_with_those_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = Crew(8, "short")
+    crew = ThreadPool(8, "short")
     release = threading.Event()
     busy = [crew.submit(release.wait, 10) for _ in range(2)]
     with monkeypatch.context() as patch:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from support.keeping import KeptHost
+from support.keeping import ReconciledHost
 from support.servers import RedisServer
 
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DRAIN, Desired, Wish
-from manager.host.commands import Call
+from manager.fleet.desired import DRAIN, DesiredState, DesiredStateRequest
+from manager.host.commands import CommandContext
 from manager.host.workers import leases as leases_module
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -22,33 +22,35 @@ LOST = "lost"
 
 
 @pytest.fixture
-def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[KeptHost]:
-    found = KeptHost(tmp_path, redis_server.url, "b")
+def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
+    found = ReconciledHost(tmp_path, redis_server.url, "b")
     found.lease_store.trust()
     found.account("x", 1)
     yield found
     found.close()
 
 
-def recorded(host: KeptHost, status: WorkerLifecycleStatus) -> None:
+def recorded(host: ReconciledHost, status: WorkerLifecycleStatus) -> None:
     """Have the lost host's own record say what became of its worker."""
     info = WorkerInfo(worker_id="w-1", account_id="x", status=status, metadata={"host": LOST})
     host.store.record(LOST, [info], {})
 
 
-def stop(host: KeptHost) -> None:
+def stop(host: ReconciledHost) -> None:
     """Have somebody command a stop."""
-    host.desired.desire(Wish(account_id="x", state="stopped", token="t-stop", by="me", why="stop"))
+    host.desired.set_desired(
+        DesiredStateRequest(account_id="x", state="stopped", token="t-stop", by="me", why="stop")
+    )
 
 
-def start(host: KeptHost, desired: Desired | None = None) -> WorkerInfo:
+def start(host: ReconciledHost, desired: DesiredState | None = None) -> WorkerInfo:
     """Start as a task of a manager does that has written `desired`, or of somebody who knows only Celery."""
-    host.keeper.wanted.read()
+    host.reconciler.desired_cache.read()
     generation = desired.generation if desired is not None else 0
-    return host.commands.start("x", True, True, Call(token="t-start", generation=generation))
+    return host.commands.start("x", True, True, CommandContext(token="t-start", generation=generation))
 
 
-def test_a_plain_start_is_refused_and_names_the_way_out(host: KeptHost) -> None:
+def test_a_plain_start_is_refused_and_names_the_way_out(host: ReconciledHost) -> None:
     """What it prevents: the worker there trades on, cut off, and this host finds the claim free."""
     host.wanted("x", LOST)
     with pytest.raises(
@@ -61,7 +63,7 @@ def test_a_plain_start_is_refused_and_names_the_way_out(host: KeptHost) -> None:
     assert desired.host == LOST, "what was refused changes nothing"
 
 
-def test_so_is_one_whose_manager_has_overwritten_where_it_ran(host: KeptHost) -> None:
+def test_so_is_one_whose_manager_has_overwritten_where_it_ran(host: ReconciledHost) -> None:
     """As `start-all` places an account of a silent host on another one before it sends anything."""
     host.wanted("x", LOST)
     desired = host.wanted("x", "b", token="t-start")
@@ -70,7 +72,7 @@ def test_so_is_one_whose_manager_has_overwritten_where_it_ran(host: KeptHost) ->
     assert host.pool.started == []
 
 
-def test_nor_is_it_started_once_that_command_is_lost(host: KeptHost) -> None:
+def test_nor_is_it_started_once_that_command_is_lost(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     host.wanted("x", "b", token="t-2", why="drain")
     host.look(3)
@@ -78,14 +80,14 @@ def test_nor_is_it_started_once_that_command_is_lost(host: KeptHost) -> None:
     assert "its lease is gone" in host.pool.abandoned["x"]
 
 
-def test_nor_follows_it_a_later_command_to_a_silent_host(host: KeptHost) -> None:
+def test_nor_follows_it_a_later_command_to_a_silent_host(host: ReconciledHost) -> None:
     """The command at hand was overtaken by one that gave the account to a host which fell silent."""
     later = host.wanted("x", LOST, token="t-later")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
-        host.commands._follow(later, 0, host.keeper._config_service.load_account_config("x"))
+        host.commands._follow(later, 0, host.reconciler._config_service.load_account_config("x"))
 
 
-def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: KeptHost) -> None:
+def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     recorded(host, WorkerLifecycleStatus.RUNNING)
     stop(host)
@@ -95,36 +97,38 @@ def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: 
 
 
 @pytest.mark.parametrize("status", [WorkerLifecycleStatus.FAILED, WorkerLifecycleStatus.STOPPED])
-def test_the_word_of_its_host_that_it_ended_frees_it(host: KeptHost, status: WorkerLifecycleStatus) -> None:
+def test_the_word_of_its_host_that_it_ended_frees_it(
+    host: ReconciledHost, status: WorkerLifecycleStatus
+) -> None:
     host.wanted("x", LOST)
     recorded(host, status)
     start(host)
     assert host.pool.started == ["x"]
 
 
-def test_an_account_that_was_stopped_starts_anywhere(host: KeptHost) -> None:
+def test_an_account_that_was_stopped_starts_anywhere(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     stop(host)
     start(host, host.wanted("x", LOST, token="t-start"))
     assert host.pool.started == ["x"]
 
 
-def test_an_account_that_its_host_has_handed_over_starts(host: KeptHost) -> None:
+def test_an_account_that_its_host_has_handed_over_starts(host: ReconciledHost) -> None:
     desired = host.wanted("x", LOST)
     desired = host.wanted("x", LOST, token="t-2")
-    assert host.desired.take_over(desired, "b", DRAIN) is not None
+    assert host.desired.reassign(desired, "b", DRAIN) is not None
     host.look(2)
     assert host.pool.started == ["x"]
 
 
-def test_an_account_that_ran_nowhere_starts(host: KeptHost) -> None:
+def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
     start(host)
     assert host.pool.started == ["x"]
 
 
-def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: KeptHost) -> None:
+def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
-    claims = leases_module.claims_of(host.keeper._config_service.load_account_config("x"), LOST)
+    claims = leases_module.claims_of(host.reconciler._config_service.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -133,11 +137,11 @@ def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: KeptHost) ->
 
 
 def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_says_it_runs(
-    host: KeptHost, monkeypatch: pytest.MonkeyPatch
+    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded(host, WorkerLifecycleStatus.RUNNING)
     host.wanted("x")
-    monkeypatch.setattr(host.keeper.wanted, "task_is_lost", lambda _desired: True)
+    monkeypatch.setattr(host.reconciler.desired_cache, "task_is_lost", lambda _desired: True)
     host.look(2)
     assert host.pool.started == []
     recorded(host, WorkerLifecycleStatus.STOPPED)
@@ -146,13 +150,13 @@ def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_s
 
 
 def test_with_failover_a_start_waits_until_such_a_worker_has_left(
-    host: KeptHost, monkeypatch: pytest.MonkeyPatch
+    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker registers again with the next heartbeat, or has left half a lease's time after its last one."""
     now = [100.0]
     monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
-    config = host.keeper._config_service.load_account_config("x")
+    config = host.reconciler._config_service.load_account_config("x")
     leases = host.commands._leases
     host.wanted("x", LOST, failover=True)
     assert not leases.free(config)
@@ -170,13 +174,15 @@ def test_with_failover_a_start_waits_until_such_a_worker_has_left(
     assert leases.free(config)
 
 
-def test_with_failover_a_plain_start_waits_as_well(host: KeptHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_failover_a_plain_start_waits_as_well(
+    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
     start(host)  # its pool takes no lease: what matters is that a lease is doubted from here on
-    config = host.keeper._config_service.load_account_config("x")
+    config = host.reconciler._config_service.load_account_config("x")
     waits: list[float] = []
 
     class Waiting:
@@ -194,7 +200,7 @@ def test_with_failover_a_plain_start_waits_as_well(host: KeptHost, monkeypatch: 
     assert sum(waits) >= 2.0
 
 
-def test_an_account_that_may_go_over_by_now_but_was_started_before_is_not_taken(host: KeptHost) -> None:
+def test_an_account_that_may_go_over_by_now_but_was_started_before_is_not_taken(host: ReconciledHost) -> None:
     """Its worker has a lease without a time to live, whatever its file says by now: it does not leave."""
     host.wanted("x", LOST, failover=False)
     host.account("x", 1, failover="auto")
@@ -202,7 +208,7 @@ def test_an_account_that_may_go_over_by_now_but_was_started_before_is_not_taken(
         start(host)
 
 
-def test_a_move_without_force_is_refused_too(host: KeptHost, redis_server: RedisServer) -> None:
+def test_a_move_without_force_is_refused_too(host: ReconciledHost, redis_server: RedisServer) -> None:
     host.wanted("x", LOST)
     pool = CeleryWorkerPool(
         Celery(broker=redis_server.url.replace("unix", "redis+socket")),
@@ -215,13 +221,13 @@ def test_a_move_without_force_is_refused_too(host: KeptHost, redis_server: Redis
         pool.move_worker("x", "b")
 
 
-def test_nor_does_a_start_if_redis_has_lost_all_but_the_hosts_record(host: KeptHost) -> None:
+def test_nor_does_a_start_if_redis_has_lost_all_but_the_hosts_record(host: ReconciledHost) -> None:
     recorded(host, WorkerLifecycleStatus.RUNNING)
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host)
 
 
-def test_force_stays_the_operators_way(host: KeptHost) -> None:
+def test_force_stays_the_operators_way(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     desired = host.wanted("x", "b", token="t-start", why="forced move")
     start(host, desired)

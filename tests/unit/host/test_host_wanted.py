@@ -7,13 +7,15 @@ import pytest
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import DESIRED_KEY, DesiredStore, Wish
-from manager.host.reconcile.desired_state import Wanted
-from manager.host.reconcile.desired_state_file import Memory
+from manager.fleet.desired import DESIRED_KEY, DesiredStateRequest, DesiredStore
+from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.desired_state_file import DesiredStateFile
 
 
-def wish(state: Any, token: str, host: str = "", **more: Any) -> Wish:
-    return Wish(account_id="a", state=state, token=token, by="me", why="start", host=host, **more)
+def change(state: Any, token: str, host: str = "", **more: Any) -> DesiredStateRequest:
+    return DesiredStateRequest(
+        account_id="a", state=state, token=token, by="me", why="start", host=host, **more
+    )
 
 
 class Fleet:
@@ -22,8 +24,8 @@ class Fleet:
         self.store = DesiredStore(server.url)
         self.directory = directory
 
-    def host(self, name: str) -> Wanted:
-        return Wanted(name, self.store, Memory(self.directory / f"{name}.json"))
+    def host(self, name: str) -> DesiredStateCache:
+        return DesiredStateCache(name, self.store, DesiredStateFile(self.directory / f"{name}.json"))
 
     def forget(self) -> None:
         self.server.forget()
@@ -36,7 +38,7 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Fleet:
 
 def test_what_redis_lost_is_told_by_the_host_whose_it_is(fleet: Fleet) -> None:
     one, two = fleet.host("one"), fleet.host("two")
-    one.wish(wish("running", "t1", "one"))
+    one.set_desired(change("running", "t1", "one"))
     two.read()
     fleet.forget()
     two.read()
@@ -49,9 +51,9 @@ def test_what_redis_lost_is_told_by_the_host_whose_it_is(fleet: Fleet) -> None:
 
 def test_a_stop_that_came_after_the_loss_is_later_than_what_is_told_again(fleet: Fleet) -> None:
     one = fleet.host("one")
-    one.wish(wish("running", "t1", "one"))
+    one.set_desired(change("running", "t1", "one"))
     fleet.forget()
-    fleet.store.desire(wish("stopped", "t2"))
+    fleet.store.set_desired(change("stopped", "t2"))
     one.read()
     wanted = one.of("a")
     assert wanted is not None
@@ -61,11 +63,11 @@ def test_a_stop_that_came_after_the_loss_is_later_than_what_is_told_again(fleet:
 def test_where_an_account_ran_is_known_when_redis_is_not(fleet: Fleet) -> None:
     """The host that has it may be cut off for longer than a quarantine lasts: nobody else may start it meanwhile."""
     one, two = fleet.host("one"), fleet.host("two")
-    one.wish(wish("running", "t1", "one"))
+    one.set_desired(change("running", "t1", "one"))
     two.read()
     two.save()
     fleet.forget()
-    fleet.store.desire(wish("running", "t2"))  # a manager that knows of no host
+    fleet.store.set_desired(change("running", "t2"))  # a manager that knows of no host
     # Before the next look, and after it, and by an agent that was started again.
     assert two.host_elsewhere("a", fleet.store.read("a")) is None
     assert two.uncertain_host("a") == "one"
@@ -73,7 +75,7 @@ def test_where_an_account_ran_is_known_when_redis_is_not(fleet: Fleet) -> None:
     later.read()
     assert later.uncertain_host("a") == "one"
     # Its host takes the command: nothing is uncertain any more.
-    one.wish(wish("running", "t2", "one"))
+    one.set_desired(change("running", "t2", "one"))
     later.read()
     assert later.uncertain_host("a") is None
     assert later.host_elsewhere("a", fleet.store.read("a")) == "one"
@@ -81,7 +83,7 @@ def test_where_an_account_ran_is_known_when_redis_is_not(fleet: Fleet) -> None:
 
 def test_an_account_with_failover_is_nobodys_to_wait_for(fleet: Fleet) -> None:
     one, two = fleet.host("one"), fleet.host("two")
-    one.wish(wish("running", "t1", "one", failover=True))
+    one.set_desired(change("running", "t1", "one", failover=True))
     two.read()
     fleet.forget()
     two.read()
@@ -90,11 +92,11 @@ def test_an_account_with_failover_is_nobodys_to_wait_for(fleet: Fleet) -> None:
 
 def test_a_stop_without_redis_is_written_down_here_and_told_later(fleet: Fleet) -> None:
     one = fleet.host("one")
-    one.wish(wish("running", "t1", "one"))
+    one.set_desired(change("running", "t1", "one"))
     fleet.server.stop()
     with pytest.raises(FleetUnavailableError):
-        one.wish(wish("running", "t2"))
-    _, desired = one.wish(wish("stopped", "t3"))
+        one.set_desired(change("running", "t2"))
+    _, desired = one.set_desired(change("stopped", "t3"))
     assert desired.state == "stopped"
     one.save()
     fleet.server.start()
@@ -107,11 +109,11 @@ def test_a_stop_without_redis_is_written_down_here_and_told_later(fleet: Fleet) 
 
 def test_a_record_edited_into_nonsense_is_mended_by_its_host(fleet: Fleet) -> None:
     one = fleet.host("one")
-    one.wish(wish("running", "t1", "one"))
+    one.set_desired(change("running", "t1", "one"))
     with fleet.server.client() as client:
         client.hset(DESIRED_KEY, "a", "nonsense")
         client.hset(DESIRED_KEY, "stranger", "nonsense")
         client.incr("manager:desired:version")
     one.read()
-    assert fleet.store.wanted() == ["a"]
+    assert fleet.store.desired_accounts() == ["a"]
     assert one.of("stranger") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
-from manager.session.heartbeat_file import BeatWriter, read_pulse
+from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
 from manager.system.masking import Masker
 
 
@@ -18,51 +18,51 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_pulse_is_read_as_it_was_written(path: Path) -> None:
-    beat = BeatWriter(path)
+    beat = HeartbeatWriter(path)
     beat.status({"health": "healthy", "balance": "10000.00"})
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert pulse.age_seconds < 1
-    assert (pulse.call, pulse.overdue_seconds, pulse.last_words) == (None, None, None)
-    assert pulse.status == {"health": "healthy", "balance": "10000.00"}
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.age_seconds < 1
+    assert (heartbeat.call, heartbeat.overdue_seconds, heartbeat.exit_reason) == (None, None, None)
+    assert heartbeat.status == {"health": "healthy", "balance": "10000.00"}
     assert (path.stat().st_mode & 0o777) == 0o600
     beat.close()
 
 
 def test_a_call_and_its_deadline_are_seen_from_outside(path: Path) -> None:
-    beat = BeatWriter(path)
+    beat = HeartbeatWriter(path)
     beat.begin_call("order_send", time.monotonic() - 3)
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert pulse.call == "order_send"
-    assert pulse.overdue_seconds == pytest.approx(3, abs=0.5)
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.call == "order_send"
+    assert heartbeat.overdue_seconds == pytest.approx(3, abs=0.5)
     beat.end_call()
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert (pulse.call, pulse.overdue_seconds) == (None, None)
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert (heartbeat.call, heartbeat.overdue_seconds) == (None, None)
     beat.close()
 
 
 def test_the_last_words_outlive_the_process(path: Path) -> None:
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
-        "beat = BeatWriter(Path(sys.argv[1]))\nbeat.last_words('no margin left')\nos.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
+        "beat = HeartbeatWriter(Path(sys.argv[1]))\nbeat.exit_reason('no margin left')\nos.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert pulse.last_words == "no margin left"
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.exit_reason == "no margin left"
 
 
 def test_words_and_status_that_are_too_long_do_no_harm(path: Path) -> None:
-    beat = BeatWriter(path)
-    beat.last_words("ü" * 10_000)
+    beat = HeartbeatWriter(path)
+    beat.exit_reason("ü" * 10_000)
     beat.status({"symbols": ["x" * 100] * 100})
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert pulse.last_words is not None
-    assert pulse.last_words.startswith("üüü")
-    assert pulse.status == {}
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.exit_reason is not None
+    assert heartbeat.exit_reason.startswith("üüü")
+    assert heartbeat.status == {}
     beat.close()
 
 
@@ -71,7 +71,7 @@ def test_a_writer_that_is_held_up_in_the_middle_leaves_its_last_whole_state(
     path: Path, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pause, or a death, in the middle of a write must not make a worker's health unknown."""
-    beat = BeatWriter(path)
+    beat = HeartbeatWriter(path)
     for n in range(before):
         beat.status({"n": n})
     whole = beat._head
@@ -84,60 +84,60 @@ def test_a_writer_that_is_held_up_in_the_middle_leaves_its_last_whole_state(
     monkeypatch.setattr(beat, "_head", only_begin)
     with pytest.raises(InterruptedError):
         beat.status({"n": "half"})
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert pulse.status == {"n": before - 1}
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.status == {"n": before - 1}
     monkeypatch.undo()
     beat.catch_up()
-    beat.last_words("held up")
-    pulse = read_pulse(path)
-    assert pulse is not None
-    assert (pulse.status, pulse.last_words) == ({"n": before - 1}, "held up")
+    beat.exit_reason("held up")
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert (heartbeat.status, heartbeat.exit_reason) == ({"n": before - 1}, "held up")
     beat.close()
 
 
 def test_the_page_of_an_older_worker_is_read(path: Path) -> None:
     """Workers outlive the agent that started them, and so an upgrade of it."""
-    beat = BeatWriter(path)
+    beat = HeartbeatWriter(path)
     beat.close()
     path.write_bytes(path.read_bytes()[:4096])
-    assert read_pulse(path) is not None
+    assert read_heartbeat(path) is not None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x" * 4096, b"WMBEAT01", b"\0" * 4096])
 def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
-    assert read_pulse(path) is None
+    assert read_heartbeat(path) is None
 
 
 def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path) -> None:
     """A gateway's library that blocks with the interpreter's lock stops every thread of its process, ours as well."""
     script = (
-        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
-        "beat = BeatWriter(Path(sys.argv[1]))\nbeat.begin_call('initialize', time.monotonic() + 0.1)\n"
+        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
+        "beat = HeartbeatWriter(Path(sys.argv[1]))\nbeat.begin_call('initialize', time.monotonic() + 0.1)\n"
         "ctypes.PyDLL(None).pause()\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(path)]) as child:
         try:
 
             def overdue() -> bool:
-                pulse = read_pulse(path)
-                return pulse is not None and (pulse.overdue_seconds or -1) > 0
+                heartbeat = read_heartbeat(path)
+                return heartbeat is not None and (heartbeat.overdue_seconds or -1) > 0
 
             eventually(overdue, what="the call is past its deadline")
-            pulse = read_pulse(path)
-            assert pulse is not None
-            assert pulse.call == "initialize"
-            assert pulse.age_seconds > 0.1
+            heartbeat = read_heartbeat(path)
+            assert heartbeat is not None
+            assert heartbeat.call == "initialize"
+            assert heartbeat.age_seconds > 0.1
         finally:
             child.kill()
 
 
 def test_readers_never_see_half_a_status(path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import BeatWriter\n"
-        "beat = BeatWriter(Path(sys.argv[1]))\nprint('go', flush=True)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
+        "beat = HeartbeatWriter(Path(sys.argv[1]))\nprint('go', flush=True)\n"
         "end = time.monotonic() + 1.0\nn = 0\n"
         "while time.monotonic() < end:\n    n += 1\n    beat.status({'a': n, 'pad': 'x' * (n % 900), 'b': n})\n"
     )
@@ -146,22 +146,22 @@ def test_readers_never_see_half_a_status(path: Path) -> None:
         child.stdout.readline()
         seen = 0
         while child.poll() is None:
-            pulse = read_pulse(path)
-            if pulse is not None and pulse.status:
-                assert pulse.status["a"] == pulse.status["b"]
+            heartbeat = read_heartbeat(path)
+            if heartbeat is not None and heartbeat.status:
+                assert heartbeat.status["a"] == heartbeat.status["b"]
                 seen += 1
         assert seen > 10
 
 
 def test_what_leaves_by_the_beat_file_holds_no_secret(tmp_path: Path) -> None:
-    writer = BeatWriter(tmp_path / "beat", Masker(["hunter2", "healthy"]))
+    writer = HeartbeatWriter(tmp_path / "beat", Masker(["hunter2", "healthy"]))
     status = {"phase": "connected", "health": "healthy", "health_reason": "login with hunter2 failed", "n": 1}
     masked = writer.masked(status)
     assert masked == {**status, "health_reason": "login with *** failed"}
     writer.status(masked)
-    writer.last_words("refused: hunter2")
-    pulse = read_pulse(tmp_path / "beat")
-    assert pulse is not None
-    assert pulse.last_words == "refused: ***"
-    assert pulse.status == masked
+    writer.exit_reason("refused: hunter2")
+    heartbeat = read_heartbeat(tmp_path / "beat")
+    assert heartbeat is not None
+    assert heartbeat.exit_reason == "refused: ***"
+    assert heartbeat.status == masked
     writer.close()

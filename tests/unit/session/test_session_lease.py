@@ -9,7 +9,7 @@ from support.fleet import SIGKILL, SIGSTOP
 from support.waiting import eventually
 
 from manager.session import lease as module
-from manager.session.heartbeat_file import read_pulse
+from manager.session.heartbeat_file import read_heartbeat
 from manager.session.lease import Lease, LeaseLost, last_moment
 from manager.system.processes import ProcessRef
 
@@ -68,10 +68,10 @@ def test_one_without_a_time_to_live_outlasts_any_outage_and_is_lost_to_a_holder_
 _GUARDED = """
 import sys, time
 from pathlib import Path
-from manager.session.heartbeat_file import BeatWriter
+from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.guardian import start_guardian
 from manager.session.lease import lease_clock
-beat = BeatWriter(Path(sys.argv[1]))
+beat = HeartbeatWriter(Path(sys.argv[1]))
 guardian = start_guardian(lease_clock() + 60, beat)
 guardian.watch(lambda why: print(why, flush=True))
 for n in range(10):
@@ -96,10 +96,10 @@ def test_a_paused_worker_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
     process = guarded(tmp_path, 0.5)
     process.send_signal(SIGSTOP)
     assert process.wait(timeout=10) == -9
-    pulse = read_pulse(tmp_path / "beat")
-    assert pulse is not None
-    assert "lease could not be renewed" in (pulse.last_words or "")
-    assert pulse.status == {"n": 9}, "the guardian wrote over what the worker knew"
+    heartbeat = read_heartbeat(tmp_path / "beat")
+    assert heartbeat is not None
+    assert "lease could not be renewed" in (heartbeat.exit_reason or "")
+    assert heartbeat.status == {"n": 9}, "the guardian wrote over what the worker knew"
     assert process.stdout is not None
     process.stdout.close()
 

@@ -38,8 +38,8 @@ from manager.session.control import ask
 from manager.session.cycle import Cycle, ObserveCycle
 from manager.session.exit_codes import WorkerExit
 from manager.session.guarded_gateway import GuardedGateway
-from manager.session.heartbeat_file import BeatWriter, read_pulse
-from manager.session.launch_spec import WorkerOrder
+from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
+from manager.session.launch_spec import LaunchSpec
 from manager.session.worker import Worker
 from manager.system.masking import Masker
 
@@ -52,7 +52,7 @@ class Bench:
         self.beat_file = directory / "w.beat"
         self.messages: list[Mapping[str, Any]] = []
         self.sent: list[Mapping[str, Any]] = []
-        self.order = WorkerOrder(
+        self.start_request = LaunchSpec(
             worker_id="w-1",
             config=config(
                 account_id="account-1",
@@ -80,15 +80,15 @@ class Bench:
             log_json=False,
         )
         self.worker: Worker | None = None
-        self.cycle: Cycle = ObserveCycle(self.order.config)
+        self.cycle: Cycle = ObserveCycle(self.start_request.config)
 
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
         assert account_id == "account-1"
         self.sent.append(beat)
 
     def run(self, act: Callable[["Bench"], None] | None = None) -> WorkerExit:
-        beat = BeatWriter(self.beat_file, Masker(["hunter2"]))
-        self.worker = Worker(self.order, self.gateway, self.cycle, beat, self, self.messages.append)
+        beat = HeartbeatWriter(self.beat_file, Masker(["hunter2"]))
+        self.worker = Worker(self.start_request, self.gateway, self.cycle, beat, self, self.messages.append)
         failures: list[BaseException] = []
 
         def actor() -> None:
@@ -112,17 +112,17 @@ class Bench:
                 raise failures[0]
 
     def stop(self, seconds: float = 5) -> None:
-        assert ask(self.order.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
+        assert ask(self.start_request.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
 
     def status(self) -> Mapping[str, Any]:
-        pulse = read_pulse(self.beat_file)
-        assert pulse is not None
-        return pulse.status
+        heartbeat = read_heartbeat(self.beat_file)
+        assert heartbeat is not None
+        return heartbeat.status
 
-    def last_words(self) -> str | None:
-        pulse = read_pulse(self.beat_file)
-        assert pulse is not None
-        return pulse.last_words
+    def exit_reason(self) -> str | None:
+        heartbeat = read_heartbeat(self.beat_file)
+        assert heartbeat is not None
+        return heartbeat.exit_reason
 
 
 #: What a worker takes for a polite stop; Windows has no SIGHUP.
@@ -183,7 +183,7 @@ def test_a_lost_connection_ends_the_worker_with_its_reason(bench: Bench) -> None
         bench.run(lambda b: b.gateway.script("account", ConnectionLost("reset by peer")))
         is WorkerExit.CONNECTION_LOST
     )
-    assert bench.last_words() == "connection_lost: reset by peer"
+    assert bench.exit_reason() == "connection_lost: reset by peer"
     assert bench.gateway.calls[-1] == "disconnect"
 
 
@@ -273,7 +273,7 @@ def test_positions_that_could_not_be_closed_are_an_unclean_stop(short_dir: Path,
         bench.stop()
 
     assert bench.run(act) is WorkerExit.STOPPED_UNCLEANLY
-    assert bench.last_words() == "1 of 3 positions stay open: 1 EURUSD (order_rejected: *** may not)"
+    assert bench.exit_reason() == "1 of 3 positions stay open: 1 EURUSD (order_rejected: *** may not)"
     assert bench.gateway.calls[-1] == "disconnect"
 
 
@@ -329,7 +329,7 @@ def test_a_refused_request_is_counted_and_the_session_goes_on(bench: Bench, erro
 def test_an_error_that_says_that_the_session_is_gone_ends_it(bench: Bench, error: GatewayError) -> None:
     bench.cycle = TradingCycle(error)
     assert bench.run() is WorkerExit.CONNECTION_LOST
-    assert bench.last_words() == f"{error.code}: x"
+    assert bench.exit_reason() == f"{error.code}: x"
 
 
 def test_an_account_that_is_not_read_once_keeps_its_figures(bench: Bench) -> None:
@@ -370,7 +370,7 @@ def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_g
                 and bench.sent[-1]["loop_age_seconds"] > 0.3
             )
         )
-        answer = ask(bench.order.control_address, "token", {"op": "status"})
+        answer = ask(bench.start_request.control_address, "token", {"op": "status"})
         assert answer["call"] == "account"
         release.set()
         bench.stop()
@@ -379,9 +379,9 @@ def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_g
 
 
 def test_the_order_is_json_both_ways_and_its_repr_holds_no_secret(bench: Bench) -> None:
-    again = WorkerOrder.from_json(bench.order.to_json())
-    assert again.to_json() == bench.order.to_json()
-    assert again.password == bench.order.password
+    again = LaunchSpec.from_json(bench.start_request.to_json())
+    assert again.to_json() == bench.start_request.to_json()
+    assert again.password == bench.start_request.password
     assert "hunter2" not in repr(again)
 
 
@@ -393,9 +393,11 @@ def _wait(event: threading.Event) -> None:
 def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked(
     bench: Bench, asked: bool
 ) -> None:
-    bench.order = replace(
-        bench.order,
-        config=bench.order.config.model_copy(update={"recovery": RecoveryConfig(restart_unhealthy=asked)}),
+    bench.start_request = replace(
+        bench.start_request,
+        config=bench.start_request.config.model_copy(
+            update={"recovery": RecoveryConfig(restart_unhealthy=asked)}
+        ),
     )
 
     def freeze(bench: Bench) -> None:
@@ -414,8 +416,8 @@ def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked
 
     if asked:
         assert bench.run(freeze) is WorkerExit.CONNECTION_LOST
-        pulse = read_pulse(bench.beat_file)
-        assert pulse is not None
-        assert "recovery.restart_unhealthy is set: bot (pid 7) is stopped" in str(pulse.last_words)
+        heartbeat = read_heartbeat(bench.beat_file)
+        assert heartbeat is not None
+        assert "recovery.restart_unhealthy is set: bot (pid 7) is stopped" in str(heartbeat.exit_reason)
     else:
         assert bench.run(freeze) is WorkerExit.STOPPED

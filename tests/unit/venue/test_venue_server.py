@@ -270,7 +270,7 @@ def test_the_administrator_hears_what_is_wrong(venue: VenueProcess) -> None:
     with venue.admin() as admin:
         with pytest.raises(InvalidRequest, match="'boom' is no fault; there are auth_failure"):
             admin.script_fault("S", 1, "boom")
-        admin.enrol("S", 1, "x", balance="500", position_mode="netting")
+        admin.create_account("S", 1, "x", balance="500", position_mode="netting")
         with pytest.raises(InvalidRequest, match="exists already"):
-            admin.enrol("S", 1, "x")
+            admin.create_account("S", 1, "x")
         assert eventually(admin.accounts)[0]["balance"] == "500"

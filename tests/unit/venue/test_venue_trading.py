@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manager.venue.broker import Desk, RefusedError
+from manager.venue.broker import Broker, RefusedError
 from manager.venue.ledger import Ledger
 from manager.venue.prices import (
     LISTINGS,
@@ -46,12 +46,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found.close()
 
 
-def desk_of(ledger: Ledger, prices: Prices, mode: str = "hedging") -> Desk:
-    ledger.enrol(KEY, "x", position_mode=mode)
-    return Desk(ledger, prices, lambda: 1_000.0)
+def desk_of(ledger: Ledger, prices: Prices, mode: str = "hedging") -> Broker:
+    ledger.create_account(KEY, "x", position_mode=mode)
+    return Broker(ledger, prices, lambda: 1_000.0)
 
 
-def order(desk: Desk, number: int, symbol: str, side: str, volume: str) -> dict[str, str]:
+def order(desk: Broker, number: int, symbol: str, side: str, volume: str) -> dict[str, str]:
     request = {"client_order_id": f"o{number}", "symbol": symbol, "side": side, "volume": volume}
     return desk.order(KEY, request)
 
