@@ -89,6 +89,10 @@ class CurrencyConfiguration(_Section):
     position_management: PositionManagementConfig
 
 
+#: The part of `execution.stop_timeout_seconds` for a polite stop; in the rest the host ends the worker by force.
+POLITE_PART: Final = 0.7
+
+
 class ExecutionConfig(_Section):
     #: Seconds between two cycles of the session.
     interval_seconds: Number = 30.0

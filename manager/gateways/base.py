@@ -228,9 +228,10 @@ class Gateway(Protocol):
     def check(self) -> Health:
         """Say how the session is, by asking the venue. Raises nothing: trouble is in the answer."""
 
-    def disconnect(self) -> None:
+    def disconnect(self, deadline: float | None = None) -> None:
         """Close the session. Idempotent; returns only when the venue was told or is gone.
 
+        `deadline` (`time.monotonic()` seconds) shortens what a polite end may take; None: the gateway's own time.
         Raises ForcedEnd once everything has ended, if some of it had to be killed.
         """
 

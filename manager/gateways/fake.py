@@ -83,7 +83,8 @@ class FakeGateway:
             )
         return self.health
 
-    def disconnect(self) -> None:
+    def disconnect(self, deadline: float | None = None) -> None:
+        del deadline
         self._note("disconnect", connected=False)
         self._connected = False
 

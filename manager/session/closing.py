@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
-from manager.gateways.base import GatewayError, NotSupported, OutcomeUnknown, Position
+from manager.gateways.base import Gateway, GatewayError, NotSupported, OutcomeUnknown
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
@@ -20,11 +20,6 @@ _LONGEST_PAUSE: Final = 1.0
 #: Positions that the report names.
 _NAMED: Final = 5
 _NOT_TRIED: Final = "not tried"
-
-
-class Positions(Protocol):
-    def positions(self) -> Sequence[Position]: ...
-    def close_position(self, position_id: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -55,7 +50,7 @@ class ClosingReport:
         return f"{len(self.open)} of {len(self.seen)} positions {state}: {', '.join(named)}{more}"
 
 
-def close_positions(gateway: Positions, deadline: float) -> ClosingReport:
+def close_positions(gateway: Gateway, deadline: float) -> ClosingReport:
     """Close every open position until `deadline` (`time.monotonic()` seconds). Raises nothing of a gateway's.
 
     A request that was refused for a reason that passes is sent again, after a pause. One whose outcome is
@@ -66,7 +61,7 @@ def close_positions(gateway: Positions, deadline: float) -> ClosingReport:
 
 
 class _Closer:
-    def __init__(self, gateway: Positions, deadline: float) -> None:
+    def __init__(self, gateway: Gateway, deadline: float) -> None:
         self._gateway = gateway
         self._deadline = deadline
         self._report = ClosingReport(unread=_NOT_TRIED)

@@ -17,7 +17,6 @@ from manager.fleet.leases import LeaseBeats
 from manager.fleet.redis_client import open_client
 from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
-from manager.session.cycle import ObserveCycle
 from manager.session.exit_codes import WorkerExit
 from manager.session.guardian import start_guardian
 from manager.session.heartbeat_file import HeartbeatWriter
@@ -29,6 +28,7 @@ from manager.session.worker import Worker
 from manager.system import logs
 from manager.system.masking import Masker
 from manager.system.processes import prevent_core_dumps
+from manager.trading.cycle import ObserveCycle
 
 logger = logging.getLogger(__name__)
 

@@ -1,47 +1,89 @@
-"""Makes a gateway call only while the lease holds, and notes it in the beat file first: one which never returns is seen."""
+"""The gateway as a session uses it: every call checks the lease, has a deadline, and is written to the heartbeat file.
 
+A call that never returns is so seen from outside, and a worker that lost its lease sends nothing more.
+"""
+
+import inspect
 import time
-from collections.abc import Callable
-from typing import Final, TypeVar
+import warnings
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Final, TypeVar
 
-from manager.gateways.base import Account, Gateway, Health, Position, Session, Tick
+from manager.gateways.base import Account, Gateway, Health, Instrument, Position, Session, Side, Tick
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.lease import Lease
 
 T = TypeVar("T")
 
 #: Seconds. No read of an account, a position or a tick takes this long at a venue that is well.
-CALL_SECONDS: Final = 10.0
+READ_SECONDS: Final = 10.0
+#: Seconds. A venue may hold a market order for longer than a read; a worker killed meanwhile leaves its outcome open.
+ORDER_SECONDS: Final = 30.0
+#: Seconds that a disconnect without a deadline may take.
+DISCONNECT_SECONDS: Final = 10.0
 
 
-class GuardedGateway:
-    """The gateway as the session's loop uses it."""
+class GuardedGateway(Gateway):
+    """A `Gateway` around another one. A strategy is given this one and cannot tell the difference.
 
-    def __init__(self, gateway: Gateway, beat: HeartbeatWriter, lease: Lease) -> None:
+    Every method but `disconnect` raises LeaseLost instead of calling the venue once the lease is lost.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        beat: HeartbeatWriter,
+        lease: Lease,
+        disconnect_seconds: float = DISCONNECT_SECONDS,
+    ) -> None:
+        """`disconnect_seconds`: what a disconnect without a deadline may take before the worker counts as hung."""
         self._gateway = gateway
         self._beat = beat
         self._lease = lease
+        self._disconnect_seconds = disconnect_seconds
+        self._disconnect = _with_deadline(gateway)
 
     def connect(self, deadline: float) -> Session:
         return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
 
-    def disconnect(self, deadline: float) -> None:
-        self._noted("disconnect", deadline, self._gateway.disconnect)
+    def disconnect(self, deadline: float | None = None) -> None:
+        """Close the session, also without a lease: whoever has it now must not find this session open."""
+        noted = time.monotonic() + self._disconnect_seconds if deadline is None else deadline
+        self._noted("disconnect", noted, lambda: self._disconnect(deadline))
 
     def check(self) -> Health:
-        return self._call("check", self._deadline(), self._gateway.check)
+        return self._call("check", self._within(READ_SECONDS), self._gateway.check)
 
     def account(self) -> Account:
-        return self._call("account", self._deadline(), self._gateway.account)
+        return self._call("account", self._within(READ_SECONDS), self._gateway.account)
 
-    def positions(self) -> list[Position]:
-        return self._call("positions", self._deadline(), lambda: list(self._gateway.positions()))
+    def instrument(self, symbol: str) -> Instrument:
+        return self._call("instrument", self._within(READ_SECONDS), lambda: self._gateway.instrument(symbol))
+
+    def positions(self) -> Sequence[Position]:
+        return self._call("positions", self._within(READ_SECONDS), lambda: list(self._gateway.positions()))
 
     def tick(self, symbol: str) -> Tick:
-        return self._call("tick", self._deadline(), lambda: self._gateway.tick(symbol))
+        return self._call("tick", self._within(READ_SECONDS), lambda: self._gateway.tick(symbol))
 
-    def close_position(self, position_id: str) -> None:
-        self._call("close_position", self._deadline(), lambda: self._gateway.close_position(position_id))
+    def submit_order(
+        self, client_order_id: str, *, symbol: str, side: Side, volume: Decimal, comment: str = ""
+    ) -> Position:
+        return self._call(
+            "submit_order",
+            self._within(ORDER_SECONDS),
+            lambda: self._gateway.submit_order(
+                client_order_id, symbol=symbol, side=side, volume=volume, comment=comment
+            ),
+        )
+
+    def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
+        self._call(
+            "close_position",
+            self._within(ORDER_SECONDS),
+            lambda: self._gateway.close_position(position_id, volume),
+        )
 
     def _call(self, name: str, deadline: float, call: Callable[[], T]) -> T:
         self._lease.check()
@@ -55,5 +97,22 @@ class GuardedGateway:
             self._beat.end_call()
 
     @staticmethod
-    def _deadline() -> float:
-        return time.monotonic() + CALL_SECONDS
+    def _within(seconds: float) -> float:
+        return time.monotonic() + seconds
+
+
+def _with_deadline(gateway: Gateway) -> Callable[[float | None], Any]:
+    """Return the gateway's `disconnect`, also where it is one of before 0.3, which takes no deadline."""
+    disconnect = gateway.disconnect
+    try:
+        inspect.signature(disconnect).bind(0.0)
+    except TypeError:
+        warnings.warn(
+            f"{type(gateway).__name__}.disconnect() takes no deadline: give it the parameter "
+            "`deadline: float | None = None`; from version 0.4 it is required",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        old: Callable[[], None] = disconnect
+        return lambda _deadline: old()
+    return disconnect

@@ -22,7 +22,6 @@ from manager.gateways.base import ConnectionLost, ForcedEnd, Gateway, GatewayErr
 from manager.gateways.base import Session as VenueSession
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
-from manager.session.cycle import Cycle
 from manager.session.exit_codes import WorkerExit
 from manager.session.guarded_gateway import GuardedGateway
 from manager.session.health import HealthJudge
@@ -33,6 +32,7 @@ from manager.session.reporter import Reporter, Sender
 from manager.states import WorkerHealth
 from manager.system import logs
 from manager.system.processes import ProcessRef
+from manager.trading.cycle import Cycle
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class Worker:
         self._spec = spec
         self._beat = beat
         self._lease = Lease(spec.lease_seconds, spec.leased_at, self._on_lease_lost, extend)
-        self._gateway = GuardedGateway(gateway, beat, self._lease)
+        self._gateway = GuardedGateway(
+            gateway, beat, self._lease, spec.config.stop.deadline_seconds + _DISCONNECT_SECONDS
+        )
         self._cycle = cycle
         self._notify = notify
         self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
@@ -130,7 +132,7 @@ class Worker:
             self._notify(
                 {"event": "failed", "code": error.code, "message": str(error), "retryable": error.retryable}
             )
-            self._disconnect(_DISCONNECT_SECONDS)
+            self._disconnect(None)
             return WorkerExit.LEASE_LOST if self._lease.lost else WorkerExit.NOT_CONNECTED
         logs.event(logger, logging.INFO, "connected", can_trade=session.can_trade, server=session.server)
         self._notify({"event": "connected", "control": control_address, "beat": self.heartbeat()})
@@ -142,7 +144,7 @@ class Worker:
             # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
             logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
             self._beat.exit_reason(f"{error.code}: {error}")
-            self._disconnect(_DISCONNECT_SECONDS)
+            self._disconnect(None)
             return WorkerExit.CONNECTION_LOST
         if self._lease.lost is not None:
             return self._leave(self._lease.lost)
@@ -257,9 +259,10 @@ class Worker:
             self._beat.exit_reason(str(report))
         return report.complete
 
-    def _disconnect(self, seconds: float) -> bool:
+    def _disconnect(self, seconds: float | None) -> bool:
+        """Close the session within `seconds`; None: in the time that its gateway takes. False if that failed."""
         try:
-            self._gateway.disconnect(time.monotonic() + seconds)
+            self._gateway.disconnect(None if seconds is None else time.monotonic() + seconds)
         except ForcedEnd as error:
             self._forced = True
             self._beat.exit_reason(str(error))

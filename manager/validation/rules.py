@@ -3,6 +3,7 @@
 A rule takes the configuration and what it may look at beyond it, and yields findings. It never raises for a bad value.
 """
 
+import math
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import Final
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
+from manager.config.models import POLITE_PART
 from manager.gateways import known_gateways
 from manager.gateways.command.rules import program_health, readiness
 from manager.placement.labels import label_problem
@@ -271,6 +273,14 @@ def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator
     if not 0 < config.stop.deadline_seconds <= 3_600:
         text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
         yield Finding(("stop", "deadline_seconds"), text)
+    elif config.stop.deadline_seconds > config.execution.stop_timeout_seconds * POLITE_PART:
+        least = config.stop.deadline_seconds / POLITE_PART
+        text = (
+            f"{config.stop.deadline_seconds:g} s is more than a stop leaves the program: it is killed after "
+            f"{config.execution.stop_timeout_seconds * POLITE_PART:g} s; set execution.stop_timeout_seconds to "
+            f"{math.ceil(least)} or more"
+        )
+        yield Finding(("stop", "deadline_seconds"), text, warning=True)
     for variable in config.environment:
         if variable.startswith("MANAGER_"):
             yield Finding(("environment", variable), "names beginning with MANAGER_ are the manager's own")

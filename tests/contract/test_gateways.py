@@ -1,9 +1,10 @@
-"""What every trading gateway does alike, the fake one that ships included."""
+"""What every trading gateway does alike: the fake one that ships and the guard around each one included."""
 
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -19,14 +20,17 @@ from manager.gateways.base import (
     Side,
 )
 from manager.gateways.fake import FakeGateway
+from manager.session.guarded_gateway import GuardedGateway
+from manager.session.heartbeat_file import HeartbeatWriter
+from manager.session.lease import Lease
 
 
 class Make(Protocol):
     def __call__(self, *, given: str = "right") -> Gateway: ...
 
 
-@pytest.fixture(params=["fake", "paper"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+@pytest.fixture(params=["fake", "paper", "guarded"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Return a maker of unconnected gateways for one account whose password is `right`."""
     made: list[Gateway] = []
     if request.param == "fake":
@@ -35,6 +39,15 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
             return FakeGateway(given=given)
 
         yield fake
+        return
+    if request.param == "guarded":
+        beat = HeartbeatWriter(tmp_path / "beat")
+
+        def guarded(*, given: str = "right") -> Gateway:
+            return GuardedGateway(FakeGateway(given=given), beat, Lease(0.0, 0.0, lambda _why: None))
+
+        yield guarded
+        beat.close()
         return
     venue: VenueProcess = request.getfixturevalue("venue")
     with venue.admin() as admin:

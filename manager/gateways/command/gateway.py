@@ -47,6 +47,8 @@ logger = logging.getLogger("manager.program")
 _PROBE_SECONDS: Final = 0.1
 #: Seconds that one look may take.
 _PROBE_TIMEOUT: Final = 2.0
+#: Seconds that a program gets to stop where a deadline leaves it no time.
+_LEAST_SECONDS: Final = 0.5
 #: Seconds within which a killed program must be gone.
 _KILL_SECONDS: Final = 5.0
 
@@ -113,9 +115,16 @@ class CommandGateway:
             status=self._notify.status if self._notify is not None else None,
         )
 
-    def disconnect(self) -> None:
-        """Ask the program and all that it started to stop, wait `stop.deadline_seconds`, then kill what is left."""
-        self._end(self._options.stop.deadline_seconds)
+    def disconnect(self, deadline: float | None = None) -> None:
+        """Ask the program and all that it started to stop, and kill what is left after `stop.deadline_seconds`.
+
+        A deadline that comes earlier shortens that time. Raises ForcedEnd if something had to be killed.
+        """
+        seconds = self._options.stop.deadline_seconds
+        if deadline is not None:
+            # A program is asked even where there is no time left: it may cancel its orders on the signal.
+            seconds = min(seconds, max(_LEAST_SECONDS, deadline - time.monotonic()))
+        self._end(seconds)
 
     def account(self) -> Account:
         raise NotSupported("a program's account is its own affair")

@@ -103,11 +103,12 @@ class PaperGateway:
             reason=reason if matches else f"the venue now answers for login {answer.get('account_id')}",
         )
 
-    def disconnect(self) -> None:
+    def disconnect(self, deadline: float | None = None) -> None:
         if self._link is None:
             return
         try:
-            self._ask("logout")
+            latest = time.monotonic() + CALL_SECONDS
+            self._ask("logout", latest if deadline is None else min(deadline, latest))
         except GatewayError:
             pass  # it is gone, which is what was wanted
         finally:

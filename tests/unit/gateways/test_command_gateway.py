@@ -247,6 +247,25 @@ def test_a_polite_stop_is_waited_for(make: Make, tmp_path: Path) -> None:
     assert (tmp_path / "polite").exists()
 
 
+STUBBORN = (
+    "import signal, time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: open('asked', 'w').close())\n"
+    "print('ready', flush=True)\nwhile True: time.sleep(60)\n"
+)
+
+
+@pytest.mark.parametrize("seconds", [1.0, -5.0])
+def test_a_deadline_shortens_the_time_of_a_program_that_does_not_stop(
+    make: Make, tmp_path: Path, seconds: float
+) -> None:
+    """A stop with a timeout of its own ends the program in that time; the program is asked first in any case."""
+    gateway = make(STUBBORN, directory=tmp_path, stop=StopConfig(deadline_seconds=600))
+    gateway.connect(soon())
+    with pytest.raises(ForcedEnd, match="did not stop within"):
+        gateway.disconnect(soon(seconds))
+    assert (tmp_path / "asked").exists()
+
+
 CHILDREN = (
     "import os, signal, subprocess, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

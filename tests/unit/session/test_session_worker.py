@@ -18,6 +18,7 @@ from manager.gateways.base import (
     AuthenticationFailed,
     ConnectionLost,
     ConnectTimeout,
+    Gateway,
     GatewayError,
     Health,
     InsufficientFunds,
@@ -35,13 +36,12 @@ from manager.gateways.base import (
 )
 from manager.gateways.fake import FakeGateway
 from manager.session.control import ask
-from manager.session.cycle import Cycle, ObserveCycle
 from manager.session.exit_codes import WorkerExit
-from manager.session.guarded_gateway import GuardedGateway
 from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
 from manager.session.launch_spec import LaunchSpec
 from manager.session.worker import Worker
 from manager.system.masking import Masker
+from manager.trading.cycle import Cycle, ObserveCycle
 
 
 class Bench:
@@ -52,7 +52,7 @@ class Bench:
         self.beat_file = directory / "w.beat"
         self.messages: list[Mapping[str, Any]] = []
         self.sent: list[Mapping[str, Any]] = []
-        self.start_request = LaunchSpec(
+        self.spec = LaunchSpec(
             worker_id="w-1",
             config=config(
                 account_id="account-1",
@@ -80,7 +80,7 @@ class Bench:
             log_json=False,
         )
         self.worker: Worker | None = None
-        self.cycle: Cycle = ObserveCycle(self.start_request.config)
+        self.cycle: Cycle = ObserveCycle(self.spec.config)
 
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
         assert account_id == "account-1"
@@ -88,7 +88,7 @@ class Bench:
 
     def run(self, act: Callable[["Bench"], None] | None = None) -> WorkerExit:
         beat = HeartbeatWriter(self.beat_file, Masker(["hunter2"]))
-        self.worker = Worker(self.start_request, self.gateway, self.cycle, beat, self, self.messages.append)
+        self.worker = Worker(self.spec, self.gateway, self.cycle, beat, self, self.messages.append)
         failures: list[BaseException] = []
 
         def actor() -> None:
@@ -112,7 +112,7 @@ class Bench:
                 raise failures[0]
 
     def stop(self, seconds: float = 5) -> None:
-        assert ask(self.start_request.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
+        assert ask(self.spec.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
 
     def status(self) -> Mapping[str, Any]:
         heartbeat = read_heartbeat(self.beat_file)
@@ -284,7 +284,7 @@ class TradingCycle:
         self.error = error
         self.cycles = 0
 
-    def run(self, gateway: GuardedGateway) -> Mapping[str, Any]:
+    def run(self, gateway: Gateway) -> Mapping[str, Any]:
         del gateway
         self.cycles += 1
         raise self.error
@@ -370,7 +370,7 @@ def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_g
                 and bench.sent[-1]["loop_age_seconds"] > 0.3
             )
         )
-        answer = ask(bench.start_request.control_address, "token", {"op": "status"})
+        answer = ask(bench.spec.control_address, "token", {"op": "status"})
         assert answer["call"] == "account"
         release.set()
         bench.stop()
@@ -379,9 +379,9 @@ def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_g
 
 
 def test_the_order_is_json_both_ways_and_its_repr_holds_no_secret(bench: Bench) -> None:
-    again = LaunchSpec.from_json(bench.start_request.to_json())
-    assert again.to_json() == bench.start_request.to_json()
-    assert again.password == bench.start_request.password
+    again = LaunchSpec.from_json(bench.spec.to_json())
+    assert again.to_json() == bench.spec.to_json()
+    assert again.password == bench.spec.password
     assert "hunter2" not in repr(again)
 
 
@@ -393,11 +393,9 @@ def _wait(event: threading.Event) -> None:
 def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked(
     bench: Bench, asked: bool
 ) -> None:
-    bench.start_request = replace(
-        bench.start_request,
-        config=bench.start_request.config.model_copy(
-            update={"recovery": RecoveryConfig(restart_unhealthy=asked)}
-        ),
+    bench.spec = replace(
+        bench.spec,
+        config=bench.spec.config.model_copy(update={"recovery": RecoveryConfig(restart_unhealthy=asked)}),
     )
 
     def freeze(bench: Bench) -> None:

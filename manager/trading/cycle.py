@@ -1,7 +1,7 @@
 """What a session does at each interval: for now it looks; strategies take their turn here.
 
-A strategy becomes a `Cycle` of its own (or a step after `ObserveCycle`): it is given the guarded gateway and the
-account's configuration, one call each interval, on the session's only thread.
+A strategy is a `Cycle`, or a step after `ObserveCycle`. It gets a gateway and the account's configuration, and one call
+each interval on the session's only thread.
 """
 
 import logging
@@ -11,15 +11,14 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from manager.config import AccountConfig
-from manager.gateways.base import InvalidRequest, NotSupported
-from manager.session.guarded_gateway import GuardedGateway
+from manager.gateways.base import Gateway, InvalidRequest, NotSupported
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
 
 class Cycle(Protocol):
-    def run(self, gateway: GuardedGateway) -> Mapping[str, Any]:
+    def run(self, gateway: Gateway) -> Mapping[str, Any]:
         """Do one cycle and return figures for the worker's status. GatewayErrors pass through."""
 
 
@@ -29,7 +28,7 @@ class ObserveCycle:
     def __init__(self, config: AccountConfig) -> None:
         self._symbols = config.enabled_symbols()
 
-    def run(self, gateway: GuardedGateway) -> Mapping[str, Any]:
+    def run(self, gateway: Gateway) -> Mapping[str, Any]:
         started = time.monotonic()
         figures: dict[str, Any] = {}
         try:

@@ -1,0 +1,1 @@
+"""Strategies and what they need: cycles over a gateway. Nothing here knows of sessions, hosts or Redis."""
