@@ -11,6 +11,7 @@ from manager.factory import fleet_store, get_worker_manager_service
 from manager.fleet import Event, FleetStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
+from manager.pool.commands import PAUSE, RESUME, CommandSpec
 from manager.pool.protocol import Progress
 from manager.service import WorkerManagerService
 from manager.settings import load_settings
@@ -74,6 +75,12 @@ class AsyncWorkerManagerService:
 
     async def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         return await self._stop(self.service.stop_worker, account_id, timeout)
+
+    async def pause_worker(self, account_id: str) -> WorkerInfo:
+        return await self._stop(self.service.pause_worker, account_id)
+
+    async def resume_worker(self, account_id: str) -> WorkerInfo:
+        return await self._stop(self.service.resume_worker, account_id)
 
     async def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
         return await self._start(self.service.move_worker, account_id, host, force=force)
@@ -156,6 +163,44 @@ class AsyncWorkerManagerService:
         return await self._stop(
             self.service.stop_all,
             timeout,
+            _on_loop(progress),
+            selection=selection,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
+    async def pause_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self.set_mode_all(PAUSE, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    async def resume_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self.set_mode_all(RESUME, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    async def set_mode_all(
+        self,
+        command: CommandSpec,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        return await self._stop(
+            self.service.set_mode_all,
+            command,
             _on_loop(progress),
             selection=selection,
             batch_id=batch_id,

@@ -187,6 +187,19 @@ class OrphansLeftError(StopFailedError):
     retryable = True
 
 
+class NotSupportedError(ManagerError, RuntimeError):
+    """Raised when what an account runs cannot do what a command asks for."""
+
+    code = "not_supported"
+
+
+class CommandRefusedError(ManagerError, RuntimeError):
+    """Raised when a running worker did not do what a command asked it for."""
+
+    code = "command_refused"
+    retryable = True
+
+
 class OverruledError(ManagerError, RuntimeError):
     """Raised when a stop arrives after a later start: it changes nothing."""
 

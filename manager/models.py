@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from manager.errors import InvalidPayloadError
-from manager.states import WorkerHealth, WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerHealth, WorkerLifecycleStatus
 from manager.versions import __version__
 
 
@@ -108,6 +108,14 @@ class WorkerInfo(_Payload):
             return WorkerHealth(self.metadata.get("health", "unknown"))
         except ValueError:
             return WorkerHealth.UNKNOWN
+
+    @property
+    def trading_mode(self) -> TradingMode:
+        """How its session may trade; `normal` where the worker reported nothing else."""
+        try:
+            return TradingMode(self.metadata.get("trading_mode", "normal"))
+        except ValueError:
+            return TradingMode.NORMAL
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with `changes`; `metadata` is merged over the present one."""

@@ -17,6 +17,7 @@ from manager.pool.arguments import (
     check_selection,
     check_timeout,
 )
+from manager.pool.commands import PAUSE, RESUME, CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest, WorkerPool, new_batch_id
 from manager.pool.start_requests import StartRequestFactory
 from manager.states import WorkerLifecycleStatus
@@ -66,7 +67,7 @@ class WorkerManagerService:
         """
         check_flags(apply_defaults=apply_defaults, validate=validate)
         return self.worker_pool.start_worker(
-            self._order(check_account_id(account_id), apply_defaults, validate)
+            self._start_request(check_account_id(account_id), apply_defaults, validate)
         )
 
     def restart_worker(self, account_id: str) -> WorkerInfo:
@@ -74,7 +75,7 @@ class WorkerManagerService:
 
         An invalid configuration stops nothing. Raises as `start_worker_from_config` does.
         """
-        return self.worker_pool.restart_worker(self._order(check_account_id(account_id), True, True))
+        return self.worker_pool.restart_worker(self._start_request(check_account_id(account_id), True, True))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
@@ -101,6 +102,18 @@ class WorkerManagerService:
         with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
             needs = self._accounts.load(account_id).needs()
         return self.worker_pool.move_worker(account_id, host, force=force, needs=needs)
+
+    def pause_worker(self, account_id: str) -> WorkerInfo:
+        """Let the account's session send no more orders, and keep it connected; returns once that is so.
+
+        It holds until `resume_worker`, for later sessions too, whatever restarts. Idempotent. Raises ValueError if
+        the account never had a worker, RuntimeError if its gateway runs a program, or its worker did not answer.
+        """
+        return self.worker_pool.set_mode(PAUSE, check_account_id(account_id))
+
+    def resume_worker(self, account_id: str) -> WorkerInfo:
+        """Let the account's session trade again; raises as `pause_worker` does."""
+        return self.worker_pool.set_mode(RESUME, check_account_id(account_id))
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
         """Return what is known of the account's worker now, an ended one too; None if it never had one."""
@@ -234,6 +247,46 @@ class WorkerManagerService:
         result = self.worker_pool.stop_many(stoppable, timeout, _tell(settled, progress), batch)
         return self._settle("stop_all", result, settled)
 
+    def pause_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Pause every selected account that has a worker or would get one, and account for every one."""
+        return self.set_mode_all(PAUSE, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    def resume_all(
+        self,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Resume every selected account that has a worker or would get one, and account for every one."""
+        return self.set_mode_all(RESUME, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    def set_mode_all(
+        self,
+        command: CommandSpec,
+        progress: Progress | None = None,
+        *,
+        selection: Selection | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Carry out a command of `manager.pool.commands.MODE_COMMANDS` for many accounts; see `pause_all`."""
+        check_flags(wait=wait)
+        chosen = self.worker_pool.stoppable()
+        if selection:
+            selected = self.select(selection)
+            chosen = [account_id for account_id in chosen if account_id in selected]
+        batch = Batch(batch_id or new_batch_id(), {}, wait)
+        return self.worker_pool.set_mode_many(command, chosen, progress, batch)
+
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         """Return the selected accounts as their files are; None where a file says nothing that could be read."""
         found: dict[str, LoadedAccount | None] = {}
@@ -299,7 +352,7 @@ class WorkerManagerService:
 
     # inside
 
-    def _order(self, account_id: str, apply_defaults: bool, validate: bool) -> StartRequest:
+    def _start_request(self, account_id: str, apply_defaults: bool, validate: bool) -> StartRequest:
         return self._start_requests.start_request(account_id, apply_defaults, validate)
 
     @staticmethod

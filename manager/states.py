@@ -27,6 +27,14 @@ class WorkerHealth(StrEnum):
     UNKNOWN = "unknown"
 
 
+class TradingMode(StrEnum):
+    """What a connected session may do; a separate thing from its state and its health."""
+
+    NORMAL = "normal"
+    #: The session stays connected and runs no cycle, until it is resumed.
+    PAUSED = "paused"
+
+
 _S = WorkerLifecycleStatus
 
 #: The one table of legal transitions; nothing else in the project decides this.

@@ -10,6 +10,7 @@ from celery.result import allow_join_result
 from manager import wire
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.models import BatchResult, WorkerInfo
+from manager.pool.commands import MODE_COMMANDS, CommandSpec
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
 from tasks.app import app, fleet_service, host_service
@@ -83,6 +84,28 @@ def stop_all_workers(
     with _one_of_few(), allow_join_result():
         result = fleet_service().stop_all(given.timeout, selection=given.selection, batch_id=self.request.id)
         return stopped_count(result)
+
+
+def _mode_batch(command: CommandSpec) -> Any:
+    @app.task(name=command.batch_task, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+    def set_mode_all(
+        self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        given = checked(self, SelectionArguments, group=group, labels=labels)
+        with _one_of_few(), allow_join_result():
+            result = fleet_service().set_mode_all(
+                command, selection=given.selection, batch_id=self.request.id
+            )
+            return _complete(result, command.done)
+
+    set_mode_all.__doc__ = (
+        f"{command.summary} Returns a WorkerInfo for every account that has a worker, by id."
+    )
+    return set_mode_all
+
+
+#: The tasks that change how all sessions trade, or those selected, by the name of their command.
+mode_batches = {command.name: _mode_batch(command) for command in MODE_COMMANDS}
 
 
 @app.task(name=wire.VALIDATE_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]

@@ -4,6 +4,7 @@ from typing import Any
 
 from manager import wire
 from manager.errors import ManagerError
+from manager.pool.commands import MODE_COMMANDS, CommandSpec
 from tasks.app import app, carried_out, fleet_service
 from tasks.arguments import checked
 from tasks.payloads import AccountArguments, StartArguments, StopArguments
@@ -52,3 +53,20 @@ def get_worker_info(self: Any, account_id: str) -> dict[str, Any] | None:
     given = checked(self, AccountArguments, account_id=account_id)
     info = fleet_service().get_worker_info(given.account_id)
     return None if info is None else info.to_wire()
+
+
+def _mode_task(command: CommandSpec) -> Any:
+    @app.task(name=command.task, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
+    def set_mode(self: Any, account_id: str) -> dict[str, Any]:
+        given = checked(self, AccountArguments, account_id=account_id)
+        info = carried_out(
+            self, given.account_id, lambda commands, call: commands.set_mode(command, given.account_id, call)
+        )
+        return info.to_wire()
+
+    set_mode.__doc__ = f"{command.summary} Returns the account's WorkerInfo, with `metadata.trading_mode`."
+    return set_mode
+
+
+#: The tasks that change how a session trades, by the name of their command.
+mode_tasks = {command.name: _mode_task(command) for command in MODE_COMMANDS}

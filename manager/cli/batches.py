@@ -18,6 +18,7 @@ from manager.cli.common import (
     settings,
 )
 from manager.cli.local import local_option, stop_here
+from manager.pool.commands import COMMANDS as COMMANDS_BY_NAME
 from manager.terminal.text import counted
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from manager.fleet.batches import BatchRecord
     from manager.models import BatchResult
     from manager.placement.labels import Selection
+    from manager.pool.commands import CommandSpec
     from manager.pool.protocol import Progress
 
 defaults_option = click.option(
@@ -47,7 +49,7 @@ wait_option = click.option(
     help="Of many accounts: stay for the answers, or leave; `manager batch` shows them later.",
 )
 
-_DONE = {"start": "started", "restart": "restarted", "stop": "stopped"}
+_DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()}
 #: Seconds between two looks at a batch that is waited for.
 _LOOK_SECONDS = 0.2
 
@@ -184,6 +186,16 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
 
     total = None if selection else len(fleet.worker_pool.stoppable())
     return _run("stop", "stopping", total, go, selection, as_json)
+
+
+def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as_json: bool) -> int:
+    """Carry out a command that changes how sessions trade for the selected accounts; returns the exit code."""
+    fleet = service()
+
+    def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
+        return fleet.set_mode_all(command, progress, selection=selection, batch_id=batch_id, wait=wait)
+
+    return _run(command.name, command.name, None, go, selection, as_json)
 
 
 def _run(

@@ -9,6 +9,7 @@ import click
 from manager.cli.batches import (
     defaults_option,
     restart_many,
+    set_mode_many,
     start_many,
     stop_many,
     timeout_option,
@@ -28,6 +29,7 @@ from manager.cli.common import (
     service,
 )
 from manager.cli.local import local_option, stop_here
+from manager.pool.commands import MODE_COMMANDS, CommandSpec
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
@@ -169,6 +171,36 @@ def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
     return _each((account_id,), lambda one: fleet.move_worker(one, host, force=force), _say_started, as_json)
 
 
+def _mode_command(command: CommandSpec) -> click.Command:
+    """Return the command line of a command that changes how sessions trade."""
+
+    @click.command(command.name, help=f"{command.summary} It survives every restart.")
+    @account_argument(nargs=-1)
+    @selection_options
+    @wait_option
+    @json_option
+    def run(
+        account_ids: tuple[str, ...],
+        groups: tuple[str, ...],
+        labels: tuple[str, ...],
+        wait: bool,
+        as_json: bool,
+    ) -> int:
+        selection = selected(account_ids, groups, labels)
+        if selection:
+            return set_mode_many(command, selection, wait, as_json)
+        pool = service().worker_pool
+
+        def say_changed(info: "WorkerInfo") -> str:
+            if info.status.value == "running":
+                return f"{info.account_id}: {command.done}"
+            return f"{info.account_id}: {command.done}; it is {info.status}, and this holds when it starts"
+
+        return _each(account_ids, lambda one: pool.set_mode(command, one), say_changed, as_json)
+
+    return run
+
+
 def _each(
     account_ids: tuple[str, ...],
     one: Callable[[str], Any],
@@ -248,4 +280,4 @@ def _say_started(info: "WorkerInfo") -> str:
     )
 
 
-COMMANDS = (start, stop, restart, move)
+COMMANDS = (start, stop, restart, move, *map(_mode_command, MODE_COMMANDS))

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from celery import group
 
-from manager.client.commands import BatchOutcome, Command, error_text, started
+from manager.client.commands import BatchOutcome, Command, changed, error_text, started
 from manager.client.outcomes import settled
 from manager.client.results import Answers, forget
 from manager.client.sender import Sender
@@ -18,6 +18,7 @@ from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import DesiredStore
 from manager.models import BatchResult, WorkerInfo
+from manager.pool.commands import MODE_COMMANDS, STOP
 from manager.pool.protocol import Batch, Progress
 from manager.states import WorkerLifecycleStatus
 
@@ -31,6 +32,7 @@ _PAUSE: Final = 0.25
 #: may have lost their answers, or their tasks, in a restart that was too short to be noticed here.
 _LOOK_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 10.0
+_MODE_NAMES: Final = frozenset(spec.name for spec in MODE_COMMANDS)
 
 
 class BatchSender:
@@ -69,7 +71,7 @@ class BatchSender:
             return BatchResult()
         parts = BatchOutcome(progress)
         # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
-        what = commands[0].why if commands else "start"
+        what = commands[0].name if commands else "start"
         tokens = {command.account_id: command.token for command in commands}
         try:
             self._records.save(batch.id, what, self._sender.me, tokens, batch.settled)
@@ -164,7 +166,7 @@ class BatchSender:
         with self._answers.translated():
             for task_id, outcome in self._answers.collect(set(waiting), seconds):
                 account_id = waiting.pop(task_id)
-                sort = self._stopped if what == "stop" else started
+                sort = self._stopped if what == STOP.name else changed if what in _MODE_NAMES else started
                 parts.put(account_id, *sort(account_id, outcome))
 
     def _look(self, what: str, waiting: dict[str, str], parts: BatchOutcome) -> None:

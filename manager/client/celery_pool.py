@@ -23,6 +23,7 @@ from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_account_id, check_flags, check_timeout
+from manager.pool.commands import RESTART, START, STOP, CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.versions import at_least
 
@@ -62,12 +63,12 @@ class CeleryWorkerPool:
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
         _check(request)
-        return WorkerInfo.from_dict(self._ask(self._start(request, wire.START_WORKER)))
+        return WorkerInfo.from_dict(self._ask(self._start(request, START)))
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.restart_worker`."""
         _check(request)
-        return WorkerInfo.from_dict(self._ask(self._start(request, wire.RESTART_WORKER)))
+        return WorkerInfo.from_dict(self._ask(self._start(request, RESTART)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """See `manager.pool.protocol.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
@@ -107,11 +108,9 @@ class CeleryWorkerPool:
                 if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)
         request = Command(
-            wire.START_WORKER,
+            START,
             account_id,
-            {},
-            "running",
-            FORCED_MOVE if force else MOVE,
+            why=FORCED_MOVE if force else MOVE,
             host=host,
             queue=wire.host_queue(host),
         )
@@ -136,13 +135,13 @@ class CeleryWorkerPool:
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.start_many`: one Celery group with a task for each account."""
-        return self._start_many(requests, wire.START_WORKER, progress, batch)
+        return self._start_many(requests, START, progress, batch)
 
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         """See `manager.pool.protocol.WorkerPool.restart_many`: one Celery group with a task for each account."""
-        return self._start_many(requests, wire.RESTART_WORKER, progress, batch)
+        return self._start_many(requests, RESTART, progress, batch)
 
     def stop_many(
         self,
@@ -155,6 +154,21 @@ class CeleryWorkerPool:
         timeout = check_timeout(timeout)
         commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
         return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
+
+    def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.set_mode`. Written down first: it holds even if nobody answers."""
+        return WorkerInfo.from_dict(self._ask(Command(command, check_account_id(account_id))))
+
+    def set_mode_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        progress: Progress | None = None,
+        batch: Batch | None = None,
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.set_mode_many`: one Celery group with a task for each account."""
+        commands = [Command(command, check_account_id(account_id)) for account_id in account_ids]
+        return self._batch_sender.run(commands, self._timeout, progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
         """Return a batch and what has become of it by now; `pending` are those of which nothing is known yet.
@@ -235,7 +249,11 @@ class CeleryWorkerPool:
     # inside
 
     def _start_many(
-        self, requests: Sequence[StartRequest], task: str, progress: Progress | None, batch: Batch | None
+        self,
+        requests: Sequence[StartRequest],
+        spec: CommandSpec,
+        progress: Progress | None,
+        batch: Batch | None,
     ) -> BatchResult:
         """Send those to which the caller's own validator does not say no."""
         refused: dict[str, str] = {}
@@ -248,7 +266,7 @@ class CeleryWorkerPool:
         batch = replace(
             batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
         )
-        commands = [self._start(request, task) for request in requests if request.account_id not in refused]
+        commands = [self._start(request, spec) for request in requests if request.account_id not in refused]
         result = self._batch_sender.run(commands, self._timeout, progress, batch)
         if progress is not None:
             for account_id in refused:
@@ -256,24 +274,21 @@ class CeleryWorkerPool:
         return result.model_copy(update={"failed": {**refused, **result.failed}})
 
     @staticmethod
-    def _start(request: StartRequest, task: str) -> Command:
+    def _start(request: StartRequest, spec: CommandSpec) -> Command:
         check_account_id(request.account_id)
         check_flags(apply_defaults=request.apply_defaults, validate=request.validate)
-        restart = task == wire.RESTART_WORKER
-        flags = {} if restart else {"apply_defaults": request.apply_defaults, "validate": request.validate}
+        flags = {"apply_defaults": request.apply_defaults, "validate": request.validate}
         return Command(
-            task,
+            spec,
             request.account_id,
-            flags,
-            "running",
-            "restart" if restart else "start",
+            {} if spec.restart else flags,
             needs=request.needs,
             failover=request.failover,
         )
 
     @staticmethod
     def _stop(account_id: str, timeout: float | None) -> Command:
-        return Command(wire.STOP_WORKER, account_id, {"timeout": timeout}, "stopped", "stop")
+        return Command(STOP, account_id, {"timeout": timeout})
 
     def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
         return self._sender.ask(command, self._timeout if wait_seconds is None else wait_seconds)

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from manager import wire
-from manager.errors import HostUnavailableError, NoHostFitsError, VersionMismatchError
+from manager.errors import HostUnavailableError, NoHostFitsError, NoWorkerError, VersionMismatchError
+from manager.fleet import HostState
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs
+from manager.pool.commands import CommandSpec
 from manager.pool.protocol import Progress
 from manager.versions import __version__, apart
 
@@ -21,11 +23,11 @@ AccountHosts = Mapping[str, tuple[str, bool]]
 class Command:
     """A task for one account, and the desired state that it stands for."""
 
-    task: str
+    spec: CommandSpec
     account_id: str
-    kwargs: Mapping[str, Any]
-    state: Literal["running", "stopped"]
-    why: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    #: What the audit trail and the desired state call it, where that is not the command's own name.
+    why: str = ""
     host: str = ""
     queue: str = ""
     #: The task's id, by which a command that is delivered twice is one.
@@ -35,6 +37,10 @@ class Command:
     failover: bool = False
     #: What it was given when it was written down.
     generation: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.why or self.spec.name
 
 
 class BatchOutcome:
@@ -113,6 +119,26 @@ def without_strangers(
     return ready, refused
 
 
+def without_older_hosts(
+    commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostState]
+) -> tuple[list[Command], dict[str, HostUnavailableError]]:
+    """Take out the commands whose account is on a live host of a version that does not know them."""
+    known = {host.name: set(host.data.get("commands") or ()) for host in hosts if host.live}
+    versions = {host.name: host.data.get("version") for host in hosts}
+    ready: list[Command] = []
+    refused: dict[str, HostUnavailableError] = {}
+    for command in commands:
+        place = places.get(command.account_id, ("", False))[0]
+        if place in known and command.spec.name not in known[place]:
+            refused[command.account_id] = VersionMismatchError(
+                f"{command.account_id}: host {place} runs version {versions.get(place)}, which does not know "
+                f"{command.spec.name}: bring it up to date; nothing was done"
+            )
+        else:
+            ready.append(command)
+    return ready, refused
+
+
 def _freedom(command: Command) -> tuple[bool, int, int]:
     needs = command.needs
     return (True, 0, 0) if needs is None else (needs.pin is None, -len(needs.requires), -len(needs.avoid))
@@ -123,6 +149,15 @@ def started(account_id: str, outcome: Any) -> tuple[str, Any]:
         return "failed", error_text(outcome)
     info = WorkerInfo.from_dict(outcome)
     return ("already" if info.metadata.get("already_running") else "done"), info
+
+
+def changed(account_id: str, outcome: Any) -> tuple[str, Any]:
+    """Sort the answer to a command that changes a trading mode."""
+    if isinstance(outcome, NoWorkerError):
+        return "skipped", str(outcome)
+    if isinstance(outcome, BaseException):
+        return "failed", error_text(outcome)
+    return "done", WorkerInfo.from_dict(outcome)
 
 
 def error_text(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
+from manager.pool.commands import COMMANDS
 from manager.states import SETTLED, WorkerLifecycleStatus
 
 
@@ -14,6 +15,10 @@ def settled(
 
     `generation` is what the command was given when it was written down.
     """
+    spec = COMMANDS.get(what)
+    if spec is not None and spec.mode is not None:
+        applied = desired is not None and info is not None and desired.mode is info.trading_mode is spec.mode
+        return ("done", info) if applied else None
     if generation is None or desired is None or desired.generation < generation:
         return None
     account_id = desired.account_id

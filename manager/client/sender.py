@@ -9,7 +9,7 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 
 from manager import wire
 from manager.client.caller import caller
-from manager.client.commands import AccountHosts, Command, spread, without_strangers
+from manager.client.commands import AccountHosts, Command, spread, without_older_hosts, without_strangers
 from manager.client.outcomes import settled
 from manager.client.results import Answers, forget
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
@@ -18,7 +18,7 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStateRequest, DesiredStore
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView
-from manager.states import LIVE, WorkerLifecycleStatus
+from manager.states import LIVE, TradingMode, WorkerLifecycleStatus
 from manager.versions import __version__
 
 #: Seconds.
@@ -80,7 +80,8 @@ class Sender:
         alone = len(commands) == 1
         hosts, workers = self._store.look([commands[0].account_id] if alone else None)
         live = {host.name for host in hosts if host.live}
-        stopping = commands[0].state == "stopped"
+        # What changes an account where it is: it is written down even if nobody is there to do it.
+        stopping = not commands[0].spec.starts
         if not live and not stopping:
             error = self.nobody()
             for command in commands:
@@ -96,6 +97,9 @@ class Sender:
         if spreading:
             commands, homeless = spread(commands, places, self.view(hosts), live)
             refused |= homeless
+        if commands and commands[0].spec.mode is not None:
+            asked = {command.account_id: command for command in commands}
+            commands, refused = without_older_hosts(commands, places, hosts)
         for account_id, error in refused.items():
             self._note(asked[account_id], error.code, str(error))
         ready: list[Command] = []
@@ -106,7 +110,7 @@ class Sender:
                 ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
             elif stopping and has_worker:
                 refused[command.account_id] = HostUnavailableError(
-                    f"{command.account_id}: host {place} is silent: the stop is written down and happens when it is "
+                    f"{command.account_id}: host {place} is silent: the {command.name} is written down and happens when it is "
                     "back; until then its worker may trade"
                 )
                 self._leave(command, place, str(refused[command.account_id]))
@@ -143,12 +147,12 @@ class Sender:
             "task_id": command.token,
             "headers": {**self._headers(), wire.GENERATION_HEADER: command.generation},
         }
-        if command.state == "running":
+        if command.spec.starts:
             # So that the queue of a dead host does not fill; what comes late changes nothing by its generation. Long,
             # because Celery compares the sender's clock with the host's. A stop never expires.
             options["expires"] = _START_EXPIRES
         return self._app.signature(
-            command.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
+            command.spec.task, args=[command.account_id], kwargs=dict(command.kwargs), options=options
         )
 
     def send(self, task: str, argument: object, host: str) -> str:
@@ -182,7 +186,7 @@ class Sender:
         """Write what became of a command that no host has got."""
         if self._audit is not None:
             self._audit.note(
-                command.why,
+                command.name,
                 by=self.me,
                 host=host,
                 account_id=command.account_id,
@@ -201,7 +205,7 @@ class Sender:
                 return result.get(timeout=max(0.0, min(left, _LOOK_SECONDS)))
             except ResultTimeoutError:
                 if left <= _LOOK_SECONDS:
-                    why = f"no answer to {command.task} within {wait_seconds:g} s (task {result.id})"
+                    why = f"no answer to {command.spec.task} within {wait_seconds:g} s (task {result.id})"
                 elif host is not None and self._is_silent(host):
                     silent += 1
                     if silent < _SILENT_LOOKS:
@@ -229,10 +233,10 @@ class Sender:
             desired, info = self._desired.read(account_id), self._store.get_worker(account_id)
         except FleetUnavailableError:
             return None
-        found = settled(command.why, command.generation or None, desired, info)
+        found = settled(command.name, command.generation or None, desired, info)
         if found is None or found[0] == "failed":
             return None
-        return True if command.state == "stopped" else found[1].to_wire()
+        return True if command.spec.state == "stopped" else found[1].to_wire()
 
     def _is_silent(self, host: str) -> bool:
         try:
@@ -244,15 +248,18 @@ class Sender:
         return {wire.BY_HEADER: self.me, wire.VERSION_HEADER: __version__}
 
     def _written(self, commands: Sequence[Command]) -> list[Command]:
-        """Write down what is wanted; returns the commands with their generations, and where their accounts are."""
+        """Write down what is desired; returns the commands with their generations, and where their accounts are."""
+        mode = commands[0].spec.mode if commands else None
+        if mode is not None:
+            return [self._written_mode(command, mode) for command in commands]
         wishes = [
             DesiredStateRequest(
                 account_id=command.account_id,
-                state=command.state,
+                state="running" if command.spec.starts else "stopped",
                 token=command.token,
                 by=self.me,
-                why=command.why,
-                restart=command.task == wire.RESTART_WORKER,
+                why=command.name,
+                restart=command.spec.restart,
                 host=command.host,
                 needs=command.needs,
                 failover=command.failover,
@@ -269,6 +276,13 @@ class Sender:
             replace(command, generation=generation, host=desired.host)
             for command, (generation, desired) in zip(commands, written, strict=True)
         ]
+
+    def _written_mode(self, command: Command, mode: TradingMode) -> Command:
+        desired = self._desired.set_mode(
+            command.account_id, mode, token=command.token, by=self.me, what=command.name
+        )
+        # An account that never had a worker has no place: any host says so.
+        return command if desired is None else replace(command, host=desired.host)
 
 
 def _recorded(workers: Sequence[WorkerInfo]) -> dict[str, tuple[str, bool]]:

@@ -14,7 +14,7 @@ on above those that agents remember.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from manager.fleet.audit import writing_host
@@ -24,10 +24,13 @@ from manager.fleet.desired_scripts import (
     REASSIGN,
     RESTORE,
     SET_DESIRED,
+    SET_MODE,
     WITHDRAW,
+    WITHDRAW_MODE,
 )
 from manager.fleet.redis_client import open_client, translated
 from manager.placement.engine import Needs
+from manager.states import TradingMode
 
 DESIRED_KEY: Final = "manager:desired"
 VERSION_KEY: Final = "manager:desired:version"
@@ -132,6 +135,10 @@ class DesiredState:
     timeout: float | None = None
     #: What others must know of it to place theirs; see `Needs.to_record`.
     needs: Mapping[str, Any] = field(default_factory=dict)
+    #: How its session trades, since when (milliseconds, by Redis's clock; 0: since ever), and who asked for that.
+    mode: TradingMode = TradingMode.NORMAL
+    mode_at: int = 0
+    mode_by: str = ""
     #: What was wanted before the command that gave it its generation: state, host, restart, claimed, failover.
     before: Mapping[str, Any] = field(default_factory=dict)
 
@@ -151,7 +158,15 @@ class DesiredState:
             not self.before
         ):  # refused and taken back, or of a version that did not keep it: the scripts tell by that
             del record["before"]
+        if not self.mode_at:  # nobody ever asked for one: as versions before 0.3 write it
+            del record["mode"], record["mode_at"], record["mode_by"]
         return record
+
+    def with_newest_mode(self, other: "DesiredState | None") -> "DesiredState":
+        """Return this state with the mode of whichever of both was given one last."""
+        if other is None or other.mode_at <= self.mode_at:
+            return self
+        return replace(self, mode=other.mode, mode_at=other.mode_at, mode_by=other.mode_by)
 
     def to_json(self) -> str:
         return json.dumps(self.to_record())
@@ -177,6 +192,9 @@ class DesiredState:
                 failover=data.get("failover", False) is True,
                 timeout=_seconds(data.get("timeout")),
                 needs=needs if isinstance(needs := data.get("needs"), dict) else {},
+                mode=_mode(data.get("mode")),
+                mode_at=_moment(data.get("mode_at", 0)),
+                mode_by=str(data.get("mode_by", "")),
                 before=before if isinstance(before := data.get("before"), dict) else {},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -213,6 +231,8 @@ class DesiredStore:
         #: The host whose list of the audit trail a wish is noted in; empty: the stream.
         self._trail = writing_host(url)
         self._desire = self._client.register_script(SET_DESIRED)
+        self._set_mode = self._client.register_script(SET_MODE)
+        self._withdraw_mode = self._client.register_script(WITHDRAW_MODE)
         self._withdraw = self._client.register_script(WITHDRAW)
         self._restore = self._client.register_script(RESTORE)
         self._take_over = self._client.register_script(REASSIGN)
@@ -245,6 +265,27 @@ class DesiredStore:
         """Take back a wish that was refused, unless a later one has replaced it."""
         with translated(self._url):
             self._withdraw(keys=[DESIRED_KEY, VERSION_KEY], args=[account_id, generation])
+
+    def set_mode(
+        self, account_id: str, mode: TradingMode, *, token: str, by: str, what: str
+    ) -> DesiredState | None:
+        """Write down how the account is to trade; returns what is desired now, by this or a later command.
+
+        The same token changes nothing a second time. None if nothing was ever desired of the account.
+        """
+        with translated(self._url):
+            text = self._set_mode(
+                keys=[DESIRED_KEY, VERSION_KEY, _seen_key(token)],
+                args=[account_id, mode, by, what, token, self._trail],
+            )
+        return None if text is None else DesiredState.from_json(account_id, text)
+
+    def withdraw_mode(self, desired: DesiredState, mode: TradingMode) -> None:
+        """Go back to `mode` from one that was refused, unless a later command has changed it."""
+        with translated(self._url):
+            self._withdraw_mode(
+                keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.mode_at, mode]
+            )
 
     def restore(self, desired: DesiredState) -> bool:
         """Write again what Redis has lost; False if it knows it, or something later."""
@@ -401,6 +442,14 @@ def _seconds(value: object) -> float | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         else None
     )
+
+
+def _mode(value: object) -> TradingMode:
+    """Read a trading mode. One that this version does not know is `paused`: it must not trade by a mistake."""
+    try:
+        return TradingMode.NORMAL if value is None else TradingMode(str(value))
+    except ValueError:
+        return TradingMode.PAUSED
 
 
 def _one_of(value: object) -> State:

@@ -13,7 +13,7 @@ local function read(account)
   if not raw then return nil end
   local ok, r = pcall(cjson.decode, raw)
   if ok and type(r) == 'table' and (r.state == 'running' or r.state == 'stopped')
-    and number(r.generation) and number(r.restart or 0) and number(r.claimed or 0) then
+    and number(r.generation) and number(r.restart or 0) and number(r.claimed or 0) and number(r.mode_at or 0) then
     return r
   end
 end
@@ -26,6 +26,24 @@ local function write(account, r)
 end
 """
 
+#: Writes that a command was asked for. Whatever is at that key: a trail that cannot be written stops no command.
+_AUDIT: Final = """
+local function audit(host, entry)
+  local noted
+  if host ~= '' then
+    local text = cjson.encode({stage = 'asked', id = entry.id, what = entry.what, account = entry.account, by = entry.by,
+      host = entry.host})
+    text = string.format('%d.%06d %s', t[1], t[2], text)
+    noted = type(redis.pcall('RPUSH', 'manager:audit:host:' .. host, text)) == 'number'
+    if noted then redis.pcall('SADD', 'manager:audit:hosts', host) end
+  end
+  if not noted then
+    redis.pcall('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', entry.id, 'what', entry.what,
+      'account', entry.account, 'by', entry.by, 'host', entry.host)
+  end
+end
+"""
+
 #: KEYS: desired, version, seen. The audit trail is not named among them: a key that is must be readable to who runs the
 #: script, and a host may only write there. ARGV: account, wish (JSON: state, restart, by, why, host, flags, failover,
 #: needs), nudge or '', token, host of the agent that writes ('': a manager), generation that the command was given when it was
@@ -33,6 +51,7 @@ end
 #: A token is remembered for a day; the generation that a command carries tells its age however long it lay in a queue.
 SET_DESIRED: Final = (
     _COMMON
+    + _AUDIT
     + """
 local wish = cjson.decode(ARGV[2])
 local r = read(ARGV[1])
@@ -66,19 +85,13 @@ if wish.host == '' then
   wish.failover = r and r.failover or false
 end
 wish.needs = wish.needs or (r and r.needs)
+if r then
+  wish.mode = r.mode
+  wish.mode_at = r.mode_at
+  wish.mode_by = r.mode_by
+end
 wish.claimed = before.state == 'running' and before.host == wish.host and before.claimed or now
--- Whatever is at that key: a trail that cannot be written stops no command.
-local noted
-if ARGV[7] ~= '' then
-  local entry = cjson.encode({stage = 'asked', id = ARGV[4], what = wish.why, account = ARGV[1], by = wish.by, host = wish.host})
-  entry = string.format('%d.%06d %s', t[1], t[2], entry)
-  noted = type(redis.pcall('RPUSH', 'manager:audit:host:' .. ARGV[7], entry)) == 'number'
-  if noted then redis.pcall('SADD', 'manager:audit:hosts', ARGV[7]) end
-end
-if not noted then
-  redis.pcall('XADD', 'manager:audit', 'MAXLEN', '~', 100000, '*', 'stage', 'asked', 'id', ARGV[4], 'what', wish.why,
-    'account', ARGV[1], 'by', wish.by, 'host', wish.host)
-end
+audit(ARGV[7], {id = ARGV[4], what = wish.why, account = ARGV[1], by = wish.by, host = wish.host})
 redis.call('SET', KEYS[3], string.format('%d', generation), 'EX', 86400)
 if ARGV[3] ~= '' and wish.host ~= '' then
   local list = 'manager:host:' .. wish.host .. ':nudges'
@@ -112,8 +125,45 @@ RESTORE: Final = (
     + """
 local r = read(ARGV[1])
 local mine = cjson.decode(ARGV[2])
-if r and r.generation >= mine.generation then return 0 end
-write(ARGV[1], mine)
+local newer = not r or r.generation < mine.generation
+local newer_mode = not r or (r.mode_at or 0) < (mine.mode_at or 0)
+if not (newer or newer_mode) then return 0 end
+local kept = newer and mine or r
+local mode = newer_mode and mine or r
+kept.mode, kept.mode_at, kept.mode_by = mode.mode, mode.mode_at, mode.mode_by
+write(ARGV[1], kept)
+return 1
+"""
+)
+
+#: KEYS: desired, version, seen. ARGV: account, mode, by, what, token, host whose list of the audit trail is written ('': the
+#: stream). False if nothing was ever desired of the account. A mode has a time of its own: it changes no generation, so that a
+#: start or stop that is under way is not overruled by it, and a start that is refused can still be taken back.
+SET_MODE: Final = (
+    _COMMON
+    + _AUDIT
+    + """
+local r = read(ARGV[1])
+if not r then return false end
+if redis.call('GET', KEYS[3]) then return cjson.encode(r) end
+r.mode = ARGV[2]
+r.mode_at = math.max(now, (r.mode_at or 0) + 1)
+r.mode_by = ARGV[3]
+audit(ARGV[6], {id = ARGV[5], what = ARGV[4], account = ARGV[1], by = ARGV[3], host = r.host or ''})
+redis.call('SET', KEYS[3], string.format('%d', r.mode_at), 'EX', 86400)
+return write(ARGV[1], r)
+"""
+)
+
+#: KEYS: desired, version. ARGV: account, time of the mode that was refused, the mode before it.
+WITHDRAW_MODE: Final = (
+    _COMMON
+    + """
+local r = read(ARGV[1])
+if not r or r.mode_at ~= tonumber(ARGV[2]) then return 0 end
+r.mode = ARGV[3]
+r.mode_at = r.mode_at + 1
+write(ARGV[1], r)
 return 1
 """
 )
@@ -142,8 +192,13 @@ local r = read(ARGV[1])
 local seen = r and r.generation or 0
 if seen ~= tonumber(ARGV[2]) or (r and r.state ~= 'stopped') then return 0 end
 local host = r and r.host or ''
-write(ARGV[1], {state = 'stopped', generation = math.max(now, seen + 1), restart = r and r.restart or 0,
-  host = host ~= '' and host or ARGV[3], by = ARGV[4], why = 'forget', at = now, claimed = now})
+local forgotten = {state = 'stopped', generation = math.max(now, seen + 1), restart = r and r.restart or 0,
+  host = host ~= '' and host or ARGV[3], by = ARGV[4], why = 'forget', at = now, claimed = now}
+if r and r.mode_at then
+  forgotten.mode = 'normal'
+  forgotten.mode_at = math.max(now, r.mode_at + 1)
+end
+write(ARGV[1], forgotten)
 return 1
 """
 )

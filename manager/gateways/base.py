@@ -164,6 +164,13 @@ class TradingDisabled(GatewayError):
     code = "trading_disabled"
 
 
+class TradingPaused(GatewayError):
+    """Raised instead of an order that a paused session would send."""
+
+    code = "trading_paused"
+    retryable = True
+
+
 class MarketClosed(GatewayError):
     """Raised when the instrument does not trade at this time."""
 

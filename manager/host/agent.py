@@ -30,6 +30,7 @@ from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo, utc_now
 from manager.placement.engine import HostFacts
+from manager.pool.commands import COMMANDS
 from manager.pool.start_requests import StartRequestFactory
 from manager.settings import Settings
 from manager.system import logs
@@ -342,7 +343,7 @@ class HostAgent:
     def _describe(self) -> Mapping[str, Any]:
         self._guard.check()  # who watches the guard: the thread that publishes this
         pool = self._pool
-        desired_state_file, available = memory_mb()
+        memory, available = memory_mb()
         return {
             **self._process.to_dict(),
             "machine": _machine(),
@@ -355,23 +356,24 @@ class HostAgent:
             "looks": self._reconciler.looks if self._reconciler else 0,
             "trouble": self._trouble(),
             "drain": self._reconciler.drain.explain() if self._reconciler else None,
+            "commands": sorted(COMMANDS),
             "config_source": self.settings.config_source,
             "config_version": self.config_service.version,
             "labels": self.settings.labels,
             "capacity": self.settings.capacity,
-            "memory_mb": desired_state_file,
+            "memory_mb": memory,
             "available_mb": available,
             "load": load(),
             "time": time.time(),
         }
 
     def _facts(self) -> HostFacts:
-        desired_state_file, available = memory_mb()
+        memory, available = memory_mb()
         return HostFacts(
             name=self.settings.host,
             labels=self.settings.labels,
             capacity=self.settings.capacity,
-            memory_mb=desired_state_file,
+            memory_mb=memory,
             available_mb=available,
         )
 

@@ -12,18 +12,24 @@ from manager.errors import (
     HostUnavailableError,
     ManagerError,
     NoHostFitsError,
+    NotSupportedError,
+    NoWorkerError,
     OverruledError,
     StartCancelledError,
     VersionMismatchError,
 )
 from manager.fleet.desired import BY_HAND, FORCED_MOVE, DesiredState, DesiredStateRequest, DesiredStore, State
+from manager.gateways import runs_programs
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
+from manager.host.workers.modes import mode_not_supported
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
+from manager.pool.commands import CommandSpec
 from manager.pool.protocol import StartRequest
+from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.thread_pool import bare
 from manager.versions import __version__, apart, work_together
@@ -118,6 +124,43 @@ class HostCommands:
             # A copy: the keeper remembers the stop, and raising its own error would add this task's frames to it.
             raise bare(error)
         return done.result()
+
+    def set_mode(self, command: CommandSpec, account_id: str, context: CommandContext) -> WorkerInfo:
+        """Change how the account's session trades; see `manager.pool.protocol.WorkerPool.set_mode`.
+
+        Written down first: it holds for every later session, and for this one even if its worker does not answer now.
+        """
+        self._ready()
+        if command.mode is None:
+            raise ValueError(f"{command.name} changes no trading mode")
+        cache = self._reconciler.desired_cache
+        desired = cache.set_mode(
+            account_id, command.mode, token=context.token, by=context.by, what=command.name
+        )
+        if desired is None:
+            raise NoWorkerError(f"{account_id} never had a worker: nothing to {command.name}")
+        if desired.mode is not command.mode:
+            raise OverruledError(
+                f"{account_id}: a later command ({desired.mode_by}) made it {desired.mode}: ask again if it should change"
+            )
+        if not self._pool.has_worker_for_account(account_id):
+            self._elsewhere(account_id, desired, context.hops, command.name)
+        try:
+            return self._set_mode_here(command, account_id, context.by)
+        except NotSupportedError:
+            # The manager wrote it down before it could know. A program has no other mode than this.
+            cache.withdraw_mode(desired, TradingMode.NORMAL)
+            raise
+
+    def _set_mode_here(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
+        if self._pool.has_worker_for_account(account_id):
+            return self._pool.set_mode(command, account_id, by)
+        config = self._peek(account_id, True)
+        if config is not None and runs_programs(config.gateway):
+            raise mode_not_supported(account_id, command.name)
+        info = self._pool.get_worker_info(account_id)
+        info = info or WorkerInfo(worker_id="", account_id=account_id, status=WorkerLifecycleStatus.STOPPED)
+        return info.with_(metadata={"trading_mode": command.mode})
 
     def tidy(self) -> None:
         """Do what is due for the whole fleet now and then. Whoever does it; twice does no harm."""
@@ -281,7 +324,7 @@ class HostCommands:
         if hops < MAX_HOPS:
             raise Elsewhere(host)
 
-    def _elsewhere(self, account_id: str, desired: DesiredState, hops: int) -> None:
+    def _elsewhere(self, account_id: str, desired: DesiredState, hops: int, what: str = "stop") -> None:
         host = desired.host or self._reconciler.desired_cache.uncertain_host(account_id) or self._host
         if host == self._host or hops >= MAX_HOPS:
             return
@@ -293,7 +336,7 @@ class HostCommands:
         if renamed is not None:
             raise Elsewhere(renamed)
         raise HostUnavailableError(
-            f"{account_id}: host {host}, which has it, is silent: the stop is written down and happens when it "
+            f"{account_id}: host {host}, which has it, is silent: the {what} is written down and happens when it "
             "is back; until then its worker may trade"
         )
 

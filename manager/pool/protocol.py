@@ -7,6 +7,8 @@ from uuid import uuid4
 
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
+from manager.pool.commands import CommandSpec
+from manager.states import TradingMode
 
 if TYPE_CHECKING:
     from manager.config import AccountConfig
@@ -34,6 +36,8 @@ class StartRequest:
     needs: Needs | None = None
     #: Whether another host may take over.
     failover: bool = False
+    #: Says how its session trades from the beginning, asked when the worker is made; None: as the pool knows it.
+    trading_mode: "Callable[[], TradingMode] | None" = None
     #: What the caller's own validator says, for a pool that sends the order away: it does not call `prepare`.
     #: Raises as that does. None if it would say nothing that the host does not.
     check: "Callable[[], object] | None" = None
@@ -81,6 +85,23 @@ class WorkerPool(Protocol):
 
         `needs`, where known, are looked at before anything is stopped.
         """
+
+    def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
+        """Change how the account's session trades, and the sessions that follow; `command` is `PAUSE` or `RESUME`.
+
+        Returns once the worker has done so; at once for an account that has no worker. Raises NoWorkerError if
+        it never had one, NotSupportedError if what it runs decides by itself when to trade, CommandRefusedError if
+        its worker did not answer.
+        """
+
+    def set_mode_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        progress: Progress | None = None,
+        batch: Batch | None = None,
+    ) -> BatchResult:
+        """Change the mode of many at once; every account is accounted for."""
 
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None

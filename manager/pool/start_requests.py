@@ -43,7 +43,7 @@ class StartRequestFactory:
             generation,
             None if config is None else config.needs(),
             config is not None and config.failover == "auto",
-            prepare if validate and self.accounts.own_verdict else None,
+            check=prepare if validate and self.accounts.own_verdict else None,
         )
 
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:

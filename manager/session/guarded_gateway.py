@@ -4,13 +4,24 @@ A call that never returns is so seen from outside, and a worker that lost its le
 """
 
 import inspect
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from manager.gateways.base import Account, Gateway, Health, Instrument, Position, Session, Side, Tick
+from manager.gateways.base import (
+    Account,
+    Gateway,
+    Health,
+    Instrument,
+    Position,
+    Session,
+    Side,
+    Tick,
+    TradingPaused,
+)
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.lease import Lease
 
@@ -43,6 +54,9 @@ class GuardedGateway(Gateway):
         self._lease = lease
         self._disconnect_seconds = disconnect_seconds
         self._disconnect = _with_deadline(gateway)
+        #: Held while an order is on its way, so that a pause that was acknowledged is one.
+        self._ordering = threading.Lock()
+        self._paused = False
 
     def connect(self, deadline: float) -> Session:
         return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
@@ -70,13 +84,30 @@ class GuardedGateway(Gateway):
     def submit_order(
         self, client_order_id: str, *, symbol: str, side: Side, volume: Decimal, comment: str = ""
     ) -> Position:
-        return self._call(
-            "submit_order",
-            self._within(ORDER_SECONDS),
-            lambda: self._gateway.submit_order(
-                client_order_id, symbol=symbol, side=side, volume=volume, comment=comment
-            ),
-        )
+        """See `Gateway.submit_order`. Raises TradingPaused, and sends nothing, while the session is paused."""
+        with self._ordering:
+            if self._paused:
+                raise TradingPaused("the session is paused: no order is sent until it is resumed")
+            return self._call(
+                "submit_order",
+                self._within(ORDER_SECONDS),
+                lambda: self._gateway.submit_order(
+                    client_order_id, symbol=symbol, side=side, volume=volume, comment=comment
+                ),
+            )
+
+    def pause(self, paused: bool, seconds: float) -> bool:
+        """Let no more orders through, or let them through again. Thread-safe.
+
+        Waits up to `seconds` for an order that is on its way. Returns False, and changes nothing, if it is still.
+        """
+        if not self._ordering.acquire(timeout=max(0.0, seconds)):
+            return False
+        try:
+            self._paused = paused
+        finally:
+            self._ordering.release()
+        return True
 
     def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
         self._call(

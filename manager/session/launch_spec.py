@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from manager.config import AccountConfig
+from manager.states import TradingMode
 from manager.system.masking import url_secrets
 
 
@@ -47,6 +48,8 @@ class LaunchSpec:
     heartbeat_interval_seconds: float
     log_level: str
     log_json: bool
+    #: The mode in which it begins; one that was paused runs no cycle, however often it is started.
+    trading_mode: str = str(TradingMode.NORMAL)
     #: Its host's record of it, which it keeps as its note; None for a worker that nobody adopts.
     note: SecretStr | None = field(default=None, repr=False)
 

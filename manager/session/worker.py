@@ -29,7 +29,7 @@ from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import Lease, LeaseLost
 from manager.session.reporter import Reporter, Sender
-from manager.states import WorkerHealth
+from manager.states import TradingMode, WorkerHealth
 from manager.system import logs
 from manager.system.processes import ProcessRef
 from manager.trading.cycle import Cycle
@@ -71,6 +71,8 @@ class Worker:
         self._phase = "connecting"
         self._process = psutil.Process()
         self._ref = ProcessRef.me()
+        self._mode = TradingMode(spec.trading_mode)
+        self._gateway.pause(self._mode is TradingMode.PAUSED, 0.0)
         self._stop_deadline: float | None = None
         self._stop_reason = ""
         #: Whether what the gateway runs had to be killed.
@@ -173,14 +175,18 @@ class Worker:
             now = time.monotonic()
             health: Health | None = None
             if now >= next_cycle:
-                self._figures = self._run_cycle()
+                # What an earlier cycle saw says nothing of a session that runs none.
+                self._figures = {} if self._mode is TradingMode.PAUSED else self._run_cycle()
                 health = self._gateway.check()
                 next_cycle = _next(next_cycle, cycle_interval)
             if now >= next_beat:
                 # Where the account can be read, reading it proves the session; else the gateway is asked each time.
                 self._refresh(health if health or self._has_account else self._gateway.check())
                 next_beat = _next(next_beat, interval)
+            mode = self._mode
             self._sleep_until(min(next_beat, next_cycle))
+            if self._mode is not mode:
+                next_beat = time.monotonic()  # readers learn of a new mode at once
 
     def _run_cycle(self) -> Mapping[str, Any]:
         try:
@@ -223,7 +229,7 @@ class Worker:
             except GatewayError as error:
                 self._refused(error, "account_not_read")
                 status |= self._status
-        status |= self._judge.judge(self._figures) | self._refusal
+        status |= self._judge.judge(self._figures) | self._refusal | {"trading_mode": self._mode}
         status["rss_bytes"] = self._process.memory_info().rss
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
@@ -284,13 +290,35 @@ class Worker:
             return {"ok": True, "worker_id": self._spec.worker_id, "pid": os.getpid()}
         if operation == "status":
             return {"ok": True, "phase": self._phase, **self.heartbeat()}
-        return {"ok": False, "error": f"unknown operation {operation!r}; known: ping, status, stop"}
+        if operation == "mode":
+            return self._set_mode(request)
+        return {"ok": False, "error": f"unknown operation {operation!r}; known: mode, ping, status, stop"}
+
+    def _set_mode(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change the trading mode. Once `paused` is answered with ok, no order leaves until the session is resumed."""
+        try:
+            mode = TradingMode(str(request.get("mode")))
+        except ValueError:
+            return {"ok": False, "error": f"unknown mode {str(request.get('mode'))[:40]!r}"}
+        if not self._gateway.pause(mode is TradingMode.PAUSED, float(request.get("seconds", 0.0))):
+            return {
+                "ok": False,
+                "error": "an order is on its way, and its answer has not come yet: ask again",
+            }
+        if mode is not self._mode:
+            self._mode = mode
+            logs.event(logger, logging.INFO, "mode", str(request.get("by", ""))[:200], mode=mode)
+        self._wake()
+        return {"ok": True, "mode": mode}
 
     def request_stop(self, reason: str, seconds: float) -> None:
         """Ask the loop to end the session within `seconds`. Safe in a signal handler; the first request counts."""
         if self._stop_deadline is None:
             self._stop_reason = reason
             self._stop_deadline = time.monotonic() + seconds
+        self._wake()
+
+    def _wake(self) -> None:
         # A full pipe is enough to wake up from already; a closed one belongs to a loop that has ended.
         with contextlib.suppress(OSError):
             self._wake_write.send(b"x")

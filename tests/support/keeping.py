@@ -19,9 +19,10 @@ from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
+from manager.pool.commands import CommandSpec
 from manager.pool.protocol import StartRequest
 from manager.pool.start_requests import StartRequestFactory
-from manager.states import WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.validation import AccountConfigurationValidator
 
 
@@ -34,6 +35,8 @@ class PoolOfNames:
         self.started: list[str] = []
         self.abandoned: dict[str, str] = {}
         self.fails: dict[str, ManagerError] = {}
+        #: How the workers trade.
+        self.modes: dict[str, TradingMode] = {}
         #: Accounts whose worker has failed.
         self.failed: set[str] = set()
         #: Epoch of the leases of workers here.
@@ -77,10 +80,25 @@ class PoolOfNames:
 
     def live_records(self) -> list[Any]:
         return [
-            SimpleNamespace(account_id=key, claims=self.epochs[key][0], epoch=self.epochs[key][1])
+            SimpleNamespace(
+                account_id=key, claims=self.epochs[key][0], epoch=self.epochs[key][1], gateway="paper"
+            )
             for key in self.live
             if key in self.epochs
         ]
+
+    def mode(self, account_id: str) -> TradingMode | None:
+        return self.modes.get(account_id, TradingMode.NORMAL) if account_id in self.live else None
+
+    def set_mode(self, command: CommandSpec, account_id: str, by: str = "") -> WorkerInfo:
+        del by
+        assert command.mode is not None
+        self.modes[account_id] = command.mode
+        return WorkerInfo(worker_id="w", account_id=account_id, status=WorkerLifecycleStatus.RUNNING)
+
+    def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+        self.modes[account_id] = mode
+        return True
 
     def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
         del stopped

@@ -20,6 +20,7 @@ from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.workers.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs
+from manager.pool.commands import START
 from manager.states import WorkerLifecycleStatus
 from manager.versions import at_least, work_together
 
@@ -107,8 +108,8 @@ def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     placement = FleetView([theirs]).place(Needs(account_id="a"))
     assert placement.host is None
     assert "version 0.9.0 and version" in placement.explain()
-    command = Command("tasks.start_worker", "a", {}, "running", "start")
-    moved = Command("tasks.start_worker", "b", {}, "running", "move", host="theirs")
+    command = Command(START, "a")
+    moved = Command(START, "b", why="move", host="theirs")
     places = {"a": ("theirs", True)}
     ready, refused = without_strangers([command, moved], places, [ours, theirs])
     assert (ready, set(refused)) == ([], {"a", "b"})

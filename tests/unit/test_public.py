@@ -56,8 +56,12 @@ def test_the_tasks_and_their_names_are_pinned() -> None:
     app.loader.import_default_modules()
     assert sorted(name for name in app.tasks if name.startswith("tasks.")) == [
         "tasks.get_worker_info",
+        "tasks.pause_all_workers",
+        "tasks.pause_worker",
         "tasks.restart_all_workers",
         "tasks.restart_worker",
+        "tasks.resume_all_workers",
+        "tasks.resume_worker",
         "tasks.self_test",
         "tasks.start_all_enabled_workers",
         "tasks.start_worker",

@@ -9,7 +9,9 @@ from typing import Final
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest, DesiredStore, Snapshot
 from manager.host.reconcile.desired_state_file import DesiredStateFile
+from manager.host.workers.modes import reported_mode
 from manager.host.workers.records import WorkerRecord
+from manager.states import TradingMode
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,26 @@ class DesiredStateCache:
             self._know(desired)
             self.unsaved = True
         return generation, desired
+
+    def set_mode(
+        self, account_id: str, mode: TradingMode, *, token: str, by: str, what: str
+    ) -> DesiredState | None:
+        """See `DesiredStore.set_mode`. Raises FleetUnavailableError."""
+        desired = self._desired.set_mode(account_id, mode, token=token, by=by, what=what)
+        if desired is not None:
+            with self._lock:
+                self._know(desired)
+                self.unsaved = True
+        return desired
+
+    def withdraw_mode(self, desired: DesiredState, mode: TradingMode) -> None:
+        """Take back a mode that was refused. Raises FleetUnavailableError."""
+        self._desired.withdraw_mode(desired, mode)
+        now = self._desired.read(desired.account_id)
+        if now is not None:
+            with self._lock:
+                self._know(now)
+                self.unsaved = True
 
     def stop_locally(
         self, change: DesiredStateRequest, *, least_generation: int = 0, here: bool = False
@@ -174,6 +196,7 @@ class DesiredStateCache:
                     by=f"worker {record.worker_id}",
                     why="found running",
                     failover=record.lease_seconds > 0,
+                    mode=reported_mode(record),
                 )
                 self._version = None  # so that Redis is told
 
@@ -210,6 +233,14 @@ class DesiredStateCache:
                 if (there := snapshot.desired.get(desired.account_id)) is None
                 or there.generation < desired.generation
             ]
+            modes = [
+                desired
+                for desired in self._known.values()
+                if (there := snapshot.desired.get(desired.account_id)) is not None
+                and there.generation >= desired.generation
+                and there.mode_at < desired.mode_at
+                and desired.host == self._host
+            ]
             for desired in forgotten:
                 if not (desired.running or desired.host or desired.account_id in self._uncertain):
                     del self._known[desired.account_id]  # nobody ever had it
@@ -226,6 +257,16 @@ class DesiredStateCache:
                     account=desired.account_id,
                     state=desired.state,
                     generation=desired.generation,
+                )
+        for desired in modes:
+            if self._desired.restore(desired):
+                logs.event(
+                    logger,
+                    logging.WARNING,
+                    "mode_restored",
+                    "Redis had lost how the account is to trade",
+                    account=desired.account_id,
+                    mode=desired.mode,
                 )
         new = snapshot.broken - self._told_broken
         self._told_broken = snapshot.broken
@@ -244,7 +285,9 @@ class DesiredStateCache:
     def _know(self, desired: DesiredState) -> None:
         before = self._known.get(desired.account_id)
         if before is not None and before.generation > desired.generation:
+            self._known[desired.account_id] = before.with_newest_mode(desired)
             return
+        desired = desired.with_newest_mode(before)
         if self._handed.get(desired.account_id) != (desired.generation, desired.host):
             self._handed.pop(desired.account_id, None)
         # Of the same generation it was refused and taken back, or handed over.
@@ -282,4 +325,4 @@ class DesiredStateCache:
             why=change.why,
             timeout=change.timeout,
             at=now,
-        )
+        ).with_newest_mode(before)

@@ -20,6 +20,7 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, REASSIGNED, STOP, DesiredState, DesiredStateRequest, DesiredStore
+from manager.gateways import runs_programs
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain import Drain
@@ -31,6 +32,7 @@ from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import HostFacts
 from manager.pool.start_requests import StartRequestFactory
+from manager.states import TradingMode
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread
 from manager.system.thread_pool import ThreadPool, bare
@@ -127,6 +129,8 @@ class Reconciler:
         self._lock = threading.Lock()
         self._stops: OrderedDict[str, Future[bool]] = OrderedDict()
         self._last_stops: dict[str, str] = {}
+        #: Accounts whose worker is being asked to change its trading mode.
+        self._changing: set[str] = set()
         #: Since when (monotonic) a worker is there whose stop has ended.
         self._vain_since: dict[str, float] = {}
         #: Accounts that had a worker here at the last look, and were wanted on another host.
@@ -271,6 +275,7 @@ class Reconciler:
             self._stop_unwanted,
             lambda: self._reconcile(at_once=was_draining and not self.drain.active),
             self._keep_what_runs,
+            self._apply_modes,
             self.drain.look,
             self._forget,
             self.desired_cache.save,
@@ -401,6 +406,34 @@ class Reconciler:
                         account=record.account_id,
                         from_host=desired.host,
                     )
+
+    def _apply_modes(self) -> None:
+        """Have every worker trade as is desired: one that was started meanwhile, or did not answer when it was asked."""
+        for record in self._pool.live_records():
+            desired = self.desired_cache.of(record.account_id)
+            mode = self._pool.mode(record.account_id)
+            if desired is None or mode in {None, desired.mode} or runs_programs(record.gateway):
+                continue
+            with self._lock:
+                if record.account_id in self._changing:
+                    continue
+                self._changing.add(record.account_id)
+            # On a thread of its own: a worker that is inside a call may take a while to answer.
+            self._stopping.submit(self._apply_mode, record.account_id, desired.mode)
+
+    def _apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+        try:
+            applied = self._pool.apply_mode(account_id, mode)
+        except ManagerError as error:
+            logs.event(logger, logging.WARNING, "mode_not_applied", str(error), account=account_id, mode=mode)
+            return False
+        else:
+            if applied:
+                logs.event(logger, logging.WARNING, "mode_applied", account=account_id, mode=mode)
+            return applied
+        finally:
+            with self._lock:
+                self._changing.discard(account_id)
 
     def _reserve_here(self, desired: DesiredState) -> bool:
         """Say whether an account may start here to which no command has just come; if not, it was handed on.

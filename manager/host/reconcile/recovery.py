@@ -30,6 +30,7 @@ from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
 from manager.pool.start_requests import StartRequestFactory
+from manager.states import TradingMode
 from manager.system import logs
 from manager.system.thread_pool import ThreadPool
 
@@ -216,7 +217,11 @@ class Restarts:
             self._known[account_id] = config.recovery
             return config
 
-        return replace(request, prepare=prepare)
+        def trading_mode() -> TradingMode:
+            now = self._desired_cache.of(account_id)
+            return desired.mode if now is None else now.mode
+
+        return replace(request, prepare=prepare, trading_mode=trading_mode)
 
     # inside
 

@@ -18,11 +18,13 @@ from manager.errors import (
     StartFailedError,
     StopFailedError,
 )
+from manager.gateways import runs_programs
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.hang_check import why_hung
 from manager.host.workers.leases import LeaseGrant, Leases
 from manager.host.workers.login_throttle import LoginThrottle
+from manager.host.workers.modes import ask_for_mode, mode_not_supported, reported_mode
 from manager.host.workers.parallel import run_batch
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles, WorkerRecord
@@ -33,10 +35,11 @@ from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
+from manager.pool.commands import CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.lease import lease_clock
-from manager.states import WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread
 from manager.system.process_watch import ProcessWatch
@@ -207,6 +210,59 @@ class WorkerPoolManager(WorkerQueries):
                 raise _no_worker(account_id)
         return True
 
+    def set_mode(self, command: CommandSpec, account_id: str, by: str = "") -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.set_mode`. Waits for a start or stop of the account that is under way."""
+        mode = command.mode
+        if mode is None:
+            raise ValueError(f"{command.name} changes no trading mode")
+        with self._guard:
+            slot = self._slots.get(account_id)
+        if slot is None or slot.info is None:
+            raise NoWorkerError(f"{account_id} has no worker here: nothing to {command.name}")
+        with slot.lock:
+            return self._set_mode(slot, mode, by, command.name)
+
+    def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+        """Have the account's worker trade as is desired; False if it has none now, or a command is under way.
+
+        Raises CommandRefusedError.
+        """
+        with self._guard:
+            slot = self._slots.get(account_id)
+        if slot is None or not slot.lock.acquire(blocking=False):
+            return False
+        try:
+            if slot.status is not WorkerLifecycleStatus.RUNNING or slot.mode is mode:
+                return False
+            self._set_mode(slot, mode, "desired state", str(mode))
+        finally:
+            slot.lock.release()
+        return True
+
+    def _set_mode(self, slot: Slot, mode: TradingMode, by: str, command: str) -> WorkerInfo:
+        info = slot.info
+        if info is None:
+            raise _no_worker(slot.account_id)
+        if slot.status is WorkerLifecycleStatus.RUNNING:
+            if slot.record is not None and runs_programs(slot.record.gateway):
+                raise mode_not_supported(slot.account_id, command)
+            ask_for_mode(slot, mode, by)
+        slot.mode = mode
+        with slot.guard:
+            if slot.info is not None:
+                slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
+                self._note(info)
+        self._sink.flush(_PUBLISH_SECONDS)
+        # What its loop wrote last may be from a moment before.
+        return self._seen(slot, info).with_(metadata={"trading_mode": mode})
+
+    def mode(self, account_id: str) -> TradingMode | None:
+        """Return the mode that the account's running worker was given last; None if no worker runs."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
+        return slot.mode if slot is not None and running else None
+
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
     ) -> WorkerInfo:
@@ -229,6 +285,26 @@ class WorkerPoolManager(WorkerQueries):
         """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
         del batch
         return self._many(self.restart_worker, requests, progress)
+
+    def set_mode_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        progress: Progress | None = None,
+        batch: Batch | None = None,
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.set_mode_many`, and `start_many` here."""
+        del batch
+
+        def one(account_id: str) -> tuple[str, WorkerInfo | str]:
+            try:
+                return "done", self.set_mode(command, account_id)
+            except NoWorkerError as error:
+                return "skipped", str(error)
+            except ManagerError as error:
+                return "failed", str(error)
+
+        return run_batch([(account_id, account_id) for account_id in account_ids], one, progress)
 
     def _many(
         self,
@@ -357,6 +433,8 @@ class WorkerPoolManager(WorkerQueries):
             found = self._unrecorded.find(request.account_id, self._accounts_for)
             if found is not None:
                 raise SessionHeldError(found.explain(self._starter.host))
+        if request.trading_mode is not None:
+            slot.mode = request.trading_mode()
         slot.next_worker = worker_id = new_worker_id()
         before = slot.held
         held = self._leases.take(
@@ -727,6 +805,7 @@ class WorkerPoolManager(WorkerQueries):
                     self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
         slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
+        slot.mode = reported_mode(record)
         self._note(slot.info, beat=_first_beat(record, heartbeat.status if heartbeat else {}))
         self._watch_worker(slot, record.process)
         return slot.info

@@ -11,7 +11,7 @@ from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
 from manager.session.control import ControlError, ask
-from manager.states import LIVE, WorkerLifecycleStatus, may_move
+from manager.states import LIVE, TradingMode, WorkerLifecycleStatus, may_move
 
 
 class IllegalTransitionError(ManagerError, RuntimeError):
@@ -52,6 +52,8 @@ class Slot:
     ended_because: str | None = None
     #: Whether the worker has ended, but processes that its program started could not be killed.
     orphaned: bool = False
+    #: The trading mode that its worker was given last.
+    mode: TradingMode = TradingMode.NORMAL
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None

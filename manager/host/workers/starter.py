@@ -38,7 +38,7 @@ from manager.host.workers.stopper import kill_process
 from manager.models import WorkerInfo
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.launch_spec import LaunchSpec
-from manager.states import WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
@@ -176,7 +176,7 @@ class Starter:
             # Before the order is given: a worker that works has a record, whenever this agent is killed.
             self._records.save(record)
             note(_info(slot))
-            spec = self._spec(record, config, password, values, held)
+            spec = self._spec(record, config, password, values, held, slot.mode)
             launched.writer.write(spec.to_json())
             launched.writer.flush()
             threading.Thread(
@@ -263,6 +263,7 @@ class Starter:
         password: SecretStr | None,
         values: Resolved,
         held: LeaseGrant,
+        mode: TradingMode,
     ) -> LaunchSpec:
         at = self._at
         return LaunchSpec(
@@ -289,6 +290,7 @@ class Starter:
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,
             log_level=at.log_level,
             log_json=at.log_json,
+            trading_mode=str(mode),
             note=SecretStr(note_of(record, at.paths.home)),
         )
 

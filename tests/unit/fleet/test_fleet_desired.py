@@ -10,6 +10,7 @@ from support.servers import RedisServer
 import manager.fleet.desired as desired_module
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import DESIRED_KEY, DesiredState, DesiredStateRequest, DesiredStore
+from manager.states import TradingMode
 
 
 def change(
@@ -241,3 +242,90 @@ def test_a_redis_that_is_away_is_one_kind_of_error(store: DesiredStore, redis_se
     ):
         with pytest.raises(FleetUnavailableError):
             call()
+
+
+# trading modes
+
+
+def set_mode(store: DesiredStore, mode: TradingMode, token: str) -> DesiredState | None:
+    return store.set_mode("a", mode, token=token, by="me@here", what="pause")
+
+
+def test_a_mode_is_kept_by_every_start_and_stop_and_changes_no_generation(store: DesiredStore) -> None:
+    generation, _ = store.set_desired(change(host="h1"))
+    paused = set_mode(store, TradingMode.PAUSED, "p1")
+    assert paused is not None
+    assert (paused.mode, paused.mode_by, paused.generation) == ("paused", "me@here", generation)
+    for number, state in enumerate(("stopped", "running"), 2):
+        assert store.set_desired(change(state, f"t{number}"))[1].mode == "paused"
+    moved = store.reassign(store.read("a") or paused, "h2")
+    assert moved is not None
+    assert moved.mode == "paused"
+
+
+def test_a_refused_start_is_taken_back_though_a_mode_came_meanwhile(store: DesiredStore) -> None:
+    generation, _ = store.set_desired(change())
+    set_mode(store, TradingMode.PAUSED, "p1")
+    store.withdraw("a", generation)
+    now = store.read("a")
+    assert now is not None
+    assert (now.state, now.mode) == ("stopped", "paused")
+
+
+def test_the_same_mode_command_twice_is_one(store: DesiredStore) -> None:
+    """A task that is delivered again must not pause what was resumed since."""
+    store.set_desired(change())
+    set_mode(store, TradingMode.PAUSED, "p1")
+    set_mode(store, TradingMode.NORMAL, "p2")
+    again = set_mode(store, TradingMode.PAUSED, "p1")
+    assert again is not None
+    assert again.mode == "normal"
+
+
+def test_a_mode_of_an_account_of_which_nothing_is_known_is_not_written(store: DesiredStore) -> None:
+    assert set_mode(store, TradingMode.PAUSED, "p1") is None
+    assert store.read("a") is None
+
+
+def test_of_two_records_the_newest_mode_survives_whichever_has_the_newest_generation(
+    store: DesiredStore,
+) -> None:
+    """A Redis that came back with older data is told the mode again, also by a host that knows an older start."""
+    store.set_desired(change(host="h1"))
+    paused = set_mode(store, TradingMode.PAUSED, "p1")
+    assert paused is not None
+    store._client.delete(DESIRED_KEY)
+    later, _ = store.set_desired(change("running", "t2", host="h1"))
+    assert store.restore(paused)
+    now = store.read("a")
+    assert now is not None
+    assert (now.mode, now.generation) == ("paused", later)
+    assert not store.restore(paused), "it is known by now"
+
+
+def test_a_mode_that_was_refused_is_taken_back_unless_a_later_command_changed_it(store: DesiredStore) -> None:
+    store.set_desired(change())
+    paused = set_mode(store, TradingMode.PAUSED, "p1")
+    assert paused is not None
+    store.withdraw_mode(paused, TradingMode.NORMAL)
+    assert (store.read("a") or paused).mode == "normal"
+    again = set_mode(store, TradingMode.PAUSED, "p2")
+    store.withdraw_mode(paused, TradingMode.NORMAL)
+    assert again is not None
+    assert (store.read("a") or paused).mode == "paused"
+
+
+def test_a_forgotten_account_is_not_paused_any_more(store: DesiredStore) -> None:
+    _, stopped = store.set_desired(change("stopped", "t1", host="h1"))
+    set_mode(store, TradingMode.PAUSED, "p1")
+    assert store.forget_account("a", stopped.generation, "h1", "me")
+    assert (store.read("a") or stopped).mode == "normal"
+
+
+def test_a_mode_of_a_later_version_is_read_as_paused() -> None:
+    """What this version does not know must not trade by a mistake."""
+    found = DesiredState.from_json(
+        "a", '{"state": "running", "generation": 1, "mode": "halted", "mode_at": 5}'
+    )
+    assert found is not None
+    assert found.mode == "paused"

@@ -1,5 +1,6 @@
 """The guard around a gateway: lease first, then the note of the call, then the call."""
 
+import threading
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.gateways.base import OrderRejected, Side
+from manager.gateways.base import OrderRejected, Side, TradingPaused
 from manager.gateways.fake import FakeGateway
 from manager.session.guarded_gateway import ORDER_SECONDS, GuardedGateway
 from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
@@ -113,3 +114,32 @@ def test_a_gateway_of_before_without_a_deadline_works_and_is_told(
     gateway.connect(time.monotonic() + 5)
     gateway.disconnect(time.monotonic() + 1)
     assert inner.calls[-1] == "disconnect"
+
+
+def test_once_a_pause_is_acknowledged_no_order_leaves(beat: HeartbeatWriter, lease: Lease) -> None:
+    """An order that is on its way holds the pause up; the ones after it are refused, whatever the strategy does."""
+    inner = FakeGateway()
+    on_its_way, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        on_its_way.set()
+        assert go_on.wait(10)
+
+    inner.script("submit_order", slow)
+    gateway = GuardedGateway(inner, beat, lease)
+    gateway.connect(time.monotonic() + 5)
+    sending = threading.Thread(target=order, args=(gateway,))
+    sending.start()
+    assert on_its_way.wait(10)
+    assert gateway.pause(True, 0.01) is False, "it is not paused while an order may still reach the venue"
+    go_on.set()
+    assert gateway.pause(True, 10) is True
+    sending.join()
+    assert len(inner.positions()) == 1
+    with pytest.raises(TradingPaused):
+        gateway.submit_order("o2", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+    assert len(inner.positions()) == 1
+    gateway.close_position(inner.positions()[0].id)
+    assert list(inner.positions()) == [], "what is open can be closed"
+    assert gateway.pause(False, 1) is True
+    gateway.submit_order("o3", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))

@@ -111,8 +111,11 @@ class Bench:
             if failures:
                 raise failures[0]
 
+    def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return ask(self.spec.control_address, "token", request)
+
     def stop(self, seconds: float = 5) -> None:
-        assert ask(self.spec.control_address, "token", {"op": "stop", "seconds": seconds})["ok"]
+        assert self.ask({"op": "stop", "seconds": seconds})["ok"]
 
     def status(self) -> Mapping[str, Any]:
         heartbeat = read_heartbeat(self.beat_file)
@@ -338,6 +341,46 @@ def test_an_account_that_is_not_read_once_keeps_its_figures(bench: Bench) -> Non
         bench.gateway.script("account", RateLimited("slow down"))
         eventually(lambda: bench.status().get("refusals") == 1)
         assert bench.status()["equity"] == "10000.00"
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_a_paused_session_stays_connected_and_runs_no_cycle(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        eventually(lambda: "tick" in bench.gateway.calls)
+        assert bench.ask({"op": "mode", "mode": "paused", "seconds": 1, "by": "desk"})["ok"]
+        eventually(lambda: bench.status().get("trading_mode") == "paused")
+        eventually(
+            lambda: bench.gateway.calls[-1] in {"check", "account"}
+        )  # the cycle that was under way is over
+        ticks, checks = bench.gateway.calls.count("tick"), bench.gateway.calls.count("check")
+        eventually(lambda: bench.gateway.calls.count("check") > checks + 3)
+        assert bench.gateway.calls.count("tick") == ticks
+        assert bench.status()["health"] == "healthy"
+        assert bench.ask({"op": "mode", "mode": "normal"})["ok"]
+        eventually(lambda: bench.gateway.calls.count("tick") > ticks)
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+
+
+def test_a_worker_that_begins_paused_runs_no_cycle_at_all(bench: Bench) -> None:
+    bench.spec = replace(bench.spec, trading_mode="paused")
+
+    def act(bench: Bench) -> None:
+        eventually(lambda: bench.gateway.calls.count("check") > 3)
+        assert bench.status()["trading_mode"] == "paused"
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert "tick" not in bench.gateway.calls
+
+
+def test_an_unknown_mode_is_refused_and_changes_nothing(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        assert "unknown mode 'sideways'" in bench.ask({"op": "mode", "mode": "sideways"})["error"]
+        assert bench.status()["trading_mode"] == "normal"
         bench.stop()
 
     assert bench.run(act) is WorkerExit.STOPPED
