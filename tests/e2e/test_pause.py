@@ -15,7 +15,7 @@ def mode(fleet: Fleet, account_id: str = "account-001") -> str | None:
 
 
 def test_a_pause_survives_worker_agent_and_restart(fleet: Fleet) -> None:
-    fleet.add_account("account-001", 5001, recovery={"initial_delay_seconds": 0.1})
+    fleet.add_account("account-001", 5001)
     before = fleet.run_json("start", "account-001")
 
     done = fleet.run("pause", "account-001")
