@@ -43,7 +43,8 @@ def test_a_pause_survives_worker_agent_and_restart(fleet: Fleet) -> None:
     resumed = fleet.run_json("resume", "account-001")
     assert resumed["metadata"]["trading_mode"] == "normal"
     eventually(lambda: mode(fleet) == "normal")
-    entries = {(entry["what"], entry["outcome"]) for entry in fleet.run_json("audit")}
+    lines = fleet.run("audit", "--json").stdout.splitlines()
+    entries = {(entry["what"], entry["outcome"]) for entry in map(json.loads, lines)}
     assert {("pause", "ok"), ("resume", "ok")} <= entries
 
 
