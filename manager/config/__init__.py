@@ -2,7 +2,7 @@
 
 from manager.config.credentials import scheme_of
 from manager.config.ids import id_problem
-from manager.config.loaded import LoadedAccount, Origin, suggestion
+from manager.config.loaded import LoadedAccount, Origin
 from manager.config.models import (
     AccountConfig,
     CurrencyConfiguration,
@@ -21,6 +21,7 @@ from manager.config.problems import Place, Problem
 from manager.config.references import Literal, Resolved, literals
 from manager.config.references import watch as watch_secrets
 from manager.config.service import ConfigurationService, Logins
+from manager.config.unknown_keys import suggestion
 
 __all__ = [
     "AccountConfig",

@@ -1,6 +1,5 @@
 """One account as it was read: its configuration, or what is wrong, and where every value stands."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +12,7 @@ from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, Problem, dotted
 from manager.config.references import Literal, content, literals
 from manager.config.secret_names import is_secret_place
+from manager.config.unknown_keys import explain_unknown_key
 from manager.system.masking import MASK
 
 _MISSING: Final = object()
@@ -163,20 +163,12 @@ def structural_problems(
         seen.add(place)
         kind = entry["type"]
         if kind == "extra_forbidden":
-            known = _keys_at(model, place[:-1])
-            yield found.problem(place, f"unknown key; {suggestion(str(place[-1]), known)}", key=True)
+            yield found.problem(place, f"unknown key; {explain_unknown_key(model, place)}", key=True)
         elif kind == "missing":
             file, line, column = found.locate(place[:-1])
             yield Problem(file, line, column, f"{dotted(place)}: is missing", place)
         else:
             yield found.problem(place, _words(entry))
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?` or what is allowed."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(names)}"
 
 
 def _words(entry: Any) -> str:
@@ -258,28 +250,6 @@ def _copy(value: Any) -> Any:
 
 def _is_union_branch(part: object) -> bool:
     return part in ("int", "str") or (isinstance(part, str) and part.startswith(("function-", "json-")))
-
-
-def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
-    current: Any = model
-    for part in place:
-        if isinstance(part, int):
-            continue
-        field = current.model_fields.get(part)
-        current = None if field is None else _model_in(field.annotation)
-        if current is None:
-            return []
-    return [name for name in current.model_fields if name != "account_id"]
-
-
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None
 
 
 def _leaves(value: Any, place: Place) -> Iterable[tuple[Place, Any]]:
