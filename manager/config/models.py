@@ -235,6 +235,14 @@ class AccountConfig(_Section):
         """Return server and login as they are compared, whatever the gateway; None for an account without a login."""
         return None if self.login is None else (plain(self.server or ""), plain_login(self.login))
 
+    def stop_seconds(self) -> float:
+        """Return the seconds that a stop may take until the worker is killed.
+
+        A program has its whole `stop.deadline_seconds` before that, whatever `execution.stop_timeout_seconds` says.
+        """
+        seconds = self.execution.stop_timeout_seconds
+        return seconds if self.command is None else max(seconds, 1.5 * self.stop.deadline_seconds + 10.0)
+
     def needs(self) -> Needs:
         """Return what the account asks of its host."""
         return Needs(

@@ -324,7 +324,7 @@ class Worker:
             self._wake_write.send(b"x")
 
     def _catch_signals(self) -> None:
-        seconds = self._spec.config.execution.stop_timeout_seconds
+        seconds = self._spec.config.stop_seconds()
         signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", seconds))
         # Ctrl-C in the terminal of whoever started the agent is not meant for the trading.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,6 +20,7 @@ from manager.gateways.base import (
     ConnectTimeout,
     Environment,
     ForcedEnd,
+    GatewayError,
     Health,
     Instrument,
     InvalidRequest,
@@ -80,6 +81,13 @@ class CommandGateway:
         try:
             self._start(self._options.command, ready)
             self._wait_ready(ready, deadline)
+        except GatewayError as error:
+            # Ready or not by our sign, it may have orders: it is asked to stop as at any stop.
+            try:
+                self._end(self._options.stop.deadline_seconds)
+            except ForcedEnd as forced:
+                raise type(error)(f"{error}; {forced}") from None
+            raise
         except BaseException:
             self._end(polite_seconds=0.0)
             raise

@@ -116,12 +116,14 @@ class GuardedProgram:
     def ask_to_stop(self, name: str) -> None:
         """Send the program and all that it started the signal for a polite stop, as systemd does.
 
-        A shell or `npm start` in front of a bot does not pass the signal on.
+        A shell or `npm start` in front of a bot does not pass the signal on. A process that is stopped (SIGSTOP) is
+        continued: it takes the signal first, before anything else of it runs.
         """
         number = getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
         self._wake_guard()
         if self.guard_lost:
             _send_signal(self._tree(), int(number))
+            _send_signal(self._tree(), signal.SIGCONT)
         self._send({"op": "signal", "number": int(number)})
 
     def wait(self, seconds: float) -> bool:

@@ -27,7 +27,7 @@ class NotifySocket:
             self._path.unlink()
         self._watchdog_seconds = watchdog_seconds
         self._lock = threading.Lock()
-        self._ready = False
+        self._ready = self._closing = False
         self._status: str | None = None
         self._sign_at = time.monotonic()
         self._trouble: str | None = None
@@ -76,6 +76,7 @@ class NotifySocket:
         return f"no WATCHDOG=1 for {age:.0f} s (health.watchdog_seconds: {self._watchdog_seconds:g})"
 
     def close(self) -> None:
+        self._closing = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=1.0)
@@ -85,8 +86,9 @@ class NotifySocket:
 
     def _receive(self) -> None:
         with contextlib.suppress(OSError):
-            while message := self._socket.recv(_MAX_MESSAGE):
-                self._take(message)
+            # An empty message is one, and not the end: that is an error, or `close`.
+            while not self._closing:
+                self._take(self._socket.recv(_MAX_MESSAGE))
 
     def _take(self, message: bytes) -> None:
         lines = message.decode(errors="replace").splitlines()

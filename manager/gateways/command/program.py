@@ -100,6 +100,8 @@ class PlainProgram:
                 self._process.send_signal(signal.CTRL_BREAK_EVENT)
             else:
                 os.killpg(self.pid, getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM))
+                # A stopped process takes a signal only once it is continued.
+                os.killpg(self.pid, signal.SIGCONT)
 
     def wait(self, seconds: float) -> bool:
         try:

@@ -154,9 +154,11 @@ class _Guard:
         if request["op"] == "start":
             self._start(request)
         elif request["op"] == "signal":
-            for pid in descendants(os.getpid()):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, request["number"])
+            # A stopped process takes a signal only once it is continued.
+            for number in (request["number"], int(signal.SIGCONT)):
+                for pid in descendants(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
         else:
             self._killing = True
 

@@ -239,7 +239,7 @@ class Starter:
             gateway=config.gateway,
             config_version=config_version(config),
             software_version=__version__,
-            stop_timeout_seconds=config.execution.stop_timeout_seconds,
+            stop_timeout_seconds=config.stop_seconds(),
             hang_after_seconds=config.health.hang_after_seconds,
             created_at=info.created_at,
             restarts=slot.restarts,
@@ -298,6 +298,9 @@ class Starter:
         self, slot: Slot, config: AccountConfig, events: "queue.SimpleQueue[Mapping[str, Any]]"
     ) -> Mapping[str, Any]:
         deadline = time.monotonic() + config.timeout / 1000 + _START_MARGIN
+        if config.command is not None:
+            # A program that is not ready in time is asked to stop, as at any stop: it may have orders already.
+            deadline += config.stop.deadline_seconds
         died = closed = False
         while not (died and closed):
             try:

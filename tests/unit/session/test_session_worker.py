@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from support.configs import config
 from support.waiting import eventually
 
-from manager.config.models import ExecutionConfig, RecoveryConfig
+from manager.config.models import ExecutionConfig, RecoveryConfig, StopConfig
 from manager.gateways.base import (
     AuthenticationFailed,
     ConnectionLost,
@@ -462,3 +462,29 @@ def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked
         assert "recovery.restart_unhealthy is set: bot (pid 7) is stopped" in str(heartbeat.exit_reason)
     else:
         assert bench.run(freeze) is WorkerExit.STOPPED
+
+
+@pytest.mark.parametrize(("command", "seconds"), [(None, 10), (("bot",), 100)])
+def test_a_program_that_is_lost_has_the_time_that_it_has_at_any_stop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...] | None, seconds: float
+) -> None:
+    changes = {"command": command, "stop": StopConfig(deadline_seconds=60)}
+    bench.start_request = replace(
+        bench.start_request, config=bench.start_request.config.model_copy(update=changes)
+    )
+    left: list[float | None] = []
+
+    def check() -> Health:
+        raise ConnectionLost("gone")
+
+    def disconnect() -> None:
+        heartbeat = read_heartbeat(bench.beat_file)
+        assert heartbeat is not None
+        left.append(heartbeat.overdue_seconds)
+
+    def act(_: Bench) -> None:
+        monkeypatch.setattr(bench.gateway, "check", check)
+        monkeypatch.setattr(bench.gateway, "disconnect", disconnect)
+
+    assert bench.run(act) == WorkerExit.CONNECTION_LOST
+    assert left[0] == pytest.approx(-seconds, abs=5)
