@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 
 class Environment(StrEnum):
@@ -221,6 +221,17 @@ class ForcedEnd(GatewayError):
     """Raised by `disconnect` when the session is closed, but what the gateway runs did not end in time and was killed."""
 
     code = "forced_end"
+
+
+@runtime_checkable
+class CancelsConnect(Protocol):
+    """A gateway whose `connect` can give up early; without this, a worker that is stopped while it connects is killed."""
+
+    def cancel_connect(self) -> None:
+        """Have a `connect` that is under way close what it has opened and raise ConnectionLost.
+
+        Callable at any time, in any thread and in a signal handler; returns at once.
+        """
 
 
 class Gateway(Protocol):

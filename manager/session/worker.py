@@ -18,7 +18,15 @@ from typing import Any, Final
 
 import psutil
 
-from manager.gateways.base import ConnectionLost, ForcedEnd, Gateway, GatewayError, Health, NotSupported
+from manager.gateways.base import (
+    CancelsConnect,
+    ConnectionLost,
+    ForcedEnd,
+    Gateway,
+    GatewayError,
+    Health,
+    NotSupported,
+)
 from manager.gateways.base import Session as VenueSession
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
@@ -61,6 +69,7 @@ class Worker:
         self._gateway = GuardedGateway(
             gateway, beat, self._lease, spec.config.stop.deadline_seconds + _DISCONNECT_SECONDS
         )
+        self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
         self._cycle = cycle
         self._notify = notify
         self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
@@ -135,6 +144,8 @@ class Worker:
                 {"event": "failed", "code": error.code, "message": str(error), "retryable": error.retryable}
             )
             self._disconnect(None)
+            if self._stop_deadline is not None and isinstance(error.__cause__, ForcedEnd):
+                return WorkerExit.STOPPED_BY_FORCE
             return WorkerExit.LEASE_LOST if self._lease.lost else WorkerExit.NOT_CONNECTED
         logs.event(logger, logging.INFO, "connected", can_trade=session.can_trade, server=session.server)
         self._notify({"event": "connected", "control": control_address, "beat": self.heartbeat()})
@@ -316,6 +327,8 @@ class Worker:
         if self._stop_deadline is None:
             self._stop_reason = reason
             self._stop_deadline = time.monotonic() + seconds
+        if self._phase == "connecting" and self._cancel_connect is not None:
+            self._cancel_connect()
         self._wake()
 
     def _wake(self) -> None:

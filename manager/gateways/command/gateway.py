@@ -66,6 +66,7 @@ class CommandGateway:
         self._health: ProgramHealth | None = None
         self._output_open = False
         self._last_line = ""
+        self._cancelled = False
 
     def connect(self, deadline: float) -> Session:
         """Start the program and wait until it is ready.
@@ -75,6 +76,7 @@ class CommandGateway:
         ready = self._options.ready
         if not self._options.command or ready is None:
             raise InvalidRequest("gateway command needs `command` and `ready`")
+        self._refuse_if_cancelled()
         with contextlib.suppress(ForcedEnd):
             self.disconnect()
         self._refuse_taken_port(ready)
@@ -86,7 +88,7 @@ class CommandGateway:
             try:
                 self._end(self._options.stop.deadline_seconds)
             except ForcedEnd as forced:
-                raise type(error)(f"{error}; {forced}") from None
+                raise type(error)(f"{error}; {forced}") from forced
             raise
         except BaseException:
             self._end(polite_seconds=0.0)
@@ -123,6 +125,10 @@ class CommandGateway:
             status=self._notify.status if self._notify is not None else None,
         )
 
+    def cancel_connect(self) -> None:
+        """Have a `connect` that is under way ask the program to stop, and raise. A flag: no lock in a signal handler."""
+        self._cancelled = True
+
     def disconnect(self, deadline: float | None = None) -> None:
         """Ask the program and all that it started to stop, and kill what is left after `stop.deadline_seconds`.
 
@@ -155,6 +161,10 @@ class CommandGateway:
         raise NotSupported("a program's positions are its own affair")
 
     # the program
+
+    def _refuse_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise ConnectionLost("a stop arrived while it was starting")
 
     @staticmethod
     def _refuse_taken_port(ready: ReadyConfig) -> None:
@@ -263,6 +273,7 @@ class CommandGateway:
             ended = self._ending(program)
             if ended is not None:
                 raise ConnectionLost(f"{ended}, before it was ready")
+            self._refuse_if_cancelled()
             if ready.after_seconds is not None:
                 reason = None if time.monotonic() - started >= ready.after_seconds else "it is too early"
             else:

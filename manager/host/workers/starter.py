@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
-from manager.host.workers.stopper import kill_process
+from manager.host.workers.stopper import how_ended, kill_process
 from manager.models import WorkerInfo
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.launch_spec import LaunchSpec
@@ -184,7 +185,7 @@ class Starter:
             ).start()
             connected = self._wait(slot, config, events)
         except BaseException as error:
-            self._undo(slot, launched, note, error)
+            self._undo(slot, launched, note, error, runs_program=config.command is not None)
             if isinstance(error, OSError | RuntimeError | MemoryError) and not isinstance(
                 error, ManagerError
             ):
@@ -198,7 +199,7 @@ class Starter:
                 note(slot.move(WorkerLifecycleStatus.RUNNING), beat=connected.get("beat"))
         if died:  # between its word and this line
             death = self._died(slot, config)
-            self._undo(slot, launched, note, death)
+            self._undo(slot, launched, note, death, runs_program=config.command is not None)
             raise death
         logs.event(
             logger,
@@ -334,7 +335,9 @@ class Starter:
         log = self._at.paths.worker_log(config.account_id)
         return WorkerDiedError(f"{config.account_id}: while starting, {reason}; see {log}")
 
-    def _undo(self, slot: Slot, launched: Launched, note: Note, error: BaseException) -> None:
+    def _undo(
+        self, slot: Slot, launched: Launched, note: Note, error: BaseException, *, runs_program: bool
+    ) -> None:
         with slot.guard:
             slot.events = None
         record = slot.record
@@ -342,7 +345,14 @@ class Starter:
             launched.process.kill()
             launched.close()
             return
-        if isinstance(error, StartCancelledError | StartTimeoutError) or not slot.exited.wait(_LEAVE_SECONDS):
+        cancelled = isinstance(error, StartCancelledError)
+        if cancelled and runs_program:
+            # The program may trade already: it is asked to stop and has its time, as at any stop.
+            record.process.signal(signal.SIGTERM)
+            slot.exited.wait(record.stop_timeout_seconds)
+        elif not isinstance(error, StartCancelledError | StartTimeoutError):
+            slot.exited.wait(_LEAVE_SECONDS)
+        if not slot.exited.is_set():
             kill_process(slot)
         try:
             self.end_orphans(record)
@@ -351,15 +361,16 @@ class Starter:
                 info = slot.orphan(str(left), recovering=False)
             note(info)
             raise
+        ending = how_ended(slot)
+        forced = cancelled and ending.forced
         with slot.guard:
             slot.record = None
-            stopped = isinstance(error, StartCancelledError)
-            if stopped:
+            if cancelled:
                 slot.move(WorkerLifecycleStatus.STOPPING)
             info = slot.move(
-                WorkerLifecycleStatus.STOPPED if stopped else WorkerLifecycleStatus.FAILED,
-                error=str(error),
-                metadata={"exit_code": slot.exit_code},
+                WorkerLifecycleStatus.STOPPED if cancelled else WorkerLifecycleStatus.FAILED,
+                error=f"{error}; {ending.reason}" if forced else str(error),
+                metadata={"exit_code": slot.exit_code, **({"forced": True} if forced else {})},
             )
         # Only now: a stream that the listening thread still reads from would be waited for, however long that is.
         launched.close()
