@@ -28,6 +28,7 @@ class ProgramHealth:
         self._stopped = stopped
         self._stopped_next = 0.0
         self._stopped_found: list[str] = []
+        self._was_silent = False
         every = config.line_every
         self._line = VisibleText(every.line) if every is not None and every.line else None
         self._line_at = time.monotonic()
@@ -47,11 +48,18 @@ class ProgramHealth:
     def trouble(self) -> str | None:
         """Return why the program is not well; None if it is. Each reason has passed a threshold of its own."""
         now = time.monotonic()
-        if now >= self._stopped_next:
+        sign = self._missing_sign(now)
+        # A program that went silent may be stopped: that is the better reason, so look at once.
+        if now >= self._stopped_next or (sign is not None and not self._was_silent):
             self._stopped_next = now + _STOPPED_SECONDS
             self._stopped_found = self._stopped()
+        self._was_silent = sign is not None
         if self._stopped_found:
             return f"stopped by a signal (SIGSTOP or a debugger): {', '.join(self._stopped_found)}"
+        return sign
+
+    def _missing_sign(self, now: float) -> str | None:
+        """Return which sign of the program, or answer to a probe, has failed to come; None if none has."""
         every = self._config.line_every
         if every is not None and now - self._line_at > every.seconds:
             what = f"it has not printed {every.line!r}" if every.line else "it has printed nothing"

@@ -178,6 +178,17 @@ def test_a_program_says_that_it_is_ready_and_lives_by_sd_notify(make: Make, tmp_
     assert "no WATCHDOG=1 for" in str(gateway.check().reason)
 
 
+def test_a_bot_that_is_silent_because_it_is_frozen_is_called_frozen(make: Make) -> None:
+    # Between two looks for frozen processes, which are five seconds apart.
+    gateway = make(NOTIFY, ready=ReadyConfig(notify=True), health=HealthConfig(watchdog_seconds=0.3))
+    gateway.connect(soon())
+    assert gateway.check().reason is None
+    assert gateway._program is not None
+    os.kill(gateway._program.pid, signal.SIGSTOP)
+    eventually(lambda: gateway.check().unhealthy)
+    assert "stopped by a signal" in str(gateway.check().reason)
+
+
 def test_a_frozen_bot_behind_a_shell_is_unhealthy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.gateways.command.program_health._STOPPED_SECONDS", 0.0)
     bot = f"{sys.executable} -c \"import time; print('Bot started'); time.sleep(60)\""
