@@ -17,10 +17,12 @@ _UNFINISHED_SECONDS: Final = 0.2
 _SEQUENCE: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b\n]*\x1b\\|\x1b[ -/]*[0-Z\\^-~]"
 )
+#: The cursor moves right: terminal libraries and Windows' consoles write blanks like this.
+_FORWARD: Final = re.compile(r"\x1b\[(\d{0,3})C")
 #: What may become one of these when more has come.
 _UNFINISHED: Final = re.compile(r"\x1b[^\n]*\Z")
 #: Printed for the terminal, not for the eye.
-_INVISIBLE: Final = dict.fromkeys([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x1B), 0x7F, 0x200B, 0xFEFF])
+_INVISIBLE: Final = dict.fromkeys([*range(0x08), 0x0B, 0x0C, *range(0x0E, 0x1B), 0x7F])
 
 
 class VisibleText:
@@ -38,7 +40,7 @@ class VisibleText:
     def feed(self, part: bytes) -> bool:
         """Take the next part; True if the text appeared in it, where it had not appeared in the same line before."""
         raw = self._raw + self._decoder.decode(part)
-        raw = _SEQUENCE.sub("", raw)
+        raw = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), raw))
         unfinished = _UNFINISHED.search(raw)
         if unfinished is not None and len(unfinished[0]) <= _MAX_SEQUENCE:
             raw, self._raw = raw[: unfinished.start()], unfinished[0]
@@ -62,7 +64,7 @@ class VisibleText:
         return self._finished_at is not None or time.monotonic() - self._seen_at >= _UNFINISHED_SECONDS
 
     def _grow(self, piece: str) -> bool:
-        line = self._line + piece.translate(_INVISIBLE)
+        line = _typed_over(self._line + piece.translate(_INVISIBLE))
         self._line = line[-_MAX_LINE:]
         if self._in_line or self._text not in _normal(line):
             return False
@@ -77,6 +79,25 @@ class VisibleText:
         self._line, self._in_line = "", False
 
 
+def _typed_over(line: str) -> str:
+    """Return a line as it is after its backspaces, by which spinners and progress bars write over themselves."""
+    if "\b" not in line:
+        return line
+    seen: list[str] = []
+    for letter in line:
+        if letter != "\b":
+            seen.append(letter)
+        elif seen:
+            seen.pop()
+    return "".join(seen)
+
+
 def _normal(text: str) -> str:
-    """Return a text in which what looks the same is the same: composed characters, one kind of blank."""
-    return unicodedata.normalize("NFC", text).replace("\u00a0", " ")
+    """Return a text in which what looks the same is the same: composed characters, one kind of blank, no joiners."""
+    if text.isascii():
+        return text
+    shown = (
+        " " if unicodedata.category(letter) == "Zs" else letter
+        for letter in unicodedata.normalize("NFC", text)
+    )
+    return "".join(letter for letter in shown if unicodedata.category(letter) != "Cf")

@@ -70,6 +70,11 @@ def test_found_05_a_program_that_does_not_flush_is_ready(make: Make) -> None:
         [b"\xef\xbb\xbfBot started\r\n"],
         [b"x" * 20_000 + b"Bot started" + b"y" * 20_000],
         [bytes([byte]) for byte in b"2026 INFO Bot started"],
+        [b"Bot started |\b/", b"\b-"],
+        [b"Bxx\b", b"\bot started\n"],
+        [b"Bot\x1b[1Cstar\x1b[", b"Kted\n"],
+        [b"Bot\xe2\x80\xafstar\xe2\x80\x8dted\n"],
+        ["Bot started\n".encode("utf-16")],
     ],
 )
 def test_a_text_is_found_as_a_person_sees_it(parts: list[bytes]) -> None:
