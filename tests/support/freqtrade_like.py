@@ -5,7 +5,6 @@ SIGINT or SIGTERM cancels its open orders, ends its API and exits with 0. `DIR/N
 While `DIR/NAME.silent` exists, it hangs: it says no WATCHDOG=1 and prints nothing.
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -15,6 +14,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+
+assert sys.platform != "win32", "signals and Unix sockets of POSIX"
+
+import fcntl  # noqa: E402
 
 CYCLE_SECONDS = 0.1
 

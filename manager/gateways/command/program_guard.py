@@ -221,6 +221,7 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
             # A descendant of another user could not be killed by us.
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _reset_limits(request["core_limit"])
+        _reset_privileges()
         os.umask(request["umask"])
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):
@@ -253,6 +254,22 @@ def _reset_limits(core: int | None) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (core, hard))
+
+
+def _reset_privileges() -> None:
+    """Give up what the agent may have been given over other processes; its limits and a lower priority stay.
+
+    A bot that leaks memory must not be protected from the system's out-of-memory killer because its agent is.
+    """
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as score:  # noqa: PTH123
+        if int(score.read()) < 0:
+            score.seek(0)
+            score.write("0")
+    with contextlib.suppress(OSError):
+        if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _prctl(option: int, value: int) -> None:
