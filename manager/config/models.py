@@ -107,7 +107,7 @@ class ReadyConfig(_Section):
 
     #: A text that appears in its output.
     line: str | None = None
-    #: A port on 127.0.0.1 that accepts connections.
+    #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
     tcp: Count | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None
@@ -153,7 +153,7 @@ class LineEveryConfig(_Section):
 class ProbeConfig(_Section):
     """A look at a program from outside; exactly one of `tcp` and `http`."""
 
-    #: A port on 127.0.0.1 that accepts connections.
+    #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
     tcp: Count | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None

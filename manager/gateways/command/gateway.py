@@ -168,8 +168,13 @@ class CommandGateway:
 
     @staticmethod
     def _refuse_taken_port(ready: ReadyConfig) -> None:
-        """Raise ConnectionLost if the port by which the program shows that it is ready is served already."""
+        """Raise ConnectionLost if the port or URL by which the program shows that it is ready answers already."""
         port = _ready_port(ready)
+        if port is None and ready.http is not None and url_trouble(ready.http, _PROBE_TIMEOUT) is None:
+            raise ConnectionLost(
+                f"{ready.http} (ready) answers before the program starts, so that it does not show when the program is "
+                "ready: give a URL that the program itself serves"
+            )
         if port is not None and port_trouble(port) is None:
             raise ConnectionLost(
                 f"port {port} (ready) is served by {server_of(port)} before the program starts: end that process, or "

@@ -1,6 +1,7 @@
 """Whose a listening port is: a port that answers does not prove that the program serves it."""
 
 import contextlib
+import ipaddress
 import os
 import socket
 import sys
@@ -14,25 +15,42 @@ import psutil
 #: Seconds that one look may take.
 _TIMEOUT: Final = 2.0
 _LISTENING: Final = "0A"
-_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 
 def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
-    """Return why nothing answers at the port of this machine; None if something does."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=timeout).close()
-    except OSError as error:
-        return f"port {port}: {error.strerror or error}"
-    return None
+    """Return why nothing answers at the port of this machine; None if something does.
+
+    Programs that listen at `localhost` may do so at ::1 alone; Node does.
+    """
+    trouble = "nothing answers"
+    for address in ("::1", "127.0.0.1"):
+        try:
+            socket.create_connection((address, port), timeout=timeout).close()
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        else:
+            return None
+    return f"port {port}: {trouble}"
 
 
 def local_port(url: str) -> int | None:
     """Return the port of this machine that a URL names; None if it names another machine, or none."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.hostname in _LOCAL_HOSTS:
+        if parts.hostname and _is_local(parts.hostname):
             return parts.port or (443 if parts.scheme == "https" else 80)
     return None
+
+
+def _is_local(host: str) -> bool:
+    """Say whether a host of a URL, in small letters, is this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.rstrip(".") in _LOCAL_NAMES | {socket.gethostname().lower()}
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
 def served_by(port: int, pids: Collection[int]) -> bool | None:

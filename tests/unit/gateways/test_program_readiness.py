@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from manager.config.models import HealthConfig, LineEveryConfig, ProbeConfig, Re
 from manager.gateways import GatewayOptions
 from manager.gateways.base import ConnectionLost, ConnectTimeout, ForcedEnd
 from manager.gateways.command.gateway import CommandGateway
-from manager.gateways.command.ports import served_by
+from manager.gateways.command.ports import local_port, served_by
 from manager.gateways.command.visible_text import VisibleText
 
 if sys.platform == "win32":
@@ -122,7 +124,6 @@ def test_a_port_that_a_stranger_takes_while_the_program_starts_is_not_readiness(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     gateway = make("import time; open('up', 'w').close(); time.sleep(60)", ready=ReadyConfig(tcp=port))
-    import threading
 
     def take() -> None:
         eventually((tmp_path / "up").exists)
@@ -140,6 +141,68 @@ def test_a_port_that_a_stranger_takes_while_the_program_starts_is_not_readiness(
     finally:
         taken.set()
         thread.join()
+
+
+def _has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+def test_a_program_that_listens_at_ipv6_alone_is_ready(make: Make) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+        port = probe.getsockname()[1]
+    script = f"import socket, time\nserver = socket.create_server(('::1', {port}), family=socket.AF_INET6)\ntime.sleep(60)\n"
+    make(script, ready=ReadyConfig(tcp=port)).connect(soon())
+
+
+@needs_ipv6
+def test_a_port_that_a_stranger_serves_at_ipv6_is_refused(make: Make) -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        pytest.raises(ConnectionLost, match="is served by"),
+    ):
+        make("import time; time.sleep(60)", ready=ReadyConfig(tcp=server.getsockname()[1])).connect(soon())
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        *(
+            (host, True)
+            for host in ("localhost", "LOCALHOST.", "127.0.0.1", "127.1.2.3", "0.0.0.0", "[::1]", "[::]")
+        ),
+        *((host, True) for host in ("[::ffff:127.0.0.1]", socket.gethostname())),
+        *((host, False) for host in ("192.0.2.1", "example.com", "[2001:db8::1]")),
+    ],
+)
+def test_which_urls_are_of_this_machine(host: str, local: bool) -> None:
+    assert local_port(f"http://{host}:8080/ping") == (8080 if local else None)
+    assert local_port(f"https://{host}/") == (443 if local else None)
+
+
+def test_a_url_elsewhere_that_answers_before_the_program_starts_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # As if 127.0.0.1 were another machine.
+        monkeypatch.setattr("manager.gateways.command.ports._is_local", lambda _host: False)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        with pytest.raises(ConnectionLost, match="answers before the program starts"):
+            make("import time; time.sleep(60)", ready=ReadyConfig(http=url)).connect(soon())
+        server.shutdown()
 
 
 def test_whose_a_port_is(stranger: int) -> None:
