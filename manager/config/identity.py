@@ -20,7 +20,7 @@ _MAX_DIGITS: Final = 40
 
 
 def plain(text: str) -> str:
-    """Return the text as it is compared: without what nobody sees, one width and case of letters, single blanks."""
+    """Return the text as it is compared: without what nobody sees, one width and case, single blanks, one dash."""
     # Until nothing changes: a few letters leave their normal form when their case is folded, or when what stands between
     # a letter and its accent is removed.
     before = None
@@ -28,6 +28,9 @@ def plain(text: str) -> str:
         before = text
         text = "".join(char for char in text if char.isspace() or not _invisible(char))
         text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        text = "".join(
+            "-" if unicodedata.category(char) == "Pd" or char == "\u2212" else char for char in text
+        )
     return text
 
 

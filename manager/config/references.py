@@ -109,6 +109,7 @@ def content(config: AccountConfig) -> dict[str, Any]:
         "options": config.options,
         "command": config.command,
         "ready": {"http": None if config.ready is None else config.ready.http},
+        "health": {"probe": {"http": None if config.health.probe is None else config.health.probe.http}},
         "strategy": {"params": {} if config.strategy is None else config.strategy.params},
         "currencies": [{"strategy": {"params": currency.strategy.params}} for currency in config.currencies],
     }

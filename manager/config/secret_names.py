@@ -50,6 +50,19 @@ _PARAMETER: Final = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*)\s?=\s?[\"']?([^\s\
 _KEY_BLOCK: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S
 )
+#: `Authorization: Basic …` or its value alone, which is a password in base64.
+_AUTHORIZATION: Final = re.compile(
+    r"(?:^(?=\w+\s+\S*[\d=])|authorization[\"']?\s*[:=]\s*[\"']?)(?:basic|bearer|token)\s+([^\s\"',]{8,})",
+    re.I,
+)
+#: A member of a JSON object, or a header, with its value.
+_MEMBER: Final = re.compile(r"([A-Za-z][\w-]*)[\"']?\s*:\s*(?:\"([^\"]+)\"|'([^']+)'|([^\s\"'{}\[\],;()]+))")
+_QUERY: Final = re.compile(r"[?&]([A-Za-z][\w.-]*)=([^\s&#\"']+)")
+#: Secrets that are known by their own form: tokens of chat bots and of code hosts, and URLs that let anyone post.
+_TOKEN: Final = re.compile(
+    r"(?<![\w-])(?:\d{8,10}:[\w-]{35}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{16,}"
+    r"|sk_live_\w{16,}|https://hooks\.slack\.com/services/\S{8,}|https://discord(?:app)?\.com/api/webhooks/\S{8,})"
+)
 _QUOTED: Final = r"(\"[^\"]*\"|'[^']*'|[^\s\"';|&<>]+)"
 _OPTION_IN_TEXT: Final = re.compile(rf"(?<!\S)--?([A-Za-z][\w.-]*)(?:=|[ \t]+){_QUOTED}")
 _ASSIGNMENT_IN_TEXT: Final = re.compile(rf"(?<![\w$.])([A-Z][A-Z0-9_]*)={_QUOTED}")
@@ -104,6 +117,21 @@ def secrets_within(value: str) -> Iterator[tuple[str, str]]:
                 yield f"a value of {found[1]} in it", found[2]
     for found in _KEY_BLOCK.finditer(value):
         yield "a private key", found[0]
+    yield from _by_form(value)
+
+
+def _by_form(text: str) -> Iterator[tuple[str, str]]:
+    for found in _AUTHORIZATION.finditer(text):
+        if is_secret_value("password", found[1]):
+            yield "a value of an Authorization header", found[1]
+    if ":" in text:
+        for found in _MEMBER.finditer(text):
+            value = found[2] or found[3] or found[4]
+            is_header = found[1].lower() == "authorization"
+            if is_surely_secret(found[1]) and not is_header and is_secret_value(found[1], value):
+                yield f"a value of {found[1]}", value
+    for found in _TOKEN.finditer(text):
+        yield "a token, by its form", found[0]
 
 
 def secrets_of_arguments(command: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
@@ -125,7 +153,8 @@ def _secrets_in_shell_text(text: str) -> Iterator[tuple[str, str]]:
     for found in _URL_PASSWORD.finditer(text):
         if is_secret_value("password", found[1]):
             yield "a URL with a password in it", found[1]
-    for pattern in (_OPTION_IN_TEXT, _ASSIGNMENT_IN_TEXT):
+    yield from _by_form(text)
+    for pattern in (_OPTION_IN_TEXT, _ASSIGNMENT_IN_TEXT, _QUERY):
         for found in pattern.finditer(text):
             value = found[2].strip("\"'")
             # Code is no value: `API_KEY=$(cat key)`, `TOKEN=os.environ["TOKEN"]`.

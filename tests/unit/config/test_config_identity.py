@@ -29,7 +29,10 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("login", SPELLINGS)
-@pytest.mark.parametrize("server", ["Paper-1", "PAPER-1", " paper-1", "Paper-1\u200b", "\uff30aper-1"])
+@pytest.mark.parametrize(
+    "server",
+    ["Paper-1", "PAPER-1", " paper-1", "Paper-1\u200b", "\uff30aper-1", "Paper\u20111", "Paper\u20131"],
+)
 def test_every_spelling_of_a_login_is_one_identity(login: int | str, server: str) -> None:
     account = config(login=login, server=server)
     assert account.identity() == "paper:paper-1:5001"

@@ -229,3 +229,78 @@ def test_the_mask_of_a_configuration_is_not_the_configuration(directory: Directo
     with pytest.raises(InvalidConfigError):
         directory.write("a", "environment: [")
         directory.service.load_account_config("a")
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ('{"exchange": {"secret": "my-api-secret"}}', "my-api-secret"),
+        ("{'api_key': 'my-api-secret'}", "my-api-secret"),
+        ("Basic dXNlcjpteS1wYXNzd29yZA==", "dXNlcjpteS1wYXNzd29yZA=="),
+        ("Authorization: Bearer abcdefghijkl", "abcdefghijkl"),
+        ("X-API-Key: my-api-secret", "my-api-secret"),
+        ("https://venue.example/ws?listen=1&api_key=my-api-secret", "my-api-secret"),
+        ("123456789:AAabcdefghijklmnopqrstuvwxyz0123456", "123456789:AAabcdefghijklmnopqrstuvwxyz0123456"),
+        (
+            "https://hooks.slack.com/services/T0/B0/abcdefgh",
+            "https://hooks.slack.com/services/T0/B0/abcdefgh",
+        ),
+    ],
+)
+def test_secrets_in_json_headers_urls_and_of_known_forms(
+    directory: Directory, text: str, secret: str
+) -> None:
+    account = {
+        "gateway": "command",
+        "command": ["bot", "--with", text],
+        "ready": {"after_seconds": 1},
+        "environment": {"PLAIN": text},
+        "options": {"deep": [{"plain": text}]},
+    }
+    directory.write("a", json.dumps(account))
+    found = [line for line in directory.check().warnings if "looks like a secret" in line]
+    assert [line.split(": ")[1] for line in found] == [
+        "environment.PLAIN",
+        "options.deep[0].plain",
+        "command[2]",
+    ]
+    assert secret not in json.dumps(directory.service.read_account("a").shown())
+
+
+def test_a_password_in_the_url_of_a_probe_is_a_secret_too(directory: Directory) -> None:
+    account = {
+        "gateway": "command",
+        "command": ["bot"],
+        "ready": {"after_seconds": 1},
+        "health": {"probe": {"http": "http://ft:my-password@127.0.0.1:8080/"}},
+    }
+    directory.write("a", json.dumps(account))
+    assert any("health.probe.http: looks like a secret" in line for line in directory.check().warnings)
+    assert "my-password" not in json.dumps(directory.service.read_account("a").shown())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"key": "EURUSD", "secret": null, "password": "${PASSWORD}"}',
+        "Token ring",
+        "basic strategy",
+        "log: secret path: /etc/x",
+        "https://venue.example/?symbol=EURUSD&limit=10",
+        "http://127.0.0.1:8080/",
+        "12:30:45",
+    ],
+)
+def test_texts_that_hold_no_secret(directory: Directory, text: str) -> None:
+    directory.write(
+        "a",
+        json.dumps(
+            {
+                "gateway": "command",
+                "command": ["bot", text],
+                "ready": {"after_seconds": 1},
+                "environment": {"PLAIN": text},
+            }
+        ),
+    )
+    assert not [line for line in directory.check().warnings if "looks like a secret" in line]
