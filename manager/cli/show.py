@@ -76,7 +76,7 @@ def _say(worker: "WorkerInfo") -> None:
 @click.option("--account", "account_id", help="Only this account's.")
 @json_option
 def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
-    """Show the latest changes of workers' states, the newest last; with --json one object a line."""
+    """Show the latest changes of workers' states and health, the newest last; with --json one object a line."""
     from manager.factory import fleet_store
 
     store = fleet_store(settings())
@@ -102,8 +102,14 @@ def _say_event(event: "Event", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
         return
-    why = f": {event.error}" if event.error else ""
-    say(f"{event.time:%Y-%m-%d %H:%M:%S} UTC {event.host} {event.account_id} {event.status}{why}")
+    what, why = event.status, event.error
+    if event.kind == "health":
+        what, why = f"health {event.health_before} -> {event.health}", event.reason
+    elif event.health not in (None, "healthy", "unknown"):
+        what, why = f"{event.status} ({event.health})", event.error or event.reason
+    what += f" (after {event.untold} changes without an event)" if event.untold else ""
+    text = f"{what}: {' '.join(why.split())}" if why else what
+    say(f"{event.time:%Y-%m-%d %H:%M:%S} UTC {event.host} {event.account_id} {text}")
 
 
 @click.command()

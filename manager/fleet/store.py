@@ -9,7 +9,7 @@ One host's records lie under that host's own keys, so that a host needs to write
     manager:host:<name>:mark       which of its writes the host agent made last, written with it at once
     manager:host:<name>:claim      which agent has the name (see `manager.fleet.host_names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
-    manager:events                 stream: one entry for each change of a worker's state
+    manager:events                 stream: one entry for each change of a worker's state or health
 
 Freshness is judged by Redis's own clock alone: it stamps what is written and dates what is read, so hosts whose
 clocks differ by an hour still agree on how old a heartbeat is.
@@ -21,10 +21,11 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from redis.exceptions import ResponseError
 
+from manager.fleet.health_change import HealthChange
 from manager.fleet.host_names import claim_key
 from manager.fleet.hosts import DrainRequest, HostState, Timestamped, host_state
 from manager.fleet.parsing import json_object, number, string
@@ -79,9 +80,18 @@ def drain_key(host: str) -> str:
     return f"manager:host:{host}:drain"
 
 
+class Happened(NamedTuple):
+    """What becomes an event: a worker's record as it was, and how many seconds ago that was."""
+
+    info: WorkerInfo
+    late: float = 0.0
+    #: Of a change of health alone: which.
+    health: HealthChange | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a worker's state. `id` orders events and is where a reader goes on after it.
+    """One change of a worker's state or health. `id` orders events and is where a reader goes on after it.
 
     `time` is when it happened, by Redis's clock: one that was written late, as after an outage, is dated
     back.
@@ -96,6 +106,15 @@ class Event:
     error: str | None
     #: The fencing token of the worker's lease; 0 where it had none.
     epoch: int = 0
+    #: `state`, or `health`: the state is as it was, and the worker's health is another one.
+    kind: str = "state"
+    #: The worker's health from then on, where it runs; and of a `health` event the one before.
+    health: str | None = None
+    health_before: str | None = None
+    #: Why its health is not `healthy`.
+    reason: str | None = None
+    #: Changes of health in between that have no event, because there were too many.
+    untold: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "time": self.time.isoformat()}
@@ -208,7 +227,7 @@ class FleetStore:
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[tuple[WorkerInfo, float]] | None = None,
+        events: Sequence[Happened | tuple[WorkerInfo, float]] | None = None,
         mark: str = "",
     ) -> None:
         """Record workers of this host, first heartbeats, and events, in one transaction and one round trip.
@@ -219,7 +238,7 @@ class FleetStore:
         in the same transaction, so that no reader pairs the two.
         """
         infos = list(infos)
-        happened = [(info, 0.0) for info in infos] if events is None else events
+        happened = [Happened(info) for info in infos] if events is None else [Happened(*e) for e in events]
         with translated(self.url):
             pipe = self._client.pipeline(transaction=True)
             pipe.sadd(HOSTS_KEY, host)
@@ -227,8 +246,8 @@ class FleetStore:
                 pipe.hset(workers_key(host), info.account_id, info.model_dump_json())
                 if info.status in SETTLED or info.status is WorkerLifecycleStatus.CREATED:
                     pipe.hdel(beats_key(host), info.account_id)
-            for info, late in happened:
-                pipe.xadd(EVENTS_KEY, _event(host, info, late), maxlen=EVENTS_KEPT, approximate=True)
+            for one in happened:
+                pipe.xadd(EVENTS_KEY, _event(host, one), maxlen=EVENTS_KEPT, approximate=True)
             if mark:
                 pipe.set(mark_key(host), mark)
             for account_id, beat in beats.items():
@@ -499,7 +518,8 @@ def _rank(info: WorkerInfo) -> tuple[bool, int, float]:
     )
 
 
-def _event(host: str, info: WorkerInfo, late: float = 0.0) -> dict[Any, Any]:
+def _event(host: str, happened: Happened) -> dict[Any, Any]:
+    info, late, change = happened
     event = {
         "host": host,
         "account_id": info.account_id,
@@ -507,7 +527,14 @@ def _event(host: str, info: WorkerInfo, late: float = 0.0) -> dict[Any, Any]:
         "status": str(info.status),
         "error": info.error or "",
         "epoch": str(info.metadata.get("epoch") or 0),
+        "kind": "state" if change is None else "health",
     }
+    if info.status is WorkerLifecycleStatus.RUNNING:
+        event["health"] = str(info.metadata.get("health") or "unknown")
+        event["reason"] = str(info.metadata.get("health_reason") or "")
+    if change is not None:
+        event |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}
+        event |= {"untold": str(change.untold)} if change.untold else {}
     # In seconds, since the clocks of hosts differ.
     return {**event, "late": f"{late:.3f}"} if late >= _LATE_SECONDS else event
 
@@ -524,6 +551,11 @@ def _read_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
         status=text.get("status", ""),
         error=text.get("error") or None,
         epoch=_whole(text.get("epoch")),
+        kind=text.get("kind") or "state",
+        health=text.get("health") or None,
+        health_before=text.get("health_before") or None,
+        reason=text.get("reason") or None,
+        untold=_whole(text.get("untold")),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from socket import socket
 from typing import ClassVar, Protocol, runtime_checkable
 
 
@@ -272,3 +273,17 @@ class Gateway(Protocol):
 
     def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
         """Close a position, or `volume` of it. One that is closed already is success."""
+
+
+@runtime_checkable
+class WakesLoop(Protocol):
+    """A gateway that can say at once that its session may have ended; the session's loop then checks it at once.
+
+    It is optional: any other gateway is checked at each heartbeat.
+    """
+
+    def wake_source(self) -> socket | None:
+        """Return a socket that is readable while `check` should be called; None where there is none now.
+
+        `check` must make it unreadable, or report that the session is over.
+        """

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from socket import socket
 from typing import Any, Final, TypeVar
 
 from manager.gateways.base import (
@@ -21,6 +22,7 @@ from manager.gateways.base import (
     Side,
     Tick,
     TradingPaused,
+    WakesLoop,
 )
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.lease import Lease
@@ -53,7 +55,7 @@ class GuardedGateway(Gateway):
         self._beat = beat
         self._lease = lease
         self._disconnect_seconds = disconnect_seconds
-        self._disconnect = _with_deadline(gateway)
+        self._takes_deadline = _takes_deadline(gateway)
         #: Held while an order is on its way, so that a pause that was acknowledged is one.
         self._ordering = threading.Lock()
         self._paused = False
@@ -64,10 +66,15 @@ class GuardedGateway(Gateway):
     def disconnect(self, deadline: float | None = None) -> None:
         """Close the session, also without a lease: whoever has it now must not find this session open."""
         noted = time.monotonic() + self._disconnect_seconds if deadline is None else deadline
-        self._noted("disconnect", noted, lambda: self._disconnect(deadline))
+        options = (deadline,) if self._takes_deadline else ()
+        self._noted("disconnect", noted, lambda: self._gateway.disconnect(*options))
 
     def check(self) -> Health:
         return self._call("check", self._within(READ_SECONDS), self._gateway.check)
+
+    def wake_source(self) -> socket | None:
+        """Return what is readable while `check` should be called; None where the gateway has nothing of the kind."""
+        return self._gateway.wake_source() if isinstance(self._gateway, WakesLoop) else None
 
     def account(self) -> Account:
         return self._call("account", self._within(READ_SECONDS), self._gateway.account)
@@ -132,11 +139,10 @@ class GuardedGateway(Gateway):
         return time.monotonic() + seconds
 
 
-def _with_deadline(gateway: Gateway) -> Callable[[float | None], Any]:
-    """Return the gateway's `disconnect`, also where it is one of before 0.3, which takes no deadline."""
-    disconnect = gateway.disconnect
+def _takes_deadline(gateway: Gateway) -> bool:
+    """Say whether the gateway's `disconnect` takes a deadline; one written before 0.3 does not."""
     try:
-        inspect.signature(disconnect).bind(0.0)
+        inspect.signature(gateway.disconnect).bind(0.0)
     except TypeError:
         warnings.warn(
             f"{type(gateway).__name__}.disconnect() takes no deadline: give it the parameter "
@@ -144,6 +150,5 @@ def _with_deadline(gateway: Gateway) -> Callable[[float | None], Any]:
             DeprecationWarning,
             stacklevel=3,
         )
-        old: Callable[[], None] = disconnect
-        return lambda _deadline: old()
-    return disconnect
+        return False
+    return True

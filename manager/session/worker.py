@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import psutil
-
+from manager.gateways import runs_programs
 from manager.gateways.base import (
     CancelsConnect,
     ConnectionLost,
@@ -28,6 +27,7 @@ from manager.gateways.base import (
     NotSupported,
 )
 from manager.gateways.base import Session as VenueSession
+from manager.gateways.command.program import CGROUP_NOTE
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.exit_codes import WorkerExit
@@ -37,6 +37,7 @@ from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import Lease, LeaseLost
 from manager.session.reporter import Reporter, Sender
+from manager.session.resources import ResourceMeter
 from manager.states import TradingMode, WorkerHealth
 from manager.system import logs
 from manager.system.processes import ProcessRef
@@ -66,9 +67,8 @@ class Worker:
         self._spec = spec
         self._beat = beat
         self._lease = Lease(spec.lease_seconds, spec.leased_at, self._on_lease_lost, extend)
-        self._gateway = GuardedGateway(
-            gateway, beat, self._lease, spec.config.stop.deadline_seconds + _DISCONNECT_SECONDS
-        )
+        program = spec.config.stop.deadline_seconds if spec.config.command is not None else 0.0
+        self._gateway = GuardedGateway(gateway, beat, self._lease, program + _DISCONNECT_SECONDS)
         self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
         self._cycle = cycle
         self._notify = notify
@@ -78,7 +78,8 @@ class Worker:
         self._has_account = True
         self._refusal: dict[str, Any] = {"refusals": 0}
         self._phase = "connecting"
-        self._process = psutil.Process()
+        programs = runs_programs(spec.config.gateway)
+        self._resources = ResourceMeter(spec.worker_id, spec.private_dir / CGROUP_NOTE if programs else None)
         self._ref = ProcessRef.me()
         self._mode = TradingMode(spec.trading_mode)
         self._gateway.pause(self._mode is TradingMode.PAUSED, 0.0)
@@ -107,9 +108,11 @@ class Worker:
         if self._reporter:
             # From before the session: its lease must not run out while it connects.
             self._reporter.start()
+        self._resources.start()
         try:
             return self._run(control.address)
         finally:
+            self._resources.stop()
             if self._reporter:
                 self._reporter.stop()
             control.close()
@@ -195,7 +198,8 @@ class Worker:
                 self._refresh(health if health or self._has_account else self._gateway.check())
                 next_beat = _next(next_beat, interval)
             mode = self._mode
-            self._sleep_until(min(next_beat, next_cycle))
+            if self._sleep_until(min(next_beat, next_cycle)):
+                self._refresh(self._gateway.check())
             if self._mode is not mode:
                 next_beat = time.monotonic()  # readers learn of a new mode at once
 
@@ -241,7 +245,7 @@ class Worker:
                 self._refused(error, "account_not_read")
                 status |= self._status
         status |= self._judge.judge(self._figures) | self._refusal | {"trading_mode": self._mode}
-        status["rss_bytes"] = self._process.memory_info().rss
+        status |= self._resources.figures()
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
         if status["health"] is WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
@@ -344,10 +348,14 @@ class Worker:
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def _sleep_until(self, when: float) -> None:
-        readable, _, _ = select.select([self._wake_read], [], [], max(0.0, when - time.monotonic()))
-        if readable:
+    def _sleep_until(self, when: float) -> bool:
+        """Wait, until a stop is asked for at most; True if the gateway is to be checked at once."""
+        source = self._gateway.wake_source()
+        watched = [self._wake_read] if source is None else [self._wake_read, source]
+        readable, _, _ = select.select(watched, [], [], max(0.0, when - time.monotonic()))
+        if self._wake_read in readable:
             self._wake_read.recv(4096)
+        return source is not None and source in readable
 
 
 def _next(due: float, interval: float) -> float:

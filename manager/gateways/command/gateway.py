@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from socket import socket
 from typing import BinaryIO, Final
 
 from manager.config.models import ReadyConfig
@@ -124,6 +125,10 @@ class CommandGateway:
             unhealthy=lasting is not None,
             status=self._notify.status if self._notify is not None else None,
         )
+
+    def wake_source(self) -> socket | None:
+        """See `manager.gateways.base.WakesLoop`: readable once the program has ended."""
+        return self._program.wake_source() if self._program is not None else None
 
     def cancel_connect(self) -> None:
         """Have a `connect` that is under way ask the program to stop, and raise. A flag: no lock in a signal handler."""

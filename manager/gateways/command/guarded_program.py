@@ -113,6 +113,10 @@ class GuardedProgram:
         """Whether the guard has ended before everything that it guards."""
         return self._channel is None and not self._empty
 
+    def wake_source(self) -> socket.socket | None:
+        """Return what is readable while the guard has something to say; `exit_code` reads it."""
+        return self._channel
+
     def ask_to_stop(self, name: str) -> None:
         """Send the program and all that it started the signal for a polite stop, as systemd does.
 

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +43,9 @@ class Program(Protocol):
 
     def exit_code(self) -> int | None:
         """Return how the program itself ended (negative: by that signal); None while it runs."""
+
+    def wake_source(self) -> socket.socket | None:
+        """Return a socket that is readable once the program has ended, or what owns its processes has."""
 
     def ask_to_stop(self, name: str) -> None:
         """Send the signal for a polite stop."""
@@ -90,6 +95,15 @@ class PlainProgram:
         self._worker_id = worker_id
         self.pid = self._process.pid
         self.output = cast(BinaryIO, self._process.stdout)
+        self._wake_read, self._wake_write = socket.socketpair()
+        threading.Thread(target=self._await_end, name="program", daemon=True).start()
+
+    def _await_end(self) -> None:
+        self._process.wait()
+        self._wake_write.close()
+
+    def wake_source(self) -> socket.socket | None:
+        return self._wake_read
 
     def exit_code(self) -> int | None:
         return self._process.poll()
@@ -135,6 +149,7 @@ class PlainProgram:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.output.close()
+        self._wake_read.close()
 
 
 def start_program(

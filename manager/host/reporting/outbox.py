@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any, Final
 from uuid import uuid4
 
+from manager.fleet.health_change import HealthChange
 from manager.models import WorkerInfo
 
 #: Changes that wait at most while Redis is away. The oldest go first: what an account is now matters more
@@ -33,6 +34,8 @@ class Change:
 
     info: WorkerInfo
     at: float
+    #: Where its health alone has changed.
+    health: HealthChange | None = None
 
 
 @dataclass(slots=True)
@@ -60,17 +63,19 @@ class Outbox:
         #: Changes that found no room while Redis was away.
         self.dropped = 0
 
-    def add(self, info: WorkerInfo, beat: Mapping[str, Any] | None) -> Event:
-        """Take a change; returns what is set once it is written."""
+    def add(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None, health: HealthChange | None = None
+    ) -> Event:
+        """Take a change; returns what is set once it is written. One of health leaves the heartbeat as it is."""
         waiting, written = self._waiting, Event()
-        waiting.changes.append(Change(info, self._clock()))
+        waiting.changes.append(Change(info, self._clock(), health))
         excess = len(waiting.changes) - MAX_WAITING
         if excess > 0:
             del waiting.changes[:excess]
             self.dropped += excess
-        if beat is None:
+        if beat is None and health is None:
             waiting.beats.pop(info.account_id, None)
-        else:
+        elif beat is not None:
             waiting.beats[info.account_id] = beat
         waiting.waiting.append(written)
         return written

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
+from manager.fleet.health_change import HealthChange
+from manager.fleet.store import Happened
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -28,7 +30,7 @@ class Store(Protocol):
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[tuple[WorkerInfo, float]] | None = None,
+        events: Sequence[Happened] | None = None,
         mark: str = "",
     ) -> None: ...
     def last_mark(self, host: str) -> str | None: ...
@@ -90,6 +92,12 @@ class Publisher:
             written = self._outbox.add(info, beat)
             self._changed.notify()
         return written.wait(wait_seconds) if wait_seconds > 0 else False
+
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        """Hand over the record of a worker whose health has changed, and the event that says so."""
+        with self._changed:
+            self._outbox.add(info, None, change)
+            self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until all that was handed over is in Redis; say whether it is."""
@@ -220,7 +228,7 @@ class Publisher:
         )
 
 
-def _dated(changes: Iterable[Change]) -> list[tuple[WorkerInfo, float]]:
+def _dated(changes: Iterable[Change]) -> list[Happened]:
     """Return each change with the seconds that it has waited."""
     now = time.monotonic()
-    return [(change.info, now - change.at) for change in changes]
+    return [Happened(change.info, now - change.at, change.health) for change in changes]

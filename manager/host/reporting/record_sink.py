@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from manager.fleet.health_change import HealthChange
 from manager.models import WorkerInfo
 
 
@@ -12,6 +13,8 @@ class RecordSink(Protocol):
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool: ...
+
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None: ...
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until all that was published is written; say whether it is."""
@@ -25,6 +28,9 @@ class NoSink:
     ) -> bool:
         del info, beat, wait_seconds
         return True
+
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        del info, change
 
     def flush(self, seconds: float) -> bool:
         del seconds

@@ -3,15 +3,14 @@
 from typing import Final
 
 from manager.host.workers.records import WorkerRecord
-from manager.session.heartbeat_file import read_heartbeat
+from manager.session.heartbeat_file import Heartbeat
 
 #: Seconds that a call may be past its deadline before it counts as hung: the gateway's own timeout comes first.
 _OVERDUE_SECONDS: Final = 1.0
 
 
-def why_hung(record: WorkerRecord) -> str | None:
+def why_hung(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None:
     """Return by what the worker's beat file shows that it hangs; None while it does not, or nobody can say."""
-    heartbeat = read_heartbeat(record.beat_file)
     if heartbeat is None:
         return None
     if heartbeat.overdue_seconds is not None and heartbeat.overdue_seconds > _OVERDUE_SECONDS:

@@ -37,7 +37,7 @@ from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
-from manager.session.heartbeat_file import read_heartbeat
+from manager.session.heartbeat_file import Heartbeat, read_heartbeat
 from manager.session.lease import lease_clock
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
@@ -160,7 +160,8 @@ class WorkerPoolManager(WorkerQueries):
     def end_hung_workers(self) -> list[str]:
         """Kill every worker whose loop gave no sign of life for too long, or that is in a call past its deadline.
 
-        Returns their accounts. Judged by their beat files: a worker that hangs cannot say so itself.
+        Returns their accounts. Judged by their beat files: a worker that hangs cannot say so itself. Changes of health,
+        which those files tell too, become events.
         """
         with self._guard:
             slots = [slot for slot in self._slots.values() if slot.status is WorkerLifecycleStatus.RUNNING]
@@ -583,11 +584,16 @@ class WorkerPoolManager(WorkerQueries):
         self._note(info)
 
     def _end_if_hung(self, slot: Slot) -> bool:
+        record = slot.record
+        if record is None:
+            return False
+        heartbeat = read_heartbeat(record.beat_file)
         with slot.guard:
-            record = slot.record
-            if record is None or slot.status is not WorkerLifecycleStatus.RUNNING:
+            if slot.record is not record or slot.status is not WorkerLifecycleStatus.RUNNING:
                 return False
-            why = why_hung(record)
+            if heartbeat is not None:
+                self._note_health(slot, heartbeat)
+            why = why_hung(record, heartbeat)
             if why is None:
                 return False
             slot.ended_because = why
@@ -602,6 +608,23 @@ class WorkerPoolManager(WorkerQueries):
         )
         record.process.kill()
         return True
+
+    def _note_health(self, slot: Slot, heartbeat: Heartbeat) -> None:
+        """Make an event of a changed health; the caller holds the slot's guard."""
+        change = slot.note_health(heartbeat.status)
+        if change is None or slot.info is None:
+            return
+        self._sink.publish_health(slot.info, change)
+        logs.event(
+            logger,
+            logging.INFO if change.reason is None else logging.WARNING,
+            "health",
+            change.reason or "",
+            account=slot.account_id,
+            worker=slot.info.worker_id,
+            old=change.old,
+            new=change.new,
+        )
 
     def _stop(self, slot: Slot, timeout: float | None) -> bool:
         """Stop what the slot has and record it as stopped; False if it has nothing to stop.
@@ -703,6 +726,10 @@ class WorkerPoolManager(WorkerQueries):
             slot.exited.set()
             if slot.events is not None:
                 slot.events.put({"event": "died"})
+            if heartbeat is not None:
+                self._note_health(
+                    slot, heartbeat
+                )  # what it said last, as of one that ends because it is unhealthy
             unexpected = slot.status is WorkerLifecycleStatus.RUNNING
             unattended = slot.unattended
         if not (unexpected or unattended):
@@ -804,9 +831,9 @@ class WorkerPoolManager(WorkerQueries):
                 else:
                     self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
-        slot.move(WorkerLifecycleStatus.RUNNING, started_at=record.created_at)
         slot.mode = reported_mode(record)
-        self._note(slot.info, beat=_first_beat(record, heartbeat.status if heartbeat else {}))
+        status = heartbeat.status if heartbeat else {}
+        self._note(slot.run(status, started_at=record.created_at), beat=_first_beat(record, status))
         self._watch_worker(slot, record.process)
         return slot.info
 

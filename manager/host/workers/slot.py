@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manager.errors import ManagerError
+from manager.fleet.health_change import HealthChange
+from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
 from manager.session.control import ControlError, ask
-from manager.states import LIVE, TradingMode, WorkerLifecycleStatus, may_move
+from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatus, may_move
 
 
 class IllegalTransitionError(ManagerError, RuntimeError):
@@ -57,6 +59,8 @@ class Slot:
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None
+    #: The health of the worker that runs, as it was told last.
+    health: HealthChanges | None = None
 
     @property
     def status(self) -> WorkerLifecycleStatus | None:
@@ -90,8 +94,32 @@ class Slot:
             changes.setdefault("started_at", utc_now())
         elif status not in LIVE:
             changes.setdefault("stopped_at", utc_now())
+        if status is not WorkerLifecycleStatus.RUNNING and self.health is not None:
+            # What it was while it ran is not what an ended worker is.
+            self.health = None
+            unknown = {"health": WorkerHealth.UNKNOWN.value, "health_reason": None}
+            changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         self.info = self.info.with_(status=status, **changes)
         return self.info
+
+    def run(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
+        """Go to `running`, with the health that the worker's status tells; the caller holds `guard`."""
+        health = str(status.get("health") or WorkerHealth.UNKNOWN)
+        told = {"health": health, "health_reason": status.get("health_reason")}
+        self.health = HealthChanges(health)
+        return self.move(WorkerLifecycleStatus.RUNNING, metadata=told, **changes)
+
+    def note_health(self, status: Mapping[str, Any]) -> HealthChange | None:
+        """Take the health that the worker's status tells; the caller holds `guard`.
+
+        Returns the change if an event is to tell of it; the record then has the new health.
+        """
+        if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
+            return None
+        change = self.health.look(status.get("health"), status.get("health_reason"))
+        if change is not None:
+            self.info = self.info.with_(metadata={"health": change.new, "health_reason": change.reason})
+        return change
 
     def orphan(self, reason: str, *, recovering: bool) -> WorkerInfo:
         """Note that the worker has ended and its program has not; the caller holds `guard`.

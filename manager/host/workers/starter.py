@@ -196,7 +196,8 @@ class Starter:
             died = slot.exited.is_set()
             if not died:
                 # Under the guard, as its end is: readers get what happened in the order in which it happened.
-                note(slot.move(WorkerLifecycleStatus.RUNNING), beat=connected.get("beat"))
+                beat = connected.get("beat")
+                note(slot.run(beat or {}), beat=beat)
         if died:  # between its word and this line
             death = self._died(slot, config)
             self._undo(slot, launched, note, death, runs_program=config.command is not None)

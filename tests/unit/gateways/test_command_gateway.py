@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import sys
 import time
@@ -27,7 +28,7 @@ from manager.gateways.base import (
     VenueNotFound,
 )
 from manager.gateways.command.gateway import CommandGateway
-from manager.gateways.command.program import MARK
+from manager.gateways.command.program import MARK, PlainProgram
 from manager.system.processes import ProcessRef
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
@@ -343,3 +344,18 @@ def test_readiness_is_seen_in_an_unfinished_line_across_parts_and_if_a_secret_is
     make("print('re', end='', flush=True); import time; time.sleep(0.05); print('ady> ', end='', flush=True)\n"
          "time.sleep(60)").connect(soon())  # fmt: skip
     make(FOREVER, password=SecretStr("ready")).connect(soon())
+
+
+def test_a_program_without_a_guard_wakes_its_worker_when_it_ends() -> None:
+    """As on Windows and macOS."""
+    program = PlainProgram([sys.executable, "-c", "input()"], None, dict(os.environ), "w-test-plain")
+    try:
+        source = program.wake_source()
+        assert source is not None
+        assert select.select([source], [], [], 0)[0] in ([], [source])
+        program.kill_all(5)
+        assert select.select([source], [], [], 10)[0] == [source]
+        assert program.exit_code() is not None
+    finally:
+        program.kill_all(5)
+        program.close()

@@ -24,6 +24,7 @@ from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
+from manager.fleet.health_change import HealthChange
 from manager.host.workers import stopper
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases
@@ -98,6 +99,9 @@ class Sink:
         del beat, wait_seconds
         self.records.append(info)
         return True
+
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        del info, change
 
     def flush(self, seconds: float) -> bool:
         del seconds
@@ -406,7 +410,7 @@ def test_a_worker_that_the_pool_ended_says_why_when_a_stop_meets_it(
     death = Death(bench, recovers=False)
     bench.start()
     monkeypatch.setattr(
-        "manager.host.workers.pool.why_hung", lambda _record: "it hung: no sign of life for 60 s"
+        "manager.host.workers.pool.why_hung", lambda _record, _pulse: "it hung: no sign of life for 60 s"
     )
     assert bench.pool.end_hung_workers() == ["a"]
     assert death.noticed.wait(10)

@@ -1,6 +1,8 @@
 """The worker's loop, in this process, with a fake gateway: from connect to disconnect."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from support.configs import config
+from support.fleet import SIGKILL
 from support.waiting import eventually
 
-from manager.config.models import ExecutionConfig, RecoveryConfig, StopConfig
+from manager.config.models import ExecutionConfig, ReadyConfig, RecoveryConfig, StopConfig
+from manager.gateways import GatewayOptions
 from manager.gateways.base import (
     AuthenticationFailed,
     ConnectionLost,
@@ -34,6 +38,7 @@ from manager.gateways.base import (
     VenueNotFound,
     WrongAccount,
 )
+from manager.gateways.command.gateway import CommandGateway
 from manager.gateways.fake import FakeGateway
 from manager.session.control import ask
 from manager.session.exit_codes import WorkerExit
@@ -464,20 +469,19 @@ def test_a_frozen_program_is_unhealthy_at_once_and_is_restarted_if_that_is_asked
         assert bench.run(freeze) is WorkerExit.STOPPED
 
 
-@pytest.mark.parametrize(("command", "seconds"), [(None, 10), (("bot",), 100)])
+@pytest.mark.parametrize(("command", "seconds"), [(None, 10), (("bot",), 70)])
 def test_a_program_that_is_lost_has_the_time_that_it_has_at_any_stop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...] | None, seconds: float
 ) -> None:
     changes = {"command": command, "stop": StopConfig(deadline_seconds=60)}
-    bench.start_request = replace(
-        bench.start_request, config=bench.start_request.config.model_copy(update=changes)
-    )
+    bench.spec = replace(bench.spec, config=bench.spec.config.model_copy(update=changes))
     left: list[float | None] = []
 
     def check() -> Health:
         raise ConnectionLost("gone")
 
-    def disconnect() -> None:
+    def disconnect(deadline: float | None = None) -> None:
+        del deadline
         heartbeat = read_heartbeat(bench.beat_file)
         assert heartbeat is not None
         left.append(heartbeat.overdue_seconds)
@@ -488,3 +492,51 @@ def test_a_program_that_is_lost_has_the_time_that_it_has_at_any_stop(
 
     assert bench.run(act) == WorkerExit.CONNECTION_LOST
     assert left[0] == pytest.approx(-seconds, abs=5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is ended by a signal of POSIX")
+def test_the_end_of_a_program_is_noticed_without_waiting_for_the_next_heartbeat(
+    bench: Bench, short_dir: Path
+) -> None:
+    """Its worker beats once a minute here: only the program's own end can wake it."""
+    config_ = bench.spec.config.model_copy(update={"gateway": "command"})
+    bench.spec = replace(
+        bench.spec,
+        config=config_.model_copy(update={"execution": ExecutionConfig(interval_seconds=60)}),
+        heartbeat_interval_seconds=60,
+    )
+    gateway = CommandGateway(
+        GatewayOptions(
+            account_id="account-1",
+            worker_id=f"w-test-wakes-{os.getpid()}",
+            private_dir=short_dir / "p",
+            command=(sys.executable, "-u", "-c", "import time\nprint('ready', flush=True)\ntime.sleep(600)"),
+            ready=ReadyConfig(line="ready"),
+        )
+    )
+    gateway_: Any = gateway
+    bench.gateway = gateway_
+
+    def act(bench: Bench) -> None:
+        assert gateway._program is not None
+        os.kill(gateway._program.pid, SIGKILL)
+        eventually(bench.exit_reason, what="the worker says why it ends")
+
+    assert bench.run(act) is WorkerExit.CONNECTION_LOST
+    assert "was ended by signal 9" in (bench.exit_reason() or "")
+
+
+def test_a_gateway_without_a_wake_source_is_checked_at_heartbeats(bench: Bench) -> None:
+    assert GuardedGateway(bench.gateway, HeartbeatWriter(bench.beat_file), None).wake_source() is None  # type: ignore[arg-type]
+
+
+def test_the_use_of_the_whole_tree_is_in_the_heartbeat(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manager.session.resources._FIRST_SECONDS", 0.05)
+
+    def act(bench: Bench) -> None:
+        eventually(lambda: bench.status().get("processes"))
+        bench.stop()
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert bench.status()["processes"] >= 1
+    assert bench.status()["memory_bytes"] > 1_000_000

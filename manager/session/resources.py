@@ -1,0 +1,231 @@
+"""What a worker, with every process below it, uses of its machine: CPU, memory, number of processes.
+
+A thread measures it every few seconds, and more rarely where measuring is expensive: the session's loop only reads the
+latest figures. Reading a process's memory map can block for as long as that process holds it, and must not make the
+worker look hung.
+
+Memory is the proportional set size (PSS): workers are forked from one preloaded process, and the resident set (RSS) counts
+the pages that they share once for each of them. A program in a control group with a memory controller is measured by that.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from manager.gateways.command.cgroups import cgroup_of, members
+
+#: Seconds before the first measurement, between two of them, and between two looks at memory maps.
+_FIRST_SECONDS: Final = 1.0
+_SAMPLE_SECONDS: Final = 5.0
+_MEMORY_SECONDS: Final = 15.0
+#: Measuring takes at most one part in so many of one core's time.
+_SHARE: Final = 500
+#: Of a process's `stat`, after the name: state, user and system time, and those of its ended children.
+_STATE: Final = 0
+_OWN_TIME: Final = slice(11, 13)
+_ALL_TIME: Final = slice(11, 15)
+
+
+class ResourceMeter:
+    """Measures the tree below this process. `start` and `stop` once each; `figures` from any thread."""
+
+    def __init__(
+        self,
+        worker_id: str = "",
+        cgroup_note: Path | None = None,
+        *,
+        root: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`cgroup_note` names the control group of the worker's program, once there is one."""
+        self._worker_id = worker_id
+        self._note = cgroup_note
+        self._root = root or os.getpid()
+        self._clock = clock
+        self._process = psutil.Process(self._root)
+        self._cgroup: Path | None = None
+        self._cpu: tuple[float, float] | None = None
+        self._memory: int | None = None
+        self._memory_due = float("-inf")
+        self._figures: Mapping[str, Any] = {"rss_bytes": self._process.memory_info().rss}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Measure no more; does not wait for a measurement that is under way."""
+        self._stopped.set()
+
+    def figures(self) -> Mapping[str, Any]:
+        """Return the latest figures: `rss_bytes` always, the others once they are measured."""
+        return self._figures
+
+    def measure(self) -> float:
+        """Measure now; returns the seconds until the next measurement is due."""
+        began = time.perf_counter()
+        now = self._clock()
+        cpu, pids, processes, grouped = self._read()
+        figures: dict[str, Any] = {"rss_bytes": self._process.memory_info().rss, "processes": processes}
+        if self._cpu is not None and now > self._cpu[0]:
+            # A process that leaves without being waited for takes its time along: never less than nothing.
+            used = max(0.0, cpu - self._cpu[1])
+            figures["cpu_percent"] = round(100 * used / (now - self._cpu[0]), 1)
+        self._cpu = (now, cpu)
+        if now >= self._memory_due:
+            reading = time.perf_counter()
+            self._memory = (grouped or 0) + sum(map(memory_of, pids))
+            self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.perf_counter() - reading))
+        if self._memory is not None:
+            figures["memory_bytes"] = self._memory
+        self._figures = figures
+        return max(_SAMPLE_SECONDS, _SHARE * (time.perf_counter() - began))
+
+    # inside
+
+    def _run(self) -> None:
+        seconds = _FIRST_SECONDS
+        while not self._stopped.wait(seconds):
+            try:
+                seconds = self.measure()
+            except (OSError, ValueError, psutil.Error):
+                seconds = _MEMORY_SECONDS  # figures for people: the session goes on without them
+
+    def _read(self) -> tuple[float, list[int], int, int | None]:
+        """Return CPU seconds, the pids whose memory is to be read, the number of processes, and a group's own memory."""
+        if sys.platform != "linux":
+            return (*_read_psutil(self._process), None)
+        group = self._group()
+        inside = set() if group is None else set(members(group))
+        times, living = 0.0, []
+        for pid, stat in _tree(self._root, inside):
+            # What a control group counts must not be counted again by the parent that waited for it.
+            times += sum(map(int, stat[_OWN_TIME if group is not None else _ALL_TIME]))
+            if stat[_STATE] not in (b"Z", b"X"):
+                living.append(pid)
+        cpu = times / os.sysconf("SC_CLK_TCK")
+        memory = None
+        if group is not None:
+            cpu += (_value(group / "cpu.stat", "usage_usec") or 0) / 1e6
+            memory = cgroup_memory(group)
+        return cpu, living if memory is not None else [*living, *inside], len(living) + len(inside), memory
+
+    def _group(self) -> Path | None:
+        if self._cgroup is None and self._note is not None and self._note.exists():
+            found = cgroup_of(self._worker_id, self._note)
+            # Before its CPU time counts, it must be known how much that is.
+            if found is not None and _value(found / "cpu.stat", "usage_usec") is not None:
+                self._cgroup, self._cpu = found, None
+        return self._cgroup
+
+
+def memory_of(pid: int) -> int:
+    """Return the memory of one process in bytes, shared pages by how many share them; 0 if it has ended.
+
+    Where that is not readable (another user's process) or not known (not Linux) it is the private part alone.
+    """
+    if sys.platform != "linux":
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(pid).memory_info()
+            return int(getattr(found, "private", found.rss))
+        return 0
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123 - a third of the time of pathlib
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    with contextlib.suppress(OSError, ValueError):
+        resident, shared = Path(f"/proc/{pid}/statm").read_bytes().split()[1:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def cgroup_memory(directory: Path) -> int | None:
+    """Return the memory of a control group, without files that the system keeps only as long as nobody needs the room.
+
+    None where the group has no memory controller.
+    """
+    try:
+        current = int((directory / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return max(0, current - (_value(directory / "memory.stat", "inactive_file") or 0))
+
+
+def _value(path: Path, key: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    return None
+
+
+def _tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield pid and `stat` (after the name) of `root` and what is below it, but for `without` and what is below those."""
+    waiting, listed = [root], _lists_children()
+    if not listed:
+        waiting += _scan(root, without)
+    while waiting:
+        pid = waiting.pop()
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+                stat = file.read()
+        except OSError:
+            continue  # it has ended meanwhile
+        # The name, in parentheses, may itself hold spaces and parentheses.
+        yield pid, stat[stat.rindex(b")") + 2 :].split()
+        if listed:
+            waiting += [child for child in children_of(pid) if child not in without]
+
+
+@cache
+def _lists_children() -> bool:
+    """Say whether this kernel keeps a list of each process's children (CONFIG_PROC_CHILDREN)."""
+    return Path("/proc/thread-self/children").exists()
+
+
+def _scan(root: int, without: set[int]) -> list[int]:
+    """Return what is below `root` by a look at all processes."""
+    if sys.platform == "linux":
+        from manager.gateways.command.program_guard import descendants
+
+        return descendants(root, without)
+    return []
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process, zombies too, by the kernel's own list: no look at all processes is needed.
+
+    The list may miss a child that is made meanwhile: it is for figures, not for what must find every process.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a name is all that is needed
+            with (
+                contextlib.suppress(OSError, ValueError),
+                open(f"/proc/{pid}/task/{task}/children", "rb") as file,  # noqa: PTH123
+            ):
+                found += map(int, file.read().split())
+    return found
+
+
+def _read_psutil(process: psutil.Process) -> tuple[float, list[int], int]:
+    cpu, pids = 0.0, []
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            times = one.cpu_times()
+            cpu += sum(times[:4]) if sys.platform != "win32" else times.user + times.system
+            pids.append(one.pid)
+    return cpu, pids, len(pids)

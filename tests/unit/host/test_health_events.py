@@ -1,0 +1,189 @@
+"""A worker's health that changes becomes an event: old, new and why, and not more of them than the stream can bear."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pool_host import Host
+from support.servers import RedisServer
+from support.waiting import eventually
+
+from manager.fleet import FleetStore
+from manager.fleet.health_change import HealthChange
+from manager.fleet.store import Happened
+from manager.host import build_pool
+from manager.host.reporting.health_changes import BURST, SPAN_SECONDS, HealthChanges
+from manager.host.reporting.outbox import Outbox
+from manager.models import WorkerInfo, utc_now
+from manager.states import WorkerLifecycleStatus as S
+
+#: What shows that a worker runs, is not well, and is well again: state or the two healths of a change.
+WELL, ILL, ILLER = "healthy", "degraded", "unhealthy"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sink:
+    """Keeps what would become events, in order."""
+
+    def __init__(self) -> None:
+        self.explain: list[str | tuple[str, str, str | None]] = []
+
+    def publish(
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool:
+        del beat, wait_seconds
+        self.explain.append(str(info.status))
+        return True
+
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        assert (info.status, info.metadata["health"]) == ("running", change.new)
+        self.explain.append((change.old, change.new, change.reason))
+
+    def flush(self, seconds: float) -> bool:
+        del seconds
+        return True
+
+
+@pytest.fixture
+def host(short_dir: Path) -> Iterator[Host]:
+    found = Host(short_dir)
+    yield found
+    found.close()
+
+
+def with_sink(host: Host) -> Sink:
+    """Have the host's pool tell a sink."""
+    sink = Sink()
+    host.pool.close()
+    host.pool = build_pool(host.settings, host.config_service, sink=sink)
+    host.service.worker_pool = host.pool
+    return sink
+
+
+def test_every_change_of_a_workers_health_is_told_once_with_its_reason(host: Host) -> None:
+    sink = with_sink(host)
+    host.account("a", 1, health={"unhealthy_after_seconds": 1})
+    host.start()
+
+    def told(*expected: tuple[str, str]) -> bool:
+        host.pool.end_hung_workers()
+        return [one[:2] for one in sink.explain if isinstance(one, tuple)] == list(expected)
+
+    assert told()
+    host.fault(1, "trading_disabled", on=["check"], count=15)
+    eventually(lambda: told((WELL, ILL)))
+    eventually(lambda: told((WELL, ILL), (ILL, ILLER)))
+    eventually(lambda: told((WELL, ILL), (ILL, ILLER), (ILLER, WELL)))
+    reasons = [one[2] for one in sink.explain if isinstance(one, tuple)]
+    assert reasons[0]
+    assert reasons[2] is None
+    host.service.stop_worker("a")
+    stopped = host.service.get_worker_info("a")
+    assert stopped is not None
+    assert stopped.health == "unknown"
+
+
+def test_a_worker_that_ends_because_it_is_unhealthy_said_so_before(host: Host) -> None:
+    sink = with_sink(host)
+    host.account("a", 1, health={"unhealthy_after_seconds": 1}, recovery={"restart_unhealthy": True})
+    host.start()
+    host.fault(1, "trading_disabled", on=["check"])
+
+    # Nothing looks at the worker while it lives: its end is where its last word is found.
+    eventually(lambda: host.status() == "failed", within=15)
+
+    assert [one if isinstance(one, str) else one[:2] for one in sink.explain] == [
+        "starting",
+        "running",
+        (WELL, ILLER),
+        "failed",
+    ]
+
+
+def test_a_new_agent_tells_the_health_that_it_finds(host: Host) -> None:
+    host.account("a", 1)
+    host.start()
+    host.fault(1, "trading_disabled", on=["check"])
+    eventually(lambda: _health(host) == ILL)
+    host.pool.close()
+    host.new_pool()
+    sink = with_sink(host)
+
+    (adopted,) = host.pool.adopt()
+
+    assert (adopted.status, adopted.metadata["health"]) == ("running", ILL)
+    host.pool.end_hung_workers()
+    assert sink.explain == ["running"]  # with that health: there is no change to tell
+
+
+def _health(host: Host) -> str:
+    info = host.service.get_worker_info("a")
+    return "" if info is None else str(info.health)
+
+
+def test_a_health_that_goes_to_and_fro_is_told_in_bounds_and_rightly_in_the_end() -> None:
+    clock = Clock()
+    changes = HealthChanges(WELL, clock)
+    told = []
+    for second in range(600):
+        clock.now += 1
+        told.append(changes.look(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
+    found = [one for one in told if one is not None]
+    assert len(found) <= 3 * BURST
+    assert [(one.old, one.new) for one in found[:2]] == [(WELL, ILL), (ILL, WELL)]
+    assert sum(one.untold for one in found) > 250
+    # The last one is told in any case, and nothing is told again after it.
+    clock.now += SPAN_SECONDS
+    last = changes.look(ILLER, "no tick")
+    assert last is not None
+    assert (last.new, last.reason) == (ILLER, "no tick")
+    assert changes.look(ILLER, "no tick") is None
+
+
+def test_what_is_no_health_changes_nothing() -> None:
+    changes = HealthChanges(WELL, Clock())
+    for nonsense in (None, 7, "splendid", ["healthy"]):
+        assert changes.look(nonsense, None) is None
+
+
+def test_a_change_of_health_is_an_entry_of_the_stream_and_keeps_the_heartbeat(
+    redis_server: RedisServer,
+) -> None:
+    store = FleetStore(redis_server.url)
+    info = WorkerInfo(
+        worker_id="w-1",
+        account_id="a",
+        status=S.RUNNING,
+        started_at=utc_now(),
+        metadata={"host": "h", "health": WELL},
+    )
+    store.record("h", [info], {"a": {"worker_id": "w-1", "health": WELL}})
+    ill = info.with_(metadata={"health": ILL, "health_reason": "no tick"})
+    store.record("h", [ill], {}, events=[Happened(ill, 0.0, HealthChange(WELL, ILL, "no tick", 3))])
+
+    first, second = store.events()
+    assert (first.kind, first.status, first.health, first.health_before) == ("state", "running", WELL, None)
+    assert (second.kind, second.status, second.error) == ("health", "running", None)
+    assert (second.health_before, second.health, second.reason, second.untold) == (WELL, ILL, "no tick", 3)
+    assert second.to_dict()["health"] == ILL
+    assert store.beat("h", "a") is not None
+    store.close()
+
+
+def test_a_change_of_health_takes_no_first_heartbeat_away() -> None:
+    outbox = Outbox()
+    info = WorkerInfo(worker_id="w-1", account_id="a", status=S.RUNNING)
+    outbox.add(info, {"worker_id": "w-1"})
+    outbox.add(info, None, HealthChange(WELL, ILL, "no tick"))
+    batch = outbox.next()
+    assert batch is not None
+    assert batch.beats == {"a": {"worker_id": "w-1"}}
+    assert [change.health is not None for change in batch.changes] == [False, True]
