@@ -13,14 +13,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from manager.gateways.command.cgroups import cgroup_of, members
+from manager.gateways.process_tree import tree
 
 #: Seconds before the first measurement, between two of them, and between two looks at memory maps.
 _FIRST_SECONDS: Final = 1.0
@@ -107,7 +107,7 @@ class ResourceMeter:
         group = self._group()
         inside = set() if group is None else set(members(group))
         times, living = 0.0, []
-        for pid, stat in _tree(self._root, inside):
+        for pid, stat in tree(self._root, inside):
             # What a control group counts must not be counted again by the parent that waited for it.
             times += sum(map(int, stat[_OWN_TIME if group is not None else _ALL_TIME]))
             if stat[_STATE] not in (b"Z", b"X"):
@@ -170,55 +170,6 @@ def _value(path: Path, key: str) -> int | None:
             if name == key:
                 return int(value)
     return None
-
-
-def _tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield pid and `stat` (after the name) of `root` and what is below it, but for `without` and what is below those."""
-    waiting, listed = [root], _lists_children()
-    if not listed:
-        waiting += _scan(root, without)
-    while waiting:
-        pid = waiting.pop()
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
-                stat = file.read()
-        except OSError:
-            continue  # it has ended meanwhile
-        # The name, in parentheses, may itself hold spaces and parentheses.
-        yield pid, stat[stat.rindex(b")") + 2 :].split()
-        if listed:
-            waiting += [child for child in children_of(pid) if child not in without]
-
-
-@cache
-def _lists_children() -> bool:
-    """Say whether this kernel keeps a list of each process's children (CONFIG_PROC_CHILDREN)."""
-    return Path("/proc/thread-self/children").exists()
-
-
-def _scan(root: int, without: set[int]) -> list[int]:
-    """Return what is below `root` by a look at all processes."""
-    if sys.platform == "linux":
-        from manager.gateways.command.program_guard import descendants
-
-        return descendants(root, without)
-    return []
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the children of a process, zombies too, by the kernel's own list: no look at all processes is needed.
-
-    The list may miss a child that is made meanwhile: it is for figures, not for what must find every process.
-    """
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a name is all that is needed
-            with (
-                contextlib.suppress(OSError, ValueError),
-                open(f"/proc/{pid}/task/{task}/children", "rb") as file,  # noqa: PTH123
-            ):
-                found += map(int, file.read().split())
-    return found
 
 
 def _read_psutil(process: psutil.Process) -> tuple[float, list[int], int]:

@@ -24,8 +24,8 @@ from manager.gateways.command.program_guard import (  # noqa: E402
     become_subreaper,
     descendants,
     kill_descendants,
-    states_below,
 )
+from manager.gateways.process_tree import tree  # noqa: E402
 from manager.system.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
@@ -171,8 +171,9 @@ class GuardedProgram:
 
     def stopped(self) -> list[str]:
         """Return which of these processes are stopped (SIGSTOP), by name and pid."""
-        states = states_below(os.getpid(), self._others)
-        return [_named(pid) for pid, state in states.items() if state == "T" and pid != self._guard.pid]
+        # Asked every few seconds, for as long as the program runs.
+        below = tree(os.getpid(), self._others)
+        return [_named(pid) for pid, stat in below if stat[0] == b"T" and pid != self._guard.pid]
 
     def close(self) -> None:
         if self._channel is not None:

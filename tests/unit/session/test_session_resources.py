@@ -12,6 +12,7 @@ import psutil
 import pytest
 from support.waiting import eventually
 
+from manager.gateways import process_tree
 from manager.gateways.command.cgroups import make_cgroup
 from manager.session import resources
 from manager.session.resources import ResourceMeter, cgroup_memory, memory_of
@@ -68,7 +69,7 @@ def run() -> Iterator[Run]:
 def test_the_memory_of_forked_processes_is_counted_once(
     run: Run, listed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "_lists_children", lambda: listed)
+    monkeypatch.setattr(process_tree, "_lists_children", lambda: listed)
     root, children = run(SHARING)
     meter = ResourceMeter(root=root)
     meter.measure()
