@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 
 
+def _columns(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    from manager.terminal.listing import COLUMNS
+
+    names = tuple(name.strip() for name in value.split(",")) if value else ()
+    for name in names:
+        if name not in COLUMNS:
+            raise click.BadParameter(f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+    return names
+
+
 def _options(command: Any) -> Any:
     for option in reversed(
         (
@@ -52,9 +62,19 @@ def _options(command: Any) -> Any:
             click.option(
                 "--sort",
                 "by",
-                type=click.Choice(["account", "state", "host", "uptime", "restarts", "equity"]),
+                type=click.Choice(
+                    ["account", "state", "host", "uptime", "restarts", "cpu", "memory", "procs", "equity"]
+                ),
                 default="account",
                 show_default=True,
+            ),
+            click.option(
+                "-o",
+                "--columns",
+                callback=_columns,
+                metavar="NAME,...",
+                help="Only these columns, in this order: account, state, health, host, pid, uptime, restarts, cpu, "
+                "memory, procs, equity, pos, beat, error.",
             ),
             local_option,
             json_option,
@@ -155,7 +175,7 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
             rows = [row for row in rows if row.cells.get(name, "") in options[key]]
     names = {row.cells["account"] for row in rows}
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return [info for info in workers if info.account_id in names], lines(rows, width)
+    return [info for info in workers if info.account_id in names], lines(rows, width, options["columns"])
 
 
 def _others(fleet: "WorkerManagerService", workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:

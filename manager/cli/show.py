@@ -63,10 +63,14 @@ def info(account_id: str, as_json: bool) -> int:
 
 
 def _say(worker: "WorkerInfo") -> None:
+    from manager.terminal.listing import size_text
+
     data = worker.to_dict()
     metadata: dict[str, Any] = data.pop("metadata")
     for key, value in {**data, **metadata}.items():
         if value is not None and value != []:
+            if key.endswith("_bytes") and isinstance(value, int):
+                value = f"{value} ({size_text(value)})"  # noqa: PLW2901
             say(f"{key:<24}{value}")
 
 

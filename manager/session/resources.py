@@ -20,7 +20,7 @@ from typing import Any, Final
 import psutil
 
 from manager.gateways.command.cgroups import cgroup_of, members
-from manager.gateways.process_tree import tree
+from manager.gateways.command.process_tree import tree
 
 #: Seconds before the first measurement, between two of them, and between two looks at memory maps.
 _FIRST_SECONDS: Final = 1.0

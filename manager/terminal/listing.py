@@ -1,7 +1,7 @@
 """`manager ps` as lines of text: whole words at every width, and one line for each account."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,16 +10,23 @@ from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.terminal.tables import Others, seconds_text
 from manager.terminal.text import printable
 
-_COLUMNS: Final = (
-    *("account", "state", "health", "host", "pid", "uptime", "restarts", "equity", "pos", "beat", "error"),
+COLUMNS: Final = (
+    *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),
+    *("equity", "pos", "beat", "error"),
 )
-_RIGHT: Final = frozenset({"pid", "uptime", "restarts", "equity", "pos", "beat"})
+_RIGHT: Final = frozenset(
+    {"pid", "uptime", "restarts", "cpu", "memory", "procs", "equity", "pos", "beat"},
+)
 #: What a narrow terminal does without, in this order. The host is never among them.
-_DROPPED: Final = ("pid", "beat", "pos", "equity", "uptime", "restarts", "health")
+_DROPPED: Final = (
+    *("procs", "pid", "beat", "memory", "cpu", "pos", "equity", "uptime", "restarts", "health"),
+)
+_FIGURES: Final = frozenset({"uptime", "restarts", "cpu", "memory", "procs", "equity"})
 #: Columns that an error should have at least, before others give way to it.
 _ERROR_WIDTH: Final = 24
 
-SORTS: Final = ("account", "state", "host", "uptime", "restarts", "equity")
+#: By what the list is sorted; of figures the largest comes first.
+SORTS: Final = ("account", "state", "host", "uptime", "restarts", "cpu", "memory", "procs", "equity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,9 @@ class Row:
     uptime: float = 0.0
     restarts: int = 0
     equity: float = 0.0
+    cpu: float = 0.0
+    memory: float = 0.0
+    procs: float = 0.0
 
 
 def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | None = None) -> list[Row]:
@@ -51,35 +61,36 @@ def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | Non
             cells = {**row.cells, "error": error}
             if info.status in SETTLED and state in ("disabled", "invalid", "file gone"):
                 cells["state"] = state
-            row = Row(cells, row.uptime, row.restarts, row.equity)
+            row = replace(row, cells=cells)
         rows.append(row)
     return rows
 
 
 def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
     """Return the rows sorted; figures with the largest first."""
-    if by in ("uptime", "restarts", "equity"):
+    if by in _FIGURES:
         return sorted(rows, key=lambda row: (-float(getattr(row, by)), row.cells["account"]))
     return sorted(rows, key=lambda row: (row.cells.get(by, ""), row.cells["account"]))
 
 
-def lines(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Return the header and a line for each row; without a width nothing is cut or left out."""
-    columns = list(_COLUMNS)
-    table = [
-        {name: " ".join(printable(row.cells.get(name, "")).split()) for name in _COLUMNS} for row in rows
-    ]
-    widths = {name: max(len(name), *(len(line[name]) for line in table), 0) for name in _COLUMNS}
-    if width is not None:
+def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) -> list[str]:
+    """Return the header and a line for each row; without a width nothing is cut or left out.
+
+    `chosen` are the columns that are shown, in this order; none of them is left out.
+    """
+    shown = tuple(chosen) or COLUMNS
+    columns = list(shown)
+    table = [{name: " ".join(printable(row.cells.get(name, "")).split()) for name in shown} for row in rows]
+    widths = {name: max(len(name), *(len(line[name]) for line in table), 0) for name in shown}
+    if width is not None and not chosen:
         longest = min(widths["error"], _ERROR_WIDTH)
         for name in _DROPPED:
             if _total(columns, widths) + longest <= width:
                 break
             columns.remove(name)
     room = None if width is None else max(0, width - _total(columns, widths))
-    return [_line(dict(zip(_COLUMNS, _COLUMNS, strict=True)), columns, widths, room)] + [
-        _line(line, columns, widths, room) for line in table
-    ]
+    header = {name: name for name in shown}
+    return [_line(line, columns, widths, room) for line in (header, *table)]
 
 
 def _total(columns: Sequence[str], widths: Mapping[str, int]) -> int:
@@ -94,7 +105,9 @@ def _line(
         for name in columns
         if name != "error"
     ]
-    return "  ".join([*parts, _short(cells["error"], room)]).rstrip()
+    if "error" in columns:
+        parts.append(_short(cells["error"], room))
+    return "  ".join(parts).rstrip()
 
 
 def _short(text: str, room: int | None) -> str:
@@ -115,6 +128,7 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
         uptime = 0.0
     restarts = data.get("restarts")
     equity, age, positions = data.get("equity"), data.get("heartbeat_age_seconds"), data.get("open_positions")
+    cpu, memory, procs = (_figure(data.get(key)) for key in ("cpu_percent", "memory_bytes", "processes"))
     why = info.error or (data.get("health_reason") if present else None) or ""
     # A worker that has ended, and waits for the next one, is not as well as it said last.
     healthy = present and info.status is not WorkerLifecycleStatus.RESTARTING
@@ -126,12 +140,27 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
         "pid": str(data.get("pid") or "") if healthy else "",
         "uptime": seconds_text(uptime) if uptime else "",
         "restarts": str(restarts) if isinstance(restarts, int) and restarts else "",
+        "cpu": f"{cpu:.1f}%" if healthy and cpu is not None else "",
+        "memory": size_text(memory) if healthy and memory is not None else "",
+        "procs": str(int(procs)) if healthy and procs is not None else "",
         "equity": f"{equity} {data.get('currency') or ''}".strip() if present and equity else "",
         "pos": str(positions) if present and positions is not None else "",
         "beat": f"{age:.0f}s" if healthy and isinstance(age, int | float) else "",
         "error": str(why),
     }
-    return Row(cells, uptime, restarts if isinstance(restarts, int) else 0, _number(equity))
+    figures = [figure if healthy and figure is not None else 0.0 for figure in (cpu, memory, procs)]
+    return Row(cells, uptime, restarts if isinstance(restarts, int) else 0, _number(equity), *figures)
+
+
+def size_text(size: float) -> str:
+    """Return a size in bytes as people say it: 512 kB, 13.4 MB, 2.1 GB."""
+    if size < 1e6:
+        return f"{size / 1e3:.0f} kB"
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+def _figure(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _number(value: object) -> float:

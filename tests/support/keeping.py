@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from manager.config import ConfigurationService
+from manager.config import ConfigurationService, RecoveryConfig
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
@@ -41,6 +41,8 @@ class PoolOfNames:
         self.failed: set[str] = set()
         #: Epoch of the leases of workers here.
         self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
+        #: How workers that were adopted are to be recovered, by what they were started with.
+        self.recoveries: dict[str, RecoveryConfig] = {}
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
 
@@ -71,6 +73,9 @@ class PoolOfNames:
 
     def generation(self, account_id: str) -> int | None:
         return self.live.get(account_id)
+
+    def recovery(self, account_id: str) -> RecoveryConfig | None:
+        return self.recoveries.get(account_id)
 
     def live_accounts(self) -> list[str]:
         return sorted(self.live)

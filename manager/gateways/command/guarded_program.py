@@ -19,13 +19,13 @@ assert sys.platform == "linux", "child subreapers are of Linux"
 
 from manager.gateways.command import program_guard  # noqa: E402
 from manager.gateways.command.cgroups import end_cgroup  # noqa: E402
+from manager.gateways.command.process_tree import tree  # noqa: E402
 from manager.gateways.command.program import GUARD_MARK  # noqa: E402
 from manager.gateways.command.program_guard import (  # noqa: E402
     become_subreaper,
     descendants,
     kill_descendants,
 )
-from manager.gateways.process_tree import tree  # noqa: E402
 from manager.system.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.

@@ -324,10 +324,9 @@ class Restarts:
     def _recovery(self, account_id: str) -> RecoveryConfig:
         try:
             found = self._config_service.load_account_config(account_id).recovery
-        except SlowFilesError:
-            return self._known.get(account_id, RecoveryConfig())
         except ManagerError:
-            return RecoveryConfig()
+            # A file that hangs, is broken or gone says nothing new: what it said last counts, also to an earlier agent.
+            return self._known.get(account_id) or self._pool.recovery(account_id) or RecoveryConfig()
         self._known[account_id] = found
         return found
 

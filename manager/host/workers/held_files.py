@@ -87,6 +87,13 @@ class HeldFiles:
                 return held.process
         return None
 
+    def note_file(self, worker_id: str) -> Path | None:
+        """Return where the note of a worker that lives can be read, also one that was removed; None if nowhere."""
+        with self._lock:
+            found = self._held()
+        name = worker_id + SUFFIX
+        return next((held.path for held in found if held.name == name and held.process.alive()), None)
+
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord:
         """Return the record with its heartbeat file where it can be read, if that was removed from the run directory."""
         with self._lock:

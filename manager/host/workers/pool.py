@@ -799,6 +799,7 @@ class WorkerPoolManager(WorkerQueries):
             claims=record.claims, epoch=record.epoch, seconds=record.lease_seconds, asked_at=lease_clock()
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
+        slot.recovery = self._records.recovery(record)
         slot.exited.clear()
         slot.exit_code = None
         slot.info = WorkerInfo(

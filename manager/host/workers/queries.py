@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from typing import Any
 
+from manager.config import RecoveryConfig
 from manager.fleet.hosts import Timestamped
 from manager.fleet.store import observe
 from manager.host.workers.records import WorkerRecord
@@ -75,6 +76,12 @@ class WorkerQueries:
         if slot is None or not slot.live or slot.restarting or slot.orphaned:
             return None
         return slot.generation
+
+    def recovery(self, account_id: str) -> RecoveryConfig | None:
+        """Return the recovery settings that the account's last worker was started with; None if they are not known."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+        return None if slot is None else slot.recovery
 
     def live_records(self) -> list[WorkerRecord]:
         """Return what this host knows of the workers that live."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
+from manager.config import RecoveryConfig
 from manager.session.note import note_path
 from manager.system import logs
 from manager.system.processes import ProcessRef
@@ -82,12 +83,18 @@ class Notes(Protocol):
 
     def records(self) -> list[WorkerRecord]: ...
     def process(self, worker_id: str) -> ProcessRef | None: ...
+    def note_file(self, worker_id: str) -> Path | None: ...
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord: ...
 
 
-def note_of(record: WorkerRecord, home: str) -> str:
-    """Return what the worker itself keeps of its record; `home` is the state directory's own id."""
-    return json.dumps({"home": home, "record": record.to_json()})
+def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
+    """Return what the worker itself keeps of its record; `home` is the state directory's own id.
+
+    `recovery` is how it is to be recovered. It is kept here alone: an agent of an earlier version reads no record with a
+    field that it does not know.
+    """
+    settings = None if recovery is None else recovery.model_dump(mode="json")
+    return json.dumps({"home": home, "record": record.to_json(), "recovery": settings})
 
 
 def private_dir(beat_file: Path) -> Path:
@@ -155,6 +162,18 @@ class RecordFiles:
     def runs(self, worker_id: str) -> bool:
         """Say whether a process holds the files of this worker, whatever the records say."""
         return self._notes is not None and self._notes.process(worker_id) is not None
+
+    def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
+        """Return the recovery settings that the worker was started with, from its note; None if they are not known."""
+        path = note_path(record.beat_file)
+        if self._notes is not None and not path.is_file():
+            path = self._notes.note_file(record.worker_id) or path
+        try:
+            if path.stat().st_size > _MAX_SIZE:
+                return None
+            return RecoveryConfig.model_validate(json.loads(path.read_text())["recovery"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # a worker of an earlier version, or one without a note
 
     def _restore(self, record: WorkerRecord) -> None:
         """Write down again the record of a worker that runs."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from manager.config import RecoveryConfig
 from manager.errors import ManagerError
 from manager.fleet.health_change import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
@@ -59,6 +60,8 @@ class Slot:
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None
+    #: How its last worker was to be recovered, by the file that it was started from; None if that is not known.
+    recovery: RecoveryConfig | None = None
     #: The health of the worker that runs, as it was told last.
     health: HealthChanges | None = None
 

@@ -253,6 +253,7 @@ class Starter:
             slot.exit_code = None
             slot.unattended = False
             slot.ended_because = None
+            slot.recovery = config.recovery
             slot.events = events
             slot.info = info.with_(metadata=self.metadata(record))
             slot.move(WorkerLifecycleStatus.STARTING)
@@ -293,7 +294,7 @@ class Starter:
             log_level=at.log_level,
             log_json=at.log_json,
             trading_mode=str(mode),
-            note=SecretStr(note_of(record, at.paths.home)),
+            note=SecretStr(note_of(record, at.paths.home, config.recovery)),
         )
 
     def _wait(

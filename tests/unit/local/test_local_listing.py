@@ -1,12 +1,15 @@
 """`manager ps` at every width: whole words, one line an account, and the host always."""
 
 from datetime import UTC, datetime
+from typing import Any
 
+import click
 import pytest
 
+from manager.cli.ps import ps
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
-from manager.terminal.listing import lines, make_rows, sort_rows
+from manager.terminal.listing import COLUMNS, SORTS, lines, make_rows, size_text, sort_rows
 
 ERROR = "the program exited with code 1: Exchange rejected the order because\nthe margin is too small " * 3
 
@@ -60,3 +63,55 @@ def test_accounts_without_a_worker_have_their_reason_and_files_their_trouble() -
     assert [row.cells["state"] for row in rows] == ["disabled", "running", "never started"]
     assert rows[1].cells["error"] == "its file is gone"
     assert [row.cells["account"] for row in sort_rows(rows, "restarts")][-1] == "account-003"
+
+
+USED: dict[str, Any] = {"cpu_percent": 12.34, "memory_bytes": 13_400_000, "processes": 4}
+
+
+def test_what_a_worker_uses_is_shown_where_there_is_room_and_of_a_living_one_only() -> None:
+    workers = [info("account-001", **USED), info("account-002", S.STOPPED, **USED), info("account-003")]
+    rows = make_rows(workers, {})
+    wide = lines(rows, None)
+    assert {"12.3%", "4"} <= set(wide[1].split())
+    assert "13.4 MB" in wide[1]
+    assert "12.3%" not in "".join(wide[2:])
+    narrow = lines(rows, 80)
+    assert "12.3%" not in narrow[1]
+    assert "london-1" in narrow[1]
+
+
+def test_chosen_columns_are_shown_alone_and_in_their_order_at_every_width() -> None:
+    rows = make_rows([info("account-001", **USED)], {})
+    for width in (None, 30):
+        assert [line.split() for line in lines(rows, width, ("memory", "account", "cpu"))] == [
+            ["memory", "account", "cpu"],
+            ["13.4", "MB", "account-001", "12.3%"],
+        ]
+
+
+def test_the_list_is_sorted_by_what_is_used_and_the_command_knows_each_way() -> None:
+    rows = make_rows(
+        [info("account-001", **USED), info("account-002", cpu_percent=99.0, memory_bytes=1, processes=9)], {}
+    )
+    for by, first in (("cpu", "account-002"), ("memory", "account-001"), ("procs", "account-002")):
+        assert sort_rows(rows, by)[0].cells["account"] == first
+    (option,) = [one for one in ps.params if one.name == "by"]
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == SORTS
+    (columns,) = [one for one in ps.params if one.name == "columns"]
+    assert isinstance(columns, click.Option)
+    assert ", ".join(COLUMNS) in (columns.help or "")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(512_000, "512 kB"), (13_400_000, "13.4 MB"), (2_100_000_000, "2.1 GB"), (0, "0 kB")],
+)
+def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize("nonsense", ["many", True, [], {}])
+def test_a_figure_that_is_no_number_is_left_out(nonsense: object) -> None:
+    (row,) = make_rows([info("account-001", cpu_percent=nonsense, memory_bytes=nonsense)], {})
+    assert (row.cells["cpu"], row.cells["memory"]) == ("", "")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.waiting import eventually
 
-from manager.gateways import process_tree
+from manager.gateways.command import process_tree
 from manager.gateways.command.cgroups import make_cgroup
 from manager.session import resources
 from manager.session.resources import ResourceMeter, cgroup_memory, memory_of

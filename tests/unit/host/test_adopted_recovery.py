@@ -1,0 +1,132 @@
+"""A worker that a new agent adopts is recovered by the settings that it was started with, until its file can be read."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.keeping import ReconciledHost
+from support.pool_host import Host
+from support.servers import RedisServer
+from support.waiting import eventually
+
+from manager.config import AccountConfig, ConfigurationService, RecoveryConfig
+from manager.models import WorkerInfo
+from manager.states import WorkerLifecycleStatus
+
+SETTINGS = RecoveryConfig(max_restarts=3, backoff_seconds=7.0, restart_unhealthy=True)
+
+
+@pytest.fixture
+def host(short_dir: Path) -> Iterator[Host]:
+    found = Host(short_dir)
+    found.account("a", 1, recovery=SETTINGS.model_dump(mode="json"))
+    found.start()
+    found.pool.close()
+    yield found
+    found.close()
+
+
+def test_the_settings_are_found_by_a_new_agent(host: Host) -> None:
+    host.new_pool().adopt()
+    assert host.pool.recovery("a") == SETTINGS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files of others are shown on Linux alone")
+@pytest.mark.parametrize("lost", ["note", "record", "everything"])
+def test_also_where_files_of_the_worker_are_lost(host: Host, lost: str) -> None:
+    if lost in ("record", "everything"):
+        (host.paths.workers_dir / "a.json").unlink()
+    if lost in ("note", "everything"):
+        for path in host.paths.run_dir.glob("*.note"):
+            path.unlink()
+    (adopted,) = host.new_pool().adopt()
+    assert adopted.status is WorkerLifecycleStatus.RUNNING
+    assert host.pool.recovery("a") == SETTINGS
+
+
+def test_also_of_a_worker_that_ended_while_no_agent_ran(host: Host) -> None:
+    (process,) = host.seen.values()
+    process.kill()
+    assert process.wait(10)
+    (adopted,) = host.new_pool().adopt()
+    assert adopted.status is WorkerLifecycleStatus.FAILED
+    assert host.pool.recovery("a") == SETTINGS
+
+
+def test_a_note_of_an_earlier_version_or_of_nonsense_gives_none(host: Host) -> None:
+    for content in ("{}", '{"recovery": null}', '{"recovery": {"max_restarts": "many"}}', "\0", "[]"):
+        for path in host.paths.run_dir.glob("*.note"):
+            path.write_text(content)
+        host.new_pool().adopt()
+        assert host.pool.recovery("a") is None
+        host.pool.close()
+    host.new_pool().adopt()
+
+
+def _broken(path: Path, _: pytest.MonkeyPatch) -> Callable[[], object]:
+    whole = path.read_text()
+    path.write_text("gateway: [\n")
+    return lambda: path.write_text(whole)
+
+
+def _gone(path: Path, _: pytest.MonkeyPatch) -> Callable[[], object]:
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    return lambda: aside.rename(path)
+
+
+def _hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    del path
+    opened = threading.Event()
+    load: Any = ConfigurationService.load_account_config
+
+    def hanging(self: ConfigurationService, account_id: str, apply_defaults: bool = True) -> AccountConfig:
+        assert opened.wait(60)
+        config: AccountConfig = load(self, account_id, apply_defaults)
+        return config
+
+    monkeypatch.setattr(ConfigurationService, "load_account_config", hanging)
+    return opened.set
+
+
+@pytest.mark.parametrize("spoil", [_broken, _gone, _hangs])
+def test_a_file_that_cannot_be_read_changes_nothing_of_the_recovery(
+    redis_server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path, pytest.MonkeyPatch], Callable[[], object]],
+) -> None:
+    """It was started with `max_restarts: 0`: it must not be started again by the default of ten."""
+    host = ReconciledHost(tmp_path, redis_server.url, "h")
+    host.account("a", 1)
+    host.wanted("a", "h")
+    host.pool.live["a"] = 1
+    host.pool.recoveries["a"] = RecoveryConfig(max_restarts=0)
+    mend = spoil(host.config_dir / "accounts" / "a.yaml", monkeypatch)
+    try:
+        host.reconciler.desired_cache.read()
+        del host.pool.live["a"]
+        lost = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
+        recover = host.reconciler.restarts.lost(lost, "it was killed")
+        assert recover is not None
+        recover()
+        host.reconciler.restarts.launch()
+        eventually(lambda: "given up" in host.pool.abandoned.get("a", ""), what=str(host.pool.abandoned))
+        assert host.pool.started == []
+
+        mend()
+        # What the file says counts once it can be read.
+        eventually(lambda: host.reconciler.restarts._recovery("a") == RecoveryConfig())
+    finally:
+        if spoil is _hangs:
+            mend()
+        host.close()
+
+
+def test_an_agent_of_the_version_before_reads_the_record(host: Host) -> None:
+    """It refuses a record with a field that it does not know: the settings are in the note alone."""
+    assert "recovery" not in (host.paths.workers_dir / "a.json").read_text()
+    host.new_pool().adopt()
