@@ -16,7 +16,7 @@ from manager.pool.protocol import WorkerPool
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
 from manager.system.state_dir import StatePaths
-from manager.validation import AccountConfigs, Validator
+from manager.validation import AccountConfigs, KnownAccounts, Validator
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
@@ -55,8 +55,13 @@ def reset_worker_manager_service() -> None:
         _instance = None
 
 
-def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
-    """Return the pool that sends commands to the fleet of these settings."""
+def celery_worker_pool(
+    settings: Settings, config_service: AccountConfigs | None = None
+) -> "CeleryWorkerPool":
+    """Return the pool that sends commands to the fleet of these settings.
+
+    `config_service` knows the accounts; without it the files of the settings do.
+    """
     # Celery costs a quarter of a second to import: a service with a pool of its own does without.
     from manager.client.celery_app import sender_app
     from manager.client.celery_pool import CeleryWorkerPool
@@ -69,6 +74,7 @@ def celery_worker_pool(settings: Settings) -> "CeleryWorkerPool":
         BatchStore(fleet_url(settings)),
         command_timeout_seconds=settings.command_timeout_seconds,
         audit=audit_trail(settings),
+        account_files=KnownAccounts(config_service or configuration(settings)),
     )
 
 
@@ -110,7 +116,8 @@ def configuration(settings: Settings) -> ConfigurationService:
 
 def build_service(settings: Settings) -> WorkerManagerService:
     """Return a service for exactly these settings."""
-    return WorkerManagerService(configuration(settings), celery_worker_pool(settings))
+    files = configuration(settings)
+    return WorkerManagerService(files, celery_worker_pool(settings, files))
 
 
 def _build(
@@ -120,4 +127,5 @@ def _build(
 ) -> WorkerManagerService:
     settings = load_settings()
     config_service = config_service or configuration(settings)
-    return WorkerManagerService(config_service, worker_pool or celery_worker_pool(settings), validator)
+    pool = worker_pool or celery_worker_pool(settings, config_service)
+    return WorkerManagerService(config_service, pool, validator)

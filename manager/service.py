@@ -1,8 +1,8 @@
 """The facade that people import: the fleet's commands, the same code for the host agent and for everyone else."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from manager.config import LoadedAccount
@@ -65,17 +65,19 @@ class WorkerManagerService:
         is no such account or it is invalid or disabled, RuntimeError if it could not start; then nothing is left of
         the attempt.
         """
-        check_flags(apply_defaults=apply_defaults, validate=validate)
-        return self.worker_pool.start_worker(
-            self._start_request(check_account_id(account_id), apply_defaults, validate)
-        )
+        with self._refusals("start"):
+            check_flags(apply_defaults=apply_defaults, validate=validate)
+            check_account_id(account_id)
+        return self.worker_pool.start_worker(self._start_request(account_id, apply_defaults, validate))
 
     def restart_worker(self, account_id: str) -> WorkerInfo:
         """Stop the account's worker if it runs, and start it with the configuration as it is now.
 
         An invalid configuration stops nothing. Raises as `start_worker_from_config` does.
         """
-        return self.worker_pool.restart_worker(self._start_request(check_account_id(account_id), True, True))
+        with self._refusals("restart"):
+            check_account_id(account_id)
+        return self.worker_pool.restart_worker(self._start_request(account_id, True, True))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
@@ -85,7 +87,10 @@ class WorkerManagerService:
         never had one, or is stopped already), RuntimeError if the worker could not be ended or nobody could
         be asked.
         """
-        return self.worker_pool.stop_worker(check_account_id(account_id), check_timeout(timeout))
+        with self._refusals("stop"):
+            check_account_id(account_id)
+            timeout = check_timeout(timeout)
+        return self.worker_pool.stop_worker(account_id, timeout)
 
     def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
         """Stop the account's worker where it is and start it on `host`; returns once its session there is connected.
@@ -95,9 +100,10 @@ class WorkerManagerService:
         on `host` already, RuntimeError if a host is silent, if a rule refuses `host` (without force; then it stays where
         it is), or as stop and start do.
         """
-        check_account_id(account_id)
-        check_host_name(host)
-        check_flags(force=force)
+        with self._refusals("move"):
+            check_account_id(account_id)
+            check_host_name(host)
+            check_flags(force=force)
         needs: Needs | None = None
         with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
             needs = self._accounts.load(account_id).needs()
@@ -351,6 +357,20 @@ class WorkerManagerService:
         }
 
     # inside
+
+    @contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        """Have a pool that keeps an audit trail write down that a command's arguments are refused.
+
+        As of a task with such arguments, the account is not in the entry: what was given may be anything.
+        """
+        try:
+            yield
+        except ManagerError as error:
+            note = getattr(self.worker_pool, "note_refusal", None)
+            if callable(note):
+                note(what, "", error)
+            raise
 
     def _start_request(self, account_id: str, apply_defaults: bool, validate: bool) -> StartRequest:
         return self._start_requests.start_request(account_id, apply_defaults, validate)

@@ -175,7 +175,7 @@ def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
 
 
 def refused(task: Any, error: ManagerError) -> ManagerError:
-    """Put into the audit trail that a task was refused for its arguments; returns the error."""
+    """Put into the audit trail that a task was refused before it became a command; returns the error."""
     if _running is not None:
         context = _context_of(task)
         what = str(task.name).removeprefix("tasks.")

@@ -13,7 +13,7 @@ from manager.models import BatchResult, WorkerInfo
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
-from tasks.app import app, fleet_service, host_service
+from tasks.app import app, fleet_service, host_service, refused
 from tasks.arguments import checked
 from tasks.payloads import BatchStartArguments, BatchStopArguments, SelectionArguments
 
@@ -47,7 +47,7 @@ def start_all_enabled_workers(
         group=group,
         labels=labels,
     )
-    with _one_of_few(), allow_join_result():
+    with _one_of_few(self), allow_join_result():
         result = fleet_service().start_all(
             given.apply_defaults,
             given.validate_first,
@@ -67,7 +67,7 @@ def restart_all_workers(
     worker), `failed` or `pending` (unknown).
     """
     given = checked(self, SelectionArguments, group=group, labels=labels)
-    with _one_of_few(), allow_join_result():
+    with _one_of_few(self), allow_join_result():
         result = fleet_service().restart_all(selection=given.selection, batch_id=self.request.id)
         return _complete(result, "restarted")
 
@@ -81,7 +81,7 @@ def stop_all_workers(
 ) -> int:
     """Stop every worker of the fleet, or those selected; returns how many. Fails, naming them, if any did not stop."""
     given = checked(self, BatchStopArguments, timeout=timeout, group=group, labels=labels)
-    with _one_of_few(), allow_join_result():
+    with _one_of_few(self), allow_join_result():
         result = fleet_service().stop_all(given.timeout, selection=given.selection, batch_id=self.request.id)
         return stopped_count(result)
 
@@ -92,7 +92,7 @@ def _mode_batch(command: CommandSpec) -> Any:
         self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
     ) -> dict[str, Any]:
         given = checked(self, SelectionArguments, group=group, labels=labels)
-        with _one_of_few(), allow_join_result():
+        with _one_of_few(self), allow_join_result():
             result = fleet_service().set_mode_all(
                 command, selection=given.selection, batch_id=self.request.id
             )
@@ -119,11 +119,10 @@ def validate_all_configs(
 
 
 @contextmanager
-def _one_of_few() -> Iterator[None]:
+def _one_of_few(task: Any) -> Iterator[None]:
     if not _slots.acquire(blocking=False):
-        raise HostUnavailableError(
-            f"{_AT_ONCE} batches are under way on this host already: wait for one to end, then ask again"
-        )
+        text = f"{_AT_ONCE} batches are under way on this host already: wait for one to end, then ask again"
+        raise refused(task, HostUnavailableError(text))
     try:
         yield
     finally:

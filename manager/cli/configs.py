@@ -166,7 +166,9 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
 
     if allow_literals is not None and not allow_literals.strip():
         raise click.UsageError("--allow-literals needs a reason: it goes into the audit trail")
-    files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None)
+    trail = audit_trail(settings())
+    with trail.refusals("config push", by=caller()):
+        files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None)
     secrets = literal_secrets(files)
     store = _store()
     current = store.current()
@@ -184,8 +186,8 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
                 else "nothing was pushed (--dry-run)"
             )
         return 0
-    version = store.push(files, replaces=current[0] if current else 0, by=caller(), message=message)
-    trail = audit_trail(settings())
+    with trail.refusals("config push", by=caller()):
+        version = store.push(files, replaces=current[0] if current else 0, by=caller(), message=message)
     trail.note("config push", by=caller(), text=f"version {version}: {message}")
     if secrets:
         places = ", ".join(secrets)
@@ -228,8 +230,10 @@ def rollback(version: int, as_json: bool) -> int:
     from manager.client.caller import caller
     from manager.factory import audit_trail
 
-    new = _store().roll_back(version, caller())
-    audit_trail(settings()).note("config rollback", by=caller(), text=f"version {new}: as version {version}")
+    trail = audit_trail(settings())
+    with trail.refusals("config rollback", by=caller()):
+        new = _store().roll_back(version, caller())
+    trail.note("config rollback", by=caller(), text=f"version {new}: as version {version}")
     if as_json:
         print_json({"version": new, "pushed": True})
     else:

@@ -8,10 +8,13 @@ from manager import wire
 from manager.client.batch_sender import BatchSender
 from manager.client.commands import Command, error_text, unchecked
 from manager.client.results import Answers
-from manager.client.sender import Sender, may_have_process
+from manager.client.sender import AccountFiles, Sender, may_have_process
 from manager.errors import (
+    AccountNotFoundError,
     AlreadyThereError,
+    FleetUnavailableError,
     HostUnavailableError,
+    InvalidConfigError,
     ManagerError,
     NoHostFitsError,
 )
@@ -46,7 +49,9 @@ class CeleryWorkerPool:
         *,
         command_timeout_seconds: float = 180.0,
         audit: AuditTrail | None = None,
+        account_files: AccountFiles | None = None,
     ) -> None:
+        """`account_files`: see `manager.client.sender.Sender`."""
         self._app = app
         self._store = store
         self._desired = desired
@@ -54,7 +59,7 @@ class CeleryWorkerPool:
         self._batches = batches
         self._timeout = command_timeout_seconds
         self._answers = Answers(app, store)
-        self._sender = Sender(app, store, desired, self._answers, audit)
+        self._sender = Sender(app, store, desired, self._answers, audit, account_files)
         self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
@@ -62,12 +67,12 @@ class CeleryWorkerPool:
 
         Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
         """
-        _check(request)
+        self._check(request, START.name)
         return WorkerInfo.from_dict(self._ask(self._start(request, START)))
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.restart_worker`."""
-        _check(request)
+        self._check(request, RESTART.name)
         return WorkerInfo.from_dict(self._ask(self._start(request, RESTART)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
@@ -84,6 +89,27 @@ class CeleryWorkerPool:
         If that worker still trades somewhere, there are two sessions until it hears of it. Raises
         HostUnavailableError if a host is silent (without force), or if `host` is; RuntimeErrors as start and stop do.
         """
+        why = FORCED_MOVE if force else MOVE
+        try:
+            self._make_way(account_id, host, force=force, needs=needs)
+        except FleetUnavailableError:
+            raise
+        except ManagerError as error:
+            self._sender.note_refusal(why, account_id, error, host)
+            raise
+        request = Command(START, account_id, why=why, host=host, queue=wire.host_queue(host))
+        return WorkerInfo.from_dict(self._ask(request))
+
+    def note_refusal(self, what: str, account_id: str, error: ManagerError) -> None:
+        """Write into the audit trail that the caller's own checks refused a command. Raises nothing."""
+        self._sender.note_refusal(what, account_id, error)
+
+    def _make_way(self, account_id: str, host: str, *, force: bool, needs: Needs | None) -> None:
+        """Check a move, and stop the account's worker where it is."""
+        if not self._sender.knows(account_id):
+            raise AccountNotFoundError(
+                f"no account {account_id}: it has no file on this machine, no worker and nothing desired; nothing was done"
+            )
         hosts = self._store.hosts()
         live = {state.name for state in hosts if state.live}
         if host not in live:
@@ -107,14 +133,6 @@ class CeleryWorkerPool:
             for holder in self._leases.holders():
                 if holder.account_id == account_id:
                     self._leases.revoke(holder.claim)
-        request = Command(
-            START,
-            account_id,
-            why=FORCED_MOVE if force else MOVE,
-            host=host,
-            queue=wire.host_queue(host),
-        )
-        return WorkerInfo.from_dict(self._ask(request))
 
     def _refuse_uncertain(
         self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
@@ -153,6 +171,8 @@ class CeleryWorkerPool:
         """See `manager.pool.protocol.WorkerPool.stop_many`: one Celery group with a task for each account."""
         timeout = check_timeout(timeout)
         commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
+        if batch is not None:
+            self._note_settled(STOP.name, batch)
         return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
 
     def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
@@ -259,10 +279,11 @@ class CeleryWorkerPool:
         refused: dict[str, str] = {}
         for request in requests:
             try:
-                _check(request)
+                self._check(request, spec.name)
             except ManagerError as error:
                 refused[request.account_id] = str(error)
         batch = batch or Batch()
+        self._note_settled(spec.name, batch)
         batch = replace(
             batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
         )
@@ -290,13 +311,24 @@ class CeleryWorkerPool:
     def _stop(account_id: str, timeout: float | None) -> Command:
         return Command(STOP, account_id, {"timeout": timeout})
 
+    def _check(self, request: StartRequest, what: str) -> None:
+        """Ask the caller's own validator, if there is one."""
+        if request.check is None:
+            return
+        try:
+            request.check()
+        except ManagerError as error:
+            self._sender.note_refusal(what, request.account_id, error)
+            raise
+
+    def _note_settled(self, what: str, batch: Batch) -> None:
+        """Write down which accounts of a batch failed before anything was sent for them."""
+        for account_id, (outcome, text) in batch.settled.items():
+            if outcome == "failed":
+                self._sender.note_refusal(what, account_id, InvalidConfigError(text))
+
     def _ask(self, command: Command, wait_seconds: float | None = None) -> Any:
         return self._sender.ask(command, self._timeout if wait_seconds is None else wait_seconds)
 
     def _stop_wait(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else max(self._timeout, timeout + _STOP_MARGIN)
-
-
-def _check(request: StartRequest) -> None:
-    if request.check is not None:
-        request.check()

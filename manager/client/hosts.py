@@ -80,12 +80,9 @@ class FleetHosts:
         With `when_flat` those with open positions go on until they have none, or until the deadline. Nothing of what is
         wanted changes: `resume` brings back what stopped here. Returns the host; a silent one is emptied when it is back.
         """
-        host = self.get(name)
-        if host.live and not at_least(host.data.get("version"), "0.2"):
-            raise HostUnavailableError(
-                f"host {name} runs version {host.data.get('version')}, which cannot be drained: bring it to 0.2 first, or stop "
-                "and move its workers one by one"
-            )
+        with self._audit.refusals("drain", by=caller(), host=name):
+            host = self.get(name)
+            self._refuse_old(host)
         now = float(self._store.ping()["time"])
         deadline = now + min(deadline_seconds, MAX_DEADLINE) if deadline_seconds is not None else 0.0
         me = caller()
@@ -98,16 +95,31 @@ class FleetHosts:
         self._audit.note("drain", by=me, host=name, text=text)
         return self.get(name)
 
+    @staticmethod
+    def _refuse_old(host: HostState) -> None:
+        if host.live and not at_least(host.data.get("version"), "0.2"):
+            raise HostUnavailableError(
+                f"host {host.name} runs version {host.data.get('version')}, which cannot be drained: bring it to 0.2 first, "
+                "or stop and move its workers one by one"
+            )
+
     def resume(self, name: str) -> HostState:
         """Have a drained host take workers again; those that are its own and should run start. Idempotent."""
-        self.get(name)
         me = caller()
+        with self._audit.refusals("resume-host", by=me, host=name):
+            self.get(name)
         self._store.request_drain(name, DrainRequest(mode="off", by=me))
         self._audit.note("resume-host", by=me, host=name)
         return self.get(name)
 
     def forget(self, name: str) -> None:
         """Remove a host that exists no more from the lists. Raises HostUnavailableError if it does, or may have workers."""
+        with self._audit.refusals("forget-host", by=caller(), host=name):
+            self._refuse_to_forget(name)
+        self._store.forget_host(name)
+        self._audit.note("forget-host", by=caller(), host=name)
+
+    def _refuse_to_forget(self, name: str) -> None:
         if self.get(name).live:
             raise HostUnavailableError(f"host {name} is live: stop its agent first")
         snapshot = self._desired.snapshot()
@@ -120,8 +132,6 @@ class FleetHosts:
                 f"host {name} has {len(wanted)} accounts that should run ({names}): move them first "
                 "(`manager move ACCOUNT --to HOST --force`, if it is lost for good), or stop them"
             )
-        self._store.forget_host(name)
-        self._audit.note("forget-host", by=caller(), host=name)
 
     def forget_account(self, account_id: str) -> None:
         """Clear the record of an account that has no worker, and is not to have one.
@@ -129,6 +139,10 @@ class FleetHosts:
         Raises AccountBusyError if it has, or may have, a worker or a session, or should run; AccountNotFoundError if nothing
         is known of it.
         """
+        with self._audit.refusals("forget", by=caller(), account_id=account_id):
+            self._forget_account(account_id)
+
+    def _forget_account(self, account_id: str) -> None:
         desired = self._desired.read(account_id)
         info = self._store.get_worker(account_id)
         if desired is None and info is None:

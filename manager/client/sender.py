@@ -1,9 +1,10 @@
 """Commands sent: what is wanted is written down, each host gets its task, and one that is waited for answers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
@@ -12,7 +13,13 @@ from manager.client.caller import caller
 from manager.client.commands import AccountHosts, Command, spread, without_older_hosts, without_strangers
 from manager.client.outcomes import settled
 from manager.client.results import Answers, forget
-from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError
+from manager.errors import (
+    CommandTimeoutError,
+    FleetUnavailableError,
+    HostUnavailableError,
+    ManagerError,
+    NoWorkerError,
+)
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStateRequest, DesiredStore
@@ -36,6 +43,15 @@ def may_have_process(info: WorkerInfo | None) -> bool:
     return info is not None and info.status in _PRESENT
 
 
+class AccountFiles(Protocol):
+    """Which accounts have a file on this machine."""
+
+    def has(self, account_id: str) -> bool: ...
+
+    def any(self) -> bool:
+        """Say whether any account has one."""
+
+
 class Sender:
     """Sends commands and other tasks to the hosts of one fleet."""
 
@@ -46,8 +62,11 @@ class Sender:
         desired: DesiredStore,
         answers: Answers,
         audit: AuditTrail | None = None,
+        account_files: AccountFiles | None = None,
     ) -> None:
+        """`account_files` tells which accounts there are; without it every one is taken for an account."""
         self._audit = audit
+        self._files = account_files
         self._app = app
         self._store = store
         self._desired = desired
@@ -60,7 +79,7 @@ class Sender:
         Raises what the host raised, HostUnavailableError if there is nobody to do it, CommandTimeoutError if no answer
         came in time.
         """
-        ready, refused = self.accept([command])
+        ready, refused = self.accept([command], doubted=True)
         for error in refused.values():
             raise error
         with self._answers.translated():
@@ -70,8 +89,25 @@ class Sender:
             finally:
                 forget(result)
 
-    def accept(self, commands: Sequence[Command]) -> tuple[list[Command], dict[str, HostUnavailableError]]:
+    def knows(self, account_id: str) -> bool:
+        """Say whether there may be such an account: by its worker's record, what is desired of it, or its file here."""
+        return self._store.get_worker(account_id) is not None or self._wanted_or_filed(account_id)
+
+    def note_refusal(self, what: str, account_id: str, error: ManagerError, host: str = "") -> None:
+        """Write into the audit trail that a command was refused before anything of it was sent. Raises nothing."""
+        if self._audit is not None:
+            with suppress(FleetUnavailableError):
+                self._audit.note(
+                    what, by=self.me, host=host, account_id=account_id, outcome=error.code, text=str(error)
+                )
+
+    def accept(
+        self, commands: Sequence[Command], *, doubted: bool = False
+    ) -> tuple[list[Command], dict[str, ManagerError]]:
         """Write down what is wanted; returns the commands with their queues, and why there is nobody for the others.
+
+        `doubted` is for a single account, which may be a misspelt one: if nothing here knows it, nothing is written down,
+        and a host that knows it does that.
 
         Raises HostUnavailableError if no host is live, but writes stops down even then.
         """
@@ -82,6 +118,10 @@ class Sender:
         live = {host.name for host in hosts if host.live}
         # What changes an account where it is: it is written down even if nobody is there to do it.
         stopping = not commands[0].spec.starts
+        if doubted and not workers and not self._wanted_or_filed(commands[0].account_id):
+            unwritten = self._unwritten(commands[0], hosts)
+            if unwritten is not None:
+                return unwritten
         if not live and not stopping:
             error = self.nobody()
             for command in commands:
@@ -90,25 +130,37 @@ class Sender:
         # Of one account, writing down what is wanted tells where it is; many are placed before.
         spreading = not (alone or stopping)
         places = self.places(workers, [c.account_id for c in commands]) if spreading else _recorded(workers)
-        refused: dict[str, HostUnavailableError] = {}
+        refused: dict[str, ManagerError] = {}
         if not stopping:
             asked = {command.account_id: command for command in commands}
-            commands, refused = without_strangers(commands, places, [host.facts for host in hosts])
+            commands, strangers = without_strangers(commands, places, [host.facts for host in hosts])
+            refused |= strangers
         if spreading:
             commands, homeless = spread(commands, places, self.view(hosts), live)
             refused |= homeless
         if commands and commands[0].spec.mode is not None:
             asked = {command.account_id: command for command in commands}
-            commands, refused = without_older_hosts(commands, places, hosts)
-        for account_id, error in refused.items():
-            self._note(asked[account_id], error.code, str(error))
+            commands, older = without_older_hosts(commands, places, hosts)
+            refused |= older
+        for account_id, why in refused.items():
+            self._note(asked[account_id], why.code, str(why))
+        return self._routed(self._written(commands), places, live, refused), refused
+
+    def _routed(
+        self,
+        commands: Sequence[Command],
+        places: AccountHosts,
+        live: Collection[str],
+        refused: dict[str, ManagerError],
+    ) -> list[Command]:
+        """Return written commands with their queues; those that no host can get now are added to `refused`."""
         ready: list[Command] = []
-        for command in self._written(commands):
+        for command in commands:
             place, has_worker = places.get(command.account_id, ("", False))
             place = place if has_worker else command.host or place
             if command.queue or place in live:
                 ready.append(replace(command, queue=command.queue or wire.host_queue(place)))
-            elif stopping and has_worker:
+            elif not command.spec.starts and has_worker:
                 refused[command.account_id] = HostUnavailableError(
                     f"{command.account_id}: host {place} is silent: the {command.name} is written down and happens when it is "
                     "back; until then its worker may trade"
@@ -119,7 +171,7 @@ class Sender:
             else:
                 refused[command.account_id] = nobody = self.nobody(f"{command.account_id}: ")
                 self._note(command, nobody.code, str(nobody))
-        return ready, refused
+        return ready
 
     def places(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> AccountHosts:
         """Return where each account has its worker, is wanted, or ran last, in this order."""
@@ -175,6 +227,34 @@ class Sender:
         )
 
     # inside
+
+    def _wanted_or_filed(self, account_id: str) -> bool:
+        """Say whether something is desired of the account, or it has a file here.
+
+        Redis comes first: no stop of an account that was ever asked to run waits for a disk.
+        """
+        if self._files is None or self._desired.read(account_id) is not None:
+            return True
+        return self._files.has(account_id)
+
+    def _unwritten(
+        self, command: Command, hosts: Sequence[HostState]
+    ) -> tuple[list[Command], dict[str, ManagerError]] | None:
+        """Return what becomes of a command of an account that nothing here knows; None: what becomes of any other.
+
+        A live host decides, as of a task from another service.
+        """
+        if any(host.live for host in hosts):
+            return [command], {}
+        if command.spec.starts or not hosts or self._files is None or not self._files.any():
+            # Redis may have lost what it knew, or this machine has no account files: a stop is kept for a host that knows.
+            return None
+        unknown = NoWorkerError(
+            f"{command.account_id}: no account file on this machine, no record of a worker and nothing desired: nothing was "
+            "stopped or written down"
+        )
+        self._note(command, unknown.code, str(unknown))
+        return [], {command.account_id: unknown}
 
     def _leave(self, command: Command, host: str, text: str) -> None:
         """Leave a stop in a silent host's queue: the host writes the outcome when it is back."""

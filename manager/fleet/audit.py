@@ -4,8 +4,9 @@
     manager:audit:host:<name>   list: what that host wrote, `<seconds of Redis's clock> <JSON>`, the oldest first
     manager:audit:hosts         set: the hosts that have such a list
 
-An entry is `asked` (written in the same script as the desired state) or `done` (by the host that carried it out, or
-refused it), tied by the command's id, which is its Celery task's id.
+An entry is `asked` (written in the same script as the desired state) or `done` (by the host that carried it out or
+refused it, or by the manager that refused it before it was sent). The command's id, which is its Celery task's id, ties
+the two.
 
 A Redis user may be kept from a command, not from an option of it: who may add to a stream may also trim it. A host with
 a user (`manager secure init`) therefore writes to a list, where it may do RPUSH and nothing else: its credential, stolen,
@@ -16,12 +17,13 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from manager.errors import FleetUnavailableError
+from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet.parsing import json_object, string
 from manager.fleet.redis_client import open_client, translated
 from manager.settings import HOST_NAME
@@ -135,6 +137,18 @@ class AuditTrail:
             self._note(args=[self._host, json.dumps(fields), _KEPT, *flat])
         if not self._host:
             self._trim()
+
+    @contextmanager
+    def refusals(self, what: str, *, by: str, host: str = "", account_id: str = "") -> Iterator[None]:
+        """Write why the command that is checked inside is refused, if it is; the error goes on to the caller."""
+        try:
+            yield
+        except FleetUnavailableError:
+            raise  # there is no trail to write to
+        except ManagerError as error:
+            with suppress(FleetUnavailableError):
+                self.note(what, by=by, host=host, account_id=account_id, outcome=error.code, text=str(error))
+            raise
 
     def last(self, count: int) -> list[AuditEntry]:
         """Return the newest `count` entries, the oldest of them first."""

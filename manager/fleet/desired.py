@@ -41,6 +41,9 @@ _REFUSED_KEPT_MS: Final = 86_400_000
 
 State = Literal["running", "stopped"]
 
+#: Commands, as desired state and the audit trail name them.
+START: Final = "start"
+RESTART: Final = "restart"
 #: Why an account is stopped by a command, and not since its start was refused.
 STOP: Final = "stop"
 #: Why an account is wanted on another host than where it was.

@@ -110,6 +110,11 @@ class HostCommands:
         """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is away."""
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
+        if context.generation == 0 and not self._knows(account_id) and not self._pool.finds(account_id):
+            raise NoWorkerError(
+                f"{account_id}: no account file on host {self._host}, no record of a worker and nothing desired: nothing "
+                "was stopped or written down"
+            )
         change = _desired_request(account_id, "stop", context, state="stopped", timeout=timeout)
         _, desired = self._reconciler.set_desired(change)
         if desired.running:
@@ -177,6 +182,7 @@ class HostCommands:
         self._ready()
         account_id, hops = change.account_id, context.hops
         config = self._peek(account_id, change.apply_defaults)
+        self._refuse_unknown(change, config, context)
         failover = config is not None and config.failover == "auto"
         needs = config.needs() if config is not None else Needs(account_id=account_id)
         here = self._pool.has_worker_for_account(account_id)
@@ -243,6 +249,32 @@ class HostCommands:
         if placement.host is None:
             raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.explain()}")
         self._pass_on(change, placement.host, hops)
+
+    def _refuse_unknown(
+        self, change: DesiredStateRequest, config: AccountConfig | None, context: CommandContext
+    ) -> None:
+        """Raise AccountNotFoundError, with the likely id, for a start of an account that nothing knows."""
+        if config is None and context.generation == 0 and not self._knows(change.account_id):
+            self._reconciler.restarts.check(change.account_id, change.apply_defaults, change.validate)
+
+    def _knows(self, account_id: str) -> bool:
+        """Say whether there may be such an account: by what is desired of it, a worker's record, or its file here.
+
+        Whatever cannot be read now may know it: a stop is refused only where that is certain.
+        """
+        wanted = self._reconciler.desired_cache
+        if self._pool.occupied(account_id) or wanted.of(account_id) is not None:
+            return True
+        if wanted.uncertain_host(account_id) is not None:
+            return True
+        try:
+            if self._desired.read(account_id) is not None:
+                return True
+            if self._fleet_snapshot.recorded_host(account_id) is not None:
+                return True
+        except FleetUnavailableError:
+            return True
+        return self._reconciler.has_file(account_id)
 
     def _peek(self, account_id: str, apply_defaults: bool) -> AccountConfig | None:
         try:

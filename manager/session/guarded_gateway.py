@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from socket import socket
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from manager.gateways.base import (
     Account,

@@ -1,7 +1,7 @@
 """Validation of account configurations."""
 
 from manager.config.findings import Finding
-from manager.validation.accounts import AccountConfigs, Accounts, Validator
+from manager.validation.accounts import AccountConfigs, Accounts, KnownAccounts, Validator
 from manager.validation.rules import ValidationContext
 from manager.validation.validator import AccountConfigurationValidator
 
@@ -10,6 +10,7 @@ __all__ = [
     "AccountConfigurationValidator",
     "Accounts",
     "Finding",
+    "KnownAccounts",
     "ValidationContext",
     "Validator",
 ]

@@ -5,7 +5,7 @@ from typing import Protocol, TypeGuard
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem
 from manager.config.document import Document
-from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
+from manager.errors import AccountNotFoundError, InvalidAccountIdError, InvalidConfigError, ManagerError
 from manager.models import ValidationResult
 from manager.validation.validator import AccountConfigurationValidator
 
@@ -130,6 +130,30 @@ class Accounts:
             text = f"{account_id}: its validator says that it is invalid, and not why"
             return result.model_copy(update={"errors": (text,)})
         return result
+
+
+class KnownAccounts:
+    """Which accounts a configuration service has: for whoever must not act on a misspelt id."""
+
+    def __init__(self, configs: AccountConfigs) -> None:
+        self._accounts = Accounts(configs)
+
+    def has(self, account_id: str) -> bool:
+        """Say whether there is such an account, or whether that cannot be said now."""
+        try:
+            self._accounts.require(account_id)
+        except (AccountNotFoundError, InvalidAccountIdError):
+            return False
+        except Exception:
+            return True  # also what a configuration service of somebody else raises
+        return True
+
+    def any(self) -> bool:
+        """Say whether there is any account; False where that cannot be said now."""
+        try:
+            return bool(self._accounts.ids())
+        except Exception:
+            return False
 
 
 def _reads_files(configs: AccountConfigs) -> TypeGuard[ConfigurationService]:

@@ -71,6 +71,9 @@ class PoolOfNames:
     def occupied(self, account_id: str) -> bool:
         return account_id in self.live or account_id in self.starting
 
+    def finds(self, account_id: str) -> bool:
+        return self.occupied(account_id)
+
     def generation(self, account_id: str) -> int | None:
         return self.live.get(account_id)
 

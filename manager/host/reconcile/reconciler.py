@@ -13,11 +13,19 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from manager.config import ConfigurationService
-from manager.errors import FleetUnavailableError, ManagerError, NoHostFitsError, SessionHeldError
+from manager.errors import (
+    AccountNotFoundError,
+    FleetUnavailableError,
+    InvalidAccountIdError,
+    ManagerError,
+    NoHostFitsError,
+    SessionHeldError,
+)
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, REASSIGNED, STOP, DesiredState, DesiredStateRequest, DesiredStore
 from manager.gateways import runs_programs
@@ -94,6 +102,7 @@ class Reconciler:
         self._pool = pool
         # Files are read on the threads of this class too, where one that hangs would delay every account.
         self._config_service = BoundedConfiguration(config_service)
+        self._files = config_service
         self._desired = desired
         self._store = store
         self._leases = leases
@@ -219,6 +228,16 @@ class Reconciler:
 
     def _forbidden(self, account_id: str) -> bool:
         return self.forbids_start(account_id)
+
+    def has_file(self, account_id: str) -> bool:
+        """Say whether the account has a file here, or whether that cannot be said now."""
+        try:
+            self._config_service.run(account_id, partial(self._files.account_path, account_id))
+        except (AccountNotFoundError, InvalidAccountIdError):
+            return False
+        except ManagerError:
+            return True
+        return True
 
     def knows_stop(self, desired: DesiredState) -> bool:
         """Say whether this stop was handed over already."""

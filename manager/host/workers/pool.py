@@ -151,6 +151,12 @@ class WorkerPoolManager(WorkerQueries):
             del self._slots[account_id]
         return True
 
+    def finds(self, account_id: str) -> bool:
+        """Say whether this host has anything of the account, after one more look for a worker that no record names."""
+        with self._guard:
+            known = account_id in self._slots
+        return known or self._recall(account_id) is not None
+
     def cancel_start(self, account_id: str) -> None:
         """Break off a start of the account that is under way."""
         slot = self._slot(account_id)

@@ -59,18 +59,18 @@ def begin(host: Host, account_id: str) -> WorkerInfo:
 def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
     """Return what the program started and let go of: it has no mark, and the guard is its parent."""
 
-    def emptied() -> list[ProcessRef]:
+    def look() -> list[ProcessRef]:
         found = []
         for pid in children_of(worker_pid):
             ref = ProcessRef.of(pid)
-            assert ref is not None
-            host.seen[pid] = ref
-            if Path(f"/proc/{pid}/environ").read_bytes() == b"":
-                found.append(ref)
+            if ref is not None:
+                host.seen[pid] = ref
+                if Path(f"/proc/{pid}/environ").read_bytes() == b"":
+                    found.append(ref)
         return found
 
-    # The program says that it is ready while what it forked may still be becoming another one.
-    (daemon,) = eventually(emptied)
+    # The program may be ready before what it let go of has emptied its environment.
+    (daemon,) = eventually(look)
     own = cgroups._own_cgroup()
     if own is not None:
         # It leaves its control group too, as a program with the rights to that may.

@@ -42,6 +42,7 @@ from manager.gateways.command.gateway import CommandGateway
 from manager.gateways.fake import FakeGateway
 from manager.session.control import ask
 from manager.session.exit_codes import WorkerExit
+from manager.session.guarded_gateway import GuardedGateway
 from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
 from manager.session.launch_spec import LaunchSpec
 from manager.session.worker import Worker

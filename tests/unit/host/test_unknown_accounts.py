@@ -1,0 +1,300 @@
+"""A misspelt account: no command leaves anything of it behind, and a stop of one that may run is never taken for one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from support.keeping import ReconciledHost
+from support.servers import RedisServer
+
+from manager.client.celery_pool import CeleryWorkerPool
+from manager.config import ConfigurationService
+from manager.errors import (
+    AccountNotFoundError,
+    HostUnavailableError,
+    ManagerError,
+    NoHostFitsError,
+    NoWorkerError,
+)
+from manager.factory import fleet_hosts
+from manager.fleet.audit import AuditTrail
+from manager.fleet.batches import BatchStore
+from manager.fleet.desired import DESIRED_KEY
+from manager.host.commands import CommandContext
+from manager.models import WorkerInfo
+from manager.placement.engine import Needs
+from manager.service import WorkerManagerService
+from manager.settings import Settings
+from manager.states import WorkerLifecycleStatus
+from manager.validation import KnownAccounts
+
+GHOST = "acount-001"
+
+
+@pytest.fixture
+def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
+    found = ReconciledHost(tmp_path, redis_server.url, "h")
+    found.account("account-001", 1)
+    yield found
+    found.close()
+
+
+class Desk:
+    """A manager beside the host, with the same account files."""
+
+    def __init__(self, host: ReconciledHost, redis: RedisServer) -> None:
+        self.redis = redis
+        self.trail = AuditTrail(redis.url)
+        app = Celery(
+            broker=redis.url.replace("unix", "redis+socket"),
+            backend=redis.url.replace("unix", "redis+socket"),
+        )
+        files = ConfigurationService(host.config_dir)
+        self.pool = CeleryWorkerPool(
+            app,
+            host.store,
+            host.desired,
+            host.lease_store,
+            BatchStore(redis.url),
+            command_timeout_seconds=0.2,
+            audit=self.trail,
+            account_files=KnownAccounts(files),
+        )
+        self.service = WorkerManagerService(files, self.pool)
+
+    def queued(self) -> int:
+        with self.redis.client() as client:
+            return int(client.llen("celery") + client.llen("host.h"))
+
+    def outcomes(self) -> list[tuple[str, str, str]]:
+        return [
+            (entry.what, entry.account_id, entry.outcome)
+            for entry in self.trail.last(100)
+            if entry.stage == "done"
+        ]
+
+
+@pytest.fixture
+def desk(host: ReconciledHost, redis_server: RedisServer) -> Desk:
+    return Desk(host, redis_server)
+
+
+def wanted(redis: RedisServer) -> set[str]:
+    with redis.client() as client:
+        return {key.decode() for key in client.hkeys(DESIRED_KEY)}
+
+
+# the host's side: tasks of any service
+
+
+COMMANDS: list[Callable[[ReconciledHost], Any]] = [
+    lambda host: host.commands.start(GHOST, True, True, CommandContext("t-1")),
+    lambda host: host.commands.restart(GHOST, CommandContext("t-2")),
+    lambda host: host.commands.stop(GHOST, None, CommandContext("t-3")),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_task_for_an_unknown_account_writes_nothing_down(
+    host: ReconciledHost, redis_server: RedisServer, command: Callable[[ReconciledHost], Any]
+) -> None:
+    host.reconciler.desired_cache.read()
+    with pytest.raises((AccountNotFoundError, NoWorkerError), match="no account"):
+        command(host)
+    assert wanted(redis_server) == set()
+    assert host.reconciler.desired_cache.of(GHOST) is None
+
+
+def _deleted_while_it_runs(host: ReconciledHost) -> None:
+    host.pool.live["gone"] = 0
+
+
+def _still_desired(host: ReconciledHost) -> None:
+    host.wanted("gone", "h")
+
+
+def _recorded(host: ReconciledHost) -> None:
+    info = WorkerInfo(
+        worker_id="w", account_id="gone", status=WorkerLifecycleStatus.RUNNING, metadata={"host": "h"}
+    )
+    host.store.record("h", [info], {"gone": {"worker_id": "w"}})
+
+
+def _found_by_its_files(host: ReconciledHost) -> None:
+    finds: Any = lambda account_id: account_id == "gone"  # noqa: E731
+    host.pool.finds = finds  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("sign", [_deleted_while_it_runs, _still_desired, _recorded, _found_by_its_files])
+def test_a_stop_of_an_account_without_a_file_happens_if_anything_is_known_of_it(
+    host: ReconciledHost, redis_server: RedisServer, sign: Callable[[ReconciledHost], None]
+) -> None:
+    sign(host)
+    assert host.commands.stop("gone", None, CommandContext("t-stop")) is True
+    assert wanted(redis_server) == {"gone"}
+    found = host.desired.read("gone")
+    assert found is not None
+    assert found.state == "stopped"
+
+
+def test_a_stop_is_never_refused_while_redis_cannot_be_asked(
+    host: ReconciledHost, redis_server: RedisServer
+) -> None:
+    redis_server.stop()
+    assert host.commands.stop(GHOST, None, CommandContext("t-stop")) is True
+    redis_server.start()
+
+
+# the manager's side
+
+
+def test_a_manager_writes_nothing_down_for_an_account_that_it_does_not_know(
+    desk: Desk, host: ReconciledHost, redis_server: RedisServer
+) -> None:
+    """A live host may have its file: the command goes there, as another service's task."""
+    for command in (
+        desk.service.start_worker_from_config,
+        desk.service.restart_worker,
+        desk.service.stop_worker,
+    ):
+        with pytest.raises(ManagerError):  # no host agent reads the queue here
+            command(GHOST)
+    assert desk.queued() == 3
+    assert wanted(redis_server) == set()
+    for refused in (
+        lambda: desk.service.move_worker(GHOST, "h"),
+        lambda: desk.service.move_worker(GHOST, "h", force=True),
+        lambda: desk.service.validate_config(GHOST),
+        lambda: desk.service.validate_on_hosts([GHOST]),
+        lambda: fleet_hosts(Settings(redis_url=redis_server.url)).forget_account(GHOST),
+    ):
+        with pytest.raises(AccountNotFoundError):
+            refused()
+    assert desk.queued() == 3
+    assert wanted(redis_server) == set()
+    assert host.desired.read(GHOST) is None
+
+
+def test_without_a_live_host_an_unknown_account_is_refused_and_a_known_one_is_stopped(
+    host: ReconciledHost, redis_server: RedisServer
+) -> None:
+    desk = Desk(host, redis_server)
+    host.store.forget_agent("h")
+    with pytest.raises(NoWorkerError, match="nothing was stopped or written down"):
+        desk.service.stop_worker(GHOST)
+    with pytest.raises(HostUnavailableError):
+        desk.service.start_worker_from_config(GHOST)
+    assert wanted(redis_server) == set()
+    assert desk.outcomes() == [("stop", GHOST, "no_worker"), ("start", GHOST, "host_unavailable")]
+    with pytest.raises(HostUnavailableError):
+        desk.service.stop_worker("account-001")
+    assert wanted(redis_server) == {"account-001"}
+
+
+@pytest.mark.parametrize("lacks", ["hosts", "files"])
+def test_a_stop_is_kept_where_nobody_can_say_that_the_account_is_unknown(
+    host: ReconciledHost, redis_server: RedisServer, lacks: str
+) -> None:
+    """As after Redis has lost its data, or on a machine without account files."""
+    desk = Desk(host, redis_server)
+    if lacks == "hosts":
+        host.store.forget_host("h")
+    else:
+        host.store.forget_agent("h")
+        (host.config_dir / "accounts" / "account-001.yaml").unlink()
+    with pytest.raises(HostUnavailableError):
+        desk.service.stop_worker("gone")
+    assert wanted(redis_server) == {"gone"}
+
+
+# what the manager refuses is in the audit trail
+
+
+def test_every_refused_move_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
+    with pytest.raises(HostUnavailableError):
+        desk.service.move_worker("account-001", "nowhere")
+    with pytest.raises(AccountNotFoundError):
+        desk.service.move_worker(GHOST, "h")
+    host.account("account-001", 1, host="elsewhere")
+    with pytest.raises(NoHostFitsError):
+        desk.service.move_worker("account-001", "h")
+    info = WorkerInfo(
+        worker_id="w", account_id="there", status=WorkerLifecycleStatus.STARTING, metadata={"host": "h"}
+    )
+    host.store.record("h", [info], {})
+    with pytest.raises(ManagerError, match="already"):
+        desk.service.move_worker("there", "h")
+    host.wanted("uncertain", "silent")
+    with pytest.raises(HostUnavailableError, match="may trade there"):
+        desk.service.move_worker("uncertain", "h")
+    assert desk.outcomes() == [
+        ("move", "account-001", "host_unavailable"),
+        ("move", GHOST, "account_not_found"),
+        ("move", "account-001", "no_host_fits"),
+        ("move", "there", "already_there"),
+        ("move", "uncertain", "host_unavailable"),
+    ]
+
+
+def test_wrong_arguments_and_the_callers_own_validator_have_an_outcome(
+    desk: Desk, host: ReconciledHost, redis_server: RedisServer
+) -> None:
+    for wrong in (
+        lambda: desk.service.stop_worker("account-001", -1),
+        lambda: desk.service.start_worker_from_config("../x"),
+        lambda: desk.service.restart_worker("a b"),
+        lambda: desk.service.move_worker("account-001", "no host"),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            wrong()
+    assert [(what, account) for what, account, _ in desk.outcomes()] == [
+        ("stop", ""),
+        ("start", ""),
+        ("restart", ""),
+        ("move", ""),
+    ]
+
+    class No:
+        def validate(self, config: Any) -> Any:
+            raise RuntimeError(f"no {config.account_id}")
+
+    (host.config_dir / "accounts" / "broken.yaml").write_text("gateway: [\n")
+    strict = WorkerManagerService(desk.service.config_service, desk.pool, No())
+    with pytest.raises(ManagerError):
+        strict.start_worker_from_config("account-001")
+    strict.start_all(wait=False)
+    assert sorted(desk.outcomes()[4:]) == [
+        ("start", "account-001", "invalid_config"),
+        ("start", "account-001", "invalid_config"),
+        ("start", "broken", "invalid_config"),
+    ]
+    assert wanted(redis_server) == set()
+
+
+def test_what_is_refused_of_hosts_and_records_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
+    hosts = fleet_hosts(Settings(redis_url=desk.redis.url))
+    host.wanted("account-001", "h")
+    for refused in (
+        lambda: hosts.drain("nowhere"),
+        lambda: hosts.resume("nowhere"),
+        lambda: hosts.forget("h"),
+        lambda: hosts.forget_account("account-001"),
+        lambda: hosts.forget_account(GHOST),
+    ):
+        with pytest.raises(ManagerError):
+            refused()
+    entries = [(entry.what, entry.host, entry.account_id, entry.outcome) for entry in desk.trail.last(10)]
+    assert [entry for entry in entries if entry[3]] == [
+        ("drain", "nowhere", "", "no_such_host"),
+        ("resume-host", "nowhere", "", "no_such_host"),
+        ("forget-host", "h", "", "host_unavailable"),
+        ("forget", "", "account-001", "account_busy"),
+        ("forget", "", GHOST, "account_not_found"),
+    ]
+
+
+def test_needs_are_not_asked_of_an_unknown_account(desk: Desk) -> None:
+    with pytest.raises(AccountNotFoundError):
+        desk.pool.move_worker(GHOST, "h", needs=Needs(account_id=GHOST))
