@@ -52,6 +52,7 @@ class GuardedGateway(Gateway):
     ) -> None:
         """`disconnect_seconds`: what a disconnect without a deadline may take before the worker counts as hung."""
         self._gateway = gateway
+        self._wakes = gateway if isinstance(gateway, WakesLoop) else None
         self._beat = beat
         self._lease = lease
         self._disconnect_seconds = disconnect_seconds
@@ -74,7 +75,7 @@ class GuardedGateway(Gateway):
 
     def wake_source(self) -> socket | None:
         """Return what is readable while `check` should be called; None where the gateway has nothing of the kind."""
-        return self._gateway.wake_source() if isinstance(self._gateway, WakesLoop) else None
+        return None if self._wakes is None else self._wakes.wake_source()
 
     def account(self) -> Account:
         return self._call("account", self._within(READ_SECONDS), self._gateway.account)

@@ -15,23 +15,43 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psutil
 
 from manager.gateways.command.cgroups import cgroup_of, members
 from manager.gateways.command.process_tree import tree
 
-#: Seconds before the first measurement, between two of them, and between two looks at memory maps.
+#: Seconds before the first measurement, before the second, and between later ones.
 _FIRST_SECONDS: Final = 1.0
-_SAMPLE_SECONDS: Final = 5.0
+_SECOND_SECONDS: Final = 4.0
+_SAMPLE_SECONDS: Final = 10.0
+#: Seconds between two looks at memory maps, which cost ten times as much as all the rest: where the resident memory has
+#: changed by more than this part of it, and where it has not.
 _MEMORY_SECONDS: Final = 15.0
+_STEADY_SECONDS: Final = 60.0
+_STEADY_PART: Final = 0.02
 #: Measuring takes at most one part in so many of one core's time.
 _SHARE: Final = 500
-#: Of a process's `stat`, after the name: state, user and system time, and those of its ended children.
+#: Of a process's `stat`, after the name: state, user and system time, those of its ended children, resident pages.
 _STATE: Final = 0
 _OWN_TIME: Final = slice(11, 13)
 _ALL_TIME: Final = slice(11, 15)
+_PAGES: Final = 21
+
+
+class _Look(NamedTuple):
+    """What one cheap look at the tree shows."""
+
+    cpu_seconds: float
+    #: Processes whose memory maps are to be read.
+    pids: list[int]
+    processes: int
+    #: Of the worker's own process, and the sum of all.
+    rss: int
+    resident: int
+    #: The program's control group's, where that is known.
+    grouped: int | None = None
 
 
 class ResourceMeter:
@@ -51,6 +71,7 @@ class ResourceMeter:
         self._root = root or os.getpid()
         self._clock = clock
         self._process = psutil.Process(self._root)
+        self._resident = 0
         self._cgroup: Path | None = None
         self._cpu: tuple[float, float] | None = None
         self._memory: int | None = None
@@ -74,21 +95,29 @@ class ResourceMeter:
         """Measure now; returns the seconds until the next measurement is due."""
         began = time.perf_counter()
         now = self._clock()
-        cpu, pids, processes, grouped = self._read()
-        figures: dict[str, Any] = {"rss_bytes": self._process.memory_info().rss, "processes": processes}
+        look = self._read()
+        cpu = look.cpu_seconds
+        figures: dict[str, Any] = {"rss_bytes": look.rss, "processes": look.processes}
         if self._cpu is not None and now > self._cpu[0]:
             # A process that leaves without being waited for takes its time along: never less than nothing.
             used = max(0.0, cpu - self._cpu[1])
             figures["cpu_percent"] = round(100 * used / (now - self._cpu[0]), 1)
+        first = self._cpu is None
         self._cpu = (now, cpu)
-        if now >= self._memory_due:
-            reading = time.perf_counter()
-            self._memory = (grouped or 0) + sum(map(memory_of, pids))
-            self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.perf_counter() - reading))
+        self._read_memory(look, now)
         if self._memory is not None:
             figures["memory_bytes"] = self._memory
         self._figures = figures
-        return max(_SAMPLE_SECONDS, _SHARE * (time.perf_counter() - began))
+        return max(_SECOND_SECONDS if first else _SAMPLE_SECONDS, _SHARE * (time.perf_counter() - began))
+
+    def _read_memory(self, look: _Look, now: float) -> None:
+        moved = abs(look.resident - self._resident) > _STEADY_PART * self._resident
+        if now < (self._memory_due if moved else self._memory_due + _STEADY_SECONDS - _MEMORY_SECONDS):
+            return
+        began = time.perf_counter()
+        self._memory = (look.grouped or 0) + sum(map(memory_of, look.pids))
+        self._resident = look.resident
+        self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.perf_counter() - began))
 
     # inside
 
@@ -100,24 +129,32 @@ class ResourceMeter:
             except (OSError, ValueError, psutil.Error):
                 seconds = _MEMORY_SECONDS  # figures for people: the session goes on without them
 
-    def _read(self) -> tuple[float, list[int], int, int | None]:
-        """Return CPU seconds, the pids whose memory is to be read, the number of processes, and a group's own memory."""
+    def _read(self) -> _Look:
         if sys.platform != "linux":
-            return (*_read_psutil(self._process), None)
+            return _read_psutil(self._process)
         group = self._group()
         inside = set() if group is None else set(members(group))
-        times, living = 0.0, []
+        times, living, pages = 0, [], {self._root: 0}
         for pid, stat in tree(self._root, inside):
             # What a control group counts must not be counted again by the parent that waited for it.
             times += sum(map(int, stat[_OWN_TIME if group is not None else _ALL_TIME]))
             if stat[_STATE] not in (b"Z", b"X"):
                 living.append(pid)
+                pages[pid] = int(stat[_PAGES])
         cpu = times / os.sysconf("SC_CLK_TCK")
         memory = None
         if group is not None:
             cpu += (_value(group / "cpu.stat", "usage_usec") or 0) / 1e6
             memory = cgroup_memory(group)
-        return cpu, living if memory is not None else [*living, *inside], len(living) + len(inside), memory
+        page = os.sysconf("SC_PAGE_SIZE")
+        return _Look(
+            cpu,
+            living if memory is not None else [*living, *inside],
+            len(living) + len(inside),
+            pages[self._root] * page,
+            sum(pages.values()) * page + (memory or 0),
+            memory,
+        )
 
     def _group(self) -> Path | None:
         if self._cgroup is None and self._note is not None and self._note.exists():
@@ -172,11 +209,12 @@ def _value(path: Path, key: str) -> int | None:
     return None
 
 
-def _read_psutil(process: psutil.Process) -> tuple[float, list[int], int]:
-    cpu, pids = 0.0, []
+def _read_psutil(process: psutil.Process) -> _Look:
+    cpu, pids, resident = 0.0, [], 0
     for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             times = one.cpu_times()
             cpu += sum(times[:4]) if sys.platform != "win32" else times.user + times.system
+            resident += one.memory_info().rss
             pids.append(one.pid)
-    return cpu, pids, len(pids)
+    return _Look(cpu, pids, len(pids), process.memory_info().rss, resident)
