@@ -31,7 +31,7 @@ _SAMPLE_SECONDS: Final = 10.0
 _MEMORY_SECONDS: Final = 15.0
 _STEADY_SECONDS: Final = 60.0
 _STEADY_PART: Final = 0.02
-#: Measuring takes at most one part in so many of one core's time.
+#: Measuring takes at most one part in so many of one core's time; waiting for the system is not counted.
 _SHARE: Final = 500
 #: Of a process's `stat`, after the name: state, user and system time, those of its ended children, resident pages.
 _STATE: Final = 0
@@ -93,7 +93,7 @@ class ResourceMeter:
 
     def measure(self) -> float:
         """Measure now; returns the seconds until the next measurement is due."""
-        began = time.perf_counter()
+        began = time.thread_time()
         now = self._clock()
         look = self._read()
         cpu = look.cpu_seconds
@@ -108,16 +108,16 @@ class ResourceMeter:
         if self._memory is not None:
             figures["memory_bytes"] = self._memory
         self._figures = figures
-        return max(_SECOND_SECONDS if first else _SAMPLE_SECONDS, _SHARE * (time.perf_counter() - began))
+        return max(_SECOND_SECONDS if first else _SAMPLE_SECONDS, _SHARE * (time.thread_time() - began))
 
     def _read_memory(self, look: _Look, now: float) -> None:
         moved = abs(look.resident - self._resident) > _STEADY_PART * self._resident
         if now < (self._memory_due if moved else self._memory_due + _STEADY_SECONDS - _MEMORY_SECONDS):
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         self._memory = (look.grouped or 0) + sum(map(memory_of, look.pids))
         self._resident = look.resident
-        self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.perf_counter() - began))
+        self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.thread_time() - began))
 
     # inside
 

@@ -11,6 +11,7 @@ from manager.states import WorkerHealth
 #: of events keeps 10,000: accounts whose health goes to and fro must not push out what else happened.
 BURST: Final = 4
 SPAN_SECONDS: Final = 300.0
+_HEALTHS: Final = frozenset(map(str, WorkerHealth))
 
 
 class HealthChanges:
@@ -28,7 +29,7 @@ class HealthChanges:
 
     def look(self, health: object, reason: object) -> HealthChange | None:
         """Take what the worker says now; returns the change that is to be told, if one is."""
-        if not isinstance(health, str) or health not in set(WorkerHealth):
+        if not isinstance(health, str) or health not in _HEALTHS:
             return None
         new = str(health)
         if new != self._last:
