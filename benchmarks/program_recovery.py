@@ -1,7 +1,8 @@
-"""From `kill -9` of an account's program to the next one that runs, against supervisord with the same program.
+"""From `kill -9` of an account's program to the next one that runs, against supervisord with the same one.
 
-The program notes when it starts; that moment counts, by one clock, whatever the supervisor reports of it. Each kill
-comes after the program ran long enough for its restart to be the first of a row, so that no backoff is part of it.
+The program notes when it starts; that moment counts, by one clock, whatever the supervisor reports of it.
+Each kill comes after the program ran long enough for its restart to be the first of a row: no backoff is
+part of it.
 """
 
 import argparse

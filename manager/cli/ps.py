@@ -73,8 +73,8 @@ def _options(command: Any) -> Any:
                 "--columns",
                 callback=_columns,
                 metavar="NAME,...",
-                help="Only these columns, in this order: account, state, health, host, pid, uptime, restarts, cpu, "
-                "memory, procs, equity, pos, beat, error.",
+                help="Only these columns, in this order: account, state, health, host, pid, uptime, "
+                "restarts, cpu, memory, procs, equity, pos, beat, error.",
             ),
             local_option,
             json_option,

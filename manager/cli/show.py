@@ -80,7 +80,7 @@ def _say(worker: "WorkerInfo") -> None:
 @click.option("--account", "account_id", help="Only this account's.")
 @json_option
 def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
-    """Show the latest changes of workers' states and health, the newest last; with --json one object a line."""
+    """Show the latest changes of workers' states and health, the newest last; --json: one object a line."""
     from manager.factory import fleet_store
 
     store = fleet_store(settings())

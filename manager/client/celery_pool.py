@@ -108,7 +108,8 @@ class CeleryWorkerPool:
         """Check a move, and stop the account's worker where it is."""
         if not self._sender.knows(account_id):
             raise AccountNotFoundError(
-                f"no account {account_id}: it has no file on this machine, no worker and nothing desired; nothing was done"
+                f"no account {account_id}: it has no file on this machine, no worker and nothing desired; "
+                "nothing was done"
             )
         hosts = self._store.hosts()
         live = {state.name for state in hosts if state.live}

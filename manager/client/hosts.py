@@ -99,8 +99,8 @@ class FleetHosts:
     def _refuse_old(host: HostState) -> None:
         if host.live and not at_least(host.data.get("version"), "0.2"):
             raise HostUnavailableError(
-                f"host {host.name} runs version {host.data.get('version')}, which cannot be drained: bring it to 0.2 first, "
-                "or stop and move its workers one by one"
+                f"host {host.name} runs version {host.data.get('version')}, which cannot be drained: bring it "
+                "to 0.2 first, or stop and move its workers one by one"
             )
 
     def resume(self, name: str) -> HostState:

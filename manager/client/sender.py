@@ -90,11 +90,11 @@ class Sender:
                 forget(result)
 
     def knows(self, account_id: str) -> bool:
-        """Say whether there may be such an account: by its worker's record, what is desired of it, or its file here."""
+        """Say whether there may be such an account: by a worker's record, desired state, or its file here."""
         return self._store.get_worker(account_id) is not None or self._wanted_or_filed(account_id)
 
     def note_refusal(self, what: str, account_id: str, error: ManagerError, host: str = "") -> None:
-        """Write into the audit trail that a command was refused before anything of it was sent. Raises nothing."""
+        """Write into the audit trail that a command was refused before it was sent. Raises nothing."""
         if self._audit is not None:
             with suppress(FleetUnavailableError):
                 self._audit.note(
@@ -106,8 +106,8 @@ class Sender:
     ) -> tuple[list[Command], dict[str, ManagerError]]:
         """Write down what is wanted; returns the commands with their queues, and why there is nobody for the others.
 
-        `doubted` is for a single account, which may be a misspelt one: if nothing here knows it, nothing is written down,
-        and a host that knows it does that.
+        `doubted` is for a single account, which may be a misspelt one: if nothing here knows it, nothing is
+        written down, and a host that knows it does that.
 
         Raises HostUnavailableError if no host is live, but writes stops down even then.
         """
@@ -153,7 +153,7 @@ class Sender:
         live: Collection[str],
         refused: dict[str, ManagerError],
     ) -> list[Command]:
-        """Return written commands with their queues; those that no host can get now are added to `refused`."""
+        """Return written commands with their queues; add to `refused` those that no host can get now."""
         ready: list[Command] = []
         for command in commands:
             place, has_worker = places.get(command.account_id, ("", False))
@@ -240,18 +240,18 @@ class Sender:
     def _unwritten(
         self, command: Command, hosts: Sequence[HostState]
     ) -> tuple[list[Command], dict[str, ManagerError]] | None:
-        """Return what becomes of a command of an account that nothing here knows; None: what becomes of any other.
+        """Return what becomes of a command of an account that nothing here knows; None: as of any other.
 
         A live host decides, as of a task from another service.
         """
         if any(host.live for host in hosts):
             return [command], {}
         if command.spec.starts or not hosts or self._files is None or not self._files.any():
-            # Redis may have lost what it knew, or this machine has no account files: a stop is kept for a host that knows.
+            # Redis may have lost what it knew, or this machine has no account files: the stop is kept.
             return None
         unknown = NoWorkerError(
-            f"{command.account_id}: no account file on this machine, no record of a worker and nothing desired: nothing was "
-            "stopped or written down"
+            f"{command.account_id}: no account file on this machine, no record of a worker, nothing desired: "
+            "nothing was stopped or written down"
         )
         self._note(command, unknown.code, str(unknown))
         return [], {command.account_id: unknown}

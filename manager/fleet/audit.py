@@ -4,9 +4,9 @@
     manager:audit:host:<name>   list: what that host wrote, `<seconds of Redis's clock> <JSON>`, the oldest first
     manager:audit:hosts         set: the hosts that have such a list
 
-An entry is `asked` (written in the same script as the desired state) or `done` (by the host that carried it out or
-refused it, or by the manager that refused it before it was sent). The command's id, which is its Celery task's id, ties
-the two.
+An entry is `asked` (written in the same script as the desired state) or `done` (by the host that carried it
+out or refused it, or by the manager that refused it unsent). The command's id, which is its Celery
+task's id, ties the two.
 
 A Redis user may be kept from a command, not from an option of it: who may add to a stream may also trim it. A host with
 a user (`manager secure init`) therefore writes to a list, where it may do RPUSH and nothing else: its credential, stolen,
@@ -140,7 +140,7 @@ class AuditTrail:
 
     @contextmanager
     def refusals(self, what: str, *, by: str, host: str = "", account_id: str = "") -> Iterator[None]:
-        """Write why the command that is checked inside is refused, if it is; the error goes on to the caller."""
+        """Write why the command that is checked inside is refused, if it is, and raise the error on."""
         try:
             yield
         except FleetUnavailableError:

@@ -277,7 +277,7 @@ class Gateway(Protocol):
 
 @runtime_checkable
 class WakesLoop(Protocol):
-    """A gateway that can say at once that its session may have ended; the session's loop then checks it at once.
+    """A gateway that can say at once that its session may have ended: the session's loop then checks it.
 
     It is optional: any other gateway is checked at each heartbeat.
     """

@@ -112,8 +112,8 @@ class HostCommands:
             self._ready()
         if context.generation == 0 and not self._knows(account_id) and not self._pool.finds(account_id):
             raise NoWorkerError(
-                f"{account_id}: no account file on host {self._host}, no record of a worker and nothing desired: nothing "
-                "was stopped or written down"
+                f"{account_id}: no account file on host {self._host}, no worker recorded, nothing desired: "
+                "nothing was stopped or written down"
             )
         change = _desired_request(account_id, "stop", context, state="stopped", timeout=timeout)
         _, desired = self._reconciler.set_desired(change)
@@ -258,7 +258,7 @@ class HostCommands:
             self._reconciler.restarts.check(change.account_id, change.apply_defaults, change.validate)
 
     def _knows(self, account_id: str) -> bool:
-        """Say whether there may be such an account: by what is desired of it, a worker's record, or its file here.
+        """Say whether there may be such an account: by desired state, a worker's record, or its file here.
 
         Whatever cannot be read now may know it: a stop is refused only where that is certain.
         """

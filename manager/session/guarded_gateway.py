@@ -74,7 +74,7 @@ class GuardedGateway(Gateway):
         return self._call("check", self._within(READ_SECONDS), self._gateway.check)
 
     def wake_source(self) -> socket | None:
-        """Return what is readable while `check` should be called; None where the gateway has nothing of the kind."""
+        """Return what is readable while `check` should be called; None where the gateway has none."""
         return None if self._wakes is None else self._wakes.wake_source()
 
     def account(self) -> Account:

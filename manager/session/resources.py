@@ -1,11 +1,12 @@
 """What a worker, with every process below it, uses of its machine: CPU, memory, number of processes.
 
-A thread measures it every few seconds, and more rarely where measuring is expensive: the session's loop only reads the
-latest figures. Reading a process's memory map can block for as long as that process holds it, and must not make the
-worker look hung.
+A thread measures it every few seconds, and more rarely where measuring is expensive: the session's loop only
+reads the latest figures. Reading a process's memory map can block for as long as that process holds it, and
+must not make the worker look hung.
 
-Memory is the proportional set size (PSS): workers are forked from one preloaded process, and the resident set (RSS) counts
-the pages that they share once for each of them. A program in a control group with a memory controller is measured by that.
+Memory is the proportional set size (PSS): workers are forked from one preloaded process, and the resident set
+(RSS) counts the pages that they share once for each of them. A program in a control group with a memory
+controller is measured by that.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ from manager.gateways.command.process_tree import tree
 _FIRST_SECONDS: Final = 1.0
 _SECOND_SECONDS: Final = 4.0
 _SAMPLE_SECONDS: Final = 10.0
-#: Seconds between two looks at memory maps, which cost ten times as much as all the rest: where the resident memory has
-#: changed by more than this part of it, and where it has not.
+#: Seconds between two looks at memory maps, which cost ten times as much as all the rest: where the resident
+#: memory has changed by more than this part of it, and where it has not.
 _MEMORY_SECONDS: Final = 15.0
 _STEADY_SECONDS: Final = 60.0
 _STEADY_PART: Final = 0.02
 #: Measuring takes at most one part in so many of one core's time; waiting for the system is not counted.
 _SHARE: Final = 500
-#: Of a process's `stat`, after the name: state, user and system time, those of its ended children, resident pages.
+#: Of a process's `stat`, after the name: state, user and system time, those of ended children, resident size.
 _STATE: Final = 0
 _OWN_TIME: Final = slice(11, 13)
 _ALL_TIME: Final = slice(11, 15)
@@ -189,7 +190,7 @@ def memory_of(pid: int) -> int:
 
 
 def cgroup_memory(directory: Path) -> int | None:
-    """Return the memory of a control group, without files that the system keeps only as long as nobody needs the room.
+    """Return the memory of a control group, without file pages that the system can give up at once.
 
     None where the group has no memory controller.
     """

@@ -1,6 +1,6 @@
 """The processes below one, cheaply: for figures and looks that are repeated every few seconds (Linux).
 
-What must find every process, as before one is killed, uses `manager.gateways.command.program_guard` and reads all processes.
+What must find every process, as before one is killed, uses `manager.gateways.command.program_guard`, which reads all.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield pid and `stat` (after the name) of `root` and what is below it, but for `without` and what is below those."""
+    """Yield pid and `stat` (after the name) of `root` and what is below it, but for `without` and below."""
     waiting, listed = [root], _lists_children()
     if not listed:
         waiting += _scan(root, without)
@@ -45,7 +45,7 @@ def _scan(root: int, without: set[int]) -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process, zombies too, by the kernel's own list: no look at all processes is needed.
+    """Return the children of a process, zombies too, by the kernel's own list of them.
 
     The list may miss a child that is made meanwhile: it is for figures, not for what must find every process.
     """

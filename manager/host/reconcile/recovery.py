@@ -325,7 +325,7 @@ class Restarts:
         try:
             found = self._config_service.load_account_config(account_id).recovery
         except ManagerError:
-            # A file that hangs, is broken or gone says nothing new: what it said last counts, also to an earlier agent.
+            # A file that hangs, is broken or gone says nothing new: what it said last counts.
             return self._known.get(account_id) or self._pool.recovery(account_id) or RecoveryConfig()
         self._known[account_id] = found
         return found

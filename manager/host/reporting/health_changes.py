@@ -1,4 +1,4 @@
-"""Which changes of a worker's health are told: every one, but of a health that goes to and fro only so many."""
+"""Which changes of a worker's health become events: all, unless its health goes to and fro."""
 
 import time
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Final
 from manager.fleet.health_change import HealthChange
 from manager.states import WorkerHealth
 
-#: Changes of one worker that are told at once, and seconds for which one that was told counts as one of them. The stream
-#: of events keeps 10,000: accounts whose health goes to and fro must not push out what else happened.
+#: Changes of one worker that are told at once, and seconds for which one that was told counts as one of them.
+#: The stream of events keeps 10,000: a health that goes to and fro must not push out what else happened.
 BURST: Final = 4
 SPAN_SECONDS: Final = 300.0
 _HEALTHS: Final = frozenset(map(str, WorkerHealth))
@@ -17,7 +17,7 @@ _HEALTHS: Final = frozenset(map(str, WorkerHealth))
 class HealthChanges:
     """The health of one worker as it was told last. Used under the lock of its owner.
 
-    What it is in the end is always told: a change that must wait is told, if it still is one, once its time has come.
+    What it is in the end is always told: a change that must wait is told later, if it still is one.
     """
 
     def __init__(self, told: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -66,7 +66,7 @@ class Outbox:
     def add(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None, health: HealthChange | None = None
     ) -> Event:
-        """Take a change; returns what is set once it is written. One of health leaves the heartbeat as it is."""
+        """Take a change; returns what is set once it is written. A change of health keeps the heartbeat."""
         waiting, written = self._waiting, Event()
         waiting.changes.append(Change(info, self._clock(), health))
         excess = len(waiting.changes) - MAX_WAITING

@@ -88,7 +88,7 @@ class HeldFiles:
         return None
 
     def note_file(self, worker_id: str) -> Path | None:
-        """Return where the note of a worker that lives can be read, also one that was removed; None if nowhere."""
+        """Return where the note of a living worker can be read, also a removed one; None if nowhere."""
         with self._lock:
             found = self._held()
         name = worker_id + SUFFIX

@@ -152,7 +152,7 @@ class WorkerPoolManager(WorkerQueries):
         return True
 
     def finds(self, account_id: str) -> bool:
-        """Say whether this host has anything of the account, after one more look for a worker that no record names."""
+        """Say whether this host has anything of the account; looks for a worker that no record names."""
         with self._guard:
             known = account_id in self._slots
         return known or self._recall(account_id) is not None
@@ -166,8 +166,8 @@ class WorkerPoolManager(WorkerQueries):
     def end_hung_workers(self) -> list[str]:
         """Kill every worker whose loop gave no sign of life for too long, or that is in a call past its deadline.
 
-        Returns their accounts. Judged by their beat files: a worker that hangs cannot say so itself. Changes of health,
-        which those files tell too, become events.
+        Returns their accounts. Judged by their beat files: one that hangs cannot say so itself. Changes of
+        health, which those files tell too, become events.
         """
         with self._guard:
             slots = [slot for slot in self._slots.values() if slot.status is WorkerLifecycleStatus.RUNNING]

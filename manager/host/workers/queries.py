@@ -78,7 +78,7 @@ class WorkerQueries:
         return slot.generation
 
     def recovery(self, account_id: str) -> RecoveryConfig | None:
-        """Return the recovery settings that the account's last worker was started with; None if they are not known."""
+        """Return the recovery settings that the account's last worker was started with; None if unknown."""
         with self._guard:
             slot = self._slots.get(account_id)
         return None if slot is None else slot.recovery

@@ -90,8 +90,8 @@ class Notes(Protocol):
 def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
     """Return what the worker itself keeps of its record; `home` is the state directory's own id.
 
-    `recovery` is how it is to be recovered. It is kept here alone: an agent of an earlier version reads no record with a
-    field that it does not know.
+    `recovery` is how it is to be recovered. It is kept here alone: an agent of an earlier version reads no
+    record with a field that it does not know.
     """
     settings = None if recovery is None else recovery.model_dump(mode="json")
     return json.dumps({"home": home, "record": record.to_json(), "recovery": settings})
@@ -164,7 +164,7 @@ class RecordFiles:
         return self._notes is not None and self._notes.process(worker_id) is not None
 
     def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
-        """Return the recovery settings that the worker was started with, from its note; None if they are not known."""
+        """Return the recovery settings that the worker was started with, from its note; None if unknown."""
         path = note_path(record.beat_file)
         if self._notes is not None and not path.is_file():
             path = self._notes.note_file(record.worker_id) or path

@@ -60,7 +60,7 @@ class Slot:
     #: How often its worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None
-    #: How its last worker was to be recovered, by the file that it was started from; None if that is not known.
+    #: How its last worker was to be recovered, by the file that it was started from; None if unknown.
     recovery: RecoveryConfig | None = None
     #: The health of the worker that runs, as it was told last.
     health: HealthChanges | None = None

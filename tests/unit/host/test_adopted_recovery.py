@@ -1,4 +1,4 @@
-"""A worker that a new agent adopts is recovered by the settings that it was started with, until its file can be read."""
+"""An adopted worker is recovered by the settings that it was started with, until its file can be read."""
 
 import sys
 import threading

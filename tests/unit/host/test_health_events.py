@@ -1,4 +1,4 @@
-"""A worker's health that changes becomes an event: old, new and why, and not more of them than the stream can bear."""
+"""A change of a worker's health is an event with old, new and why; never more than the stream can bear."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A misspelt account: no command leaves anything of it behind, and a stop of one that may run is never taken for one."""
+"""No command leaves anything of a misspelt account behind; a stop of one that may run always happens."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -43,7 +43,7 @@ Run = Callable[[str], tuple[int, list[int]]]
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    """Return what runs a script and returns its pid, and the pids that it printed; all are ended with the test."""
+    """Return what runs a script and returns its pid and the pids that it printed; all end with the test."""
     pids: list[int] = []
     started: list[subprocess.Popen[str]] = []
 

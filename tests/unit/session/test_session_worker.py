@@ -528,7 +528,8 @@ def test_the_end_of_a_program_is_noticed_without_waiting_for_the_next_heartbeat(
 
 
 def test_a_gateway_without_a_wake_source_is_checked_at_heartbeats(bench: Bench) -> None:
-    assert GuardedGateway(bench.gateway, HeartbeatWriter(bench.beat_file), None).wake_source() is None  # type: ignore[arg-type]
+    no_lease: Any = None
+    assert GuardedGateway(bench.gateway, HeartbeatWriter(bench.beat_file), no_lease).wake_source() is None
 
 
 def test_the_use_of_the_whole_tree_is_in_the_heartbeat(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
