@@ -5,6 +5,7 @@ documents, a leading zero) or could not survive (deep nesting) is looked for in 
 something is wrong, ruamel.yaml reads the text again and says where. Both read YAML 1.2: `no` and `on` are words.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -71,6 +72,20 @@ class Document:
     def position(self, place: Place, *, key: bool = False) -> tuple[int, int] | None:
         """Return line and column (from 1) of the value at `place`, or of its key; None if the file has none there."""
         return self._positions.get((place, key))
+
+    def source(self, place: Place) -> str | None:
+        """Return the value at `place` as it is written in the file; None if no scalar is there."""
+        node: Node | None = None
+        with contextlib.suppress(YAMLError):
+            node = _compose(self.text)
+        for part in place:
+            inner: Node | None = None
+            if isinstance(node, MappingNode):
+                inner = next((value for key, value in node.value if str(key.value) == str(part)), None)
+            elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+                inner = node.value[part]
+            node = inner
+        return str(node.value) if isinstance(node, ScalarNode) else None
 
     @cached_property
     def _positions(self) -> dict[tuple[Place, bool], tuple[int, int]]:

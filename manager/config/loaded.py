@@ -9,9 +9,12 @@ from pydantic import BaseModel, ValidationError
 from manager.config.document import Document
 from manager.config.merge import merge, sources, with_currency_defaults
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
+from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place, Problem, dotted
+from manager.config.program_defaults import beneath_account
 from manager.config.references import Literal, content, literals
 from manager.config.secret_names import is_secret_place
+from manager.config.text_hints import text_hint
 from manager.config.unknown_keys import explain_unknown_key
 from manager.system.masking import MASK
 
@@ -21,6 +24,7 @@ _HIDDEN: Final[Mapping[Place, str]] = {
     ("environment",): "a mapping; `NAME: value` lines are wanted",
     ("options",): "a mapping; `key: value` lines are wanted",
     ("command",): "a list; write [program, argument, argument]",
+    ("environment_file",): "a file's name, or a list of them",
 }
 
 
@@ -68,14 +72,18 @@ class LoadedAccount:
         return Problem(file, line, column, f"{dotted(place)}: {text}" if place else text, place)
 
     def shown(self) -> dict[str, Any]:
-        """Return the configuration as JSON has it, the password masked; empty where nothing was built."""
+        """Return the configuration as JSON has it, the password masked; empty where nothing was built.
+
+        Placeholders are filled in, but for `{state_dir}`, which is another directory on each host.
+        """
         if self.config is None:
             return {}
-        data = self.config.model_dump(mode="json")
-        if self.config.password is not None:
+        config = fill_placeholders(self.config, None).config
+        data = config.model_dump(mode="json")
+        if config.password is not None:
             # A reference could be shown, a literal not: neither is needed here.
             data["password"] = MASK
-        for literal in literals(content(self.config)):
+        for literal in literals(content(config)):
             _hide(data, literal)
         return data
 
@@ -114,7 +122,7 @@ def load(account_id: str, account: Document, defaults: Defaults | None) -> Loade
         )
     data = account.data
     if defaults is not None:
-        data = with_currency_defaults(merge(defaults.beneath, data))
+        data = with_currency_defaults(merge(beneath_account(defaults.beneath, data), data))
     given_id = data.get("account_id", account_id)
     found = LoadedAccount(account_id, account.file, None, None, (), layers, defaults is not None)
     problems = list(defaults.document.problems) if defaults is not None else []
@@ -173,6 +181,9 @@ def structural_problems(
 
 def _words(entry: Any) -> str:
     kind, message = entry["type"], entry["msg"].removeprefix("Value error, ")
+    hint = text_hint(tuple(entry["loc"]), entry.get("input"))
+    if hint is not None:
+        return hint
     if is_secret_place(entry["loc"][1:]) or tuple(entry["loc"]) in _HIDDEN:
         wanted = _HIDDEN.get(
             tuple(entry["loc"]), "a text, a number, or a reference (env:, file: or keyring:)"

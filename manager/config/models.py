@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import re
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -42,6 +44,54 @@ def _named(value: object) -> object:
 Name = Annotated[str, BeforeValidator(_named)]
 
 
+def _text(value: object) -> object:
+    # Arguments and variables are texts, however they look. From a file they come as they are written there
+    # (`manager.config.as_written`); what is left is of a configuration that a program made.
+    if isinstance(value, bool):
+        raise ValueError('true or false is not a text; write it in quotes, "true"')  # noqa: TRY004 - as above
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("not a finite number; write it in quotes if the text is meant")
+    return str(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+
+#: A placeholder, `{login}`: a port may be made of one. `manager.config.placeholders` knows which there are.
+_PLACEHOLDER: Final = re.compile(r"\{[a-z_]+\}")
+_OCTAL: Final = re.compile(r"(?:0o)?[0-7]{1,4}")
+
+
+def _port(value: object) -> object:
+    value = _number(value)
+    if not isinstance(value, str) or _PLACEHOLDER.search(value):
+        return value
+    if not value.isdecimal():
+        raise ValueError("a port is wanted here, 1 to 65535, or a text with a placeholder such as {login}")
+    return int(value)
+
+
+#: A port. A text until its placeholders are filled in.
+Port = Annotated[int | str, BeforeValidator(_port)]
+
+
+def _umask(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 7:
+        return str(value)  # the same in both readings
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        raise ValueError('octal digits in quotes are wanted here: umask: "027"')  # noqa: TRY004
+    if isinstance(value, int | float):
+        shown = f"{value} is" if isinstance(value, int) else "it is"
+        raise ValueError(  # noqa: TRY004 - pydantic takes no TypeError
+            f'without quotes {shown} a decimal number; write the octal digits in quotes: umask: "027"'
+        )
+    if isinstance(value, str) and not (_OCTAL.fullmatch(value) and int(value.removeprefix("0o"), 8) <= 0o777):
+        raise ValueError('octal digits from "000" to "777" are wanted here')
+    return value
+
+
+Umask = Annotated[str, BeforeValidator(_umask)]
+
+
 def _listed(value: object) -> object:
     # `avoid_sharing: server` means a list of one.
     return (value,) if isinstance(value, str) else value
@@ -49,6 +99,7 @@ def _listed(value: object) -> object:
 
 Avoidance = Annotated[tuple[Literal["egress_ip", "server"], ...], BeforeValidator(_listed)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
+Files = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
 
 
 class _Section(BaseModel):
@@ -89,10 +140,6 @@ class CurrencyConfiguration(_Section):
     position_management: PositionManagementConfig
 
 
-#: The part of `execution.stop_timeout_seconds` for a polite stop; in the rest the host ends the worker by force.
-POLITE_PART: Final = 0.7
-
-
 class ExecutionConfig(_Section):
     #: Seconds between two cycles of the session.
     interval_seconds: Number = 30.0
@@ -106,9 +153,9 @@ class ReadyConfig(_Section):
     """How a program shows that it is ready; exactly one of the five."""
 
     #: A text that appears in its output.
-    line: str | None = None
+    line: Text | None = None
     #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
-    tcp: Count | None = None
+    tcp: Port | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None
     #: So long after its start, if it still runs then.
@@ -145,7 +192,7 @@ class LineEveryConfig(_Section):
     """Output that shows that a program is well."""
 
     #: A text that a line of its output holds; without it any output counts.
-    line: str | None = None
+    line: Text | None = None
     #: Seconds without such a line, after which the program is unhealthy.
     seconds: Number
 
@@ -154,7 +201,7 @@ class ProbeConfig(_Section):
     """A look at a program from outside; exactly one of `tcp` and `http`."""
 
     #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
-    tcp: Count | None = None
+    tcp: Port | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None
     interval_seconds: Number = 10.0
@@ -219,11 +266,18 @@ class AccountConfig(_Section):
     #: What commands select it by: `--group`, and `-l name=value`.
     groups: Names = ()
     labels: dict[str, Name] = Field(default_factory=dict)
-    command: tuple[str, ...] | None = None
-    directory: str | None = None
+    command: tuple[Text, ...] | None = None
+    directory: Text | None = None
     ready: ReadyConfig | None = None
     stop: StopConfig = StopConfig()
-    environment: dict[str, Name] = Field(default_factory=dict)
+    environment: dict[str, Text] = Field(default_factory=dict)
+    #: Files of `NAME=value` lines on the host; a later file wins over an earlier one, `environment` over all of them.
+    environment_file: Files = ()
+    #: Whom the program runs as, by name or number; None: as the host agent does. Its primary group: the user's own.
+    user: Text | None = None
+    group: Text | None = None
+    #: The program's umask in octal digits; None: 022.
+    umask: Umask | None = None
     #: For gateways that are plugged in.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -292,7 +346,10 @@ class StrategyDefaults(_Section):
 
 
 class GlobalDefaults(_Section):
-    """What `defaults.yaml` may hold: values for every account that does not give its own."""
+    """What `defaults.yaml` may hold: values for every account that does not give its own.
+
+    `manager.config.program_defaults` says which of them count for accounts that run a program, and for no others.
+    """
 
     gateway: str | None = None
     server: Name | None = None
@@ -312,8 +369,15 @@ class GlobalDefaults(_Section):
     avoid_sharing: Avoidance | None = None
     groups: Names | None = None
     labels: dict[str, Name] | None = None
+    command: tuple[Text, ...] | None = None
+    directory: Text | None = None
+    ready: ReadyConfig | None = None
     stop: StopConfig | None = None
-    environment: dict[str, Name] | None = None
+    environment: dict[str, Text] | None = None
+    environment_file: Files | None = None
+    user: Text | None = None
+    group: Text | None = None
+    umask: Umask | None = None
     options: dict[str, JsonValue] | None = None
 
 
@@ -323,6 +387,7 @@ BUILT_IN: Final[dict[str, Any]] = {
     "timeout": 60_000,
     "portable": False,
     "environment": {},
+    "environment_file": [],
     "options": {},
     "default_risk": {
         "risk_percent": 1.0,

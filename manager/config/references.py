@@ -12,7 +12,9 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from manager.config import credentials
+from manager.config.environment_files import load_environment_files, secrets_of, watch_file
 from manager.config.models import AccountConfig
+from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place, dotted
 from manager.config.secret_names import (
     is_secret_name,
@@ -48,11 +50,13 @@ class Resolved:
 
 
 def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
-    """Return `environment` and `options` with every reference resolved.
+    """Return `environment` and `options` with every reference resolved, `environment_file` beneath `environment`.
 
-    Raises CredentialError, which names the key and what is wrong, and no secret.
+    Placeholders are filled in before. Raises CredentialError, which names the key and what is wrong, and no secret.
     """
     secrets = [literal.secret for literal in literals(content(config))]
+    from_files = load_environment_files(config.environment_file, config_dir)
+    secrets += secrets_of(from_files)
 
     def resolved(value: Any, place: Place) -> Any:
         if isinstance(value, Mapping):
@@ -70,7 +74,7 @@ def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
         return secret
 
     return Resolved(
-        environment=resolved(config.environment, ("environment",)),
+        environment={**from_files, **resolved(config.environment, ("environment",))},
         options=resolved(config.options, ("options",)),
         secrets=tuple(dict.fromkeys(secrets)),
     )
@@ -94,8 +98,10 @@ def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
 
 def watch(config: AccountConfig, config_dir: Path) -> Callable[[], object] | None:
     """Return a cheap change detector for all secrets of the account, the password's too; None if a scheme has none."""
+    config = fill_placeholders(config, None).config
     looks = [credentials.watch(config.password, config_dir)]
     looks += [credentials.watch(SecretStr(text), config_dir) for _, text in references(config)]
+    looks += [watch_file(name, config_dir) for name in config.environment_file]
     known = [look for look in looks if look is not None]
     if len(known) < len(looks):
         return None

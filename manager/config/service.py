@@ -17,11 +17,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from manager.config import credentials
+from manager.config.as_written import as_written
 from manager.config.document import Document, read_document
 from manager.config.ids import checked_id, id_problem
 from manager.config.loaded import Defaults, LoadedAccount, defaults_problems, load
 from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
+from manager.config.program_defaults import beneath_account
 from manager.config.references import Resolved, resolve_values
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
@@ -187,7 +189,7 @@ class ConfigurationService:
         data = config.model_dump(mode="json", exclude={"account_id"}, exclude_none=True)
         if config.password is not None:
             data["password"] = config.password.get_secret_value()
-        beneath = self._defaults_now()[1].beneath
+        beneath = beneath_account(self._defaults_now()[1].beneath, data)
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 110
@@ -240,7 +242,7 @@ class ConfigurationService:
         cached = self._cache.get(key)
         if cached is not None and cached.stamps == stamps and None not in stamps:
             return cached.loaded
-        document = read_document(path, f"accounts/{account_id}.yaml")
+        document = as_written(read_document(path, f"accounts/{account_id}.yaml"))
         loaded = load(account_id, document, None if defaults is None else defaults[1])
         with self._lock:
             self._cache[key] = _Cached(stamps, loaded)
@@ -254,7 +256,7 @@ class ConfigurationService:
         if stamp == _ABSENT:
             document = Document("defaults.yaml", "", {})
         else:
-            document = read_document(str(self.defaults_path), "defaults.yaml")
+            document = as_written(read_document(str(self.defaults_path), "defaults.yaml"))
             problems = defaults_problems(document)
             if problems:
                 document = Document("defaults.yaml", document.text, document.data or {}, problems)

@@ -47,6 +47,12 @@ class GatewayOptions:
     command: tuple[str, ...] | None = None
     #: The program's working directory, absolute.
     directory: Path | None = None
+    #: A directory for the program's own files, which is made before it starts; None if it wants none.
+    state_dir: Path | None = None
+    #: Whom the program runs as, by name or number; None: as the worker.
+    user: str | None = None
+    group: str | None = None
+    umask: int = 0o022
     ready: ReadyConfig | None = None
     stop: StopConfig = field(default_factory=StopConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -43,6 +43,8 @@ class LaunchSpec:
     private_dir: Path
     #: Where the account's program runs, absolute; None for the gateways that run none.
     directory: Path | None
+    #: `{state_dir}` of its files; None if they do not use it.
+    state_dir: Path | None = None
     control_address: str
     control_token: SecretStr = field(repr=False)
     heartbeat_interval_seconds: float
@@ -90,7 +92,7 @@ class LaunchSpec:
         for name in ("password", "redis_url", "control_token", "note"):
             if data.get(name) is not None:
                 data[name] = SecretStr(data[name])
-        for name in ("log_file", "beat_file", "private_dir", "directory"):
+        for name in ("log_file", "beat_file", "private_dir", "directory", "state_dir"):
             if data[name] is not None:
                 data[name] = Path(data[name])
         return cls(**data)

@@ -48,8 +48,16 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 _OWN: Final = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
 
 
-def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+#: What belongs to the user that the manager runs as, beside what a login sets.
+_OF_USER: Final = frozenset({"TMPDIR", "TEMP", "TMP", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY"})
+
+
+def program_environment(
+    extra: Mapping[str, str] | None = None, user: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment of a program that is not ours, with `extra` over it.
+
+    `user` are the variables of the user that it runs as, if that is another one than ours.
 
     The manager's virtual environment comes last on its PATH: `python3` is the system's, and a program that was installed
     beside the manager is still found. Python prints at once (PYTHONUNBUFFERED): a pipe would otherwise get nothing for a long time.
@@ -60,4 +68,7 @@ def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str
         parts = kept["PATH"].split(os.pathsep)
         own = [part for part in parts if os.path.realpath(part) == ours]
         kept["PATH"] = os.pathsep.join([part for part in parts if part not in own] + own[:1])
+    if user is not None:
+        kept = {name: value for name, value in kept.items() if name not in _OF_USER and name[:4] != "XDG_"}
+        kept |= user
     return {**kept, "PYTHONUNBUFFERED": "1", **(extra or {})}

@@ -82,6 +82,15 @@ class StatePaths:
         return self.root / "config"
 
     @property
+    def accounts_dir(self) -> Path:
+        """Directories of the accounts' programs for files of their own; nothing of ours is in them."""
+        return self.root / "accounts"
+
+    def account_dir(self, account_id: str) -> Path:
+        """Return what `{state_dir}` is in an account's file; made when its program starts."""
+        return self.accounts_dir / account_id
+
+    @property
     def home(self) -> str:
         """What tells this state directory from every other, for as long as it exists; made with it."""
         return (self.root / "id").read_text().strip()
@@ -114,13 +123,22 @@ class StatePaths:
             ):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if sys.platform != "win32":
-                    self._make_private(directory)
+                    self._make_private(directory, passable=directory in (self.root, self.run_dir))
             self._make_id()
         except OSError as error:
             raise SettingsError(
                 f"state directory {self.root}: {error.strerror} ({error.filename}): "
                 "make it writable, or set MANAGER_STATE_DIR to one that is"
             ) from error
+
+    def open_for_users(self) -> None:
+        """Let other users pass through the state directory to what belongs to them in it: for programs that run as such.
+
+        Mode 0711: they can list nothing, and every file of ours stays private by its own mode. Raises OSError.
+        """
+        self.accounts_dir.mkdir(mode=0o711, exist_ok=True)
+        for directory in (self.root, self.run_dir, self.accounts_dir):
+            directory.chmod(0o711)
 
     def _make_id(self) -> None:
         path = self.root / "id"
@@ -133,12 +151,13 @@ class StatePaths:
     if sys.platform != "win32":
 
         @staticmethod
-        def _make_private(directory: Path) -> None:
+        def _make_private(directory: Path, *, passable: bool) -> None:
             found = directory.stat()
             if found.st_uid != os.geteuid():
                 raise SettingsError(
                     f"state directory {directory} belongs to another user (uid {found.st_uid}): "
                     "set MANAGER_STATE_DIR to one of your own"
                 )
-            if stat.S_IMODE(found.st_mode) & 0o077:
+            # A program that runs as another user may be using what `open_for_users` opened.
+            if stat.S_IMODE(found.st_mode) & (0o066 if passable else 0o077):
                 directory.chmod(0o700)

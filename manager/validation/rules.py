@@ -3,10 +3,7 @@
 A rule takes the configuration and what it may look at beyond it, and yields findings. It never raises for a bad value.
 """
 
-import math
-import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +16,16 @@ from typing import Final
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
-from manager.config.models import POLITE_PART
+from manager.config.placeholders import fill_placeholders
+from manager.config.program_defaults import PROGRAM_KEYS
 from manager.gateways import known_gateways
-from manager.gateways.command.rules import program_health, readiness
+from manager.gateways.command.rules import (
+    placeholders,
+    program,
+    program_health,
+    readiness,
+    variables,
+)
 from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
 
@@ -252,7 +256,7 @@ def paper_fields(config: AccountConfig, _: ValidationContext) -> Iterator[Findin
             value = getattr(config, name)
             if value is None or value == "":
                 yield Finding((name,), "is missing; gateway paper logs in with login, server and password")
-        yield from _not_of(config, "paper", ("command", "directory", "ready", "path"))
+        yield from _not_of(config, "paper", (*PROGRAM_KEYS, "path"))
     if config.venue is not None and not _ADDRESS.fullmatch(config.venue):
         yield Finding(("venue",), f"{config.venue!r} is no address; unix:/path or tcp:host:port is allowed")
 
@@ -262,7 +266,12 @@ def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator
     if config.gateway != "command":
         return
     yield from _not_of(config, "command", ("path", "venue"))
-    yield from _program(config, around)
+    # The rules are about what the program would get.
+    found = fill_placeholders(config, None)
+    yield from placeholders(config, found)
+    yield from program(found, around.config_dir)
+    config = found.config
+    yield from variables(config)
     yield from readiness(config)
     yield from program_health(config)
     name = config.stop.signal.upper().removeprefix("SIG")
@@ -273,38 +282,6 @@ def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator
     if not 0 < config.stop.deadline_seconds <= 3_600:
         text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
         yield Finding(("stop", "deadline_seconds"), text)
-    elif config.stop.deadline_seconds > config.execution.stop_timeout_seconds * POLITE_PART:
-        least = config.stop.deadline_seconds / POLITE_PART
-        text = (
-            f"{config.stop.deadline_seconds:g} s is more than a stop leaves the program: it is killed after "
-            f"{config.execution.stop_timeout_seconds * POLITE_PART:g} s; set execution.stop_timeout_seconds to "
-            f"{math.ceil(least)} or more"
-        )
-        yield Finding(("stop", "deadline_seconds"), text, warning=True)
-    for variable in config.environment:
-        if variable.startswith("MANAGER_"):
-            yield Finding(("environment", variable), "names beginning with MANAGER_ are the manager's own")
-
-
-def _program(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
-    if not config.command:
-        yield Finding(
-            ("command",), "is missing; gateway command needs the program and its arguments as a list"
-        )
-        return
-    program = config.command[0]
-    found = bool(program)
-    if around.config_dir is not None:
-        # Path.expanduser() raises for `~name` of an unknown user; this leaves it as it is, and it is not a directory.
-        directory = around.config_dir / os.path.expanduser(config.directory or ".")  # noqa: PTH111
-        if not directory.is_dir():
-            yield Finding(("directory",), f"{directory} is no directory on this host")
-            return
-        found = found and ((directory / program).is_file() or shutil.which(program) is not None)
-    if not found:
-        yield Finding(
-            ("command", 0), f"{program!r} is no program on this host: give its full path, or install it"
-        )
 
 
 def _risk_percent(percent: float, place: Place) -> Iterator[Finding]:
@@ -330,5 +307,5 @@ def _portfolio_risk(percent: float, place: Place) -> Iterator[Finding]:
 
 def _not_of(config: AccountConfig, gateway: str, names: tuple[str, ...]) -> Iterator[Finding]:
     for name in names:
-        if getattr(config, name) is not None:
+        if getattr(config, name) not in (None, ()):
             yield Finding((name,), f"is not a field of gateway {gateway}: remove it")

@@ -7,7 +7,9 @@ from typing import Final
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, Place, credentials, literals
+from manager.config.environment_files import described
 from manager.config.findings import Finding
+from manager.config.placeholders import STATE_DIR, fill_placeholders
 from manager.config.references import argument_references, content, references, resolve_at
 from manager.errors import CredentialError
 from manager.system.secret_text import secret_problem
@@ -18,9 +20,14 @@ _REFER: Final = "put it into env:, file: or keyring: and refer to it"
 def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
     """Yield findings, none of which shows a secret. Without `config_dir` references are not looked up."""
     yield from _password_findings(config, config_dir)
+    config = _with_what_can_be_filled(config)
     if config_dir is not None:
         for place, text in references(config):
             yield from _reference_findings(place, text, config_dir)
+        for index, name in enumerate(config.environment_file):
+            for text, warning in described(name, config_dir) if name else ():
+                at: Place = ("environment_file", index)
+                yield Finding(at if len(config.environment_file) > 1 else at[:1], text, warning)
     for literal in literals(content(config)):
         where = (
             "every user of its host can see arguments: refer to it in `environment`, or let the program read "
@@ -36,6 +43,25 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
             "and `options`, since every user of a host can see arguments"
         )
         yield Finding(("command", index), text, warning=True)
+
+
+def _with_what_can_be_filled(config: AccountConfig) -> AccountConfig:
+    """Return the account with its placeholders filled in, without what cannot be: that has a finding of its own."""
+    found = fill_placeholders(config, None)
+    if found.config is config:
+        return config
+    wrong = {problem.place for problem in found.problems}
+    environment = {
+        name: text
+        for name, text in found.config.environment.items()
+        if ("environment", name) not in wrong
+        and not (STATE_DIR in text and credentials.scheme_of(text) is not None)
+    }
+    files = tuple(
+        "" if ("environment_file", index) in wrong or STATE_DIR in name else name
+        for index, name in enumerate(found.config.environment_file)
+    )
+    return found.config.model_copy(update={"environment": environment, "environment_file": files})
 
 
 def _password_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:

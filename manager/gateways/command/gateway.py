@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -33,11 +33,14 @@ from manager.gateways.base import (
     Tick,
     VenueNotFound,
 )
+from manager.gateways.command.executables import find_program, program_trouble, start_failure
 from manager.gateways.command.notify import NotifySocket
 from manager.gateways.command.output import OutputReader
 from manager.gateways.command.ports import local_port, port_trouble, served_by, server_of
 from manager.gateways.command.program import Program, start_program
 from manager.gateways.command.program_health import ProgramHealth, url_trouble
+from manager.gateways.command.program_places import make_program_places
+from manager.gateways.command.program_user import ProgramUser, ProgramUserError, program_user
 from manager.gateways.command.visible_text import VisibleText
 from manager.system import logs
 from manager.system.environment import program_environment
@@ -61,6 +64,7 @@ class CommandGateway:
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
         self._program: Program | None = None
+        self._user: ProgramUser | None = None
         self._changed = threading.Condition()
         self._ready_text: VisibleText | None = None
         self._notify: NotifySocket | None = None
@@ -82,6 +86,7 @@ class CommandGateway:
             self.disconnect()
         self._refuse_taken_port(ready)
         try:
+            self._prepare()
             self._start(self._options.command, ready)
             self._wait_ready(ready, deadline)
         except GatewayError as error:
@@ -186,24 +191,60 @@ class CommandGateway:
                 "give the program another port"
             )
 
+    def _prepare(self) -> None:
+        """Find out whom the program runs as, and make the directories that it is given. Raises InvalidRequest."""
+        options = self._options
+        try:
+            self._user = program_user(options.user, options.group)
+        except ProgramUserError as error:
+            raise InvalidRequest(f"{error.key}: {error}") from None
+        try:
+            make_program_places(options.private_dir, options.state_dir, self._user)
+        except OSError as error:
+            raise InvalidRequest(
+                f"state directory: {error.filename}: {error.strerror or error}: set MANAGER_STATE_DIR to one that the host "
+                "agent can write to"
+            ) from None
+        needed = options.state_dir or (options.private_dir if options.password is not None else None)
+        if options.ready is not None and options.ready.notify:
+            needed = needed or options.private_dir
+        barred = None if self._user is None or needed is None else self._user.cannot_reach(needed)
+        if self._user is not None and barred is not None:
+            raise InvalidRequest(
+                f"user: {self._user.name} may not enter {barred}, below which the program's files are: set "
+                "MANAGER_STATE_DIR to a directory that this user can reach, such as one in /var/lib"
+            )
+
+    def _start_failure(self, found: str, error: OSError, search_path: str | None) -> str:
+        if self._user is not None and isinstance(error, PermissionError):
+            return (
+                f"{error.filename or found}: user {self._user.name} may not use it ({error.strerror}): check owner and "
+                "mode of it and of the directories above it"
+            )
+        return start_failure(found, error, search_path)
+
     def _start(self, command: Sequence[str], ready: ReadyConfig) -> None:
         directory = self._options.directory
         environment = self._environment()
         program = command[0]
-        found: str | None = None
-        if directory is not None and (directory / program).is_file():
-            found = str(directory / program)
-        else:
-            found = shutil.which(program, path=environment.get("PATH"))
+        search_path = environment.get("PATH")
+        found = find_program(program, directory, search_path)
         if found is None:
             raise VenueNotFound(
                 f"{program!r} is not an executable on this host's PATH: give its full path, or install it"
             )
+        trouble = program_trouble(found, search_path)
+        if trouble is not None:
+            raise VenueNotFound(trouble)
         self._ready_text = None if ready.line is None else VisibleText(ready.line)
         self._last_line, self._output_open = "", True
         if ready.notify:
             try:
-                self._notify = NotifySocket(self._options.private_dir, self._options.health.watchdog_seconds)
+                self._notify = NotifySocket(
+                    self._options.private_dir,
+                    self._options.health.watchdog_seconds,
+                    None if self._user is None else self._user.uid,
+                )
             except OSError as error:
                 raise InvalidRequest(f"ready.notify: the socket cannot be made: {error}") from None
             environment |= self._notify.environment()
@@ -215,9 +256,12 @@ class CommandGateway:
                 self._options.worker_id,
                 private_dir=self._options.private_dir,
                 keep_user=self._options.failover,
+                user=self._user,
+                umask=self._options.umask,
+                make_directory=_is_below(directory, self._options.state_dir),
             )
         except OSError as error:
-            raise VenueNotFound(f"{found}: {error.strerror or error}") from None
+            raise VenueNotFound(self._start_failure(found, error, search_path)) from None
         self._health = ProgramHealth(self._options.health, self._notify, self._program.stopped)
         logs.event(logger, logging.INFO, "program_started", pid=self._program.pid, program=found)
         threading.Thread(
@@ -229,7 +273,8 @@ class CommandGateway:
         own = {"MANAGER_ACCOUNT_ID": options.account_id, "MANAGER_EPOCH": str(options.epoch)}
         if options.password is not None:
             own["MANAGER_CREDENTIALS_FILE"] = str(self._write_credentials())
-        return program_environment({**options.environment, **own})
+        user = None if self._user is None else self._user.environment()
+        return program_environment({**options.environment, **own}, user)
 
     def _write_credentials(self) -> Path:
         options = self._options
@@ -246,6 +291,8 @@ class CommandGateway:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(content, file)
+        if self._user is not None and sys.platform != "win32":
+            os.chown(path, self._user.uid, -1)
         return path
 
     @property
@@ -319,7 +366,7 @@ class CommandGateway:
             said = self._notify is not None and self._notify.ready
             return None if said else "it has not said READY=1 (ready.notify)"
         if ready.tcp is not None:
-            return port_trouble(ready.tcp)
+            return port_trouble(int(ready.tcp))
         return None if ready.http is None else url_trouble(ready.http, _PROBE_TIMEOUT)
 
     def _ending(self, program: Program) -> str | None:
@@ -371,8 +418,12 @@ def _signal_name(name: str) -> str:
     return name.upper().removeprefix("SIG")
 
 
+def _is_below(directory: Path | None, state_dir: Path | None) -> bool:
+    return directory is not None and state_dir is not None and directory.is_relative_to(state_dir)
+
+
 def _ready_port(ready: ReadyConfig) -> int | None:
     """Return the port of this machine that shows that the program is ready, if one does."""
     if ready.tcp is not None:
-        return ready.tcp
+        return int(ready.tcp)
     return None if ready.http is None else local_port(ready.http)

@@ -26,6 +26,7 @@ from manager.gateways.command.program_guard import (  # noqa: E402
     descendants,
     kill_descendants,
 )
+from manager.gateways.command.program_user import ProgramUser  # noqa: E402
 from manager.system.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
@@ -49,6 +50,9 @@ class GuardedProgram:
         *,
         cgroup: Path | None,
         keep_user: bool,
+        user: ProgramUser | None = None,
+        umask: int = 0o022,
+        make_directory: bool = False,
     ) -> None:
         """Start it. Raises OSError if there is no guard or no program."""
         # What a guard that was killed leaves behind becomes this process's own, and is ended by it.
@@ -81,7 +85,9 @@ class GuardedProgram:
                 "argv": list(argv),
                 "directory": None if directory is None else str(directory),
                 "environment": dict(environment),
-                "umask": 0o022,
+                "umask": umask,
+                "user": None if user is None else [user.uid, user.gid, list(user.groups)],
+                "make_directory": make_directory,
                 "core_limit": ordinary_core_limit(),
                 "cgroup": None if cgroup is None else str(cgroup),
                 "keep_user": keep_user,

@@ -4,7 +4,9 @@ Source: sd_notify(3). The socket lies in the worker's private directory, so that
 """
 
 import contextlib
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -19,8 +21,8 @@ _MAX_STATUS: Final = 200
 class NotifySocket:
     """Listens from its making to `close`. Linux and other systems with Unix datagram sockets."""
 
-    def __init__(self, directory: Path, watchdog_seconds: float | None) -> None:
-        """Raises OSError if the socket cannot be made."""
+    def __init__(self, directory: Path, watchdog_seconds: float | None, uid: int | None = None) -> None:
+        """Make the socket; `uid` is the user of the program, if it is not this one. Raises OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = directory / "notify"
         with contextlib.suppress(FileNotFoundError):
@@ -41,6 +43,8 @@ class NotifySocket:
             self._socket.close()
             raise
         self._path.chmod(0o600)
+        if uid is not None and sys.platform != "win32":
+            os.chown(self._path, uid, -1)
         self._thread = threading.Thread(target=self._receive, name="notify", daemon=True)
         self._thread.start()
 

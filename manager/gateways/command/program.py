@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 import psutil
 
 from manager.gateways.command.cgroups import end_cgroup, make_cgroup
+from manager.gateways.command.program_user import ProgramUser
 from manager.gateways.command.windows_job import join_own_job
 
 #: The environment variable that a program is given; most of what it starts inherits it.
@@ -74,7 +75,14 @@ class PlainProgram:
     guard_lost = False
 
     def __init__(
-        self, argv: Sequence[str], directory: Path | None, environment: Mapping[str, str], worker_id: str
+        self,
+        argv: Sequence[str],
+        directory: Path | None,
+        environment: Mapping[str, str],
+        worker_id: str,
+        *,
+        user: ProgramUser | None = None,
+        umask: int = 0o022,
     ) -> None:
         """Start it. Raises OSError."""
         options: dict[str, Any] = {}
@@ -82,7 +90,9 @@ class PlainProgram:
             join_own_job()
             options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
         else:
-            options |= {"start_new_session": True, "umask": 0o022}
+            options |= {"start_new_session": True, "umask": umask}
+            if user is not None:
+                options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
         self._process = subprocess.Popen(
             list(argv),
             cwd=directory,
@@ -160,8 +170,13 @@ def start_program(
     *,
     private_dir: Path,
     keep_user: bool = False,
+    user: ProgramUser | None = None,
+    umask: int = 0o022,
+    make_directory: bool = False,
 ) -> Program:
     """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError.
+
+    `user` is whom it runs as, if not as this process. `make_directory`: its directory is made if it is missing.
 
     `keep_user`: neither the program nor what it starts may become another user (sudo, setuid files), whose processes
     this user could not kill.
@@ -175,14 +190,26 @@ def start_program(
             private_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             (private_dir / CGROUP_NOTE).write_text(str(cgroup))
         try:
-            return GuardedProgram(argv, directory, environment, worker_id, cgroup=cgroup, keep_user=keep_user)
+            return GuardedProgram(
+                argv,
+                directory,
+                environment,
+                worker_id,
+                cgroup=cgroup,
+                keep_user=keep_user,
+                user=user,
+                umask=umask,
+                make_directory=make_directory,
+            )
         except BaseException:
             if cgroup is not None:
                 end_cgroup(cgroup, time.monotonic())
             raise
     else:
         del private_dir, keep_user
-        return PlainProgram(argv, directory, environment, worker_id)
+        if make_directory and directory is not None and user is None:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return PlainProgram(argv, directory, environment, worker_id, user=user, umask=umask)
 
 
 def kill_marked(worker_id: str, seconds: float) -> bool:

@@ -213,10 +213,7 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
     """Become the program: nothing that the manager or its parents changed for themselves may leak into it."""
     try:
         os.setsid()
-        # The kernel ends the program with its guard.
-        _prctl(_PR_SET_PDEATHSIG, _KILL)
-        if os.getppid() != guard:
-            os._exit(1)
+        _end_with(guard)
         if request["keep_user"]:
             # A descendant of another user could not be killed by us.
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -231,7 +228,14 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
             # Without it the guard alone owns the program.
             with contextlib.suppress(OSError), open(f"{request['cgroup']}/cgroup.procs", "w") as file:  # noqa: PTH123
                 file.write("0")
+        if request["user"]:
+            _become_user(*request["user"])
+            # The kernel forgets the parent-death signal when a process changes its user.
+            _end_with(guard)
         if request["directory"]:
+            # Made and entered as the program's own user: what that user may not do, nothing does for it.
+            if request["make_directory"]:
+                os.makedirs(request["directory"], 0o700, exist_ok=True)  # noqa: PTH103
             os.chdir(request["directory"])
         os.execve(request["argv"][0], request["argv"], request["environment"])  # noqa: S606
     except OSError as error:
@@ -241,6 +245,22 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
         os.write(outcome, json.dumps({"errno": 0, "text": str(error), "file": None}).encode())
     finally:
         os._exit(1)
+
+
+def _end_with(guard: int) -> None:
+    """Have the kernel end this process with its guard."""
+    _prctl(_PR_SET_PDEATHSIG, _KILL)
+    if os.getppid() != guard:
+        os._exit(1)
+
+
+def _become_user(uid: int, gid: int, groups: list[int]) -> None:
+    """Give up this user and its groups for good."""
+    with contextlib.suppress(OSError):
+        os.fchown(1, uid, -1)  # a program that opens /dev/stdout opens the pipe again
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _reset_limits(core: int | None) -> None:

@@ -103,7 +103,7 @@ class _Probe:
         config = self._config
         if config.http is not None:
             return url_trouble(config.http, config.timeout_seconds)
-        return None if config.tcp is None else port_trouble(config.tcp, config.timeout_seconds)
+        return None if config.tcp is None else port_trouble(int(config.tcp), config.timeout_seconds)
 
 
 def url_trouble(url: str, timeout: float) -> str | None:

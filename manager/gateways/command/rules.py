@@ -1,14 +1,111 @@
-"""Rules on how a program shows that it is ready and well (gateway `command`)."""
+"""Rules on a program: what is started, as whom, and how it shows that it is ready and well (gateway `command`)."""
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from manager.config import AccountConfig
 from manager.config.findings import Finding
 from manager.config.models import ProbeConfig
+from manager.config.placeholders import STATE_DIR, Filled, misspelt
 from manager.config.problems import Place
+from manager.gateways.command.executables import find_program, program_trouble
+from manager.gateways.command.program_user import ProgramUser, ProgramUserError, program_user
+from manager.system.environment import program_environment
 
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
+
+
+def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
+    """Check that each placeholder has a value, and that none is misspelt; `found` is the account with them filled in."""
+    for problem in found.problems:
+        yield Finding(problem.place, problem.text)
+    for place, text in misspelt(config):
+        yield Finding(place, f"{text} It is given to the program as it is written", warning=True)
+
+
+def program(found: Filled, config_dir: Path | None) -> Iterator[Finding]:
+    """Check what is started, where, and as whom. Without `config_dir` nothing is looked up on this machine."""
+    config = found.config
+    for index, argument in enumerate(config.command or ()):
+        if "\0" in argument:
+            yield Finding(("command", index), "holds a NUL character, which no argument may")
+    for index, name in enumerate(config.environment_file):
+        if not name or "\0" in name:
+            yield Finding(("environment_file", index), "is not a file's name")
+    if sys.platform == "win32" and config.umask is not None:
+        yield Finding(("umask",), "is not supported on Windows, which has none: remove it")
+    if not config.command:
+        yield Finding(
+            ("command",), "is missing; gateway command needs the program and its arguments as a list"
+        )
+        return
+    if not config.command[0]:
+        yield Finding(("command", 0), "is empty; the first of the list is the program")
+        return
+    if config_dir is None:
+        return
+    who: ProgramUser | None = None
+    try:
+        who = program_user(config.user, config.group)
+    except ProgramUserError as error:
+        yield Finding((error.key,), str(error))
+    if not any(problem.place in (("directory",), ("command", 0)) for problem in found.problems):
+        yield from _program_here(config, config.command[0], config_dir, who)
+
+
+def _program_here(
+    config: AccountConfig, name: str, config_dir: Path, who: ProgramUser | None
+) -> Iterator[Finding]:
+    directory: Path | None = None
+    if STATE_DIR not in (config.directory or ""):  # that one is made before the program starts
+        # Path.expanduser() raises for `~name` of an unknown user; this leaves it as it is, and it is not a directory.
+        directory = config_dir / os.path.expanduser(config.directory or ".")  # noqa: PTH111
+        if "\0" in str(directory) or not directory.is_dir():
+            yield Finding(("directory",), f"{directory} is no directory on this host")
+            return
+        barred = None if who is None else who.cannot_reach(directory)
+        if who is not None and barred is not None:
+            yield Finding(("directory",), f"user {who.name} may not enter {barred}: {_let_in(config)}")
+            return
+    if STATE_DIR in name:
+        return
+    given = config.environment.get("PATH")
+    search_path = program_environment({} if given is None else {"PATH": given}).get("PATH")
+    found = find_program(name, directory, search_path)
+    if found is None:
+        yield Finding(
+            ("command", 0), f"{name!r} is no program on this host: give its full path, or install it"
+        )
+        return
+    trouble = program_trouble(found, search_path)
+    barred = None if who is None else who.cannot_reach(Path(found).resolve())
+    if trouble is None and who is not None and barred is not None:
+        trouble = f"user {who.name} may not enter {barred} on the way to {found}: put the program elsewhere, or chmod it"
+    if trouble is not None:
+        yield Finding(("command", 0), trouble)
+
+
+def _let_in(config: AccountConfig) -> str:
+    return (
+        "set `directory` to one that this user may enter (by default it is the configuration directory)"
+        if config.directory is None
+        else "chmod it, or set another `directory`"
+    )
+
+
+def variables(config: AccountConfig) -> Iterator[Finding]:
+    """Check the names and values of `environment`."""
+    for name, value in config.environment.items():
+        place: Place = ("environment", name)
+        if not name or "=" in name:
+            yield Finding(place, f"{name!r} is not a variable's name: it must not be empty or hold '='")
+        elif "\0" in name or "\0" in value:
+            yield Finding(place, "holds a NUL character, which no variable may")
+        elif name.upper().startswith("MANAGER_"):
+            yield Finding(place, "names beginning with MANAGER_ are the manager's own")
 
 
 def readiness(config: AccountConfig) -> Iterator[Finding]:
@@ -70,8 +167,8 @@ def _probe(probe: ProbeConfig) -> Iterator[Finding]:
         yield Finding((*place, "failures"), f"{probe.failures} is below 1; 1 or more is allowed")
 
 
-def _target(port: int | None, url: str | None, place: Place) -> Iterator[Finding]:
-    if port is not None and not 1 <= port <= 65_535:
+def _target(port: int | str | None, url: str | None, place: Place) -> Iterator[Finding]:
+    if isinstance(port, int) and not 1 <= port <= 65_535:
         yield Finding((*place, "tcp"), f"{port} is not a port; 1 to 65535 is allowed")
     if url is not None and not url.startswith(("http://", "https://")):
         yield Finding((*place, "http"), f"{url!r} is not a URL; http:// or https:// is allowed")

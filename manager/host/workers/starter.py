@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, Resolved, config_version
+from manager.config.placeholders import filled, uses_state_dir
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
@@ -163,10 +164,11 @@ class Starter:
 
         `held` is what it holds in the fleet; the caller gives that up if this fails.
 
-        Raises CredentialError or StartFailedError; then no process, no record and no claim is left.
+        Raises CredentialError, InvalidConfigError or StartFailedError; then no process, no record and no claim is left.
         """
         password = self._credentials.resolve_password(config)
-        values = self._credentials.resolve_values(config)
+        told = filled(config, self._at.paths.account_dir(config.account_id))
+        values = self._credentials.resolve_values(told)
         began = time.monotonic()
         launched = self._launcher.launch()
         events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -177,7 +179,11 @@ class Starter:
             # Before the order is given: a worker that works has a record, whenever this agent is killed.
             self._records.save(record)
             note(_info(slot))
-            spec = self._spec(record, config, password, values, held, slot.mode)
+            spec = self._spec(
+                record, told, password, values, held, slot.mode, own_files=uses_state_dir(config)
+            )
+            if told.user is not None or told.group is not None:
+                self._at.paths.open_for_users()
             launched.writer.write(spec.to_json())
             launched.writer.flush()
             threading.Thread(
@@ -267,6 +273,8 @@ class Starter:
         values: Resolved,
         held: LeaseGrant,
         mode: TradingMode,
+        *,
+        own_files: bool,
     ) -> LaunchSpec:
         at = self._at
         return LaunchSpec(
@@ -288,6 +296,7 @@ class Starter:
             beat_file=record.beat_file,
             private_dir=private_dir(record.beat_file),
             directory=self._credentials.config_dir / os.path.expanduser(config.directory or "."),  # noqa: PTH111
+            state_dir=at.paths.account_dir(config.account_id) if own_files else None,
             control_address=record.control_address,
             control_token=SecretStr(record.control_token),
             heartbeat_interval_seconds=at.heartbeat_interval_seconds,

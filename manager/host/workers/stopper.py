@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from manager.config.models import POLITE_PART
 from manager.errors import StopFailedError
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.slot import Slot
@@ -19,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds within which a killed process must be gone; longer means that the kernel itself holds it.
 _KILL_SECONDS: Final = 5.0
+
+#: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
+_POLITE_PART: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
     killed = False
     seconds = record.stop_timeout_seconds if timeout is None else max(0.0, timeout)
     deadline = time.monotonic() + seconds
-    polite = seconds * POLITE_PART
+    polite = seconds * _POLITE_PART
     try:
         if seconds > 0:
             slot.ask({"op": "stop", "seconds": polite}, timeout=min(2.0, polite))

@@ -1,0 +1,39 @@
+"""What of `defaults.yaml` lies beneath an account's file: all of it, but for keys of programs that do not fit the account."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from manager.config.models import BUILT_IN
+
+#: The gateway whose accounts run a program.
+PROGRAM_GATEWAY: Final = "command"
+#: Keys that only say how a program runs. In `defaults.yaml` they count for accounts of that gateway alone: a fleet may have
+#: others beside them.
+PROGRAM_KEYS: Final = ("command", "directory", "ready", "environment_file", "user", "group", "umask")
+#: Sections of which exactly one of some keys is allowed: one in the account's file replaces another in the defaults.
+_SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
+_PROBES: Final = ("tcp", "http")
+
+
+def beneath_account(beneath: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lies beneath this account's file; neither mapping is changed."""
+    found = dict(beneath)
+    if account.get("gateway", beneath.get("gateway")) != PROGRAM_GATEWAY:
+        for key in PROGRAM_KEYS:
+            found.pop(key, None)
+            if key in BUILT_IN:
+                found[key] = BUILT_IN[key]
+        return found
+    if "ready" in found and _names_one(account.get("ready"), _SIGNS):
+        del found["ready"]
+    health, own = found.get("health"), account.get("health")
+    if isinstance(health, Mapping) and isinstance(own, Mapping) and _names_one(own.get("probe"), _PROBES):
+        probe = health.get("probe")
+        if isinstance(probe, Mapping):
+            kept = {key: value for key, value in probe.items() if key not in _PROBES}
+            found["health"] = {**health, "probe": kept}
+    return found
+
+
+def _names_one(section: object, keys: tuple[str, ...]) -> bool:
+    return isinstance(section, Mapping) and any(section.get(key) is not None for key in keys)
