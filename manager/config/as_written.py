@@ -25,7 +25,7 @@ _TEXTS: Final[tuple[tuple[object, ...], ...]] = (
     ("health", "line_every", "line"),
 )
 #: Without one of these in its text, a file holds no integer that differs from its own decimal digits.
-_MARKS: Final = ("0x", "0o", "+", "-0")
+_MARKS: Final = ("0x", "0o", "0X", "0O", "+", "-0")
 
 
 def as_written(document: Document) -> Document:

@@ -30,7 +30,7 @@ MAX_DEPTH: Final = 32
 #: What sends a file the precise way: anchors, aliases, tags, merge keys, directives and further documents, and
 #: numbers that loaders read differently. It may match within a string; that costs time and changes nothing.
 _SUSPECT: Final = re.compile(
-    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_]|[\s,\[{:-][-+.]?[0-9]*_",
+    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_XO]|[\s,\[{:-][-+.]?[0-9]*_",
     re.M,
 )
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
@@ -49,12 +49,14 @@ _NUMBERS: Final = bytes(
     else 97
     for c in range(256)
 )
-_NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b"0_", b"9_", b" _")
+_NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b" 0a", b"0_", b"9_", b" _")
 _OTHER_WORDS: Final = (b"&", b"*", b"!", b"<<", b"---", b"%", b"...")
 _INDICATORS: Final = bytes(45 if chr(c) in "-?:" else 97 for c in range(256))
 _CONTROLS: Final = bytes(c for c in (*range(32), 127) if c not in b"\t\n\r")
-#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, and underscores in a number.
-_AMBIGUOUS: Final = re.compile(r"[-+]?0[0-9_]+|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?")
+#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number, `0X1F`.
+_AMBIGUOUS: Final = re.compile(
+    r"[-+]?0[0-9_]+|[-+]?0[XO][0-9A-Fa-f]*|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?"
+)
 _SHARED: Final = "put what accounts share into defaults.yaml"
 _KEY: Final = re.compile(r"([\w.-]+)[\"']?\s*:")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
@@ -193,15 +195,13 @@ def _refused_events(events: Iterable[Any], lines: list[str]) -> Iterator[tuple[A
             yield event.start_mark, f"aliases (*name) are not allowed; {_SHARED}"
         elif isinstance(event, NodeEvent):
             line = event.start_mark.line
-            for what in _refused_node(event, secret=line < len(lines) and _names_a_secret(lines[line])):
+            names = _KEY.findall(lines[line]) if line < len(lines) else ()
+            secret = any(is_secret_place((name,)) for name in names)
+            for what in _refused_node(event, secret=secret, octal="umask" in names):
                 yield event.start_mark, what
 
 
-def _names_a_secret(line: str) -> bool:
-    return any(is_secret_place((name,)) for name in _KEY.findall(line))
-
-
-def _refused_node(event: Any, *, secret: bool) -> Iterator[str]:
+def _refused_node(event: Any, *, secret: bool, octal: bool) -> Iterator[str]:
     if event.anchor is not None:
         yield f"anchors (&name) are not allowed; {_SHARED}"
     tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
@@ -211,8 +211,12 @@ def _refused_node(event: Any, *, secret: bool) -> Iterator[str]:
         return
     if _AMBIGUOUS.fullmatch(event.value) and secret:
         yield "the value is ambiguous (YAML loaders differ): write it in quotes, or as a number without leading zeros"
+    elif _AMBIGUOUS.fullmatch(event.value) and octal:
+        yield f'{event.value} is ambiguous (YAML loaders differ): write the octal digits in quotes, "{event.value}"'
     elif _AMBIGUOUS.fullmatch(event.value):
         bare = event.value.replace("_", "").lstrip("+0") or "0"
+        if "X" in bare or "O" in bare:
+            bare = event.value.lower().lstrip("+")
         yield (
             f"{event.value} is ambiguous (YAML loaders differ): write {bare} for the number, "
             f'"{event.value}" for the text'

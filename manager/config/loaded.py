@@ -143,7 +143,14 @@ def load(account_id: str, account: Document, defaults: Defaults | None) -> Loade
     if problems:
         config = None
     return LoadedAccount(
-        account_id, account.file, config, repaired, tuple(problems), layers, defaults is not None
+        account_id,
+        account.file,
+        config,
+        repaired,
+        # A problem of the defaults is one of the account, too.
+        tuple(dict.fromkeys(problems)),
+        layers,
+        defaults is not None,
     )
 
 

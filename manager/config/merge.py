@@ -67,14 +67,19 @@ def _beyond(
         if key in written:
             said = written[key]
             both = isinstance(value, dict) and isinstance(said, dict)
-            own[key] = _beyond(value, said, beneath.get(key) or {}) if both else value
+            own[key] = _beyond(value, said, beneath.get(key) or {}) if both else _as_said(said, value)
         elif isinstance(value, dict) and isinstance(beneath.get(key), dict):
             rest = _beyond(value, {}, beneath[key])
             if rest:
                 own[key] = rest
-        elif key not in beneath or beneath[key] != value:
+        elif key not in beneath or _as_said(beneath[key], value) != beneath[key]:
             own[key] = value
     return own
+
+
+def _as_said(said: Any, value: Any) -> Any:
+    """Return the value as it is written already, where a file has `x` for the list `[x]`."""
+    return said if isinstance(said, str) and value == [said] else value
 
 
 def sources(place: Place) -> tuple[Place, ...]:

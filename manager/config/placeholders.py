@@ -244,8 +244,8 @@ def _is_code(command: Sequence[str], index: int) -> bool:
             continue
         at = start + 1
         while at < index and command[at].startswith(("-", "/")):
-            if _CODE_OPTION.fullmatch(command[at]):
-                return index == at + 1 or name.lower() == "cmd"
+            if _CODE_OPTION.fullmatch(command[at]) and (index == at + 1 or name.lower() == "cmd"):
+                return True
             at += 2 if command[at] in _WITH_VALUE else 1
     return False
 

@@ -24,16 +24,20 @@ def beneath_account(beneath: Mapping[str, Any], account: Mapping[str, Any]) -> d
             if key in BUILT_IN:
                 found[key] = BUILT_IN[key]
         return found
-    if "ready" in found and _names_one(account.get("ready"), _SIGNS):
+    if _names_another(account.get("ready"), found.get("ready"), _SIGNS):
         del found["ready"]
     health, own = found.get("health"), account.get("health")
-    if isinstance(health, Mapping) and isinstance(own, Mapping) and _names_one(own.get("probe"), _PROBES):
+    if isinstance(health, Mapping) and isinstance(own, Mapping):
         probe = health.get("probe")
-        if isinstance(probe, Mapping):
+        if isinstance(probe, Mapping) and _names_another(own.get("probe"), probe, _PROBES):
             kept = {key: value for key, value in probe.items() if key not in _PROBES}
             found["health"] = {**health, "probe": kept}
     return found
 
 
-def _names_one(section: object, keys: tuple[str, ...]) -> bool:
-    return isinstance(section, Mapping) and any(section.get(key) is not None for key in keys)
+def _names_another(own: object, below: object, keys: tuple[str, ...]) -> bool:
+    """Say whether the account names one of the keys, and the defaults another."""
+    if not isinstance(own, Mapping) or not isinstance(below, Mapping):
+        return False
+    ours = {key for key in keys if own.get(key) is not None}
+    return bool(ours) and any(below.get(key) is not None for key in keys if key not in ours)
