@@ -1,0 +1,140 @@
+"""What an account's file says of its program reaches the program: through the agent's pool, a fork server and a worker."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.pool_host import Host
+from support.waiting import eventually
+
+from manager.errors import InvalidConfigError, StartFailedError
+
+if sys.platform == "win32":
+    pytest.skip("shell programs", allow_module_level=True)
+
+DEFAULTS = """\
+gateway: command
+command: [/bin/sh, -c, 'env >env; umask >umask; id -u >uid; echo "$@" >arguments; echo "key $API_KEY"; echo "up $1"; exec sleep 60',
+  bot, "{account_id}", "{server} x", '{"login": {login}, "rate": 0.50}', 8080]
+directory: "{state_dir}/work"
+ready: {line: "up {account_id}"}
+stop: {deadline_seconds: 5}
+environment: {LEVEL: 5, WHERE: "{state_dir}"}
+environment_file: "secrets/{account_id}.env"
+umask: "027"
+"""
+
+
+@pytest.fixture
+def host(short_dir: Path) -> Iterator[Host]:
+    found = Host(short_dir)
+    found.settings.config_dir.joinpath("defaults.yaml").write_text(DEFAULTS)
+    found.settings.config_dir.joinpath("secrets").mkdir()
+    yield found
+    found.close()
+
+
+def bot(host: Host, account_id: str, login: int, text: str = "") -> Path:
+    """Write an account of three lines; returns its state directory."""
+    config_dir = host.settings.config_dir
+    (config_dir / "accounts" / f"{account_id}.yaml").write_text(f"login: {login}\nserver: Demo 1\n{text}")
+    secrets = config_dir / "secrets" / f"{account_id}.env"
+    secrets.write_text(f"API_KEY=the-key-of-{account_id}\nLEVEL=1\n")
+    secrets.chmod(0o600)
+    return host.paths.root / "accounts" / account_id
+
+
+def environment(state: Path) -> dict[str, str]:
+    lines = (state / "work" / "env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_two_bots_of_one_defaults_file_are_two_programs(host: Host) -> None:
+    for number in (1, 2):
+        account_id = f"bot-{number}"
+        state = bot(host, account_id, 5000 + number)
+        assert host.service.validate_config(account_id).errors == ()
+        info = host.start(account_id)
+        assert stat.S_IMODE(state.stat().st_mode) == 0o700
+        arguments = (state / "work" / "arguments").read_text()
+        assert arguments == f'{account_id} Demo 1 x {{"login": {5000 + number}, "rate": 0.50}} 8080\n'
+        assert (state / "work" / "umask").read_text() == "0027\n"
+        found = environment(state)
+        assert (found["LEVEL"], found["WHERE"]) == ("5", str(state))
+        assert found["API_KEY"] == f"the-key-of-{account_id}"
+        # Its value is nowhere but in the file and in the program.
+        log = host.paths.worker_log(account_id)
+        eventually(lambda log=log: "key ***" in log.read_text(), what="the line is in the log")  # type: ignore[misc]
+        assert "the-key-of" not in log.read_text() + json.dumps(info.to_dict())
+        for path in (*host.paths.workers_dir.iterdir(), *host.paths.run_dir.iterdir()):
+            if path.is_file():
+                assert "the-key-of" not in path.read_text(errors="replace")
+    # A state directory that was deleted is made again at the next start; one that was kept has its files.
+    (host.paths.root / "accounts" / "bot-1" / "kept").touch()
+    shutil.rmtree(host.paths.root / "accounts" / "bot-2")
+    for account_id in ("bot-1", "bot-2"):
+        host.process(host.service.restart_worker(account_id))
+    assert (host.paths.root / "accounts" / "bot-1" / "kept").exists()
+    assert (host.paths.root / "accounts" / "bot-2" / "work" / "env").exists()
+    assert host.service.stop_all_workers() == 2
+
+
+def test_without_the_placeholder_nothing_is_made(host: Host) -> None:
+    bot(host, "a", 1, "directory: .\nenvironment: {WHERE: x}\n")
+    host.start()
+    assert not host.paths.accounts_dir.exists()
+
+
+def test_a_start_that_is_not_validated_is_refused_in_the_same_words(host: Host) -> None:
+    bot(host, "a", 1, "environment: {WHERE: '{password}'}\n")
+    with pytest.raises(InvalidConfigError, match=r"environment\.WHERE: a password is never filled in"):
+        host.service.start_worker_from_config("a", validate=False)
+    bot(host, "a", 1, "user: no-such-user\n")
+    with pytest.raises(StartFailedError, match="'no-such-user' is not a user of this host"):
+        host.service.start_worker_from_config("a", validate=False)
+    (host.settings.config_dir / "secrets" / "a.env").write_text("A='\n")
+    with pytest.raises(ValueError, match=r"environment_file: .*a\.env:1: A: the quote ' is not closed"):
+        host.service.start_worker_from_config("a", validate=False)
+    assert list(host.paths.run_dir.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a program as another user")
+def test_a_program_of_another_user_reaches_its_files_and_no_others(host: Host, short_dir: Path) -> None:
+    import pwd
+
+    for directory in (short_dir, host.settings.config_dir):
+        directory.chmod(0o755)
+    nobody = pwd.getpwnam("nobody")
+    script = (
+        'cat "$MANAGER_CREDENTIALS_FILE" >credentials; for d in "$1" "$1/run" "$1/workers" "$1/logs"; do ls "$d"; done; '
+        'cat "$1/id" "$1"/run/*.note; echo "over"; exec sleep 60'
+    )
+    state = bot(
+        host,
+        "a",
+        1,
+        f"user: nobody\npassword: hunter2-hunter2\nready: {{line: over}}\n"
+        f"command: [/bin/sh, -c, '{script}', bot, '{host.paths.root}']\n",
+    )
+    host.start()
+    assert (state.stat().st_uid, (state / "work").stat().st_uid) == (nobody.pw_uid, nobody.pw_uid)
+    assert json.loads((state / "work" / "credentials").read_text())["password"] == "hunter2-hunter2"
+    log = host.paths.worker_log("a")
+    assert log.stat().st_uid == 0
+    for name in ("", "/run", "/workers", "/logs"):
+        assert f"'{host.paths.root}{name}': Permission denied" in log.read_text()
+    assert "/id: Permission denied" in log.read_text()
+    # An agent that starts beside it leaves the way open, and closes nothing less.
+    host.paths.create()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (host.paths.root, host.paths.run_dir, log.parent)]
+    assert modes == [0o711, 0o711, 0o700]
+    host.paths.root.chmod(0o755)
+    host.paths.create()
+    assert stat.S_IMODE(host.paths.root.stat().st_mode) == 0o700
+    host.service.stop_worker("a")
+    assert list(host.paths.run_dir.iterdir()) == []
