@@ -24,7 +24,8 @@ _LITERAL: Final = "literal:"
 _KNOWN: Final = re.compile(
     r"\{\{(account_id|login|server|state_dir|password)\}\}|(?<!\$)\{(account_id|login|server|state_dir)\}"
 )
-_PASSWORD: Final = re.compile(r"(?<![\${])\{\s*(?:password|passwd)\s*\}", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"(?<![\${])\{password\}")
+_ESCAPED: Final = re.compile(r"(?<!\$)\{(account_id|login|server|state_dir|password)\}")
 _LIKELY: Final = re.compile(r"(?<![\${])\{\s*([A-Za-z][A-Za-z_ -]{0,20}?)\s*\}")
 #: How like a placeholder an unknown name must be to be taken for a misspelt one.
 _CLOSE: Final = 0.8
@@ -94,12 +95,19 @@ def misspelt(config: AccountConfig) -> Iterator[tuple[Place, str]]:
     for place, text in _texts(config):
         for found in _LIKELY.finditer(text):
             name = found[1]
-            if found[0] == f"{{{name}}}" and name in NAMES:
+            if found[0] == f"{{{name}}}" and name in (*NAMES, "password"):
                 continue
             plain = re.sub(r"[ -]", "_", name.lower())
-            close = difflib.get_close_matches(plain, NAMES, n=1, cutoff=_CLOSE)
-            if close:
+            close = difflib.get_close_matches(plain, (*NAMES, "password"), n=1, cutoff=_CLOSE)
+            if close == ["password"]:
+                yield place, f"{found[0]} is not a placeholder, and a password is never filled in."
+            elif close:
                 yield place, f"{found[0]} is not a placeholder; did you mean {{{close[0]}}}?"
+
+
+def escaped(text: str) -> str:
+    """Return how to write a text in which no placeholder is meant."""
+    return _ESCAPED.sub(r"{{\1}}", text)
 
 
 class _Filling:

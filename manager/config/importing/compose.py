@@ -15,6 +15,7 @@ from manager.config.importing.drafts import (
     group_names,
     note_secret_arguments,
 )
+from manager.config.importing.env_files import use_file
 from manager.config.importing.trees import Tree, read_yaml
 from manager.config.importing.values import (
     MAX_RESTARTS,
@@ -144,7 +145,11 @@ class _Service:
     def _set_environment(self, draft: Draft, missing: dict[str, str]) -> None:
         for path in self._list("env_file"):
             file = str(path.get("path") if isinstance(path, dict) else path)
-            text = self._source.read(self._source.path(self._expand(file, missing)))
+            found = self._source.path(self._expand(file, missing))
+            # Compose expands variables in these files and we do not, so only what has none is read where it is.
+            if use_file(draft, self._source, found) is None:
+                continue
+            text = self._source.read(found)
             if text is not None:
                 for variable, value in dotenv(text):
                     self._set(draft, "env_file", variable, value)
@@ -252,11 +257,12 @@ class _Service:
         if self._service.get("user") is None:
             return
         user, _, group = self._expand(text_of(self._service["user"]), missing).partition(":")
-        known = draft.set_if_known("user", user) and (not group or draft.set_if_known("group", group))
-        if not known:
-            self._lost(
-                "user", f"programs run as the user of the host agent: run `manager host` as {user[:40]}"
-            )
+        draft.values["user"] = user
+        if group:
+            draft.values["group"] = group
+        self._noted(
+            "user", "was a user of the container: the host must have it, and the host agent run as root"
+        )
 
     def _replicas(self) -> int:
         given = self._deploy("replicas")

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from manager.config.credentials import scheme_of
 from manager.config.ids import id_problem
-from manager.config.models import AccountConfig
 from manager.config.secret_names import is_secret_name, secrets_of_arguments, secrets_within
 from manager.errors import ImportSourceError
 from manager.placement.labels import label_problem
@@ -127,13 +126,6 @@ class Draft:
                     f"`environment: {{{name}: file:PATH}}`"
                 )
         return problem
-
-    def set_if_known(self, key: str, value: Any) -> bool:
-        """Set a key of the account file; False if this version has no such key."""
-        if key not in AccountConfig.model_fields:
-            return False
-        self.values[key] = value
-        return True
 
 
 @dataclass(frozen=True, slots=True)

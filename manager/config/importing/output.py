@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from manager.config.importing.drafts import Draft
+from manager.config.placeholders import escaped
 from manager.terminal.text import printable
 
 #: Text that every YAML loader reads as the same text without quotes.
@@ -21,6 +22,7 @@ _ORDER: Final = (
     "directory",
     "user",
     "group",
+    "umask",
     "ready",
     "stop",
 )
@@ -51,13 +53,21 @@ def account_files(draft: Draft) -> dict[str, str]:
         path = _secret_path(draft.account_id, variable, files)
         environment[variable] = f"file:{path}"
         files[path] = secret + "\n"
-    values = {"gateway": "command", **draft.values}
+    values = {"gateway": "command", **{key: _as_text(key, value) for key, value in draft.values.items()}}
+    environment = {name: escaped(value) for name, value in environment.items()}
     if draft.to_do:
         values["enabled"] = False
     if environment:
         values["environment"] = environment
     ordered = {key: values.pop(key) for key in _ORDER if key in values} | values
     return {account_path(draft.account_id): "\n".join(_lines(draft, ordered)) + "\n", **files}
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """Return a value so that braces in it stay what they are: another supervisor's file means no placeholders of ours."""
+    if key not in ("command", "directory", "environment_file"):
+        return value
+    return escaped(value) if isinstance(value, str) else [escaped(word) for word in value]
 
 
 def _lines(draft: Draft, values: Mapping[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from manager.config.importing.drafts import (
     group_names,
     note_secret_arguments,
 )
+from manager.config.importing.env_files import use_file
 from manager.config.importing.pm2_keys import HANDLED, LOST, NOTED
 from manager.config.importing.trees import Tree, read_json, read_yaml
 from manager.config.importing.values import (
@@ -213,6 +214,15 @@ class _App:
         return int(count)
 
     def _set_environment(self, draft: Draft) -> None:
+        files = self._app.get("env_file")
+        for file in files if isinstance(files, list) else [] if files is None else [files]:
+            path = posixpath.normpath(posixpath.join(self._directory(), text_of(file)))
+            problem = use_file(draft, self._source, path)
+            if problem is not None:
+                self._lost("env_file", f"{path}: {problem}: its variables are missing")
+                draft.to_do.append(
+                    f"write what {path} holds into a file of NAME=value lines, `environment_file`"
+                )
         chosen = None if self._environment is None else f"env_{self._environment}"
         for key in ("env", chosen):
             if key is None or key not in self._app:
@@ -278,11 +288,8 @@ class _App:
     def _user(self, draft: Draft) -> None:
         for key, ours in (("user", "user"), ("uid", "user"), ("gid", "group")):
             value = self._app.get(key)
-            if value is not None and not draft.set_if_known(ours, text_of(value)):
-                self._lost(
-                    key,
-                    f"programs run as the user of the host agent: run `manager host` as {text_of(value)[:40]}",
-                )
+            if value is not None:
+                draft.values[ours] = text_of(value)
 
     def _say_what_is_lost(self) -> None:
         for key, value in self._app.items():

@@ -27,7 +27,7 @@ HANDLED: Final = frozenset(
             "min_uptime",
         ),
         *("max_memory_restart", "autorestart", "max_restarts", "restart_delay", "exp_backoff_restart_delay"),
-        *("user", "uid", "gid", "wait_ready", "instance_var", "watch"),
+        *("user", "uid", "gid", "env_file", "wait_ready", "instance_var", "watch"),
     }
 )
 _LOG: Final = "its output goes to the worker's log (`manager logs ACCOUNT`), which rotates by itself"

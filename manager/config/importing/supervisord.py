@@ -82,11 +82,7 @@ def _shared_environment(sections: Mapping[str, Section], notes: Notes) -> dict[s
     section = sections.get("supervisord")
     if section is None:
         return {}
-    found = pairs(section, notes)
-    if section.get("umask") not in (None, "022", "22"):
-        line, file = section.at("umask")
-        notes.lost("[supervisord] umask", "programs start with umask 022: set it in the program", line, file)
-    return {name: (value, section) for name, value in found.items()}
+    return {name: (value, section) for name, value in pairs(section, notes).items()}
 
 
 class _Program:
@@ -154,6 +150,7 @@ class _Program:
         if groups:
             draft.values["groups"] = group_names(groups)
         self._user(draft)
+        self._umask(draft)
         for name in dict.fromkeys(missing):
             draft.to_do.append(f"replace %({name})s, which is not set here")
             self._lost(name, f"%({name})s is not set here: replace it in accounts/{draft.account_id}.yaml")
@@ -239,15 +236,21 @@ class _Program:
             if section is self._main and user == "root":
                 return  # says only that supervisord itself keeps running as root
             if section is not None and user:
-                if not draft.set_if_known("user", user):
-                    line, file = section.at("user")
-                    self._notes.lost(
-                        f"[{section.name}] user",
-                        f"programs run as the user of the host agent: run `manager host` as {user}",
-                        line,
-                        file,
-                    )
+                draft.values["user"] = user
                 return
+
+    def _umask(self, draft: Draft) -> None:
+        for section in (self._section, self._main):
+            text = None if section is None else section.get("umask")
+            if section is None or text is None:
+                continue
+            if re.fullmatch(r"[0-7]{1,4}", text) and int(text, 8) <= 0o777:
+                if int(text, 8) != 0o022:
+                    draft.values["umask"] = f"{int(text, 8):03o}"
+            else:
+                line, file = section.at("umask")
+                self._notes.lost(f"[{section.name}] umask", "is not octal: 022 was left", line, file)
+            return
 
     def _say_what_is_lost(self) -> None:
         for key in self._section.values:
@@ -261,9 +264,6 @@ class _Program:
         if self._bool("stopasgroup", True) is False or self._bool("killasgroup", True) is False:
             key = "stopasgroup" if "stopasgroup" in self._section.values else "killasgroup"
             self._noted(key, "the signal always goes to the program and to every process that it started")
-        umask = self._section.get("umask")
-        if umask is not None and umask.lstrip("0") != "22":
-            self._lost("umask", "programs start with umask 022: set it in the program")
 
     def _number(self, key: str, default: float) -> float:
         text = self._section.get(key)

@@ -7,7 +7,7 @@ import pytest
 from support.configs import Directory
 
 from manager.config.models import AccountConfig
-from manager.config.placeholders import fill_placeholders, filled, uses_state_dir
+from manager.config.placeholders import escaped, fill_placeholders, filled, uses_state_dir
 from manager.errors import InvalidConfigError
 
 PROGRAM = "gateway: command\nready: {line: ready}\nlogin: 5001\nserver: Demo 1\n"
@@ -88,7 +88,7 @@ def test_exactly_the_four_names_are_replaced(directory: Directory, text: str, be
     assert argument(directory, text) == becomes
 
 
-@pytest.mark.parametrize("text", ["{password}", "--p={ Password }", "{passwd}"])
+@pytest.mark.parametrize("text", ["{password}", "--p={password}"])
 def test_a_password_is_never_filled_in(directory: Directory, text: str) -> None:
     (error,) = directory.errors_of(f"{PROGRAM}command: [sleep, '{text}']\n")
     assert error.startswith("accounts/a.yaml:5:18: command[1]: a password is never filled in")
@@ -96,6 +96,20 @@ def test_a_password_is_never_filled_in(directory: Directory, text: str) -> None:
     assert "MANAGER_CREDENTIALS_FILE" in error
     (error,) = directory.errors_of(f"{PROGRAM}command: [sleep]\nenvironment: {{A: '{text}'}}\n")
     assert "environment.A: a password is never filled in" in error
+
+
+def test_what_looks_like_a_password_is_a_warning(directory: Directory) -> None:
+    directory.write("a", f"{PROGRAM}command: [sleep, '{{ Password }}', '{{passwd}}']\n")
+    warnings = directory.check().warnings
+    assert len(warnings) == 2
+    assert all("a password is never filled in" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    "text", ["{login}", "{{login}}", "${login}", "${{login}}", '{"a":{login}}', "{password}", "{x}"]
+)
+def test_what_is_escaped_comes_out_as_it_was(directory: Directory, text: str) -> None:
+    assert argument(directory, escaped(text)) == text
 
 
 @pytest.mark.parametrize(

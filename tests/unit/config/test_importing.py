@@ -64,13 +64,12 @@ def test_supervisord_programs_become_accounts() -> None:
     _, translation = translate(source("supervisord.conf", BOT_HOME="/opt/bots", REGION="eu", FEED_TOKEN="x"))
     accounts = written(translation)
     assert list(accounts) == ["grid_01", "grid_02", "once", "feed", "arb-itrage"]
-    user = {"user": "trader"} if "user" in AccountConfig.model_fields else {}
     assert accounts["grid_01"] == {
         "gateway": "command",
         "groups": ["desk"],
         "command": ["/bin/sh", "-c", "exec sleep 600"],
         "directory": HERE,
-        **user,
+        "user": "trader",
         "ready": {"after_seconds": 20},
         "stop": {"signal": "INT", "deadline_seconds": 45},
         "recovery": {"max_restarts": 3, "window_seconds": 83},
@@ -102,6 +101,7 @@ def test_supervisord_programs_become_accounts() -> None:
         "recovery": {"max_restarts": 0},
         "environment": {**SHARED, "TOKEN": "env:FEED_TOKEN"},
     }
+    assert accounts["arb-itrage"]["umask"] == "077"
     assert accounts["arb-itrage"]["stop"] == {"signal": "INT", "deadline_seconds": 10}
     assert (accounts["arb-itrage"]["ready"], accounts["arb-itrage"]["timeout"]) == (
         {"after_seconds": 600},
@@ -118,11 +118,8 @@ def test_supervisord_notes_name_key_line_and_file() -> None:
         "[program:feed] ENV_REGION": ("supervisord.conf", 44),
         "[eventlistener:crashmail]": ("supervisord.conf", 53),
         "[include] files": ("supervisord.conf", 58),
-        "[program:arb itrage] umask": ("conf.d/arbitrage.conf", 3),
         "[program:arb itrage] startsecs": ("conf.d/arbitrage.conf", 4),
     }
-    if "user" not in AccountConfig.model_fields:
-        expected["[program:grid] user"] = ("supervisord.conf", 24)
     assert found == expected
     assert {"[program:grid] stdout_logfile", "[program:grid] priority"} < noted(translation).keys()
     feed = next(draft for draft in translation.drafts if draft.account_id == "feed")
@@ -202,9 +199,10 @@ def test_compose_services_wait_for_a_person() -> None:
     # The merge key's values count, and the default of an interpolation.
     assert freqtrade["stop"] == {"signal": "INT", "deadline_seconds": 90}
     assert "recovery" not in freqtrade
+    assert (freqtrade["user"], freqtrade["group"]) == ("1000", "1000")
+    # The file stays where it is; the host reads it.
+    assert freqtrade["environment_file"] == [f"{HERE}/bot.env"]
     assert freqtrade["environment"] == {
-        "REGION": "eu",
-        "TELEGRAM_TOKEN": "file:secrets/freqtrade.TELEGRAM_TOKEN",
         "FREQTRADE__EXCHANGE__KEY": "env:BINANCE_KEY",
         "FREQTRADE__EXCHANGE__SECRET": "file:secrets/freqtrade.FREQTRADE__EXCHANGE__SECRET",
         "LOG_LEVEL": "info",
@@ -223,7 +221,7 @@ def test_compose_services_wait_for_a_person() -> None:
         "environment": {"DEBUG": "false", "MODE": "paper", "URL": "file:secrets/bot-2.URL"},
     }
     secrets = {draft.account_id: draft.secrets for draft in translation.drafts}
-    assert secrets["freqtrade"]["TELEGRAM_TOKEN"] == "12:abc # no comment"
+    assert "TELEGRAM_TOKEN" not in secrets["freqtrade"]
     assert secrets["bot-1"] == {"URL": "redis://:hunter33@redis:6379/0"}
     assert accounts["redis"]["recovery"] == {"max_restarts": 0}
     keys = {key: note.line for key, note in lost(translation).items()}
@@ -355,6 +353,46 @@ def test_pm2_names_of_one_key_and_an_app_that_is_not_started() -> None:
     )
     assert (draft.values["command"], draft.values["enabled"]) == (["/bin/true"], False)
     assert lost(translation).keys() == {"true.cron"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "umask"),
+    [("umask=027", "027"), ("umask=22", None), ("umask=0", "000"), ("umask=9", None), ("", "002")],
+)
+def test_supervisords_umask(lines: str, umask: str | None) -> None:
+    main = "[supervisord]\numask=002\n" if not lines else ""
+    draft, translation = one("supervisord.conf", f"{main}[program:bot]\ncommand=bot\n{lines}\n")
+    assert draft.values.get("umask") == umask
+    assert ("[program:bot] umask" in lost(translation)) == (lines == "umask=9")
+
+
+def test_pm2s_env_file_and_user_become_keys_of_ours() -> None:
+    app = {"script": "/bin/true", "env_file": "bot.env", "uid": 1000, "gid": "bots"}
+    draft, translation = one("ecosystem.config.json", json.dumps({"apps": [app]}))
+    assert draft.values["environment_file"] == [f"{HERE}/bot.env"]
+    assert (draft.values["user"], draft.values["group"]) == ("1000", "bots")
+    assert lost(translation) == {}
+    draft, translation = one("ecosystem.config.json", json.dumps({"apps": [{**app, "env_file": "none.env"}]}))
+    assert "none.env: cannot be read" in lost(translation)["true.env_file"].text
+    assert draft.to_do
+
+
+def test_a_file_that_compose_would_expand_is_read_at_the_import() -> None:
+    text = "services: {bot: {image: bot, command: bot, env_file: [bot.env, x.env]}}"
+    files = {f"{HERE}/bot.env": "A=1\n", f"{HERE}/x.env": "B=${HOME}/x\n"}
+    _, translation = translate(SourceFile("docker-compose.yml", HERE, text, files.get))
+    (draft,) = translation.drafts
+    assert draft.values["environment_file"] == [f"{HERE}/bot.env"]
+    assert draft.environment == {"B": "${HOME}/x"}
+
+
+def test_braces_of_another_supervisor_are_no_placeholders() -> None:
+    text = '[program:bot]\ncommand=bot --user {login} {"a":{password}}\nenvironment=A="{server}"\n'
+    draft, translation = one("supervisord.conf", text)
+    assert draft.values["command"][2] == "{login}"
+    account = written(translation)["bot"]
+    assert account["command"][2:] == ["{{login}}", "{a:{{password}}}"]
+    assert account["environment"] == {"A": "{{server}}"}
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
