@@ -126,6 +126,10 @@ stop: {signal: TERM, deadline_seconds: 10}
 # It finds MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password, MANAGER_CREDENTIALS_FILE
 # in its environment; besides these only harmless variables and the ones you name here.
 #environment: {LOG_LEVEL: info}
+#environment_file: secrets/example-command.env   # NAME=value lines; it stays on the host
+
+# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}", "{server}"
+# or "{state_dir}" (a directory for the bot's own files) there.
 
 currencies: [{symbol: EURUSD}]
 """
