@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import SecretStr
 
 from manager.config import ConfigurationService, credentials, literals, scheme_of
+from manager.config.environment_files import environment_path
+from manager.config.placeholders import fill_placeholders
 from manager.config.references import content, references
 from manager.errors import ManagerError
 from manager.settings import Settings
@@ -65,6 +67,9 @@ def _files(settings: Settings) -> Iterator[tuple[Path, str]]:
         config = loaded.repaired
         if config is None:
             continue
+        config = fill_placeholders(config, None).config
+        for name in config.environment_file:
+            yield environment_path(name, settings.config_dir), f"variables of account {account_id}"
         password = [] if config.password is None else [config.password.get_secret_value()]
         for text in (*password, *(reference for _, reference in references(config))):
             path = credentials.file_of(SecretStr(text), settings.config_dir)

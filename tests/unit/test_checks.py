@@ -48,6 +48,24 @@ def test_a_url_that_checks_who_answers_is_not(url: str) -> None:
 
 
 @posix
+def test_files_of_variables_and_references_with_placeholders_are_among_them(tmp_path: Path) -> None:
+    directory = Directory(tmp_path / "config")
+    for name in ("bot.env", "bot.key"):
+        (directory.root / name).write_text("A=s3cret")
+        (directory.root / name).chmod(0o644)
+    directory.defaults(
+        "gateway: command\ncommand: [x]\nready: {line: x}\nenvironment_file: '{account_id}.env'\n"
+        "environment: {KEY: 'file:{account_id}.key'}\n"
+    )
+    directory.write("bot", "login: 1\nserver: S\n")
+    settings = Settings(config_dir=directory.root, state_dir=tmp_path / "state")
+    assert open_files(settings) == [
+        f"{directory.root / 'bot.env'} (mode 0644): variables of account bot",
+        f"{directory.root / 'bot.key'} (mode 0644): a secret of account bot",
+    ]
+
+
+@posix
 def test_files_with_secrets_that_others_may_read_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
