@@ -190,6 +190,16 @@ def test_plain_arguments_may_hold_anything(directory: Directory, command: str) -
     assert fill_placeholders(found, None).problems == ()
 
 
+def test_a_state_directory_in_a_shell_is_looked_at_once_it_is_known(directory: Directory) -> None:
+    found = config(directory, f"{PROGRAM}command: [sh, -c, 'cd {{state_dir}} && bot']\n")
+    assert directory.check().errors == ()
+    command = filled(found, Path("/state/accounts/a")).command
+    assert command is not None
+    assert command[2] == "cd /state/accounts/a && bot"
+    with pytest.raises(InvalidConfigError, match="that the program takes for code"):
+        filled(found, Path("/state; rm/accounts/a"))
+
+
 def test_a_value_is_one_argument_and_never_an_option(directory: Directory) -> None:
     assert argument(directory, "{server}") == "Demo 1"
     (error,) = directory.errors_of(

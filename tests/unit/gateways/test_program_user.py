@@ -106,6 +106,18 @@ def test_a_group_alone_and_an_own_home_in_the_environment(make: Make) -> None:
 
 
 @as_root
+def test_with_failover_it_cannot_become_root_again(make: Make) -> None:
+    show = "grep -c 'NoNewPrivs:.1' /proc/self/status; echo $(id -u) ready; sleep 60"
+    gateway = make(("/bin/sh", "-c", show), failover=True)
+    gateway.connect(soon())
+    assert gateway._last_line == f"{NOBODY.pw_uid} ready"
+    assert gateway._program is not None
+    status = Path(f"/proc/{gateway._program.pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "CapEff:\t0000000000000000" in status
+
+
+@as_root
 def test_it_reads_its_credentials_and_writes_its_state_and_nobody_else_can(make: Make, place: Path) -> None:
     state = place / "accounts" / "a"
     place.joinpath("accounts").mkdir(mode=0o711)
