@@ -1,7 +1,7 @@
-"""Texts that YAML reads as numbers or truths, taken as they are written: `--port 8080`, `RATE: 0.50`, `DEBUG: true`.
+"""Texts that YAML reads as numbers or booleans, taken as written: `--port 8080`, `RATE: 0.50`, `DEBUG: true`.
 
-An argument, or a variable of an environment, is a text. What a person sees in the file is what the program gets: `0.50`
-does not become `0.5`, and `true` does not become `True`.
+An argument, or a variable of an environment, is a text. What a person sees in the file is what the program
+gets: `0.50` does not become `0.5`, and `true` does not become `True`.
 """
 
 from collections.abc import Iterator, Mapping

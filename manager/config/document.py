@@ -53,7 +53,8 @@ _NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b" 0a", b"0_", b"9_", b" _")
 _OTHER_WORDS: Final = (b"&", b"*", b"!", b"<<", b"---", b"%", b"...")
 _INDICATORS: Final = bytes(45 if chr(c) in "-?:" else 97 for c in range(256))
 _CONTROLS: Final = bytes(c for c in (*range(32), 127) if c not in b"\t\n\r")
-#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number, `0X1F`.
+#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number,
+#: `0X1F`.
 _AMBIGUOUS: Final = re.compile(
     r"[-+]?0[0-9_]+|[-+]?0[XO][0-9A-Fa-f]*|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?"
 )
@@ -212,7 +213,10 @@ def _refused_node(event: Any, *, secret: bool, octal: bool) -> Iterator[str]:
     if _AMBIGUOUS.fullmatch(event.value) and secret:
         yield "the value is ambiguous (YAML loaders differ): write it in quotes, or as a number without leading zeros"
     elif _AMBIGUOUS.fullmatch(event.value) and octal:
-        yield f'{event.value} is ambiguous (YAML loaders differ): write the octal digits in quotes, "{event.value}"'
+        yield (
+            f"{event.value} is ambiguous (YAML loaders differ): write the octal digits in quotes, "
+            f'"{event.value}"'
+        )
     elif _AMBIGUOUS.fullmatch(event.value):
         bare = event.value.replace("_", "").lstrip("+0") or "0"
         if "X" in bare or "O" in bare:

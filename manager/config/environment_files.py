@@ -1,7 +1,7 @@
-"""Files of variables for a program, `NAME=value` lines. They stay on the host; every value in them counts as a secret.
+"""Files of variables for a program. They stay on the host, and every value in them counts as a secret.
 
-`NAME=value`, `export NAME=value`, quotes, comments, blank lines; a byte-order mark and CRLF are taken off. Nothing is
-expanded. What is not clear is refused: a value that is taken for another one may be a wrong password.
+`NAME=value`, `export NAME=value`, quotes, comments, blank lines; a byte-order mark and CRLF are taken off.
+Nothing is expanded. What is not clear is refused: a value that is taken for another one may be a wrong password.
 """
 
 import os
@@ -72,7 +72,10 @@ def read_environment_file(name: str, config_dir: Path) -> Variables:
 
 
 def load_environment_files(names: tuple[str, ...], config_dir: Path) -> dict[str, str]:
-    """Return the variables of all files, later ones over earlier ones. Raises CredentialError with file and line."""
+    """Return the variables of all files, later files over earlier ones.
+
+    Raises CredentialError with file and line.
+    """
     found: dict[str, str] = {}
     for name in names:
         variables = read_environment_file(name, config_dir)
@@ -90,7 +93,7 @@ def secrets_of(variables: dict[str, str]) -> list[str]:
 
 
 def described(name: str, config_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Yield (what is wrong, whether it is only a warning) with the file and the line, permissions included."""
+    """Yield (problem, whether it is only a warning) with file and line, permissions included."""
     path = environment_path(name, config_dir)
     for problem in read_environment_file(name, config_dir).problems:
         yield f"{path}{_line(problem.line)}: {problem.text}", problem.warning
@@ -158,7 +161,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
         found.problems.append(
             FileProblem(
                 number,
-                f"{name}: $NAME is not expanded, the program gets it as it is (in single quotes this is not said)",
+                f"{name}: $NAME is not expanded, the program gets it as it is; single quotes end this warning",
                 True,
             )
         )
@@ -167,7 +170,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
 
 
 def _closing(text: str, at: int, quote: str) -> int:
-    """Return where the closing quote stands, -1 if nowhere; in double quotes a backslash takes the next character."""
+    """Return the closing quote's index, or -1. In double quotes a backslash takes the next character."""
     while at < len(text):
         if text[at] == quote:
             return at

@@ -271,9 +271,9 @@ class AccountConfig(_Section):
     ready: ReadyConfig | None = None
     stop: StopConfig = StopConfig()
     environment: dict[str, Text] = Field(default_factory=dict)
-    #: Files of `NAME=value` lines on the host; a later file wins over an earlier one, `environment` over all of them.
+    #: Files of `NAME=value` lines on the host; a later file wins over an earlier one, `environment` over all.
     environment_file: Files = ()
-    #: Whom the program runs as, by name or number; None: as the host agent does. Its primary group: the user's own.
+    #: The program's user and primary group, by name or number; None: the host agent's, and the user's own group.
     user: Text | None = None
     group: Text | None = None
     #: The program's umask in octal digits; None: 022.
@@ -348,7 +348,7 @@ class StrategyDefaults(_Section):
 class GlobalDefaults(_Section):
     """What `defaults.yaml` may hold: values for every account that does not give its own.
 
-    `manager.config.program_defaults` says which of them count for accounts that run a program, and for no others.
+    `manager.config.program_defaults` says which of them count only for accounts that run a program.
     """
 
     gateway: str | None = None

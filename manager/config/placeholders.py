@@ -1,8 +1,9 @@
-"""Placeholders in what an account's file says of its program: `{account_id}`, `{login}`, `{server}`, `{state_dir}`.
+"""Placeholders in what an account's file says of its program.
 
-Exactly these four are replaced, so that JSON in an argument stays as it is; `{{login}}` is the text `{login}`, and
-`${login}` stays a variable of a shell. A value is put into one argument, never split, and never becomes a reference.
-Where a value could name another file, or another command of a shell, it is refused.
+Exactly `{account_id}`, `{login}`, `{server}` and `{state_dir}` are replaced, so that JSON in an argument stays as
+it is. `{{login}}` is the text `{login}`, and `${login}` stays a variable of a shell. A value is put into one
+argument, never split, and never becomes a reference. Where a value could name another file, or another command
+of a shell, it is refused.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ def fill_placeholders(config: AccountConfig, state_dir: Path | None) -> Filled:
 
 
 def filled(config: AccountConfig, state_dir: Path) -> AccountConfig:
-    """Return the account as its program gets it. Raises InvalidConfigError, which names every key that has a problem."""
+    """Return the account as its program gets it. Raises InvalidConfigError, which names each wrong key."""
     found = fill_placeholders(config, state_dir)
     if found.problems:
         told = "; ".join(f"{dotted(one.place)}: {one.text}" for one in found.problems)
@@ -170,8 +171,9 @@ class _Filling:
                 if value != STATE_DIR and not _HARMLESS.fullmatch(value):
                     self._problem(
                         place,
-                        f"{{{name}}} stands in a text that the program takes for code, and its value has characters that "
-                        'mean something there: put it into `environment` and use the variable, as in "$LOGIN"',
+                        f"{{{name}}} stands in a text that the program takes for code, and its value has characters "
+                        "that mean something there: put it into `environment` and use the variable, as in "
+                        '"$LOGIN"',
                     )
                     return text
         elif new.startswith("-") and not text.startswith("-"):
@@ -206,8 +208,8 @@ class _Filling:
         if _PASSWORD.search(text):
             self._problem(
                 place,
-                "a password is never filled in, since others could see it: refer to it in `environment` (`NAME: "
-                "file:secrets/…`, env: or keyring:), or let the program read MANAGER_CREDENTIALS_FILE; "
+                "a password is never filled in, since others could see it: refer to it in `environment` "
+                "(`NAME: file:secrets/…`, env: or keyring:), or let the program read MANAGER_CREDENTIALS_FILE; "
                 "{{password}} is the text {password}",
             )
             return text
@@ -222,8 +224,8 @@ class _Filling:
             if path and name in ("login", "server") and _leads_elsewhere(value):
                 self._problem(
                     place,
-                    f"{{{name}}} is {value[:60]!r} here, which leads to another directory: a value with '/', '\\', '..' or "
-                    "'~' may not be part of a path",
+                    f"{{{name}}} is {value[:60]!r} here, which leads to another directory: a value with '/', '\\', "
+                    "'..' or '~' may not be part of a path",
                 )
                 return text
         return _KNOWN.sub(self._replacement, text)

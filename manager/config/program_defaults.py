@@ -1,4 +1,4 @@
-"""What of `defaults.yaml` lies beneath an account's file: all of it, but for keys of programs that do not fit the account."""
+"""What of `defaults.yaml` lies beneath an account's file: all but the keys of programs that do not fit it."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,10 +7,10 @@ from manager.config.models import BUILT_IN
 
 #: The gateway whose accounts run a program.
 PROGRAM_GATEWAY: Final = "command"
-#: Keys that only say how a program runs. In `defaults.yaml` they count for accounts of that gateway alone: a fleet may have
-#: others beside them.
+#: Keys that only say how a program runs. In `defaults.yaml` they count for accounts of that gateway alone: a fleet
+#: may have others beside them.
 PROGRAM_KEYS: Final = ("command", "directory", "ready", "environment_file", "user", "group", "umask")
-#: Sections of which exactly one of some keys is allowed: one in the account's file replaces another in the defaults.
+#: Sections in which exactly one of some keys is allowed: the account's replaces another one in the defaults.
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 _PROBES: Final = ("tcp", "http")
 

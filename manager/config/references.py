@@ -50,9 +50,9 @@ class Resolved:
 
 
 def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
-    """Return `environment` and `options` with every reference resolved, `environment_file` beneath `environment`.
+    """Return `environment` (with `environment_file` beneath it) and `options`, every reference resolved.
 
-    Placeholders are filled in before. Raises CredentialError, which names the key and what is wrong, and no secret.
+    Placeholders are filled in before. Raises CredentialError, which names the key and the problem, and no secret.
     """
     secrets = [literal.secret for literal in literals(content(config))]
     from_files = load_environment_files(config.environment_file, config_dir)

@@ -128,8 +128,8 @@ stop: {signal: TERM, deadline_seconds: 10}
 #environment: {LOG_LEVEL: info}
 #environment_file: secrets/example-command.env   # NAME=value lines; it stays on the host
 
-# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}", "{server}"
-# or "{state_dir}" (a directory for the bot's own files) there.
+# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}",
+# "{server}" or "{state_dir}" (a directory for the bot's own files) there.
 
 currencies: [{symbol: EURUSD}]
 """

@@ -132,9 +132,9 @@ class StatePaths:
             ) from error
 
     def open_for_users(self) -> None:
-        """Let other users pass through the state directory to what belongs to them in it: for programs that run as such.
+        """Let other users pass through to their own files in the state directory: for programs that run as them.
 
-        Mode 0711: they can list nothing, and every file of ours stays private by its own mode. Raises OSError.
+        Mode 0711: they can list nothing, and each file of ours stays private by its own mode. Raises OSError.
         """
         self.accounts_dir.mkdir(mode=0o711, exist_ok=True)
         for directory in (self.root, self.run_dir, self.accounts_dir):

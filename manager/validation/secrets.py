@@ -46,7 +46,7 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
 
 
 def _with_what_can_be_filled(config: AccountConfig) -> AccountConfig:
-    """Return the account with its placeholders filled in, without what cannot be: that has a finding of its own."""
+    """Return the account with its placeholders filled in, without what cannot be filled in."""
     found = fill_placeholders(config, None)
     if found.config is config:
         return config

@@ -146,7 +146,7 @@ class _Service:
         for path in self._list("env_file"):
             file = str(path.get("path") if isinstance(path, dict) else path)
             found = self._source.path(self._expand(file, missing))
-            # Compose expands variables in these files and we do not, so only what has none is read where it is.
+            # Compose expands variables in these files and we do not: only a file without any stays where it is.
             if use_file(draft, self._source, found) is None:
                 continue
             text = self._source.read(found)

@@ -64,7 +64,7 @@ def account_files(draft: Draft) -> dict[str, str]:
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """Return a value so that braces in it stay what they are: another supervisor's file means no placeholders of ours."""
+    """Return a value with its braces escaped: another supervisor's file means no placeholders of ours."""
     if key not in ("command", "directory", "environment_file"):
         return value
     return escaped(value) if isinstance(value, str) else [escaped(word) for word in value]

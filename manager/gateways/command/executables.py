@@ -16,7 +16,7 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 def find_program(program: str, directory: Path | None, search_path: str | None = None) -> str | None:
     """Return the file of a program: in `directory`, else on PATH; None if there is none.
 
-    One that cannot be executed is returned if it is named by its path: `program_trouble` says what is wrong with it.
+    One that cannot be executed is returned if it is named by its path; see `program_trouble`.
     """
     if not program or "\0" in program:
         return None
@@ -26,7 +26,7 @@ def find_program(program: str, directory: Path | None, search_path: str | None =
 
 
 def program_trouble(path: str, search_path: str | None = None) -> str | None:
-    """Return why this file cannot be started on this machine, and what to do; None if nothing speaks against it."""
+    """Return why this file cannot be started on this machine, and what to do; None if it can, as it seems."""
     if sys.platform == "win32":
         return None
     try:
@@ -34,7 +34,10 @@ def program_trouble(path: str, search_path: str | None = None) -> str | None:
         if not stat.S_ISREG(mode):
             return f"{path} is not a file"
         if not os.access(path, os.X_OK):
-            return f"{path} may not be executed: chmod +x it, or name its interpreter first, as in [python3, {_name(path)}]"
+            return (
+                f"{path} may not be executed: chmod +x it, or name its interpreter first, as in "
+                f"[python3, {_name(path)}]"
+            )
         with open(path, "rb") as file:  # noqa: PTH123
             head = file.read(_HEAD)
     except PermissionError:
@@ -70,31 +73,40 @@ def _head_trouble(path: str, head: bytes, search_path: str | None) -> str | None
     if b"\0" in head or not _is_text(head):
         return None  # a binary: whether it is one for this machine is the system's to say
     return (
-        f"{path} has no #! line, so the system does not know what runs it: begin it with #!/usr/bin/env bash (or python3, "
-        f"…), or name the interpreter first, as in [bash, {_name(path)}]"
+        f"{path} has no #! line, so the system does not know what runs it: begin it with #!/usr/bin/env bash "
+        f"(or python3, …), or name the interpreter first, as in [bash, {_name(path)}]"
     )
 
 
 def _interpreter_trouble(path: str, line: bytes, search_path: str | None) -> str | None:
     if line.endswith(b"\r"):
         return (
-            f"{path}: its first line ends with a carriage return, as files from Windows do, and no interpreter has such a "
-            f"name: convert it (sed -i 's/\\r$//' {_name(path)})"
+            f"{path}: its first line ends with a carriage return, as files from Windows do, and no interpreter has "
+            f"such a name: convert it (sed -i 's/\\r$//' {_name(path)})"
         )
     words = line.decode(errors="replace").split()
     if not words:
         return f"{path}: its first line names no interpreter after #!"
     interpreter = words[0]
     if not interpreter.startswith("/"):
-        return f"{path}: its first line names {interpreter[:80]!r} without a path: write #!/usr/bin/env {interpreter[:80]}"
+        return (
+            f"{path}: its first line names {interpreter[:80]!r} without a path: write "
+            f"#!/usr/bin/env {interpreter[:80]}"
+        )
     if not Path(interpreter).exists():
-        return f"{path}: its first line names the interpreter {interpreter[:80]}, which is missing on this machine"
+        return (
+            f"{path}: its first line names the interpreter {interpreter[:80]}, which is missing on this "
+            "machine"
+        )
     if not os.access(interpreter, os.X_OK) or Path(interpreter).is_dir():
         return f"{path}: its first line names {interpreter[:80]}, which may not be executed"
     if Path(interpreter).name == "env":
         wanted = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), None)
         if wanted is not None and shutil.which(wanted, path=search_path) is None:
-            return f"{path}: its first line wants {wanted[:80]!r}, which is not on PATH: install it, or give its full path"
+            return (
+                f"{path}: its first line wants {wanted[:80]!r}, which is not on PATH: install it, or give its "
+                "full path"
+            )
     return None
 
 

@@ -192,7 +192,7 @@ class CommandGateway:
             )
 
     def _prepare(self) -> None:
-        """Find out whom the program runs as, and make the directories that it is given. Raises InvalidRequest."""
+        """Look up the program's user and make the directories that it is given. Raises InvalidRequest."""
         options = self._options
         try:
             self._user = program_user(options.user, options.group)
@@ -202,8 +202,8 @@ class CommandGateway:
             make_program_places(options.private_dir, options.state_dir, self._user)
         except OSError as error:
             raise InvalidRequest(
-                f"state directory: {error.filename}: {error.strerror or error}: set MANAGER_STATE_DIR to one that the host "
-                "agent can write to"
+                f"state directory: {error.filename}: {error.strerror or error}: set MANAGER_STATE_DIR to one that the "
+                "host agent can write to"
             ) from None
         needed = options.state_dir or (options.private_dir if options.password is not None else None)
         if options.ready is not None and options.ready.notify:
@@ -218,8 +218,8 @@ class CommandGateway:
     def _start_failure(self, found: str, error: OSError, search_path: str | None) -> str:
         if self._user is not None and isinstance(error, PermissionError):
             return (
-                f"{error.filename or found}: user {self._user.name} may not use it ({error.strerror}): check owner and "
-                "mode of it and of the directories above it"
+                f"{error.filename or found}: user {self._user.name} may not use it ({error.strerror}): check owner "
+                "and mode of it and of the directories above it"
             )
         return start_failure(found, error, search_path)
 

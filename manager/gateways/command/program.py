@@ -176,7 +176,7 @@ def start_program(
 ) -> Program:
     """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError.
 
-    `user` is whom it runs as, if not as this process. `make_directory`: its directory is made if it is missing.
+    `user` is whom it runs as, if not as this process. `make_directory`: a missing directory is made.
 
     `keep_user`: neither the program nor what it starts may become another user (sudo, setuid files), whose processes
     this user could not kill.

@@ -1,4 +1,4 @@
-"""The directories that a program is given in the state directory: for files of its own, and for what it is told."""
+"""The directories that a program is given: for its own files, and for what it is told."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from manager.gateways.command.program_user import ProgramUser
 def make_program_places(private_dir: Path, state_dir: Path | None, user: ProgramUser | None) -> None:
     """Make them, as far as the program needs them. Raises OSError.
 
-    `private_dir` stays the worker's own, and a program of another user may pass through it to a file of this user's.
+    `private_dir` stays the worker's own; a program of another user may pass through it to that user's files.
     `state_dir` belongs to the program's user, mode 0700.
     """
     if user is not None:

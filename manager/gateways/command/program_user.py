@@ -33,9 +33,9 @@ class ProgramUser:
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
 
     def cannot_reach(self, path: Path) -> str | None:
-        """Return the first directory on the way to `path` that the user may not enter, with its mode; None if there is none.
+        """Return the first directory on the way to `path` that the user may not enter, with its mode.
 
-        By owner, group and mode alone: access lists and other means of the system are not looked at.
+        None if there is none. By owner, group and mode alone: access lists and other means of the system are not looked at.
         """
         if self.uid == 0:
             return None
@@ -49,7 +49,7 @@ class ProgramUser:
         return None
 
     def may(self, found: os.stat_result, wanted: int) -> bool:
-        """Say whether the mode allows the user what `wanted`, a bit for others such as `stat.S_IXOTH`, stands for."""
+        """Say whether the mode gives the user the right `wanted`, a bit for others such as `stat.S_IXOTH`."""
         if self.uid == 0:
             return True
         if found.st_uid == self.uid:
@@ -89,8 +89,9 @@ else:
             key = "user" if user is not None and found.pw_uid != os.geteuid() else "group"
             raise ProgramUserError(
                 key,
-                f"only a host agent that runs as root can run a program as another {key}, and this process runs as "
-                f"{_name_of(os.geteuid())}: run the host agent as root, or as {user if key == 'user' else group} itself",
+                f"only a host agent that runs as root can run a program as another {key}, and this process runs "
+                f"as {_name_of(os.geteuid())}: run the host agent as root, or as "
+                f"{user if key == 'user' else group} itself",
             )
         return ProgramUser(
             name=found.pw_name,

@@ -1,4 +1,4 @@
-"""Rules on a program: what is started, as whom, and how it shows that it is ready and well (gateway `command`)."""
+"""Rules on programs (gateway `command`): what is started, as whom, and the signs that it is ready and well."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 
 
 def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
-    """Check that each placeholder has a value, and that none is misspelt; `found` is the account with them filled in."""
+    """Check that each placeholder has a value and none is misspelt; `found` has them filled in."""
     for problem in found.problems:
         yield Finding(problem.place, problem.text)
     for place, text in misspelt(config):
@@ -27,7 +27,7 @@ def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
 
 
 def program(found: Filled, config_dir: Path | None) -> Iterator[Finding]:
-    """Check what is started, where, and as whom. Without `config_dir` nothing is looked up on this machine."""
+    """Check what is started, where, and as whom. Without `config_dir` nothing on this machine is checked."""
     config = found.config
     for index, argument in enumerate(config.command or ()):
         if "\0" in argument:
@@ -61,7 +61,7 @@ def _program_here(
 ) -> Iterator[Finding]:
     directory: Path | None = None
     if STATE_DIR not in (config.directory or ""):  # that one is made before the program starts
-        # Path.expanduser() raises for `~name` of an unknown user; this leaves it as it is, and it is not a directory.
+        # Path.expanduser() raises for `~name` of an unknown user; this leaves it, and it is not a directory.
         directory = config_dir / os.path.expanduser(config.directory or ".")  # noqa: PTH111
         if "\0" in str(directory) or not directory.is_dir():
             yield Finding(("directory",), f"{directory} is no directory on this host")
@@ -83,7 +83,10 @@ def _program_here(
     trouble = program_trouble(found, search_path)
     barred = None if who is None else who.cannot_reach(Path(found).resolve())
     if trouble is None and who is not None and barred is not None:
-        trouble = f"user {who.name} may not enter {barred} on the way to {found}: put the program elsewhere, or chmod it"
+        trouble = (
+            f"user {who.name} may not enter {barred} on the way to {found}: put the program elsewhere, or "
+            "chmod it"
+        )
     if trouble is not None:
         yield Finding(("command", 0), trouble)
 

@@ -164,7 +164,7 @@ class Starter:
 
         `held` is what it holds in the fleet; the caller gives that up if this fails.
 
-        Raises CredentialError, InvalidConfigError or StartFailedError; then no process, no record and no claim is left.
+        Raises CredentialError, InvalidConfigError or StartFailedError; then no process, record or claim is left.
         """
         password = self._credentials.resolve_password(config)
         told = filled(config, self._at.paths.account_dir(config.account_id))

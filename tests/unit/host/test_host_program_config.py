@@ -6,6 +6,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,10 @@ def bot(host: Host, account_id: str, login: int, text: str = "") -> Path:
     return host.paths.root / "accounts" / account_id
 
 
+def holds(path: Path, text: str) -> bool:
+    return text in path.read_text()
+
+
 def environment(state: Path) -> dict[str, str]:
     lines = (state / "work" / "env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
@@ -69,7 +74,7 @@ def test_two_bots_of_one_defaults_file_are_two_programs(host: Host) -> None:
         assert found["API_KEY"] == f"the-key-of-{account_id}"
         # Its value is nowhere but in the file and in the program.
         log = host.paths.worker_log(account_id)
-        eventually(lambda log=log: "key ***" in log.read_text(), what="the line is in the log")  # type: ignore[misc]
+        eventually(partial(holds, log, "key ***"), what="the line is in the log")
         assert "the-key-of" not in log.read_text() + json.dumps(info.to_dict())
         for path in (*host.paths.workers_dir.iterdir(), *host.paths.run_dir.iterdir()):
             if path.is_file():
