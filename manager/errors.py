@@ -170,6 +170,13 @@ class SlowFilesError(StartFailedError):
     retryable = True
 
 
+class DiskRefusesError(StartFailedError):
+    """Raised when a worker cannot start because its host's disk is full or read-only; tried again until it is not."""
+
+    code = "disk_refuses"
+    retryable = True
+
+
 class StopFailedError(ManagerError, RuntimeError):
     """Raised when a worker could not be proven dead within the time; it may still be trading."""
 

@@ -1,8 +1,10 @@
 """The Celery app of host agents, and the bootstep that starts and ends the agent's own half."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from celery import Celery, bootsteps, states
@@ -23,6 +25,7 @@ from manager.settings import Settings, load_settings
 from manager.system import logs
 from manager.system.masking import url_secrets
 from manager.system.processes import prevent_core_dumps, raise_file_limit
+from manager.system.storage import explain
 from manager.system.thread_pool import bare
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,8 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
             agent.start()
         except ManagerError as error:
             _refuse(str(error))
+        except OSError as error:
+            _refuse(explain(error, Path(error.filename or settings.state_dir)))
         self.agent = agent
         _running = _Running(agent)
 
@@ -252,7 +257,8 @@ def _settings_of(worker: Any) -> Settings:
 def _refuse(message: str) -> NoReturn:
     """End the process with one clear line; a traceback of Celery's own would bury it."""
     logs.event(logger, logging.ERROR, "agent_refused", message)
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
     raise SystemExit(1)
 
 

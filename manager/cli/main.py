@@ -1,9 +1,11 @@
 """`manager`: the group of commands, and how an error becomes one clear line and an exit code."""
 
+import contextlib
 import json
 import os
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 
 import click
 
@@ -127,10 +129,14 @@ def _output_failed(error: OSError) -> int:
     """Say in one line that the system refused something, mostly our own output (a full disk)."""
     # What is left in the buffer must not fail a second time at the interpreter's end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    where = f" ({error.filename})" if error.filename else ""
-    click.echo(
-        f"error: {error.strerror or error}{where}: is the disk, or what the output goes to, full?", err=True
-    )
+    from manager.system.storage import explain
+
+    if isinstance(error.filename, str):
+        text = explain(error, Path(error.filename))
+    else:
+        text = f"{error.strerror or error}: is the disk, or what the output goes to, full?"
+    with contextlib.suppress(OSError):
+        click.echo(f"error: {text}", err=True)
     return 1
 
 

@@ -39,6 +39,7 @@ from manager.system.file_lock import FileLock
 from manager.system.machine import load, memory_mb
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
+from manager.system.storage import explain
 from manager.validation import AccountConfigurationValidator
 from manager.versions import __version__
 
@@ -99,7 +100,11 @@ class HostAgent:
         """Become this host's agent and adopt the workers that run. Raises HostAgentError if another one is."""
         settings = self.settings
         self.paths.create()
-        if not self._lock.acquire():
+        try:
+            locked = self._lock.acquire()
+        except OSError as error:
+            raise HostAgentError(explain(error, self.paths.agent_lock)) from None
+        if not locked:
             raise HostAgentError(
                 f"another host agent already runs on {self.paths.root} (pid {self._lock.holder()}): "
                 "stop it first, or give this one its own MANAGER_STATE_DIR and MANAGER_HOST"

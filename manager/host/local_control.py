@@ -27,6 +27,7 @@ from manager.pool.arguments import check_account_id, check_timeout
 from manager.session.control import ControlError, ControlServer, ask
 from manager.system import logs
 from manager.system.state_dir import StatePaths
+from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class LocalControl:
         self._lock = threading.Lock()
         #: Tokens of notes that were taken and could not be removed, as on a full disk.
         self._taken: set[str] = set()
+        #: The channel's address and token, until they could be written down; and whether the log names what prevents it.
+        self._unsaid: dict[str, str] | None = None
+        self._told = False
         self._thread = threading.Thread(target=self._look, name="stop-notes", daemon=True)
 
     def start(self) -> None:
@@ -65,10 +69,28 @@ class LocalControl:
         token = secrets.token_hex(16)
         try:
             self._server = ControlServer(_address(self._paths), token, self._handle)
-            _write_private(self._paths.agent_control, {"address": self._server.address, "token": token})
         except OSError as error:
-            logs.event(logger, logging.ERROR, "local_control_failed", f"{self._paths.agent_control}: {error}")
+            logs.event(
+                logger, logging.ERROR, "local_control_failed", explain(error, self._paths.agent_socket)
+            )
+        else:
+            self._unsaid = {"address": self._server.address, "token": token}
+            self._say_where()
         self._thread.start()
+
+    def _say_where(self) -> None:
+        """Write down how the channel is reached; tried again each second while the disk takes nothing."""
+        if self._unsaid is None:
+            return
+        try:
+            _write_private(self._paths.agent_control, self._unsaid)
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                text = explain(error, self._paths.agent_control)
+                logs.event(logger, logging.ERROR, "local_control_failed", text)
+        else:
+            self._unsaid = None
 
     def close(self) -> None:
         self._closing.set()
@@ -95,7 +117,7 @@ class LocalControl:
             for note in self._notes.read_all():
                 if note.token not in self._taken:
                     self._take(note)
-                if self._reconciler.desired_cache.trouble is None:
+                if self._reconciler.desired_cache.saved:
                     self._notes.remove(note)
                     self._taken.discard(note.token)
 
@@ -116,6 +138,7 @@ class LocalControl:
     def _look(self) -> None:
         while not self._closing.wait(_LOOK_SECONDS):
             try:
+                self._say_where()
                 self.take_notes()
             except Exception:
                 logger.exception("stop notes could not be read")
@@ -176,9 +199,28 @@ class LocalControl:
             else:
                 info = self._pool.get_worker_info(account_id)
                 results[account_id] = ("stopped", (info.error if info is not None else None) or "")
-        if self._reconciler.desired_cache.trouble is not None:
-            logs.event(logger, logging.ERROR, "local_stop_unsaved", self._reconciler.desired_cache.trouble)
+        self._reconciler.desired_cache.save()
+        if not self._reconciler.desired_cache.saved:
+            self._name_unsaved(results)
         return results
+
+    def _name_unsaved(self, results: dict[str, tuple[str, str]]) -> None:
+        """Say of each stop that the next host agent would not know of: on a read-only disk, while Redis is away."""
+        self._reconciler.desired_cache.read()  # tells Redis, if it is there
+        for account_id, (outcome, _) in results.items():
+            desired = self._reconciler.desired_cache.of(account_id)
+            if (
+                outcome != "stopped"
+                or desired is None
+                or self._reconciler.desired_cache.outlasts_restart(desired)
+            ):
+                continue
+            text = (
+                "no process is left, but the stop could not be saved: the host agent starts the account again if it is "
+                f"restarted before Redis has the stop. {self._reconciler.desired_cache.trouble}"
+            )
+            logs.event(logger, logging.ERROR, "local_stop_unsaved", text, account=account_id)
+            results[account_id] = ("failed", text)
 
     def _note_outcome(self, change: DesiredStateRequest, done: "Future[bool]") -> None:
         error = done.exception()
@@ -233,6 +275,15 @@ def _address(paths: StatePaths) -> str:
 
 def _write_private(path: Path, data: Mapping[str, str]) -> None:
     draft = path.with_suffix(".tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(json.dumps(data))
-    draft.replace(path)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(json.dumps(data))
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        # A full disk has room for what the agent before this one left there; a reader of half of it reads nothing.
+        with os.fdopen(os.open(path, os.O_WRONLY), "w") as file:
+            file.write(json.dumps(data))
+            file.flush()
+            file.truncate()

@@ -12,7 +12,8 @@ from manager.settings import Settings
 def agent_argv(settings: Settings) -> list[str]:
     """Return the command line of this host's agent. It holds no secret: the URL comes from the environment."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "tasks", "worker"),
+        # --quiet: Celery writes its banner unguarded, which on a full disk would end the agent before it has begun.
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "tasks", "worker"),
         *("-P", "threads", "-c", str(settings.agent_threads)),
         *("-Q", f"{wire.SHARED_QUEUE},{wire.host_queue(settings.host)}"),
         *("-n", f"agent@{settings.host}"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 from manager.errors import ComponentError
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
+from manager.system.storage import disk_refuses
 
 #: Bytes of a log that are looked at for its last line.
 _TAIL: Final = 4_096
@@ -38,6 +39,8 @@ class Component:
         self._cwd = paths.root
         self._child: subprocess.Popen[bytes] | None = None
         self.process: ProcessRef | None = None
+        #: Whether the next `up` would find the process that runs now.
+        self.recorded = False
         #: Known once it was stopped; None also where another `up` had started it.
         self.exit_code: int | None = None
 
@@ -46,7 +49,7 @@ class Component:
         with contextlib.suppress(OSError, ValueError):
             process = ProcessRef.from_dict(json.loads(self._record.read_text()))
             if process is not None and process.alive():
-                self.process = process
+                self.process, self.recorded = process, True
                 return True
         return False
 
@@ -59,7 +62,7 @@ class Component:
             options["start_new_session"] = True
             options["umask"] = 0o077
         try:
-            fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            fd = self._open_log()
             try:
                 self._child = subprocess.Popen(
                     self._argv,
@@ -75,12 +78,32 @@ class Component:
         except OSError as error:
             raise ComponentError(f"{self.name} cannot be started ({self._argv[0]}): {error}") from None
         self.process = ProcessRef.of(self._child.pid)
-        if self.process is not None:
-            # Whole or not at all: a reader that met half of it would take the process for none.
-            draft = self._record.with_suffix(".tmp")
+        self.recorded = False
+        self.record()
+
+    def record(self) -> None:
+        """Write the pid down for the next `up`, if that is still to be done. A disk that refuses is tried again later."""
+        if self.process is None or self.recorded:
+            return
+        # Whole or not at all: a reader that met half of it would take the process for none.
+        draft = self._record.with_suffix(".tmp")
+        try:
             draft.touch(mode=0o600)
             draft.write_text(json.dumps(self.process.to_dict()))
             draft.replace(self._record)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        else:
+            self.recorded = True
+
+    def _open_log(self) -> int:
+        try:
+            return os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            if not disk_refuses(error):
+                raise
+            return os.open(os.devnull, os.O_WRONLY)  # without a log it still does its work
 
     @property
     def alive(self) -> bool:
@@ -109,7 +132,8 @@ class Component:
             if self._child is not None:
                 self.exit_code = self._child.wait()
         self.process = self._child = None
-        self._record.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what it names has ended, and is known by its start time
+            self._record.unlink(missing_ok=True)
         return True
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from manager.errors import ComponentError, FleetUnavailableError
+from manager.errors import ComponentError, FleetUnavailableError, ManagerError
 from manager.factory import fleet_store
 from manager.fleet import FleetStore, fleet_url, safe_url
 from manager.fleet.leases import LeaseStore
@@ -24,6 +24,7 @@ from manager.settings import Settings
 from manager.system.environment import clean_environment
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
+from manager.system.storage import explain, why_not_writable
 
 #: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
 _READY_SECONDS: Final = 60.0
@@ -33,6 +34,8 @@ _BACKOFF: Final = (1.0, 30.0)
 _FLOWER_TRIES: Final = 5
 #: A file beside Redis's data that says that Redis wrote everything before it ended. Without it leases may be missing.
 _IN_ORDER: Final = "ended-in-order"
+#: Seconds between two looks whether the state directory can be written.
+_PROBE_SECONDS: Final = 5.0
 
 Say = Callable[[str], None]
 
@@ -48,6 +51,10 @@ class Machine:
         self._started: list[Component] = []
         self._deaths: dict[str, deque[float]] = {}
         self._retry_at: dict[str, float] = {}
+        #: Why a component could not be started or looked at the last time, as it was said.
+        self._refused: dict[str, str] = {}
+        self._next_probe = 0.0
+        self._disk_trouble: str | None = None
         self.store: FleetStore = fleet_store(settings)
         #: False while somebody else's host agent serves this machine.
         self.owns_agent = False
@@ -70,7 +77,10 @@ class Machine:
         complete = word.exists() or not (
             any(self._paths.redis_dir.iterdir()) or any(self._paths.workers_dir.glob("*.json"))
         )
-        word.unlink(missing_ok=True)
+        try:
+            word.unlink(missing_ok=True)
+        except OSError as error:
+            raise ComponentError(explain(error, self._paths.redis_dir)) from None
         started = component.process is None
         self._run(component, "Redis", self._redis_answers)
         if started and complete:
@@ -112,26 +122,58 @@ class Machine:
     # keeping
 
     def keep(self) -> None:
-        """Start again what has died; call this every second or so."""
-        now = time.monotonic()
+        """Start again what has died; call this every second or so. Raises nothing but an interrupt.
+
+        What cannot be started or looked at now is tried again later, and named once.
+        """
+        self._look_at_disk()
         for component in list(self._started):
-            if component.alive or now < self._retry_at.get(component.name, 0.0):
-                continue
-            deaths = self._deaths.setdefault(component.name, deque(maxlen=_FLOWER_TRIES))
-            deaths.append(now)
-            recent = sum(now - death < 60 for death in deaths)
-            if component.name == "flower" and recent >= _FLOWER_TRIES:
-                self._say(
-                    f"{component.ending()}; given up after {recent} times in a minute, the fleet goes on"
-                )
-                component.stop(0)
-                self._started.remove(component)
-                continue
-            pause = min(_BACKOFF[1], _BACKOFF[0] * 2 ** (recent - 1))
-            self._retry_at[component.name] = now + pause
-            self._say(f"{component.ending()}; started again")
-            with self._interrupts.held():
-                component.start()
+            try:
+                self._keep(component)
+            except (ManagerError, OSError, RuntimeError, MemoryError) as error:
+                self._retry_at[component.name] = time.monotonic() + _BACKOFF[1] / 3
+                if self._refused.get(component.name) != str(error):
+                    self._refused[component.name] = str(error)
+                    self._say(f"error: {error}; it is tried again every {_BACKOFF[1] / 3:g} s")
+            else:
+                if component.alive:
+                    self._refused.pop(component.name, None)
+
+    def _keep(self, component: Component) -> None:
+        now = time.monotonic()
+        if component.alive:
+            component.record()
+            return
+        if now < self._retry_at.get(component.name, 0.0):
+            return
+        deaths = self._deaths.setdefault(component.name, deque(maxlen=_FLOWER_TRIES))
+        deaths.append(now)
+        recent = sum(now - death < 60 for death in deaths)
+        if component.name == "flower" and recent >= _FLOWER_TRIES:
+            self._say(f"{component.ending()}; given up after {recent} times in a minute, the fleet goes on")
+            component.stop(0)
+            self._started.remove(component)
+            return
+        pause = min(_BACKOFF[1], _BACKOFF[0] * 2 ** (recent - 1))
+        self._retry_at[component.name] = now + pause
+        self._say(f"{component.ending()}; started again")
+        with self._interrupts.held():
+            component.start()
+
+    def _look_at_disk(self) -> None:
+        """Say when the state directory takes no more data, and when it does again."""
+        if time.monotonic() < self._next_probe:
+            return
+        self._next_probe = time.monotonic() + _PROBE_SECONDS
+        trouble = why_not_writable(self._paths.root)
+        if trouble is not None and self._disk_trouble is None:
+            self._say(
+                f"error: {trouble}. Running workers continue; nothing new starts, and commands that go through this "
+                "machine's Redis fail until then (`manager stop ACCOUNT --local` works)"
+            )
+        elif trouble is None and self._disk_trouble is not None:
+            self._say(f"{self._paths.root} can be written again; this machine works normally")
+        self._disk_trouble = trouble
 
     # ending
 
@@ -144,7 +186,9 @@ class Machine:
             raise ComponentError(f"{name} could not be ended; see {component.log_file}")
         self._started.remove(component)
         if name == "redis" and component.exit_code == 0:
-            (self._paths.redis_dir / _IN_ORDER).touch(mode=0o600)
+            # Without it the next Redis lets nobody new in for one lease time.
+            with contextlib.suppress(OSError):
+                (self._paths.redis_dir / _IN_ORDER).touch(mode=0o600)
         return name
 
     def agent_serves(self) -> bool:

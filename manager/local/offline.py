@@ -4,12 +4,13 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 from uuid import uuid4
 
 from manager.client.caller import caller
 from manager.errors import AccountNotFoundError
+from manager.fleet.desired import STOP, DesiredState
 from manager.fleet.hosts import Timestamped
 from manager.fleet.store import observe
 from manager.host.local_control import AgentChannel
@@ -24,6 +25,7 @@ from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
+from manager.system.storage import explain
 
 #: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
 _POLITE_PART: Final = 0.7
@@ -152,8 +154,39 @@ class _LocalStops:
         try:
             self._notes.write(note)
         except OSError as error:
-            return f"{self._paths.stops_dir} cannot be written ({error.strerror})"
+            return None if self._save_stop(note) else explain(error, self._paths.stops_dir)
         return None
+
+    def _save_stop(self, note: StopNote) -> bool:
+        """Save the stop of a note that the disk did not take in space reserved for that; False if that fails as well.
+
+        Only the host agent writes there while one runs.
+        """
+        try:
+            if not self._lock.acquire():
+                return False
+        except OSError:
+            return False
+        try:
+            memory = DesiredStateFile(self._paths.root / "desired.json")
+            known, uncertain = memory.load()
+            before = known.get(note.account_id)
+            stopped = DesiredState(
+                account_id=note.account_id, state="stopped", generation=note.generation, host=self._host
+            )
+            known[note.account_id] = replace(
+                before or stopped,
+                state="stopped",
+                generation=note.generation,
+                by=note.by,
+                why=STOP,
+                timeout=note.timeout,
+                at=note.generation,
+            )
+            memory.save(known.values(), uncertain)
+            return memory.safe
+        finally:
+            self._lock.release()
 
     def _stop_one(self, account_id: str) -> LocalStop:
         record = self._records.get(account_id)

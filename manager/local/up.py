@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import IO, Final, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,6 +14,7 @@ from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
 from manager.local.interrupts import Interrupted, Interrupts
 from manager.local.machine import Machine, port_is_free
+from manager.local.output_guard import GuardedOutput
 from manager.local.sweep import end_workers
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.service import WorkerManagerService
@@ -21,6 +22,7 @@ from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.processes import raise_file_limit
 from manager.system.state_dir import StatePaths
+from manager.system.storage import explain
 from manager.terminal.progress import batch_progress
 from manager.terminal.tables import change_lines, validation_lines, worker_table
 
@@ -40,8 +42,13 @@ def run_up(
     paths = StatePaths(settings.state_dir)
     paths.create()
     raise_file_limit()
+    console.file = cast(IO[str], GuardedOutput(console.file))
     lock = FileLock(paths.run_dir / "up.lock")
-    if not lock.acquire():
+    try:
+        locked = lock.acquire()
+    except OSError as error:
+        raise ComponentError(explain(error, paths.run_dir)) from None
+    if not locked:
         raise ComponentError(
             f"`manager up` runs here already (pid {lock.holder()}, state in {paths.root}): look with `manager ps`, "
             "end it with Ctrl-C in its terminal"
@@ -92,6 +99,8 @@ class _Up:
         self._machine = Machine(settings, paths, interrupts, self._say)
         self._service: WorkerManagerService = build_service(settings)
         self._others: dict[str, tuple[str, str]] = {}
+        #: Components that could not be ended.
+        self._unended: list[str] = []
 
     def run(self, *, once: bool) -> int:
         code = 0
@@ -104,7 +113,7 @@ class _Up:
             except Interrupted:
                 self._interrupts.taken()
                 self._say("stopping; Ctrl-C again to stop at once")
-            except ManagerError as error:
+            except (ManagerError, OSError) as error:
                 self._say(f"error: {error}", style="red")
                 code = 1
             return max(code, self._end())
@@ -181,7 +190,7 @@ class _Up:
     def _screen(self) -> RenderableType:
         try:
             workers = self._service.list_workers()
-        except ManagerError as error:
+        except (ManagerError, OSError) as error:
             return Group(Text(str(error), style="bold red"))
         counts: dict[str, int] = {}
         for info in workers:
@@ -192,21 +201,21 @@ class _Up:
         return Group(Text(""), Text(f"{counted}. Ctrl-C stops everything.", style="dim"), Text(""), table)
 
     def _tell_changes(self) -> None:
-        seen: Mapping[str, WorkerInfo] = {info.account_id: info for info in self._service.list_workers()}
-        away = False
+        seen: Mapping[str, WorkerInfo] | None = None
+        told = ""
         while True:
-            self._pause()
             try:
                 now = {info.account_id: info for info in self._service.list_workers()}
-            except ManagerError as error:
-                if not away:
-                    self._say(f"error: {error}")
-                away = True
-                continue
-            away = False
-            for line in change_lines(seen, now):
-                self._say(line)
-            seen = now
+            except (ManagerError, OSError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    self._say(f"error: {told}")
+            else:
+                told = ""
+                for line in change_lines(seen, now) if seen is not None else ():
+                    self._say(line)
+                seen = now
+            self._pause()
 
     def _pause(self) -> None:
         self._machine.keep()
@@ -217,14 +226,23 @@ class _Up:
     def _end(self) -> int:
         """Stop this machine's workers politely, then what they needed; 1 if something is left."""
         stopped, left = self._stop_workers()
-        ended = [self._machine.stop("flower", _END_SECONDS), self._machine.stop("agent", _END_SECONDS)]
+        ended = [self._end_component("flower", _END_SECONDS), self._end_component("agent", _END_SECONDS)]
         if self._machine.owns_agent:
             # A start that was still on its way has finished by now, unseen by the stop above.
             swept, held = end_workers(self._paths, polite=True)
             stopped += len(swept)
             left = held
-        ended += [self._machine.stop("venue", _END_SECONDS), self._machine.stop("redis", _END_SECONDS)]
+        ended += [self._end_component("venue", _END_SECONDS), self._end_component("redis", _END_SECONDS)]
         return self._sum_up(stopped, left, [name for name in ended if name])
+
+    def _end_component(self, name: str, seconds: float) -> str | None:
+        """End one component; one that cannot be ended is named, and keeps none of the others from being ended."""
+        try:
+            return self._machine.stop(name, seconds)
+        except (ManagerError, OSError) as error:
+            self._say(f"error: {error}", style="red")
+            self._unended.append(name)
+            return None
 
     def _stop_workers(self) -> tuple[int, list[str]]:
         if not self._machine.agent_serves():
@@ -248,12 +266,12 @@ class _Up:
     def _end_at_once(self) -> int:
         """Kill everything that this machine runs, workers too; 1 if something is left."""
         self._say("stopping at once")
-        ended = [self._machine.stop(name, 0) for name in ("agent", "flower")]
+        ended = [self._end_component(name, 0) for name in ("agent", "flower")]
         killed: list[str] = []
         left: list[str] = []
         if self._machine.owns_agent:
             killed, left = end_workers(self._paths, polite=False)
-        ended += [self._machine.stop("venue", 0), self._machine.stop("redis", 2)]
+        ended += [self._end_component("venue", 0), self._end_component("redis", 2)]
         return self._sum_up(len(killed), left, [name for name in ended if name])
 
     def _sum_up(self, workers: int, left: list[str], ended: list[str]) -> int:
@@ -264,7 +282,7 @@ class _Up:
                 f"error: still running: {', '.join(left)}: they may trade; look at their processes",
                 style="bold red",
             )
-        return int(bool(left))
+        return int(bool(left or self._unended))
 
 
 def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) -> dict[str, tuple[str, str]]:

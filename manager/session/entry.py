@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from manager.errors import DiskRefusesError
 from manager.fleet.leases import LeaseBeats
 from manager.fleet.redis_client import open_client
 from manager.fleet.store import beats_key
@@ -28,6 +29,7 @@ from manager.session.worker import Worker
 from manager.system import logs
 from manager.system.masking import Masker
 from manager.system.processes import prevent_core_dumps
+from manager.system.storage import disk_refuses, explain
 from manager.trading.cycle import ObserveCycle
 
 logger = logging.getLogger(__name__)
@@ -43,12 +45,18 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     spec = LaunchSpec.from_json(line)
     del line
     mask = Masker(spec.all_secrets())
-    _prepare_logging(spec, mask)
-    # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
-    if spec.note is not None:
-        hold_note(spec.beat_file, spec.note)
-    beat = HeartbeatWriter(spec.beat_file, mask)
     notify = _notifier(writer, mask)
+    try:
+        _prepare_logging(spec, mask)
+        # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
+        if spec.note is not None:
+            hold_note(spec.beat_file, spec.note)
+        beat = HeartbeatWriter(spec.beat_file, mask)
+    except OSError as error:
+        code = DiskRefusesError.code if disk_refuses(error) else "crashed"
+        message = explain(error, Path(error.filename or spec.beat_file))
+        notify({"event": "failed", "code": code, "message": message, "retryable": True})
+        return WorkerExit.CRASHED
     try:
         return _build(spec, beat, notify).run()
     except BaseException as error:

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from manager.system.storage import disk_refuses
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -19,8 +21,12 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock; False if another process holds it. Never waits."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        """Take the lock; False if another process holds it. Never waits.
+
+        A full or read-only disk is no obstacle if the file exists: only the pid is not written then. Raises OSError if the
+        file cannot be opened.
+        """
+        fd = self._open()
         try:
             if sys.platform == "win32":
                 # Beyond the pid's text, which must stay readable to others.
@@ -32,10 +38,22 @@ class FileLock:
         except OSError:
             os.close(fd)
             return False
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):
+            # Over the old pid before the rest is cut off: a full disk has room for what is there already.
+            length = os.write(fd, f"{os.getpid()}\n".encode())
+            os.ftruncate(fd, length)
         self._fd = fd
         return True
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if sys.platform == "win32" or not disk_refuses(error):
+                raise
+            if not self._path.exists():
+                raise
+            return os.open(self._path, os.O_RDONLY)  # enough for flock
 
     def held(self) -> bool:
         """Say whether another process holds the lock now."""

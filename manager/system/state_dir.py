@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from manager.errors import SettingsError
+from manager.system.storage import disk_refuses, explain
 
 #: A Unix socket's path is at most 107 bytes on Linux and 103 on macOS; the longest name below the state directory
 #: is `run/<24 characters>.sock`.
@@ -126,6 +127,10 @@ class StatePaths:
                     self._make_private(directory, passable=directory in (self.root, self.run_dir))
             self._make_id()
         except OSError as error:
+            if disk_refuses(error):
+                raise SettingsError(
+                    f"state directory: {explain(error, Path(error.filename or self.root))}"
+                ) from error
             raise SettingsError(
                 f"state directory {self.root}: {error.strerror} ({error.filename}): "
                 "make it writable, or set MANAGER_STATE_DIR to one that is"

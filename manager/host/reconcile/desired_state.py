@@ -210,6 +210,21 @@ class DesiredStateCache:
                 sorted(known, key=lambda desired: desired.account_id), uncertain
             )
 
+    @property
+    def saved(self) -> bool:
+        """Whether a restart of this host would know what `save` was called for last."""
+        return self._desired_state_file.safe
+
+    def outlasts_restart(self, desired: DesiredState) -> bool:
+        """Return whether the next host agent of this state directory will know of this command."""
+        if self._desired_state_file.safe:
+            return True
+        try:
+            there = self._desired.read(desired.account_id)
+        except FleetUnavailableError:
+            return False
+        return there is not None and there.generation >= desired.generation
+
     # inside
 
     def _give(self, desired: DesiredState, host: str, why: str) -> bool:

@@ -4,12 +4,14 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from manager.fleet.desired import DesiredState
+from manager.host.reconcile.reserve_file import ReserveFile
 from manager.system import logs
+from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
 
@@ -18,23 +20,45 @@ _RAN_ON: Final = "ran_on"
 
 
 class DesiredStateFile:
-    """One small file, written whole."""
+    """One small file, written whole; and space beside it that was reserved for when the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._reserve = ReserveFile(path.with_suffix(".reserve"))
+        #: Whether a restart of this host would know what was saved last.
+        self.safe = True
         self._written: str | None = None
         self._lines: dict[str, tuple[DesiredState, str | None, str]] = {}
         self._failing = False
+        #: What stands in the reserve; None if that is not known.
+        self._reserved: str | None = None
 
     def load(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
         """Return what was remembered to be wanted, and where accounts ran when Redis lost that.
 
         What cannot be read is left out, and named in the log.
         """
+        found, uncertain = self._parse(self._path, self._path.read_text)
+        reserved = self._reserve.read()
+        if reserved is not None:
+            # Saved when the file could not be. The file may be newer only if the machine stopped between the two writes.
+            later, ran_on = self._parse(self._path.with_suffix(".reserve"), lambda: reserved)
+            for account_id, desired in later.items():
+                before = found.get(account_id)
+                if before is not None and before.generation > desired.generation:
+                    continue
+                found[account_id] = desired
+                uncertain.pop(account_id, None)
+                if account_id in ran_on:
+                    uncertain[account_id] = ran_on[account_id]
+        return found, uncertain
+
+    @staticmethod
+    def _parse(path: Path, read: Callable[[], str]) -> tuple[dict[str, DesiredState], dict[str, str]]:
         found: dict[str, DesiredState] = {}
         uncertain: dict[str, str] = {}
         try:
-            data = json.loads(self._path.read_text())
+            data = json.loads(read())
             for account_id, record in data.items():
                 desired = DesiredState.from_json(account_id, json.dumps(record))
                 if desired is None:
@@ -45,9 +69,7 @@ class DesiredStateFile:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, AttributeError) as error:
-            logs.event(
-                logger, logging.WARNING, "memory_ignored", f"{self._path} cannot be read in full: {error}"
-            )
+            logs.event(logger, logging.WARNING, "memory_ignored", f"{path} cannot be read in full: {error}")
         return found, uncertain
 
     def save(self, desired: Iterable[DesiredState], uncertain: Mapping[str, str]) -> str | None:
@@ -75,11 +97,35 @@ class DesiredStateFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink()
-            trouble = f"{self._path} cannot be written ({error.strerror}): a restart of this host may forget commands"
-            if not self._failing:
-                logs.event(logger, logging.ERROR, "memory_failed", trouble)
-            self._failing = True
-            return trouble
+            return self._save_in_reserve(text, error)
+        self.safe = True
         self._failing = False
-        self._written = text
+        self._written, self._reserved = text, None
+        # Until there is room for it, `desired.json` alone is saved.
+        with contextlib.suppress(OSError):
+            self._reserve.clear()
+            self._reserve.reserve(len(text.encode()))
         return None
+
+    def _save_in_reserve(self, text: str, error: OSError) -> str:
+        """Save the text where space was reserved; returns what is wrong with the disk."""
+        self._written = None
+        # Written once for each change: this is tried several times a second.
+        if self._reserved != text:
+            try:
+                self._reserve.write(text)
+            except OSError:
+                self._reserved = None
+            else:
+                self._reserved = text
+        self.safe = self._reserved is not None
+        outcome = (
+            "commands are saved in reserved space until then"
+            if self.safe
+            else "a restart of this host agent may forget commands until then"
+        )
+        trouble = f"{explain(error, self._path)}; {outcome}. Running workers are not affected."
+        if not self._failing:
+            logs.event(logger, logging.ERROR, "memory_failed", trouble)
+        self._failing = True
+        return trouble

@@ -14,6 +14,7 @@ from manager.config import (
     watch_secrets,
 )
 from manager.errors import (
+    DiskRefusesError,
     FleetUnavailableError,
     ManagerError,
     NoHostFitsError,
@@ -263,7 +264,7 @@ class Restarts:
                 self._pool.recover_worker(request)
         except (FleetUnavailableError, OrphansLeftError):
             self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
-        except (NoHostFitsError, SessionHeldError) as error:
+        except (DiskRefusesError, NoHostFitsError, SessionHeldError) as error:
             # Neither is this; and it passes without anybody's command.
             self._pool.abandon(account_id, str(error))
             self.schedule(account_id, _OTHERS_SECONDS)

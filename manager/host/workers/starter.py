@@ -22,6 +22,7 @@ from manager.config.placeholders import filled, uses_state_dir
 from manager.errors import (
     AuthenticationRefusedError,
     ConnectionFailedError,
+    DiskRefusesError,
     ManagerError,
     OrphansLeftError,
     StartCancelledError,
@@ -44,6 +45,7 @@ from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
+from manager.system.storage import disk_refuses, explain
 from manager.versions import __version__
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ _ERRORS: Final[dict[str, type[StartFailedError]]] = {
     "connect_timeout": ConnectionFailedError,
     "connection_lost": ConnectionFailedError,
     "venue_not_found": ConnectionFailedError,
+    DiskRefusesError.code: DiskRefusesError,
 }
 
 
@@ -192,6 +195,10 @@ class Starter:
             connected = self._wait(slot, config, events)
         except BaseException as error:
             self._undo(slot, launched, note, error, runs_program=config.command is not None)
+            if isinstance(error, OSError) and disk_refuses(error):
+                raise DiskRefusesError(
+                    f"{config.account_id}: {explain(error, self._at.paths.root)}"
+                ) from None
             if isinstance(error, OSError | RuntimeError | MemoryError) and not isinstance(
                 error, ManagerError
             ):

@@ -310,10 +310,10 @@ def test_windows_has_no_users_and_no_umask(place: Path, monkeypatch: pytest.Monk
     from manager.validation import rules
 
     directory = Directory(place)
-    for one in (program_rules, rules, executables):
+    for one in (command_rules, rules, executables):
         monkeypatch.setattr(one, "sys", type("sys", (), {"platform": "win32"}))
     monkeypatch.setattr(
-        program_rules, "program_user", lambda user, group: _of_windows(module.ProgramUserError, user, group)
+        command_rules, "program_user", lambda user, group: _of_windows(module.ProgramUserError, user, group)
     )
     errors = directory.errors_of(
         "gateway: command\ncommand: [/bin/sleep, 60]\nready: {after_seconds: 0}\nuser: x\numask: '077'\n"
