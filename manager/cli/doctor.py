@@ -4,6 +4,8 @@ import click
 
 from manager.cli.common import json_option, print_json, say, settings
 
+#: Places that say nothing more than the finding itself.
+_EVERYWHERE = ("this machine", "hosts", "fleet")
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
 
@@ -19,7 +21,8 @@ def doctor(as_json: bool) -> int:
         print_json([check.to_dict() for check in checks])
         return int(failed)
     for check in checks:
-        say(f"{_MARKS[check.outcome]}  {check.name}: {check.found}")
+        where = "" if check.where in check.found or check.where in _EVERYWHERE else f" [{check.where}]"
+        say(f"{_MARKS[check.outcome]}  {check.code}: {check.found}{where}")
         if check.advice:
             say(f"      {check.advice}")
     return int(failed)

@@ -164,5 +164,9 @@ def error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+class Unchecked(ValidationResult):
+    """The answer for an account that no host has checked; its error says why."""
+
+
 def unchecked(account_id: str, text: str) -> ValidationResult:
-    return ValidationResult(valid=False, account_id=account_id, errors=(text,))
+    return Unchecked(valid=False, account_id=account_id, errors=(text,))

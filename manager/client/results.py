@@ -1,7 +1,7 @@
 """Answers of tasks, read many at a time from Celery's result backend, and its troubles in our words."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -11,12 +11,14 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from manager.errors import CommandTimeoutError, FleetUnavailableError, ManagerError
-from manager.fleet import FleetStore, safe_url
+from manager.fleet import FleetStore, HostState, safe_url
 
 #: Seconds between two looks at the results of a batch.
 _POLL_SECONDS: Final = 0.05
 #: How Celery's own words begin for a result backend that went away while somebody waited for a result.
 _BACKEND_GONE: Final = "Retry limit exceeded"
+#: Seconds by which a host's clock is ahead that may have made it drop a command.
+_AHEAD_SECONDS: Final = 60.0
 #: Results read in one round trip.
 _RESULTS_AT_ONCE: Final = 500
 
@@ -48,7 +50,7 @@ class Answers:
                     found = True
                     failed = meta["status"] in states.EXCEPTION_STATES
                     answer = backend.exception_to_python(meta["result"]) if failed else meta["result"]
-                    yield task_id, expired() if isinstance(answer, TaskRevokedError) else answer
+                    yield task_id, self._expired() if isinstance(answer, TaskRevokedError) else answer
             if not task_ids or time.monotonic() >= deadline:
                 return
             if not found:
@@ -62,13 +64,20 @@ class Answers:
         except ManagerError:
             raise
         except TaskRevokedError:
-            raise expired() from None
+            raise self._expired() from None
         except (OperationalError, RedisError, OSError) as error:
             raise self._unavailable(str(error)) from None
         except RuntimeError as error:
             if not str(error).strip().startswith(_BACKEND_GONE):
                 raise
             raise self._unavailable("it went away while the answer was waited for") from None
+
+    def _expired(self) -> CommandTimeoutError:
+        try:
+            hosts = self._store.hosts()
+        except FleetUnavailableError:
+            hosts = []
+        return expired(hosts)
 
     def _unavailable(self, why: str) -> FleetUnavailableError:
         return FleetUnavailableError(
@@ -77,13 +86,34 @@ class Answers:
         )
 
 
-def expired() -> CommandTimeoutError:
-    """Return the error for a command that its host dropped by its time, which Celery compares with the host's clock."""
+def expired(hosts: Sequence[HostState]) -> CommandTimeoutError:
+    """Return the error for a command that its host dropped by its time, which Celery compares with the host's clock.
+
+    Names each live host whose clock is far ahead: only such a host can take a new command for an old one.
+    """
+    ahead = [
+        f"host {host.name}'s clock is {duration(host.clock_skew_seconds)} ahead of Redis's"
+        for host in hosts
+        if host.live and host.clock_skew_seconds is not None and host.clock_skew_seconds > _AHEAD_SECONDS
+    ]
+    if ahead:
+        return CommandTimeoutError(
+            f"the host dropped this command as expired: {'; '.join(ahead)}; it may still carry the command out, as desired "
+            "state. Set the clock there and run NTP, then send the command again; `manager doctor` compares all clocks"
+        )
     return CommandTimeoutError(
         "the host took this command for more than a day old and dropped it: its clock is ahead, or the command waited "
         "that long for its host; it may still be carried out. Compare the clocks with `manager hosts`, set them, then "
         "send the command again"
     )
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in the largest unit of which there are at least two."""
+    for name, length in (("years", 31_557_600.0), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def forget(result: Any) -> None:

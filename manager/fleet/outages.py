@@ -30,7 +30,7 @@ class Outage:
 
 _READ_ONLY = Outage(
     "READONLY",
-    "is a read-only replica",
+    "is a read-only replica (READONLY)",
     "point MANAGER_REDIS_URL at the primary; after a failover use the name that follows it, or sentinel://",
 )
 _CLUSTER_ADVICE: Final = "use a single server, or several with Sentinel (sentinel://)"
@@ -41,18 +41,18 @@ _OUTAGES: Final = {
         _READ_ONLY,
         Outage(
             "NOREPLICAS",
-            "accepts no writes because too few replicas are in step (min-replicas-to-write)",
+            "accepts no writes because too few replicas are in step (NOREPLICAS, min-replicas-to-write)",
             "bring the replicas back, or lower min-replicas-to-write",
         ),
         Outage(
             "MISCONF",
-            "accepts no writes because it cannot save to its disk",
-            "free space on the server's disk, or see its log",
+            "accepts no writes because it cannot save to its disk (MISCONF, stop-writes-on-bgsave-error)",
+            "free space on the server's disk, or see its log; it accepts writes again once it has saved",
         ),
-        Outage("LOADING", "is still loading its data", "try again in a moment"),
+        Outage("LOADING", "is still loading its data (LOADING)", "try again in a moment"),
         Outage(
             "MASTERDOWN",
-            "is a replica that has lost its primary",
+            "is a replica that has lost its primary (MASTERDOWN)",
             "point MANAGER_REDIS_URL at the primary, or use sentinel://",
         ),
         Outage(
@@ -63,7 +63,7 @@ _OUTAGES: Final = {
         Outage("UNBLOCKED", "changed its role during the command", "try again in a moment"),
         Outage(
             "BUSY",
-            "is busy with a script that does not end",
+            "is busy with a script that does not end (BUSY)",
             "end it with SCRIPT KILL as a user who may",
         ),
         Outage("CLUSTERDOWN", "runs as a cluster, and the cluster is down", _CLUSTER_ADVICE),

@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeGuard, cast
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from manager.fleet.health_change import HealthChange
 from manager.fleet.host_names import claim_key
 from manager.fleet.hosts import DrainRequest, HostState, Timestamped, host_state
+from manager.fleet.outages import outage_of
 from manager.fleet.parsing import json_object, number, string
 from manager.fleet.redis_client import open_client, translated
 from manager.models import WorkerInfo, utc_now
@@ -41,6 +42,9 @@ HOSTS_KEY: Final = "manager:hosts"
 EVENTS_KEY: Final = "manager:events"
 #: Written with the first desired state that says `avoid`, by the scripts of desired state.
 RULES_KEY: Final = "manager:desired:rules"
+
+#: Hosts and managers may write such keys; it never exists.
+_PROBE_KEY: Final = "manager:seen:doctor"
 
 #: Entries kept in the stream of events: about a week of a fleet of a hundred that restarts daily.
 EVENTS_KEPT: Final = 10_000
@@ -131,6 +135,19 @@ class ServerLimits:
     most_connections: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class WriteRefusal:
+    """Why a server refuses writes."""
+
+    #: As the server spells it: MISCONF, OOM, READONLY, NOREPLICAS, NOPERM, ...
+    code: str
+    #: What it is, as the end of "it ...".
+    what: str
+    advice: str
+    #: The server's own text.
+    said: str
+
+
 class FleetStore:
     """Reads and writes the keys above. Every method raises FleetUnavailableError if Redis cannot be used."""
 
@@ -185,6 +202,25 @@ class FleetStore:
             connections=int(clients.get("connected_clients", 0)),
             most_connections=None if most is None else int(most),
         )
+
+    def write_refusal(self) -> WriteRefusal | None:
+        """Return why this server refuses a write of this user; None if it takes it. Changes nothing.
+
+        Raises FleetUnavailableError if the server cannot be reached.
+        """
+        try:
+            # A write that needs memory, of nothing: a server that refuses any of our writes refuses this one.
+            self._client.setrange(_PROBE_KEY, 0, b"")
+        except (RedisError, OSError) as error:
+            said = (str(error).strip().splitlines() or [""])[0][:200]
+            if isinstance(error, NoPermissionError):
+                return WriteRefusal("NOPERM", "does not permit this user to write", "check its ACL", said)
+            outage = outage_of(error)
+            if outage is None:
+                with translated(self.url):
+                    raise
+            return WriteRefusal(outage.code, outage.what, outage.advice, said)
+        return None
 
     # written by host agents
 

@@ -43,10 +43,13 @@ WRITES = [write, write_by_script, write_in_a_transaction]
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("replicaof", "127.0.0.1", "1"), "is a read-only replica: point MANAGER_REDIS_URL at the primary"),
+        (
+            ("replicaof", "127.0.0.1", "1"),
+            "is a read-only replica (READONLY): point MANAGER_REDIS_URL at the primary",
+        ),
         (
             ("config", "set", "min-replicas-to-write", "2"),
-            "too few replicas are in step (min-replicas-to-write)",
+            "too few replicas are in step (NOREPLICAS, min-replicas-to-write)",
         ),
         (("config", "set", "maxmemory", "1"), "is out of memory (OOM)"),
     ],
@@ -77,7 +80,9 @@ def test_a_server_that_cannot_save_is_named(redis_server: RedisServer) -> None:
             if client.info("persistence")["rdb_last_bgsave_status"] == "err":
                 break
             client.blpop(["nothing"], timeout=0.05)
-    assert "cannot save to its disk: free space" in told(redis_server.url, write)
+    assert "cannot save to its disk (MISCONF, stop-writes-on-bgsave-error): free space" in told(
+        redis_server.url, write
+    )
 
 
 def test_a_replica_without_its_primary_is_named(redis_server: RedisServer) -> None:
@@ -135,7 +140,7 @@ def test_a_script_that_does_not_end_is_named(redis_server: RedisServer) -> None:
     with pytest.raises(redis.TimeoutError):
         endless.eval("while true do end", 0)
     try:
-        assert "is busy with a script that does not end: end it with SCRIPT KILL" in told(
+        assert "is busy with a script that does not end (BUSY): end it with SCRIPT KILL" in told(
             redis_server.url, write
         )
     finally:

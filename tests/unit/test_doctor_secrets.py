@@ -97,7 +97,7 @@ def test_files_with_secrets_that_others_may_read_are_named(
         f"{directory.root / 'key'} (mode 0644): a secret of account b",
         f"{directory.root / 'accounts' / 'c.yaml'} (mode 0640): account c with secrets in clear",
     ]
-    found = [check for check in run_checks(settings) if check.name == "secrets"]
+    found = [check for check in run_checks(settings) if check.code == "secrets"]
     assert [check.outcome for check in found] == ["warning", "warning"]
     assert "ssl_cert_reqs=none" in found[0].found
     assert "5 files with secrets may be read by others" in found[1].found
@@ -107,5 +107,5 @@ def test_files_with_secrets_that_others_may_read_are_named(
     (directory.root / "accounts" / "c.yaml").chmod(0o600)
     url_file.write_text("redis://:s3cret@127.0.0.1:1/0")
     settings = Settings(redis_url_file=url_file, config_dir=directory.root, state_dir=tmp_path / "state")
-    (check,) = [check for check in run_checks(settings) if check.name == "secrets"]
+    (check,) = [check for check in run_checks(settings) if check.code == "secrets"]
     assert check.outcome == "ok"

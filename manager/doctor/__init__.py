@@ -1,0 +1,7 @@
+"""What `manager doctor` checks: Redis, host agents, clocks, accounts, secrets, disk and versions."""
+
+from manager.doctor.accounts import file_gone, should_run
+from manager.doctor.check import CODES, Check, Outcome
+from manager.doctor.run import run_checks
+
+__all__ = ["CODES", "Check", "Outcome", "file_gone", "run_checks", "should_run"]

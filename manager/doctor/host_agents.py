@@ -1,0 +1,80 @@
+"""Checks of the host agents: whether each is live and of a version that fits, and what it has trouble with."""
+
+from collections.abc import Iterator
+
+from manager.doctor.check import Check, Context
+from manager.doctor.clocks import clock_changes, host_clocks
+from manager.fleet import HostState
+from manager.settings import Settings
+from manager.system.state_dir import StatePaths
+from manager.terminal.text import counted
+from manager.versions import __version__, apart
+
+
+def host_agents(context: Context) -> Iterator[Check]:
+    """Check every host that ever reported. Raises FleetUnavailableError."""
+    hosts = context.store.hosts()
+    yield from host_clocks(hosts)
+    yield from clock_changes(hosts)
+    for host in hosts:
+        yield _agent(host, hosts, context)
+    if not hosts:
+        yield Check(
+            code="host_agent",
+            outcome="failure",
+            where="hosts",
+            found="none has ever reported here",
+            advice="start one: `manager up` or `manager host`",
+        )
+
+
+def _agent(host: HostState, hosts: list[HostState], context: Context) -> Check:
+    where = f"host {host.name}"
+    age = "never" if host.age_seconds is None else f"{host.age_seconds:.0f} s ago"
+    if not host.live:
+        replaced = host.state == "ended" and any(one.live for one in hosts)
+        advice = (
+            f"start it on that machine: `manager host`, or `manager up`{_log(host.name, context.settings)}"
+        )
+        if context.writes_refused is not None:
+            advice = (
+                f"cure `redis_writes` first: no host can report while Redis refuses writes; then, {advice}"
+            )
+        return Check(
+            code="host_agent",
+            outcome="warning" if replaced else "failure",
+            where=where,
+            found=f"{host.name} is {host.state} (last report: {age})",
+            advice=advice,
+        )
+    if not host.facts.understood:
+        return Check(
+            code="host_agent",
+            outcome="failure",
+            where=where,
+            found=f"{host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else",
+            advice="bring the older one to the version before the newer one's first, then to the newer one's",
+        )
+    if host.data.get("trouble"):
+        return Check(
+            code="host_agent",
+            outcome="failure",
+            where=where,
+            found=f"{host.name}: {host.data['trouble']}",
+            advice="see its log; where it is short of disk, files, threads or memory, give it more",
+        )
+    if host.data.get("version") != __version__:
+        return Check(
+            code="host_agent",
+            outcome="warning",
+            where=where,
+            found=f"{host.name} runs version {host.data.get('version')}, this is {__version__}",
+            advice="restart its agent with the new version; its workers go on meanwhile",
+        )
+    found = f"{host.name}: pid {host.data.get('pid')}, {counted(host.workers, 'worker')}, last report {age}"
+    return Check(code="host_agent", outcome="ok", where=where, found=found)
+
+
+def _log(host: str, settings: Settings) -> str:
+    path = StatePaths(settings.state_dir).component_log("agent")
+    return f" (log: {path})" if host == settings.host and path.exists() else ""

@@ -1,0 +1,145 @@
+"""Checks of Redis: whether it answers, takes writes, is the primary, and is set as a fleet needs it."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from manager.doctor.check import Check, Context
+from manager.doctor.clocks import SKEW_SECONDS, skew_text
+from manager.fleet import safe_url
+from manager.fleet.address import parse_redis_url
+from manager.fleet.store import ServerLimits
+
+#: Seconds that a command to Redis takes at most where all is well.
+_SLOW: Final = 0.05
+_MIN_VERSION: Final = (6, 2)
+#: Part of a server's connections from which on there is little room for more workers.
+_CROWDED: Final = 0.8
+
+
+def redis_server(context: Context) -> Iterator[Check]:
+    """Run every check of the server. Raises FleetUnavailableError if it does not answer."""
+    store = context.store
+    where = safe_url(store.url)
+    began = time.monotonic()
+    server = store.ping()
+    took = (time.monotonic() - began) / 2
+    yield _answer(where, str(server.get("redis_version", "0")), took)
+    yield _writes(context, where)
+    yield from _limits(where, store.server_limits())
+    yield from _settings(context, where)
+    yield _clock(server)
+
+
+def _answer(where: str, number: str, took: float) -> Check:
+    if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < _MIN_VERSION:
+        found, advice = f"version {number} at {where}", "use Redis 6.2 or later, or Valkey"
+        return Check(code="redis", outcome="failure", where=where, found=found, advice=advice)
+    if took > _SLOW:
+        found = f"version {number} at {where} takes {took * 1000:.0f} ms to answer"
+        advice = "look at its load and at the network between here and there"
+        return Check(code="redis", outcome="warning", where=where, found=found, advice=advice)
+    found = f"version {number} at {where}, answers in {took * 1000:.1f} ms"
+    return Check(code="redis", outcome="ok", where=where, found=found)
+
+
+def _writes(context: Context, where: str) -> Check:
+    refusal = context.store.write_refusal()
+    if refusal is None:
+        return Check(code="redis_writes", outcome="ok", where=where, found="it takes writes from this user")
+    if refusal.code == "NOPERM":
+        return Check(
+            code="redis_writes",
+            outcome="warning",
+            where=where,
+            found=f"it refuses this user's writes (NOPERM): {refusal.said}",
+            advice="use a manager's URL to send commands; with a reader's URL this is as it should be. After an upgrade run "
+            "`manager secure init` again, then `ACL LOAD`",
+        )
+    context.writes_refused = refusal.code
+    return Check(
+        code="redis_writes",
+        outcome="failure",
+        where=where,
+        found=f"it refuses writes ({refusal.code}): it {refusal.what}; it said: {refusal.said}",
+        advice=f"{refusal.advice}. Until then commands fail, workers run on, and `manager stop ACCOUNT --local` works on "
+        "the worker's machine",
+    )
+
+
+def _limits(where: str, limits: ServerLimits) -> Iterator[Check]:
+    if limits.role == "slave":
+        yield Check(
+            code="redis_role",
+            outcome="failure",
+            where=where,
+            found="this Redis is a read-only replica",
+            advice="point MANAGER_REDIS_URL at the primary, or at the Sentinels that know it (sentinel://)",
+        )
+    else:
+        yield Check(code="redis_role", outcome="ok", where=where, found="this Redis is a primary")
+    if limits.most_connections is None:
+        return
+    found = f"{limits.connections} of {limits.most_connections} connections in use (maxclients)"
+    if limits.connections >= limits.most_connections * _CROWDED:
+        yield Check(
+            code="redis_connections",
+            outcome="warning",
+            where=where,
+            found=found,
+            advice="raise maxclients and the server's limit of open files: each worker needs a connection, and one that gets "
+            "none cannot renew its lease",
+        )
+    else:
+        yield Check(code="redis_connections", outcome="ok", where=where, found=found)
+
+
+def _settings(context: Context, where: str) -> Iterator[Check]:
+    found = context.store.server_settings()
+    if found is None:
+        text = "this user may not read them"
+        yield Check(code="redis_settings", outcome="ok", where=where, found=text)
+        return
+    if found.get("maxmemory-policy") != "noeviction":
+        yield Check(
+            code="redis_settings",
+            outcome="failure",
+            where=where,
+            found=f"maxmemory-policy is {found.get('maxmemory-policy')}",
+            advice="set it to noeviction: an evicting Redis throws queued commands away",
+        )
+    if found.get("appendonly") != "yes":
+        yield Check(
+            code="redis_settings",
+            outcome="warning",
+            where=where,
+            found="appendonly is no",
+            advice="set `appendonly yes` and `appendfsync everysec`: a restart otherwise forgets what was asked",
+        )
+    kind = parse_redis_url(context.store.url).kind
+    if kind == "sentinel" and found.get("min-replicas-to-write", "0") == "0":
+        yield Check(
+            code="redis_settings",
+            outcome="failure",
+            where=where,
+            found="min-replicas-to-write is 0 although Sentinel may choose another primary",
+            advice="set it to 1 on every server, and min-replicas-max-lag to at most Sentinel's down-after-milliseconds: a "
+            "primary that is cut off otherwise goes on renewing leases that the new one does not know",
+        )
+    if found.get("maxmemory-policy") == "noeviction" and found.get("appendonly") == "yes":
+        text = "noeviction, append-only file"
+        yield Check(code="redis_settings", outcome="ok", where=where, found=text)
+
+
+def _clock(server: dict[str, Any]) -> Check:
+    skew = time.time() - float(server["time"])
+    if abs(skew) > SKEW_SECONDS:
+        return Check(
+            code="clock",
+            outcome="warning",
+            where="this machine",
+            found=f"this machine's clock is {skew_text(skew)} Redis's",
+            advice="let both follow NTP: task expiry and the times in logs depend on it",
+        )
+    found = f"this machine's clock is {abs(skew) * 1000:.0f} ms from Redis's"
+    return Check(code="clock", outcome="ok", where="this machine", found=found)

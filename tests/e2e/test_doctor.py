@@ -1,0 +1,31 @@
+"""`manager doctor` asks the host, and not the shell that it runs in, about credentials."""
+
+import pytest
+from support.fleet import PASSWORD, Fleet
+
+pytestmark = pytest.mark.e2e
+
+A = "account-001"
+
+
+def test_a_credential_of_the_agents_environment_is_not_called_missing(bare_fleet: Fleet) -> None:
+    fleet = bare_fleet
+    fleet.add_account(A, 5001, password="env:BOT_PASSWORD")
+
+    alone = fleet.run("doctor")
+    assert "1 accounts" in alone.stdout
+    assert "1 invalid" in alone.stdout
+    assert "checked only in this shell (no host agent is live)" in alone.stdout
+
+    fleet.start_venue()
+    fleet.extra_environment["BOT_PASSWORD"] = PASSWORD
+    fleet.start_agent()
+    del fleet.extra_environment["BOT_PASSWORD"]
+    told = fleet.run("doctor")
+    assert f"0 invalid, 0 with warnings; checked by host {fleet.host}" in told.stdout, told.stdout
+    assert told.returncode == 0
+
+    fleet.extra_environment["BOT_TOKEN"] = "here"
+    fleet.add_account(A, 5001, password="env:BOT_TOKEN")
+    told = fleet.run("doctor")
+    assert f"1 invalid, 0 with warnings; checked by host {fleet.host}" in told.stdout, told.stdout
