@@ -360,6 +360,7 @@ class HostAgent:
             "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
             "looks": self._reconciler.looks if self._reconciler else 0,
             "trouble": self._trouble(),
+            "clock_change": self._reconciler.clocks.explain() if self._reconciler else None,
             "drain": self._reconciler.drain.explain() if self._reconciler else None,
             "commands": sorted(COMMANDS),
             "config_source": self.settings.config_source,

@@ -182,6 +182,10 @@ class DesiredStateCache:
         except FleetUnavailableError:
             self._version = None  # as it was known here; whatever Redis says when it is back is read whole
 
+    def read_all_next(self) -> None:
+        """Have the next `read` take everything, and Redis's time: our clock stood still, as in a suspend."""
+        self._version, self._read_all_at = None, 0.0
+
     def believe(self, workers: list[WorkerRecord]) -> None:
         """Take a worker that was found running as proof that it is wanted, where neither Redis nor memory knows."""
         for record in workers:

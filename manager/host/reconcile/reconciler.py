@@ -29,6 +29,7 @@ from manager.errors import (
 from manager.fleet import FleetStore
 from manager.fleet.desired import BY_HAND, REASSIGNED, STOP, DesiredState, DesiredStateRequest, DesiredStore
 from manager.gateways import runs_programs
+from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain import Drain
@@ -87,6 +88,7 @@ class Reconciler:
         me: Callable[[], HostFacts],
         drain_memory: Path,
         settle: Callable[[], bool] = lambda: True,
+        clocks: ClockWatch | None = None,
     ) -> None:
         """`me` is this host as placement sees it, but for whether it is drained.
 
@@ -98,6 +100,7 @@ class Reconciler:
         #: Told of an account whose record this host has dropped.
         self.forgotten: Callable[[str], None] = lambda _account_id: None
         self._settle, self._settled = settle, False
+        self.clocks = clocks or ClockWatch()
         self._host = host
         self._pool = pool
         # Files are read on the threads of this class too, where one that hangs would delay every account.
@@ -252,6 +255,8 @@ class Reconciler:
         while not self._closing.is_set():
             now = time.monotonic()
             try:
+                if self._clocks_changed():
+                    next_look = now
                 self.restarts.launch()
                 if self.desired_cache.unsaved and now >= next_save:
                     next_save = now + _SAVE_SECONDS
@@ -280,8 +285,33 @@ class Reconciler:
         self._wake.wait(seconds)
         self._wake.clear()
         now = time.monotonic()
-        if now - began > seconds + _HELD_UP_SECONDS:
+        held_up = now - began - seconds
+        if held_up > _HELD_UP_SECONDS:
             self._patient_until = now + _HELD_UP_SECONDS
+            logs.event(
+                logger,
+                logging.WARNING,
+                "held_up",
+                f"this host agent did not run for {held_up:.0f} s (paused, or the machine is overloaded); workers get "
+                f"{_HELD_UP_SECONDS:g} s to show that they run",
+            )
+
+    def _clocks_changed(self) -> bool:
+        """Log a suspend of this machine, or a setting of its clock; returns whether everything is to be compared now."""
+        changes = self.clocks.tick()
+        for change in changes:
+            logs.event(
+                logger,
+                logging.WARNING,
+                change.kind,
+                f"{change.text}; {change.effect}",
+                seconds=round(change.seconds, 1),
+            )
+        suspended = any(change.kind == "suspended" for change in changes)
+        if suspended:
+            self._patient_until = time.monotonic() + _HELD_UP_SECONDS
+            self.desired_cache.read_all_next()
+        return suspended
 
     def _look(self) -> None:
         """Compare desired state with actual state. A step that fails keeps no later step from being taken."""

@@ -119,7 +119,7 @@ class Publisher:
         self.thread.join()
 
     def _run(self) -> None:
-        failing = False
+        failing = ""
         next_word = 0.0
         while True:
             with self._changed:
@@ -144,13 +144,13 @@ class Publisher:
                     next_word = time.monotonic() + _INTERVAL
             except BaseException as error:
                 # Whatever it is: a host that ceases to publish is lost to its fleet while its workers trade.
-                self._tell(error, again=failing)
-                failing = True
+                self._tell(error, again=failing == str(error))
+                failing = str(error) or type(error).__name__
                 next_word = max(next_word, time.monotonic() + _INTERVAL)
             else:
                 if failing:
                     self._resumed(batch)
-                failing = False
+                failing = ""
             if closed:
                 return
 
@@ -158,7 +158,8 @@ class Publisher:
         if not isinstance(error, ManagerError):
             self.thread.failed(error)
         elif not again:
-            logs.event(logger, logging.WARNING, "publish_failed", f"{error}; the workers go on")
+            text = f"{error}; the workers continue, and records and events wait here until Redis takes them"
+            logs.event(logger, logging.WARNING, "publish_failed", text)
 
     def _forget_now(self) -> None:
         with self._changed:

@@ -305,8 +305,9 @@ def test_validate_says_what_is_wrong_with_the_user(place: Path, monkeypatch: pyt
 
 
 def test_windows_has_no_users_and_no_umask(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from manager.gateways.command import executables, rules
+    from manager.gateways.command import executables
     from manager.gateways.command import program_user as module
+    from manager.gateways.command import rules as command_rules
     from manager.validation import rules
 
     directory = Directory(place)

@@ -1,0 +1,115 @@
+"""Notices that this machine was suspended, or that its clock was set, by comparing three clocks.
+
+The monotonic clock stands still while a machine is suspended, the boot clock does not, and the wall clock can be set.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+#: Seconds by which two clocks must part between two looks; less is how exactly they can be read.
+_LEAST_SECONDS: Final = 1.0
+#: And the part of the time between two looks by which a clock may drift: a wall clock comes back from suspend inexactly.
+_DRIFT: Final = 0.001
+#: Seconds by which a clock that was set forward makes new commands look old: near the day that a task lives.
+_EXPIRES_SECONDS: Final = 3_600.0
+#: Seconds for which readers are told of the latest change.
+_TOLD_SECONDS: Final = 86_400.0
+
+Kind = Literal["suspended", "set_forward", "set_back"]
+
+
+class Reading(NamedTuple):
+    """The three clocks at one moment, in seconds."""
+
+    monotonic: float
+    #: Goes on while the machine is suspended; the monotonic clock where the system has no such clock.
+    boot: float
+    wall: float
+
+
+def read_clocks() -> Reading:
+    """Read this machine's clocks."""
+    monotonic = boot = time.monotonic()
+    if sys.platform == "linux":
+        boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    elif sys.platform == "darwin":
+        # Python's monotonic clock stands still in suspend there; the system's own clock of that name does not.
+        boot = time.clock_gettime(time.CLOCK_MONOTONIC)
+    return Reading(monotonic, boot, time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class ClockChange:
+    """One suspend of the machine, or one setting of its clock."""
+
+    kind: Kind
+    seconds: float
+    #: By the boot clock, when it was noticed.
+    noticed_at: float
+
+    @property
+    def text(self) -> str:
+        """What happened, in one line."""
+        if self.kind == "suspended":
+            return f"this machine was suspended for {self.seconds:.0f} s"
+        way = "forward" if self.kind == "set_forward" else "back"
+        return f"the clock of this machine was set {way} by {self.seconds:.0f} s"
+
+    @property
+    def effect(self) -> str:
+        """What the host agent does about it."""
+        if self.kind == "suspended":
+            return (
+                "desired state is read again now, and workers get time to show that they run; leases that ran out "
+                "meanwhile end their workers"
+            )
+        if self.kind == "set_forward" and self.seconds >= _EXPIRES_SECONDS:
+            return (
+                "leases, heartbeats and restarts use other clocks and are not affected, but new commands may look "
+                "expired: run NTP on this machine"
+            )
+        return "leases, heartbeats and restarts use other clocks and are not affected; times in logs jump"
+
+
+class ClockWatch:
+    """Compares the clocks at each `tick`. Used by one thread; `explain` from any."""
+
+    def __init__(self, read: Callable[[], Reading] = read_clocks) -> None:
+        self._read = read
+        self._before = read()
+        self._latest: ClockChange | None = None
+
+    def tick(self) -> list[ClockChange]:
+        """Return what has happened to the clocks since the last call: a suspend first, then a setting."""
+        before, now = self._before, self._read()
+        self._before = now
+        passed = now.boot - before.boot
+        suspended = passed - (now.monotonic - before.monotonic)
+        stepped = (now.wall - before.wall) - passed
+        found: list[ClockChange] = []
+        if suspended > _LEAST_SECONDS:
+            found.append(ClockChange("suspended", suspended, now.boot))
+        if abs(stepped) > _LEAST_SECONDS + _DRIFT * passed:
+            kind: Kind = "set_forward" if stepped > 0 else "set_back"
+            found.append(ClockChange(kind, abs(stepped), now.boot))
+        if found:
+            self._latest = found[0]
+        return found
+
+    def explain(self) -> Mapping[str, Any] | None:
+        """Return what readers are told of the latest change; None if there was none within a day."""
+        latest = self._latest
+        if latest is None:
+            return None
+        age = self._read().boot - latest.noticed_at
+        if age > _TOLD_SECONDS:
+            return None
+        return {
+            "kind": latest.kind,
+            "seconds": round(latest.seconds, 1),
+            "text": latest.text,
+            "age_seconds": round(age, 1),
+        }
