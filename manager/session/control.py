@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.system import logs
+from manager.system.spare_files import with_spare
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class ControlServer:
 def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
     """Send one request and return the answer; raises ControlError if none comes within `timeout` seconds."""
     try:
-        with _connect(address) as connection:
+        with with_spare(lambda: _connect(address)) as connection:
             connection.send_bytes(json.dumps({**request, "token": token}).encode())
             if not connection.poll(timeout):
                 raise ControlError(f"no answer on {address} within {timeout:g} s")

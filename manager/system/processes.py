@@ -16,6 +16,8 @@ from typing import Any, Final, Self
 
 import psutil
 
+from manager.system.spare_files import close_file, is_shortage, reserve_files, with_spare
+
 #: How often a process without a pidfd is asked whether it has ended, in seconds.
 _POLL_SECONDS: Final = 0.02
 #: The environment variable in which agent, fork server and worker pass the ordinary limit of core files on.
@@ -33,7 +35,7 @@ def _start_time(pid: int) -> str | None:
     """Return a text that no other process with this pid will ever have, or None if there is no such process."""
     if sys.platform == "linux":
         try:
-            stat = Path(f"/proc/{pid}/stat").read_bytes()
+            stat = with_spare(lambda: Path(f"/proc/{pid}/stat").read_bytes())
         except (FileNotFoundError, ProcessLookupError):
             return None
         # The name, in parentheses, may itself hold spaces and parentheses.
@@ -90,7 +92,13 @@ class ProcessRef:
     def signal(self, number: int) -> bool:
         """Send a signal to this very process; False if it has ended. On Windows every signal ends it."""
         if hasattr(signal, "pidfd_send_signal"):
-            fd = self.open_pidfd()
+            try:
+                fd = self.open_pidfd()
+            except OSError as error:
+                # Its start time needs one file and only for a moment; between the look and the kill lie microseconds.
+                if not is_shortage(error):
+                    raise
+                return self._kill_by_pid(number)
             if fd is None:
                 return False
             try:
@@ -98,8 +106,11 @@ class ProcessRef:
             except ProcessLookupError:
                 return False
             finally:
-                os.close(fd)
+                close_file(fd)
             return True
+        return self._kill_by_pid(number)
+
+    def _kill_by_pid(self, number: int) -> bool:
         if not self.alive():
             return False
         try:
@@ -117,17 +128,17 @@ class ProcessRef:
         if sys.platform != "linux":
             raise NotImplementedError("pidfd is of Linux")
         try:
-            fd = os.pidfd_open(self.pid)
+            fd = with_spare(lambda: os.pidfd_open(self.pid))
         except ProcessLookupError:
             return None
         # Between reading the record and opening the pidfd the pid may have gone to somebody else.
         try:
             alive = self.alive()
         except BaseException:
-            os.close(fd)  # as when no further file may be opened: a leak would make that permanent
+            close_file(fd)  # as when no further file may be opened: a leak would make that permanent
             raise
         if not alive:
-            os.close(fd)
+            close_file(fd)
             return None
         return fd
 
@@ -135,15 +146,20 @@ class ProcessRef:
         """Wait until it has ended, `timeout` seconds at most; True if it has. Needs no parenthood."""
         deadline = time.monotonic() + timeout
         if sys.platform == "linux":
-            fd = self.open_pidfd()
-            if fd is None:
-                return True
             try:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                return bool(poll.poll(max(0.0, timeout) * 1000))
-            finally:
-                os.close(fd)
+                fd = self.open_pidfd()
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+            else:
+                if fd is None:
+                    return True
+                try:
+                    poll = select.poll()
+                    poll.register(fd, select.POLLIN)
+                    return bool(poll.poll(max(0.0, timeout) * 1000))
+                finally:
+                    close_file(fd)
         while self.alive():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -153,7 +169,10 @@ class ProcessRef:
 
 
 def raise_file_limit() -> None:
-    """Allow this process as many open files as the system grants it: the usual 1,024 end at a thousand workers."""
+    """Allow this process as many open files as the system grants it, and keep a few in reserve for ending processes.
+
+    The usual 1,024 end at a thousand workers.
+    """
     if sys.platform != "win32":
         import resource
 
@@ -161,6 +180,7 @@ def raise_file_limit() -> None:
         wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        reserve_files()
 
 
 def prevent_core_dumps() -> None:

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from manager.system.spare_files import raise_shortage
+
 #: Seconds between two looks at a group whose processes were killed.
 _POLL_SECONDS: Final = 0.01
 _PREFIX: Final = "worker-manager."
@@ -37,8 +39,11 @@ def make_cgroup(worker_id: str) -> Path | None:
 def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
     """Return the control group of a worker's program: as `note` names it, or where this process would make it."""
     name = f"{_PREFIX}{worker_id}"
-    with contextlib.suppress(OSError):
+    try:
         noted = Path("" if note is None else note.read_text())
+    except OSError as error:
+        raise_shortage(error)
+    else:
         # A file that somebody else could change must not have us kill another group.
         if noted.name == name and noted.is_dir():
             return noted
@@ -47,11 +52,16 @@ def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
 
 
 def members(directory: Path) -> list[int]:
-    """Return the pids in the control group and those below it; none if the group is gone."""
+    """Return the pids in the control group and those below it; none if the group is gone.
+
+    Raises OSError if no further file may be opened: then nothing is known.
+    """
     found: list[int] = []
-    for path, _, _ in os.walk(directory):
-        with contextlib.suppress(OSError):
+    for path, _, _ in os.walk(directory, onerror=raise_shortage):
+        try:
             found += map(int, (Path(path) / "cgroup.procs").read_text().split())
+        except OSError as error:
+            raise_shortage(error)
     return found
 
 

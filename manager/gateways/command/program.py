@@ -248,7 +248,11 @@ def _environments(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     needle = text.encode()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry.name}/environ", "rb") as environ:  # noqa: PTH123
+            # One that has ended meanwhile, or another user's. No other error may be taken for "not the program's".
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError),
+                open(f"/proc/{entry.name}/environ", "rb") as environ,  # noqa: PTH123
+            ):
                 content = environ.read()
                 if needle in content:
                     pairs = (part.partition(b"=") for part in content.split(b"\0"))

@@ -58,7 +58,11 @@ def states_below(root: int, without: Collection[int] = ()) -> dict[int, str]:
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError, ValueError), open(f"/proc/{entry.name}/stat", "rb") as file:  # noqa: PTH123
+        # One that has ended meanwhile. No other error, as a shortage of files, may be taken for "not there".
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError, ValueError),
+            open(f"/proc/{entry.name}/stat", "rb") as file,  # noqa: PTH123
+        ):
             stat = file.read()
             # The name, in parentheses, may itself hold spaces and parentheses.
             state, parent = stat[stat.rindex(b")") + 2 :].split(maxsplit=2)[:2]
@@ -156,7 +160,11 @@ class _Guard:
         elif request["op"] == "signal":
             # A stopped process takes a signal only once it is continued.
             for number in (request["number"], int(signal.SIGCONT)):
-                for pid in descendants(os.getpid()):
+                try:
+                    program = descendants(os.getpid())
+                except OSError:  # a shortage of files: at least the process that was started
+                    program = [self._program] if self._program else []
+                for pid in program:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
         else:
@@ -202,7 +210,8 @@ class _Guard:
     def _kill(self) -> None:
         if self._cgroup:
             kill_cgroup(self._cgroup)
-        kill_descendants(os.getpid())
+        with contextlib.suppress(OSError):  # a shortage of files: the next pass tries again
+            kill_descendants(os.getpid())
 
     def _tell(self, event: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):

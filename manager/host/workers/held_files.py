@@ -24,6 +24,7 @@ from manager.host.workers.records import WorkerRecord
 from manager.session.note import SUFFIX
 from manager.system import logs
 from manager.system.processes import ProcessRef
+from manager.system.spare_files import raise_shortage, with_spare
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,10 @@ class HeldFile:
 
 
 class HeldFiles:
-    """Looks for the workers of one state directory. Thread-safe; raises nothing."""
+    """Looks for the workers of one state directory. Thread-safe.
+
+    Raises OSError if no further file may be opened: what cannot be looked at must not count as ended.
+    """
 
     def __init__(self, run_dir: Path, home: str) -> None:
         """`home` is the state directory's own id."""
@@ -119,7 +123,7 @@ class HeldFiles:
         try:
             if path.stat().st_size > _MAX_SIZE:
                 raise ValueError("too large")
-            data = json.loads(path.read_text())
+            data = json.loads(with_spare(path.read_text))
             record = WorkerRecord.from_json(data["record"])
             ours = data["home"] == self._home or _same_files(record.process)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,7 +136,7 @@ class HeldFiles:
 
     def _held(self) -> list[HeldFile]:
         if time.monotonic() >= self._until:
-            self._found = list(_search(self._run_dir))
+            self._found = with_spare(lambda: list(_search(self._run_dir)))
             self._until = time.monotonic() + _FRESH_SECONDS
         return self._found
 
@@ -144,17 +148,18 @@ def _search(run_dir: Path) -> Iterator[HeldFile]:
     prefix = os.path.realpath(run_dir) + "/"
     try:
         pids = [entry.name for entry in _PROC.iterdir() if entry.name.isdecimal()]
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return
     for pid in pids:
         if int(pid) == os.getpid():
             continue
         directory = _PROC / pid / "fd"
         # A process that ends meanwhile, or is another user's.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             process: ProcessRef | None = None
             for fd in directory.iterdir():
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                     target = str(fd.readlink())
                     if not target.startswith(prefix):
                         continue

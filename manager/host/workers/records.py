@@ -160,8 +160,11 @@ class RecordFiles:
         return None
 
     def runs(self, worker_id: str) -> bool:
-        """Say whether a process holds the files of this worker, whatever the records say."""
-        return self._notes is not None and self._notes.process(worker_id) is not None
+        """Return whether a process holds the files of this worker, whatever the records say; True if that cannot be seen."""
+        try:
+            return self._notes is not None and self._notes.process(worker_id) is not None
+        except OSError:
+            return True
 
     def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
         """Return the recovery settings that the worker was started with, from its note; None if unknown."""

@@ -44,6 +44,7 @@ from manager.session.launch_spec import LaunchSpec
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.processes import ProcessRef
+from manager.system.spare_files import with_spare
 from manager.system.state_dir import StatePaths
 from manager.system.storage import disk_refuses, explain
 from manager.versions import __version__
@@ -131,7 +132,13 @@ class Starter:
 
     def end_orphans(self, record: WorkerRecord) -> None:
         """End what a dead worker's program left running. Raises OrphansLeftError, which names what could not be ended."""
-        left = end_orphans(record, self._launcher.end_strays)
+        try:
+            left = with_spare(lambda: end_orphans(record, self._launcher.end_strays))
+        except OSError as error:
+            raise OrphansLeftError(
+                f"{record.account_id}: its worker has ended, but what its program left running could not be looked for "
+                f"({error.strerror or error}); it may still trade. The host agent tries again; see `manager doctor`"
+            ) from None
         if left:
             raise OrphansLeftError(
                 f"{record.account_id}: its worker has ended, but processes of its program could not be killed and may "
