@@ -317,8 +317,19 @@ class HostAgent:
                 send()
             except Exception as error:
                 logs.event(logger, logging.DEBUG, "self_test_unsent", str(error))
+                self.self_test.unsent(error)
             else:
                 self.self_test.sent()
+            if self.self_test.short() and not self._closed.is_set():
+                logs.event(
+                    logger,
+                    logging.CRITICAL,
+                    "out_of_files",
+                    "this host agent has used up its open files and reached Redis no more for a while; exiting with code 75 so "
+                    "that the supervisor starts one with free files. Running workers are not affected. Raise its limit of "
+                    "open files (LimitNOFILE) if this happens again",
+                )
+                _exit()
             if self.self_test.deaf() and not self._closed.is_set():
                 logs.event(
                     logger,

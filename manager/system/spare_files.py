@@ -27,6 +27,17 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _SHORT
 
 
+def is_own_shortage(error: BaseException | None) -> bool:
+    """Return whether this process has used up its open files, by an error or by what caused it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def raise_shortage(error: OSError) -> None:
     """Raise the error if it is a shortage of files; for callers that may ignore every other error."""
     if is_shortage(error):

@@ -10,6 +10,9 @@ import pytest
 from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
+if sys.platform == "linux":
+    import resource
+
 pytestmark = pytest.mark.e2e
 
 
@@ -160,6 +163,34 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
             thief.join()
     assert "consumes nothing any more" in fleet.log("agent")
     assert worker.alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a running process is set with prlimit")
+def test_an_agent_that_is_out_of_files_for_good_exits_and_the_next_one_adopts_its_workers(
+    bare_fleet: Fleet,
+) -> None:
+    fleet = bare_fleet
+    fleet.extra_environment["MANAGER_SELF_TEST_SECONDS"] = "0.3"
+    fleet.start_venue()
+    fleet.start_agent()
+    accounts = fleet.add_accounts(1)
+    assert fleet.run("start-all").returncode == 0
+    worker = fleet.workers()[accounts[0]]
+    assert fleet.agent is not None
+
+    # No number of a file is free from now on, and its connections to Redis end: the whole agent is short.
+    if sys.platform == "linux":
+        resource.prlimit(fleet.agent.pid, resource.RLIMIT_NOFILE, (3, 3))
+    fleet.redis.restart()
+
+    assert fleet.agent.wait(timeout=40) == 75
+    log = fleet.log("agent")
+    assert "has used up its open files and reached Redis no more for a while; exiting with code 75" in log
+    assert worker.alive()
+    fleet.start_agent()
+    eventually(lambda: fleet.status(accounts[0]) == "running", what="it is adopted", within=20)
+    assert fleet.workers()[accounts[0]] == worker
+    assert fleet.stats()["overlaps"] == 0
 
 
 def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_starts_them(fleet: Fleet) -> None:

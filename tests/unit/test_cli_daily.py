@@ -1,6 +1,7 @@
 """The command line's small things: other names, suggestions, version, completion, manual page, settings."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,66 @@ def test_a_missing_home_directory_is_one_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("manager.settings.platformdirs.user_config_path", nobody)
     with pytest.raises(SettingsError, match="MANAGER_CONFIG_DIR"):
         load_settings()
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only root can be a user without an entry for a home"
+)
+def test_without_a_home_directory_every_command_gives_one_line() -> None:
+    commands = [
+        *(
+            ["up", "--demo"],
+            ["host"],
+            ["flower"],
+            ["scheduler"],
+            ["init"],
+            ["healthcheck"],
+            ["secure", "init"],
+        ),
+        *(
+            ["ps"],
+            ["ps", "--local"],
+            ["info", "a"],
+            ["events"],
+            ["logs", "a"],
+            ["hosts"],
+            ["doctor"],
+            ["audit"],
+        ),
+        *(["start", "a"], ["stop", "a"], ["stop", "a", "--local"], ["stop-all", "--local"], ["restart", "a"]),
+        *(["validate"], ["place", "a"], ["drain", "h"], ["forget", "a"], ["config", "push"], ["batch"]),
+    ]
+    program = """
+import os, sys
+os.setreuid(54321, 0)  # no such user: the system knows no home for it
+from manager.cli.main import cli
+from manager.errors import SettingsError
+
+for line in sys.argv[1:]:
+    try:
+        cli.main(line.split(), prog_name="manager", standalone_mode=False)
+    except SettingsError as error:
+        assert "set HOME, or MANAGER_CONFIG_DIR" in str(error), (line, error)
+        assert len(str(error).splitlines()) == 1
+    else:
+        raise AssertionError(line)
+
+from manager.cli import main
+
+sys.argv = ["manager", "host"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(" ".join(command) for command in commands)],
+        env={"PATH": os.environ.get("PATH", "")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: no home directory is known")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_groups_and_hosts_are_completed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

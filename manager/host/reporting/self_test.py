@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from manager.system.spare_files import is_own_shortage
+
 #: Intervals without an own message heard, while sending works, after which the agent is deaf.
 _DEAF_AFTER: Final = 6
 #: With this many commands under way its threads may just all be taken.
@@ -25,12 +27,32 @@ class SelfTest:
         self._heard_at: float | None = None
         self._unheard_since: float | None = None
         self._commands = 0
+        #: Since when no message could be sent, as this process may open no further file.
+        self._short_since: float | None = None
 
     def sent(self) -> None:
         """Note that a message went out."""
         with self._lock:
+            self._short_since = None
             if self._unheard_since is None or self._commands >= _BUSY:
                 self._unheard_since = self._clock()
+
+    def unsent(self, error: BaseException) -> None:
+        """Note that a message could not be sent, and why."""
+        with self._lock:
+            if not is_own_shortage(error):
+                self._short_since = None  # Redis is away: another process would not reach it either
+            elif self._short_since is None:
+                self._short_since = self._clock()
+
+    def short(self) -> bool:
+        """Return whether nothing could be sent for long because this process may open no further file.
+
+        Another process starts with an empty table of open files, so it can.
+        """
+        with self._lock:
+            since = self._short_since
+            return since is not None and self._clock() - since > self.interval * _DEAF_AFTER
 
     def heard(self) -> None:
         """Note that one came in."""

@@ -47,3 +47,31 @@ def test_one_whose_threads_are_all_taken_is_busy_and_not_deaf() -> None:
     assert not test.deaf()
     now[0] += 61
     assert test.deaf()
+
+
+def test_one_that_may_open_no_file_for_long_is_short_and_one_whose_redis_is_away_is_not() -> None:
+    now = [0.0]
+    test = SelfTest(1.0, clock=lambda: now[0])
+
+    def wrapped() -> BaseException:
+        try:
+            try:
+                raise OSError(24, "Too many open files")
+            except OSError as error:
+                raise ConnectionError("Error 24 connecting to x") from error
+        except ConnectionError as error:
+            return error
+
+    for _ in range(20):
+        test.unsent(ConnectionError("refused"))
+        now[0] += 1
+    assert not test.short()
+    test.unsent(wrapped())
+    now[0] += 5
+    assert not test.short()
+    test.sent()
+    test.unsent(wrapped())
+    now[0] += 7
+    assert test.short()
+    test.unsent(ConnectionError("refused"))
+    assert not test.short()
