@@ -6,6 +6,7 @@ imports `tasks`, keeps kombu's.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty
@@ -16,9 +17,12 @@ from celery.exceptions import InvalidTaskError
 from celery.worker import control
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from celery.worker.state import maybe_shutdown
 
 from manager.errors import InvalidPayloadError
+from manager.host.agent import exit_out_of_files
 from manager.system import logs
+from manager.system.spare_files import is_own_shortage
 from tasks.messages import NONSENSE, Sent, check_parts, checked_message, sent_by
 
 logger: Final = logging.getLogger(__name__)
@@ -34,6 +38,10 @@ _HARMLESS: Final = frozenset(
         *("active", "reserved", "scheduled", "registered", "active_queues", "query_task", "revoked"),
     }
 )
+
+#: Seconds for which an agent waits for free files before it ends, and seconds between two tries.
+_SHORT_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 0.5
 
 #: Called with a message as it was read, and why it is refused.
 Refuse = Callable[[Any, str], None]
@@ -66,7 +74,28 @@ class CheckedConsumer(Consumer):  # type: ignore[misc]
         _refuse_harm(kwargs["app"])
         super().__init__(*args, **kwargs)
 
+    def start(self) -> None:
+        """Consume until the worker ends. Without free files Celery ends with a traceback; this agent ends with code 75."""
+        try:
+            super().start()
+        except BaseException as error:
+            if not is_own_shortage(error):
+                raise
+            exit_out_of_files()
+
     def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Connect to the broker; a shortage of files is waited out for a while."""
+        deadline = time.monotonic() + _SHORT_SECONDS
+        while True:
+            try:
+                return self._connect(heartbeat)
+            except Exception as error:
+                if not is_own_shortage(error) or time.monotonic() > deadline:
+                    raise
+            maybe_shutdown()
+            time.sleep(_AGAIN_SECONDS)
+
+    def _connect(self, heartbeat: Any) -> Any:
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         # Asked each time the connection is made, so also after it went on to an alternate broker.
         connection.get_transport_cls = partial(

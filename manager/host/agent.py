@@ -321,15 +321,7 @@ class HostAgent:
             else:
                 self.self_test.sent()
             if self.self_test.short() and not self._closed.is_set():
-                logs.event(
-                    logger,
-                    logging.CRITICAL,
-                    "out_of_files",
-                    "this host agent has used up its open files and reached Redis no more for a while; exiting with code 75 so "
-                    "that the supervisor starts one with free files. Running workers are not affected. Raise its limit of "
-                    "open files (LimitNOFILE) if this happens again",
-                )
-                _exit()
+                exit_out_of_files()
             if self.self_test.deaf() and not self._closed.is_set():
                 logs.event(
                     logger,
@@ -405,6 +397,19 @@ class HostAgent:
 def _end(thread: str) -> None:
     """End this agent, one of whose threads has died: the supervisor starts one that is whole."""
     log_lost(thread)
+    _exit()
+
+
+def exit_out_of_files() -> NoReturn:
+    """End this agent, which may open no further file and cannot reach Redis for that reason."""
+    logs.event(
+        logger,
+        logging.CRITICAL,
+        "out_of_files",
+        "this host agent has used up its open files and can reach Redis no more; exiting with code 75 so that the supervisor "
+        "starts one with free files. Running workers are not affected. Raise its limit of open files (LimitNOFILE) if this "
+        "happens again",
+    )
     _exit()
 
 

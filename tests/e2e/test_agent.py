@@ -185,7 +185,7 @@ def test_an_agent_that_is_out_of_files_for_good_exits_and_the_next_one_adopts_it
 
     assert fleet.agent.wait(timeout=40) == 75
     log = fleet.log("agent")
-    assert "has used up its open files and reached Redis no more for a while; exiting with code 75" in log
+    assert "has used up its open files and can reach Redis no more; exiting with code 75" in log
     assert worker.alive()
     fleet.start_agent()
     eventually(lambda: fleet.status(accounts[0]) == "running", what="it is adopted", within=20)
