@@ -120,9 +120,9 @@ def test_the_docs_list_every_code() -> None:
     assert listed == CODES
 
 
-def test_a_state_directory_that_cannot_be_made_is_a_finding(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    wrong = settings.model_copy(update={"state_dir": tmp_path / "file" / "s"})
+def test_a_state_directory_that_cannot_be_made_is_a_finding(settings: Settings, short_dir: Path) -> None:
+    (short_dir / "file").write_text("")
+    wrong = settings.model_copy(update={"state_dir": short_dir / "file" / "s"})
     (check,) = found(wrong, "state")
-    assert (check.outcome, check.where) == ("failure", str(tmp_path / "file" / "s"))
+    assert (check.outcome, check.where) == ("failure", str(short_dir / "file" / "s"))
     assert "set MANAGER_STATE_DIR to one that is" in str(check.advice)
