@@ -53,6 +53,10 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
+    #: Bytes of an account's log file at which the next one is begun.
+    log_file_bytes: Annotated[int, Field(ge=10_000, le=10_000_000_000)] = 5_000_000
+    #: How many of these files are kept for each account, with the one that is written.
+    log_files: Annotated[int, Field(ge=2, le=1_000)] = 4
 
     #: Threads of the host agent: how many commands run at once. Under 32 Celery stalls with prefetch disabled.
     agent_threads: Annotated[int, Field(ge=32, le=1024)] = 128

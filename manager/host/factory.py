@@ -43,6 +43,8 @@ def build_pool(
             heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
             log_level=settings.log_level,
             log_json=settings.log_json,
+            log_file_bytes=settings.log_file_bytes,
+            log_files=settings.log_files,
         ),
     )
     return WorkerPoolManager(

@@ -9,6 +9,7 @@ import contextlib
 import hmac
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.system import logs
+from manager.system.private_dirs import ensure_private_dir
 from manager.system.spare_files import with_spare
 
 logger = logging.getLogger(__name__)
@@ -43,28 +45,44 @@ class ControlServer:
     def __init__(self, address: str, token: str, handler: Handler) -> None:
         self._token = token
         self._handler = handler
-        self._listener = _listen(address)
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._closed = False
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        self._open(address)
 
-    @property
-    def address(self) -> str:
-        """Where it listens, in the form that `ask` takes."""
-        where = self._listener.address
-        return f"tcp:{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
+    def _open(self, address: str) -> None:
+        self._listener = listener = _listen(address)
+        where = listener.address
+        #: Where it listens, in the form that `ask` takes.
+        self.address = f"tcp:{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
+        self._inode = _inode_of(self.address)
+        threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
+
+    def mend(self) -> bool:
+        """Listen again if somebody has removed the socket; returns whether that was so. Raises OSError if it cannot."""
+        if self._closed or self._inode is None:
+            return False  # neither a port nor a named pipe can be removed
+        found = _inode_of(self.address)
+        if found == self._inode:
+            return False
+        ensure_private_dir(Path(self.address).parent)
+        # Closed first: it removes its name, which is the new one's as well.
+        _end_listener(self._listener)
+        with contextlib.suppress(FileNotFoundError):
+            Path(self.address).unlink()
+        self._open(self.address)
+        return True
 
     def close(self) -> None:
         self._closed = True
         with contextlib.suppress(OSError):
             self._listener.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: Listener) -> None:
         while not self._closed:
             try:
-                connection: Any = self._listener.accept()
+                connection: Any = listener.accept()
             except (OSError, EOFError):
-                if self._closed:
+                if self._closed or listener is not self._listener:
                     return
                 time.sleep(_AGAIN_SECONDS)  # no descriptor may be free for a while
                 continue
@@ -117,6 +135,27 @@ def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float 
     if not isinstance(answer, dict):
         raise ControlError(f"{address}: an answer that is no object")
     return answer
+
+
+def _inode_of(address: str) -> tuple[int, int] | None:
+    """Return what tells the socket's file from every other; None where it has none."""
+    if address.startswith(("tcp:", "\\\\")):
+        return None
+    try:
+        found = Path(address).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _end_listener(listener: Listener) -> None:
+    """Close a listener that a thread waits on: on Linux a close alone does not wake that thread."""
+    inner: Any = getattr(getattr(listener, "_listener", None), "_socket", None)
+    if inner is not None:
+        with contextlib.suppress(OSError):
+            inner.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        listener.close()
 
 
 def _listen(address: str) -> Listener:

@@ -7,7 +7,6 @@ import contextlib
 import faulthandler
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,24 +45,25 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     del line
     mask = Masker(spec.all_secrets())
     notify = _notifier(writer, mask)
+    beat: HeartbeatWriter | None = None
     try:
         _prepare_logging(spec, mask)
         # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
         if spec.note is not None:
             hold_note(spec.beat_file, spec.note)
         beat = HeartbeatWriter(spec.beat_file, mask)
-    except OSError as error:
-        code = DiskRefusesError.code if disk_refuses(error) else "crashed"
-        message = explain(error, Path(error.filename or spec.beat_file))
-        notify({"event": "failed", "code": code, "message": message, "retryable": True})
-        return WorkerExit.CRASHED
-    try:
         return _build(spec, beat, notify).run()
     except BaseException as error:
-        logger.exception("the worker failed")
-        text = f"{type(error).__name__}: {error}"
-        beat.exit_reason(text)
-        notify({"event": "failed", "code": "crashed", "message": text, "retryable": True})
+        code, text = "crashed", f"{type(error).__name__}: {error}"
+        if beat is None and isinstance(error, OSError):
+            # The system refused a file: the text says which.
+            code = DiskRefusesError.code if disk_refuses(error) else code
+            text = explain(error, Path(error.filename or spec.beat_file))
+        else:
+            logger.exception("the worker failed")
+        if beat is not None:
+            beat.exit_reason(text)
+        notify({"event": "failed", "code": code, "message": text, "retryable": True})
         return WorkerExit.CRASHED
     finally:
         logging.shutdown()
@@ -125,11 +125,16 @@ def gateway_options(spec: LaunchSpec) -> GatewayOptions:
 
 
 def _prepare_logging(spec: LaunchSpec, mask: Masker) -> None:
-    logs.configure(level=spec.log_level, as_json=spec.log_json, file=spec.log_file, secrets=mask.secrets)
-    # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
-    fd = os.open(spec.log_file, os.O_WRONLY | os.O_APPEND)
-    os.dup2(fd, 2)
-    os.close(fd)
+    logs.configure(
+        level=spec.log_level,
+        as_json=spec.log_json,
+        file=spec.log_file,
+        secrets=mask.secrets,
+        max_bytes=spec.log_file_bytes,
+        backups=spec.log_files - 1,
+        # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
+        also_stderr=True,
+    )
     faulthandler.enable(file=2, all_threads=True)
     # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
     logs.catch_printing(mask)

@@ -6,6 +6,7 @@ a worker that an earlier host agent started. It writes the pages in turn, so tha
 system, or a signal, holds the writer up. Times are `time.monotonic()`, which all processes of a machine share.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from manager.system.masking import Masker
+from manager.system.private_dirs import ensure_private_dir
 
 _MAGIC: Final = b"WMBEAT01"
 #: Of one page, and pages in a file; a worker of an older version writes one.
@@ -55,16 +57,10 @@ class HeartbeatWriter:
     """The worker's end. Used by one thread, but for `exit_reason`, which any may set on the way out."""
 
     def __init__(self, path: Path, mask: Masker | None = None) -> None:
+        """Make the file. Raises OSError that names it."""
         self._mask = mask or Masker(())
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                # A page that a full disk cannot give would end the worker by a signal when it is first written.
-                os.posix_fallocate(fd, 0, _PAGES * _SIZE)
-            os.ftruncate(fd, _PAGES * _SIZE)
-            self._file = mmap.mmap(fd, _PAGES * _SIZE)
-        finally:
-            os.close(fd)
+        self._path = path
+        self._file, self._inode = _make(path)
         self._sequence = 0
         self._call = b""
         self._deadline = 0.0
@@ -109,8 +105,24 @@ class HeartbeatWriter:
         self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
         self.beat()
 
+    def mend(self) -> None:
+        """Make the file again if somebody has moved or removed it. Raises OSError that names what cannot be made."""
+        if _inode_of(self._path) == self._inode:
+            return
+        ensure_private_dir(self._path.parent)
+        draft = self._path.with_suffix(".draft")
+        # The old pages are let go of only once nothing writes to them any more.
+        self._file, self._inode = _make(draft)
+        for _ in range(_PAGES):
+            self._write()
+        draft.replace(self._path)
+
     def catch_up(self) -> None:
         """Go on from what the file says now: a forked copy of this writer is as old as its fork."""
+        inode = _inode_of(self._path)
+        if inode not in (None, self._inode):
+            with contextlib.suppress(OSError, ValueError), self._path.open("r+b") as file:
+                self._file, self._inode = mmap.mmap(file.fileno(), _PAGES * _SIZE), inode
         page = _newest_page(self._file[:])
         if page is not None:
             self._sequence, self._beat_at, self._deadline, self._call, self._payload, self._words = page
@@ -145,6 +157,28 @@ class HeartbeatWriter:
             len(self._payload),
             len(self._words),
         )
+
+
+def _make(path: Path) -> tuple[mmap.mmap, tuple[int, int] | None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            # A page that a full disk cannot give would end the worker by a signal when it is first written.
+            os.posix_fallocate(fd, 0, _PAGES * _SIZE)
+        os.ftruncate(fd, _PAGES * _SIZE)
+        return mmap.mmap(fd, _PAGES * _SIZE), _inode_of(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        os.close(fd)
+
+
+def _inode_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:

@@ -50,6 +50,8 @@ class LaunchSpec:
     heartbeat_interval_seconds: float
     log_level: str
     log_json: bool
+    log_file_bytes: int = 5_000_000
+    log_files: int = 4
     #: The mode in which it begins; one that was paused runs no cycle, however often it is started.
     trading_mode: str = str(TradingMode.NORMAL)
     #: Its host's record of it, which it keeps as its note; None for a worker that nobody adopts.

@@ -87,6 +87,9 @@ class Worker:
         self._stop_reason = ""
         #: Whether what the gateway runs had to be killed.
         self._forced = False
+        self._control: ControlServer | None = None
+        #: Why the worker's files cannot be made again, so that it is said once.
+        self._mend_trouble: str | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -102,7 +105,7 @@ class Worker:
         """Connect, report, run cycles until told to stop. Returns how it ended; raises only for faults of our own."""
         self._catch_signals()
         self._beat.status({"phase": self._phase})
-        control = ControlServer(
+        self._control = control = ControlServer(
             self._spec.control_address, self._spec.control_token.get_secret_value(), self._handle
         )
         if self._reporter:
@@ -223,6 +226,7 @@ class Worker:
 
     def _refresh(self, health: Health | None) -> None:
         """Publish figures and health to the host (and, by the reporter, to Redis)."""
+        self._mend()
         status: dict[str, Any] = {**self._status, **self._figures}
         if health is not None:
             if not health.ipc_ok:
@@ -246,12 +250,29 @@ class Worker:
                 status |= self._status
         status |= self._judge.judge(self._figures) | self._refusal | {"trading_mode": self._mode}
         status |= self._resources.figures()
+        if missing := logs.missing_lines():
+            status["log_lines_missing"] = missing
         self._status = self._beat.masked(status)
         self._beat.status({"phase": self._phase, **self._status})
         if status["health"] is WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
             raise ConnectionLost(
                 f"unhealthy, and recovery.restart_unhealthy is set: {status['health_reason']}"
             )
+
+    def _mend(self) -> None:
+        """Make again what somebody removed of this worker's files: its heartbeat file and its control socket."""
+        try:
+            self._beat.mend()
+            if self._control is not None and self._control.mend():
+                logs.event(logger, logging.WARNING, "control_made_again", f"{self._control.address} was gone")
+        except OSError as error:
+            trouble = f"{error.filename or self._spec.beat_file.parent}: {error.strerror or error}"
+            if trouble != self._mend_trouble:
+                text = f"files of this worker are gone and cannot be made again: {trouble}"
+                logs.event(logger, logging.ERROR, "files_gone", text)
+            self._mend_trouble = trouble
+        else:
+            self._mend_trouble = None
 
     def _note(self, session: VenueSession) -> None:
         self._status |= {

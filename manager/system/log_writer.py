@@ -1,23 +1,33 @@
 """Writing of log lines from one thread: a log that takes no more lines (a full pipe, a hung disk) stops no other thread."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 import threading
 import time
 from collections import deque
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from manager.terminal.text import counted
+
+#: The attribute of a log record that holds an event's fields.
+FIELDS: Final = "manager_fields"
 #: Lines that wait while the log takes none; lines after that are dropped and counted.
 _WAITING: Final = 5_000
+#: Seconds between two tries to say how many lines were lost, while the log takes none.
+_AGAIN_SECONDS: Final = 1.0
+_FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 #: Seconds that the end of a process waits for its lines to be written.
 FLUSH_SECONDS: Final = 2.0
 
 
 class Target(Protocol):
-    """Where lines go. No lock of `logging` or of a stream is held while it writes: an exit would wait for it."""
+    """Where lines go. No lock of `logging` or of a stream is held while it writes: an exit would wait for it.
+
+    A line that cannot be written (a full disk) raises OSError; the next one is tried all the same.
+    """
 
     def write(self, text: str) -> None: ...
 
@@ -36,38 +46,6 @@ class StderrTarget:
         _write_all(fd, text)
 
 
-class FileTarget:
-    """A file that its owner alone may read; at `max_bytes` it becomes `.1`, the earlier `.1` becomes `.2`, and so on."""
-
-    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
-        self._path, self._max_bytes, self._backups = path, max_bytes, backups
-        self._fd = self._open()
-        self._size = os.fstat(self._fd).st_size
-
-    def write(self, text: str) -> None:
-        length = len(text.encode(errors="replace"))
-        if self._backups and self._size and self._size + length > self._max_bytes:
-            self._rotate()
-        _write_all(self._fd, text)
-        self._size += length
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def _rotate(self) -> None:
-        if sys.platform == "win32":
-            os.close(self._fd)  # an open file cannot be renamed there
-        for number in range(self._backups - 1, 0, -1):
-            with contextlib.suppress(OSError):
-                Path(f"{self._path}.{number}").replace(f"{self._path}.{number + 1}")
-        with contextlib.suppress(OSError):
-            self._path.replace(f"{self._path}.1")
-        fd = self._open()
-        if sys.platform != "win32":
-            os.close(self._fd)
-        self._fd, self._size = fd, os.fstat(fd).st_size
-
-
 def _write_all(fd: int, text: str) -> None:
     data = memoryview(text.encode(errors="replace"))
     while data:
@@ -77,7 +55,8 @@ def _write_all(fd: int, text: str) -> None:
 class WriterHandler(logging.Handler):
     """Formats each record on the thread that logs it, and writes the line from its own thread, in order.
 
-    Never blocks: beyond a number of waiting lines it drops the newest, and says how many once lines flow again.
+    Never blocks and never fails: beyond a number of waiting lines it drops the newest, and what the target does not take
+    is lost. Once lines flow again, one line says how many there were, and why.
     """
 
     def __init__(self, target: Target, waiting: int = _WAITING) -> None:
@@ -87,6 +66,11 @@ class WriterHandler(logging.Handler):
         self._changed = threading.Condition(threading.Lock())
         self._lines: deque[str] = deque()
         self._dropped = 0
+        #: Lines that the target did not take since it took one, and why. The writing thread's own.
+        self._lost = 0
+        self._lost_why = ""
+        #: Lines that were dropped or lost in this process's time.
+        self.missing = 0
         self._writing = False
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -103,6 +87,7 @@ class WriterHandler(logging.Handler):
                 self._after_fork()
             if len(self._lines) >= self._most:
                 self._dropped += 1
+                self.missing += 1
             else:
                 self._lines.append(line)
             if self._thread is None:
@@ -137,6 +122,7 @@ class WriterHandler(logging.Handler):
         # Threads do not survive a fork; the lines that waited belong to the parent, which writes them.
         self._lines.clear()
         self._thread, self._writing, self._dropped, self._process = None, False, 0, os.getpid()
+        self._lost = self.missing = 0
 
     def _start(self) -> None:
         self._process = os.getpid()
@@ -154,27 +140,53 @@ class WriterHandler(logging.Handler):
                     if self._closed:
                         self._thread = None
                         return
-                    self._changed.wait()
+                    if not self._changed.wait(_AGAIN_SECONDS if self._lost else None):
+                        break  # there may be room again, although nobody logs
                 dropped, self._dropped = self._dropped, 0
                 lines = list(self._lines)
                 self._lines.clear()
                 self._writing = True
+            self._tell_lost()
             for line in lines:
-                self._put(line)
+                if not self._put(line):
+                    self._lost += 1
+                    self.missing += 1
             if dropped:
                 text = f"{dropped} log lines were dropped: the log took no lines for a while"
-                record = logging.LogRecord(
-                    "manager.system.logs", logging.WARNING, __file__, 0, text, None, None
-                )
-                self._put(self.format(record) + "\n")
+                self._tell("lines_dropped", text, dropped)
 
-    def _put(self, line: str) -> None:
+    def _put(self, line: str) -> bool:
         # Where one line fails, as on a full disk, the next is tried all the same.
-        with contextlib.suppress(BaseException):
+        try:
             self._target.write(line)
+        except OSError as error:
+            self._lost_why = "disk full" if error.errno in _FULL else error.strerror or str(error)
+        except BaseException as error:
+            self._lost_why = f"{type(error).__name__}: {error}"
+        else:
+            return True
+        return False
+
+    def _tell_lost(self) -> None:
+        """Say how many lines were lost, if the target takes lines again."""
+        if self._lost and self._tell(
+            "lines_lost", f"{counted(self._lost, 'line')} lost: {self._lost_why}", self._lost
+        ):
+            self._lost = 0
+
+    def _tell(self, action: str, text: str, count: int) -> bool:
+        record = logging.LogRecord("manager.system.logs", logging.WARNING, __file__, 0, text, None, None)
+        fields: dict[str, Any] = {"action": action, "lines": count}
+        setattr(record, FIELDS, fields)
+        return self._put(self.format(record) + "\n")
 
 
 _handlers: list[WriterHandler] = []
+
+
+def missing_lines() -> int:
+    """Return how many lines of this process's log were dropped or lost."""
+    return sum(handler.missing for handler in _handlers)
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> None:

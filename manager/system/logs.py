@@ -10,10 +10,9 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, Final
 
-from manager.system.log_writer import FileTarget, StderrTarget, WriterHandler, flush
+from manager.system.log_file import FileTarget
+from manager.system.log_writer import FIELDS, StderrTarget, WriterHandler, flush, missing_lines
 from manager.system.masking import Masker
-
-_FIELDS: Final = "manager_fields"
 
 #: Bytes of a printed line that are kept before its end has come.
 _MAX_PRINTED: Final = 8_192
@@ -23,11 +22,11 @@ _printed: Final = logging.getLogger("manager.printed")
 def event(logger: logging.Logger, level: int, action: str, message: str = "", **fields: Any) -> None:
     """Log one event. `action` is a stable word such as `start`; `fields` are ids and figures, never a secret."""
     if logger.isEnabledFor(level):
-        logger.log(level, message, extra={_FIELDS: {"action": action, **fields}}, stacklevel=2)
+        logger.log(level, message, extra={FIELDS: {"action": action, **fields}}, stacklevel=2)
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    fields = getattr(record, _FIELDS, None)
+    fields = getattr(record, FIELDS, None)
     return fields if isinstance(fields, dict) else {}
 
 
@@ -87,12 +86,18 @@ def configure(
     secrets: Iterable[str] = (),
     max_bytes: int = 5_000_000,
     backups: int = 3,
+    also_stderr: bool = False,
 ) -> None:
     """Send this process's log to `file` (rotated, mode 0600), or to stderr where there is none.
 
-    Logging never blocks: see `manager.system.log_writer`. Call `flush` before `os._exit`.
+    With `also_stderr` file descriptor 2 leads to `file` too: there the interpreter writes when it dies by a signal.
+    Logging never blocks: see `manager.system.log_writer`. Call `flush` before `os._exit`. Raises OSError if the file cannot
+    be opened; nothing has changed then.
     """
-    handler = WriterHandler(StderrTarget() if file is None else FileTarget(file, max_bytes, backups))
+    target = (
+        StderrTarget() if file is None else FileTarget(file, max_bytes, backups, 2 if also_stderr else None)
+    )
+    handler = WriterHandler(target)
     handler.setFormatter(formatter(as_json=as_json, secrets=secrets))
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -148,4 +153,13 @@ def catch_printing(mask: Masker) -> None:
     sys.stdout, sys.stderr = _PrintedText(mask, "stdout"), _PrintedText(mask, "stderr")
 
 
-__all__ = ["JsonFormatter", "LineFormatter", "catch_printing", "configure", "event", "flush", "formatter"]
+__all__ = [
+    "JsonFormatter",
+    "LineFormatter",
+    "catch_printing",
+    "configure",
+    "event",
+    "flush",
+    "formatter",
+    "missing_lines",
+]

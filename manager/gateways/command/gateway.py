@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from socket import socket
@@ -35,13 +35,13 @@ from manager.gateways.base import (
 )
 from manager.gateways.command.executables import find_program, program_trouble, start_failure
 from manager.gateways.command.notify import NotifySocket
-from manager.gateways.command.output import OutputReader
+from manager.gateways.command.output import OutputLine, OutputReader, escape_output
 from manager.gateways.command.ports import local_port, port_trouble, served_by, server_of
 from manager.gateways.command.program import Program, start_program
 from manager.gateways.command.program_health import ProgramHealth, url_trouble
 from manager.gateways.command.program_places import make_program_places
 from manager.gateways.command.program_user import ProgramUser, ProgramUserError, program_user
-from manager.gateways.command.visible_text import VisibleText
+from manager.gateways.command.visible_text import VisibleText, visible
 from manager.system import logs
 from manager.system.environment import program_environment
 from manager.system.masking import Masker
@@ -56,6 +56,10 @@ _PROBE_TIMEOUT: Final = 2.0
 _LEAST_SECONDS: Final = 0.5
 #: Seconds within which a killed program must be gone.
 _KILL_SECONDS: Final = 5.0
+#: Seconds within which the output of a program that has ended is read to its end.
+_LAST_OUTPUT_SECONDS: Final = 1.0
+#: Characters of the program's last line in an error text.
+_LAST_LINE: Final = 500
 
 
 class CommandGateway:
@@ -66,12 +70,17 @@ class CommandGateway:
         self._program: Program | None = None
         self._user: ProgramUser | None = None
         self._changed = threading.Condition()
-        self._ready_text: VisibleText | None = None
+        #: The text by which the program shows that it is ready, looked for in each of its streams.
+        self._ready_texts: dict[str, VisibleText] = {}
         self._notify: NotifySocket | None = None
         self._health: ProgramHealth | None = None
         self._output_open = False
+        self._reader: OutputReader | None = None
+        self._reading: threading.Thread | None = None
+        #: What the program printed last that is not blank, and the beginnings of lines that go on.
         self._last_line = ""
         self._cancelled = False
+        self._begun: dict[str, str] = {}
 
     def connect(self, deadline: float) -> Session:
         """Start the program and wait until it is ready.
@@ -236,8 +245,10 @@ class CommandGateway:
         trouble = program_trouble(found, search_path)
         if trouble is not None:
             raise VenueNotFound(trouble)
-        self._ready_text = None if ready.line is None else VisibleText(ready.line)
-        self._last_line, self._output_open = "", True
+        self._ready_texts = (
+            {} if ready.line is None else {name: VisibleText(ready.line) for name in ("stdout", "stderr")}
+        )
+        self._last_line, self._output_open, self._begun = "", True, {}
         if ready.notify:
             try:
                 self._notify = NotifySocket(
@@ -264,9 +275,11 @@ class CommandGateway:
             raise VenueNotFound(self._start_failure(found, error, search_path)) from None
         self._health = ProgramHealth(self._options.health, self._notify, self._program.stopped)
         logs.event(logger, logging.INFO, "program_started", pid=self._program.pid, program=found)
-        threading.Thread(
-            target=self._read_output, args=(self._program.output,), name="output", daemon=True
-        ).start()
+        self._reader = OutputReader(Masker(self._options.all_secrets()), self._on_line, self._on_part)
+        self._reading = threading.Thread(
+            target=self._read_output, args=(self._reader, self._program.outputs), name="output", daemon=True
+        )
+        self._reading.start()
 
     def _environment(self) -> dict[str, str]:
         options = self._options
@@ -299,25 +312,38 @@ class CommandGateway:
     def _credentials_file(self) -> Path:
         return self._options.private_dir / "credentials.json"
 
-    def _read_output(self, output: BinaryIO) -> None:
-        reader = OutputReader(Masker(self._options.all_secrets()), self._on_line, self._on_part)
+    def _read_output(self, reader: OutputReader, outputs: Mapping[str, BinaryIO]) -> None:
         # A closed output ends the reading; a program that lives on without one is judged by its process alone.
         with contextlib.suppress(OSError, ValueError):
-            reader.read(output)
+            reader.read(outputs)
         with self._changed:
             self._output_open = False
             self._changed.notify_all()
 
-    def _on_line(self, line: str) -> None:
-        logs.event(logger, logging.INFO, "output", line)
+    def _on_line(self, line: OutputLine) -> None:
+        text, escaped = escape_output(line.text)
+        logs.event(
+            logger,
+            logging.INFO,
+            "output",
+            text,
+            stream=line.stream,
+            cut=True if line.cut else None,
+            esc=True if escaped else None,
+        )
         with self._changed:
-            self._last_line = line
+            whole = (self._begun.get(line.stream, "") + line.text)[:_LAST_LINE]
+            self._begun[line.stream] = whole if line.cut else ""
+            shown = visible(whole).strip()
+            if shown:
+                self._last_line = shown
 
-    def _on_part(self, part: bytes) -> None:
+    def _on_part(self, stream: str, part: bytes) -> None:
         # In what the program printed, before anything in it is masked: a secret may be a word of the text.
         if self._health is not None:
-            self._health.feed(part)
-        if self._ready_text is not None and self._ready_text.feed(part):
+            self._health.feed(stream, part)
+        text = self._ready_texts.get(stream)
+        if text is not None and text.feed(part):
             with self._changed:
                 self._changed.notify_all()
 
@@ -327,9 +353,9 @@ class CommandGateway:
             program = self._program
             if program is None:
                 raise ConnectionLost("the program is not running")
-            ended = self._ending(program)
+            ended = self._ending(program, " before it was ready")
             if ended is not None:
-                raise ConnectionLost(f"{ended}, before it was ready")
+                raise ConnectionLost(ended)
             self._refuse_if_cancelled()
             if ready.after_seconds is not None:
                 reason = None if time.monotonic() - started >= ready.after_seconds else "it is too early"
@@ -339,10 +365,9 @@ class CommandGateway:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
-                last = (
-                    f"; its last output: {self._last_line}" if self._last_line else "; it has printed nothing"
+                raise ConnectTimeout(
+                    f"the program runs, but was not ready in time: {reason}; {self._last_output()}"
                 )
-                raise ConnectTimeout(f"the program runs, but was not ready in time: {reason}{last}")
             with self._changed:
                 self._changed.wait(min(_PROBE_SECONDS, left))
 
@@ -360,7 +385,7 @@ class CommandGateway:
         if ready is None:
             return None
         if ready.line is not None:
-            seen = self._ready_text is not None and self._ready_text.seen
+            seen = any(text.seen for text in self._ready_texts.values())
             return None if seen else f"it has not printed {ready.line!r}"
         if ready.notify:
             said = self._notify is not None and self._notify.ready
@@ -369,7 +394,15 @@ class CommandGateway:
             return port_trouble(int(ready.tcp))
         return None if ready.http is None else url_trouble(ready.http, _PROBE_TIMEOUT)
 
-    def _ending(self, program: Program) -> str | None:
+    def _last_output(self) -> str:
+        with self._changed:
+            shown = self._last_line
+            begun = self._reader.unfinished() if self._reader is not None else None
+            if begun is not None:
+                shown = visible(self._begun.get(begun.stream, "") + begun.text).strip() or shown
+        return f"its last output: {shown[:_LAST_LINE]}" if shown else "it has printed nothing"
+
+    def _ending(self, program: Program, when: str = "") -> str | None:
         code = program.exit_code()
         if program.guard_lost:
             return "the process that guards the program was killed: the program is ended with all that it started"
@@ -380,7 +413,7 @@ class CommandGateway:
             self._changed.wait_for(lambda: not self._output_open, timeout=0.5)
             words = f": {self._last_line}" if self._last_line else ""
         how = f"exited with code {code}" if code >= 0 else f"was ended by signal {-code}"
-        return f"the program {how}{words}"
+        return f"the program {how}{when}{words}"
 
     def _end(self, polite_seconds: float) -> None:
         program = self._program
@@ -403,6 +436,9 @@ class CommandGateway:
             raise RuntimeError(
                 f"processes of the program could not be killed and may still trade: {', '.join(program.left())}"
             )
+        if self._reading is not None:
+            # Its last lines belong into the log; and nothing may read from what is closed next.
+            self._reading.join(_LAST_OUTPUT_SECONDS)
         program.close()
         self._program = None
         if self._health is not None:

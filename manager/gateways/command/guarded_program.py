@@ -72,13 +72,18 @@ class GuardedProgram:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
+                # Unbuffered: what a buffer holds would not wake who waits for the pipe.
+                bufsize=0,
                 cwd="/",
                 env={GUARD_MARK: worker_id},
                 start_new_session=True,
             )
         self._channel: socket.socket | None = ours
-        self.output = cast(BinaryIO, self._guard.stdout)
+        self.outputs: Mapping[str, BinaryIO] = {
+            "stdout": cast(BinaryIO, self._guard.stdout),
+            "stderr": cast(BinaryIO, self._guard.stderr),
+        }
         self._send(
             {
                 "op": "start",
@@ -185,8 +190,9 @@ class GuardedProgram:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        with contextlib.suppress(OSError):
-            self.output.close()
+        for output in self.outputs.values():
+            with contextlib.suppress(OSError):
+                output.close()
         # A guard that still has something to end goes on with that.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(_EXIT_SECONDS if self._empty else 0)

@@ -35,8 +35,8 @@ class Program(Protocol):
     def pid(self) -> int: ...
 
     @property
-    def output(self) -> BinaryIO:
-        """Standard output and error, in one stream."""
+    def outputs(self) -> Mapping[str, BinaryIO]:
+        """`stdout` and `stderr`, each in a pipe."""
 
     @property
     def guard_lost(self) -> bool:
@@ -99,12 +99,17 @@ class PlainProgram:
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
+            # Unbuffered: what a buffer holds would not wake who waits for the pipe.
+            bufsize=0,
             **options,
         )
         self._worker_id = worker_id
         self.pid = self._process.pid
-        self.output = cast(BinaryIO, self._process.stdout)
+        self.outputs: Mapping[str, BinaryIO] = {
+            "stdout": cast(BinaryIO, self._process.stdout),
+            "stderr": cast(BinaryIO, self._process.stderr),
+        }
         self._wake_read, self._wake_write = socket.socketpair()
         threading.Thread(target=self._await_end, name="program", daemon=True).start()
 
@@ -157,8 +162,9 @@ class PlainProgram:
         return [f"pid {pid}" for pid in marked(self._worker_id)[1]]
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.output.close()
+        for output in self.outputs.values():
+            with contextlib.suppress(OSError):
+                output.close()
         self._wake_read.close()
 
 
@@ -174,7 +180,7 @@ def start_program(
     umask: int = 0o022,
     make_directory: bool = False,
 ) -> Program:
-    """Start a program, marked with its worker's id, its standard output and error in one stream. Raises OSError.
+    """Start a program, marked with its worker's id. Raises OSError.
 
     `user` is whom it runs as, if not as this process. `make_directory`: a missing directory is made.
 

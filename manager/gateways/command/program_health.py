@@ -30,7 +30,9 @@ class ProgramHealth:
         self._stopped_found: list[str] = []
         self._was_silent = False
         every = config.line_every
-        self._line = VisibleText(every.line) if every is not None and every.line else None
+        #: One for each stream: their parts come in between one another.
+        self._lines: dict[str, VisibleText] = {}
+        self._text = every.line if every is not None else None
         self._line_at = time.monotonic()
         self._probe = _Probe(config.probe) if config.probe is not None else None
 
@@ -40,9 +42,9 @@ class ProgramHealth:
         if self._probe is not None:
             self._probe.start()
 
-    def feed(self, part: bytes) -> None:
-        """Take the next part of the output; from any one thread."""
-        if self._line is None or self._line.feed(part):
+    def feed(self, stream: str, part: bytes) -> None:
+        """Take the next part of one stream of the output; from any one thread."""
+        if not self._text or self._lines.setdefault(stream, VisibleText(self._text)).feed(part):
             self._line_at = time.monotonic()
 
     def trouble(self) -> str | None:

@@ -92,6 +92,14 @@ def _typed_over(line: str) -> str:
     return "".join(seen)
 
 
+def visible(text: str) -> str:
+    """Return one line as a person sees it: without control sequences, and what a carriage return has not covered."""
+    text = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), text))
+    text = _UNFINISHED.sub("", text).translate(_INVISIBLE)
+    shown = [part for part in text.split("\r") if part.strip()]
+    return _typed_over(shown[-1]) if shown else ""
+
+
 def _normal(text: str) -> str:
     """Return a text in which what looks the same is the same: composed characters, one kind of blank, no joiners."""
     if text.isascii():

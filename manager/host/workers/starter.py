@@ -98,6 +98,8 @@ class WorkerEnvironment:
     heartbeat_interval_seconds: float
     log_level: str
     log_json: bool
+    log_file_bytes: int = 5_000_000
+    log_files: int = 4
 
 
 class Starter:
@@ -317,6 +319,8 @@ class Starter:
             log_level=at.log_level,
             log_json=at.log_json,
             trading_mode=str(mode),
+            log_file_bytes=at.log_file_bytes,
+            log_files=at.log_files,
             note=SecretStr(note_of(record, at.paths.home, config.recovery)),
         )
 
