@@ -101,7 +101,7 @@ def selected(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tupl
 
 
 #: Commands that would be `-all` without an account.
-_NEED_ACCOUNTS = frozenset({"start", "stop", "restart"})
+_NEED_ACCOUNTS = frozenset({"start", "stop", "restart", "logs"})
 
 
 def settings() -> "Settings":

@@ -1,12 +1,7 @@
-"""info, events, logs."""
+"""info, events."""
 
-import contextlib
-import os
-import time
-from collections import deque
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,13 +9,11 @@ from manager.cli.common import (
     account_argument,
     configuration,
     json_option,
-    print_error,
     print_json,
     say,
     service,
     settings,
 )
-from manager.terminal.text import printable
 
 if TYPE_CHECKING:
     from manager.fleet import Event
@@ -116,56 +109,4 @@ def _say_event(event: "Event", as_json: bool) -> None:
     say(f"{event.time:%Y-%m-%d %H:%M:%S} UTC {event.host} {event.account_id} {text}")
 
 
-@click.command()
-@account_argument()
-@click.option(
-    "-n", "lines", type=click.IntRange(0, 100_000), default=40, show_default=True, help="How many lines."
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
-def logs(account_id: str, lines: int, follow: bool) -> int:
-    """Show the log of one account's worker, on the host where it runs."""
-    from manager.config import ConfigurationService
-    from manager.system.state_dir import StatePaths
-
-    now = settings()
-    configuration = ConfigurationService(now.config_dir)
-    path = StatePaths(now.state_dir).worker_log(configuration.checked_id(account_id))
-    if not path.exists():
-        configuration.account_path(account_id)
-        print_error(
-            f"{account_id} has no log on this machine ({path}): it never ran here; "
-            f"`manager info {account_id}` shows its host"
-        )
-        return 1
-    with contextlib.suppress(KeyboardInterrupt):
-        _tail(path, lines, follow)
-    return 0
-
-
-def _tail(path: Path, lines: int, follow: bool) -> None:
-    file = path.open(encoding="utf-8", errors="replace")
-    try:
-        for line in deque(file, maxlen=lines):
-            click.echo(printable(line), nl=False)
-        while follow:
-            rotated = _rotated(path, file)
-            for line in file:
-                click.echo(printable(line), nl=False)
-            if rotated:
-                # Nothing more comes into the old file; all of the new one is still unseen.
-                file.close()
-                file = path.open(encoding="utf-8", errors="replace")
-            else:
-                time.sleep(0.2)
-    finally:
-        file.close()
-
-
-def _rotated(path: Path, file: TextIO) -> bool:
-    try:
-        return path.stat().st_ino != os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False
-
-
-COMMANDS = (info, events, logs)
+COMMANDS = (info, events)

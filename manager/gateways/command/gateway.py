@@ -35,7 +35,7 @@ from manager.gateways.base import (
 )
 from manager.gateways.command.executables import find_program, program_trouble, start_failure
 from manager.gateways.command.notify import NotifySocket
-from manager.gateways.command.output import OutputLine, OutputReader, escape_output
+from manager.gateways.command.output import OutputLine, OutputReader
 from manager.gateways.command.ports import local_port, port_trouble, served_by, server_of
 from manager.gateways.command.program import Program, start_program
 from manager.gateways.command.program_health import ProgramHealth, url_trouble
@@ -45,6 +45,7 @@ from manager.gateways.command.visible_text import VisibleText, visible
 from manager.system import logs
 from manager.system.environment import program_environment
 from manager.system.masking import Masker
+from manager.system.output_text import escape_output
 
 logger = logging.getLogger("manager.program")
 

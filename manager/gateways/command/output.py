@@ -1,7 +1,6 @@
 """What a program prints: read as it comes, each stream masked as one, and told line by line with its stream."""
 
 import codecs
-import re
 import selectors
 import sys
 import threading
@@ -18,10 +17,6 @@ MAX_LINE: Final = 8_192
 _PART: Final = 65_536
 #: Seconds after which the beginning of a line is told although its end has not come: a question, a row of dots.
 _UNFINISHED_SECONDS: Final = 0.5
-#: What would break a line of the log, or get lost in it: controls but for the tab and the escape character, and bytes that
-#: are not UTF-8.
-_UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f\udc80-\udcff]")
-_ESCAPED: Final = re.compile(r"\\(\\|r|x[0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,26 +173,3 @@ def _read(output: BinaryIO) -> bytes:
     read1 = getattr(output, "read1", None)
     part = read1(_PART) if read1 is not None else output.read(_PART)
     return cast(bytes, part or b"")
-
-
-def escape_output(text: str) -> tuple[str, bool]:
-    r"""Return a line's text as the log keeps it, and whether it was escaped: `\\`, `\r`, `\xNN`."""
-    if not _UNSAFE.search(text):
-        return text, False
-    text = text.replace("\\", "\\\\").replace("\r", "\\r")
-    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text), True
-
-
-def unescape_output(text: str, *, escaped: bool) -> bytes:
-    """Return what a program printed from its text in the log; see `escape_output`."""
-    if not escaped:
-        return text.encode(errors="surrogateescape")
-    raw: list[bytes] = []
-    at = 0
-    for found in _ESCAPED.finditer(text):
-        raw.append(text[at : found.start()].encode(errors="surrogateescape"))
-        code = found[1]
-        raw.append(b"\\" if code == "\\" else b"\r" if code == "r" else bytes([int(code[1:], 16)]))
-        at = found.end()
-    raw.append(text[at:].encode(errors="surrogateescape"))
-    return b"".join(raw)

@@ -19,10 +19,11 @@ from manager.config.models import HealthConfig, LineEveryConfig, ReadyConfig, St
 from manager.gateways import GatewayOptions
 from manager.gateways.base import ConnectionLost, ConnectTimeout, ForcedEnd
 from manager.gateways.command.gateway import CommandGateway
-from manager.gateways.command.output import MAX_LINE, OutputLine, OutputReader, escape_output, unescape_output
+from manager.gateways.command.output import MAX_LINE, OutputLine, OutputReader
 from manager.gateways.command.visible_text import visible
 from manager.system import logs
 from manager.system.masking import Masker
+from manager.system.output_text import escape_output, unescape_output
 
 if sys.platform == "win32":
     pytest.skip("pipes that can be waited for", allow_module_level=True)

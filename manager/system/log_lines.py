@@ -1,0 +1,93 @@
+"""The lines of a log as they are read back: when each was written, and what of it a program printed."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from manager.system.output_text import unescape_output
+
+#: What `manager.system.logs.LineFormatter` writes.
+_LINE: Final = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) [A-Z]+ \S+"
+    r"(?P<fields>(?: \w+=(?:\"(?:[^\"\\]|\\.)*\"|[^\s\"]*))*)(?: \| (?P<message>.*))?",
+    re.DOTALL,
+)
+_FIELD: Final = re.compile(r" (\w+)=(\"(?:[^\"\\]|\\.)*\"|[^\s\"]*)")
+_PRINTED: Final = frozenset({"output", "printed"})
+_AGO: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a log file."""
+
+    #: As it stands in the file, without its end.
+    raw: bytes
+    #: When it was written, in seconds since 1970; that of the line before for a line of a traceback, 0.0 where none is known.
+    time: float = 0.0
+    #: `stdout` or `stderr` for what a program printed; None for all else, and for what was logged before version 0.3.
+    stream: str | None = None
+    #: What the program printed, without the line's end; None if the line is not output of a program.
+    printed: bytes | None = None
+    #: Whether that line goes on in the next one of its stream.
+    cut: bool = False
+
+
+def parse_line(raw: bytes) -> LogLine | None:
+    """Return the line that a worker logged; None for one that goes on from the line before, or is not ours."""
+    if raw.startswith(b"{"):
+        return _parse_json(raw)
+    found = _LINE.fullmatch(raw.decode(errors="surrogateescape"))
+    if found is None:
+        return None
+    fields = dict(_FIELD.findall(found["fields"]))
+    return _line(raw, found["time"], fields, found["message"] or "", fields.get("esc") == "True")
+
+
+def _parse_json(raw: bytes) -> LogLine | None:
+    try:
+        data: Any = json.loads(raw.decode(errors="surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    return _line(raw, str(data.get("time")), data, str(data.get("message", "")), data.get("esc") is True)
+
+
+def _line(raw: bytes, time: str, fields: dict[str, Any], message: str, escaped: bool) -> LogLine | None:
+    try:
+        at = datetime.fromisoformat(time).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    if fields.get("action") not in _PRINTED:
+        return LogLine(raw, at)
+    stream = fields.get("stream")
+    return LogLine(
+        raw,
+        at,
+        stream if isinstance(stream, str) else None,
+        unescape_output(message, escaped=escaped),
+        str(fields.get("cut")) == "True",
+    )
+
+
+def parse_since(text: str, now: datetime) -> float:
+    """Return the moment that `10m`, `1h30m`, `2026-11-25` or `2026-11-25T10:00` means, in seconds since 1970.
+
+    A time without a zone is UTC, as all times in logs are. Raises ValueError, whose text says what is allowed.
+    """
+    text = text.strip()
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None and text:
+            days, hours, minutes, seconds = (int(part or 0) for part in ago.groups())
+            return (now - timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)).timestamp()
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is neither a time ago (45s, 10m, 2h, 1h30m, 3d) nor a time (2026-11-25T10:00, UTC unless it "
+            "has a zone)"
+        ) from None
