@@ -24,6 +24,7 @@ from manager.host.reconcile.reconciler import Answer, Reconciler
 from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
 from manager.host.reporting.self_test import SelfTest
+from manager.host.reporting.upkeep import StateUpkeep
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
@@ -81,6 +82,7 @@ class HostAgent:
         self._leases: FleetLeases | None = None
         self._commands: HostCommands | None = None
         self._local: LocalControl | None = None
+        self._upkeep: StateUpkeep | None = None
 
     @property
     def commands(self) -> HostCommands:
@@ -178,6 +180,9 @@ class HostAgent:
                 settings.host, self.paths, pool, reconciler, self.audit_writer.note
             )
             reconciler.forbids_start = local.forbids_start
+            menders = (pool.mend_records, reconciler.desired_cache.save, reconciler.drain.mend, local.mend)
+            self._upkeep = StateUpkeep(self.paths, self._lock, menders, self._stand_down)
+            local.upkeep = self._upkeep.look
             reconciler.forgotten = self._publisher.forget
             # Before the workers are adopted: one that has ended since may be one that a stop was to end.
             reconciler.desired_cache.read()
@@ -346,7 +351,8 @@ class HostAgent:
 
     def _trouble(self) -> str | None:
         stored = self._reconciler.desired_cache.trouble if self._reconciler else None
-        return stored or self._guard.trouble()
+        files = self._upkeep.trouble if self._upkeep else None
+        return stored or files or self._guard.trouble()
 
     def _describe(self) -> Mapping[str, Any]:
         self._guard.check()  # who watches the guard: the thread that publishes this

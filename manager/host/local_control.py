@@ -54,6 +54,9 @@ class LocalControl:
         self._reconciler = reconciler
         self._audit = audit
         self._notes = StopNotes(paths.stops_dir)
+        #: Called at each look for notes: the state directory may have been tidied.
+        self.upkeep: Callable[[], None] = lambda: None
+        self._token = secrets.token_hex(16)
         self._server: ControlServer | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -66,15 +69,14 @@ class LocalControl:
 
     def start(self) -> None:
         """Listen. A channel that cannot be made is named in the log: commands through Redis do not need it."""
-        token = secrets.token_hex(16)
         try:
-            self._server = ControlServer(_address(self._paths), token, self._handle)
+            self._server = ControlServer(_address(self._paths), self._token, self._handle)
         except OSError as error:
             logs.event(
                 logger, logging.ERROR, "local_control_failed", explain(error, self._paths.agent_socket)
             )
         else:
-            self._unsaid = {"address": self._server.address, "token": token}
+            self._unsaid = {"address": self._server.address, "token": self._token}
             self._say_where()
         self._thread.start()
 
@@ -94,13 +96,19 @@ class LocalControl:
 
     def close(self) -> None:
         self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()  # first: it makes again what is removed below
         if self._server is not None:
             self._server.close()
             for path in (self._paths.agent_control, self._paths.agent_socket):
                 with contextlib.suppress(OSError):
                     path.unlink()
-        if self._thread.is_alive():
-            self._thread.join()
+
+    def mend(self) -> None:
+        """Listen again, and tell others where, if somebody has removed the channel's files. Raises OSError."""
+        if self._server is not None and (self._server.mend() or not self._paths.agent_control.exists()):
+            self._unsaid = {"address": self._server.address, "token": self._token}
+            self._say_where()
 
     def noted(self) -> set[str]:
         """Return the accounts that a note stops."""
@@ -137,6 +145,7 @@ class LocalControl:
 
     def _look(self) -> None:
         while not self._closing.wait(_LOOK_SECONDS):
+            self.upkeep()
             try:
                 self._say_where()
                 self.take_notes()

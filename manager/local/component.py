@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from manager.errors import ComponentError
+from manager.errors import ComponentError, SettingsError
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import disk_refuses
@@ -36,7 +36,7 @@ class Component:
         self._argv = list(argv)
         self._environment = dict(environment)
         self._record = paths.run_dir / f"{name}.json"
-        self._cwd = paths.root
+        self._paths = paths
         self._child: subprocess.Popen[bytes] | None = None
         self.process: ProcessRef | None = None
         #: Whether the next `up` would find the process that runs now.
@@ -54,19 +54,20 @@ class Component:
         return False
 
     def start(self) -> None:
-        """Start it. Raises ComponentError if the system refuses."""
+        """Start it. Raises ComponentError if the system refuses, SettingsError if the state directory cannot be used."""
         options: dict[str, Any] = {}
         if sys.platform == "win32":
             options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
         else:
             options["start_new_session"] = True
             options["umask"] = 0o077
+        self._paths.create()
         try:
             fd = self._open_log()
             try:
                 self._child = subprocess.Popen(
                     self._argv,
-                    cwd=self._cwd,
+                    cwd=self._paths.root,
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=fd,
@@ -79,6 +80,14 @@ class Component:
             raise ComponentError(f"{self.name} cannot be started ({self._argv[0]}): {error}") from None
         self.process = ProcessRef.of(self._child.pid)
         self.recorded = False
+        self.record()
+
+    def mend(self) -> None:
+        """Write down again which process it is, if somebody has removed that. Raises nothing; call it again."""
+        if self.process is not None and not self._record.exists():
+            self.recorded = False
+            with contextlib.suppress(SettingsError):
+                self._paths.create()
         self.record()
 
     def record(self) -> None:

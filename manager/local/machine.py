@@ -141,8 +141,8 @@ class Machine:
 
     def _keep(self, component: Component) -> None:
         now = time.monotonic()
+        component.mend()
         if component.alive:
-            component.record()
             return
         if now < self._retry_at.get(component.name, 0.0):
             return

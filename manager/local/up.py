@@ -58,7 +58,7 @@ def run_up(
         _prepare_accounts(settings, configuration, console, demo=demo)
         with Interrupts() as interrupts:
             port = (flower_port or settings.flower_port) if flower else None
-            return _Up(settings, paths, configuration, interrupts, console, port).run(once=once)
+            return _Up(settings, paths, configuration, interrupts, console, port, lock).run(once=once)
     finally:
         lock.release()
 
@@ -89,7 +89,9 @@ class _Up:
         interrupts: Interrupts,
         console: Console,
         flower_port: int | None,
+        lock: FileLock,
     ) -> None:
+        self._lock = lock
         self._settings = settings
         self._paths = paths
         self._configuration = configuration
@@ -219,6 +221,7 @@ class _Up:
 
     def _pause(self) -> None:
         self._machine.keep()
+        self._lock.renew()
         time.sleep(_LOOK_SECONDS)
 
     # from a fleet to nothing

@@ -55,6 +55,34 @@ class FileLock:
                 raise
             return os.open(self._path, os.O_RDONLY)  # enough for flock
 
+    def renew(self) -> bool:
+        """Lock the file once more if somebody has removed it; False if another process holds the one that is there.
+
+        True, without a lock under that name, where no file can be made now. Does nothing while the lock is not held.
+        """
+        if self._fd is None or self._named():
+            return True
+        old, self._fd = self._fd, None
+        try:
+            taken = self.acquire()
+        except OSError:
+            taken, self._fd = True, old
+        else:
+            if taken:
+                os.close(old)
+            else:
+                self._fd = old
+        return taken
+
+    def _named(self) -> bool:
+        if self._fd is None:
+            return False
+        try:
+            found, ours = self._path.stat(), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+
     def held(self) -> bool:
         """Say whether another process holds the lock now."""
         if not self._path.exists():

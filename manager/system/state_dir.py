@@ -102,8 +102,11 @@ class StatePaths:
     def component_log(self, name: str) -> Path:
         return self.logs_dir / f"{name}.log"
 
-    def create(self) -> None:
-        """Make the directories, mode 0700. Idempotent. Raises SettingsError with what is wrong and what to do."""
+    def create(self, home: str = "") -> None:
+        """Make the directories, mode 0700. Idempotent. Raises SettingsError with what is wrong and what to do.
+
+        `home` is the id that the state directory has had, for one whose file was removed while it is in use.
+        """
         length = len(os.fsencode(self.root))
         if sys.platform != "win32" and length > _MAX_STATE_DIR_BYTES:
             raise SettingsError(
@@ -125,7 +128,7 @@ class StatePaths:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if sys.platform != "win32":
                     self._make_private(directory, passable=directory in (self.root, self.run_dir))
-            self._make_id()
+            self._make_id(home)
         except OSError as error:
             if disk_refuses(error):
                 raise SettingsError(
@@ -145,12 +148,12 @@ class StatePaths:
         for directory in (self.root, self.run_dir, self.accounts_dir):
             directory.chmod(0o711)
 
-    def _make_id(self) -> None:
+    def _make_id(self, home: str) -> None:
         path = self.root / "id"
         if not path.exists() or not path.read_text().strip():
             draft = path.with_suffix(f".{os.getpid()}")
             draft.touch(mode=0o600)
-            draft.write_text(uuid4().hex)
+            draft.write_text(home or uuid4().hex)
             draft.replace(path)
 
     if sys.platform != "win32":

@@ -46,6 +46,7 @@ from manager.system import logs
 from manager.system.environment import program_environment
 from manager.system.masking import Masker
 from manager.system.output_text import escape_output
+from manager.system.private_dirs import ensure_private_dir
 
 logger = logging.getLogger("manager.program")
 
@@ -129,6 +130,7 @@ class CommandGateway:
             return Health(
                 ipc_ok=False, venue_connected=False, can_trade=False, account_matches=False, reason=ended
             )
+        self._mend()
         lasting = self._health.trouble() if self._health is not None else None
         reason = lasting or self._unready()
         return Health(
@@ -292,8 +294,7 @@ class CommandGateway:
 
     def _write_credentials(self) -> Path:
         options = self._options
-        directory = options.private_dir
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_private_dir(options.private_dir)
         path = self._credentials_file
         path.unlink(missing_ok=True)
         content = {
@@ -308,6 +309,14 @@ class CommandGateway:
         if self._user is not None and sys.platform != "win32":
             os.chown(path, self._user.uid, -1)
         return path
+
+    def _mend(self) -> None:
+        """Make again what the program may look for in the private directory, if somebody has removed it."""
+        with contextlib.suppress(OSError):
+            if self._notify is not None:
+                self._notify.mend()
+            if self._options.password is not None and not self._credentials_file.exists():
+                self._write_credentials()
 
     @property
     def _credentials_file(self) -> Path:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from manager.system.private_dirs import ensure_private_dir
+
 #: Bytes of one message.
 _MAX_MESSAGE: Final = 4_096
 _MAX_STATUS: Final = 200
@@ -23,19 +25,23 @@ class NotifySocket:
 
     def __init__(self, directory: Path, watchdog_seconds: float | None, uid: int | None = None) -> None:
         """Make the socket; `uid` is the user of the program, if it is not this one. Raises OSError."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._uid = uid
         self._path = directory / "notify"
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
         self._watchdog_seconds = watchdog_seconds
         self._lock = threading.Lock()
         self._ready = self._closing = False
         self._status: str | None = None
         self._sign_at = time.monotonic()
         self._trouble: str | None = None
+        self._listen()
+
+    def _listen(self) -> None:
         family = getattr(socket, "AF_UNIX", None)
         if family is None:
             raise OSError("this system has no Unix sockets")
+        ensure_private_dir(self._path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         try:
             self._socket.bind(str(self._path))
@@ -43,10 +49,19 @@ class NotifySocket:
             self._socket.close()
             raise
         self._path.chmod(0o600)
-        if uid is not None and sys.platform != "win32":
-            os.chown(self._path, uid, -1)
-        self._thread = threading.Thread(target=self._receive, name="notify", daemon=True)
+        if self._uid is not None and sys.platform != "win32":
+            os.chown(self._path, self._uid, -1)
+        self._closing = False
+        self._thread = threading.Thread(
+            target=self._receive, args=(self._socket,), name="notify", daemon=True
+        )
         self._thread.start()
+
+    def mend(self) -> None:
+        """Make the socket again if somebody has removed it. Raises OSError."""
+        if not self._path.exists():
+            self._end()
+            self._listen()
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a program finds the socket."""
@@ -80,19 +95,22 @@ class NotifySocket:
         return f"no WATCHDOG=1 for {age:.0f} s (health.watchdog_seconds: {self._watchdog_seconds:g})"
 
     def close(self) -> None:
+        self._end()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _end(self) -> None:
         self._closing = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=1.0)
         self._socket.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
 
-    def _receive(self) -> None:
+    def _receive(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            # An empty message is one, and not the end: that is an error, or `close`.
+            # An empty message is one, and not the end: that is an error, or `_end`.
             while not self._closing:
-                self._take(self._socket.recv(_MAX_MESSAGE))
+                self._take(listening.recv(_MAX_MESSAGE))
 
     def _take(self, message: bytes) -> None:
         lines = message.decode(errors="replace").splitlines()

@@ -85,7 +85,7 @@ class DesiredStateFile:
             kept[one.account_id] = before
         self._lines = kept
         text = "{\n" + ",\n".join(line for _, _, line in kept.values()) + "\n}\n"
-        if text == self._written:
+        if text == self._written and self._path.exists():
             return None
         draft = self._path.with_suffix(".tmp")
         try:

@@ -85,6 +85,12 @@ class Drain:
             self._stays = {}
             self._remember(request)
 
+    def mend(self) -> None:
+        """Write down again what is ordered, if somebody has removed that."""
+        request = self._request
+        if request is not None and not self._memory.exists():
+            self._remember(request)
+
     def look(self) -> None:
         """Have every worker leave that may."""
         request = self._request

@@ -409,6 +409,20 @@ class WorkerPoolManager(WorkerQueries):
         live = [account_id for account_id in found if self._look_for_unrecorded(account_id)]
         return bool(live)
 
+    def mend_records(self) -> None:
+        """Write again the records of workers that somebody removed while this pool runs. Raises OSError."""
+        with self._guard:
+            slots = [slot for slot in self._slots.values() if slot.record is not None]
+        for slot in slots:
+            record = slot.record
+            if record is None or not self._records.missing(record):
+                continue
+            with slot.guard:
+                # Under the guard, as its removal is: the record of a worker that has ended must not come back.
+                if slot.record is record and slot.live and not slot.exited.is_set():
+                    self._records.save(record)
+                    logs.event(logger, logging.WARNING, "record_made_again", account=slot.account_id)
+
     def close(self) -> None:
         """Stop watching. Workers go on: only a command stops them."""
         self._closing.set()

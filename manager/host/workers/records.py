@@ -119,6 +119,10 @@ class RecordFiles:
             file.write(record.to_json())
         draft.replace(path)
 
+    def missing(self, record: WorkerRecord) -> bool:
+        """Say whether the account has no record on disk."""
+        return not self._path(record.account_id).exists()
+
     def remove(self, record: WorkerRecord) -> None:
         """Drop the record and the worker's small files. Idempotent."""
         # The credentials that a program was given lie in here; they go first.

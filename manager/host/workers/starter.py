@@ -25,6 +25,7 @@ from manager.errors import (
     DiskRefusesError,
     ManagerError,
     OrphansLeftError,
+    SettingsError,
     StartCancelledError,
     StartFailedError,
     StartTimeoutError,
@@ -116,6 +117,7 @@ class Starter:
         self._records = records
         self._credentials = credentials
         self._at = environment
+        self._home = environment.paths.home
 
     @property
     def host(self) -> str:
@@ -182,6 +184,7 @@ class Starter:
         told = filled(config, self._at.paths.account_dir(config.account_id))
         values = self._credentials.resolve_values(told)
         began = time.monotonic()
+        self._ensure_paths(config.account_id)
         launched = self._launcher.launch()
         events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         try:
@@ -234,6 +237,13 @@ class Starter:
             seconds=round(time.monotonic() - began, 3),
         )
         return _info(slot)
+
+    def _ensure_paths(self, account_id: str) -> None:
+        """Have every directory that a worker needs, whoever has removed one. Raises StartFailedError that names it."""
+        try:
+            self._at.paths.create(self._home)
+        except SettingsError as error:
+            raise StartFailedError(f"{account_id}: {error}") from None
 
     def _begin(
         self,
@@ -302,7 +312,7 @@ class Starter:
             secrets=values.secrets,
             redis_url=None if at.redis_url is None else SecretStr(at.redis_url),
             host=at.host,
-            home=at.paths.home,
+            home=self._home,
             claims=held.claims,
             epoch=held.epoch,
             lease_seconds=held.seconds,
@@ -321,7 +331,7 @@ class Starter:
             trading_mode=str(mode),
             log_file_bytes=at.log_file_bytes,
             log_files=at.log_files,
-            note=SecretStr(note_of(record, at.paths.home, config.recovery)),
+            note=SecretStr(note_of(record, self._home, config.recovery)),
         )
 
     def _wait(
