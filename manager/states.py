@@ -53,6 +53,9 @@ TRANSITIONS: Final[dict[WorkerLifecycleStatus, frozenset[WorkerLifecycleStatus]]
 #: States in which a worker process may exist.
 LIVE: Final = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING, _S.RESTARTING})
 
+#: States in which a worker is about to be there: nothing can be said of its health.
+NOT_UP: Final = frozenset({_S.STARTING, _S.RESTARTING})
+
 #: States in which it is certain that no process exists.
 SETTLED: Final = frozenset({_S.STOPPED, _S.FAILED})
 

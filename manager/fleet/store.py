@@ -33,7 +33,7 @@ from manager.fleet.parsing import json_object, number, string
 from manager.fleet.redis_client import open_client, translated
 from manager.models import WorkerInfo, utc_now
 from manager.settings import HOST_NAME
-from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
+from manager.states import LIVE, NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
@@ -512,6 +512,9 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
     """Return what a reader may say of a recorded worker, given its last heartbeat: never more than is proven."""
     if info.status not in LIVE:
         return info
+    if info.status is WorkerLifecycleStatus.RESTARTING:
+        # What the worker that has ended said last, and may still be there to read, is not how the account is.
+        return _not_up(info) if host_live else _unknown(info, "the host agent is silent")
     if beat is not None and beat.data.get("worker_id") == info.worker_id:
         # The worker's own thread sends even while its loop is stuck in a call: only the loop's beat counts.
         age = beat.age_seconds + (number(beat.data.get("loop_age_seconds")) or 0.0)
@@ -527,7 +530,14 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
         call = info.metadata.get("call")
         where = f" (it is inside the call {call})" if call else ""
         return _unknown(info, f"the worker {since}{where}")
-    return info if host_live else _unknown(info, "the host agent is silent")
+    if not host_live:
+        return _unknown(info, "the host agent is silent")
+    return _not_up(info) if info.status in NOT_UP else info
+
+
+def _not_up(info: WorkerInfo) -> WorkerInfo:
+    """Return a worker that is about to be there: nothing is known of its health."""
+    return info.with_(metadata={"health": "unknown", "health_reason": None})
 
 
 def _gone(info: WorkerInfo, stopped: bool) -> WorkerInfo:

@@ -162,12 +162,16 @@ class Worker:
         except GatewayError as error:
             # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
             logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
-            self._beat.exit_reason(f"{error.code}: {error}")
+            self._beat.exit_reason(self._why_ended(error))
             self._disconnect(None)
             return WorkerExit.CONNECTION_LOST
         if self._lease.lost is not None:
             return self._leave(self._lease.lost)
         return self._end()
+
+    def _why_ended(self, error: GatewayError) -> str:
+        """Return the reason for people. How a program ended is a whole one; of a venue's text the code says what it is about."""
+        return str(error) if runs_programs(self._spec.config.gateway) else f"{error.code}: {error}"
 
     def _leave(self, why: str) -> WorkerExit:
         """Leave the session without touching what is in it: somebody else may trade there."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from manager.models import WorkerInfo
-from manager.states import SETTLED, WorkerLifecycleStatus
+from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.terminal.tables import Others, seconds_text
 from manager.terminal.text import printable
 
@@ -135,7 +135,7 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
     cells = {
         "account": info.account_id,
         "state": str(info.status),
-        "health": str(info.health) if healthy else "",
+        "health": str(info.health) if healthy and info.status not in NOT_UP else "",
         "host": str(data.get("host") or ""),
         "pid": str(data.get("pid") or "") if healthy else "",
         "uptime": seconds_text(uptime) if uptime else "",

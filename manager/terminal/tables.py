@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
-from manager.states import WorkerLifecycleStatus
+from manager.states import NOT_UP, WorkerLifecycleStatus
 from manager.terminal.text import printable
 
 _STYLES = {
@@ -79,7 +79,7 @@ def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> in
     info = shown.get(account_id)
     if info is None or (account_id in extra and not _present(info)):
         return 2 if extra[account_id][0] in ("disabled", "stopped", "never started") else 0
-    if info.status in ("failed", "unknown") or (_present(info) and info.health in ("degraded", "unhealthy")):
+    if info.status in ("failed", "unknown") or (_up(info) and info.health in ("degraded", "unhealthy")):
         return 0
     return 1 if _present(info) else 2
 
@@ -104,7 +104,7 @@ def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
     return [
         plain(info.account_id),
         _styled(str(info.status)),
-        _styled(str(info.health)) if live else "",
+        _styled(str(info.health)) if _up(info) else "",
         *map(plain, cells),
     ]
 
@@ -116,6 +116,11 @@ def plain(text: str) -> Text:
 
 def _present(info: WorkerInfo) -> bool:
     return info.status not in (WorkerLifecycleStatus.STOPPED, WorkerLifecycleStatus.FAILED)
+
+
+def _up(info: WorkerInfo) -> bool:
+    """Say whether the worker is there, so that its health can be told."""
+    return _present(info) and info.status not in NOT_UP
 
 
 def _styled(word: str) -> Text:
@@ -155,6 +160,6 @@ def change_lines(before: Mapping[str, WorkerInfo], now: Mapping[str, WorkerInfo]
         if old is not None and (old.status, old.health) == (info.status, info.health):
             continue
         why = info.error or info.metadata.get("health_reason")
-        line = f"{account_id} {info.status}" + (f" {info.health}" if _present(info) else "")
+        line = f"{account_id} {info.status}" + (f" {info.health}" if _up(info) else "")
         lines.append(line + (f": {' '.join(str(why).split())}" if why else ""))
     return lines

@@ -1,6 +1,7 @@
 """How a worker's end reads to a person."""
 
 import signal
+from typing import Final
 
 from manager.session.exit_codes import MEANINGS, WorkerExit
 
@@ -11,8 +12,21 @@ _HINTS = {
 }
 
 
+#: Ends of which the worker itself has said why: its words are the reason, and its exit code adds nothing for a person.
+_SAID: Final = {
+    WorkerExit.NOT_CONNECTED,
+    WorkerExit.CONNECTION_LOST,
+    WorkerExit.LEASE_LOST,
+    WorkerExit.STOPPED_BY_FORCE,
+}
+
+
 def describe_exit(code: int | None, exit_reason: str | None) -> str:
-    """Return one line: exit code or signal, what it means where that is known, and the worker's last words."""
+    """Return one line: why the worker ended, in its own words where it left any, else its exit code or signal."""
+    if exit_reason and code in _SAID:
+        return exit_reason
+    if exit_reason and code in MEANINGS and code != WorkerExit.STOPPED:
+        return f"{MEANINGS[WorkerExit(code)]}: {exit_reason}"
     if code is None:
         text = "the worker process ended (exit code unknown: an earlier host agent started it, or the process that forked it does not answer)"
     elif code < 0:

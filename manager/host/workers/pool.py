@@ -588,6 +588,7 @@ class WorkerPoolManager(WorkerQueries):
 
     def _tell_why(self, slot: Slot, reason: str) -> None:
         """Have readers see why an account without a worker has none."""
+        reason = slot.without_account(reason)
         with slot.guard:
             if slot.info is None:  # it failed before there was a worker to tell of, as after a reboot
                 slot.info = WorkerInfo(

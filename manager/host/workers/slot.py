@@ -102,8 +102,14 @@ class Slot:
             self.health = None
             unknown = {"health": WorkerHealth.UNKNOWN.value, "health_reason": None}
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
+        if isinstance(changes.get("error"), str):
+            changes["error"] = self.without_account(changes["error"])
         self.info = self.info.with_(status=status, **changes)
         return self.info
+
+    def without_account(self, text: str) -> str:
+        """Return an error's text without the account's name before it, which the record has anyway."""
+        return text.removeprefix(f"{self.account_id}: ")
 
     def run(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
         """Go to `running`, with the health that the worker's status tells; the caller holds `guard`."""
@@ -132,7 +138,7 @@ class Slot:
         self.orphaned = True
         status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
         if self.status is status and self.info is not None:
-            self.info = self.info.with_(error=reason)
+            self.info = self.info.with_(error=self.without_account(reason))
             return self.info
         return self.move(status, error=reason, metadata={"exit_code": self.exit_code})
 
