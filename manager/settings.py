@@ -53,9 +53,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
-    #: Bytes of an account's log file at which the next one is begun.
+    #: A file that the host agent's own log goes to, rotated as those of the accounts. Without it, standard error.
+    log_file: Path | None = None
+    #: Bytes of a log file at which the next one is begun.
     log_file_bytes: Annotated[int, Field(ge=10_000, le=10_000_000_000)] = 5_000_000
-    #: How many of these files are kept for each account, with the one that is written.
+    #: How many files are kept for each account, with the one that is written.
     log_files: Annotated[int, Field(ge=2, le=1_000)] = 4
 
     #: Threads of the host agent: how many commands run at once. Under 32 Celery stalls with prefetch disabled.
@@ -119,9 +121,11 @@ class Settings(BaseSettings):
     def _labels(cls, value: object) -> object:
         return parse_labels(value) if isinstance(value, str) else value
 
-    @field_validator("config_dir", "state_dir")
+    @field_validator("config_dir", "state_dir", "log_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
         return Path(os.path.abspath(value.expanduser()))  # noqa: PTH100 - resolve() would follow links
 
     @field_validator("host")

@@ -266,7 +266,18 @@ def _refuse(message: str) -> NoReturn:
 def _configure_logging(**_: Any) -> None:
     settings = load_settings()
     url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
-    logs.configure(level=settings.log_level, as_json=settings.log_json, secrets=url_secrets(url))
+    try:
+        logs.configure(
+            level=settings.log_level,
+            as_json=settings.log_json,
+            file=settings.log_file,
+            secrets=url_secrets(url),
+            max_bytes=settings.log_file_bytes,
+            backups=settings.log_files - 1,
+            also_stderr=settings.log_file is not None,
+        )
+    except OSError as error:
+        _refuse(f"MANAGER_LOG_FILE: {error.filename or settings.log_file}: {error.strerror or error}")
     # One line for each received and finished task says nothing that the pool's own lines do not.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING if settings.log_level != "DEBUG" else logging.DEBUG)

@@ -23,7 +23,9 @@ def agent_argv(settings: Settings) -> list[str]:
 
 def agent_environment(settings: Settings) -> dict[str, str]:
     """Return the agent's environment: all of this process's, since `env:` credentials are resolved in the agent."""
-    return {**os.environ, **shared_settings(settings)}
+    # The log is the agent's alone: two processes that rotate one file would lose lines.
+    log = {} if settings.log_file is None else {"MANAGER_LOG_FILE": str(settings.log_file)}
+    return {**os.environ, **shared_settings(settings), **log}
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
@@ -33,6 +35,7 @@ def shared_settings(settings: Settings) -> dict[str, str]:
     """
     fleet_address(settings)
     given = {name: value for name, value in os.environ.items() if name.startswith("MANAGER_")}
+    given.pop("MANAGER_LOG_FILE", None)
     return {
         **given,
         "MANAGER_CONFIG_DIR": str(settings.config_dir),

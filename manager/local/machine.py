@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from manager.errors import ComponentError, FleetUnavailableError, ManagerError
@@ -30,6 +31,8 @@ from manager.system.storage import explain, why_not_writable
 _READY_SECONDS: Final = 60.0
 #: Seconds between the restarts of something that keeps dying: the first, and the longest.
 _BACKOFF: Final = (1.0, 30.0)
+#: Seconds that a component without its socket may take to end.
+_SOCKET_SECONDS: Final = 10.0
 #: Flower is given up after so many deaths within a minute; nothing trades through it.
 _FLOWER_TRIES: Final = 5
 #: A file beside Redis's data that says that Redis wrote everything before it ended. Without it leases may be missing.
@@ -55,6 +58,8 @@ class Machine:
         self._refused: dict[str, str] = {}
         self._next_probe = 0.0
         self._disk_trouble: str | None = None
+        #: Sockets of components by name, once they have been there: one that is gone reaches nobody any more.
+        self._sockets: dict[str, Path] = {}
         self.store: FleetStore = fleet_store(settings)
         #: False while somebody else's host agent serves this machine.
         self.owns_agent = False
@@ -98,9 +103,10 @@ class Machine:
 
     def start_agent(self) -> None:
         """Have a host agent: this machine's own, unless one that was started otherwise runs already."""
-        component = Component(
-            "agent", agent_argv(self._settings), agent_environment(self._settings), self._paths
-        )
+        # Its own log by name: it opens the file again when that is moved, and rotates it.
+        log_file = self._settings.log_file or self._paths.component_log("agent")
+        settings = self._settings.model_copy(update={"log_file": log_file})
+        component = Component("agent", agent_argv(settings), agent_environment(settings), self._paths)
         if not component.find() and self._agent_pid() is not None:
             self._say(
                 f"a host agent runs here already (pid {self._agent_pid()}): it is used, and left alone at the end"
@@ -142,9 +148,13 @@ class Machine:
     def _keep(self, component: Component) -> None:
         now = time.monotonic()
         component.mend()
-        if component.alive:
+        if component.alive and self._socket_gone(component):
+            self._say(f"{component.name}: its socket is gone; started again")
+            with self._interrupts.held():
+                component.stop(_SOCKET_SECONDS)
+                component.start()
             return
-        if now < self._retry_at.get(component.name, 0.0):
+        if component.alive or now < self._retry_at.get(component.name, 0.0):
             return
         deaths = self._deaths.setdefault(component.name, deque(maxlen=_FLOWER_TRIES))
         deaths.append(now)
@@ -198,6 +208,17 @@ class Machine:
         return False
 
     # inside
+
+    def _socket_gone(self, component: Component) -> bool:
+        """Say whether somebody has removed the socket of a component that has had one."""
+        path = {"redis": self._paths.redis_socket, "venue": self._paths.venue_socket}.get(component.name)
+        if path is None or sys.platform == "win32":
+            return False
+        if path.exists():
+            self._sockets[component.name] = path
+            return False
+        # Once, until it is there again: a component that starts makes its socket a moment later.
+        return self._sockets.pop(component.name, None) is not None
 
     def _run(self, component: Component, title: str, ready: Callable[[], bool]) -> None:
         if component.process is not None or component.find():

@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ from support.waiting import eventually
 
 from manager.errors import ComponentError
 from manager.local.component import Component
+from manager.local.interrupts import Interrupts
+from manager.local.machine import Machine
+from manager.settings import Settings
 from manager.system.state_dir import StatePaths
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -87,3 +91,46 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(make: Make) -> None:
     component.start()
     assert component.process is not None
     assert os.getpgid(component.process.pid) != os.getpgid(0)
+
+
+def test_its_record_directory_and_log_come_back(make: Make, short_dir: Path) -> None:
+    component = make(SLEEP)
+    component.start()
+    shutil.rmtree(short_dir / "run")
+    assert not make(SLEEP).find()
+    component.mend()
+    assert make(SLEEP).find(), "the next `up` finds it"
+    assert component.stop(5)
+    for name in ("logs", "run"):
+        shutil.rmtree(short_dir / name)
+    component.start()
+    assert component.alive
+
+
+LISTENS = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1]); s.listen()\ntime.sleep(600)"
+
+
+def test_what_has_lost_its_socket_is_started_again(short_dir: Path) -> None:
+    paths = StatePaths(short_dir)
+    paths.create()
+    said: list[str] = []
+    machine = Machine(Settings(state_dir=short_dir), paths, Interrupts(), said.append)
+    argv = [sys.executable, "-c", LISTENS, str(paths.venue_socket)]
+    component = Component("venue", argv, {"PATH": ""}, paths)
+    component.start()
+    machine._started.append(component)
+    try:
+        for _ in range(2):
+            eventually(paths.venue_socket.exists)
+            machine.keep()
+            process = component.process
+            shutil.rmtree(paths.venue_dir)
+            machine.keep()
+            assert said.pop() == "venue: its socket is gone; started again"
+            assert component.process != process
+            assert process is not None
+            assert not process.alive()
+            machine.keep()
+            assert said == [], "it takes a moment to make its socket"
+    finally:
+        component.stop(0)
