@@ -263,6 +263,7 @@ def test_raw_is_what_the_program_printed(home: Write) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo terminals")
 def test_raw_output_steers_no_terminal(home: Write) -> None:
+    assert sys.platform != "win32"
     import pty
 
     home("a", output(1, "evil \x1b]0;title\x07\x1b[2J\ttab"))

@@ -231,9 +231,14 @@ def test_a_line_to_be_printed_now_and_then_counts_in_either_stream(make: Make) -
     )
     gateway = make(script, health=health)
     gateway.connect(soon())
-    seen: list[str | None] = []
-    eventually(lambda: seen.append(gateway.check().reason) or (gateway._last_line == "quiet"))  # type: ignore[func-returns-value]
-    assert set(seen) == {None}
+    seen: set[str | None] = set()
+
+    def quiet() -> bool:
+        seen.add(gateway.check().reason)
+        return gateway._last_line == "quiet"
+
+    eventually(quiet)
+    assert seen == {None}
     eventually(lambda: "has not printed 'tick'" in (gateway.check().reason or ""))
 
 
