@@ -135,6 +135,9 @@ def _prepare_logging(spec: LaunchSpec, mask: Masker) -> None:
         # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
         also_stderr=True,
     )
+    for name in ("manager.program", "manager.printed"):
+        # What a program prints is its own, and no matter of our log's level.
+        logging.getLogger(name).setLevel(min(logging.INFO, logging.getLogger().level))
     faulthandler.enable(file=2, all_threads=True)
     # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
     logs.catch_printing(mask)

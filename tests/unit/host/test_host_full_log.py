@@ -15,8 +15,14 @@ if sys.platform != "linux":
 import resource
 
 TICKS = (
-    "import time\nprint('ready', flush=True)\nwhile True:\n    print('tick', flush=True); time.sleep(0.02)\n"
+    "import time\nprint('ready', flush=True)\nwhile True:\n    print('tick', flush=True); time.sleep(0.01)\n"
 )
+PROGRAM: dict[str, Any] = {
+    **dict.fromkeys(("server", "password", "currencies")),
+    "gateway": "command",
+    "command": [sys.executable, "-c", TICKS],
+    "ready": {"line": "ready"},
+}
 
 
 @pytest.fixture
@@ -26,11 +32,25 @@ def host(short_dir: Path) -> Iterator[Host]:
     found.close()
 
 
+def test_what_a_program_prints_is_logged_at_every_level(host: Host) -> None:
+    host.settings = host.settings.model_copy(
+        update={"log_level": "ERROR", "log_files": 2, "log_file_bytes": 10_000}
+    )
+    host.pool.close()
+    host.new_pool()
+    host.account("a", None, **PROGRAM)
+    host.start()
+    log = host.paths.worker_log("a")
+    eventually(lambda: "stream=stdout | tick" in log.read_text())
+    assert "action=connect" not in log.read_text()
+    # 100 bytes for each tick: the settings for rotation have reached the worker.
+    eventually(Path(f"{log}.1").exists)
+    assert host.pool.stop_worker("a")
+
+
 def test_a_worker_with_a_full_log_goes_on(host: Host) -> None:
     """A limit on the size of the worker's files stands for the full disk: the system refuses the write in the same way."""
-    changes: dict[str, Any] = dict.fromkeys(("server", "password", "currencies"))
-    changes |= {"gateway": "command", "command": [sys.executable, "-c", TICKS], "ready": {"line": "ready"}}
-    host.account("a", None, **changes)
+    host.account("a", None, **PROGRAM)
     process = host.process(host.start())
     log = host.paths.worker_log("a")
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
