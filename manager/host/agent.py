@@ -180,7 +180,13 @@ class HostAgent:
                 settings.host, self.paths, pool, reconciler, self.audit_writer.note
             )
             reconciler.forbids_start = local.forbids_start
-            menders = (pool.mend_records, reconciler.desired_cache.save, reconciler.drain.mend, local.mend)
+            desired_state_file = self.paths.root / "desired.json"
+            menders = (
+                pool.mend_records,
+                lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
+                reconciler.drain.mend,
+                local.mend,
+            )
             self._upkeep = StateUpkeep(self.paths, self._lock, menders, self._stand_down)
             local.upkeep = self._upkeep.look
             reconciler.forgotten = self._publisher.forget

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from manager.system import logs
+from manager.system.private_dirs import ensure_private_dir
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class StopNotes:
 
     def write(self, note: StopNote) -> None:
         """Write the note so that it survives a crash of the machine. Raises OSError."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        ensure_private_dir(self._directory)
         path = self._path(note.account_id)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -15,6 +15,8 @@ from manager.system.state_dir import StatePaths
 
 logger = logging.getLogger(__name__)
 
+#: Looks after which a lock that somebody else has counts as another agent's.
+_MISSES: Final = 2
 #: Said to people where a file cannot be made again.
 _HINT: Final = "workers go on; starts fail until this is put right"
 
@@ -37,6 +39,8 @@ class StateUpkeep:
         self._home = paths.home
         self._lock = lock
         self._menders = list(menders)
+        #: Looks in a row in which somebody else had the lock.
+        self._lock_misses = 0
         self._on_lock_lost = on_lock_lost
         #: What cannot be made again, for people; None if nothing.
         self.trouble: str | None = None
@@ -45,7 +49,9 @@ class StateUpkeep:
         """Make again what is missing. Cheap while nothing is."""
         try:
             self._paths.create(self._home)
-            if not self._lock.renew():
+            self._lock_misses = 0 if self._lock.renew() else self._lock_misses + 1
+            # Twice: a command that asks whether an agent runs takes the lock for a moment.
+            if self._lock_misses >= _MISSES:
                 self._on_lock_lost(
                     f"another host agent (pid {self._lock.holder()}) has locked {self._paths.agent_lock}, which was "
                     "removed under this one"

@@ -181,6 +181,8 @@ def test_upkeep_says_once_what_cannot_be_made_and_ends_an_agent_that_has_lost_it
     paths.agent_lock.unlink()
     assert other.acquire()
     upkeep.look()
+    assert lost == [], "a command that asks whether an agent runs has it for a moment"
+    upkeep.look()
     assert "has locked" in lost[0]
     other.release()
     lock.release()
