@@ -62,7 +62,7 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option(
     "--raw",
     is_flag=True,
-    help="What the program printed and nothing else, byte for byte; on a terminal without control characters.",
+    help="What the program printed and nothing else, byte for byte; on a terminal without controls.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 def logs(
@@ -75,7 +75,10 @@ def logs(
     raw: bool,
     follow: bool,
 ) -> int:
-    """Show the logs of accounts' workers that run on this machine; several by time, each line with its account."""
+    """Show the logs of accounts' workers that run on this machine.
+
+    Several by time, each line with its account.
+    """
     from manager.system.log_reader import LogReader
     from manager.system.state_dir import StatePaths
 
@@ -152,7 +155,10 @@ def _time(found: "tuple[str, LogLine]") -> float:
 
 
 class _Show:
-    """Writes lines to standard output: for a terminal without what would steer it, raw output else byte for byte."""
+    """Writes lines to standard output.
+
+    For a terminal without what would steer it, raw output else byte for byte.
+    """
 
     def __init__(self, width: int, *, raw: bool) -> None:
         """`width` is that of the account's name before each line; 0: none."""
@@ -177,7 +183,10 @@ class _Show:
 
 
 def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
-    """Say of accounts that do not run on this machine where they do; 1 if the log of one that was asked for is not here."""
+    """Say of accounts that do not run on this machine where they do.
+
+    Returns 1 if the log of one that was asked for is not here.
+    """
     from manager.errors import FleetUnavailableError, ManagerError
     from manager.host.workers.records import RecordFiles
     from manager.system.state_dir import StatePaths
@@ -205,8 +214,8 @@ def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
         if account_id in found:
             if moved:
                 print_warning(
-                    f"{account_id} runs on {host}: these are lines from its time on this machine; for the present ones run "
-                    "this command there"
+                    f"{account_id} runs on {host}: these lines are from its time on this machine; run this "
+                    "command there for the present ones"
                 )
             continue
         log = paths.worker_log(account_id)

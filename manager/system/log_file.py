@@ -1,7 +1,7 @@
 """A log file that its owner alone may read: rotated by size, and opened again when its name no longer leads to it.
 
-Other programs move and remove log files while they are written (logrotate, `rm -r logs`). What this prevents: a worker
-writes for days into a file without a name, and `manager logs` shows nothing.
+Other programs move and remove log files while they are written (logrotate, `rm -r logs`). What this
+prevents: a worker writes for days into a file without a name, and `manager logs` shows nothing.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ class FileTarget:
     def __init__(self, path: Path, max_bytes: int, backups: int, also_fd: int | None = None) -> None:
         """Open the file, and make its directory. Raises OSError that names the path.
 
-        `also_fd` is a descriptor (2: standard error) that leads to the same file from here on, whichever that is.
+        `also_fd` is a descriptor (2: standard error) that leads to the same file from here on, whichever
+        that is.
         """
         self._path, self._max_bytes, self._backups = path, max_bytes, backups
         self._also_fd = also_fd
@@ -75,7 +76,8 @@ class FileTarget:
             self._replace(self._open())
         if self._named():
             return
-        # Where no new file can be made, the open one still takes lines: somebody may have it under another name.
+        # Where no new file can be made, the open one still takes lines: somebody may have it under another
+        # name.
         with contextlib.suppress(OSError):
             self._replace(self._open())
 

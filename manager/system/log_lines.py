@@ -25,9 +25,11 @@ class LogLine:
 
     #: As it stands in the file, without its end.
     raw: bytes
-    #: When it was written, in seconds since 1970; that of the line before for a line of a traceback, 0.0 where none is known.
+    #: When it was written, in seconds since 1970; that of the line before for a line of a traceback, 0.0
+    #: where none is known.
     time: float = 0.0
-    #: `stdout` or `stderr` for what a program printed; None for all else, and for what was logged before version 0.3.
+    #: `stdout` or `stderr` for what a program printed; None for all else, and for what was logged before
+    #: version 0.3.
     stream: str | None = None
     #: What the program printed, without the line's end; None if the line is not output of a program.
     printed: bytes | None = None
@@ -36,7 +38,10 @@ class LogLine:
 
 
 def parse_line(raw: bytes) -> LogLine | None:
-    """Return the line that a worker logged; None for one that goes on from the line before, or is not ours."""
+    """Return the line that a worker logged.
+
+    Returns None for one that goes on from the line before, or is not ours.
+    """
     if raw.startswith(b"{"):
         return _parse_json(raw)
     found = _LINE.fullmatch(raw.decode(errors="surrogateescape"))
@@ -76,7 +81,8 @@ def _line(raw: bytes, time: str, fields: dict[str, Any], message: str, escaped: 
 def parse_since(text: str, now: datetime) -> float:
     """Return the moment that `10m`, `1h30m`, `2026-11-25` or `2026-11-25T10:00` means, in seconds since 1970.
 
-    A time without a zone is UTC, as all times in logs are. Raises ValueError, whose text says what is allowed.
+    A time without a zone is UTC, as all times in logs are. Raises ValueError, whose text says what is
+    allowed.
     """
     text = text.strip()
     ago = _AGO.fullmatch(text)

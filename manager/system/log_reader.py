@@ -73,7 +73,7 @@ class LogReader:
             self._let_go(files)
 
     def new(self) -> list[LogLine]:
-        """Return the wanted lines that were written since the last call, also to files that were rotated since."""
+        """Return the wanted lines that were written since the last call, to rotated files too."""
         lines: list[LogLine] = []
         if self._file is None:
             self._file = _opened(self._path)
@@ -104,7 +104,10 @@ class LogReader:
     # inside
 
     def _open(self, time: float = 0.0) -> list[BinaryIO]:
-        """Open every file that has lines since `time`, the oldest first: all at once, before they are rotated again."""
+        """Open every file that has lines since `time`, the oldest first.
+
+        All at once, before they are rotated again.
+        """
         self.close()
         # The present one first: a file that is rotated meanwhile is met twice, and not missed.
         self._file = _opened(self._path)
@@ -122,7 +125,7 @@ class LogReader:
         return files[::-1]
 
     def _end(self, file: BinaryIO) -> int:
-        """Return where the file's last whole line ends, and let `new` go on there if it is the present one."""
+        """Return where the last whole line ends in the present file; the size of any other."""
         size = file.seek(0, os.SEEK_END)
         end = size
         while end:
@@ -197,7 +200,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _newer(path: Path, file: BinaryIO) -> list[Path]:
-    """Return the rotated files that are newer than an open one, the oldest first; none if it is not among them."""
+    """Return the rotated files that are newer than an open one, the oldest first.
+
+    There are none if it is not among them.
+    """
     rotated = _rotated(path)
     ours = os.fstat(file.fileno())
     for number, found in enumerate(rotated):

@@ -1,4 +1,7 @@
-"""Writing of log lines from one thread: a log that takes no more lines (a full pipe, a hung disk) stops no other thread."""
+"""Writing of log lines from one thread.
+
+A log that takes no more lines (a full pipe, a hung disk) stops no other thread.
+"""
 
 import contextlib
 import errno
@@ -55,8 +58,8 @@ def _write_all(fd: int, text: str) -> None:
 class WriterHandler(logging.Handler):
     """Formats each record on the thread that logs it, and writes the line from its own thread, in order.
 
-    Never blocks and never fails: beyond a number of waiting lines it drops the newest, and what the target does not take
-    is lost. Once lines flow again, one line says how many there were, and why.
+    Never blocks and never fails: beyond a number of waiting lines it drops the newest, and what the target
+    does not take is lost. Once lines flow again, one line says how many there were, and why.
     """
 
     def __init__(self, target: Target, waiting: int = _WAITING) -> None:
@@ -190,7 +193,10 @@ def missing_lines() -> int:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> None:
-    """Wait until this process's log is written, `seconds` at most: for the way out, where `os._exit` follows."""
+    """Wait until this process's log is written, `seconds` at most.
+
+    For the way out, where `os._exit` follows.
+    """
     for handler in _handlers:
         handler.flush_within(seconds)
 

@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
-#: What would break a line of the log, or get lost in it: controls but for the tab and the escape character, and bytes that
-#: are not UTF-8.
+#: What would break a line of the log, or get lost in it: controls but for the tab and the escape character,
+#: and bytes that are not UTF-8.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f\udc80-\udcff]")
 _ESCAPED: Final = re.compile(r"\\(\\|r|x[0-9a-f]{2})")
 

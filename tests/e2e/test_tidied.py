@@ -1,4 +1,7 @@
-"""A person tidies the state directory of a living fleet: nothing stops, and everything can be asked and started as before."""
+"""A person tidies the state directory of a living fleet.
+
+Nothing stops, and everything can be asked and started as before.
+"""
 
 import shutil
 

@@ -1,4 +1,7 @@
-"""Logs read back: raw, since a time, several together, over rotation, and with a word on where the account runs."""
+"""Logs read back.
+
+Raw, since a time, several together, over rotation, and with a word on where the account runs.
+"""
 
 import logging
 import os

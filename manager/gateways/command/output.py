@@ -1,4 +1,4 @@
-"""What a program prints: read as it comes, each stream masked as one, and told line by line with its stream."""
+"""What a program prints: read as it comes, each stream masked as one, and told line by line."""
 
 import codecs
 import selectors
@@ -15,7 +15,7 @@ from manager.system.masking import Masker
 MAX_LINE: Final = 8_192
 #: Bytes that are read at once.
 _PART: Final = 65_536
-#: Seconds after which the beginning of a line is told although its end has not come: a question, a row of dots.
+#: Seconds after which the beginning of a line is told although its end has not come: a question, dots.
 _UNFINISHED_SECONDS: Final = 0.5
 
 
@@ -34,10 +34,11 @@ class OutputLine:
 class OutputReader:
     """Reads a program's standard output and error to their ends.
 
-    `on_line` gets each line. A secret is masked in its stream, before that is cut into lines: no part of one gets through
-    because the rest stands elsewhere. `on_part` gets the stream's name and every part as the program printed it, secrets
-    in clear, after its lines; it must not keep it. Neither is called by two threads at once. Lines of the two streams come
-    in the order in which they were read: what a program writes to both within a moment has no order in two pipes.
+    `on_line` gets each line. A secret is masked in its stream, before that is cut into lines: no part of one
+    gets through because the rest stands elsewhere. `on_part` gets the stream's name and every part as the
+    program printed it, secrets in clear, after its lines; it must not keep it. Neither is called by two
+    threads at once. Lines of the two streams come in the order in which they were read: what a program writes
+    to both within a moment has no order in two pipes.
     """
 
     def __init__(

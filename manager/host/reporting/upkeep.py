@@ -1,7 +1,8 @@
 """What the host agent needs in its state directory, made again when somebody has removed it.
 
-People tidy: `rm -r logs`, `rm -r run`. What this prevents: every start fails until the agent is restarted, the next agent
-does not find the workers that run, and a second agent takes the lock file that has no name any more.
+People tidy: `rm -r logs`, `rm -r run`. What this prevents: every start fails until the agent is restarted,
+the next agent does not find the workers that run, and a second agent takes the lock file that has no name
+any more.
 """
 
 import logging

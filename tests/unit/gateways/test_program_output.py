@@ -1,4 +1,7 @@
-"""What a program prints: each line with its stream, whole, in order as far as pipes allow, and without a secret."""
+"""What a program prints.
+
+Each line with its stream, whole, in order as far as pipes allow, and without a secret.
+"""
 
 import logging
 import os

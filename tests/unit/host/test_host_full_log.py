@@ -49,7 +49,10 @@ def test_what_a_program_prints_is_logged_at_every_level(host: Host) -> None:
 
 
 def test_a_worker_with_a_full_log_goes_on(host: Host) -> None:
-    """A limit on the size of the worker's files stands for the full disk: the system refuses the write in the same way."""
+    """A limit on the size of the worker's files stands for the full disk.
+
+    The system refuses the write in the same way.
+    """
     host.account("a", None, **PROGRAM)
     process = host.process(host.start())
     log = host.paths.worker_log("a")
