@@ -1,8 +1,9 @@
 """start-all, stop-all, batch: many accounts as one Celery group, which goes on whether its caller stays or not."""
 
 import contextlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from manager.cli.common import (
     json_option,
     print_error,
     print_json,
+    print_warning,
     say,
     selected,
     selection_options,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from manager.placement.labels import Selection
     from manager.pool.commands import CommandSpec
     from manager.pool.protocol import Progress
+    from manager.terminal.awaited import Awaited
 
 defaults_option = click.option(
     "--defaults/--no-defaults",
@@ -50,6 +53,8 @@ wait_option = click.option(
 )
 
 _DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()}
+#: Skipped accounts that a terminal shows one by one.
+_SKIPPED_SHOWN = 10
 #: Seconds between two looks at a batch that is waited for.
 _LOOK_SECONDS = 0.2
 
@@ -154,10 +159,11 @@ def _total(record: "BatchRecord") -> int:
 def start_many(selection: "Selection", defaults: bool, validate: bool, wait: bool, as_json: bool) -> int:
     """Start the selected accounts, or all; returns the exit code."""
     fleet = service()
-    enabled = sum(
-        loaded is not None and loaded.config is not None and loaded.config.enabled
-        for loaded in fleet.select(selection).values()
-    )
+    enabled = [
+        account_id
+        for account_id, loaded in fleet.select(selection).items()
+        if loaded is not None and loaded.config is not None and loaded.config.enabled
+    ]
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.start_all(
@@ -174,7 +180,9 @@ def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.restart_all(progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    return _run("restart", "restarting", None, go, selection, as_json)
+    present = set(fleet.worker_pool.stoppable())
+    accounts = [account_id for account_id in fleet.select(selection) if account_id in present]
+    return _run("restart", "restarting", accounts, go, selection, as_json)
 
 
 def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json: bool) -> int:
@@ -184,8 +192,12 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.stop_all(timeout, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    total = None if selection else len(fleet.worker_pool.stoppable())
-    return _run("stop", "stopping", total, go, selection, as_json)
+    stoppable = fleet.worker_pool.stoppable()
+    if selection:
+        # One whose file is gone is selected by its records: the bar counts without it, the answer does not.
+        chosen = fleet.select(selection)
+        stoppable = [account_id for account_id in stoppable if chosen.get(account_id) is not None]
+    return _run("stop", "stopping", stoppable, go, selection, as_json)
 
 
 def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as_json: bool) -> int:
@@ -195,13 +207,17 @@ def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.set_mode_all(command, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    return _run(command.name, command.name, None, go, selection, as_json)
+    stoppable = fleet.worker_pool.stoppable()
+    if selection:
+        chosen = fleet.select(selection)
+        stoppable = [account_id for account_id in stoppable if account_id in chosen]
+    return _run(command.name, command.doing, stoppable, go, selection, as_json)
 
 
 def _run(
     what: str,
     doing: str,
-    total: int | None,
+    accounts: "Collection[str]",
     go: "Callable[[str, Progress | None], BatchResult]",
     selection: "Selection",
     as_json: bool,
@@ -212,8 +228,9 @@ def _run(
     from manager.terminal.progress import batch_progress
 
     batch_id = new_batch_id()
+    watched = awaited(starts=what != "stop")
     try:
-        with batch_progress(Console(stderr=True), doing, total, quiet=as_json) as progress:
+        with batch_progress(Console(stderr=True), doing, accounts, watched, quiet=as_json) as progress:
             result = go(batch_id, progress)
     except KeyboardInterrupt:
         click.echo(f"the fleet goes on with it; `manager batch {batch_id}` shows how far it is", err=True)
@@ -249,24 +266,46 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
             }
         )
         return int(not result.ok)
+    from manager.client.outcomes import forced_stops
+
+    # The summary comes last, and before it what failed: of hundreds, a screen shows the last lines.
+    skipped = sorted(result.skipped)
+    shown = skipped[:_SKIPPED_SHOWN] if sys.stdout.isatty() else skipped
+    for account_id in shown:
+        say(f"skipped: {result.skipped[account_id]}")
+    if len(shown) < len(skipped):
+        say(f"skipped: {len(skipped) - len(shown)} more; --json lists all")
+    for account_id, why in forced_stops(result.done).items():
+        print_warning(
+            f"{account_id} stopped by force: {why}. Its orders and positions may be open: check them at the broker"
+        )
     for account_id in sorted(result.failed):
         print_error(result.failed[account_id])
-    for account_id in sorted(result.skipped):
-        say(f"skipped: {result.skipped[account_id]}")
-    parts = [f"{len(result.done)} {done}"]
-    parts += [f"{len(result.already)} already running"] if result.already else []
-    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
-    parts += [f"{len(result.failed)} failed"] if result.failed else []
-    parts += [f"{len(result.pending)} pending"] if result.pending else []
-    say(", ".join(parts))
     if result.trouble:
         print_error(
             f"outcome unknown for {counted(len(result.pending), 'account')}: "
             f"{', '.join(sorted(result.pending))}: {result.trouble}"
         )
+    parts = [f"{len(result.done)} {done}"]
+    parts += [f"{len(result.already)} already running"] if result.already else []
+    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
+    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts += [f"{len(result.pending)} pending"] if result.pending else []
+    running = done != "stopped" and len(result.done) + len(result.already) > 1
+    say(", ".join(parts) + ("; `manager ps` shows all" if running and sys.stdout.isatty() else ""))
     if result.pending:
         say(f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered")
     return int(not result.ok)
+
+
+def awaited(*, starts: bool) -> "Awaited":
+    """Return what tells which accounts a command still waits for."""
+    from manager.factory import fleet_store
+    from manager.fleet.leases import LeaseStore
+    from manager.terminal.awaited import Awaited
+
+    store = fleet_store(settings())
+    return Awaited(store, LeaseStore(store.url) if starts else None)
 
 
 COMMANDS = (start_all, stop_all, batch)

@@ -29,14 +29,15 @@ from manager.cli.common import (
     service,
 )
 from manager.cli.local import local_option, stop_here
+from manager.cli.waiting import Waiting
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
     from manager.service import WorkerManagerService
 
-#: Seconds of silence after which somebody who waits is told that it goes on.
-_SAY_SO_SECONDS = 3.0
+#: Seconds between two looks at what is waited for.
+_LOOK_SECONDS = 1.0
 #: Commands under way at once.
 _AT_ONCE = threading.BoundedSemaphore(32)
 
@@ -66,7 +67,7 @@ def start(
     def one(account_id: str) -> "WorkerInfo":
         return fleet.start_worker_from_config(account_id, defaults, validate)
 
-    return _each(account_ids, one, _say_started, as_json)
+    return _each(account_ids, one, _say_started, as_json, starts=True)
 
 
 @click.command()
@@ -146,7 +147,7 @@ def restart(
     selection = selected(account_ids, groups, labels)
     if selection:
         return restart_many(selection, wait, as_json)
-    return _each(account_ids, service().restart_worker, _say_started, as_json)
+    return _each(account_ids, service().restart_worker, _say_started, as_json, starts=True)
 
 
 @click.command()
@@ -168,7 +169,11 @@ def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
             f"{account_id}: if its worker still runs on a host that nobody can reach, there are two sessions on the "
             "account until it hears of this: make sure that the lost host is off"
         )
-    return _each((account_id,), lambda one: fleet.move_worker(one, host, force=force), _say_started, as_json)
+
+    def one(account_id: str) -> "WorkerInfo":
+        return fleet.move_worker(account_id, host, force=force)
+
+    return _each((account_id,), one, _say_started, as_json, starts=True)
 
 
 def _mode_command(command: CommandSpec) -> click.Command:
@@ -206,6 +211,8 @@ def _each(
     one: Callable[[str], Any],
     tell: Callable[[Any], str],
     as_json: bool,
+    *,
+    starts: bool = False,
 ) -> int:
     """Do one thing for each account, go on after a failure, and answer for every one."""
     from manager.errors import ManagerError
@@ -214,9 +221,10 @@ def _each(
     failed = False
     # At once, so that a host which does not answer holds nobody else's command up.
     calls = [_Call(one, account_id) for account_id in account_ids]
+    waiting = None if as_json else Waiting(starts=starts)
     for call in calls:
         try:
-            answer = call.answer(quiet=as_json)
+            answer = call.answer(waiting)
         except KeyboardInterrupt:
             click.echo("left; what was sent goes on, and `manager ps` shows what is so", err=True)
             return 130
@@ -257,15 +265,12 @@ class _Call(threading.Thread):
         except BaseException as error:
             self._error = error
 
-    def answer(self, *, quiet: bool) -> Any:
-        """Wait for the answer, or raise what went wrong; unless `quiet`, say so if it takes long."""
-        self.join(_SAY_SO_SECONDS)
-        if self.is_alive() and not quiet:
-            click.echo(
-                f"{self.account_id}: no answer yet; Ctrl-C leaves, and what was sent goes on", err=True
-            )
+    def answer(self, waiting: Waiting | None) -> Any:
+        """Wait for the answer, or raise what went wrong; `waiting` says what it takes long for."""
         while self.is_alive():
-            self.join(1.0)  # in pieces: Windows hears no Ctrl-C meanwhile
+            self.join(_LOOK_SECONDS)  # in pieces: Windows hears no Ctrl-C meanwhile
+            if self.is_alive() and waiting is not None:
+                waiting.say(self.account_id)
         if self._error is not None:
             raise self._error
         return self._answer

@@ -63,10 +63,20 @@ def _options(command: Any) -> Any:
                 "--sort",
                 "by",
                 type=click.Choice(
-                    ["account", "state", "host", "uptime", "restarts", "cpu", "memory", "procs", "equity"]
+                    [
+                        "account",
+                        "attention",
+                        "state",
+                        "host",
+                        "uptime",
+                        "restarts",
+                        "cpu",
+                        "memory",
+                        "procs",
+                        "equity",
+                    ]
                 ),
-                default="account",
-                show_default=True,
+                help="`attention` puts trouble first.  [default: account; attention with --watch]",
             ),
             click.option(
                 "-o",
@@ -102,6 +112,8 @@ def top(**options: Any) -> int:
 def _watch(options: dict[str, Any]) -> int:
     from manager.errors import ManagerError
 
+    # Trouble first: of hundreds, a screen shows the first ones.
+    options = {**options, "by": options["by"] or "attention"}
     try:
         while True:
             try:
@@ -110,14 +122,19 @@ def _watch(options: dict[str, Any]) -> int:
                 shown = [f"error: {error}"]
             height = shutil.get_terminal_size().lines
             # Home, the screen cleared below: no scrolling, no flicker.
-            click.echo(
-                "\x1b[H\x1b[J" + "\n".join([*shown[: height - 2], "", "Ctrl-C leaves; nothing is stopped"]),
-                nl=False,
-            )
+            click.echo("\x1b[H\x1b[J" + "\n".join(_screen(shown, height)), nl=False)
             time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         click.echo()
         return 0
+
+
+def _screen(shown: list[str], height: int) -> list[str]:
+    """Return what fits on the screen, and how many accounts do not."""
+    room = max(1, height - 2)
+    more = len(shown) - room
+    ends = "Ctrl-C leaves; nothing is stopped"
+    return [*shown[:room], "", f"{counted(more, 'account')} more. {ends}" if more > 0 else ends]
 
 
 def _once(options: dict[str, Any]) -> int:
@@ -169,7 +186,7 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
                 configuration().account_path(account_id)
         workers = [info for info in workers if info.account_id in account_ids]
         others = {key: value for key, value in others.items() if key in account_ids}
-    rows = sort_rows(make_rows(workers, others), options["by"])
+    rows = sort_rows(make_rows(workers, others), options["by"] or "account")
     for key, name in (("hosts", "host"), ("states", "state")):
         if options[key]:
             rows = [row for row in rows if row.cells.get(name, "") in options[key]]

@@ -1,6 +1,5 @@
-"""up, init, host, flower, scheduler, healthcheck."""
+"""up, down, init, host, flower, scheduler, healthcheck."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -20,20 +19,56 @@ from manager.terminal.text import counted
 @click.option(
     "--exit-after-start", is_flag=True, help="Stop everything again once all have started: a trial."
 )
-def up(demo: bool, flower: bool, flower_port: int | None, exit_after_start: bool) -> int:
-    """Start all that one machine needs, then every enabled account, and show them until Ctrl-C."""
-    from rich.console import Console
+@click.option(
+    "-d", "--detach", is_flag=True, help="Run in the background; return once all have started, or failed to."
+)
+@click.option("--background", is_flag=True, hidden=True)
+def up(
+    demo: bool,
+    flower: bool,
+    flower_port: int | None,
+    exit_after_start: bool,
+    detach: bool,
+    background: bool,
+) -> int:
+    """Start all that one machine needs, then every enabled account, and show them until Ctrl-C.
 
+    Closing its terminal ends it as Ctrl-C does: the workers stop. With --detach it needs no terminal, and
+    `manager down` ends it.
+    """
     from manager.local.up import run_up
 
+    if detach:
+        from manager.local.detach import run_detached
+
+        if exit_after_start:
+            raise click.UsageError("--detach and --exit-after-start do not go together")
+        options = [
+            *(["--demo"] if demo else []),
+            "--flower" if flower else "--no-flower",
+            *(["--flower-port", str(flower_port)] if flower_port else []),
+        ]
+        return run_detached(settings(), options)
     return run_up(
         settings(),
         demo=demo,
         flower=flower,
         flower_port=flower_port,
         once=exit_after_start,
-        console=Console(soft_wrap=not sys.stdout.isatty()),
+        background=background,
     )
+
+
+@click.command()
+def down() -> int:
+    """Stop what `manager up` runs on this machine, as Ctrl-C in its terminal does; needs no Redis.
+
+    Workers stop politely, then the host agent, Flower, the paper venue and the Redis that `up` started. Returns when
+    all has ended, and names what had to be killed.
+    """
+    from manager.local.down import run_down
+
+    return run_down(settings())
 
 
 @click.command()
@@ -114,4 +149,4 @@ def _scheduler_is_well(ago: float | None, interval: float) -> int:
     return int(not well)
 
 
-COMMANDS = (up, init, host, flower, scheduler, healthcheck)
+COMMANDS = (up, down, init, host, flower, scheduler, healthcheck)

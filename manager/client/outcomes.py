@@ -1,5 +1,6 @@
 """What became of a command by what is recorded, where its answer is lost: pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from manager.fleet.desired import DesiredState
@@ -46,3 +47,12 @@ def _has_ended(desired: DesiredState, info: WorkerInfo) -> bool:
     """
     hosts = {info.metadata.get("host"), info.metadata.get("renamed_from")}
     return not desired.running and info.status in SETTLED and bool(desired.host) and desired.host in hosts
+
+
+def forced_stops(done: Mapping[str, WorkerInfo]) -> dict[str, str]:
+    """Return why, of accounts that were stopped, some had to be killed."""
+    return {
+        account_id: str(info.error or "its process was killed")
+        for account_id, info in sorted(done.items())
+        if info.metadata.get("forced")
+    }

@@ -265,6 +265,21 @@ class LeaseStore:
             if (found := _read(key, fields, now)) is not None
         ]
 
+    def quarantine_seconds(self) -> float:
+        """Return how long nobody new is let in still; 0 if leases are given, or if nobody has asked for one yet."""
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.info("server")
+            pipe.hmget(MARKER_KEY, "run_id", "until")
+            pipe.time()
+            server, (run_id, until), (seconds, micros) = pipe.execute()
+        if run_id is None or until is None or run_id.decode(errors="replace") != server.get("run_id"):
+            return 0.0
+        try:
+            return float(max(0.0, int(until) / 1000 - (seconds + micros / 1e6)))
+        except ValueError:
+            return 0.0
+
     def trust(self) -> None:
         """Say that this Redis has lost nothing: it is new with its fleet, or was ended in order and has all its data."""
         with translated(self._url):

@@ -43,6 +43,8 @@ class Component:
         self.recorded = False
         #: Known once it was stopped; None also where another `up` had started it.
         self.exit_code: int | None = None
+        #: Whether it had to be killed when it was asked to stop.
+        self.forced = False
 
     def find(self) -> bool:
         """Take over the process that an earlier `up` started, if it still lives; True if it does."""
@@ -135,6 +137,7 @@ class Component:
                 process.signal(signal.SIGTERM)
                 process.wait(seconds)
             if process.alive():
+                self.forced = seconds > 0
                 process.kill()
                 if not process.wait(_KILL_SECONDS):
                     return False

@@ -23,9 +23,11 @@ from manager.local.interrupts import Interrupts
 from manager.local.redis_server import own_redis, version_trouble
 from manager.settings import Settings
 from manager.system.environment import clean_environment
+from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import explain, why_not_writable
+from manager.terminal.awaited import Awaited
 
 #: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
 _READY_SECONDS: Final = 60.0
@@ -125,6 +127,18 @@ class Machine:
         """Say whether an earlier `up` left a Flower, whose port is then no trouble."""
         return Component("flower", [], {}, self._paths).find()
 
+    def reassign(self) -> list[str]:
+        """Take over what an earlier `up` has left running, to end it; returns the names. Starts nothing."""
+        for name in ("redis", "venue", "agent", "flower"):
+            component = Component(name, [], {}, self._paths)
+            if not component.find() and name == "redis" and self._settings.redis_url is None:
+                self._adopt_redis(component)
+            if component.process is not None:
+                self._started.append(component)
+        # An `up` that ends its agent removes this record: with it, the workers are still those of that `up`.
+        self.owns_agent = self._agent_record.exists() and not self._foreign_agent()
+        return [component.name for component in self._started]
+
     # keeping
 
     def keep(self) -> None:
@@ -188,7 +202,10 @@ class Machine:
     # ending
 
     def stop(self, name: str, seconds: float) -> str | None:
-        """End one component; returns its name if there was one. Raises ComponentError if it cannot be ended."""
+        """End one component; returns its name if there was one, and that it was killed if it was to end by itself.
+
+        Raises ComponentError if it cannot be ended.
+        """
         component = next((c for c in self._started if c.name == name), None)
         if component is None:
             return None
@@ -199,7 +216,15 @@ class Machine:
             # Without it the next Redis lets nobody new in for one lease time.
             with contextlib.suppress(OSError):
                 (self._paths.redis_dir / _IN_ORDER).touch(mode=0o600)
-        return name
+        return f"{name} (killed: it did not end within {seconds:g} s)" if component.forced else name
+
+    def note_agent_ended(self) -> None:
+        """Note that neither this machine's agent nor any worker of it is left."""
+        self._agent_record.unlink(missing_ok=True)
+
+    def awaited(self, *, starts: bool) -> Awaited:
+        """Return what tells which accounts a command still waits for."""
+        return Awaited(self.store, LeaseStore(self.store.url) if starts else None)
 
     def agent_serves(self) -> bool:
         """Say whether a host agent of this machine can be asked to stop workers."""
@@ -208,6 +233,16 @@ class Machine:
         return False
 
     # inside
+
+    @property
+    def _agent_record(self) -> Path:
+        return self._paths.run_dir / "agent.json"
+
+    def _foreign_agent(self) -> bool:
+        """Say whether an agent that no `up` has started uses this state directory."""
+        lock = FileLock(self._paths.agent_lock)
+        mine = next((c.process.pid for c in self._started if c.name == "agent" and c.process), None)
+        return lock.held() and lock.holder() != mine
 
     def _socket_gone(self, component: Component) -> bool:
         """Say whether somebody has removed the socket of a component that has had one."""

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import time
+from dataclasses import dataclass, field
 from typing import Final
 
 from manager.host.workers.held_files import HeldFiles
@@ -12,6 +13,17 @@ from manager.system.state_dir import StatePaths
 
 #: Seconds within which a killed worker must be gone.
 _KILL_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Accounts whose workers were to end."""
+
+    #: Those whose processes have provably ended.
+    ended: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    #: Of those that were asked politely, the ones that had to be killed.
+    forced: list[str] = field(default_factory=list)
 
 
 def _records(paths: StatePaths) -> RecordFiles:
@@ -27,14 +39,14 @@ def live_workers(paths: StatePaths) -> list[WorkerRecord]:
     return [record for record in _records(paths).load_all() if record.process.alive()]
 
 
-def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str]]:
+def end_workers(paths: StatePaths, *, polite: bool) -> Swept:
     """End every worker of this machine: by SIGTERM first if `polite`, by SIGKILL in any case.
 
-    Returns the accounts of those that have provably ended, and of those that have not. Only for when no host agent
-    runs: it would count the workers as lost.
+    Only for when no host agent runs: it would count the workers as lost.
     """
     files = _records(paths)
     records = live_workers(paths)
+    swept = Swept()
     if polite:
         for record in records:
             record.process.signal(signal.SIGTERM)
@@ -42,13 +54,12 @@ def end_workers(paths: StatePaths, *, polite: bool) -> tuple[list[str], list[str
         for record in records:
             record.process.wait(max(0.0, began + record.stop_timeout_seconds - time.monotonic()))
     for record in records:
-        record.process.kill()
-    ended: list[str] = []
-    left: list[str] = []
+        if record.process.kill() and polite:
+            swept.forced.append(record.account_id)
     for record in records:
         if record.process.wait(_KILL_SECONDS) and not end_orphans(record):
             files.remove(record)
-            ended.append(record.account_id)
+            swept.ended.append(record.account_id)
         else:
-            left.append(record.account_id)
-    return ended, left
+            swept.left.append(record.account_id)
+    return swept

@@ -1,8 +1,11 @@
 """`manager up`: one machine's whole fleet in the foreground, from nothing to a live table, and back to nothing."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Final, cast
+from pathlib import Path
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,10 +15,11 @@ from manager.config import ConfigurationService
 from manager.config.starting_files import write_demo_fleet
 from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
+from manager.local.ending import Ending
 from manager.local.interrupts import Interrupted, Interrupts
+from manager.local.lasting_output import LastingOutput
 from manager.local.machine import Machine, port_is_free
-from manager.local.output_guard import GuardedOutput
-from manager.local.sweep import end_workers
+from manager.local.up_record import Phase, RequestWatch, UpFiles
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.service import WorkerManagerService
 from manager.settings import Settings
@@ -26,41 +30,73 @@ from manager.system.storage import explain
 from manager.terminal.progress import batch_progress
 from manager.terminal.tables import change_lines, validation_lines, worker_table
 
+#: Seconds in which a process that only asks for the holder of the lock gives it back.
+_LOCK_SECONDS: Final = 0.5
 #: Seconds between two looks at the fleet.
 _LOOK_SECONDS: Final = 1.0
-#: Seconds that a component may take to end in order.
-_END_SECONDS: Final = 15.0
 
 
 def run_up(
-    settings: Settings, *, demo: bool, flower: bool, flower_port: int | None, once: bool, console: Console
+    settings: Settings,
+    *,
+    demo: bool,
+    flower: bool,
+    flower_port: int | None,
+    once: bool,
+    background: bool = False,
 ) -> int:
     """Run until an interrupt (or, with `once`, until all have started), then end everything that was started.
 
     Returns 0, or 1 if something could not be started or ended. Raises ManagerError before anything was started.
+    `background` says that no terminal is there for Ctrl-C.
     """
     paths = StatePaths(settings.state_dir)
     paths.create()
     raise_file_limit()
-    console.file = cast(IO[str], GuardedOutput(console.file))
-    lock = FileLock(paths.run_dir / "up.lock")
+    files = UpFiles(paths)
+    lock = FileLock(files.lock)
     try:
-        locked = lock.acquire()
+        take_up_lock(lock, paths)
     except OSError as error:
         raise ComponentError(explain(error, paths.run_dir)) from None
-    if not locked:
-        raise ComponentError(
-            f"`manager up` runs here already (pid {lock.holder()}, state in {paths.root}): look with `manager ps`, "
-            "end it with Ctrl-C in its terminal"
-        )
+    # Its own output may go away, with its terminal: the fleet is ended all the same.
+    output = LastingOutput(sys.stdout, files.log)
+    console = Console(file=output, soft_wrap=not sys.stdout.isatty())  # type: ignore[arg-type]
     try:
         configuration = ConfigurationService(settings.config_dir)
         _prepare_accounts(settings, configuration, console, demo=demo)
         with Interrupts() as interrupts:
+            files.write("starting")
             port = (flower_port or settings.flower_port) if flower else None
-            return _Up(settings, paths, configuration, interrupts, console, port, lock).run(once=once)
+            up = _Up(settings, paths, configuration, interrupts, console, port, lock, background=background)
+            with RequestWatch(files, interrupts.request):
+                return up.run(once=once)
+    except Interrupted:
+        return 130  # before anything was started
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(paths.run_dir)):
+            raise
+        raise ComponentError(explain(error, Path(error.filename))) from error
     finally:
         lock.release()
+
+
+def take_up_lock(lock: FileLock, paths: StatePaths) -> None:
+    """Take the lock of the one `manager up`. Raises ComponentError if another one has it."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            refuse_second(lock, paths)
+        time.sleep(0.02)  # who only asks whether somebody has it has it for a moment
+
+
+def refuse_second(lock: FileLock, paths: StatePaths) -> None:
+    """Raise ComponentError if a `manager up` runs on this state directory already."""
+    if lock.held():
+        raise ComponentError(
+            f"`manager up` runs here already (pid {lock.holder()}, state in {paths.root}): look with `manager ps`, "
+            "end it with `manager down`"
+        )
 
 
 def _prepare_accounts(
@@ -90,9 +126,15 @@ class _Up:
         console: Console,
         flower_port: int | None,
         lock: FileLock,
+        *,
+        background: bool,
     ) -> None:
         self._lock = lock
         self._settings = settings
+        self._background = background
+        self._files = UpFiles(paths)
+        #: What the end has said, once it began.
+        self._said: list[str] | None = None
         self._paths = paths
         self._configuration = configuration
         self._interrupts = interrupts
@@ -100,9 +142,8 @@ class _Up:
         self._flower_port = flower_port
         self._machine = Machine(settings, paths, interrupts, self._say)
         self._service: WorkerManagerService = build_service(settings)
+        self._ending = Ending(settings, paths, self._machine, self._service, console, self._say)
         self._others: dict[str, tuple[str, str]] = {}
-        #: Components that could not be ended.
-        self._unended: list[str] = []
 
     def run(self, *, once: bool) -> int:
         code = 0
@@ -110,21 +151,34 @@ class _Up:
             try:
                 self._start_machine()
                 code = self._start_accounts()
+                self._note_phase("up", code)
                 if not once:
                     self._show_fleet()
             except Interrupted:
                 self._interrupts.taken()
-                self._say("stopping; Ctrl-C again to stop at once")
+                self._said = []
+                self._say("stopping" if self._background else "stopping; Ctrl-C again to stop at once")
             except (ManagerError, OSError) as error:
                 self._say(f"error: {error}", style="red")
                 code = 1
-            return max(code, self._end())
+            self._said = self._said or []
+            self._note_phase("ending", code)
+            code = max(code, self._ending.politely())
         except Interrupted:
             self._interrupts.ignore()
-            return max(code, self._end_at_once())
+            code = max(code, self._ending.at_once())
+        self._interrupts.ignore()
+        self._note_phase("ended", code)
+        return code
 
     def _say(self, text: str, style: str = "") -> None:
+        if self._said is not None:
+            self._said.append(text)
         _say(self._console, text, style)
+
+    def _note_phase(self, phase: Phase, code: int) -> None:
+        with contextlib.suppress(OSError):  # a full disk: whoever reads this waits for the process as well
+            self._files.write(phase, code, tuple(self._said or ()))
 
     # from nothing to a fleet
 
@@ -155,26 +209,40 @@ class _Up:
         return (
             f"host {self._settings.host}, accounts in {self._settings.config_dir}"
             + (flower if self._flower_port is not None else "")
-            + ". Ctrl-C stops everything."
+            + f". {self._how_it_ends()}"
         )
+
+    def _how_it_ends(self) -> str:
+        """Say what stops everything; closing the terminal does too, where there is one."""
+        if self._background:
+            return "`manager down` stops everything."
+        if not self._console.is_terminal:
+            return "Ctrl-C stops everything."
+        if sys.platform == "win32":
+            return "Ctrl-C stops everything; do that before you close this window. `manager up --detach` needs no window."
+        if not self._interrupts.hangup:
+            return "Ctrl-C stops everything; closing this terminal stops nothing."
+        return "Ctrl-C stops everything, and so does closing this terminal; `manager up --detach` needs no terminal."
 
     def _start_accounts(self) -> int:
         """Validate and start; 1 if a valid, enabled account does not run now."""
         results = self._service.validate_all_configs()
         for style, line in validation_lines(results):
             self._say(line, style)
-        enabled = sum(on is not False for on in self._service.enabled_accounts().values())
-        with batch_progress(self._console, "starting", enabled) as progress:
+        enabled = [name for name, on in self._service.enabled_accounts().items() if on]
+        with batch_progress(
+            self._console, "starting", enabled, self._machine.awaited(starts=True)
+        ) as progress:
             batch = self._service.start_all(progress=progress)
         self._others = _not_started(batch, results)
+        for state, why in self._others.values():
+            if state == "failed":
+                self._say(f"error: {why}", style="red")
         parts = [f"{len(batch.running)} running"]
         parts += [f"{len(batch.skipped)} disabled"] if batch.skipped else []
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
         parts += [f"{len(batch.pending)} unknown ({batch.trouble})"] if batch.trouble else []
         self._say(", ".join(parts))
-        for state, why in self._others.values():
-            if state == "failed":
-                self._say(f"error: {why}", style="red")
         invalid = {name for name, result in results.items() if result.has_errors}
         return int(not set(batch.failed) <= invalid or bool(batch.trouble))
 
@@ -197,10 +265,16 @@ class _Up:
         counts: dict[str, int] = {}
         for info in workers:
             counts[info.status] = counts.get(info.status, 0) + 1
-        table = worker_table(workers, self._others, width=self._console.width)
+        # The line of counts, a blank line above and below it, the table's header, and one for what does not fit.
+        room = max(1, self._console.height - 6)
+        table = worker_table(workers, self._others, width=self._console.width, rows=room)
+        hidden = len({*self._others, *(info.account_id for info in workers)}) - room
+        more = [Text(f"{hidden} more: `manager ps -a` shows all", style="dim")] if hidden > 0 else []
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no workers"
         # Above the table: a fleet of hundreds is longer than the screen, and what does not fit is cut below.
-        return Group(Text(""), Text(f"{counted}. Ctrl-C stops everything.", style="dim"), Text(""), table)
+        hangup = self._interrupts.hangup
+        ends = "Ctrl-C, or closing this terminal, stops everything." if hangup else "Ctrl-C stops everything."
+        return Group(Text(""), Text(f"{counted}. {ends}", style="dim"), Text(""), table, *more)
 
     def _tell_changes(self) -> None:
         seen: Mapping[str, WorkerInfo] | None = None
@@ -223,69 +297,6 @@ class _Up:
         self._machine.keep()
         self._lock.renew()
         time.sleep(_LOOK_SECONDS)
-
-    # from a fleet to nothing
-
-    def _end(self) -> int:
-        """Stop this machine's workers politely, then what they needed; 1 if something is left."""
-        stopped, left = self._stop_workers()
-        ended = [self._end_component("flower", _END_SECONDS), self._end_component("agent", _END_SECONDS)]
-        if self._machine.owns_agent:
-            # A start that was still on its way has finished by now, unseen by the stop above.
-            swept, held = end_workers(self._paths, polite=True)
-            stopped += len(swept)
-            left = held
-        ended += [self._end_component("venue", _END_SECONDS), self._end_component("redis", _END_SECONDS)]
-        return self._sum_up(stopped, left, [name for name in ended if name])
-
-    def _end_component(self, name: str, seconds: float) -> str | None:
-        """End one component; one that cannot be ended is named, and keeps none of the others from being ended."""
-        try:
-            return self._machine.stop(name, seconds)
-        except (ManagerError, OSError) as error:
-            self._say(f"error: {error}", style="red")
-            self._unended.append(name)
-            return None
-
-    def _stop_workers(self) -> tuple[int, list[str]]:
-        if not self._machine.agent_serves():
-            return 0, []
-        try:
-            here = {
-                info.account_id
-                for info in self._service.list_workers()
-                if info.metadata.get("host") == self._settings.host
-            }
-            mine = [account for account in self._service.worker_pool.stoppable() if account in here]
-            with batch_progress(self._console, "stopping", len(mine)) as progress:
-                result = self._service.worker_pool.stop_many(mine, None, progress)
-        except ManagerError as error:
-            self._say(f"error: {error}", style="red")
-            return 0, []
-        for text in result.failed.values():
-            self._say(f"error: {text}", style="red")
-        return len(result.done), list(result.failed)
-
-    def _end_at_once(self) -> int:
-        """Kill everything that this machine runs, workers too; 1 if something is left."""
-        self._say("stopping at once")
-        ended = [self._end_component(name, 0) for name in ("agent", "flower")]
-        killed: list[str] = []
-        left: list[str] = []
-        if self._machine.owns_agent:
-            killed, left = end_workers(self._paths, polite=False)
-        ended += [self._end_component("venue", 0), self._end_component("redis", 2)]
-        return self._sum_up(len(killed), left, [name for name in ended if name])
-
-    def _sum_up(self, workers: int, left: list[str], ended: list[str]) -> int:
-        what = [f"{workers} worker{'s' * (workers != 1)}", *ended]
-        self._say(f"stopped {', '.join(what)}; data and logs stay in {self._paths.root}")
-        if left:
-            self._say(
-                f"error: still running: {', '.join(left)}: they may trade; look at their processes",
-                style="bold red",
-            )
-        return int(bool(left or self._unended))
 
 
 def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) -> dict[str, tuple[str, str]]:

@@ -19,6 +19,8 @@ class CommandSpec:
     batch_task: str
     #: What its answer says in one word, of an account: `account-001: paused`.
     done: str
+    #: What a progress bar says meanwhile.
+    doing: str
     #: One line of help.
     summary: str
     #: What it makes desired: a state, or how the session trades.
@@ -38,6 +40,7 @@ START: Final = CommandSpec(
     task="tasks.start_worker",
     batch_task="tasks.start_all_enabled_workers",
     done="started",
+    doing="starting",
     summary="Start the workers of one or more accounts.",
     state="running",
 )
@@ -46,6 +49,7 @@ RESTART: Final = CommandSpec(
     task="tasks.restart_worker",
     batch_task="tasks.restart_all_workers",
     done="restarted",
+    doing="restarting",
     summary="Stop the workers that run and start them with the configuration as it is now.",
     state="running",
     restart=True,
@@ -55,6 +59,7 @@ STOP: Final = CommandSpec(
     task="tasks.stop_worker",
     batch_task="tasks.stop_all_workers",
     done="stopped",
+    doing="stopping",
     summary="Stop the workers of one or more accounts.",
     state="stopped",
 )
@@ -63,6 +68,7 @@ PAUSE: Final = CommandSpec(
     task="tasks.pause_worker",
     batch_task="tasks.pause_all_workers",
     done="paused",
+    doing="pausing",
     summary="Keep sessions connected but let them trade no more, until they are resumed.",
     mode=TradingMode.PAUSED,
 )
@@ -71,6 +77,7 @@ RESUME: Final = CommandSpec(
     task="tasks.resume_worker",
     batch_task="tasks.resume_all_workers",
     done="resumed",
+    doing="resuming",
     summary="Let paused sessions trade again.",
     mode=TradingMode.NORMAL,
 )

@@ -7,6 +7,7 @@ from typing import Final
 
 from manager.models import WorkerInfo
 from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
+from manager.terminal.attention_order import attention_rank
 from manager.terminal.tables import Others, seconds_text
 from manager.terminal.text import printable
 
@@ -26,7 +27,18 @@ _FIGURES: Final = frozenset({"uptime", "restarts", "cpu", "memory", "procs", "eq
 _ERROR_WIDTH: Final = 24
 
 #: By what the list is sorted; of figures the largest comes first.
-SORTS: Final = ("account", "state", "host", "uptime", "restarts", "cpu", "memory", "procs", "equity")
+SORTS: Final = (
+    "account",
+    "attention",
+    "state",
+    "host",
+    "uptime",
+    "restarts",
+    "cpu",
+    "memory",
+    "procs",
+    "equity",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,11 @@ class Row:
     cpu: float = 0.0
     memory: float = 0.0
     procs: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """How much it needs a person; see `attention_rank`."""
+        return attention_rank(self.cells.get("state", ""), self.cells.get("health", ""))
 
 
 def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | None = None) -> list[Row]:
@@ -67,7 +84,9 @@ def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | Non
 
 
 def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
-    """Return the rows sorted; figures with the largest first."""
+    """Return the rows sorted; figures with the largest first, `attention` with trouble first."""
+    if by == "attention":
+        return sorted(rows, key=lambda row: (row.rank, row.cells["account"]))
     if by in _FIGURES:
         return sorted(rows, key=lambda row: (-float(getattr(row, by)), row.cells["account"]))
     return sorted(rows, key=lambda row: (row.cells.get(by, ""), row.cells["account"]))

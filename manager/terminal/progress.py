@@ -1,29 +1,92 @@
-"""The progress bar of a batch, on a terminal only."""
+"""The progress bar of a batch on a terminal, with what is awaited; elsewhere only what holds everything up."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from manager.terminal.awaited import Awaited, waiting_for
 
 #: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
 OnProgress = Callable[[str, str], None]
 
+#: Seconds between two looks at what is awaited.
+_LOOK_SECONDS: Final = 1.0
+
 
 @contextmanager
 def batch_progress(
-    console: Console, what: str, total: int | None, *, quiet: bool = False
+    console: Console,
+    what: str,
+    accounts: Collection[str],
+    awaited: Awaited | None = None,
+    *,
+    quiet: bool = False,
 ) -> Iterator[OnProgress | None]:
-    """Yield what to call for each account that is done; None where nobody watches."""
-    if quiet or not console.is_terminal:
+    """Yield what to call for each account that is done; None where nobody wants to know.
+
+    The total is the number of `accounts`: what is told of any other account does not change it.
+    """
+    if quiet or not accounts:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+    shown = _Shown(console, what, accounts, awaited)
+    watch = threading.Thread(target=shown.watch, name="awaited", daemon=True)
+    watch.start()
+    try:
+        if console.is_terminal:
+            with Live(get_renderable=shown.render, console=console, transient=True, refresh_per_second=8):
+                yield shown.on_progress
+        else:
+            yield shown.on_progress
+    finally:
+        shown.closed.set()
+        watch.join()
 
-        def on_progress(account_id: str, outcome: str) -> None:
-            if outcome != "skipped":
-                bar.update(task, advance=1, description=f"{what} {account_id}")
 
-        yield on_progress
+class _Shown:
+    def __init__(
+        self, console: Console, what: str, accounts: Collection[str], awaited: Awaited | None
+    ) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, auto_refresh=False)
+        self._task = self._bar.add_task(what, total=len(accounts))
+        self._console = console
+        self._awaited = awaited
+        self._guard = threading.Lock()
+        self._waiting = set(accounts)
+        self._total = len(accounts)
+        self._text = ""
+        self._held_up = ""
+        self.closed = threading.Event()
+
+    def on_progress(self, account_id: str, _outcome: str) -> None:
+        with self._guard:
+            self._waiting.discard(account_id)
+            done = self._total - len(self._waiting)
+        self._bar.update(self._task, completed=done)
+
+    def render(self) -> RenderableType:
+        lines = [Text(line, no_wrap=True, overflow="ellipsis", style="dim") for line in (self._text,) if line]
+        held_up = [Text(self._held_up, style="yellow")] if self._held_up else []
+        return Group(self._bar, *held_up, *lines)
+
+    def watch(self) -> None:
+        told = False
+        while self._awaited is not None and not self.closed.wait(_LOOK_SECONDS):
+            with self._guard:
+                waiting = set(self._waiting)
+            if not waiting:
+                continue
+            self._held_up = self._awaited.quarantine()
+            if self._console.is_terminal:
+                self._text = waiting_for(self._awaited.look(waiting), len(waiting))
+            elif self._held_up and not told:
+                # Plain lines: once is enough, since it says how long.
+                told = True
+                self._console.print(self._held_up, markup=False, highlight=False)

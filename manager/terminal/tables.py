@@ -9,13 +9,14 @@ from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import NOT_UP, WorkerLifecycleStatus
+from manager.terminal.attention_order import attention_rank
 from manager.terminal.text import printable
 
 _STYLES = {
     "running": "green",
     "starting": "cyan",
     "stopping": "cyan",
-    "restarting": "cyan",
+    "restarting": "yellow",
     "failed": "bold red",
     "unknown": "bold yellow",
     "stopped": "dim",
@@ -39,8 +40,12 @@ def worker_table(
     *,
     now: datetime | None = None,
     width: int | None = None,
+    rows: int | None = None,
 ) -> Table:
-    """Return the table of workers; `others` are accounts that have none, with the reason."""
+    """Return the table of workers; `others` are accounts that have none, with the reason.
+
+    `rows` is how many there is room for; those that need attention come first.
+    """
     moment = now or datetime.now(UTC)
     wide = width is None or width >= _WIDE_ONLY
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
@@ -48,11 +53,13 @@ def worker_table(
         table.add_column(name, no_wrap=True)
     for name in ("uptime", "equity", "pos", "beat"):
         table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("error", ratio=1, overflow="fold")
+    # One line an account, so that many fit: `manager info` has the whole text.
+    table.add_column("error", ratio=1, overflow="ellipsis", no_wrap=True)
     shown = {info.account_id: info for info in workers}
     extra = others or {}
     # Trouble comes first: of hundreds, a screen shows the first ones.
-    for account_id in sorted({*shown, *extra}, key=lambda one: (_rank(one, shown, extra), one)):
+    ordered = sorted({*shown, *extra}, key=lambda one: (_rank(one, shown, extra), one))
+    for account_id in ordered[:rows]:
         info = shown.get(account_id)
         # What keeps an account from starting says more than the end of its last worker.
         if info is None or (account_id in extra and not _present(info)):
@@ -75,13 +82,10 @@ def worker_table(
 
 
 def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> int:
-    """Return 0 for trouble, 1 for what is well or on its way, 2 for what is at rest."""
     info = shown.get(account_id)
     if info is None or (account_id in extra and not _present(info)):
-        return 2 if extra[account_id][0] in ("disabled", "stopped", "never started") else 0
-    if info.status in ("failed", "unknown") or (_up(info) and info.health in ("degraded", "unhealthy")):
-        return 0
-    return 1 if _present(info) else 2
+        return attention_rank(extra[account_id][0])
+    return attention_rank(str(info.status), str(info.health))
 
 
 def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:

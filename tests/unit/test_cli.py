@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.cli import fleet
+from manager.cli import fleet, waiting
 from manager.cli.batches import say_batch
 from manager.errors import FleetUnavailableError
 from manager.models import BatchResult, WorkerInfo
@@ -133,7 +133,8 @@ def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
 def test_who_waits_is_told_and_no_account_holds_the_next_one_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fleet, "_SAY_SO_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_SAY_SO_SECONDS", 0.0)
+    monkeypatch.setattr(fleet, "_LOOK_SECONDS", 0.05)
     both = threading.Barrier(2)
     goes_on = threading.Event()
 

@@ -17,8 +17,8 @@ from manager.fleet.desired import DesiredState
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.reserve_file import ReserveFile
 from manager.local.component import Component
+from manager.local.lasting_output import LastingOutput
 from manager.local.offline import stop_here
-from manager.local.output_guard import GuardedOutput
 from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
@@ -209,13 +209,14 @@ def test_a_worker_that_finds_the_disk_full_itself_says_so(short_dir: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
-def test_output_that_nothing_takes_is_dropped() -> None:
+def test_output_that_nothing_takes_is_dropped(tmp_path: Path) -> None:
     target = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails
-    output = GuardedOutput(target)
+    output = LastingOutput(target, tmp_path / "up.log")
     for _ in range(3):
         output.write("x" * 10_000)
         output.flush()
     assert output.isatty() is False
+    assert not (tmp_path / "up.log").exists(), "a full disk is no closed terminal: its room comes back"
     with contextlib.suppress(OSError):
         target.close()
 

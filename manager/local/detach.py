@@ -1,0 +1,108 @@
+"""`manager up --detach`: the same `up` in the background, with its output in a log file."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from manager.errors import ComponentError
+from manager.local.agent import agent_environment
+from manager.local.up import refuse_second
+from manager.local.up_record import UpFiles, UpRecord
+from manager.settings import Settings
+from manager.system.file_lock import FileLock
+from manager.system.state_dir import StatePaths
+from manager.terminal.text import printable
+
+#: Seconds between two looks at how far it is.
+_LOOK_SECONDS: Final = 0.1
+
+
+def run_detached(settings: Settings, options: Sequence[str]) -> int:
+    """Start `manager up` with these options in a session of its own; returns when its fleet is up, or could not be.
+
+    Prints what it says meanwhile. Returns 0, or 1 if it ended, or if an account that should run does not. Raises
+    ComponentError if one runs already.
+    """
+    paths = StatePaths(settings.state_dir)
+    paths.create()
+    files = UpFiles(paths)
+    refuse_second(FileLock(files.lock), paths)
+    log = _Tail(files.log)
+    process = _spawn(settings, options, files.log)
+    try:
+        record = _await_start(process, files, log)
+    except KeyboardInterrupt:
+        click.echo(
+            f"left; `manager up` goes on in the background (pid {process.pid}, log: {files.log}), `manager down` ends it",
+            err=True,
+        )
+        return 130
+    if record is None:
+        code = process.wait()
+        log.print_new()
+        click.echo(f"error: `manager up` ended with code {code} (log: {files.log})", err=True)
+        return code if code > 0 else 1
+    click.echo(
+        f"runs in the background (pid {process.pid}, log: {files.log}); `manager ps` shows the fleet, `manager down` stops it"
+    )
+    return record.code
+
+
+def _spawn(settings: Settings, options: Sequence[str], log_file: Path) -> "subprocess.Popen[bytes]":
+    spawn: dict[str, Any] = {}
+    if sys.platform == "win32":
+        spawn["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    else:
+        spawn["start_new_session"] = True
+    # Without the current directory on the path of imports, as the command `manager` is.
+    argv = [sys.executable, "-P", "-m", "manager.cli", "up", "--background", *options]
+    log_file.touch(mode=0o600)
+    with log_file.open("ab") as log:
+        try:
+            return subprocess.Popen(
+                argv,
+                env=agent_environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **spawn,
+            )
+        except OSError as error:
+            raise ComponentError(f"`manager up` cannot be started ({argv[0]}): {error}") from None
+
+
+def _await_start(process: "subprocess.Popen[bytes]", files: UpFiles, log: "_Tail") -> UpRecord | None:
+    """Wait until its start is over; None if it ends before."""
+    while process.poll() is None:
+        log.print_new()
+        record = files.read()
+        if record is not None and record.process.pid == process.pid and record.phase == "up":
+            log.print_new()
+            return record
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+class _Tail:
+    """Prints what is added to a log from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = path.stat().st_size if path.exists() else 0
+        self._rest = ""
+
+    def print_new(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            raw = file.read()
+        self._read += len(raw)
+        *lines, self._rest = (self._rest + raw.decode(errors="replace")).split("\n")
+        for line in lines:
+            click.echo(printable(line), err=line.startswith(("error:", "warning:")))

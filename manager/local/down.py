@@ -1,0 +1,178 @@
+"""`manager down`: ends what `manager up` runs on this machine, whichever terminal it was started in."""
+
+import contextlib
+import signal
+import sys
+import time
+from typing import Final
+
+import click
+from rich.console import Console
+
+from manager.errors import ManagerError
+from manager.factory import build_service
+from manager.local.ending import Ending
+from manager.local.interrupts import Interrupted, Interrupts
+from manager.local.machine import Machine
+from manager.local.sweep import live_workers
+from manager.local.up_record import UpFiles, UpRecord
+from manager.settings import Settings
+from manager.system.file_lock import FileLock
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
+from manager.terminal.text import counted, printable
+
+#: Seconds in which an `up` that has just begun writes who it is.
+_RECORD_SECONDS: Final = 5.0
+#: Seconds that an end may take beyond the longest stop of a worker and the longest wait for a command: the agent,
+#: the venue, Redis and Flower have 15 each before they are killed.
+_END_SECONDS: Final = 120.0
+_LOOK_SECONDS: Final = 0.1
+#: Seconds of silence after which a person is told what is waited for.
+_SAY_SO_SECONDS: Final = 5.0
+
+
+def run_down(settings: Settings) -> int:
+    """End this machine's fleet; returns 0, also if nothing runs, or 1 if something is left."""
+    paths = StatePaths(settings.state_dir)
+    if not paths.run_dir.exists():
+        return _nothing(paths)
+    files = UpFiles(paths)
+    lock = FileLock(files.lock)
+    try:
+        if not lock.acquire():
+            code = _end_up(files, lock, settings)
+            if code is not None:
+                return code
+            if not lock.acquire():
+                _error(
+                    f"another `manager up` (pid {lock.holder()}) has begun meanwhile: run `manager down` again"
+                )
+                return 1
+        return _end_rest(settings, paths)
+    finally:
+        lock.release()
+
+
+# an `up` that runs
+
+
+def _end_up(files: UpFiles, lock: FileLock, settings: Settings) -> int | None:
+    """Have the `up` that holds the lock end; returns its exit code, or None if it died before it was done."""
+    record = _holder(files, lock)
+    if record is None:
+        if not lock.held():
+            return None
+        _error(
+            f"a process (pid {lock.holder()}) holds {files.lock}, but does not say that it is `manager up`: nothing was "
+            "stopped. End it with Ctrl-C in its terminal"
+        )
+        return 1
+    process = record.process
+    click.echo(f"stopping what `manager up` (pid {process.pid}) runs")
+    try:
+        files.request_end(process)
+    except OSError as error:
+        if record.phase == "ending" or sys.platform == "win32":
+            _error(
+                f"{error.filename}: {error.strerror}: `manager up` cannot be asked to end; make room there"
+            )
+            return 1
+        process.signal(signal.SIGTERM)  # a full disk: the first signal is as polite
+    if sys.platform != "win32":
+        process.signal(signal.SIGCONT)  # one that Ctrl-Z has suspended would wait for its shell
+    try:
+        ended = _await_end(process, files, settings)
+    except KeyboardInterrupt:
+        click.echo("left; the fleet goes on stopping. `manager down` waits for it again", err=True)
+        return 130
+    if not ended:
+        return 1
+    record = files.read()
+    if record is None or record.process != process or record.phase != "ended":
+        click.echo("`manager up` died before everything had stopped: the rest is stopped from here", err=True)
+        return None
+    for line in record.lines:
+        if not line.startswith("stopping"):
+            click.echo(printable(line), err=line.startswith("error:"))
+    return record.code
+
+
+def _holder(files: UpFiles, lock: FileLock) -> UpRecord | None:
+    """Return who holds the lock, if that is proven: by its own record, its start time, and the lock's pid."""
+    deadline = time.monotonic() + _RECORD_SECONDS
+    while lock.held():
+        record = files.read()
+        if record is not None and record.process.pid == lock.holder() and record.process.alive():
+            return record
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def _await_end(process: ProcessRef, files: UpFiles, settings: Settings) -> bool:
+    paths = StatePaths(settings.state_dir)
+    longest = max((record.stop_timeout_seconds for record in live_workers(paths)), default=0.0)
+    deadline = time.monotonic() + settings.command_timeout_seconds + longest + _END_SECONDS
+    say_at = time.monotonic() + _SAY_SO_SECONDS
+    while not process.wait(_LOOK_SECONDS):
+        now = time.monotonic()
+        if now > deadline:
+            left = ", ".join(record.account_id for record in live_workers(paths)) or "none"
+            _error(
+                f"`manager up` (pid {process.pid}) has not ended; workers that still run: {left}. See {files.log} and its "
+                "terminal; `manager stop-all --local` stops the workers without it"
+            )
+            return False
+        if now > say_at:
+            say_at = now + _SAY_SO_SECONDS
+            names = [record.account_id for record in live_workers(paths)]
+            if names:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                click.echo(f"waiting for {counted(len(names), 'worker')}: {shown}", err=True)
+    return True
+
+
+# no `up`, but what one has left
+
+
+def _end_rest(settings: Settings, paths: StatePaths) -> int:
+    console = Console(soft_wrap=not sys.stdout.isatty())
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False)
+
+    with Interrupts() as interrupts:
+        try:
+            machine = Machine(settings, paths, interrupts, say)
+            found = machine.reassign()
+            workers = live_workers(paths)
+            if not found and not (machine.owns_agent and workers):
+                return _nothing(paths, [record.account_id for record in workers])
+            say("stopping what an earlier `manager up` has left")
+            ending = Ending(settings, paths, machine, build_service(settings), console, say)
+            return ending.politely()
+        except ManagerError as error:
+            _error(str(error))
+            return 1
+        except Interrupted:
+            interrupts.taken()
+            with contextlib.suppress(OSError):
+                click.echo("left before all had stopped; run `manager down` again", err=True)
+            return 130
+
+
+def _nothing(paths: StatePaths, workers: list[str] | None = None) -> int:
+    click.echo(f"`manager up` does not run here, and has left nothing to stop (state in {paths.root})")
+    if workers:
+        shown = ", ".join(workers[:5]) + (", ..." if len(workers) > 5 else "")
+        click.echo(
+            f"{counted(len(workers), 'worker')} of a host agent that `manager up` did not start: {shown}; "
+            "`manager stop-all --local` stops them"
+        )
+    return 0
+
+
+def _error(text: str) -> None:
+    click.echo(f"error: {printable(text)}", err=True)

@@ -1,0 +1,142 @@
+"""From a fleet to nothing: stops this machine's workers, then what they needed, and says what had to be forced."""
+
+import contextlib
+from typing import Final, Protocol
+
+from rich.console import Console
+
+from manager.client.outcomes import forced_stops
+from manager.errors import ManagerError
+from manager.local.machine import Machine
+from manager.local.offline import stop_here
+from manager.local.sweep import end_workers
+from manager.service import WorkerManagerService
+from manager.settings import Settings
+from manager.system.state_dir import StatePaths
+from manager.terminal.progress import batch_progress
+
+#: Seconds that a component may take to end in order.
+_END_SECONDS: Final = 15.0
+
+
+class Say(Protocol):
+    """Prints a line."""
+
+    def __call__(self, text: str, style: str = "") -> None: ...
+
+
+class Ending:
+    """Ends all that one machine runs. `manager up` uses it at its end, `manager down` where no `up` is left."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        paths: StatePaths,
+        machine: Machine,
+        service: WorkerManagerService,
+        console: Console,
+        say: Say,
+    ) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._machine = machine
+        self._service = service
+        self._console = console
+        self._say = say
+        #: Components that could not be ended.
+        self._unended: list[str] = []
+
+    def politely(self) -> int:
+        """Stop this machine's workers politely, then what they needed; 1 if something is left."""
+        stopped, left = self._stop_workers()
+        ended = [self._end_component("flower", _END_SECONDS), self._end_component("agent", _END_SECONDS)]
+        if self._machine.owns_agent:
+            # A start that was still on its way has finished by now, unseen by the stop above.
+            swept = end_workers(self._paths, polite=True)
+            for account_id in swept.forced:
+                self._say_forced(account_id, "it did not stop in its time and was killed")
+            stopped += len(swept.ended)
+            left = swept.left
+            if not left:
+                self._machine.note_agent_ended()
+        ended += [self._end_component("venue", _END_SECONDS), self._end_component("redis", _END_SECONDS)]
+        return self._sum_up(stopped, left, [name for name in ended if name])
+
+    def at_once(self) -> int:
+        """Kill everything that this machine runs, workers too; 1 if something is left."""
+        self._say("stopping at once")
+        ended = [self._end_component(name, 0) for name in ("agent", "flower")]
+        killed: list[str] = []
+        left: list[str] = []
+        if self._machine.owns_agent:
+            swept = end_workers(self._paths, polite=False)
+            killed, left = swept.ended, swept.left
+            if killed:
+                self._say(
+                    f"killed without a polite stop: {', '.join(sorted(killed))}. Their orders and positions may be open: "
+                    "check them at the broker",
+                    style="yellow",
+                )
+            if not left:
+                self._machine.note_agent_ended()
+        ended += [self._end_component("venue", 0), self._end_component("redis", 2)]
+        return self._sum_up(len(killed), left, [name for name in ended if name])
+
+    def _end_component(self, name: str, seconds: float) -> str | None:
+        """End one component; one that cannot be ended is named, and keeps none of the others from being ended."""
+        try:
+            return self._machine.stop(name, seconds)
+        except (ManagerError, OSError) as error:
+            self._say(f"error: {error}", style="red")
+            self._unended.append(name)
+            return None
+
+    def _stop_workers(self) -> tuple[int, list[str]]:
+        if self._machine.agent_serves():
+            try:
+                return self._by_command()
+            except ManagerError as error:
+                self._say(f"error: {error}", style="red")
+        return self._without_redis() if self._machine.owns_agent else (0, [])
+
+    def _by_command(self) -> tuple[int, list[str]]:
+        here = {
+            info.account_id
+            for info in self._service.list_workers()
+            if info.metadata.get("host") == self._settings.host
+        }
+        mine = [account for account in self._service.worker_pool.stoppable() if account in here]
+        with batch_progress(self._console, "stopping", mine, self._machine.awaited(starts=False)) as progress:
+            result = self._service.worker_pool.stop_many(mine, None, progress)
+        for account_id, why in forced_stops(result.done).items():
+            self._say_forced(account_id, why)
+        for text in result.failed.values():
+            self._say(f"error: {text}", style="red")
+        return len(result.done), list(result.failed)
+
+    def _without_redis(self) -> tuple[int, list[str]]:
+        """Have the agent, or nobody, stop the workers: over this machine's channels."""
+        with contextlib.suppress(ManagerError):
+            stops = stop_here(self._settings, None, None)
+            for stop in stops:
+                if stop.outcome == "stopped" and stop.text:
+                    self._say_forced(stop.account_id, stop.text)
+            done = [stop for stop in stops if stop.outcome == "stopped"]
+            return len(done), [stop.account_id for stop in stops if stop.outcome == "failed"]
+        return 0, []
+
+    def _say_forced(self, account_id: str, why: str) -> None:
+        self._say(
+            f"{account_id} stopped by force: {why}. Its orders and positions may be open: check them at the broker",
+            style="yellow",
+        )
+
+    def _sum_up(self, workers: int, left: list[str], ended: list[str]) -> int:
+        what = [f"{workers} worker{'s' * (workers != 1)}", *ended]
+        self._say(f"stopped {', '.join(what)}; data and logs stay in {self._paths.root}")
+        if left:
+            self._say(
+                f"error: still running: {', '.join(left)}: they may trade; look at their processes",
+                style="bold red",
+            )
+        return int(bool(left or self._unended))

@@ -1,0 +1,110 @@
+"""What the `manager up` of a state directory says of itself, and how `manager down` asks it to end."""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from manager.system.processes import ProcessRef
+from manager.system.state_dir import StatePaths
+
+#: Seconds between two looks for a request.
+_LOOK_SECONDS: Final = 0.2
+
+Phase = Literal["starting", "up", "ending", "ended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpRecord:
+    """One `manager up`: which process it is, and how far it is."""
+
+    process: ProcessRef
+    phase: Phase
+    #: The exit code of the start (`up`), or of everything (`ended`).
+    code: int = 0
+    #: What its end has said.
+    lines: tuple[str, ...] = ()
+
+
+class UpFiles:
+    """The files of a state directory by which `up`, `up --detach` and `down` know of each other."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self.lock = paths.run_dir / "up.lock"
+        self.log = paths.component_log("up")
+        self._record = paths.run_dir / "up.json"
+        self._request = paths.run_dir / "up.end"
+
+    def write(self, phase: Phase, code: int = 0, lines: tuple[str, ...] = ()) -> None:
+        """Say how far this process is. Raises OSError."""
+        data = {**ProcessRef.me().to_dict(), "phase": phase, "code": code, "lines": list(lines)}
+        _replace(self._record, data)
+
+    def read(self) -> UpRecord | None:
+        """Return what the last `up` said; None if there was none, or if it cannot be read."""
+        data = _read(self._record)
+        process = ProcessRef.from_dict(data)
+        if process is None or data.get("phase") not in get_args(Phase):
+            return None
+        code, lines = data.get("code"), data.get("lines")
+        return UpRecord(
+            process=process,
+            phase=data["phase"],
+            code=code if isinstance(code, int) else 1,
+            lines=tuple(map(str, lines)) if isinstance(lines, list) else (),
+        )
+
+    def request_end(self, process: ProcessRef) -> None:
+        """Ask exactly this process to end politely. Raises OSError. Idempotent."""
+        _replace(self._request, process.to_dict())
+
+    def take_request(self) -> bool:
+        """Say whether this process was asked to end; a request is taken once, and one for another process dropped."""
+        if not self._request.exists():
+            return False
+        asked = ProcessRef.from_dict(_read(self._request))
+        with contextlib.suppress(OSError):
+            self._request.unlink()
+        return asked == ProcessRef.me()
+
+
+class RequestWatch:
+    """Looks for a request on a thread, for as long as the context lasts."""
+
+    def __init__(self, files: UpFiles, asked: Callable[[], None]) -> None:
+        self._files = files
+        self._asked = asked
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="down-requests", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_LOOK_SECONDS):
+            with contextlib.suppress(OSError):
+                if self._files.take_request():
+                    self._asked()
+
+
+def _replace(path: Path, data: dict[str, Any]) -> None:
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(data))
+    draft.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        data = json.loads(path.read_text())
+        if isinstance(data, dict):
+            return data
+    return {}

@@ -1,0 +1,102 @@
+"""What a command still waits for: of each account what it does, and whether starts wait for Redis to be trusted."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from manager.errors import FleetUnavailableError
+from manager.fleet import FleetStore
+from manager.fleet.leases import LeaseStore
+from manager.models import WorkerInfo
+from manager.states import WorkerLifecycleStatus
+
+#: States that explain a wait, in the words of a person.
+_DOING: Final = {
+    WorkerLifecycleStatus.STARTING: "logging in",
+    WorkerLifecycleStatus.STOPPING: "stopping",
+    WorkerLifecycleStatus.RESTARTING: "restarting",
+}
+#: Accounts that are named.
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why one account is not done yet."""
+
+    account_id: str
+    doing: str
+    #: Seconds that it has been at that; None: it has not begun.
+    seconds: float | None = None
+
+    @property
+    def what(self) -> str:
+        return self.doing if self.seconds is None else f"{self.doing} {self.seconds:.0f} s"
+
+    def __str__(self) -> str:
+        return f"{self.account_id} ({self.what})"
+
+
+class Awaited:
+    """Reads what accounts do while somebody waits for them. Used by one thread."""
+
+    def __init__(self, store: FleetStore, leases: LeaseStore | None) -> None:
+        """`leases` are given for commands that start something: only those wait for Redis to be trusted."""
+        self._store = store
+        self._leases = leases
+        #: When each account was seen first at what it does: hosts' clocks may differ from this one.
+        self._since: dict[str, tuple[str, float]] = {}
+
+    def look(self, account_ids: Collection[str]) -> list[Wait]:
+        """Return why these are not done, the longest under way first; empty if nobody can say."""
+        try:
+            _, workers = self._store.look(list(account_ids))
+        except FleetUnavailableError:
+            return []
+        return self.explain(account_ids, {info.account_id: info for info in workers}, time.monotonic())
+
+    def explain(
+        self, account_ids: Collection[str], workers: Mapping[str, WorkerInfo], now: float
+    ) -> list[Wait]:
+        """Return why these are not done, by their records."""
+        waits: list[Wait] = []
+        for account_id in sorted(account_ids):
+            info = workers.get(account_id)
+            if info is not None and info.status is WorkerLifecycleStatus.UNKNOWN:
+                waits.append(Wait(account_id, f"host {info.metadata.get('host')} is silent"))
+                continue
+            doing = None if info is None else _DOING.get(info.status)
+            if doing is None:
+                waits.append(Wait(account_id, "queued"))
+                continue
+            before, since = self._since.get(account_id, ("", now))
+            since = since if before == doing else now
+            self._since[account_id] = (doing, since)
+            waits.append(Wait(account_id, doing, now - since))
+        return sorted(waits, key=lambda wait: -1.0 if wait.seconds is None else wait.seconds, reverse=True)
+
+    def quarantine(self) -> str:
+        """Say how long starts still wait for Redis to be trusted; empty if they do not."""
+        if self._leases is None:
+            return ""
+        try:
+            seconds = self._leases.quarantine_seconds()
+        except FleetUnavailableError:
+            return ""
+        if seconds <= 0:
+            return ""
+        return (
+            f"starts wait {max(1, round(seconds))} s more: Redis was restarted or has lost its data, and a worker that it "
+            "has forgotten may still run. Running workers are not affected"
+        )
+
+
+def waiting_for(waits: Sequence[Wait], total: int | None = None) -> str:
+    """Return one line: how many are waited for, and the first of them by name."""
+    count = len(waits) if total is None else total
+    if not waits:
+        return f"waiting for {count}" if count else ""
+    named = ", ".join(map(str, waits[:_NAMED]))
+    more = f", and {count - _NAMED} more" if count > _NAMED else ""
+    return f"waiting for {count}: {named}{more}"
