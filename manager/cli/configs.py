@@ -16,6 +16,7 @@ from manager.cli.common import (
     service,
     settings,
 )
+from manager.cli.suggestions import Commands
 from manager.terminal.text import counted
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _say(result: "ValidationResult") -> None:
             say(f"  {kind}: {text}")
 
 
-@click.group()
+@click.group(cls=Commands)
 def config() -> None:
     """Look at the configuration, and bring it to every host."""
 

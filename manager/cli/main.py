@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -22,9 +21,11 @@ from manager.cli import (
     logs,
     ps,
     secure,
+    service,
     setup,
     show,
 )
+from manager.cli.suggestions import Commands
 from manager.terminal.text import printable
 from manager.versions import __version__
 
@@ -34,44 +35,8 @@ _EPILOG = (
 )
 
 
-#: Commands that only look. A misspelt word is never answered with one that changes something.
-_HARMLESS = frozenset(
-    {
-        "ps",
-        "status",
-        "list",
-        "ls",
-        "top",
-        "info",
-        "events",
-        "logs",
-        "hosts",
-        "place",
-        "batch",
-        "validate",
-        "audit",
-        "doctor",
-    }
-    | {"version", "completion", "man", "healthcheck", "config"}
-)
-
-
-class _Commands(click.Group):
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError:
-            close = get_close_matches(args[0], sorted(_HARMLESS & set(self.commands)), n=2, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise click.UsageError(
-                f"there is no command {args[0]!r}{hint} `manager --help` lists all".replace("?`", "? `"), ctx
-            ) from None
-
-
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
 )
@@ -82,6 +47,7 @@ def cli() -> None:
 
 for _module in (
     setup,
+    service,
     importing,
     fleet,
     batches,

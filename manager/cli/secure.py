@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from manager.cli.common import settings
+from manager.cli.suggestions import Commands
 
 if TYPE_CHECKING:
     from manager.secure.fleet import Made
 
 
-@click.group()
+@click.group(cls=Commands)
 def secure() -> None:
     """Make the fleet's Redis private: TLS, and a user with least rights for each host."""
 

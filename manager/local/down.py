@@ -69,6 +69,12 @@ def _end_up(files: UpFiles, lock: FileLock, settings: Settings) -> int | None:
         )
         return 1
     process = record.process
+    if record.service:
+        _error(
+            f"`manager up` (pid {process.pid}) runs as the service {record.service}, which would start it again: stop that "
+            f"(systemctl stop {record.service}; with --user for a unit of your own)"
+        )
+        return 1
     click.echo(f"stopping what `manager up` (pid {process.pid}) runs")
     try:
         files.request_end(process)

@@ -26,6 +26,8 @@ class UpRecord:
     phase: Phase
     #: The exit code of the start (`up`), or of everything (`ended`).
     code: int = 0
+    #: The service as which it runs, by MANAGER_SERVICE: that would start it again.
+    service: str = ""
     #: What its end has said.
     lines: tuple[str, ...] = ()
 
@@ -42,6 +44,7 @@ class UpFiles:
     def write(self, phase: Phase, code: int = 0, lines: tuple[str, ...] = ()) -> None:
         """Say how far this process is. Raises OSError."""
         data = {**ProcessRef.me().to_dict(), "phase": phase, "code": code, "lines": list(lines)}
+        data["service"] = os.environ.get("MANAGER_SERVICE", "")
         _replace(self._record, data)
 
     def read(self) -> UpRecord | None:
@@ -55,6 +58,7 @@ class UpFiles:
             process=process,
             phase=data["phase"],
             code=code if isinstance(code, int) else 1,
+            service=str(data.get("service") or ""),
             lines=tuple(map(str, lines)) if isinstance(lines, list) else (),
         )
 

@@ -1,0 +1,274 @@
+"""`manager service`: has the system's own supervisor run the host agent, or `manager up`, at boot and for ever."""
+
+import getpass
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import platformdirs
+
+from manager.errors import ComponentError, SettingsError
+from manager.fleet import fleet_url, safe_url
+from manager.local.service_unit import Runs, UnitPlan, environment_text, unit_text
+from manager.local.windows_task import loop_script, task_xml
+from manager.settings import Settings
+
+Scope = Literal["system", "user"]
+
+#: Variables of a running process that belong into no service.
+_NOT_SETTINGS: Final = frozenset({"MANAGER_CORE_LIMIT", "MANAGER_SERVICE"})
+_PATHS: Final = ("MANAGER_REDIS_URL_FILE", "MANAGER_FLOWER_AUTH_FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file of a service."""
+
+    path: Path
+    text: str
+    #: May be edited by a person: one that exists stays as it is.
+    keep: bool = False
+    encoding: str = "utf-8"
+    #: The text as it may be shown.
+    shown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `install`, `uninstall` and `status` do for one service."""
+
+    name: str
+    files: Sequence[Written]
+    install: Sequence[Sequence[str]]
+    uninstall: Sequence[Sequence[str]]
+    status: Sequence[str]
+    hints: Sequence[str] = field(default_factory=list)
+    #: Whose the service is, if it is not its caller's.
+    user: str = ""
+
+
+def service_plan(
+    settings: Settings,
+    *,
+    runs: Runs = "host",
+    name: str = "worker-manager",
+    scope: Scope | None = None,
+    user: str | None = None,
+) -> Plan:
+    """Return the plan for this system. Writes nothing. Raises SettingsError."""
+    if sys.platform == "win32":
+        return windows_plan(settings, manager_argv(runs), name, user or getpass.getuser())
+    if sys.platform != "linux":
+        raise SettingsError("there is no service for this system yet: it needs systemd (Linux) or Windows")
+    scope = scope or ("system" if os.geteuid() == 0 else "user")
+    if scope == "user" and user:
+        raise SettingsError("--run-as goes with --system: a user's own unit runs as that user")
+    return systemd_plan(settings, manager_argv(runs), runs, name, scope, user)
+
+
+def require_paths(user: str) -> None:
+    """Raise SettingsError if a service of `user` would get directories that are this user's by default."""
+    if user and user != getpass.getuser():
+        missing = [n for n in ("MANAGER_CONFIG_DIR", "MANAGER_STATE_DIR") if not os.environ.get(n)]
+        if missing:
+            raise SettingsError(
+                f"the service is to run as {user}, and the default directories belong to {getpass.getuser()}: set "
+                f"{' and '.join(missing)} for it, or choose another user with --run-as"
+            )
+
+
+def manager_argv(runs: Runs) -> list[str]:
+    """Return the command line of this installation's `manager`."""
+    program = Path(sys.executable).with_name("manager.exe" if sys.platform == "win32" else "manager")
+    start = [str(program)] if program.exists() else [sys.executable, "-P", "-m", "manager.cli"]
+    return [*start, runs]
+
+
+def systemd_plan(
+    settings: Settings, argv: Sequence[str], runs: Runs, name: str, scope: Scope, user: str | None
+) -> Plan:
+    """Return the plan for a unit of the system, or of this user alone."""
+    system = scope == "system"
+    if system:
+        user = user or _owner(settings)
+        units = Path("/etc/systemd/system")
+        environment_file = Path(f"/etc/{name}.env")
+    else:
+        units = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
+        environment_file = platformdirs.user_config_path("worker-manager", appauthor=False) / f"{name}.env"
+    unit = f"{name}.service"
+    control = ["systemctl", *([] if system else ["--user"])]
+    values = service_environment(settings)
+    text = unit_text(
+        UnitPlan(
+            name=name,
+            runs=runs,
+            argv=argv,
+            environment_file=environment_file,
+            user=(user or "") if system else "",
+        )
+    )
+    hints = ["workers go on when the agent ends, and when the service is removed"] if runs == "host" else []
+    if not system:
+        me = getpass.getuser()
+        hints.append(
+            f"`loginctl enable-linger {me}` starts it at boot; without it, systemd ends it AND ITS WORKERS when {me} logs out"
+        )
+    return Plan(
+        name,
+        [
+            Written(
+                environment_file,
+                environment_text(values),
+                keep=True,
+                shown=environment_text(_masked(values, settings)),
+            ),
+            Written(units / unit, text),
+        ],
+        [[*control, "daemon-reload"], [*control, "enable", "--now", unit]],
+        [[*control, "disable", "--now", unit], [*control, "daemon-reload"]],
+        [*control, "status", "--no-pager", unit],
+        hints,
+        (user or "") if system else "",
+    )
+
+
+def windows_plan(settings: Settings, argv: Sequence[str], name: str, user: str) -> Plan:
+    """Return the plan for a scheduled task: it needs no program beside Windows, which a true service would."""
+    values = service_environment(settings)
+    directory = settings.state_dir
+    script, task = directory / f"{name}.cmd", directory / f"{name}.xml"
+    log_file = str(directory / "logs" / f"{name}.log")
+    return Plan(
+        name,
+        [
+            Written(
+                script,
+                loop_script(argv, values, log_file),
+                shown=loop_script(argv, _masked(values, settings), log_file),
+            ),
+            Written(task, task_xml(user, str(script)), encoding="utf-16"),
+        ],
+        [
+            # Asks for the user's password itself.
+            ["schtasks", "/Create", "/TN", name, "/XML", str(task), "/RU", user, "/RP", "*", "/F"],
+            ["schtasks", "/Run", "/TN", name],
+        ],
+        [["schtasks", "/Delete", "/TN", name, "/F"]],
+        ["schtasks", "/Query", "/TN", name, "/V", "/FO", "LIST"],
+        [
+            "removing the task does not end what runs: its script and the host agent end with the machine, or by their pids",
+            f"only {user} may be able to read {directory}: the script there holds the environment",
+        ],
+    )
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings of this process, for a service that inherits nothing of it."""
+    given = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("MANAGER_") and name not in _NOT_SETTINGS and value
+    }
+    for name in _PATHS:
+        if name in given:
+            given[name] = str(Path(given[name]).expanduser().absolute())
+    return {
+        **given,
+        "MANAGER_CONFIG_DIR": str(settings.config_dir),
+        "MANAGER_STATE_DIR": str(settings.state_dir),
+        "MANAGER_HOST": settings.host,
+    }
+
+
+def install(plan: Plan) -> list[str]:
+    """Write the files and run the commands; returns what was done. Raises ComponentError."""
+    done: list[str] = []
+    need(plan.install[0][0])
+    for file in plan.files:
+        if file.keep and file.path.exists():
+            done.append(f"{file.path} exists and stays as it is")
+            continue
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.path.with_name(file.path.name + ".tmp")
+            draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600 if file.keep or file.shown else 0o644)
+            draft.write_text(file.text, encoding=file.encoding, newline="")
+            draft.replace(file.path)
+        except OSError as error:
+            raise ComponentError(
+                f"{file.path}: {error.strerror or error}: a system service needs root (or an administrator); --user does not"
+            ) from None
+        done.append(f"wrote {file.path}")
+    for command in plan.install:
+        run_command(command)
+        done.append(f"ran {shown_command(command)}")
+    return done
+
+
+def uninstall(plan: Plan) -> list[str]:
+    """Run the commands and remove the files that no person edits; returns what was done. Raises ComponentError."""
+    ours = [file for file in plan.files if not file.keep]
+    if not any(file.path.exists() for file in ours):
+        return []
+    need(plan.uninstall[0][0])
+    done: list[str] = []
+    first, *rest = plan.uninstall
+    run_command(first)
+    done.append(f"ran {shown_command(first)}")
+    for file in ours:
+        try:
+            file.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ComponentError(f"{file.path}: {error.strerror or error}: remove it as root") from None
+        done.append(f"removed {file.path}")
+    for command in rest:
+        run_command(command)
+        done.append(f"ran {shown_command(command)}")
+    return done
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Run one command with this process's terminal. Raises ComponentError if it fails."""
+    code = subprocess.run(list(command), check=False).returncode
+    if code != 0:
+        raise ComponentError(f"{shown_command(command)} ended with code {code}: see what it says above")
+
+
+def shown_command(command: Sequence[str]) -> str:
+    """Return the command as a person would type it."""
+    import shlex
+
+    return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
+
+
+def need(program: str) -> None:
+    """Raise ComponentError if there is no such program."""
+    if shutil.which(program) is None:
+        raise ComponentError(
+            f"there is no {program} on this machine: --dry-run prints what would be installed, for another supervisor"
+        )
+
+
+def _owner(settings: Settings) -> str:
+    """Return the user of a system unit who is not named: the one that the state directory belongs to."""
+    if sys.platform == "win32":
+        raise SettingsError("a unit is of Linux")
+    import pwd
+
+    if settings.state_dir.exists():
+        return pwd.getpwuid(settings.state_dir.stat().st_uid).pw_name
+    return os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+def _masked(values: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    shown = dict(values)
+    if "MANAGER_REDIS_URL" in shown:
+        shown["MANAGER_REDIS_URL"] = safe_url(fleet_url(settings))
+    return shown
