@@ -1,5 +1,6 @@
 """validate, and config: show, push, diff, history, rollback."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from manager.placement.labels import Selection
 
 
+#: Accounts without a remark that a terminal shows one by one.
+_CLEAN_SHOWN = 10
+
+
 @click.command()
 @account_argument(nargs=-1)
 @selection_options
@@ -43,7 +48,7 @@ def validate(
     """
     fleet = service()
     selection = selected(account_ids, groups, labels)
-    checked = None if here else _on_hosts(account_ids, selection)
+    checked = None if here else _on_hosts(account_ids, selection, quiet=as_json)
     if checked is None:
         if account_ids:
             results = {account_id: fleet.validate_config(account_id) for account_id in account_ids}
@@ -63,8 +68,7 @@ def validate(
             ]
         )
     else:
-        for result in results.values():
-            _say(result)
+        _say_results(list(results.values()))
         if not results:
             directory = settings().config_dir / "accounts"
             say(f"no accounts in {directory}: `manager init` writes the first files")
@@ -73,19 +77,40 @@ def validate(
 
 
 def _on_hosts(
-    account_ids: tuple[str, ...], selection: "Selection"
+    account_ids: tuple[str, ...], selection: "Selection", *, quiet: bool
 ) -> "dict[str, tuple[str, ValidationResult]] | None":
     """Have the hosts check; None if there is none to ask."""
-    from manager.errors import FleetUnavailableError, HostUnavailableError
+    from rich.console import Console
 
+    from manager.errors import FleetUnavailableError, HostUnavailableError
+    from manager.factory import fleet_store
+    from manager.terminal.progress import check_progress
+
+    fleet = service()
     try:
-        return service().validate_on_hosts(account_ids or None, selection)
+        # Asked first: with no host to wait for there is nothing to show.
+        hosts = [host.name for host in fleet_store(settings()).hosts() if host.live]
+        count = len(account_ids) or len(fleet.select(selection))
+        with check_progress(Console(stderr=True, quiet=quiet), count, hosts):
+            return fleet.validate_on_hosts(account_ids or None, selection)
     except (FleetUnavailableError, HostUnavailableError) as error:
         if settings().redis_url is not None:
             print_warning(
                 f"no host was asked, so their labels, credentials and programs were not checked: {error}"
             )
         return None
+
+
+def _say_results(results: "list[ValidationResult]") -> None:
+    """Print every result; a terminal gets those with remarks last, and of many without any only the number."""
+    if sys.stdout.isatty():
+        results = sorted(results, key=lambda one: (one.has_errors, one.has_warnings))
+        clean = [one for one in results if not (one.has_errors or one.has_warnings)]
+        if len(clean) > _CLEAN_SHOWN:
+            say(f"{len(clean)} accounts: valid (`manager validate ACCOUNT` and --json show each)")
+            results = results[len(clean) :]
+    for result in results:
+        _say(result)
 
 
 def _say(result: "ValidationResult") -> None:

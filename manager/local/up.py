@@ -306,7 +306,11 @@ def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) ->
         result = results.get(account_id)
         if result is not None and result.has_errors:
             more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
-            others[account_id] = ("invalid", result.errors[0] + more)
+            # Its file has its name: a narrow table has room for what is wrong in it.
+            others[account_id] = (
+                "invalid",
+                result.errors[0].removeprefix(f"accounts/{account_id}.yaml:") + more,
+            )
         else:
             others[account_id] = ("failed", reason)
     return others

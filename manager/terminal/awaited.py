@@ -32,7 +32,8 @@ class Wait:
 
     @property
     def what(self) -> str:
-        return self.doing if self.seconds is None else f"{self.doing} {self.seconds:.0f} s"
+        long = self.seconds is not None and self.seconds >= 1
+        return f"{self.doing} {self.seconds:.0f} s" if long else self.doing
 
     def __str__(self) -> str:
         return f"{self.account_id} ({self.what})"
@@ -92,11 +93,10 @@ class Awaited:
         )
 
 
-def waiting_for(waits: Sequence[Wait], total: int | None = None) -> str:
-    """Return one line: how many are waited for, and the first of them by name."""
-    count = len(waits) if total is None else total
-    if not waits:
-        return f"waiting for {count}" if count else ""
-    named = ", ".join(map(str, waits[:_NAMED]))
-    more = f", and {count - _NAMED} more" if count > _NAMED else ""
-    return f"waiting for {count}: {named}{more}"
+def waiting_for(account_ids: Collection[str], waits: Sequence[Wait]) -> str:
+    """Return one line: how many accounts are waited for, and the first of them by name, as `waits` tell."""
+    named = [str(wait) for wait in waits if wait.account_id in account_ids][:_NAMED]
+    if not account_ids or not named:
+        return ""
+    more = len(account_ids) - len(named)
+    return f"waiting for {len(account_ids)}: {', '.join(named)}" + (f", and {more} more" if more else "")

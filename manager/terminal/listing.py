@@ -9,7 +9,7 @@ from manager.models import WorkerInfo
 from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.terminal.attention_order import attention_rank
 from manager.terminal.tables import Others, seconds_text
-from manager.terminal.text import printable
+from manager.terminal.text import printable, shortened
 
 COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),
@@ -125,18 +125,8 @@ def _line(
         if name != "error"
     ]
     if "error" in columns:
-        parts.append(_short(cells["error"], room))
+        parts.append(shortened(cells["error"], room))
     return "  ".join(parts).rstrip()
-
-
-def _short(text: str, room: int | None) -> str:
-    """Return as many whole words as there is room for."""
-    if room is None or len(text) <= room:
-        return text
-    kept = text[: max(0, room - 4)]
-    if not text[len(kept) : len(kept) + 1].isspace():
-        kept = kept.rpartition(" ")[0]
-    return f"{kept.rstrip()} ..." if kept.strip() else ("..." if room >= 3 else "")
 
 
 def _row(info: WorkerInfo, now: datetime) -> Row:

@@ -1,20 +1,30 @@
 """The progress bar of a batch on a terminal, with what is awaited; elsewhere only what holds everything up."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
-from manager.terminal.awaited import Awaited, waiting_for
+from manager.terminal.awaited import Awaited, Wait, waiting_for
 
 #: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
 OnProgress = Callable[[str, str], None]
+from manager.terminal.text import counted
 
+#: Hosts that are named.
+_HOSTS_NAMED: Final = 3
 #: Seconds between two looks at what is awaited.
 _LOOK_SECONDS: Final = 1.0
 
@@ -49,6 +59,20 @@ def batch_progress(
         watch.join()
 
 
+@contextmanager
+def check_progress(console: Console, count: int, hosts: Sequence[str]) -> Iterator[None]:
+    """Show on a terminal that hosts are waited for, which check so many accounts: each answers for all of its own."""
+    if not console.is_terminal:
+        yield
+        return
+    what = f"checking {counted(count, 'account')}: waiting for {', '.join(hosts[:_HOSTS_NAMED])}"
+    what += f", and {len(hosts) - _HOSTS_NAMED} more hosts" if len(hosts) > _HOSTS_NAMED else ""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield
+
+
 class _Shown:
     def __init__(
         self, console: Console, what: str, accounts: Collection[str], awaited: Awaited | None
@@ -61,7 +85,7 @@ class _Shown:
         self._guard = threading.Lock()
         self._waiting = set(accounts)
         self._total = len(accounts)
-        self._text = ""
+        self._waits: list[Wait] = []
         self._held_up = ""
         self.closed = threading.Event()
 
@@ -72,9 +96,11 @@ class _Shown:
         self._bar.update(self._task, completed=done)
 
     def render(self) -> RenderableType:
-        lines = [Text(line, no_wrap=True, overflow="ellipsis", style="dim") for line in (self._text,) if line]
-        held_up = [Text(self._held_up, style="yellow")] if self._held_up else []
-        return Group(self._bar, *held_up, *lines)
+        with self._guard:
+            text = waiting_for(self._waiting, self._waits)
+        lines = [Text(self._held_up, style="yellow")] if self._held_up else []
+        lines += [Text(text, no_wrap=True, overflow="ellipsis", style="dim")] if text else []
+        return Group(self._bar, *lines)
 
     def watch(self) -> None:
         told = False
@@ -85,8 +111,8 @@ class _Shown:
                 continue
             self._held_up = self._awaited.quarantine()
             if self._console.is_terminal:
-                self._text = waiting_for(self._awaited.look(waiting), len(waiting))
+                self._waits = self._awaited.look(waiting)
             elif self._held_up and not told:
                 # Plain lines: once is enough, since it says how long.
                 told = True
-                self._console.print(self._held_up, markup=False, highlight=False)
+                self._console.print(self._held_up, markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from rich.text import Text
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import NOT_UP, WorkerLifecycleStatus
 from manager.terminal.attention_order import attention_rank
-from manager.terminal.text import printable
+from manager.terminal.text import printable, shortened
 
 _STYLES = {
     "running": "green",
@@ -29,6 +29,9 @@ _STYLES = {
 
 #: Columns that a narrow terminal does without.
 _WIDE_ONLY = 100
+
+#: Columns that an error has at least.
+_ERROR_WIDTH = 12
 
 #: Account → (what it is instead of a worker, why).
 Others = Mapping[str, tuple[str, str]]
@@ -53,18 +56,18 @@ def worker_table(
         table.add_column(name, no_wrap=True)
     for name in ("uptime", "equity", "pos", "beat"):
         table.add_column(name, no_wrap=True, justify="right")
-    # One line an account, so that many fit: `manager info` has the whole text.
-    table.add_column("error", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("error", ratio=1, overflow="fold")
     shown = {info.account_id: info for info in workers}
     extra = others or {}
     # Trouble comes first: of hundreds, a screen shows the first ones.
     ordered = sorted({*shown, *extra}, key=lambda one: (_rank(one, shown, extra), one))
+    lines: list[list[Any]] = []
     for account_id in ordered[:rows]:
         info = shown.get(account_id)
         # What keeps an account from starting says more than the end of its last worker.
         if info is None or (account_id in extra and not _present(info)):
             state, why = extra[account_id]
-            cells = [
+            cells: list[Any] = [
                 plain(account_id),
                 _styled(state),
                 "",
@@ -77,7 +80,15 @@ def worker_table(
             ]
         else:
             cells = _cells(info, moment, wide)
-        table.add_row(*cells)
+        lines.append(cells)
+    # One line an account, so that many fit: `manager info` has the whole text.
+    names = [str(column.header) for column in table.columns[:-1]]
+    taken = sum(
+        1 + max(len(name), *(len(str(line[index])) for line in lines), 0) for index, name in enumerate(names)
+    )
+    room = None if width is None else max(_ERROR_WIDTH, width - taken)
+    for line in lines:
+        table.add_row(*line[:-1], plain(shortened(str(line[-1]), room)))
     return table
 
 

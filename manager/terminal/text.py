@@ -11,3 +11,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shortened(text: str, room: int | None) -> str:
+    """Return as many whole words as there is room for, and a part of the first one if none fits."""
+    if room is None or len(text) <= room:
+        return text
+    kept = text[: max(0, room - 4)]
+    if " " not in kept.strip():
+        return f"{text[: room - 3]}..." if room >= 3 else ""
+    if not text[len(kept) : len(kept) + 1].isspace():
+        kept = kept.rpartition(" ")[0]
+    return f"{kept.rstrip()} ..."
