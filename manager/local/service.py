@@ -62,7 +62,7 @@ def service_plan(
 ) -> Plan:
     """Return the plan for this system. Writes nothing. Raises SettingsError."""
     if sys.platform == "win32":
-        return windows_plan(settings, manager_argv(runs), name, user or getpass.getuser())
+        return windows_plan(settings, manager_argv(runs), name, user or this_user())
     if sys.platform != "linux":
         raise SettingsError("there is no service for this system yet: it needs systemd (Linux) or Windows")
     scope = scope or ("system" if os.geteuid() == 0 else "user")
@@ -73,13 +73,22 @@ def service_plan(
 
 def require_paths(user: str) -> None:
     """Raise SettingsError if a service of `user` would get directories that are this user's by default."""
-    if user and user != getpass.getuser():
+    if user and user != this_user():
         missing = [n for n in ("MANAGER_CONFIG_DIR", "MANAGER_STATE_DIR") if not os.environ.get(n)]
         if missing:
             raise SettingsError(
-                f"the service is to run as {user}, and the default directories belong to {getpass.getuser()}: set "
+                f"the service is to run as {user}, and the default directories belong to {this_user()}: set "
                 f"{' and '.join(missing)} for it, or choose another user with --run-as"
             )
+
+
+def this_user() -> str:
+    """Return the name of the user that this process runs as, whatever the environment says (as under `sudo -E`)."""
+    if sys.platform == "win32":
+        return getpass.getuser()
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def manager_argv(runs: Runs) -> list[str]:
@@ -115,7 +124,7 @@ def systemd_plan(
     )
     hints = ["workers go on when the agent ends, and when the service is removed"] if runs == "host" else []
     if not system:
-        me = getpass.getuser()
+        me = this_user()
         hints.append(
             f"`loginctl enable-linger {me}` starts it at boot; without it, systemd ends it AND ITS WORKERS when {me} logs out"
         )
@@ -264,7 +273,7 @@ def _owner(settings: Settings) -> str:
 
     if settings.state_dir.exists():
         return pwd.getpwuid(settings.state_dir.stat().st_uid).pw_name
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    return os.environ.get("SUDO_USER") or this_user()
 
 
 def _masked(values: Mapping[str, str], settings: Settings) -> dict[str, str]:

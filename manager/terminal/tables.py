@@ -84,7 +84,7 @@ def worker_table(
     # One line an account, so that many fit: `manager info` has the whole text.
     names = [str(column.header) for column in table.columns[:-1]]
     taken = sum(
-        1 + max(len(name), *(len(str(line[index])) for line in lines), 0) for index, name in enumerate(names)
+        2 + max(len(name), *(len(str(line[index])) for line in lines), 0) for index, name in enumerate(names)
     )
     room = None if width is None else max(_ERROR_WIDTH, width - taken)
     for line in lines:
