@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
@@ -92,3 +93,23 @@ def test_a_group_stops_while_the_file_of_another_account_is_gone(fleet: Fleet) -
     # What its file said when it was started still selects it.
     assert fleet.run("stop", "--group", "fx").returncode in (0, 1)
     assert fleet.status(A) == "stopped"
+
+
+def test_who_waits_while_redis_cannot_be_trusted_is_told_for_how_long(fleet: Fleet) -> None:
+    fleet.add_accounts(2)
+    marker = redis.Redis.from_url(fleet.redis_url)
+    marker.delete("manager:fleet")  # as a Redis that has lost its data
+
+    one = fleet.run("start", A)
+
+    assert (one.returncode, one.stderr.count("starts wait ")) == (0, 1)
+    assert " s more: Redis was restarted or has lost its data" in one.stderr
+    marker.delete("manager:fleet")
+    marker.close()
+
+    many = fleet.run("start-all")
+
+    assert many.returncode == 0
+    (line,) = many.stderr.splitlines()
+    assert line.startswith("starts wait ")
+    assert many.stdout.splitlines()[-1] == "1 started, 1 already running"

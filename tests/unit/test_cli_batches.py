@@ -1,0 +1,80 @@
+"""What stands on the screen after a command for many accounts: the summary last, what failed before it."""
+
+import sys
+
+import pytest
+
+from manager.cli.batches import say_batch
+from manager.cli.configs import _say_results
+from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.states import WorkerLifecycleStatus
+
+
+def as_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make standard output a terminal, with errors on it too."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+
+
+def worker(account_id: str, status: WorkerLifecycleStatus, **metadata: object) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id="w", account_id=account_id, status=status, error="it hung", metadata=dict(metadata)
+    )
+
+
+def ids(count: int, first: int = 1) -> list[str]:
+    return [f"account-{number:03}" for number in range(first, first + count)]
+
+
+def test_of_two_hundred_the_last_lines_say_what_matters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_terminal(monkeypatch)
+    result = BatchResult(
+        done={one: worker(one, WorkerLifecycleStatus.RUNNING) for one in ids(150)},
+        skipped={one: f"{one}: disabled in its file" for one in ids(48, 151)},
+        failed={one: f"{one}: the venue refused the login" for one in ids(2, 199)},
+    )
+    assert say_batch(result, False, "started") == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) <= 20
+    assert shown[-4:] == [
+        "skipped: 38 more; --json lists all",
+        "error: account-199: the venue refused the login",
+        "error: account-200: the venue refused the login",
+        "150 started, 48 skipped, 2 failed; `manager ps` shows all",
+    ]
+
+
+def test_without_a_terminal_every_account_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    result = BatchResult(skipped={one: f"{one}: disabled in its file" for one in ids(48)})
+    say_batch(result, False, "started")
+    assert len(capsys.readouterr().out.splitlines()) == 49
+
+
+def test_a_stop_of_many_names_those_that_were_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = WorkerLifecycleStatus.STOPPED
+    result = BatchResult(done={"a": worker("a", stopped, forced=True), "b": worker("b", stopped)})
+    assert say_batch(result, False, "stopped") == 0
+    told = capsys.readouterr()
+    assert told.out == "2 stopped\n"
+    assert told.err == (
+        "warning: a stopped by force: it hung. Its orders and positions may be open: check them at the broker\n"
+    )
+
+
+def test_a_check_of_many_shows_those_with_remarks_and_errors_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_terminal(monkeypatch)
+    results = [ValidationResult(valid=True, account_id=one) for one in ids(40, 3)]
+    invalid = ValidationResult(valid=False, account_id="account-001", errors=("wrong",))
+    warned = ValidationResult(valid=True, account_id="account-002", warnings=("odd",))
+    _say_results([invalid, warned, *results])
+    assert capsys.readouterr().out.splitlines() == [
+        "40 accounts: valid (`manager validate ACCOUNT` and --json show each)",
+        "account-002: valid, with warnings",
+        "  warning: odd",
+        "account-001: invalid",
+        "  error: wrong",
+    ]
