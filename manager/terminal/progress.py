@@ -18,10 +18,10 @@ from rich.progress import (
 from rich.text import Text
 
 from manager.terminal.awaited import Awaited, Wait, waiting_for
+from manager.terminal.text import counted
 
 #: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
 OnProgress = Callable[[str, str], None]
-from manager.terminal.text import counted
 
 #: Hosts that are named.
 _HOSTS_NAMED: Final = 3
