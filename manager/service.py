@@ -162,10 +162,11 @@ class WorkerManagerService:
     ) -> BatchResult:
         """Start every enabled account and account for every one: started, already running, skipped, or failed.
 
-        `batch_id` is by which others find the progress; without `wait` the answer comes once everything is sent.
+        A file that is not read, as one with a wrong ending, is among the failed, whatever is selected: it may be an
+        account's. `batch_id` is by which others find the progress; without `wait` the answer comes once everything is sent.
         """
         check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
-        settled: dict[str, tuple[str, str]] = {}
+        settled = {key: ("failed", text) for key, text in self.not_read().items()}
         requests: list[StartRequest] = []
         for account_id, loaded in self.select(selection).items():
             config = None if loaded is None else loaded.config
@@ -313,8 +314,12 @@ class WorkerManagerService:
         results = self._accounts.check_all()
         if not selection:
             return results
-        selected = self.select(selection)
+        selected = {*self.select(selection), *self.not_read()}
         return {account_id: result for account_id, result in results.items() if account_id in selected}
+
+    def not_read(self) -> dict[str, str]:
+        """Return files that look as if they were meant to be read and are not, each with the reason; `accounts` if it is empty."""
+        return self._accounts.not_read()
 
     def validate_on_hosts(
         self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
@@ -325,7 +330,7 @@ class WorkerManagerService:
         HostUnavailableError or FleetUnavailableError if there is nobody to ask, ValueError for an unknown account.
         """
         if account_ids is None:
-            names = set(self.select(selection)) if selection else None
+            names = {*self.select(selection), *self.not_read()} if selection else None
             local = self._accounts.check_all()
             local = {key: result for key, result in local.items() if names is None or key in names}
         else:

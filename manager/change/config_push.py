@@ -12,7 +12,8 @@ from typing import Final
 
 from manager.config import ConfigurationService, id_problem, scheme_of
 from manager.config.clear_secrets import clear_secrets, masked_lines
-from manager.config.document import parse_document
+from manager.config.document import parse_document, read_document
+from manager.config.left_out import LeftOut
 from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
 from manager.fleet.config_versions import ConfigStore, ConfigVersion
 from manager.system import logs
@@ -70,6 +71,16 @@ class FleetConfigurationService(ConfigurationService):
                     self._directory = self._look()
                     self._until = time.monotonic() + _LOOK_SECONDS
         return self._directory
+
+    def left_out(self) -> list[LeftOut]:
+        """See `ConfigurationService.left_out`; of this machine's own directory nothing is read, so nothing is left out."""
+        if self.version:
+            return super().left_out()
+        return [
+            LeftOut(
+                "accounts", "nothing was pushed yet, and this machine reads what is: `manager config push`"
+            )
+        ]
 
     def _look(self) -> Path:
         root = self._paths.config_dir
@@ -130,13 +141,18 @@ def collect(
 
     Raises InvalidConfigError, which names each account whose file holds a password instead of a reference to one,
     (but for `allow_literals`) each value that looks like another secret, and (but for `allow_invalid`) all that makes
-    an account invalid on every host.
+    an account invalid on every host, and each file that would be left out.
     """
     files: dict[str, str] = {}
     wrong: list[str] = []
     results = {} if allow_invalid else AccountConfigurationValidator(service).validate_for_any_host()
-    if service.defaults_path.exists():
-        files["defaults.yaml"] = service.defaults_path.read_text(encoding="utf-8")
+    if not allow_invalid:
+        wrong += map(str, service.left_out())
+    if os.path.lexists(service.defaults_path):
+        defaults = read_document(str(service.defaults_path), "defaults.yaml")
+        if defaults.data is None:
+            wrong.append(f"defaults.yaml cannot be read: {'; '.join(map(str, defaults.problems))}")
+        files["defaults.yaml"] = defaults.text
     for account_id in service.list_accounts():
         loaded = service.read_account(account_id)
         if loaded.repaired is None:

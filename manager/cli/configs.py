@@ -59,7 +59,9 @@ def validate(
         results = {account_id: result for account_id, (_, result) in checked.items()}
         hosts = sorted({host for host, _ in checked.values() if host})
         where = f"host{'s' * (len(hosts) > 1)} {', '.join(hosts)}" if hosts else "this machine"
-    invalid = sum(result.has_errors for result in results.values())
+    left_out = fleet.not_read()
+    missing = sum(key in left_out for key in results)
+    invalid = sum(result.has_errors for result in results.values()) - missing
     if as_json:
         print_json(
             [
@@ -68,12 +70,10 @@ def validate(
             ]
         )
     else:
-        _say_results(list(results.values()))
-        if not results:
-            directory = settings().config_dir / "accounts"
-            say(f"no accounts in {directory}: `manager init` writes the first files")
-        say(f"{len(results) - invalid} valid, {invalid} invalid (checked on {where})")
-    return int(invalid > 0)
+        _say_results(list(results.values()), set(left_out))
+        counts = f"{len(results) - invalid - missing} valid, {invalid} invalid"
+        say(f"{counts}{f', {missing} not read' if missing else ''} (checked on {where})")
+    return int(invalid + missing > 0)
 
 
 def _on_hosts(
@@ -101,7 +101,7 @@ def _on_hosts(
         return None
 
 
-def _say_results(results: "list[ValidationResult]") -> None:
+def _say_results(results: "list[ValidationResult]", left_out: set[str]) -> None:
     """Print every result; a terminal gets those with remarks last, and of many without any only the number."""
     if sys.stdout.isatty():
         results = sorted(results, key=lambda one: (one.has_errors, one.has_warnings))
@@ -110,11 +110,19 @@ def _say_results(results: "list[ValidationResult]") -> None:
             say(f"{len(clean)} accounts: valid (`manager validate ACCOUNT` and --json show each)")
             results = results[len(clean) :]
     for result in results:
-        _say(result)
+        _say(result, read=result.account_id not in left_out)
 
 
-def _say(result: "ValidationResult") -> None:
-    word = "invalid" if result.has_errors else "valid, with warnings" if result.has_warnings else "valid"
+def _say(result: "ValidationResult", *, read: bool) -> None:
+    word = (
+        "not read"
+        if not read
+        else "invalid"
+        if result.has_errors
+        else "valid, with warnings"
+        if result.has_warnings
+        else "valid"
+    )
     say(f"{result.account_id}: {word}")
     for kind, texts in (("error", result.errors), ("warning", result.warnings)):
         for text in texts:
@@ -280,7 +288,10 @@ def _local(*, allow_invalid: bool = True, allow_literals: bool = True) -> dict[s
     from manager.config import ConfigurationService
 
     service = ConfigurationService(settings().config_dir)
-    return collect(service, allow_invalid=allow_invalid, allow_literals=allow_literals)
+    files = collect(service, allow_invalid=allow_invalid, allow_literals=allow_literals)
+    for one in service.left_out() if allow_invalid else ():
+        print_warning(str(one))
+    return files
 
 
 def _current_files(store: "ConfigStore") -> dict[str, str]:

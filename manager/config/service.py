@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from manager.config import credentials
 from manager.config.as_written import as_written
 from manager.config.document import Document, read_document
 from manager.config.ids import checked_id, id_problem
+from manager.config.left_out import LeftOut, left_out
 from manager.config.loaded import Defaults, LoadedAccount, defaults_problems, load
 from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
@@ -28,6 +29,9 @@ from manager.config.references import Resolved, resolve_values
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
 Stamp = tuple[int, int, int]
+
+#: How old the list of the other accounts' names may be where one account is asked about.
+_TWINS_SECONDS: Final = 1.0
 
 #: The stamp of a file that is not there.
 _ABSENT: Final[Stamp] = (0, 0, 0)
@@ -49,6 +53,8 @@ class Snapshot:
 
     accounts: Mapping[str, LoadedAccount]
     logins: Logins
+    #: Account → the one whose name differs only in case and comes first: on Windows the two are one file.
+    twins: Mapping[str, str]
 
 
 class ConfigurationService:
@@ -118,11 +124,13 @@ class ConfigurationService:
                 f"{self.accounts_dir}: {error.strerror}: MANAGER_CONFIG_DIR names the configuration directory"
             ) from None
 
-    def stray_files(self) -> list[str]:
-        """Return files in `accounts/` that look like accounts and are not read: `.yml` instead of `.yaml`."""
-        with contextlib.suppress(OSError):
-            return sorted(path.name for path in self.accounts_dir.glob("*.yml"))
-        return []
+    def left_out(self) -> list[LeftOut]:
+        """Return what looks as if it were meant to be read and is not, `accounts/` included if it has nothing."""
+        return left_out(self.files_dir)
+
+    def twin(self, account_id: str) -> str | None:
+        """Return the account whose name differs from this one only in case and comes first, if there is one."""
+        return self.snapshot(_TWINS_SECONDS).twins.get(account_id)
 
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
         """Return the account's configuration, complete.
@@ -167,7 +175,7 @@ class ConfigurationService:
         if last is not None and _same(last[1].accounts, accounts):
             found = last[1]
         else:
-            found = Snapshot(accounts, _logins(accounts))
+            found = Snapshot(accounts, _logins(accounts), _twins(accounts))
         with self._lock:
             self._snapshot = (now, found)
         return found
@@ -277,6 +285,13 @@ def _logins(accounts: Mapping[str, LoadedAccount]) -> Logins:
         if login is not None:
             found[login] = (*found.get(login, ()), account_id)
     return found
+
+
+def _twins(names: Iterable[str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    return {
+        name: first[name.lower()] for name in sorted(names) if first.setdefault(name.lower(), name) != name
+    }
 
 
 def _stamp(path: str) -> Stamp | None:

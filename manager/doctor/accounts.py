@@ -1,10 +1,11 @@
 """Checks of the accounts: their files, as the hosts see them, and whether what should run does."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from manager.client.commands import Unchecked
 from manager.config import ConfigurationService
+from manager.config.left_out import LeftOut
 from manager.doctor.check import Check, Context, Outcome
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.factory import build_service, configuration
@@ -19,6 +20,8 @@ from manager.validation import AccountConfigurationValidator
 _ON_ITS_WAY_MS: Final = 5_000
 #: Seconds in which hosts must have checked the accounts.
 _ANSWER_SECONDS: Final = 15.0
+#: Files that are not read, each in a finding.
+_SHOWN_FILES: Final = 10
 #: Accounts that one finding names.
 _NAMED: Final = 5
 
@@ -30,7 +33,7 @@ def config(context: Context) -> Iterator[Check]:
     """
     directory = context.settings.config_dir
     where = str(directory)
-    if not directory.is_dir():
+    if context.settings.config_source == "directory" and not directory.is_dir():
         yield Check(
             code="config",
             outcome="failure",
@@ -39,7 +42,12 @@ def config(context: Context) -> Iterator[Check]:
             advice="`manager init` writes the first files; MANAGER_CONFIG_DIR names another place",
         )
         return
-    results = AccountConfigurationValidator(ConfigurationService(directory)).validate_all()
+    service = configuration(context.settings)
+    left_out = service.left_out()
+    yield from _not_read(left_out)
+    results = AccountConfigurationValidator(service).validate_all()
+    keys = {one.key for one in left_out} | {one.name for one in left_out}
+    results = {key: result for key, result in results.items() if key not in keys or result.valid}
     answers, trouble = _ask_hosts(context.settings) if results else ({}, None)
     told = {key: one for key, (host, one) in answers.items() if host and not isinstance(one, Unchecked)}
     hosts = sorted({host for key, (host, _) in answers.items() if key in told})
@@ -58,11 +66,22 @@ def config(context: Context) -> Iterator[Check]:
     if invalid:
         advice = f"`manager validate` shows what is wrong with {_names(invalid)}"
         yield Check(code="config", outcome="warning", where=where, found=found, advice=advice)
-    elif not results:
-        advice = "`manager init` writes the first files"
-        yield Check(code="config", outcome="warning", where=where, found=found, advice=advice)
-    else:
+    elif results:
         yield Check(code="config", outcome="ok", where=where, found=found)
+
+
+def _not_read(left_out: Sequence[LeftOut]) -> Iterator[Check]:
+    """Name the files that look as if they were meant to be read, and are not; a missing accounts directory too."""
+    for one in left_out[:_SHOWN_FILES]:
+        of_accounts = one.name.startswith("accounts")
+        effect = (
+            "an account whose file is not read does not trade" if of_accounts else "it has no effect as it is"
+        )
+        yield Check(code="config", outcome="failure", where=one.name, found=str(one), advice=effect)
+    if len(left_out) > _SHOWN_FILES:
+        more = f"{len(left_out) - _SHOWN_FILES} more files are not read"
+        advice = "`manager validate` names all of them"
+        yield Check(code="config", outcome="failure", where="accounts", found=more, advice=advice)
 
 
 def _ask_hosts(settings: Settings) -> tuple[Mapping[str, tuple[str, ValidationResult]], str | None]:

@@ -144,6 +144,7 @@ class _Up:
         self._service: WorkerManagerService = build_service(settings)
         self._ending = Ending(settings, paths, self._machine, self._service, console, self._say)
         self._others: dict[str, tuple[str, str]] = {}
+        self._not_read: dict[str, str] = {}
 
     def run(self, *, once: bool) -> int:
         code = 0
@@ -227,6 +228,7 @@ class _Up:
     def _start_accounts(self) -> int:
         """Validate and start; 1 if a valid, enabled account does not run now."""
         results = self._service.validate_all_configs()
+        self._not_read = self._service.not_read()
         for style, line in validation_lines(results):
             self._say(line, style)
         enabled = [name for name, on in self._service.enabled_accounts().items() if on]
@@ -234,7 +236,9 @@ class _Up:
             self._console, "starting", enabled, self._machine.awaited(starts=True)
         ) as progress:
             batch = self._service.start_all(progress=progress)
-        self._others = _not_started(batch, results)
+        self._others = _not_started(batch, results) | {
+            key: ("not read", why) for key, why in self._not_read.items()
+        }
         for state, why in self._others.values():
             if state == "failed":
                 self._say(f"error: {why}", style="red")
@@ -243,7 +247,8 @@ class _Up:
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
         parts += [f"{len(batch.pending)} unknown ({batch.trouble})"] if batch.trouble else []
         self._say(", ".join(parts))
-        invalid = {name for name, result in results.items() if result.has_errors}
+        # An invalid account is one that was looked at; a file that is not read may be an account that does not trade.
+        invalid = {name for name, result in results.items() if result.has_errors} - set(self._not_read)
         return int(not set(batch.failed) <= invalid or bool(batch.trouble))
 
     # a fleet that lives

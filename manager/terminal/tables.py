@@ -22,6 +22,7 @@ _STYLES = {
     "stopped": "dim",
     "disabled": "dim",
     "invalid": "bold red",
+    "not read": "bold red",
     "healthy": "green",
     "degraded": "yellow",
     "unhealthy": "bold red",

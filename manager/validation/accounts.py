@@ -7,7 +7,7 @@ from manager.config import AccountConfig, ConfigurationService, LoadedAccount, P
 from manager.config.document import Document
 from manager.errors import AccountNotFoundError, InvalidAccountIdError, InvalidConfigError, ManagerError
 from manager.models import ValidationResult
-from manager.validation.validator import AccountConfigurationValidator
+from manager.validation.validator import AccountConfigurationValidator, not_read
 
 
 class AccountConfigs(Protocol):
@@ -118,6 +118,13 @@ class Accounts:
             except AccountNotFoundError:
                 results.pop(account_id, None)  # gone since it was listed
         return results
+
+    def not_read(self) -> dict[str, str]:
+        """Return what looks as if it were meant to be an account's file and is not read, each with the reason."""
+        if self.files is None:
+            return {}
+        found = not_read(self.files, set(self.ids()))
+        return {key: "; ".join(result.errors) for key, result in found.items()}
 
     def _verdict(self, account_id: str, config: AccountConfig) -> ValidationResult:
         try:

@@ -2,14 +2,13 @@
 
 import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, watch_secrets
 from manager.config.findings import Finding
-from manager.config.ids import id_problem
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
@@ -119,7 +118,9 @@ class AccountConfigurationValidator:
                 f"no account {account_id}: this validator has no configuration directory"
             )
         loaded = self._configs.read_account(account_id, apply_defaults)
-        return self._check(self._configs, loaded, self._logins())
+        checked = self._check(self._configs, loaded, self._logins())
+        twin = self._configs.twin(account_id)
+        return checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
 
     def validate_all(self) -> dict[str, ValidationResult]:
         """Check every account file, by account id (for a file whose name is no id, by that name)."""
@@ -139,28 +140,21 @@ class AccountConfigurationValidator:
         for account_id, loaded in snapshot.accounts.items():
             config = loaded.repaired
             found = [] if config is None else [one for rule in rules() for one in rule(config, around)]
-            results[account_id] = _result(account_id, found, loaded)
+            checked = _result(account_id, found, loaded)
+            twin = snapshot.twins.get(account_id)
+            results[account_id] = (
+                checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
+            )
         return results
 
     def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
         snapshot = configs.snapshot()
         results: dict[str, ValidationResult] = {}
-        lower: dict[str, str] = {}
-        for name in configs.file_names():
-            loaded = snapshot.accounts.get(name)
-            twin = lower.setdefault(name.lower(), name)
-            if twin != name:
-                text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file"
-                results[name] = _file_error(name, f"accounts/{name}.yaml", text)
-            elif loaded is not None:
-                results[name] = self._check(configs, loaded, snapshot.logins)
-            else:
-                wrong = id_problem(name)
-                if wrong is not None:
-                    results[name] = _file_error(name, f"accounts/{name}.yaml", wrong)
-        for name in configs.stray_files():
-            results[name] = _file_error(name, f"accounts/{name}", "is not read: rename it to end in .yaml")
-        return results
+        for name, loaded in snapshot.accounts.items():
+            twin = snapshot.twins.get(name)
+            checked = self._check(configs, loaded, snapshot.logins)
+            results[name] = checked if twin is None else _with_error(checked, *_twin_problem(name, twin))
+        return {**results, **not_read(configs, results)}
 
     def _check(
         self, configs: ConfigurationService, loaded: LoadedAccount, logins: Logins
@@ -227,5 +221,20 @@ def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount 
     )
 
 
-def _file_error(name: str, file: str, text: str) -> ValidationResult:
-    return ValidationResult(valid=False, account_id=name, errors=(str(Problem(file, None, None, text)),))
+def not_read(configs: ConfigurationService, taken: Collection[str] = ()) -> dict[str, ValidationResult]:
+    """Return an error for each file that looks as if it were meant to be read, and is not; names in `taken` are not used."""
+    found: dict[str, ValidationResult] = {}
+    for one in configs.left_out():
+        key = one.name if one.key in taken else one.key
+        found[key] = ValidationResult(valid=False, account_id=key, errors=(str(one),))
+    return found
+
+
+def _twin_problem(name: str, twin: str) -> tuple[str, str]:
+    text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file: rename one"
+    return f"accounts/{name}.yaml", text
+
+
+def _with_error(result: ValidationResult, file: str, text: str) -> ValidationResult:
+    errors = (str(Problem(file, None, None, text)), *result.errors)
+    return result.model_copy(update={"valid": False, "errors": errors})

@@ -276,3 +276,58 @@ def test_what_keeps_it_from_starting_is_one_clear_line(up: Up, short_dir: Path) 
     assert done.returncode == 1
     assert "make it writable, or set MANAGER_STATE_DIR" in done.stderr
     assert up.processes() == []
+
+
+@pytest.mark.long
+def test_files_that_are_not_read_are_named_and_are_no_success(up: Up) -> None:
+    program = "gateway: command\ncommand: [sleep, '1000']\nready: {after_seconds: 0}\n"
+    accounts = up.config_dir / "accounts"
+    accounts.mkdir(parents=True)
+    (accounts / "good.yaml").write_text(program)
+    for name in ("gold.yml", "silver.YAML", "tin desk.yaml", "zinc.yaml.txt"):
+        (accounts / name).write_text(program)
+    (up.config_dir / "defaults.yml").write_text("default_risk: {risk_percent: 0.1}\n")
+    names = ("gold.yml", "silver.YAML", "tin desk", "zinc.yaml.txt", "defaults.yml")
+    process = up.start("--no-flower")
+    up.wait_for("1 running, 5 not started")
+    for answer in (up.run("start-all"), up.run("doctor"), up.run("validate")):
+        assert answer.returncode == 1, answer
+        for name in names:
+            assert name in answer.stdout + answer.stderr, (name, answer)
+    assert up.ps()["good"]["status"] == "running"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=40) == 1
+    for name in names:
+        assert f"{name}" in up.text
+
+
+@pytest.mark.long
+def test_accounts_that_are_not_mounted_are_no_success(up: Up) -> None:
+    up.config_dir.mkdir()
+    answer = up.run("up", "--no-flower", "--exit-after-start")
+    assert answer.returncode == 1
+    assert f"{up.config_dir / 'accounts'} does not exist" in answer.stdout + answer.stderr
+
+
+#: What a URL, a shell, a format or Celery could take for something else than a character of a path.
+_ODD = "a #?;&%20%s{x} ü'\"$@:+,"
+
+
+@pytest.mark.long
+def test_any_directory_will_do(short_dir: Path) -> None:
+    up = Up(short_dir / _ODD)
+    up.config_dir.parent.mkdir()
+    try:
+        process = up.start("--demo")
+        up.wait_for("6 running, 1 disabled, 1 not started")
+        assert up.run("restart", "account-001").returncode == 0
+        assert up.run("logs", "account-001").returncode == 0
+        tasks = json.loads(fetch(f"http://127.0.0.1:{up.port}/api/tasks"))
+        assert {task["name"] for task in tasks.values()} >= {"tasks.restart_worker"}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=40) == 0, up.text
+        again = up.run("up", "--no-flower", "--exit-after-start")
+        assert again.returncode == 0, again
+        assert up.processes() == []
+    finally:
+        up.close()

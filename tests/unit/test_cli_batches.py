@@ -70,7 +70,7 @@ def test_a_check_of_many_shows_those_with_remarks_and_errors_last(
     results = [ValidationResult(valid=True, account_id=one) for one in ids(40, 3)]
     invalid = ValidationResult(valid=False, account_id="account-001", errors=("wrong",))
     warned = ValidationResult(valid=True, account_id="account-002", warnings=("odd",))
-    _say_results([invalid, warned, *results])
+    _say_results([invalid, warned, *results], set())
     assert capsys.readouterr().out.splitlines() == [
         "40 accounts: valid (`manager validate ACCOUNT` and --json show each)",
         "account-002: valid, with warnings",
