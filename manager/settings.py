@@ -126,6 +126,14 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is None:
             return None
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{value!s:.200} is not valid UTF-8: name another directory".encode(
+                    errors="backslashreplace"
+                ).decode()
+            ) from None
         return Path(os.path.abspath(value.expanduser()))  # noqa: PTH100 - resolve() would follow links
 
     @field_validator("host")

@@ -26,6 +26,7 @@ from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.program_defaults import beneath_account
 from manager.config.references import Resolved, resolve_values
+from manager.config.shared_programs import SharedPrograms, shared_programs
 from manager.errors import AccountNotFoundError, InvalidConfigError
 
 Stamp = tuple[int, int, int]
@@ -55,6 +56,7 @@ class Snapshot:
     logins: Logins
     #: Account → the one whose name differs only in case and comes first: on Windows the two are one file.
     twins: Mapping[str, str]
+    shared: SharedPrograms
 
 
 class ConfigurationService:
@@ -175,7 +177,8 @@ class ConfigurationService:
         if last is not None and _same(last[1].accounts, accounts):
             found = last[1]
         else:
-            found = Snapshot(accounts, _logins(accounts), _twins(accounts))
+            built = [loaded.repaired for loaded in accounts.values() if loaded.repaired is not None]
+            found = Snapshot(accounts, _logins(accounts), _twins(accounts), shared_programs(built))
         with self._lock:
             self._snapshot = (now, found)
         return found

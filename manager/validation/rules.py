@@ -18,6 +18,7 @@ from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
 from manager.config.placeholders import fill_placeholders
 from manager.config.program_defaults import PROGRAM_KEYS
+from manager.config.shared_programs import SharedPrograms
 from manager.gateways import known_gateways
 from manager.gateways.command.rules import (
     placeholders,
@@ -46,6 +47,7 @@ class ValidationContext:
 
     config_dir: Path | None = None
     logins: Logins = field(default_factory=dict)
+    shared: SharedPrograms = field(default_factory=SharedPrograms)
 
 
 Rule = Callable[[AccountConfig, ValidationContext], Iterator[Finding]]
@@ -257,6 +259,24 @@ def identity_is_one_accounts(config: AccountConfig, around: ValidationContext) -
             "do not count): one broker account may have one live session; give each account its own "
             "login",
         )
+
+
+@rule
+def program_is_one_accounts(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
+    for place, port, others in around.shared.of(config):
+        files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others[:3])
+        files += f" and {len(others) - 3} more" if len(others) > 3 else ""
+        if port:
+            text = (
+                f"{port} also shows whether {files} is ready or well: on one host the port has one program; give each account "
+                "its own port, or pin them to different hosts"
+            )
+        else:
+            text = (
+                f"{files} runs the same program with the same arguments, directory and environment: if that is one bot "
+                "configured twice, it trades twice"
+            )
+        yield Finding(place, text, True)
 
 
 @rule

@@ -4,10 +4,10 @@ import gc
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Logins, Problem, watch_secrets
+from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, watch_secrets
 from manager.config.findings import Finding
 from manager.config.problems import dotted
 from manager.errors import AccountNotFoundError
@@ -56,7 +56,8 @@ class _Kept:
     """A result, and what it hangs on besides the rules."""
 
     loaded: LoadedAccount
-    same_login: tuple[str, ...] | None
+    #: What other accounts have in common with it.
+    common: object
     #: Looks at the credential's place again; what it saw when the result was made.
     look: Callable[[], object]
     seen: object
@@ -80,24 +81,25 @@ class AccountConfigurationValidator:
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check a configuration that is at hand, whether or not it stands in a file."""
-        findings = [*self._findings(config, self._logins()), *self._credential_findings(config)]
+        findings = [*self._findings(config, self._around()), *self._credential_findings(config)]
         return _result(config.account_id, findings, None)
 
     def validate_batch(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
         """Check many; two of them with one login are each other's duplicates, files or not."""
         given = list(configs)
-        known = {login: list(accounts) for login, accounts in self._logins().items()}
+        around = self._around()
+        known = {login: list(accounts) for login, accounts in around.logins.items()}
         for config in given:
             login = config.broker_login()
             if login is not None:
                 accounts = known.setdefault(login, [])
                 if config.account_id not in accounts:
                     accounts.append(config.account_id)
-        logins = {login: tuple(accounts) for login, accounts in known.items()}
+        around = replace(around, logins={login: tuple(accounts) for login, accounts in known.items()})
         return {
             config.account_id: _result(
                 config.account_id,
-                [*self._findings(config, logins), *self._credential_findings(config)],
+                [*self._findings(config, around), *self._credential_findings(config)],
                 None,
             )
             for config in given
@@ -118,7 +120,7 @@ class AccountConfigurationValidator:
                 f"no account {account_id}: this validator has no configuration directory"
             )
         loaded = self._configs.read_account(account_id, apply_defaults)
-        checked = self._check(self._configs, loaded, self._logins())
+        checked = self._check(self._configs, loaded, self._around())
         twin = self._configs.twin(account_id)
         return checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
 
@@ -135,7 +137,7 @@ class AccountConfigurationValidator:
         if self._configs is None:
             return {}
         snapshot = self._configs.snapshot()
-        around = ValidationContext(None, snapshot.logins)
+        around = ValidationContext(None, snapshot.logins, snapshot.shared)
         results: dict[str, ValidationResult] = {}
         for account_id, loaded in snapshot.accounts.items():
             config = loaded.repaired
@@ -149,33 +151,29 @@ class AccountConfigurationValidator:
 
     def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
         snapshot = configs.snapshot()
+        around = ValidationContext(configs.config_dir, snapshot.logins, snapshot.shared)
         results: dict[str, ValidationResult] = {}
         for name, loaded in snapshot.accounts.items():
             twin = snapshot.twins.get(name)
-            checked = self._check(configs, loaded, snapshot.logins)
+            checked = self._check(configs, loaded, around)
             results[name] = checked if twin is None else _with_error(checked, *_twin_problem(name, twin))
         return {**results, **not_read(configs, results)}
 
     def _check(
-        self, configs: ConfigurationService, loaded: LoadedAccount, logins: Logins
+        self, configs: ConfigurationService, loaded: LoadedAccount, around: ValidationContext
     ) -> ValidationResult:
         config = loaded.repaired
         if config is None:
             return _result(loaded.account_id, [], loaded)
         key = (loaded.account_id, loaded.apply_defaults)
         kept = self._kept.get(key)
-        same_login = logins.get(config.broker_login() or ("", ""))
-        if (
-            kept is not None
-            and kept.loaded is loaded
-            and kept.same_login == same_login
-            and kept.look() == kept.seen
-        ):
+        common = (around.logins.get(config.broker_login() or ("", "")), around.shared.of(config))
+        if kept is not None and kept.loaded is loaded and kept.common == common and kept.look() == kept.seen:
             return kept.result
         look = watch_secrets(config, configs.config_dir)
         seen = None if look is None else look()
         result = _result(
-            loaded.account_id, [*self._findings(config, logins), *self._credential_findings(config)], loaded
+            loaded.account_id, [*self._findings(config, around), *self._credential_findings(config)], loaded
         )
         with self._lock:
             self._kept.pop(key, None)
@@ -183,14 +181,17 @@ class AccountConfigurationValidator:
             if result.valid and look is not None:
                 while len(self._kept) >= _KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[key] = _Kept(loaded, same_login, look, seen, result)
+                self._kept[key] = _Kept(loaded, common, look, seen, result)
         return result
 
-    def _logins(self) -> Logins:
-        return {} if self._configs is None else self._configs.snapshot(_LOGINS_SECONDS).logins
+    def _around(self) -> ValidationContext:
+        if self._configs is None:
+            return ValidationContext()
+        snapshot = self._configs.snapshot(_LOGINS_SECONDS)
+        return ValidationContext(self._configs.config_dir, snapshot.logins, snapshot.shared)
 
-    def _findings(self, config: AccountConfig, logins: Logins) -> list[Finding]:
-        around = ValidationContext(None if self._configs is None else self._configs.config_dir, logins)
+    @staticmethod
+    def _findings(config: AccountConfig, around: ValidationContext) -> list[Finding]:
         return [finding for rule in rules() for finding in rule(config, around)]
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:

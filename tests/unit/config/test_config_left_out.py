@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from support.configs import GOOD, Directory
 
 from manager import WorkerManagerService
@@ -15,6 +16,7 @@ from manager.config.left_out import left_out
 from manager.doctor import run_checks
 from manager.errors import InvalidConfigError
 from manager.models import BatchResult, WorkerInfo
+from manager.placement.labels import Selection
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
@@ -184,8 +186,6 @@ def test_starting_all_starts_the_good_ones_and_is_no_success(
     assert set(batch.failed) == {"gold.yml", "defaults.yml"}
     assert not batch.ok
     # A group may be theirs as well: nobody can say.
-    from manager.placement.labels import Selection
-
     assert set(service(directory).start_all(selection=Selection(("fx",), ())).failed) == {
         "gold.yml",
         "defaults.yml",
@@ -220,7 +220,7 @@ def test_a_push_does_not_take_defaults_that_cannot_be_read_for_none(directory: D
 
 def test_doctor_fails_over_files_that_are_not_read(directory: Directory) -> None:
     settings = Settings(
-        redis_url="redis://127.0.0.1:1/0",
+        redis_url=SecretStr("redis://127.0.0.1:1/0"),
         config_dir=directory.root,
         state_dir=directory.root / "state",
         host="h",

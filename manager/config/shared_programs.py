@@ -1,0 +1,105 @@
+"""Which accounts of `gateway: command` share a port or a whole program: one bot that is configured twice trades twice.
+
+Paths are compared as text, on whatever machine that happens. Pure, but for the home directory in `~`.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from manager.config.models import AccountConfig
+from manager.config.problems import Place
+
+#: (host, port) as they are compared.
+Endpoint = tuple[str, int]
+
+#: All of what tells one program from another: program, arguments, directory, environment, and the login it is given.
+_Program = tuple[object, ...]
+
+_THIS_MACHINE: Final = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared only
+_DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrograms:
+    """Enabled accounts by their ports, each with the host that it is pinned to, and by their programs."""
+
+    ports: Mapping[Endpoint, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
+    programs: Mapping[_Program, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, config: AccountConfig) -> tuple[tuple[Place, str, tuple[str, ...]], ...]:
+        """Return what the account shares: where it stands, what it is (empty: the program), and with which others."""
+        if config.gateway != "command" or not config.enabled:
+            return ()
+        found: list[tuple[Place, str, tuple[str, ...]]] = []
+        for place, endpoint in endpoints(config):
+            others = tuple(
+                account_id
+                for account_id, pin in self.ports.get(endpoint, ())
+                if account_id != config.account_id and (pin is None or config.host in (None, pin))
+            )
+            if others and all(shared != _shown(endpoint) for _, shared, _ in found):
+                found.append((place, _shown(endpoint), others))
+        same = self.programs.get(_program(config), ())
+        twins = tuple(account_id for account_id in same if account_id != config.account_id)
+        if twins:
+            found.append((("command",), "", twins))
+        return tuple(found)
+
+
+def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
+    """Return what the enabled ones among these accounts have in common."""
+    ports: dict[Endpoint, tuple[tuple[str, str | None], ...]] = {}
+    programs: dict[_Program, tuple[str, ...]] = {}
+    for config in configs:
+        if config.gateway != "command" or not config.enabled or not config.command:
+            continue
+        for endpoint in dict.fromkeys(endpoint for _, endpoint in endpoints(config)):
+            ports[endpoint] = (*ports.get(endpoint, ()), (config.account_id, config.host))
+        key = _program(config)
+        programs[key] = (*programs.get(key, ()), config.account_id)
+    return SharedPrograms(ports, programs)
+
+
+def endpoints(config: AccountConfig) -> list[tuple[Place, Endpoint]]:
+    """Return the ports by which the account's program is known as ready or as well, and where they stand."""
+    found: list[tuple[Place, Endpoint]] = []
+    for around, sign in ((("ready",), config.ready), (("health", "probe"), config.health.probe)):
+        if sign is None:
+            continue
+        if sign.tcp is not None:
+            found.append(((*around, "tcp"), ("127.0.0.1", sign.tcp)))
+        target = None if sign.http is None else _target(_filled(sign.http, config))
+        if target is not None:
+            found.append(((*around, "http"), target))
+    return found
+
+
+def _target(url: str) -> Endpoint | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None  # its own rule says what is wrong with it
+    host = (parts.hostname or "").lower()
+    return ("127.0.0.1" if host in _THIS_MACHINE else host), port
+
+
+def _program(config: AccountConfig) -> _Program:
+    directory = os.path.normpath(os.path.expanduser(_filled(config.directory or ".", config)))  # noqa: PTH111
+    command = tuple(_filled(part, config) for part in config.command or ())
+    environment = tuple(
+        sorted((name, _filled(str(value), config)) for name, value in config.environment.items())
+    )
+    return command, directory, environment, config.broker_login()
+
+
+def _filled(text: str, config: AccountConfig) -> str:
+    """Return a text in which what stands for the account is the account."""
+    return text.replace("{account_id}", config.account_id).replace("{state_dir}", config.account_id)
+
+
+def _shown(endpoint: Endpoint) -> str:
+    return f"{endpoint[0]}:{endpoint[1]}"
