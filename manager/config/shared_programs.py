@@ -69,8 +69,9 @@ def endpoints(config: AccountConfig) -> list[tuple[Place, Endpoint]]:
     for around, sign in ((("ready",), config.ready), (("health", "probe"), config.health.probe)):
         if sign is None:
             continue
-        if sign.tcp is not None:
-            found.append(((*around, "tcp"), ("127.0.0.1", sign.tcp)))
+        port = "" if sign.tcp is None else _filled(str(sign.tcp), config)
+        if port.isdigit():
+            found.append(((*around, "tcp"), ("127.0.0.1", int(port))))
         target = None if sign.http is None else _target(_filled(sign.http, config))
         if target is not None:
             found.append(((*around, "http"), target))

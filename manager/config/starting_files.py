@@ -135,46 +135,63 @@ currencies: [{symbol: EURUSD}]
 """
 
 
+def demo_files() -> dict[str, str | None]:
+    """Return the demo fleet's files below the configuration directory; None for a password, which is new each time."""
+    files: dict[str, str | None] = {"defaults.yaml": _DEFAULTS_DEMO}
+    for number, (account_id, (lines, comment)) in enumerate(_DEMO.items(), 1):
+        secret = f"secrets/{account_id}.password"
+        files[secret] = None
+        files[f"accounts/{account_id}.yaml"] = (
+            f"# {comment}\nlogin: {5000 + number}\npassword: file:{secret}\n{lines}\n"
+        )
+    return files
+
+
 def write_demo_fleet(config_dir: Path) -> list[Path]:
     """Write a fleet of eight accounts, six of which can start; returns the files.
 
     Only into a directory that is absent or empty; else nothing is written and the list is empty. Raises SettingsError
     if it cannot be written.
     """
-    files: dict[str, tuple[str, int]] = {"defaults.yaml": (_DEFAULTS_DEMO, 0o600)}
-    for number, (account_id, (lines, comment)) in enumerate(_DEMO.items(), 1):
-        secret = f"secrets/{account_id}.password"
-        files[secret] = (secrets.token_urlsafe(18) + "\n", 0o600)
-        files[f"accounts/{account_id}.yaml"] = (
-            f"# {comment}\nlogin: {5000 + number}\npassword: file:{secret}\n{lines}\n",
-            0o600,
-        )
+    files = {
+        name: secrets.token_urlsafe(18) + "\n" if text is None else text
+        for name, text in demo_files().items()
+    }
     return _write(config_dir, files)
 
 
-def write_starting_files(config_dir: Path) -> list[Path]:
-    """Write commented files for a real fleet, every account of them switched off; else as `write_demo_fleet`."""
+def write_starting_files(config_dir: Path, *, beside: bool = False) -> list[Path]:
+    """Write commented files for a real fleet, every account of them switched off; else as `write_demo_fleet`.
+
+    With `beside` also into a directory that has other files; one that is there already is left as it is.
+    """
     return _write(
         config_dir,
         {
-            "defaults.yaml": (_DEFAULTS, 0o600),
-            "accounts/example-paper.yaml": (_EXAMPLE_PAPER, 0o600),
-            "accounts/example-command.yaml": (_EXAMPLE_COMMAND, 0o600),
-            "secrets/example-paper.password": ("change-me\n", 0o600),
+            "defaults.yaml": _DEFAULTS,
+            "accounts/example-paper.yaml": _EXAMPLE_PAPER,
+            "accounts/example-command.yaml": _EXAMPLE_COMMAND,
+            "secrets/example-paper.password": "change-me\n",
         },
+        beside=beside,
     )
 
 
-def _write(config_dir: Path, files: Mapping[str, tuple[str, int]]) -> list[Path]:
+def _write(config_dir: Path, files: Mapping[str, str], *, beside: bool = False) -> list[Path]:
     written: list[Path] = []
     try:
-        if config_dir.exists() and any(config_dir.iterdir()):
+        if not beside and config_dir.exists() and any(config_dir.iterdir()):
             return []
-        for name, (text, mode) in files.items():
+        for name, text in files.items():
             path = config_dir / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # O_EXCL: whatever appeared since we looked is somebody's.
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                if beside:
+                    continue
+                raise
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
             written.append(path)

