@@ -30,7 +30,7 @@ MAX_DEPTH: Final = 32
 #: What sends a file the precise way: anchors, aliases, tags, merge keys, directives and further documents, and
 #: numbers that loaders read differently. It may match within a string; that costs time and changes nothing.
 _SUSPECT: Final = re.compile(
-    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_XO]|[\s,\[{:-][-+.]?[0-9]*_",
+    rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_XOB]|[\s,\[{:-][-+.]?[0-9]*_",
     re.M,
 )
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
@@ -49,14 +49,13 @@ _NUMBERS: Final = bytes(
     else 97
     for c in range(256)
 )
-_NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b" 0a", b"0_", b"9_", b" _")
-_OTHER_WORDS: Final = (b"&", b"*", b"!", b"<<", b"---", b"%", b"...")
+_NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b"0_", b"9_", b" _")
+_OTHER_WORDS: Final = (b"&", b"*", b"!", b"<<", b"---", b"%", b"...", b"0X", b"0O", b"0B")
 _INDICATORS: Final = bytes(45 if chr(c) in "-?:" else 97 for c in range(256))
 _CONTROLS: Final = bytes(c for c in (*range(32), 127) if c not in b"\t\n\r")
-#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number,
-#: `0X1F`.
+#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number, and `0X1F`.
 _AMBIGUOUS: Final = re.compile(
-    r"[-+]?0[0-9_]+|[-+]?0[XO][0-9A-Fa-f]*|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?"
+    r"[-+]?0[0-9_]+|[-+]?0[XOB][0-9A-Fa-f_]+|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?"
 )
 _SHARED: Final = "put what accounts share into defaults.yaml"
 _KEY: Final = re.compile(r"([\w.-]+)[\"']?\s*:")
@@ -218,9 +217,8 @@ def _refused_node(event: Any, *, secret: bool, octal: bool) -> Iterator[str]:
             f'"{event.value}"'
         )
     elif _AMBIGUOUS.fullmatch(event.value):
-        bare = event.value.replace("_", "").lstrip("+0") or "0"
-        if "X" in bare or "O" in bare:
-            bare = event.value.lower().lstrip("+")
+        bare = event.value.replace("_", "")
+        bare = bare.lower() if bare.lstrip("+-")[1:2] in ("X", "O", "B") else bare.lstrip("+0") or "0"
         yield (
             f"{event.value} is ambiguous (YAML loaders differ): write {bare} for the number, "
             f'"{event.value}" for the text'

@@ -3,7 +3,7 @@
 from typing import Any
 
 import yaml_rs
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -107,6 +107,7 @@ LINES = st.lists(
 
 @settings(max_examples=500, deadline=None)
 @given(LINES)
+@example([("a", "0X1F"), ("b", "-0B1"), ("c", "0O17")])
 def test_yaml_loaders_disagree_but_our_two_agree(lines: list[tuple[str, str]]) -> None:
     """Whatever the fast path takes means the same on the precise path, which positions and messages come from."""
     text = "".join(f"{key}: {value}\n" for key, value in lines)
