@@ -33,7 +33,7 @@ def _server() -> str:
     from manager.factory import fleet_store
 
     try:
-        return str(fleet_store(settings()).ping().get("redis_version", "unknown"))
+        return str(fleet_store(settings()).ping()["name"])
     except ManagerError:
         return "not reachable"
 

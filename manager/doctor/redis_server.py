@@ -1,7 +1,7 @@
 """Checks of Redis: whether it answers, takes writes, is the primary, and is set as a fleet needs it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from manager.doctor.check import Check, Context
@@ -24,22 +24,23 @@ def redis_server(context: Context) -> Iterator[Check]:
     began = time.monotonic()
     server = store.ping()
     took = (time.monotonic() - began) / 2
-    yield _answer(where, str(server.get("redis_version", "0")), took)
+    yield _answer(where, server, took)
     yield _writes(context, where)
     yield from _limits(where, store.server_limits())
     yield from _settings(context, where)
     yield _clock(server)
 
 
-def _answer(where: str, number: str, took: float) -> Check:
+def _answer(where: str, server: Mapping[str, Any], took: float) -> Check:
+    name, number = server["name"], str(server.get("redis_version", "0"))
     if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < _MIN_VERSION:
-        found, advice = f"version {number} at {where}", "use Redis 6.2 or later, or Valkey"
+        found, advice = f"{name} at {where}", "use Redis 6.2 or later, or Valkey"
         return Check(code="redis", outcome="failure", where=where, found=found, advice=advice)
     if took > _SLOW:
-        found = f"version {number} at {where} takes {took * 1000:.0f} ms to answer"
+        found = f"{name} at {where} takes {took * 1000:.0f} ms to answer"
         advice = "look at its load and at the network between here and there"
         return Check(code="redis", outcome="warning", where=where, found=found, advice=advice)
-    found = f"version {number} at {where}, answers in {took * 1000:.1f} ms"
+    found = f"{name} at {where}, answers in {took * 1000:.1f} ms"
     return Check(code="redis", outcome="ok", where=where, found=found)
 
 

@@ -165,11 +165,11 @@ class FleetStore:
         self._client.close()
 
     def ping(self) -> dict[str, Any]:
-        """Return Redis's own `INFO server` section and its clock (`time`, seconds)."""
+        """Return Redis's own `INFO server` section, its `name` with its version, and its clock (`time`, seconds)."""
         with translated(self.url):
             info = cast(dict[str, Any], self._client.info("server"))
             seconds, micros = cast(tuple[int, int], self._client.time())
-        return {**info, "time": seconds + micros / 1e6}
+        return {**info, "time": seconds + micros / 1e6, "name": server_name(info)}
 
     def server_settings(self) -> dict[str, str] | None:
         """Return those of Redis's settings that a fleet depends on; None where this user may not read them."""
@@ -655,3 +655,10 @@ def _stamped(raw: bytes | None, now: float) -> Timestamped | None:
 
 def _seconds(answer: tuple[int, int]) -> float:
     return answer[0] + answer[1] / 1e6
+
+
+def server_name(info: Mapping[str, Any]) -> str:
+    """Return what a server is, by its `INFO server`: Valkey says there which Redis it passes for as well."""
+    if info.get("valkey_version"):
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', 'of unknown version')}"

@@ -15,7 +15,7 @@ from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
 from manager.fleet.hosts import Timestamped
 from manager.fleet.leases import LeaseBeats
-from manager.fleet.store import beats_key, observe
+from manager.fleet.store import beats_key, observe, server_name
 from manager.models import WorkerInfo, utc_now
 from manager.states import WorkerLifecycleStatus as S
 
@@ -267,3 +267,12 @@ def test_a_stream_of_events_that_a_forger_has_ended_breaks_no_record_and_no_read
         client.delete("manager:events")
     store.record("h", [info("c")], {})
     assert [event.account_id for event in store.events()] == ["c"]
+
+
+def test_a_server_is_called_by_its_own_name(store: FleetStore) -> None:
+    assert (
+        server_name({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"})
+        == "Valkey 9.1.2"
+    )
+    assert server_name({"redis_version": "6.2.14"}) == "Redis 6.2.14"
+    assert store.ping()["name"].split()[0] in {"Redis", "Valkey"}
