@@ -142,7 +142,11 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
     """Show an account's configuration as a worker would get it, defaults merged in."""
     from manager.errors import InvalidConfigError
 
-    loaded = configuration().read_account(account_id)
+    files = configuration()
+    loaded = files.read_account(account_id)
+    for one in files.left_out():
+        if not one.name.startswith("accounts"):  # it may hold values that are meant to lie beneath these
+            print_warning(str(one))
     if loaded.config is None:
         raise InvalidConfigError("\n".join(str(problem) for problem in loaded.problems))
     if as_json and not origin:

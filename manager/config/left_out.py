@@ -137,8 +137,8 @@ def _why_no_account(name: str, names: set[str], directory: Path) -> str:
     if _DEFAULTS.fullmatch(base) and _is_data(name):
         target = directory / "defaults.yaml"
         if os.path.lexists(target):
-            return "is not read: values for all accounts belong into defaults.yaml beside accounts/: merge it into that file"
-        return f"is not read: values for all accounts belong into {target.absolute()}: move it there"
+            return "is not read: values for all accounts belong in defaults.yaml beside accounts/: merge it into that file"
+        return f"is not read: values for all accounts belong in {target.absolute()}: move it there"
     wanted = _wanted(name)
     problem = id_problem(wanted)
     if problem is not None:
@@ -179,13 +179,13 @@ def _beside(directory: Path) -> Iterator[LeftOut]:
 
 def _directory_beside(name: str, path: Path) -> Iterator[LeftOut]:
     if name.lower() in _ACCOUNTS:
-        yield LeftOut(name, "is not read: account files belong into accounts/ (lower case): move them there")
+        yield LeftOut(name, "is not read: account files belong in accounts/ (lower case): move them there")
         return
     ours = [one for one in _data_files(path, levels=0) or () if _looks_like_ours(path / one)]
     if ours:
         yield LeftOut(
             name,
-            f"is not read, and accounts are found in it ({_few(ours)}): account files belong into accounts/",
+            f"is not read, and accounts are found in it ({_few(ours)}): account files belong in accounts/",
         )
 
 

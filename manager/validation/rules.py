@@ -82,7 +82,7 @@ def account_id_present(config: AccountConfig, _: ValidationContext) -> Iterator[
 def account_id_not_the_defaults(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.account_id.lower() in ("default", "defaults"):
         text = (
-            f"this file is read as an account called {config.account_id}; values for all accounts belong into "
+            f"this file is read as an account called {config.account_id}; values for all accounts belong in "
             "defaults.yaml beside accounts/"
         )
         yield Finding(("account_id",), text, True)

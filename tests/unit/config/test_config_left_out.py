@@ -87,7 +87,7 @@ def test_defaults_among_the_accounts_are_to_be_moved_and_not_to_become_an_accoun
     directory.write("good", GOOD)
     (directory.root / "accounts" / "default.yml").write_text("server: Paper-1\n")
     why = reasons(directory)["accounts/default.yml"]
-    assert f"belong into {directory.root / 'defaults.yaml'}: move it there" in why
+    assert f"belong in {directory.root / 'defaults.yaml'}: move it there" in why
     directory.defaults("server: Paper-1\n")
     assert "merge it into that file" in reasons(directory)["accounts/default.yml"]
 
@@ -248,15 +248,18 @@ def test_validate_names_them_and_exits_1(directory: Directory) -> None:
         "SOME_PASSWORD": "x",
     }
 
-    def validate(*options: str) -> "subprocess.CompletedProcess[str]":
+    def manager(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "manager.cli", "validate", "--here", *options],
+            [sys.executable, "-m", "manager.cli", *arguments],
             env=environment,
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
+
+    def validate(*options: str) -> "subprocess.CompletedProcess[str]":
+        return manager("validate", "--here", *options)
 
     answer = validate()
     assert answer.returncode == 1
@@ -266,6 +269,11 @@ def test_validate_names_them_and_exits_1(directory: Directory) -> None:
     assert validate("--group", "fx").returncode == 1
     (directory.root / "accounts" / "gold.yml").unlink()
     assert validate().returncode == 0
+    (directory.root / "defaults.yml").write_text("default_risk: {risk_percent: 0.1}\n")
+    shown = manager("config", "show", "good", "--json")
+    assert json.loads(shown.stdout)["default_risk"]["risk_percent"] == 1.0
+    assert "warning: defaults.yml: is not read: rename it to defaults.yaml" in shown.stderr
+    (directory.root / "defaults.yml").unlink()
     (directory.root / "accounts" / "good.yaml").unlink()
     (directory.root / "accounts").rmdir()
     answer = validate()
