@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manager.cli.common import json_option, say, settings
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 if TYPE_CHECKING:
     from manager.fleet.audit import AuditEntry

@@ -21,7 +21,7 @@ from manager.cli.common import (
 )
 from manager.cli.local import local_option, stop_here
 from manager.pool.commands import COMMANDS as COMMANDS_BY_NAME
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 if TYPE_CHECKING:
     from manager.config import ConfigurationService

@@ -18,7 +18,7 @@ from manager.cli.common import (
     settings,
 )
 from manager.cli.suggestions import Commands
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.fleet.config_versions import ConfigStore

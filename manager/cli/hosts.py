@@ -15,7 +15,7 @@ from manager.cli.common import (
     say,
     settings,
 )
-from manager.terminal.text import counted, printable
+from manager.system.text import counted, printable
 from manager.versions import __version__, apart
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manager.cli.common import json_option, print_error, print_json, say, settings
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.config.importing import Draft, Note, SourceFile, Translation

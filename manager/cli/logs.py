@@ -19,7 +19,7 @@ from manager.cli.common import (
     selection_options,
     settings,
 )
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 if TYPE_CHECKING:
     from manager.system.log_lines import LogLine

@@ -26,7 +26,7 @@ from manager.cli import (
     show,
 )
 from manager.cli.suggestions import Commands
-from manager.terminal.text import printable
+from manager.system.text import printable
 from manager.versions import __version__
 
 _EPILOG = (

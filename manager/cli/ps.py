@@ -22,7 +22,7 @@ from manager.cli.common import (
     settings,
 )
 from manager.cli.local import local_option
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from manager.cli.common import settings
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 
 @click.command()

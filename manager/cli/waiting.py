@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 if TYPE_CHECKING:
     from manager.terminal.awaited import Awaited

@@ -13,7 +13,7 @@ from manager.fleet.desired import DesiredState, DesiredStore
 from manager.models import ValidationResult, WorkerInfo
 from manager.settings import Settings
 from manager.states import SETTLED
-from manager.terminal.text import counted
+from manager.system.text import counted
 from manager.validation import AccountConfigurationValidator
 
 #: Milliseconds after a command, or after it came to its host, in which an account may have no worker yet.

@@ -7,7 +7,7 @@ from manager.doctor.clocks import clock_changes, host_clocks
 from manager.fleet import HostState
 from manager.settings import Settings
 from manager.system.state_dir import StatePaths
-from manager.terminal.text import counted
+from manager.system.text import counted
 from manager.versions import __version__, apart
 
 

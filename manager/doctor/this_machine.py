@@ -10,7 +10,7 @@ from manager.doctor.check import Check, Context
 from manager.secure.exposed import open_files, url_problem
 from manager.system.state_dir import StatePaths
 from manager.system.storage import why_not_writable
-from manager.terminal.text import counted
+from manager.system.text import counted
 from manager.versions import __version__
 
 #: Bytes. Less than this, and logs and Redis's append-only file soon fill the disk.

@@ -16,7 +16,7 @@ from manager.local.up_record import UpFiles, UpRecord
 from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 #: Seconds between two looks at how far it is.
 _LOOK_SECONDS: Final = 0.1

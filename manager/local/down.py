@@ -20,7 +20,7 @@ from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
-from manager.terminal.text import counted, printable
+from manager.system.text import counted, printable
 
 #: Seconds in which an `up` that has just begun writes who it is.
 _RECORD_SECONDS: Final = 5.0

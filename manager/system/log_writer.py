@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Final, Protocol
 
-from manager.terminal.text import counted
+from manager.system.text import counted
 
 #: The attribute of a log record that holds an event's fields.
 FIELDS: Final = "manager_fields"

@@ -7,9 +7,9 @@ from typing import Final
 
 from manager.models import WorkerInfo
 from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
+from manager.system.text import printable, shortened
 from manager.terminal.attention_order import attention_rank
 from manager.terminal.tables import Others, seconds_text
-from manager.terminal.text import printable, shortened
 
 COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),

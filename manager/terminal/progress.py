@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from manager.system.text import counted
 from manager.terminal.awaited import Awaited, Wait, waiting_for
-from manager.terminal.text import counted
 
 #: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
 OnProgress = Callable[[str, str], None]

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import NOT_UP, WorkerLifecycleStatus
+from manager.system.text import printable, shortened
 from manager.terminal.attention_order import attention_rank
-from manager.terminal.text import printable, shortened
 
 _STYLES = {
     "running": "green",

@@ -15,7 +15,7 @@ from manager.cli.batches import say_batch
 from manager.errors import FleetUnavailableError
 from manager.models import BatchResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus
-from manager.terminal.text import counted, printable
+from manager.system.text import counted, printable
 from tasks import batches as batch_tasks
 
 ACCOUNT = "gateway: paper\nlogin: 5001\nserver: Paper-1\npassword: hunter22\ncurrencies: [{symbol: EURUSD}]\n"

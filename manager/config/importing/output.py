@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from manager.config.importing.drafts import Draft
 from manager.config.placeholders import escaped
-from manager.terminal.text import printable
+from manager.system.text import printable
 
 #: Text that every YAML loader reads as the same text without quotes.
 _PLAIN: Final = re.compile(r"(?:--?|\./|(?:file|env):)?[A-Za-z_/][A-Za-z0-9_./+-]*")

@@ -16,8 +16,8 @@ from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import Needs
 from manager.system import logs
+from manager.system.text import counted
 from manager.system.thread_pool import ThreadPool
-from manager.terminal.text import counted
 
 logger = logging.getLogger(__name__)
 
