@@ -16,7 +16,7 @@ from manager.config.document import parse_document, read_document
 from manager.config.left_out import LeftOut
 from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
 from manager.fleet.config_versions import ConfigStore, ConfigVersion
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.state_dir import StatePaths
 from manager.validation import AccountConfigurationValidator
 
@@ -124,9 +124,7 @@ class FleetConfigurationService(ConfigurationService):
             shutil.rmtree(draft, ignore_errors=True)
             if not directory.is_dir():
                 raise
-        pointer = root / f".{_CURRENT}.{os.getpid()}"
-        pointer.write_text(directory.name)
-        pointer.replace(root / _CURRENT)
+        atomic_file.write(root / _CURRENT, directory.name)
         for old in sorted(root.iterdir(), key=_number)[:-2]:
             if old.is_dir() and old != directory:
                 shutil.rmtree(old, ignore_errors=True)

@@ -153,13 +153,13 @@ def _taken(config_dir: Path, paths: Sequence[str]) -> list[str]:
 def _write(config_dir: Path, files: Mapping[str, str]) -> None:
     """Write an account's files, secrets first: an account file never refers to a secret that is not there yet."""
     from manager.errors import SettingsError
-    from manager.secure.files import write_private
+    from manager.system import atomic_file
 
     for name, text in reversed(list(files.items())):
         path = config_dir / name
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, text.encode())
+            atomic_file.write(path, text.encode(), durable=True)
         except OSError as error:
             raise SettingsError(
                 f"{error.filename or path}: {error.strerror}: make the directory writable, or set MANAGER_CONFIG_DIR to "

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from manager.config.program_defaults import beneath_account
 from manager.config.references import Resolved, resolve_values
 from manager.config.shared_programs import SharedPrograms, shared_programs
 from manager.errors import AccountNotFoundError, InvalidConfigError
+from manager.system import atomic_file
 
 Stamp = tuple[int, int, int]
 
@@ -217,7 +217,8 @@ class ConfigurationService:
         yaml.dump(data, text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, text.getvalue())
+            atomic_file.remove_left_drafts(path.parent)
+            atomic_file.write(path, text.getvalue(), durable=True)
         except OSError as error:
             raise InvalidConfigError(f"{path} cannot be written: {error.strerror}") from None
         return path
@@ -322,17 +323,3 @@ def _update(kept: Any, data: Mapping[str, Any]) -> None:
                     present[index] = new
         elif key not in kept or present != value:
             kept[key] = value
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    draft = Path(name)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

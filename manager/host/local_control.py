@@ -25,7 +25,7 @@ from manager.host.reconcile.stop_notes import StopNote, StopNotes
 from manager.host.workers.pool import WorkerPoolManager
 from manager.pool.arguments import check_account_id, check_timeout
 from manager.session.control import ControlError, ControlServer, ask
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.state_dir import StatePaths
 from manager.system.storage import explain
 
@@ -283,16 +283,12 @@ def _address(paths: StatePaths) -> str:
 
 
 def _write_private(path: Path, data: Mapping[str, str]) -> None:
-    draft = path.with_suffix(".tmp")
+    text = json.dumps(data)
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(json.dumps(data))
-        draft.replace(path)
+        atomic_file.write(path, text)
     except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         # A full disk has room for what the agent before this one left there; a reader of half of it reads nothing.
         with os.fdopen(os.open(path, os.O_WRONLY), "w") as file:
-            file.write(json.dumps(data))
+            file.write(text)
             file.flush()
             file.truncate()

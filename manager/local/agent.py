@@ -1,24 +1,22 @@
 """How a host agent is started: Celery's own command with the options that this project needs."""
 
 import os
-import subprocess
-import sys
 
 from manager import wire
 from manager.fleet.urls import fleet_address
 from manager.settings import Settings
+from manager.system.child_process import celery_argv, run_in_place
 
 
 def agent_argv(settings: Settings) -> list[str]:
     """Return the command line of this host's agent. It holds no secret: the URL comes from the environment."""
-    return [
-        # --quiet: Celery writes its banner unguarded, which on a full disk would end the agent before it has begun.
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "tasks", "worker"),
+    return celery_argv(
+        "worker",
         *("-P", "threads", "-c", str(settings.agent_threads)),
         *("-Q", f"{wire.SHARED_QUEUE},{wire.host_queue(settings.host)}"),
         *("-n", f"agent@{settings.host}"),
         *("--without-gossip", "--without-mingle", "--loglevel", settings.log_level),
-    ]
+    )
 
 
 def agent_environment(settings: Settings) -> dict[str, str]:
@@ -46,7 +44,4 @@ def shared_settings(settings: Settings) -> dict[str, str]:
 
 def run_agent(settings: Settings) -> int:
     """Run the agent in the foreground, in this process's place where the system allows that."""
-    if sys.platform != "win32":
-        # In this process's place: a signal from a service manager must reach Celery itself.
-        os.execve(sys.executable, agent_argv(settings), agent_environment(settings))  # noqa: S606
-    return subprocess.run(agent_argv(settings), env=agent_environment(settings), check=False).returncode
+    return run_in_place(agent_argv(settings), agent_environment(settings))

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
 from manager.errors import ComponentError, SettingsError
+from manager.system import atomic_file
+from manager.system.child_process import open_log, start_detached
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import disk_refuses
@@ -57,27 +59,17 @@ class Component:
 
     def start(self) -> None:
         """Start it. Raises ComponentError if the system refuses, SettingsError if the state directory cannot be used."""
-        options: dict[str, Any] = {}
-        if sys.platform == "win32":
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        else:
-            options["start_new_session"] = True
-            options["umask"] = 0o077
         self._paths.create()
         try:
-            fd = self._open_log()
-            try:
-                self._child = subprocess.Popen(
+            with self._open_log() as log:
+                self._child = start_detached(
                     self._argv,
-                    cwd=self._paths.root,
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=fd,
-                    stderr=fd,
-                    **options,
+                    environment=self._environment,
+                    directory=self._paths.root,
+                    stdout=log,
+                    stderr=log,
+                    umask=0o077,
                 )
-            finally:
-                os.close(fd)
         except OSError as error:
             raise ComponentError(f"{self.name} cannot be started ({self._argv[0]}): {error}") from None
         self.process = ProcessRef.of(self._child.pid)
@@ -96,25 +88,20 @@ class Component:
         """Write the pid down for the next `up`, if that is still to be done. A disk that refuses is tried again later."""
         if self.process is None or self.recorded:
             return
-        # Whole or not at all: a reader that met half of it would take the process for none.
-        draft = self._record.with_suffix(".tmp")
         try:
-            draft.touch(mode=0o600)
-            draft.write_text(json.dumps(self.process.to_dict()))
-            draft.replace(self._record)
+            # Whole: a reader of half a record would take the process for none.
+            atomic_file.write(self._record, json.dumps(self.process.to_dict()))
         except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-        else:
-            self.recorded = True
+            return
+        self.recorded = True
 
-    def _open_log(self) -> int:
+    def _open_log(self) -> BinaryIO:
         try:
-            return os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            return open_log(self.log_file)
         except OSError as error:
             if not disk_refuses(error):
                 raise
-            return os.open(os.devnull, os.O_WRONLY)  # without a log it still does its work
+            return Path(os.devnull).open("wb")  # without a log it still does its work
 
     @property
     def alive(self) -> bool:

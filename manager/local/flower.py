@@ -1,14 +1,13 @@
 """How Flower is started: for looking only, behind a password where one is given."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from manager.errors import SettingsError
 from manager.local.agent import shared_settings
 from manager.settings import Settings
+from manager.system.child_process import celery_argv, run_in_place
 from manager.system.environment import clean_environment
 from manager.system.regular_files import read_regular_file
 from manager.system.secret_text import SecretTextError, decode_text, secret_problem
@@ -19,12 +18,12 @@ _MAX_USERS_FILE: Final = 64 * 1024
 
 def flower_argv(settings: Settings, port: int) -> list[str]:
     """Return Flower's command line. It holds no secret: users come by a file. Raises SettingsError if that is none."""
-    argv = [
-        *(sys.executable, "-m", "celery", "-A", "tasks", "flower"),
+    argv = celery_argv(
+        "flower",
         *(f"--address={settings.flower_address}", f"--port={port}"),
         # Whoever reaches the page, or its API, can stop nothing and send nothing.
         *("--read_only=true", "--logging=warning"),
-    ]
+    )
     if settings.flower_auth_file is not None:
         users_of(settings)
         argv.append(f"--conf={Path(__file__).with_name('flower_users.py')}")
@@ -39,10 +38,7 @@ def flower_environment(settings: Settings) -> dict[str, str]:
 
 def run_flower(settings: Settings, port: int) -> int:
     """Run Flower in the foreground, in this process's place where the system allows that."""
-    argv, environment = flower_argv(settings, port), flower_environment(settings)
-    if sys.platform != "win32":
-        os.execve(sys.executable, argv, environment)  # noqa: S606
-    return subprocess.run(argv, env=environment, check=False).returncode
+    return run_in_place(flower_argv(settings, port), flower_environment(settings))
 
 
 def users_of(settings: Settings) -> list[str]:

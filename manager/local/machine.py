@@ -22,6 +22,7 @@ from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
 from manager.local.redis_server import own_redis, version_trouble
 from manager.settings import Settings
+from manager.system.child_process import module_argv
 from manager.system.environment import clean_environment
 from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
@@ -96,11 +97,11 @@ class Machine:
     def start_venue(self) -> None:
         """Have this machine's paper venue."""
         listen = f"unix:{self._paths.venue_socket}" if sys.platform != "win32" else "tcp:127.0.0.1:0"
-        argv = [
-            *(sys.executable, "-m", "manager.venue", "--dir", str(self._paths.venue_dir), "--listen", listen),
+        argv = module_argv(
+            *("manager.venue", "--dir", str(self._paths.venue_dir), "--listen", listen),
             *("--address-file", str(self._paths.venue_address)),
             *("--seed", str(self._settings.venue_seed)),
-        ]
+        )
         self._run(Component("venue", argv, clean_environment(), self._paths), "venue", self._venue_answers)
 
     def start_agent(self) -> None:

@@ -1,11 +1,8 @@
 """How the scheduler is started: Celery's own, which sends what is due and does nothing itself."""
 
-import os
-import subprocess
-import sys
-
 from manager.local.agent import shared_settings
 from manager.settings import Settings
+from manager.system.child_process import celery_argv, run_in_place
 from manager.system.environment import clean_environment
 from manager.system.state_dir import StatePaths
 
@@ -17,11 +14,8 @@ def run_scheduler(settings: Settings) -> int:
     """
     paths = StatePaths(settings.state_dir)
     paths.create()
-    argv = [
-        *(sys.executable, "-m", "celery", "-A", "tasks", "beat", "--pidfile="),
+    argv = celery_argv(
+        *("beat", "--pidfile="),
         *("--schedule", str(paths.root / "schedule"), "--loglevel", settings.log_level),
-    ]
-    environment = clean_environment(shared_settings(settings))
-    if sys.platform != "win32":
-        os.execve(sys.executable, argv, environment)  # noqa: S606
-    return subprocess.run(argv, env=environment, check=False).returncode
+    )
+    return run_in_place(argv, clean_environment(shared_settings(settings)))

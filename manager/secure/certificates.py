@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.errors import SettingsError
-from manager.secure.files import write_private
+from manager.system import atomic_file
 
 CA_CERT: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
@@ -98,8 +98,10 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
             )
             .sign(authority_key, hashes.SHA256())
         )
-        written.append(write_private(key_path, pem(authority_key)))
-        written.append(write_private(cert_path, authority.public_bytes(serialization.Encoding.PEM)))
+        written.append(atomic_file.write(key_path, pem(authority_key), durable=True))
+        written.append(
+            atomic_file.write(cert_path, authority.public_bytes(serialization.Encoding.PEM), durable=True)
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         builder(named(names[0][:64]), authority.subject, key, timedelta(days=days))
@@ -114,9 +116,11 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
         )
         .sign(authority_key, hashes.SHA256())
     )
-    written.append(write_private(directory / REDIS_KEY, pem(key)))
+    written.append(atomic_file.write(directory / REDIS_KEY, pem(key), durable=True))
     written.append(
-        write_private(directory / REDIS_CERT, certificate.public_bytes(serialization.Encoding.PEM))
+        atomic_file.write(
+            directory / REDIS_CERT, certificate.public_bytes(serialization.Encoding.PEM), durable=True
+        )
     )
     return written
 

@@ -20,8 +20,8 @@ from manager.secure.certificates import (
     certificate_names,
     make_certificates,
 )
-from manager.secure.files import write_private
 from manager.settings import HOST_NAME
+from manager.system import atomic_file
 
 ACL_FILE: Final = "users.acl"
 CONF_FILE: Final = "redis.conf"
@@ -93,7 +93,9 @@ class SecureDirectory:
         new = [user for user in dict.fromkeys(users) if user not in known]
         for user in new:
             self._add(user, url)
-        files.append(write_private(self.directory / CONF_FILE, self._conf(port, tls=tls).encode()))
+        files.append(
+            atomic_file.write(self.directory / CONF_FILE, self._conf(port, tls=tls).encode(), durable=True)
+        )
         made = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
         return Made(self.directory, tuple(made), tuple(new))
 
@@ -154,22 +156,24 @@ class SecureDirectory:
                 line = _acl_line(found["user"], found["digest"])  # noqa: PLW2901
             if line.strip() and not line.startswith("user default "):
                 lines.append(line)
-        write_private(path, "".join(f"{line}\n" for line in lines).encode())
+        atomic_file.write(path, "".join(f"{line}\n" for line in lines).encode(), durable=True)
         return known
 
     def _add(self, user: str, url: "_Url") -> None:
         password = secrets.token_urlsafe(32)
         path = self.directory / ACL_FILE
         # First the URL: a user whose password is nowhere could never log in.
-        write_private(self.url_file(user), url.of(f"{quote(user)}:{quote(password)}").encode())
+        atomic_file.write(
+            self.url_file(user), url.of(f"{quote(user)}:{quote(password)}").encode(), durable=True
+        )
         line = _acl_line(user, hashlib.sha256(password.encode()).hexdigest())
-        write_private(path, path.read_bytes() + line.encode() + b"\n")
+        atomic_file.write(path, path.read_bytes() + line.encode() + b"\n", durable=True)
 
     def _lead_to(self, user: str, url: "_Url") -> None:
         """Have the user's URL, if it is still here, lead to where Redis is now."""
         before = _Url.read(self.url_file(user))
         if before is not None and before.of(before.credentials) != url.of(before.credentials):
-            write_private(self.url_file(user), url.of(before.credentials).encode())
+            atomic_file.write(self.url_file(user), url.of(before.credentials).encode(), durable=True)
 
     @staticmethod
     def _host_user(host: str) -> str:

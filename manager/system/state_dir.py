@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from manager.errors import SettingsError
+from manager.system import atomic_file
 from manager.system.storage import disk_refuses, explain
 
 #: A Unix socket's path is at most 107 bytes on Linux and 103 on macOS; the longest name below the state directory
@@ -126,6 +127,7 @@ class StatePaths:
                 self.logs_dir / "accounts",
             ):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                atomic_file.remove_left_drafts(directory)
                 if sys.platform != "win32":
                     self._make_private(directory, passable=directory in (self.root, self.run_dir))
             self._make_id(home)
@@ -151,10 +153,7 @@ class StatePaths:
     def _make_id(self, home: str) -> None:
         path = self.root / "id"
         if not path.exists() or not path.read_text().strip():
-            draft = path.with_suffix(f".{os.getpid()}")
-            draft.touch(mode=0o600)
-            draft.write_text(home or uuid4().hex)
-            draft.replace(path)
+            atomic_file.write(path, home or uuid4().hex)
 
     if sys.platform != "win32":
 

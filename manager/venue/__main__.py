@@ -1,14 +1,13 @@
 """`python -m manager.venue`: run a paper venue until SIGTERM or Ctrl-C."""
 
 import argparse
-import os
 import signal
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.processes import raise_file_limit
 from manager.venue.broker import Broker
 from manager.venue.handler import RequestHandler
@@ -36,7 +35,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     if options.address_file is not None:
-        _write(options.address_file, server.address)
+        atomic_file.write(options.address_file, server.address, mode=0o666)
     print(f"ready {server.address}", flush=True)  # noqa: T201
     try:
         server.serve()
@@ -57,13 +56,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=1.0, help="of the replay")
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser.parse_args()
-
-
-def _write(path: Path, text: str) -> None:
-    # Whoever reads the file while it is written must find the whole address or none.
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -58,18 +58,21 @@ def test_a_state_directory_that_takes_no_writing_is_told(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start", A)
     # In the way of what is written: as a full or read-only disk, whoever runs the test.
-    (fleet.paths.root / "desired.tmp").mkdir()
-    (fleet.paths.workers_dir / f"{accounts[1]}.tmp").mkdir()
+    memory, record = fleet.paths.root / "desired.json", fleet.paths.workers_dir / f"{accounts[1]}.json"
+    eventually(memory.exists, what="the agent has written down what is desired")
+    memory.unlink()
+    memory.mkdir()
+    record.mkdir()
 
     refused = fleet.run("start", accounts[1])
 
     assert refused.returncode == 1
-    assert f"{accounts[1]}.tmp" in refused.stderr
+    assert f"{accounts[1]}.json" in refused.stderr
     assert fleet.status(A) == "running"
     eventually(lambda: "cannot be written" in fleet.run("doctor").stdout, what="doctor tells", within=20)
     assert "cannot be written" in fleet.run("ps").stderr
-    (fleet.paths.root / "desired.tmp").rmdir()
-    (fleet.paths.workers_dir / f"{accounts[1]}.tmp").rmdir()
+    memory.rmdir()
+    record.rmdir()
     assert fleet.run("start", accounts[1]).returncode == 0
 
 

@@ -27,6 +27,7 @@ from manager.gateways.command.program_guard import (  # noqa: E402
     kill_descendants,
 )
 from manager.gateways.command.program_user import ProgramUser  # noqa: E402
+from manager.system.child_process import start_detached  # noqa: E402
 from manager.system.processes import ordinary_core_limit  # noqa: E402
 
 #: Seconds in which the guard must have started the program, or have said why it cannot.
@@ -67,17 +68,15 @@ class GuardedProgram:
         self._empty = False
         ours, theirs = socket.socketpair()
         with theirs:
-            self._guard = subprocess.Popen(
+            self._guard = start_detached(
                 [sys.executable, "-I", "-S", program_guard.__file__, str(theirs.fileno()), worker_id],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                environment={GUARD_MARK: worker_id},
+                directory=Path("/"),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 # Unbuffered: what a buffer holds would not wake who waits for the pipe.
                 bufsize=0,
-                cwd="/",
-                env={GUARD_MARK: worker_id},
-                start_new_session=True,
+                pass_fds=[theirs.fileno()],
             )
         self._channel: socket.socket | None = ours
         self.outputs: Mapping[str, BinaryIO] = {

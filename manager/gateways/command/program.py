@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, Protocol, cast
 
 import psutil
 
 from manager.gateways.command.cgroups import end_cgroup, make_cgroup
 from manager.gateways.command.program_user import ProgramUser
 from manager.gateways.command.windows_job import join_own_job
+from manager.system.child_process import start_detached
 
 #: The environment variable that a program is given; most of what it starts inherits it.
 MARK: Final = "MANAGER_WORKER_ID"
@@ -85,24 +86,18 @@ class PlainProgram:
         umask: int = 0o022,
     ) -> None:
         """Start it. Raises OSError."""
-        options: dict[str, Any] = {}
         if sys.platform == "win32":
             join_own_job()
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        else:
-            options |= {"start_new_session": True, "umask": umask}
-            if user is not None:
-                options |= {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
-        self._process = subprocess.Popen(
-            list(argv),
-            cwd=directory,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
+        self._process = start_detached(
+            argv,
+            environment=environment,
+            directory=directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # Unbuffered: what a buffer holds would not wake who waits for the pipe.
             bufsize=0,
-            **options,
+            umask=umask,
+            user=None if user is None else (user.uid, user.gid, user.groups),
         )
         self._worker_id = worker_id
         self.pid = self._process.pid

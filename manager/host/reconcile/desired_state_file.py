@@ -3,14 +3,13 @@
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from manager.fleet.desired import DesiredState
 from manager.host.reconcile.reserve_file import ReserveFile
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
@@ -87,16 +86,9 @@ class DesiredStateFile:
         text = "{\n" + ",\n".join(line for _, _, line in kept.values()) + "\n}\n"
         if text == self._written and self._path.exists():
             return None
-        draft = self._path.with_suffix(".tmp")
         try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
+            atomic_file.write(self._path, text, durable=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink()
             return self._save_in_reserve(text, error)
         self.safe = True
         self._failing = False

@@ -15,7 +15,7 @@ from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import Needs
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.text import counted
 from manager.system.thread_pool import ThreadPool
 
@@ -122,11 +122,8 @@ class Drain:
         }
 
     def _remember(self, request: DrainRequest) -> None:
-        draft = self._memory.with_suffix(".tmp")
         try:
-            draft.touch(mode=0o600)
-            draft.write_text(request.to_json())
-            draft.replace(self._memory)
+            atomic_file.write(self._memory, request.to_json())
         except OSError as error:
             logs.event(logger, logging.WARNING, "drain_not_remembered", str(error))
 

@@ -6,12 +6,11 @@ A host agent takes each note before it starts anything: the stop becomes desired
 import contextlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.private_dirs import ensure_private_dir
 
 logger = logging.getLogger(__name__)
@@ -55,13 +54,7 @@ class StopNotes:
     def write(self, note: StopNote) -> None:
         """Write the note so that it survives a crash of the machine. Raises OSError."""
         ensure_private_dir(self._directory)
-        path = self._path(note.account_id)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(json.dumps(asdict(note)))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        atomic_file.write(self._path(note.account_id), json.dumps(asdict(note)), durable=True)
 
     def read(self, account_id: str) -> StopNote | None:
         """Return the account's note; None if there is none that can be read."""

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 
 from manager.errors import StartFailedError
 from manager.session.title import ROOM
+from manager.system.child_process import module_argv, open_log, start_detached
 from manager.system.environment import clean_environment
 from manager.system.processes import CORE_LIMIT, ProcessRef
 
@@ -77,20 +78,14 @@ class SpawnLauncher:
         return
 
     def launch(self) -> Launched:
-        options: dict[str, Any] = {}
-        if sys.platform == "win32":
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        else:
-            options["start_new_session"] = True
         try:
-            with _open_log(self._log_file) as log:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "manager.session", ROOM],
+            with open_log(self._log_file) as log:
+                child = start_detached(
+                    module_argv("manager.session", ROOM),
+                    environment=_environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=_environment(),
-                    **options,
                 )
         except OSError as error:
             raise StartFailedError(f"no process could be made for the worker: {error}") from None
@@ -234,15 +229,13 @@ if sys.platform != "win32":
                     return self._socket
                 self._drop()
             ours, theirs = socket.socketpair()
-            with theirs, _open_log(self._log_file) as log:
-                self._server = subprocess.Popen(
-                    [sys.executable, "-m", "manager.host.forkserver", str(theirs.fileno()), ROOM],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
+            with theirs, open_log(self._log_file) as log:
+                self._server = start_detached(
+                    module_argv("manager.host.forkserver", str(theirs.fileno()), ROOM),
+                    environment=_environment(),
                     stdout=log,
                     stderr=log,
-                    env=_environment(),
-                    start_new_session=True,
+                    pass_fds=[theirs.fileno()],
                 )
             self._socket, self._read, self._owed = ours, b"", 1
             self._answer(ours, _PRELOAD_SECONDS)
@@ -260,10 +253,6 @@ if sys.platform != "win32":
                     self._server.kill()
                     self._server.wait()
                 self._server = None
-
-
-def _open_log(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def _environment() -> dict[str, str]:

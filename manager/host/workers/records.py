@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any, Final, Protocol, Self
 
 from manager.config import RecoveryConfig
 from manager.session.note import note_path
-from manager.system import logs
+from manager.system import atomic_file, logs
 from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
@@ -114,10 +113,7 @@ class RecordFiles:
         """Write the record so that a reader sees the old one or the new one, whole. Raises OSError."""
         path = self._path(record.account_id)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(record.to_json())
-        draft.replace(path)
+        atomic_file.write(path, record.to_json())
 
     def missing(self, record: WorkerRecord) -> bool:
         """Say whether the account has no record on disk."""

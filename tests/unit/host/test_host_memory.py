@@ -31,15 +31,16 @@ def test_nonsense_is_nothing_and_no_fault(tmp_path: Path, text: str) -> None:
 
 
 def test_a_disk_that_takes_nothing_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
-    path = tmp_path / "desired.json"
+    path = tmp_path / "state" / "desired.json"
+    path.parent.mkdir()
     memory = DesiredStateFile(path)
     memory.save([ONE], {})
-    path.with_suffix(".tmp").mkdir()  # in the way, as a full or read-only disk would be
+    path.parent.rename(tmp_path / "away")  # as a full or read-only disk, whoever runs the test
     trouble = memory.save([], {})
     assert trouble is not None
     assert str(path) in trouble
+    (tmp_path / "away").rename(path.parent)
     assert DesiredStateFile(path).load() == ({"a": ONE}, {})
-    path.with_suffix(".tmp").rmdir()
     assert memory.save([], {}) is None
     assert DesiredStateFile(path).load() == ({}, {})
 

@@ -1,0 +1,81 @@
+"""How this project starts its own processes: command lines, detached children, and taking this process's place."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, BinaryIO, Final
+
+#: What `Popen` takes for a stream: a descriptor, a constant of `subprocess`, or a file.
+Stream = int | IO[bytes]
+
+#: `umask` of `Popen`: the child keeps this process's.
+KEEP_UMASK: Final = -1
+
+
+def module_argv(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a Python module with this interpreter."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def celery_argv(command: str, *arguments: str) -> list[str]:
+    """Return the command line of one of Celery's commands on this project's app."""
+    # --quiet: Celery writes its banner unguarded, which on a full disk would end the process before it has begun.
+    return module_argv("celery", "--quiet", "-A", "tasks", command, *arguments)
+
+
+def start_detached(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path | None = None,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream,
+    stderr: Stream,
+    umask: int = KEEP_UMASK,
+    pass_fds: Sequence[int] = (),
+    bufsize: int = -1,
+    user: tuple[int, int, Sequence[int]] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a child in its own session (on Windows: its own process group, without a console).
+
+    A signal that a terminal sends to this process's group, such as Ctrl-C, does not reach the child. The child has
+    `environment` and nothing of this process's. `user` is whom it runs as (uid, gid, further groups), if not as this
+    process. Does not wait. Raises OSError if the system refuses.
+    """
+    creation_flags, new_session = 0, True
+    if sys.platform == "win32":
+        creation_flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        new_session, umask = False, KEEP_UMASK
+    return subprocess.Popen(
+        list(argv),
+        cwd=directory,
+        env=dict(environment),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        umask=umask,
+        pass_fds=pass_fds,
+        creationflags=creation_flags,
+        start_new_session=new_session,
+        bufsize=bufsize,
+        user=None if user is None else user[0],
+        group=None if user is None else user[1],
+        extra_groups=None if user is None else user[2],
+    )
+
+
+def run_in_place(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Become another program, so that a service manager's signals reach it; returns only on Windows.
+
+    Windows cannot replace a process: there the program runs as a child, and its exit code is returned.
+    """
+    if sys.platform != "win32":
+        os.execve(argv[0], list(argv), dict(environment))  # noqa: S606
+    return subprocess.run(list(argv), env=dict(environment), check=False).returncode
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log for a child's output: appended to, mode 0600. Raises OSError."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
