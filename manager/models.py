@@ -99,6 +99,10 @@ class WorkerInfo(_Payload):
     started_at: UtcDatetime | None = None
     stopped_at: UtcDatetime | None = None
     error: str | None = None
+    #: By which commands select the account, as they were when this worker started; empty where an older host says
+    #: nothing of them.
+    groups: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @property

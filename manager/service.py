@@ -347,12 +347,24 @@ class WorkerManagerService:
         return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
 
     def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
-        """Return every known worker, or those selected, as it is now, ended ones too, by account id."""
+        """Return every known worker, or those selected, as it is now, ended ones too, by account id.
+
+        The account's file says whether it is selected. Where the file is gone or cannot be read, the groups and labels
+        count that the worker was started with; if none are recorded, an unreadable file counts as selected.
+        """
         found = self.worker_pool.list_workers()
         if not selection:
             return found
-        selected = self.select(selection)
-        return [info for info in found if info.account_id in selected]
+        read, known = self.select(selection), set(self._accounts.ids())
+
+        def takes(info: WorkerInfo) -> bool:
+            loaded = read.get(info.account_id)
+            if loaded is not None or (info.account_id in known and info.account_id not in read):
+                return loaded is not None
+            unrecorded = not (info.groups or info.labels)
+            return selection.takes(info.groups, info.labels) or (unrecorded and info.account_id in read)
+
+        return [info for info in found if takes(info)]
 
     def enabled_accounts(self) -> Mapping[str, bool | None]:
         """Return every account's `enabled`; None where the file is so broken that nobody can say."""

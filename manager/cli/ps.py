@@ -170,14 +170,16 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
         from manager.local.offline import local_workers
 
         workers, others = local_workers(settings()), {}
+        if selection:
+            workers = [info for info in workers if selection.takes(info.groups, info.labels)]
     else:
         fleet = service()
         workers = fleet.list_workers()
         everything = options["everything"] or bool(account_ids)
         others = _others(fleet, workers) if everything else _gone(workers)
         if selection:
-            chosen = set(fleet.select(selection))
-            workers = [info for info in workers if info.account_id in chosen]
+            workers = fleet.list_workers(selection)
+            chosen = {*fleet.select(selection), *(info.account_id for info in workers)}
             others = {key: value for key, value in others.items() if key in chosen}
     if account_ids:
         known = {info.account_id for info in workers} | set(others)

@@ -61,7 +61,7 @@ def _say(worker: "WorkerInfo") -> None:
     data = worker.to_dict()
     metadata: dict[str, Any] = data.pop("metadata")
     for key, value in {**data, **metadata}.items():
-        if value is not None and value != []:
+        if value is not None and value not in ([], {}):
             if key.endswith("_bytes") and isinstance(value, int):
                 value = f"{value} ({size_text(value)})"  # noqa: PLW2901
             say(f"{key:<24}{value}")

@@ -39,6 +39,12 @@ class GatewayOptions:
     login: int | str | None = None
     server: str | None = None
     password: SecretStr | None = field(default=None, repr=False)
+    #: The terminal's program, as the account file writes it.
+    path: str | None = None
+    #: Whether the terminal keeps its data beside its program.
+    portable: bool = False
+    #: Milliseconds that connecting may take; `connect` is also given the deadline that follows from it.
+    timeout: int = 60_000
     #: The paper venue's address, `unix:/path` or `tcp:host:port`.
     venue_address: str | None = None
     symbols: tuple[str, ...] = ()

@@ -274,6 +274,8 @@ def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> Worker
         status=status,
         created_at=record.created_at,
         started_at=record.created_at,
+        groups=record.groups,
+        labels=record.labels,
         error=None if alive else "its process has ended, and no host agent has seen that yet",
         metadata={
             "host": settings.host,

@@ -14,6 +14,7 @@ from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
 from manager.validation.rules import ValidationContext, rules
 from manager.validation.secrets import secret_findings
+from manager.validation.unused_keys import unused_keys
 
 #: Results kept for files that have not changed; beyond this the oldest go.
 _KEPT: Final = 20_000
@@ -200,6 +201,8 @@ class AccountConfigurationValidator:
 
 def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount | None) -> ValidationResult:
     problems: list[Problem] = list(loaded.problems) if loaded is not None else []
+    if loaded is not None and loaded.repaired is not None:
+        findings = [*findings, *unused_keys(loaded.repaired, loaded.layers[0].data)]
     known = [problem.place for problem in problems if problem.place]
     warnings: list[Problem] = []
     for finding in findings:

@@ -38,6 +38,7 @@ def test_answers_of_an_older_and_a_newer_host_are_read(more: dict[str, Any]) -> 
         info = WorkerInfo.from_dict({**old(name), **more})
         assert info.status is WorkerLifecycleStatus.RUNNING
         assert info.metadata["host"] == "test-host"
+        assert (info.groups, info.labels) == ((), {})
     assert ValidationResult.from_dict({**old("validation_result"), **more}).valid
 
 
@@ -45,6 +46,7 @@ def test_a_worker_that_the_older_version_started_is_found_by_its_record() -> Non
     record = WorkerRecord.from_json((OLD / "worker_record.json").read_text())
     assert record.account_id == "account-001"
     assert record.claims == ("paper:Paper-1:5001",)
+    assert (record.groups, record.labels) == ((), {})
 
 
 @pytest.mark.parametrize("more", [{}, {"colour": "red"}])

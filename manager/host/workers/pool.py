@@ -828,6 +828,8 @@ class WorkerPoolManager(WorkerQueries):
             account_id=record.account_id,
             status=WorkerLifecycleStatus.STARTING,
             created_at=record.created_at,
+            groups=record.groups,
+            labels=record.labels,
             metadata=self._starter.metadata(record) | {"adopted": True},
         )
         alive = record.process.alive()

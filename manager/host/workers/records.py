@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -46,9 +46,16 @@ class WorkerRecord:
     #: How often the account's worker was started again since the last command, and why the last time.
     restarts: int = 0
     last_cause: str | None = None
+    #: By which commands select the account, as its file was when this worker started.
+    groups: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         data = asdict(self)
+        # An agent of version 0.2 refuses a record with keys that it does not know.
+        for name in ("groups", "labels"):
+            if not data[name]:
+                del data[name]
         data |= {
             "version": _VERSION,
             "beat_file": str(self.beat_file),
@@ -59,17 +66,20 @@ class WorkerRecord:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote. Raises ValueError for anything else."""
+        """Read what `to_json` wrote, keys of a later version left out. Raises ValueError for anything else."""
         data: Any = json.loads(text)
         process = ProcessRef.from_dict(data)
         if process is None or data.pop("version", None) != _VERSION:
             raise ValueError("not a worker record of this version")
-        del data["pid"], data["start_time"]
+        known = {one.name for one in fields(cls)}
+        data = {key: value for key, value in data.items() if key in known}
         data |= {
             "process": process,
             "beat_file": Path(data["beat_file"]),
             "claims": tuple(data["claims"]),
             "created_at": datetime.fromisoformat(data["created_at"]),
+            "groups": tuple(data.get("groups", ())),
+            "labels": dict(data.get("labels", {})),
         }
         try:
             return cls(**data)

@@ -256,7 +256,11 @@ class Starter:
         generation: int,
     ) -> WorkerRecord:
         info = WorkerInfo(
-            worker_id=worker_id, account_id=config.account_id, status=WorkerLifecycleStatus.CREATED
+            worker_id=worker_id,
+            account_id=config.account_id,
+            status=WorkerLifecycleStatus.CREATED,
+            groups=config.groups,
+            labels=config.labels,
         )
         run_dir = self._at.paths.run_dir
         record = WorkerRecord(
@@ -278,6 +282,8 @@ class Starter:
             created_at=info.created_at,
             restarts=slot.restarts,
             last_cause=slot.last_cause,
+            groups=config.groups,
+            labels=config.labels,
         )
         with slot.guard:
             slot.record = record
