@@ -1,0 +1,477 @@
+"""A pool of workers in memory, for tests of services that command a fleet: no Redis, no Celery, no process.
+
+`manager.testing.fake_service` returns a service over one. What it does is what the real pools do: the same states,
+errors, results and metadata keys, held by the same contract suite (`manager.pool.contract`).
+"""
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Final
+
+from manager.config import AccountConfig, config_version
+from manager.errors import (
+    AccountNotFoundError,
+    AlreadyThereError,
+    HostUnavailableError,
+    ManagerError,
+    NoHostFitsError,
+    NoWorkerError,
+    SessionHeldError,
+    StartCancelledError,
+    StartTimeoutError,
+)
+from manager.models import BatchResult, UtcDatetime, ValidationResult, WorkerInfo, new_worker_id
+from manager.placement.engine import FleetView, HostFacts, Needs
+from manager.pool.arguments import check_timeout
+from manager.pool.fake_clock import FakeClock
+from manager.pool.protocol import Batch, Progress, StartRequest
+from manager.states import LIVE, WorkerLifecycleStatus, may_move
+from manager.versions import __version__
+
+_S: Final = WorkerLifecycleStatus
+#: Greater than every pid that a system gives: a test that kills by pid hits nothing.
+_FIRST_PID: Final = 1 << 30
+#: Accounts of a batch that are started at once.
+_THREADS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEvent:
+    """One change of a worker's state, in the order in which they happened."""
+
+    time: UtcDatetime
+    host: str
+    account_id: str
+    worker_id: str
+    status: WorkerLifecycleStatus
+    error: str | None
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One account: `lock` is held through a whole command, so that its commands follow each other."""
+
+    account_id: str
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    info: WorkerInfo | None = None
+    request: StartRequest | None = None
+    needs: Needs | None = None
+    claims: tuple[str, ...] = ()
+    #: Stops that wait for a start which is under way.
+    stops: int = 0
+    starting: bool = False
+
+    @property
+    def live(self) -> bool:
+        return self.info is not None and self.info.status in LIVE
+
+    @property
+    def host(self) -> str:
+        return "" if self.info is None else str(self.info.metadata["host"])
+
+
+class FakePool:
+    """The `WorkerPool` protocol in memory, on one or several fake hosts. Every method may be called from any thread.
+
+    `hosts` are names, or `HostFacts` with labels and capacity, which placement follows. `request_for` returns a start
+    request for an account that is moved before it was ever started; `fake_service` gives one. `events` holds every
+    change of a state.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[str | HostFacts] = ("fake-host",),
+        clock: FakeClock | None = None,
+        request_for: Callable[[str], StartRequest] | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.events: list[FakeEvent] = []
+        self.request_for = request_for
+        self._hosts = {one.name: one for one in map(_facts, hosts)}
+        self._guard = threading.RLock()
+        self._slots: dict[str, _Slot] = {}
+        self._failures: dict[str, deque[Exception]] = defaultdict(deque)
+        self._seconds: dict[str, float] = {}
+        self._holders: dict[str, str] = {}
+        self._pids = count(_FIRST_PID)
+        self._epochs = count(1)
+
+    # what a test scripts
+
+    def fail_next(self, account_id: str, error: Exception) -> None:
+        """Have the next start of the account fail with `error`, after it was validated; called twice, the next two."""
+        self._failures[account_id].append(error)
+
+    def start_takes(self, account_id: str, seconds: float) -> None:
+        """Have starts of the account take so long by `clock`; a start waits until a test advances it."""
+        self._seconds[account_id] = seconds
+
+    def end_worker(self, account_id: str, reason: str) -> WorkerInfo:
+        """Have the account's worker end without a command, as a crash does: it becomes `failed`.
+
+        Raises NoWorkerError if it does not run.
+        """
+        with self._guard:
+            slot = self._slots.get(account_id)
+            if slot is None or slot.info is None or slot.info.status is not _S.RUNNING:
+                raise NoWorkerError(f"{account_id} has no running worker: nothing to end")
+            self._release(slot)
+            return self._move(slot, _S.FAILED, reason)
+
+    def silence(self, host: str) -> None:
+        """Have a host fall silent: its workers are `unknown`, and nothing starts, stops or moves there."""
+        self._hosts[host] = replace(self._hosts[host], live=False)
+
+    def wake(self, host: str) -> None:
+        """Have a silent host be back, its workers as they were."""
+        self._hosts[host] = replace(self._hosts[host], live=True)
+
+    # commands
+
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.start_worker`."""
+        slot = self._slot(request.account_id)
+        with slot.lock:
+            if slot.live and slot.info is not None:
+                self._require_live(slot)
+                return slot.info.with_(metadata={"already_running": True})
+            return self._start(slot, request)
+
+    def restart_worker(self, request: StartRequest) -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.restart_worker`. An invalid configuration stops nothing."""
+        slot = self._slot(request.account_id)
+        with slot.lock:
+            config = request.prepare()
+            if slot.live:
+                self._require_live(slot)
+                self._stop(slot)
+            return self._start(slot, request, config)
+
+    def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
+        """See `manager.pool.protocol.WorkerPool.stop_worker`. A start that is under way is broken off."""
+        check_timeout(timeout)
+        with self._guard:
+            slot = self._slots.get(account_id)
+            if slot is None:
+                raise NoWorkerError(f"{account_id} has no worker here: nothing to stop")
+            present = slot.live or slot.starting
+            slot.stops += 1
+        self.clock.look()
+        try:
+            with slot.lock:
+                if slot.info is not None and (slot.live or slot.info.status is _S.FAILED):
+                    self._require_live(slot)
+                    self._stop(slot)
+                elif not present:
+                    raise NoWorkerError(f"{account_id} has no worker here: nothing to stop")
+        finally:
+            with self._guard:
+                slot.stops -= 1
+        return True
+
+    def move_worker(
+        self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
+    ) -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.move_worker`."""
+        live = sorted(name for name, facts in self._hosts.items() if facts.live)
+        if host not in live:
+            raise HostUnavailableError(
+                f"host {host} has no live agent (live: {', '.join(live) or 'none'}): start one there first"
+            )
+        slot = self._slot(account_id)
+        with slot.lock:
+            if slot.live and slot.host == host:
+                raise AlreadyThereError(f"{account_id} is on host {host} already")
+            request = slot.request or (self.request_for(account_id) if self.request_for is not None else None)
+            if request is None:
+                raise AccountNotFoundError(f"no account {account_id}: it was never started here")
+            needs = needs or slot.needs
+            refusal = None if needs is None or force else self._view(account_id).refusal(needs, host)
+            if refusal is not None:
+                raise NoHostFitsError(f"{account_id}: host {host}: {refusal}; nothing was done")
+            config = request.prepare()
+            if slot.live:
+                if not force:
+                    self._require_live(slot)
+                self._stop(slot)
+            return self._start(slot, request, config, host)
+
+    def start_many(
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.start_many`. Blocks, whatever `batch` says."""
+        return self._many(
+            [(one.account_id, _started(self.start_worker, one)) for one in requests], progress, batch
+        )
+
+    def restart_many(
+        self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
+        return self._many(
+            [(one.account_id, _started(self.restart_worker, one)) for one in requests], progress, batch
+        )
+
+    def stop_many(
+        self,
+        account_ids: Sequence[str],
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        batch: Batch | None = None,
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.stop_many`, and `start_many` here."""
+        check_timeout(timeout)
+
+        def stop(account_id: str) -> tuple[str, WorkerInfo | str]:
+            try:
+                self.stop_worker(account_id, timeout)
+            except NoWorkerError as error:
+                return "skipped", str(error)
+            except ManagerError as error:
+                return "failed", str(error)
+            info = self.get_worker_info(account_id)
+            return ("done", info) if info is not None else ("skipped", f"{account_id}: no worker was made")
+
+        return self._many([(one, _stopping(stop, one)) for one in account_ids], progress, batch)
+
+    # questions
+
+    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]] | None:
+        """See `manager.pool.protocol.WorkerPool.validate_many`: the accounts run in this process."""
+        del needs
+        return None
+
+    def stoppable(self) -> list[str]:
+        """See `manager.pool.protocol.WorkerPool.stoppable`."""
+        with self._guard:
+            return sorted(slot.account_id for slot in self._slots.values() if slot.live)
+
+    def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
+        """See `manager.pool.protocol.WorkerPool.recorded_needs`."""
+        with self._guard:
+            found = {one: self._slots[one].needs for one in account_ids if one in self._slots}
+        return {account_id: needs for account_id, needs in found.items() if needs is not None}
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """Return every worker that this pool knows of, ended ones too, by account id."""
+        with self._guard:
+            slots = sorted(self._slots.values(), key=lambda slot: slot.account_id)
+            return [self._seen(slot.info) for slot in slots if slot.info is not None]
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        """Return the account's worker as it is now, or None if this pool never had one."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+            return self._seen(slot.info) if slot is not None and slot.info is not None else None
+
+    def has_worker_for_account(self, account_id: str) -> bool:
+        """Say whether the account has a worker, in whichever state."""
+        with self._guard:
+            slot = self._slots.get(account_id)
+            return slot is not None and slot.live
+
+    # inside
+
+    def _start(
+        self,
+        slot: _Slot,
+        request: StartRequest,
+        config: AccountConfig | None = None,
+        host: str | None = None,
+    ) -> WorkerInfo:
+        slot.starting = True
+        try:
+            config = config or request.prepare()
+            needs = config.needs()
+            with self._guard:
+                if host is None:
+                    placement = self._view(slot.account_id).place(needs, slot.host or None)
+                    if placement.host is None:
+                        raise NoHostFitsError(placement.explain())
+                    host = placement.host
+                self._claim(slot, config)
+                slot.request, slot.needs = request, needs
+                slot.info = self._created(config, request, host)
+                self._move(slot, _S.STARTING)
+            with self._undone(slot):
+                self._connect(slot, config)
+                return self._move(slot, _S.RUNNING)
+        finally:
+            slot.starting = False
+
+    def _connect(self, slot: _Slot, config: AccountConfig) -> None:
+        """Take as long as was scripted, and fail as was scripted."""
+        limit, seconds = config.timeout / 1000, self._seconds.get(slot.account_id, 0.0)
+        cancelled = self.clock.wait(min(seconds, limit), lambda: slot.stops > 0)
+        if cancelled or slot.stops:
+            raise StartCancelledError(f"{slot.account_id}: a stop arrived while it was starting")
+        if seconds > limit:
+            raise StartTimeoutError(
+                f"{slot.account_id}: no connected session after {limit:g} s (its `timeout` is {config.timeout} ms)"
+            )
+        failures = self._failures[slot.account_id]
+        if failures:
+            raise failures.popleft()
+
+    @contextmanager
+    def _undone(self, slot: _Slot) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            with self._guard:
+                self._release(slot)
+                if isinstance(error, StartCancelledError):
+                    self._move(slot, _S.STOPPING)
+                    self._move(slot, _S.STOPPED, str(error))
+                else:
+                    self._move(slot, _S.FAILED, str(error))
+            raise
+
+    def _stop(self, slot: _Slot) -> None:
+        with self._guard:
+            if slot.info is None:
+                return
+            error = slot.info.error
+            if slot.live:
+                self._move(slot, _S.STOPPING)
+            self._release(slot)
+            self._move(slot, _S.STOPPED, error)
+
+    def _created(self, config: AccountConfig, request: StartRequest, host: str) -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=new_worker_id(),
+            account_id=config.account_id,
+            status=_S.CREATED,
+            created_at=self.clock.now(),
+            groups=config.groups,
+            labels=config.labels,
+            metadata={
+                "host": host,
+                "pid": next(self._pids),
+                "gateway": config.gateway,
+                "epoch": next(self._epochs),
+                "generation": request.generation,
+                "restarts": 0,
+                "last_cause": None,
+                "version": __version__,
+                "config_version": config_version(config),
+                "health": "unknown",
+                "log_file": "",
+            },
+        )
+
+    def _move(self, slot: _Slot, status: WorkerLifecycleStatus, error: str | None = None) -> WorkerInfo:
+        with self._guard:
+            if slot.info is None or not may_move(slot.info.status, status):
+                before = None if slot.info is None else slot.info.status
+                raise AssertionError(f"{slot.account_id}: {before} may not become {status}")
+            now = self.clock.now()
+            changes: dict[str, object] = {"status": status, "error": error}
+            if status is _S.RUNNING:
+                changes |= {
+                    "started_at": now,
+                    "metadata": {"health": "healthy", "heartbeat_age_seconds": 0.0},
+                }
+            elif status not in LIVE:
+                code = 0 if status is _S.STOPPED else 1
+                changes |= {"stopped_at": now, "metadata": {"exit_code": code}}
+            slot.info = slot.info.with_(**changes)
+            self.events.append(FakeEvent(now, slot.host, slot.account_id, slot.info.worker_id, status, error))
+            return slot.info
+
+    def _claim(self, slot: _Slot, config: AccountConfig) -> None:
+        """Take the account's broker identity: two sessions of one login never exist, here too."""
+        claims = config.identity_claims()
+        for claim in claims:
+            holder = self._holders.get(claim, slot.account_id)
+            if holder != slot.account_id:
+                raise SessionHeldError(
+                    f"{slot.account_id}: account {holder} already has the session of {claim}"
+                )
+        self._release(slot)
+        slot.claims = claims
+        self._holders |= dict.fromkeys(claims, slot.account_id)
+
+    def _release(self, slot: _Slot) -> None:
+        for claim in slot.claims:
+            self._holders.pop(claim, None)
+        slot.claims = ()
+
+    def _view(self, account_id: str) -> FleetView:
+        """Return the fleet as placement sees it, without the account itself."""
+        with self._guard:
+            view = FleetView(self._hosts.values())
+            for slot in self._slots.values():
+                if slot.live and slot.needs is not None and slot.account_id != account_id:
+                    view.add(slot.needs, slot.host)
+            return view
+
+    def _require_live(self, slot: _Slot) -> None:
+        if slot.live and not self._hosts[slot.host].live:
+            raise HostUnavailableError(
+                f"{slot.account_id}: host {slot.host} is silent: its worker may trade; nothing was done"
+            )
+
+    def _seen(self, info: WorkerInfo) -> WorkerInfo:
+        host = str(info.metadata["host"])
+        if info.status not in LIVE or self._hosts[host].live:
+            return info
+        reason = "the host agent is silent"
+        return info.with_(
+            status=_S.UNKNOWN, error=reason, metadata={"health": "unknown", "health_reason": reason}
+        )
+
+    def _slot(self, account_id: str) -> _Slot:
+        with self._guard:
+            return self._slots.setdefault(account_id, _Slot(account_id))
+
+    def _many(
+        self,
+        commands: Sequence[tuple[str, Callable[[], tuple[str, WorkerInfo | str]]]],
+        progress: Progress | None,
+        batch: Batch | None,
+    ) -> BatchResult:
+        parts: dict[str, dict[str, WorkerInfo | str]] = {
+            "done": {},
+            "already": {},
+            "skipped": {},
+            "failed": {},
+        }
+        slow = any(account_id in self._seconds for account_id, _ in commands)
+        # One after the other, so that events come in the order asked; at once where one may hold up the others.
+        with ThreadPoolExecutor(_THREADS if slow else 1, thread_name_prefix="fake-batch") as threads:
+            outcomes = threads.map(lambda item: item[1](), commands)
+            for (account_id, _), (outcome, what) in zip(commands, outcomes, strict=True):
+                parts[outcome][account_id] = what
+                if progress is not None:
+                    progress(account_id, outcome)
+        return BatchResult.model_validate({**parts, "batch_id": "" if batch is None else batch.id})
+
+
+def _facts(host: str | HostFacts) -> HostFacts:
+    return HostFacts(name=host) if isinstance(host, str) else host
+
+
+def _started(
+    command: Callable[[StartRequest], WorkerInfo], request: StartRequest
+) -> Callable[[], tuple[str, WorkerInfo | str]]:
+    def run() -> tuple[str, WorkerInfo | str]:
+        try:
+            info = command(request)
+        except ManagerError as error:
+            return "failed", str(error)
+        return ("already" if info.metadata.get("already_running") else "done"), info
+
+    return run
+
+
+def _stopping(
+    stop: Callable[[str], tuple[str, WorkerInfo | str]], account_id: str
+) -> Callable[[], tuple[str, WorkerInfo | str]]:
+    return lambda: stop(account_id)
