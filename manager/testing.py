@@ -16,7 +16,7 @@ from manager.pool.fake_clock import FakeClock
 from manager.pool.start_requests import StartRequestFactory
 from manager.pool.testing import FakeEvent, FakePool
 from manager.service import WorkerManagerService
-from manager.validation import AccountConfigs, Validator
+from manager.validation import AccountConfigs, AccountConfigurationValidator, Finding, Validator
 
 #: What lies beneath an account that names less, so that an account id alone makes a valid account.
 _BENEATH: Final[Mapping[str, Any]] = {
@@ -57,6 +57,14 @@ class MemoryConfigs:
         return loaded.config
 
 
+class _WithoutCredentials(AccountConfigurationValidator):
+    """The manager's own rules, but for credentials: nothing logs in here, and a test machine has no secrets."""
+
+    def _credential_findings(self, config: AccountConfig) -> list[Finding]:
+        del config
+        return []
+
+
 def fake_service(
     accounts: Iterable[str] | Mapping[str, Mapping[str, Any]] | Path,
     *,
@@ -67,7 +75,8 @@ def fake_service(
     """Return a service whose workers live in memory; its `worker_pool` is the FakePool.
 
     `accounts` are account ids, or account ids with the keys of their files (what they leave out makes a valid account
-    of gateway `paper`), or a configuration directory. Starts no process and connects to nothing.
+    of gateway `paper`), or a configuration directory. Without a `validator` the manager's own rules apply, but
+    credentials are not looked up. Starts no process and connects to nothing.
     """
     configs: AccountConfigs
     if isinstance(accounts, Path):
@@ -76,6 +85,8 @@ def fake_service(
         configs = MemoryConfigs(accounts)
     else:
         configs = MemoryConfigs({account_id: {} for account_id in accounts})
+    if validator is None:
+        validator = _WithoutCredentials(configs if isinstance(configs, ConfigurationService) else None)
     requests = StartRequestFactory(configs, validator)
     pool = FakePool(hosts=hosts, clock=clock, request_for=requests.start_request)
     return WorkerManagerService(configs, pool, validator)

@@ -34,7 +34,7 @@ def with_package(fleet: Fleet, script: str) -> str:
 
 def test_every_python_block_is_an_example_that_is_run() -> None:
     blocks = (ROOT / "docs" / "enqueue.md").read_text().count("```python")
-    assert set(EXAMPLES) == {"celery", "outcome", "package", "asyncio", "events"}
+    assert set(EXAMPLES) == {"celery", "outcome", "package", "fake", "asyncio", "events"}
     assert blocks == len(EXAMPLES)
 
 
