@@ -1,4 +1,4 @@
-"""For tests of services that command a fleet: a service over workers in memory, without Redis, Celery or processes."""
+"""A service over workers in memory, for tests of your own service: no Redis, no Celery, no process."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,10 @@ _BENEATH: Final[Mapping[str, Any]] = {
 
 
 class MemoryConfigs:
-    """Account configurations in memory: id → the keys that its file would have. A test may change them any time."""
+    """Account configurations in memory: id → the keys that its file would have.
+
+    A test may change `accounts` at any time.
+    """
 
     def __init__(self, accounts: Mapping[str, Mapping[str, Any]]) -> None:
         self.accounts: dict[str, dict[str, Any]] = {key: dict(value) for key, value in accounts.items()}
@@ -58,7 +61,7 @@ class MemoryConfigs:
 
 
 class _WithoutCredentials(AccountConfigurationValidator):
-    """The manager's own rules, but for credentials: nothing logs in here, and a test machine has no secrets."""
+    """The manager's own rules without those about credentials: nothing logs in here."""
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
         del config
@@ -74,9 +77,9 @@ def fake_service(
 ) -> WorkerManagerService:
     """Return a service whose workers live in memory; its `worker_pool` is the FakePool.
 
-    `accounts` are account ids, or account ids with the keys of their files (what they leave out makes a valid account
-    of gateway `paper`), or a configuration directory. Without a `validator` the manager's own rules apply, but
-    credentials are not looked up. Starts no process and connects to nothing.
+    `accounts` are account ids, or account ids with the keys of their files (what they leave out makes a valid
+    account of gateway `paper`), or a configuration directory. Without a `validator` the manager's own rules
+    apply, but credentials are not looked up. Starts no process and connects to nothing.
     """
     configs: AccountConfigs
     if isinstance(accounts, Path):

@@ -1,7 +1,7 @@
 """What every `WorkerPool` does alike, as tests: a pool of yours passes them, or it does not fit the service.
 
-Subclass `WorkerPoolContract` in a test module, and give it a pytest fixture `case` that returns a new `PoolCase` for each
-test. Nothing here imports pytest.
+Subclass `WorkerPoolContract` in a test module, and give it a pytest fixture `case` that returns a new
+`PoolCase` for each test. Nothing here imports pytest.
 """
 
 import json
@@ -41,9 +41,9 @@ _WAIT: Final = 60.0
 class PoolCase(Protocol):
     """A pool under test, and accounts that it can start.
 
-    The accounts are `good-1`, `good-2` and `good-3` (valid; `good-1` has the group `desk` and the label `book=7`), `off`
-    (disabled), `bad` (`max_positions` and `max_concurrent_trades` are 0) and `refused` (its venue refuses the
-    credentials). There is no account `missing`.
+    The accounts are `good-1`, `good-2` and `good-3` (valid; `good-1` has the group `desk` and the label
+    `book=7`), `off` (disabled), `bad` (`max_positions` and `max_concurrent_trades` are 0) and `refused` (its
+    venue refuses the credentials). There is no account `missing`.
     """
 
     @property

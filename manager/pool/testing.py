@@ -1,7 +1,7 @@
 """A pool of workers in memory, for tests of services that command a fleet: no Redis, no Celery, no process.
 
-`manager.testing.fake_service` returns a service over one. What it does is what the real pools do: the same states,
-errors, results and metadata keys, held by the same contract suite (`manager.pool.contract`).
+`manager.testing.fake_service` returns a service over one. What it does is what the real pools do: the same
+states, errors, results and metadata keys, held by the same contract suite (`manager.pool.contract`).
 """
 
 import threading
@@ -76,11 +76,13 @@ class _Slot:
 
 
 class FakePool:
-    """The `WorkerPool` protocol in memory, on one or several fake hosts. Every method may be called from any thread.
+    """The `WorkerPool` protocol in memory, on one or several fake hosts.
 
-    `hosts` are names, or `HostFacts` with labels and capacity, which placement follows. `request_for` returns a start
-    request for an account that is moved before it was ever started; `fake_service` gives one. `events` holds every
-    change of a state.
+    Every method may be called from any thread.
+
+    `hosts` are names, or `HostFacts` with labels and capacity, which placement follows. `request_for` returns
+    a start request for an account that is moved before it was ever started; `fake_service` gives one.
+    `events` holds every change of a state.
     """
 
     def __init__(
@@ -105,7 +107,10 @@ class FakePool:
     # what a test scripts
 
     def fail_next(self, account_id: str, error: Exception) -> None:
-        """Have the next start of the account fail with `error`, after it was validated; called twice, the next two."""
+        """Have the next start of the account fail with `error`.
+
+        The start is validated first. Called twice, the next two starts fail.
+        """
         self._failures[account_id].append(error)
 
     def start_takes(self, account_id: str, seconds: float) -> None:
@@ -313,7 +318,8 @@ class FakePool:
             raise StartCancelledError(f"{slot.account_id}: a stop arrived while it was starting")
         if seconds > limit:
             raise StartTimeoutError(
-                f"{slot.account_id}: no connected session after {limit:g} s (its `timeout` is {config.timeout} ms)"
+                f"{slot.account_id}: no connected session after {limit:g} s "
+                f"(its `timeout` is {config.timeout} ms)"
             )
         failures = self._failures[slot.account_id]
         if failures:
@@ -444,7 +450,7 @@ class FakePool:
             "failed": {},
         }
         slow = any(account_id in self._seconds for account_id, _ in commands)
-        # One after the other, so that events come in the order asked; at once where one may hold up the others.
+        # One after the other, so that events come in the order asked; at once where one may delay the others.
         with ThreadPoolExecutor(_THREADS if slow else 1, thread_name_prefix="fake-batch") as threads:
             outcomes = threads.map(lambda item: item[1](), commands)
             for (account_id, _), (outcome, what) in zip(commands, outcomes, strict=True):

@@ -22,9 +22,9 @@ def write(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = F
     """Write `data` to `path` whole, or leave the file as it was; returns the path.
 
     The file is new: it has `mode` (less the umask) whatever the old one had, and a symbolic link at `path` is
-    replaced, not followed. Any thread or process may write the same path at the same time: the last one stays.
-    Text is written as UTF-8. With `durable` the file survives a power cut once this returns; that costs two syncs
-    to disk.
+    replaced, not followed. Any thread or process may write the same path at the same time: the last one
+    stays. Text is written as UTF-8. With `durable` the file survives a power cut once this returns; that
+    costs two syncs to disk.
 
     Raises:
         OSError: It could not be written; the error names `path`.
@@ -32,7 +32,8 @@ def write(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = F
     raw = data.encode() if isinstance(data, str) else data
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        # A name that cannot be guessed, and O_EXCL: in a shared directory a link may not lead the write elsewhere.
+        # A name that cannot be guessed, and O_EXCL: in a shared directory a link may not lead the write
+        # elsewhere.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(draft, flags, mode), "wb") as file:
             file.write(raw)

@@ -1,4 +1,4 @@
-"""How this project starts its own processes: command lines, detached children, and taking this process's place."""
+"""How this project starts its own processes: command lines, detached children, replacing this process."""
 
 import os
 import subprocess
@@ -40,9 +40,9 @@ def start_detached(
 ) -> subprocess.Popen[bytes]:
     """Start a child in its own session (on Windows: its own process group, without a console).
 
-    A signal that a terminal sends to this process's group, such as Ctrl-C, does not reach the child. The child has
-    `environment` and nothing of this process's. `user` is whom it runs as (uid, gid, further groups), if not as this
-    process. Does not wait. Raises OSError if the system refuses.
+    A signal that a terminal sends to this process's group, such as Ctrl-C, does not reach the child. The
+    child has `environment` and nothing of this process's. `user` is whom it runs as (uid, gid, further
+    groups), if not as this process. Does not wait. Raises OSError if the system refuses.
     """
     creation_flags, new_session = 0, True
     if sys.platform == "win32":

@@ -6,8 +6,8 @@ from typing import Any, Final
 from manager.config import AccountConfig, Place
 from manager.config.findings import Finding
 
-#: Gateway → keys that change nothing for its accounts. Keys that are refused for a gateway are the rules' affair, and a
-#: gateway that is plugged in gets every key.
+#: Gateway → keys that change nothing for its accounts. Keys that a gateway refuses have other rules,
+#: and a gateway that is plugged in gets every key.
 IGNORED: Final[Mapping[str, tuple[Place, ...]]] = {
     "paper": (
         ("portable",),

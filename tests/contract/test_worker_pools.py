@@ -1,4 +1,4 @@
-"""The WorkerPool contract: the host's own pool, the one that sends Celery tasks, and the fake one that ships."""
+"""The WorkerPool contract: the host's own pool, the one that sends Celery tasks, and the fake one."""
 
 import shutil
 import tempfile

@@ -131,9 +131,9 @@ def test_a_state_directory_loses_the_drafts_of_an_agent_that_was_killed(tmp_path
 
 
 def test_nothing_else_writes_a_draft_or_starts_a_detached_child() -> None:
-    """A second helper would have its own mistakes: fewer syncs, drafts with names that collide, leaked descriptors."""
+    """A second helper would have its own mistakes: fewer syncs, colliding drafts, leaked descriptors."""
     allowed = {
-        # Logs move aside, a directory of files is laid out as a whole, and the guard must not import this project.
+        # Logs move aside, a directory is laid out as a whole, and the guard must not import this project.
         r"(draft|path)\w*\.replace\(": {
             "system/atomic_file.py",
             "system/log_writer.py",

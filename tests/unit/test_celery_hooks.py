@@ -1,7 +1,7 @@
 """The hooks of Celery and kombu that this project overrides, private ones too.
 
-A release that drops or renames one of them would not fail: the override would never be called, and the agent would
-lose what it is for (the fleet's own connections, the check of every message) without a word.
+A release that drops or renames one of them would not fail: the override would never be called, and the agent
+would lose what it is for (the fleet's own connections, the check of every message) without a word.
 """
 
 import inspect
@@ -104,7 +104,8 @@ ATTRIBUTES: list[tuple[Callable[..., Any] | type, str]] = [
 def _gone(hook: str, package: Any, why: str) -> str:
     return (
         f"{hook}: {why} in {package.__name__} {package.__version__}. manager/fleet/celery_redis.py or "
-        f"tasks/consumer.py relies on it: adapt them, then raise the bound on {package.__name__} in pyproject.toml."
+        f"tasks/consumer.py relies on it: adapt them, then raise the bound on {package.__name__} in "
+        "pyproject.toml."
     )
 
 

@@ -1,4 +1,4 @@
-"""What an account's file says reaches its worker: every key for the gateway, groups and labels for those who list."""
+"""What an account's file says reaches its worker: every key for the gateway, groups and labels."""
 
 import json
 from collections.abc import Iterator
