@@ -117,8 +117,8 @@ def test_only_drafts_are_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([*names, directory.name])
 
 
-def test_a_state_directory_loses_the_drafts_of_an_agent_that_was_killed(tmp_path: Path) -> None:
-    paths = StatePaths(tmp_path / "state")
+def test_a_state_directory_loses_the_drafts_of_an_agent_that_was_killed(short_dir: Path) -> None:
+    paths = StatePaths(short_dir / "state")
     paths.create()
     drafts = [
         place / ".a.json.0123456789abcdef.tmp" for place in (paths.root, paths.workers_dir, paths.run_dir)
