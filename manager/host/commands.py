@@ -23,11 +23,10 @@ from manager.gateways import runs_programs
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
-from manager.host.workers.modes import mode_not_supported
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
-from manager.pool.commands import CommandSpec
+from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.protocol import StartRequest
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs

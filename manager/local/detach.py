@@ -1,11 +1,10 @@
 """`manager up --detach`: the same `up` in the background, with its output in a log file."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -14,6 +13,7 @@ from manager.local.agent import agent_environment
 from manager.local.up import refuse_second
 from manager.local.up_record import UpFiles, UpRecord
 from manager.settings import Settings
+from manager.system.child_process import manager_argv, open_log, start_detached
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
 from manager.system.text import printable
@@ -54,26 +54,12 @@ def run_detached(settings: Settings, options: Sequence[str]) -> int:
 
 
 def _spawn(settings: Settings, options: Sequence[str], log_file: Path) -> "subprocess.Popen[bytes]":
-    spawn: dict[str, Any] = {}
-    if sys.platform == "win32":
-        spawn["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-    else:
-        spawn["start_new_session"] = True
-    # Without the current directory on the path of imports, as the command `manager` is.
-    argv = [sys.executable, "-P", "-m", "manager.cli", "up", "--background", *options]
-    log_file.touch(mode=0o600)
-    with log_file.open("ab") as log:
-        try:
-            return subprocess.Popen(
-                argv,
-                env=agent_environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                **spawn,
-            )
-        except OSError as error:
-            raise ComponentError(f"`manager up` cannot be started ({argv[0]}): {error}") from None
+    argv = manager_argv("up", "--background", *options)
+    try:
+        with open_log(log_file) as log:
+            return start_detached(argv, environment=agent_environment(settings), stdout=log, stderr=log)
+    except OSError as error:
+        raise ComponentError(f"`manager up` cannot be started ({argv[0]}): {error}") from None
 
 
 def _await_start(process: "subprocess.Popen[bytes]", files: UpFiles, log: "_Tail") -> UpRecord | None:

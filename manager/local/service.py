@@ -17,6 +17,8 @@ from manager.fleet import fleet_url, safe_url
 from manager.local.service_unit import Runs, UnitPlan, environment_text, unit_text
 from manager.local.windows_task import loop_script, task_xml
 from manager.settings import Settings
+from manager.system import atomic_file
+from manager.system.child_process import manager_argv
 
 Scope = Literal["system", "user"]
 
@@ -89,13 +91,6 @@ def this_user() -> str:
     import pwd
 
     return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def manager_argv(runs: Runs) -> list[str]:
-    """Return the command line of this installation's `manager`."""
-    program = Path(sys.executable).with_name("manager.exe" if sys.platform == "win32" else "manager")
-    start = [str(program)] if program.exists() else [sys.executable, "-P", "-m", "manager.cli"]
-    return [*start, runs]
 
 
 def systemd_plan(
@@ -205,11 +200,8 @@ def install(plan: Plan) -> list[str]:
             continue
         try:
             file.path.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.path.with_name(file.path.name + ".tmp")
-            draft.unlink(missing_ok=True)
-            draft.touch(mode=0o600 if file.keep or file.shown else 0o644)
-            draft.write_text(file.text, encoding=file.encoding, newline="")
-            draft.replace(file.path)
+            mode = 0o600 if file.keep or file.shown else 0o644
+            atomic_file.write(file.path, file.text.encode(file.encoding), mode=mode)
         except OSError as error:
             raise ComponentError(
                 f"{file.path}: {error.strerror or error}: a system service needs root (or an administrator); --user does not"

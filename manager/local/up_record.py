@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from manager.system import atomic_file
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 
@@ -100,10 +101,7 @@ class RequestWatch:
 
 
 def _replace(path: Path, data: dict[str, Any]) -> None:
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.touch(mode=0o600)
-    draft.write_text(json.dumps(data))
-    draft.replace(path)
+    atomic_file.write(path, json.dumps(data))
 
 
 def _read(path: Path) -> dict[str, Any]:

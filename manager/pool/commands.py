@@ -6,6 +6,7 @@ Tasks, batches, the command line, the audit trail and both pools take from here 
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from manager.errors import NotSupportedError
 from manager.states import TradingMode
 
 
@@ -86,3 +87,11 @@ RESUME: Final = CommandSpec(
 COMMANDS: Final = {spec.name: spec for spec in (START, RESTART, STOP, PAUSE, RESUME)}
 #: Those that change how a session trades. All of them travel the same way, from the task to the worker.
 MODE_COMMANDS: Final = tuple(spec for spec in COMMANDS.values() if spec.mode is not None)
+
+
+def mode_not_supported(account_id: str, command: str) -> NotSupportedError:
+    """Return the error for an account whose program decides by itself when to trade."""
+    return NotSupportedError(
+        f"{account_id}: {command} is not supported by this program, which decides by itself when to trade: use what the "
+        f"program offers, or `manager stop {account_id}`"
+    )

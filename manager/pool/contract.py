@@ -21,8 +21,9 @@ from manager.errors import (
     NoWorkerError,
 )
 from manager.models import WorkerInfo
+from manager.pool.commands import PAUSE, RESUME
 from manager.pool.protocol import StartRequest, WorkerPool
-from manager.states import WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerLifecycleStatus
 
 _S: Final = WorkerLifecycleStatus
 
@@ -116,6 +117,19 @@ class WorkerPoolContract:
         _raises(NoWorkerError, lambda: case.pool.stop_worker("good-1"))
         assert case.pool.start_worker(case.request("good-1")).worker_id != started.worker_id
 
+    def test_a_pause_holds_through_a_stop_and_a_start_until_it_is_resumed(self, case: PoolCase) -> None:
+        _raises(NoWorkerError, lambda: case.pool.set_mode(PAUSE, "missing"))
+        started = case.pool.start_worker(case.request("good-1"))
+        paused = case.pool.set_mode(PAUSE, "good-1")
+        assert (paused.worker_id, paused.status) == (started.worker_id, _S.RUNNING)
+        assert paused.trading_mode is TradingMode.PAUSED
+        case.pool.stop_worker("good-1")
+        again = case.pool.start_worker(case.request("good-1"))
+        assert again.trading_mode is TradingMode.PAUSED
+        result = case.pool.set_mode_many(RESUME, ["good-1", "missing"])
+        assert (list(result.done), list(result.skipped)) == (["good-1"], ["missing"])
+        assert result.done["good-1"].trading_mode is TradingMode.NORMAL
+
     def test_an_account_that_never_ran_has_nothing_to_stop_or_show(self, case: PoolCase) -> None:
         error = _raises(NoWorkerError, lambda: case.pool.stop_worker("good-1"))
         assert isinstance(error, ValueError)
@@ -145,7 +159,7 @@ class WorkerPoolContract:
         info = case.pool.get_worker_info("refused")
         assert info is not None
         assert (info.status, info.started_at) == (_S.FAILED, None)
-        assert info.error == str(error)
+        assert info.error == str(error).removeprefix("refused: "), "the record has the account's name already"
         assert info.stopped_at is not None
         assert case.pool.stop_worker("refused") is True
         stopped = case.pool.get_worker_info("refused")

@@ -25,12 +25,14 @@ from manager.errors import (
     StartCancelledError,
     StartTimeoutError,
 )
+from manager.gateways import runs_programs
 from manager.models import BatchResult, UtcDatetime, ValidationResult, WorkerInfo, new_worker_id
 from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.pool.arguments import check_timeout
+from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.fake_clock import FakeClock
 from manager.pool.protocol import Batch, Progress, StartRequest
-from manager.states import LIVE, WorkerLifecycleStatus, may_move
+from manager.states import LIVE, TradingMode, WorkerLifecycleStatus, may_move
 from manager.versions import __version__
 
 _S: Final = WorkerLifecycleStatus
@@ -65,6 +67,7 @@ class _Slot:
     #: Stops that wait for a start which is under way.
     stops: int = 0
     starting: bool = False
+    mode: TradingMode = TradingMode.NORMAL
 
     @property
     def live(self) -> bool:
@@ -207,6 +210,43 @@ class FakePool:
                 self._stop(slot)
             return self._start(slot, request, config, host)
 
+    def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
+        """See `manager.pool.protocol.WorkerPool.set_mode`."""
+        if command.mode is None:
+            raise ValueError(f"{command.name} changes no trading mode")
+        with self._guard:
+            slot = self._slots.get(account_id)
+        if slot is None or slot.info is None:
+            raise NoWorkerError(f"{account_id} never had a worker: nothing to {command.name}")
+        with slot.lock:
+            if runs_programs(str(slot.info.metadata["gateway"])):
+                raise mode_not_supported(account_id, command.name)
+            if slot.live:
+                self._require_live(slot)
+            with self._guard:
+                slot.mode = command.mode
+                slot.info = slot.info.with_(metadata={"trading_mode": command.mode})
+                return self._seen(slot.info)
+
+    def set_mode_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        progress: Progress | None = None,
+        batch: Batch | None = None,
+    ) -> BatchResult:
+        """See `manager.pool.protocol.WorkerPool.set_mode_many`, and `start_many` here."""
+
+        def change(account_id: str) -> tuple[str, WorkerInfo | str]:
+            try:
+                return "done", self.set_mode(command, account_id)
+            except NoWorkerError as error:
+                return "skipped", str(error)
+            except ManagerError as error:
+                return "failed", str(error)
+
+        return self._many([(one, _stopping(change, one)) for one in account_ids], progress, batch)
+
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
@@ -302,7 +342,7 @@ class FakePool:
                     host = placement.host
                 self._claim(slot, config)
                 slot.request, slot.needs = request, needs
-                slot.info = self._created(config, request, host)
+                slot.info = self._created(config, request, host, slot.mode)
                 self._move(slot, _S.STARTING)
             with self._undone(slot):
                 self._connect(slot, config)
@@ -349,7 +389,9 @@ class FakePool:
             self._release(slot)
             self._move(slot, _S.STOPPED, error)
 
-    def _created(self, config: AccountConfig, request: StartRequest, host: str) -> WorkerInfo:
+    def _created(
+        self, config: AccountConfig, request: StartRequest, host: str, mode: TradingMode
+    ) -> WorkerInfo:
         return WorkerInfo(
             worker_id=new_worker_id(),
             account_id=config.account_id,
@@ -368,6 +410,7 @@ class FakePool:
                 "version": __version__,
                 "config_version": config_version(config),
                 "health": "unknown",
+                "trading_mode": mode,
                 "log_file": "",
             },
         )
@@ -378,6 +421,8 @@ class FakePool:
                 before = None if slot.info is None else slot.info.status
                 raise AssertionError(f"{slot.account_id}: {before} may not become {status}")
             now = self.clock.now()
+            if error is not None:
+                error = error.removeprefix(f"{slot.account_id}: ")
             changes: dict[str, object] = {"status": status, "error": error}
             if status is _S.RUNNING:
                 changes |= {

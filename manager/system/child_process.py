@@ -19,6 +19,16 @@ def module_argv(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def manager_argv(*arguments: str) -> list[str]:
+    """Return the command line of this installation's `manager`.
+
+    Without the script on disk it is the module, and the current directory is not on the path of imports, as for the script.
+    """
+    program = Path(sys.executable).with_name("manager.exe" if sys.platform == "win32" else "manager")
+    start = [str(program)] if program.exists() else [sys.executable, "-P", "-m", "manager.cli"]
+    return [*start, *arguments]
+
+
 def celery_argv(command: str, *arguments: str) -> list[str]:
     """Return the command line of one of Celery's commands on this project's app."""
     # --quiet: Celery writes its banner unguarded, which on a full disk would end the process before it has begun.

@@ -88,7 +88,7 @@ def test_where_no_new_file_can_be_made_the_open_one_takes_the_lines(tmp_path: Pa
 @posix
 def test_standard_error_follows_the_log(tmp_path: Path) -> None:
     program = (
-        "import logging, os, sys\nfrom pathlib import Path\nfrom manager import logs\n"
+        "import logging, os, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
         "log = Path(sys.argv[1])\nlogs.configure(file=log, also_stderr=True)\n"
         "os.write(2, b'first\\n')\nlog.rename(f'{log}.1')\n"
         "logging.getLogger('x').warning('a line')\nlogs.flush()\nos.write(2, b'second\\n')\n"
@@ -118,7 +118,7 @@ def test_lines_that_a_full_disk_loses_are_counted_and_told_when_there_is_room(
 ) -> None:
     """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
     program = (
-        "import json, logging, resource, sys\nfrom pathlib import Path\nfrom manager import logs\n"
+        "import json, logging, resource, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
         "log = Path(sys.argv[1])\nlogs.configure(file=log, as_json=sys.argv[2] == 'True')\n"
         "said = logging.getLogger('x')\nsaid.warning('before')\nlogs.flush()\n"
         "size = log.stat().st_size\nhard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
@@ -169,7 +169,7 @@ def test_lost_lines_are_told_although_nobody_logs(tmp_path: Path) -> None:
 def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
     """The same on a real file system without room, mounted for this process alone."""
     program = (
-        "import logging, os, sys\nfrom pathlib import Path\nfrom manager import logs\n"
+        "import logging, os, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
         "log = Path(sys.argv[1]) / 'log'\nlogs.configure(file=log, max_bytes=20_000, backups=1)\n"
         "said = logging.getLogger('x')\nsaid.warning('before')\nlogs.flush()\n"
         "filler = log.with_name('filler')\n"

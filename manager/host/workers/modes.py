@@ -1,6 +1,6 @@
 """Trading modes of workers: what one reports, and how it is asked to change."""
 
-from manager.errors import CommandRefusedError, NotSupportedError
+from manager.errors import CommandRefusedError
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.session.control import ControlError
@@ -19,14 +19,6 @@ def reported_mode(record: WorkerRecord) -> TradingMode:
         return TradingMode(str(heartbeat.status.get("trading_mode", "normal") if heartbeat else "normal"))
     except ValueError:
         return TradingMode.NORMAL
-
-
-def mode_not_supported(account_id: str, command: str) -> NotSupportedError:
-    """Return the error for an account whose program decides by itself when to trade."""
-    return NotSupportedError(
-        f"{account_id}: {command} is not supported by this program, which decides by itself when to trade: use what the "
-        f"program offers, or `manager stop {account_id}`"
-    )
 
 
 def ask_for_mode(slot: Slot, mode: TradingMode, by: str) -> None:

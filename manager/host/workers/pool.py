@@ -24,7 +24,7 @@ from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.hang_check import why_hung
 from manager.host.workers.leases import LeaseGrant, Leases
 from manager.host.workers.login_throttle import LoginThrottle
-from manager.host.workers.modes import ask_for_mode, mode_not_supported, reported_mode
+from manager.host.workers.modes import ask_for_mode, reported_mode
 from manager.host.workers.parallel import run_batch
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles, WorkerRecord
@@ -35,7 +35,7 @@ from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
-from manager.pool.commands import CommandSpec
+from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.session.heartbeat_file import Heartbeat, read_heartbeat
 from manager.session.lease import lease_clock

@@ -37,7 +37,7 @@ def test_the_agent_alone_writes_its_log_file(short_dir: Path, monkeypatch: pytes
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved on Windows")
 def test_the_agent_s_log_is_rotated_comes_back_and_is_refused_by_name(short_dir: Path) -> None:
     program = (
-        "import logging, sys\nfrom pathlib import Path\nfrom manager import logs\nfrom tasks.app import _configure_logging\n"
+        "import logging, sys\nfrom pathlib import Path\nfrom manager.system import logs\nfrom tasks.app import _configure_logging\n"
         "log = Path(sys.argv[1])\n_configure_logging()\nsaid = logging.getLogger('manager.x')\n"
         "said.warning('one')\nlogs.flush()\nlog.unlink()\n"
         "for number in range(200): said.warning('%d %s', number, 'x' * 100)\nlogs.flush()\n"
