@@ -122,6 +122,10 @@ def settings() -> "Settings":
 
 def service() -> "WorkerManagerService":
     """Return the service over the fleet."""
+    import logging
+
+    # Its advice, to restart the application, is for a service. The command's own error says what happened.
+    logging.getLogger("celery.backends.asynchronous").setLevel(logging.CRITICAL + 1)
     from manager.factory import build_service
 
     return build_service(settings())

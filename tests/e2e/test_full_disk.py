@@ -57,8 +57,10 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
     third.kill()
     told = up.run("start", C)
     assert told.returncode == 1
-    assert told.stderr.startswith("error: ")
-    assert len(told.stderr.splitlines()) == 1
+    # Redis refuses it, or the agent that was just started again has not answered: whichever the full disk leaves.
+    errors = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, told.stderr
+    assert "Traceback" not in told.stderr
     doctor = up.run("doctor").stdout
     assert f"the disk of {disk.root} is full" in doctor
     assert second.alive()
