@@ -22,6 +22,7 @@ def end_agent(fleet: Fleet, number: int) -> None:
     fleet.agent.wait(timeout=20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM])
 def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> None:
     """Killed or ended in order, the agent leaves its workers trading, and the next one takes them over as they are."""
@@ -85,6 +86,7 @@ def test_a_worker_that_died_while_no_agent_lived_is_failed_and_not_running(fleet
     assert fleet.run_json("start", accounts[0])["status"] == "running"
 
 
+@pytest.mark.long
 def test_a_worker_whose_host_is_silent_is_unknown_and_never_running(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(1)
     fleet.run_json("start-all")
@@ -193,6 +195,7 @@ def test_an_agent_that_is_out_of_files_for_good_exits_and_the_next_one_adopts_it
     assert fleet.stats()["overlaps"] == 0
 
 
+@pytest.mark.long
 def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_starts_them(fleet: Fleet) -> None:
     fleet.add_accounts(3)
     fleet.end_agent(signal.SIGTERM)

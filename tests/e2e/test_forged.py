@@ -13,7 +13,7 @@ import pytest
 from support.fleet import Fleet, plain_celery
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 MEGABYTES = 10 * 1024 * 1024

@@ -10,7 +10,7 @@ from support.fleet import Fleet
 from support.flower import Flower
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def celery(fleet: Fleet, *arguments: str) -> "subprocess.CompletedProcess[str]":

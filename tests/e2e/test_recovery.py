@@ -152,6 +152,7 @@ def test_an_account_that_cannot_come_back_after_a_reboot_says_why(fleet: Fleet) 
     assert fleet.status(A) == "failed"
 
 
+@pytest.mark.long
 def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     fleet.run_json("start", A)
@@ -243,6 +244,7 @@ print(twice("tasks.stop_worker", "t-stop"))
     assert len(fleet.workers()) == 1
 
 
+@pytest.mark.long
 def test_a_stop_must_not_queue_behind_a_hundred_slow_starts(bare_fleet: Fleet) -> None:
     fleet = bare_fleet
     fleet.start_venue()

@@ -26,6 +26,7 @@ def fetch(url: str) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.long
 def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = bare_fleet
     fleet.start_venue()

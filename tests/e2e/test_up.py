@@ -211,6 +211,7 @@ def test_the_trading_outlives_the_managing_and_the_next_up_takes_it_over(up: Up)
     assert up.processes() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["agent", "redis", "venue"])
 def test_what_dies_is_started_again_and_said(up: Up, name: str) -> None:
     process = up.start("--demo", "--no-flower")
@@ -238,6 +239,7 @@ def _all_run(up: Up, before: dict[str, object]) -> bool:
     )
 
 
+@pytest.mark.long
 def test_data_stays_between_runs(up: Up) -> None:
     assert up.run("up", "--demo", "--no-flower", "--exit-after-start").returncode == 0
     assert up.processes() == []
