@@ -11,7 +11,7 @@ from manager.config.problems import dotted
 from manager.validation.unused_keys import IGNORED
 
 PROGRAM = "gateway: command\ncommand: [/bin/true]\nready: {after_seconds: 0}\n"
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "configuration.md"
 
 #: A value for each key that some gateway ignores.
 VALUES: dict[str, Any] = {
