@@ -18,7 +18,7 @@ from manager.factory import celery_worker_pool, configuration
 from manager.gateways.paper.address import venue_address
 from manager.gateways.paper.reachability import reach_problem
 from manager.host.agent import HostAgent
-from manager.host.commands import MAX_HOPS, CommandContext, Elsewhere, HostCommands
+from manager.host.commands import MAX_HOPS, CommandContext, Forward, HostCommands
 from manager.models import ValidationResult
 from manager.service import WorkerManagerService
 from manager.settings import Settings, load_settings
@@ -138,7 +138,9 @@ def _services() -> _Running:
     return _running
 
 
-def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, CommandContext], T]) -> T:
+def carried_out(
+    task: Any, account_id: str, command: Callable[[HostCommands, CommandContext], T | Forward]
+) -> T:
     """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same.
 
     What became of it goes into the audit trail.
@@ -149,26 +151,32 @@ def carried_out(task: Any, account_id: str, command: Callable[[HostCommands, Com
     running.self_test.begin_command()
     try:
         answer = command(running.commands, context)
-    except Elsewhere as elsewhere:
-        onward = task.s(*task.request.args, **task.request.kwargs)
-        headers = {_HOPS: context.hops + 1, wire.BY_HEADER: context.by}
-        if context.version is not None:
-            headers[wire.VERSION_HEADER] = context.version
-        if context.generation:
-            headers[wire.GENERATION_HEADER] = context.generation
-        onward.set(queue=wire.host_queue(elsewhere.host), headers=headers)
-        raise task.replace(onward) from None
     except ManagerError as error:
         running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
         # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
         refusal = bare(error)
     else:
+        if isinstance(answer, Forward):
+            raise _forwarded(task, context, answer.host)
         outcome, text = _outcome(running, account_id) if what == "stop" else ("ok", "")
         running.audit_writer.note(what, account_id, context.by, context.token, outcome, text)
         return answer
     finally:
         running.self_test.end_command()
     raise refusal
+
+
+def _forwarded(task: Any, context: CommandContext, host: str) -> BaseException:
+    """Send the task to another host's queue; returns what Celery wants raised in place of an answer."""
+    onward = task.s(*task.request.args, **task.request.kwargs)
+    headers = {_HOPS: context.hops + 1, wire.BY_HEADER: context.by}
+    if context.version is not None:
+        headers[wire.VERSION_HEADER] = context.version
+    if context.generation:
+        headers[wire.GENERATION_HEADER] = context.generation
+    onward.set(queue=wire.host_queue(host), headers=headers)
+    replaced: BaseException = task.replace(onward)
+    return replaced
 
 
 def _outcome(running: _Running, account_id: str) -> tuple[str, str]:

@@ -6,10 +6,12 @@ Paths are compared as text, on whatever machine that happens. Pure, but for the 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from manager.config.models import AccountConfig
+from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place
 
 #: (host, port) as they are compared.
@@ -56,6 +58,7 @@ def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
     for config in configs:
         if config.gateway != "command" or not config.enabled or not config.command:
             continue
+        config = _as_run(config)  # noqa: PLW2901
         for endpoint in dict.fromkeys(endpoint for _, endpoint in endpoints(config)):
             ports[endpoint] = (*ports.get(endpoint, ()), (config.account_id, config.host))
         key = _program(config)
@@ -65,14 +68,15 @@ def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
 
 def endpoints(config: AccountConfig) -> list[tuple[Place, Endpoint]]:
     """Return the ports by which the account's program is known as ready or as well, and where they stand."""
+    config = _as_run(config)
     found: list[tuple[Place, Endpoint]] = []
     for around, sign in ((("ready",), config.ready), (("health", "probe"), config.health.probe)):
         if sign is None:
             continue
-        port = "" if sign.tcp is None else _filled(str(sign.tcp), config)
+        port = "" if sign.tcp is None else str(sign.tcp)
         if port.isdigit():
             found.append(((*around, "tcp"), ("127.0.0.1", int(port))))
-        target = None if sign.http is None else _target(_filled(sign.http, config))
+        target = None if sign.http is None else _target(sign.http)
         if target is not None:
             found.append(((*around, "http"), target))
     return found
@@ -89,17 +93,15 @@ def _target(url: str) -> Endpoint | None:
 
 
 def _program(config: AccountConfig) -> _Program:
-    directory = os.path.normpath(os.path.expanduser(_filled(config.directory or ".", config)))  # noqa: PTH111
-    command = tuple(_filled(part, config) for part in config.command or ())
-    environment = tuple(
-        sorted((name, _filled(str(value), config)) for name, value in config.environment.items())
-    )
+    directory = os.path.normpath(os.path.expanduser(config.directory or "."))  # noqa: PTH111
+    command = tuple(config.command or ())
+    environment = tuple(sorted((name, str(value)) for name, value in config.environment.items()))
     return command, directory, environment, config.broker_login()
 
 
-def _filled(text: str, config: AccountConfig) -> str:
-    """Return a text in which what stands for the account is the account."""
-    return text.replace("{account_id}", config.account_id).replace("{state_dir}", config.account_id)
+def _as_run(config: AccountConfig) -> AccountConfig:
+    """Return the account as its program gets it; each account has its own state directory."""
+    return fill_placeholders(config, Path(config.account_id)).config
 
 
 def _shown(endpoint: Endpoint) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from manager.config import AccountConfig, ConfigurationService
 from manager.errors import (
@@ -39,12 +39,11 @@ logger: Final = logging.getLogger(__name__)
 MAX_HOPS: Final = 4
 
 
-class Elsewhere(Exception):  # noqa: N818 - no error: the command has another place
-    """Raised when a command is another host's to carry out."""
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The answer of a command that another host has to carry out: which one."""
 
-    def __init__(self, host: str) -> None:
-        super().__init__(host)
-        self.host = host
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class CommandContext:
 class HostCommands:
     """The commands of one host. Every method may be called from any thread.
 
-    Raises Elsewhere if another host should do it.
+    Each of start, restart, stop and set_mode returns `Forward` if another host has to carry it out.
     """
 
     def __init__(
@@ -93,19 +92,19 @@ class HostCommands:
 
     def start(
         self, account_id: str, apply_defaults: bool, validate: bool, context: CommandContext
-    ) -> WorkerInfo:
+    ) -> WorkerInfo | Forward:
         """Start the account's worker; see `manager.pool.protocol.WorkerPool.start_worker`."""
         change = _desired_request(
             account_id, "start", context, apply_defaults=apply_defaults, validate=validate
         )
         return self._run(change, self._pool.start_worker, context)
 
-    def restart(self, account_id: str, context: CommandContext) -> WorkerInfo:
+    def restart(self, account_id: str, context: CommandContext) -> WorkerInfo | Forward:
         """Stop the account's worker if it runs, and start it; see `manager.pool.protocol.WorkerPool.restart_worker`."""
         change = _desired_request(account_id, "restart", context, restart=True)
         return self._run(change, self._pool.restart_worker, context)
 
-    def stop(self, account_id: str, timeout: float | None, context: CommandContext) -> bool:
+    def stop(self, account_id: str, timeout: float | None, context: CommandContext) -> bool | Forward:
         """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is away."""
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
@@ -121,7 +120,9 @@ class HostCommands:
                 f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
             )
         if not (self._pool.has_worker_for_account(account_id) or self._reconciler.knows_stop(desired)):
-            self._elsewhere(account_id, desired, context.hops)
+            route = self._route(account_id, desired, context.hops)
+            if route is not None:
+                return route
         done = self._reconciler.stop(desired)
         error = done.exception()
         if error is not None:
@@ -129,7 +130,9 @@ class HostCommands:
             raise bare(error)
         return done.result()
 
-    def set_mode(self, command: CommandSpec, account_id: str, context: CommandContext) -> WorkerInfo:
+    def set_mode(
+        self, command: CommandSpec, account_id: str, context: CommandContext
+    ) -> WorkerInfo | Forward:
         """Change how the account's session trades; see `manager.pool.protocol.WorkerPool.set_mode`.
 
         Written down first: it holds for every later session, and for this one even if its worker does not answer now.
@@ -148,7 +151,9 @@ class HostCommands:
                 f"{account_id}: a later command ({desired.mode_by}) made it {desired.mode}: ask again if it should change"
             )
         if not self._pool.has_worker_for_account(account_id):
-            self._elsewhere(account_id, desired, context.hops, command.name)
+            route = self._route(account_id, desired, context.hops, command.name)
+            if route is not None:
+                return route
         try:
             return self._set_mode_here(command, account_id, context.by)
         except NotSupportedError:
@@ -177,7 +182,7 @@ class HostCommands:
         change: DesiredStateRequest,
         carry_out: Callable[[StartRequest], WorkerInfo],
         context: CommandContext,
-    ) -> WorkerInfo:
+    ) -> WorkerInfo | Forward:
         self._ready()
         account_id, hops = change.account_id, context.hops
         config = self._peek(account_id, change.apply_defaults)
@@ -188,8 +193,7 @@ class HostCommands:
         change = replace(change, failover=failover, needs=needs if config is not None else None)
         try:
             _refuse_strangers(context)
-            if not here:
-                self._place(change, needs, config, hops, context.generation)
+            route = None if here else self._place(change, needs, config, hops, context.generation)
         except ManagerError as error:
             # The manager wrote it down before anybody could know: the caller is told no, and it must not happen.
             self._reconciler.desired_cache.withdraw(account_id, self._reconciler.set_desired(change)[0])
@@ -197,28 +201,28 @@ class HostCommands:
                 # What is wrong with its file says more than where it would not fit.
                 self._reconciler.restarts.check(account_id, change.apply_defaults, change.validate)
             raise
+        if route is not None:
+            return route
         generation, desired = self._reconciler.set_desired(replace(change, host=self._host))
         if not desired.running:
             raise StartCancelledError(
                 f"{account_id}: a later stop ({desired.by}) overrules this start: ask again if it should run"
             )
         try:
-            self._follow(desired, hops, config)
-            if not here and not (desired.why in BY_HAND and desired.host == self._host):
-                self._keep_or_pass_on(change, needs, desired.claimed, hops)
+            route = self._follow(desired, hops, config)
+            if route is None and not here and not (desired.why in BY_HAND and desired.host == self._host):
+                route = self._reserve(change, needs, desired.claimed, hops)
+            if route is not None:
+                return route
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.clear_broken(config)
             return carry_out(self._reconciler.restarts.start_request(desired))
         except StartCancelledError:
             # By a stop; or because its account was given to another host, or is to leave this one: it goes on there.
-            now = self._desired.read(account_id)
-            if now is not None and now.running and now.generation == generation:
-                self._follow(now, hops, config)
-                if self._reconciler.drain.moves:
-                    placement = self._fleet_snapshot.place(needs, None, without=self._host)
-                    if placement.host is not None:
-                        self._pass_on(change, placement.host, hops)
-            raise
+            route = self._route_after_cancel(change, needs, generation, hops, config)
+            if route is None:
+                raise
+            return route
         except ManagerError:
             # The caller hears that it did not happen, so it must not happen later either.
             self._reconciler.desired_cache.withdraw(account_id, generation)
@@ -226,28 +230,56 @@ class HostCommands:
         finally:
             self._fleet_snapshot.done(account_id)
 
-    def _follow(self, desired: DesiredState, hops: int, config: AccountConfig | None) -> None:
-        """Raise Elsewhere if the account was given to another host since it was looked for; take it from a silent one."""
+    def _route_after_cancel(
+        self,
+        change: DesiredStateRequest,
+        needs: Needs,
+        generation: int,
+        hops: int,
+        config: AccountConfig | None,
+    ) -> Forward | None:
+        """Return where a cancelled start continues: the account was reassigned, or is to leave this host.
+
+        None if a stop or a later command cancelled it. Raises as `_follow` does.
+        """
+        now = self._desired.read(change.account_id)
+        if now is None or not now.running or now.generation != generation:
+            return None
+        route = self._follow(now, hops, config)
+        if route is not None or not self._reconciler.drain.moves:
+            return route
+        placement = self._fleet_snapshot.place(needs, None, without=self._host)
+        return None if placement.host is None else self._forward(change, placement.host, hops)
+
+    def _follow(self, desired: DesiredState, hops: int, config: AccountConfig | None) -> Forward | None:
+        """Return where the account is, if another live host got it meanwhile; take it from a silent host.
+
+        Raises HostUnavailableError, NoHostFitsError or StartCancelledError.
+        """
         if desired.host in {"", self._host}:
-            return
+            return None
         if hops >= MAX_HOPS:
             raise _lost_its_way(desired.account_id, hops)
         if self._fleet_snapshot.live(desired.host):
-            raise Elsewhere(desired.host)
+            return Forward(desired.host)
         if config is not None and not self._pool.has_worker_for_account(desired.account_id):
             self._refuse_uncertain(desired, config, 0)
         if not self._reconciler.desired_cache.reassign_here(desired):
             raise StartCancelledError(f"{desired.account_id}: a later command overrules this start")
+        return None
 
-    def _keep_or_pass_on(self, change: DesiredStateRequest, needs: Needs, claimed: int, hops: int) -> None:
-        """Raise Elsewhere, or NoHostFitsError, if others came before and there is no room left for the account here."""
+    def _reserve(self, change: DesiredStateRequest, needs: Needs, claimed: int, hops: int) -> Forward | None:
+        """Reserve room for the account here; return another host if earlier accounts have taken it.
+
+        Raises NoHostFitsError if no host has room.
+        """
         why = self._fleet_snapshot.reserve_here(needs, claimed, self._pool.has_worker_for_account)
         if why is None:
-            return
+            return None
         placement = self._fleet_snapshot.place(needs, None, without=self._host)
         if placement.host is None:
             raise NoHostFitsError(f"{needs.account_id}: host {self._host}: {why}; {placement.explain()}")
-        self._pass_on(change, placement.host, hops)
+        return self._forward(change, placement.host, hops)
 
     def _refuse_unknown(
         self, change: DesiredStateRequest, config: AccountConfig | None, context: CommandContext
@@ -288,8 +320,11 @@ class HostCommands:
         config: AccountConfig | None,
         hops: int,
         generation: int,
-    ) -> None:
-        """Raise Elsewhere if the account is another host's: where it is, its pin, or where it fits."""
+    ) -> Forward | None:
+        """Return the account's host if it is another one: where it is, its pin, or where it fits.
+
+        Raises HostUnavailableError or NoHostFitsError.
+        """
         account_id = change.account_id
         pin = needs.pin
         if pin not in {None, self._host} and not self._fleet_snapshot.live(str(pin)):
@@ -301,16 +336,18 @@ class HostCommands:
         if desired is not None and desired.why in BY_HAND and desired.host == self._host:
             # Whoever sent that has looked at the rules.
             self._reconciler.desired_cache.certain(account_id)
-            return
+            return None
         other = self._reconciler.desired_cache.host_elsewhere(account_id, desired)
-        self._ask_uncertain(account_id, hops)
+        route = self._uncertain_host(account_id, hops)
+        if route is not None:
+            return route
         # A silent one's account is taken here if its lease is free: the lease tells, not the silence.
         there = other is not None and self._fleet_snapshot.live(other)
         if other is not None and there and pin is None and hops < MAX_HOPS:
-            raise Elsewhere(other)
+            return Forward(other)
         renamed = self._fleet_snapshot.renamed(other, account_id) if other is not None and not there else None
         if renamed is not None and renamed != self._host and hops < MAX_HOPS:
-            raise Elsewhere(renamed)
+            return Forward(renamed)
         # A host that has this one's new name is not a silent one: its worker is known here.
         if config is not None and renamed is None:
             # Where Redis has lost what is wanted as well, the host's record may still be there.
@@ -323,16 +360,15 @@ class HostCommands:
             raise NoHostFitsError(
                 f"{placement.explain()}: `manager place {account_id} --explain` shows what it needs"
             )
-        if placement.host != self._host:
-            self._pass_on(change, placement.host, hops)
+        return None if placement.host == self._host else self._forward(change, placement.host, hops)
 
-    def _pass_on(self, change: DesiredStateRequest, host: str, hops: int) -> NoReturn:
-        """Make the account another host's, and raise Elsewhere; NoHostFitsError if it was passed on too often."""
+    def _forward(self, change: DesiredStateRequest, host: str, hops: int) -> Forward:
+        """Reassign the account to another host. Raises NoHostFitsError if the command was forwarded too often."""
         if hops >= MAX_HOPS:
             raise _lost_its_way(change.account_id, hops)
         # Written first: the other host takes it as its own, and does it even if the task is lost on the way.
         self._reconciler.set_desired(replace(change, host=host))
-        raise Elsewhere(host)
+        return Forward(host)
 
     def _refuse_uncertain(
         self, desired: DesiredState, config: AccountConfig, generation: int, other: str | None = None
@@ -342,30 +378,34 @@ class HostCommands:
         if why is not None:
             raise HostUnavailableError(why)
 
-    def _ask_uncertain(self, account_id: str, hops: int) -> None:
+    def _uncertain_host(self, account_id: str, hops: int) -> Forward | None:
+        """Return the host where the account ran when Redis lost its data. Raises HostUnavailableError if it is silent."""
         host = self._reconciler.desired_cache.uncertain_host(account_id)
         if host is None:
-            return
+            return None
         if not self._fleet_snapshot.live(host):
             raise HostUnavailableError(
                 f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its worker may "
                 f"trade; it is asked when the host is back; if it is lost for good: `manager move {account_id} --to "
                 f"{self._host} --force`"
             )
-        if hops < MAX_HOPS:
-            raise Elsewhere(host)
+        return Forward(host) if hops < MAX_HOPS else None
 
-    def _elsewhere(self, account_id: str, desired: DesiredState, hops: int, what: str = "stop") -> None:
+    def _route(self, account_id: str, desired: DesiredState, hops: int, what: str = "stop") -> Forward | None:
+        """Return the live host that has the account, or None if it is this one or none has it.
+
+        Raises HostUnavailableError if the account's host is silent.
+        """
         host = desired.host or self._reconciler.desired_cache.uncertain_host(account_id) or self._host
         if host == self._host or hops >= MAX_HOPS:
-            return
+            return None
         if self._fleet_snapshot.live(host):
-            raise Elsewhere(host)
+            return Forward(host)
         renamed = self._fleet_snapshot.renamed(host, account_id)
         if renamed == self._host:
-            return
+            return None
         if renamed is not None:
-            raise Elsewhere(renamed)
+            return Forward(renamed)
         raise HostUnavailableError(
             f"{account_id}: host {host}, which has it, is silent: the {what} is written down and happens when it "
             "is back; until then its worker may trade"

@@ -29,33 +29,34 @@ class Desk:
     def __init__(self, fleet: Fleet, directory: Path) -> None:
         self.fleet, self.directory = fleet, directory
         self.ports = dict(zip(BOTS, free_ports(len(BOTS)), strict=True))
+        # How a bot runs is said once; an account's file says whose it is.
         (fleet.config_dir / "defaults.yaml").write_text(
             json.dumps(
                 {
                     "gateway": "command",
                     "timeout": 30_000,
+                    "command": [
+                        *(sys.executable, support.freqtrade_like.__file__),
+                        *("trade", "--userdir", str(directory)),
+                    ],
+                    "ready": {"notify": True},
                     "stop": {"signal": "INT", "deadline_seconds": 20},
                     "health": {"watchdog_seconds": 2},
                     "recovery": {"restart_unhealthy": True},
+                    "environment": {
+                        "FREQTRADE__BOT_NAME": "{account_id}",
+                        "FREQTRADE__API_SERVER__LISTEN_PORT": "{login}",
+                        "FREQTRADE__EXCHANGE__KEY": "file:secrets/{account_id}.key",
+                        "FREQTRADE__EXCHANGE__SECRET": "file:secrets/{account_id}.secret",
+                    },
                 }
             )
         )
         for bot in BOTS:
             self.secret(bot, "key", f"key-of-{bot}-3c1f")
             self.secret(bot, "secret", f"secret-of-{bot}-9a77")
-            account = {
-                "command": [
-                    *(sys.executable, support.freqtrade_like.__file__),
-                    *("trade", "--userdir", str(directory)),
-                ],
-                "ready": {"notify": True},
-                "environment": {
-                    "FREQTRADE__BOT_NAME": bot,
-                    "FREQTRADE__API_SERVER__LISTEN_PORT": str(self.ports[bot]),
-                    "FREQTRADE__EXCHANGE__KEY": f"file:secrets/{bot}.key",
-                    "FREQTRADE__EXCHANGE__SECRET": f"file:secrets/{bot}.secret",
-                },
-            }
+            # The login is the port of the bot's API here, so that each bot has its own.
+            account = {"login": self.ports[bot], "server": "Demo-1"}
             (fleet.config_dir / "accounts" / f"{bot}.yaml").write_text(json.dumps(account))
 
     def secret(self, bot: str, kind: str, value: str) -> None:

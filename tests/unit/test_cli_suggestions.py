@@ -11,7 +11,21 @@ from manager.cli.suggestions import READ_ONLY
 
 #: Every command that is not only for looking, by its path.
 CHANGING = {
-    *("up", "down", "init", "host", "flower", "scheduler", "import", "start", "stop", "restart", "move"),
+    *(
+        "up",
+        "down",
+        "init",
+        "host",
+        "flower",
+        "scheduler",
+        "import",
+        "start",
+        "stop",
+        "restart",
+        "move",
+        "pause",
+        "resume",
+    ),
     *("start-all", "stop-all", "drain", "resume-host", "forget-host", "forget"),
     *("config push", "config rollback", "secure", "secure init", "secure add-host"),
     *("service", "service install", "service uninstall"),

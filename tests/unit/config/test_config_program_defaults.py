@@ -10,7 +10,7 @@ gateway: command
 command: [sh, -c, "echo ready; sleep 60", "{account_id}"]
 directory: "."
 ready: {line: ready}
-health: {probe: {tcp: 8080, failures: 7}}
+health: {probe: {tcp: "80{login}", failures: 7}}
 stop: {signal: INT}
 environment: {A: 1, B: "{login}"}
 environment_file: shared.env

@@ -84,7 +84,7 @@ def test_the_program_is_that_user_with_its_groups_and_home(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
-    monkeypatch.setenv("TMPDIR", "/root/tmp")
+    monkeypatch.setenv("TMPDIR", "/var/root-tmp")
     show = "echo $(id -u) $(id -g) $(id -G) $HOME $USER $LOGNAME ${XDG_RUNTIME_DIR-no} ${TMPDIR-no} $(umask) ready; sleep 60"
     gateway = make(("/bin/sh", "-c", show), umask=0o027)
     gateway.connect(soon())

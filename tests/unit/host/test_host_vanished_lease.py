@@ -13,7 +13,7 @@ from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DRAIN, DesiredState, DesiredStateRequest
-from manager.host.commands import CommandContext
+from manager.host.commands import CommandContext, Forward
 from manager.host.workers import leases as leases_module
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -43,7 +43,7 @@ def stop(host: ReconciledHost) -> None:
     )
 
 
-def start(host: ReconciledHost, desired: DesiredState | None = None) -> WorkerInfo:
+def start(host: ReconciledHost, desired: DesiredState | None = None) -> WorkerInfo | Forward:
     """Start as a task of a manager does that has written `desired`, or of somebody who knows only Celery."""
     host.reconciler.desired_cache.read()
     generation = desired.generation if desired is not None else 0
