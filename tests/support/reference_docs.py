@@ -1,6 +1,6 @@
-"""Pages of docs/reference that are written from the code.
+"""Pages and parts of pages of the documentation that are generated from the code.
 
-`.ci/reference-docs` writes them; tests/unit/test_docs.py fails while one of them is out of date.
+`.ci/reference-docs` writes them. Tests fail while one of them is out of date.
 """
 
 import ast
@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from manager.cli.main import cli
+from manager.doctor.check import CODES
+from manager.local.service_unit import UnitPlan, unit_text
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -140,10 +142,35 @@ def _cell(text: str) -> str:
 PAGES = {"commands.md": commands_page, "log-events.md": log_events_page}
 
 
+def write_unit() -> None:
+    """Write the systemd unit into docs/howto/service.md."""
+    page = ROOT / "docs" / "howto" / "service.md"
+    text = unit_text(
+        UnitPlan(
+            name="worker-manager",
+            runs="host",
+            argv=["/opt/worker-manager/.venv/bin/manager", "host"],
+            environment_file=Path("/etc/worker-manager.env"),
+            user="trading",
+        )
+    )
+    block = f"```ini\n# /etc/systemd/system/worker-manager.service\n{text}```\n"
+    page.write_text(re.sub(r"(?s)```ini\n# /etc/systemd.*?```\n", lambda _: block, page.read_text()))
+
+
+def write_checks() -> None:
+    """Write the codes of `manager doctor` into docs/reference/doctor.md."""
+    page = REFERENCE / "doctor.md"
+    table = "".join(f"| `{code}` | {meaning} |\n" for code, meaning in CODES.items())
+    page.write_text(re.sub(r"(?m)(?:^\| `\w+` \| .* \|\n)+", lambda _: table, page.read_text(), count=1))
+
+
 def main() -> None:
-    """Write every generated page."""
+    """Write every generated page and part."""
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page())
+    write_unit()
+    write_checks()
 
 
 if __name__ == "__main__":
