@@ -70,7 +70,7 @@ def test_what_the_defaults_give_to_every_account_is_no_reason_to_warn(directory:
 
 
 def test_every_key_of_an_account_says_in_the_documentation_whom_it_affects() -> None:
-    table = DOCS.read_text().partition("## Whom a key affects")[2].partition("\n## ")[0]
+    table = DOCS.read_text().partition("## Which gateways use a key")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row[:2] == "| "
     ]
