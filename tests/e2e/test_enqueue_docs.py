@@ -14,7 +14,9 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = dict(
     re.findall(
-        r"<!-- example: (\w+) -->\n```python\n(.*?)```", (ROOT / "docs" / "howto" / "enqueue.md").read_text(), re.S
+        r"<!-- example: (\w+) -->\n```python\n(.*?)```",
+        (ROOT / "docs" / "howto" / "enqueue.md").read_text(),
+        re.S,
     )
 )
 

@@ -74,9 +74,9 @@ def log_events_page() -> str:
             "",
             "This page lists every action name that the log of a worker or a host agent can contain.",
             "",
-            "A log line has a time, a level, an action, a message and fields such as `account=account-001`. With",
-            "`MANAGER_LOG_JSON=true` each line is a JSON object, and `action` is one of its keys. Search for actions, not",
-            "for messages: a message may change between versions.",
+            "A log line has a time, a level, an action, a message and fields such as `account=account-001`.",
+            "With `MANAGER_LOG_JSON=true` each line is a JSON object, and `action` is one of its keys.",
+            "Search for actions, not for messages: a message may change between versions.",
             "",
             "This page is generated from the source by `.ci/reference-docs`.",
             "",
@@ -113,13 +113,11 @@ def _command(command: click.Command, context: click.Context, level: int) -> list
     lines = [f"{'#' * level} {context.command_path}", "", "```", usage, "```", ""]
     for paragraph in re.split(r"\n\s*\n", command.help or ""):
         lines += [_text(paragraph), ""]
-    records = [
-        record
-        for parameter in command.get_params(context)
-        if "--help" not in parameter.opts
-        and (record := parameter.get_help_record(context)) is not None
-        and record[1]
-    ]
+    records = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and record[1] and "--help" not in parameter.opts:
+            records.append(record)
     if records:
         lines += ["| option | meaning |", "|---|---|"]
         lines += [f"| `{_cell(option)}` | {_cell(_text(meaning))} |" for option, meaning in records]
