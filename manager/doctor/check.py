@@ -10,7 +10,7 @@ from manager.settings import Settings
 
 Outcome = Literal["ok", "warning", "failure"]
 
-#: Every code, and what is checked under it; the same list as in docs/doctor.md.
+#: Every code, and what is checked under it; the same list as in docs/reference/doctor.md.
 CODES: Final[Mapping[str, str]] = {
     "versions": "the versions of Python and of the packages that the manager depends on",
     "config": "every account file, by the host that would run it if a host agent answers",

@@ -1,6 +1,6 @@
 """The rights of each kind of user in Redis, as its ACL spells them (Redis 7 or later: keys to read and keys to write).
 
-Found by running everything with `ACL LOG` at hand; tests/e2e/test_secure.py does so again. docs/security.md says what
+Found by running everything with `ACL LOG` at hand; tests/e2e/test_secure.py does so again. docs/explanation/security.md says what
 these rights still allow.
 """
 

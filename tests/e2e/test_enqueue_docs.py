@@ -1,4 +1,4 @@
-"""Every example of docs/enqueue.md is run as it stands there."""
+"""Every example of docs/howto/enqueue.md is run as it stands there."""
 
 import os
 import re
@@ -14,7 +14,9 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = dict(
     re.findall(
-        r"<!-- example: (\w+) -->\n```python\n(.*?)```", (ROOT / "docs" / "enqueue.md").read_text(), re.S
+        r"<!-- example: (\w+) -->\n```python\n(.*?)```",
+        (ROOT / "docs" / "howto" / "enqueue.md").read_text(),
+        re.S,
     )
 )
 
@@ -33,7 +35,7 @@ def with_package(fleet: Fleet, script: str) -> str:
 
 
 def test_every_python_block_is_an_example_that_is_run() -> None:
-    blocks = (ROOT / "docs" / "enqueue.md").read_text().count("```python")
+    blocks = (ROOT / "docs" / "howto" / "enqueue.md").read_text().count("```python")
     assert set(EXAMPLES) == {"celery", "outcome", "package", "fake", "asyncio", "events"}
     assert blocks == len(EXAMPLES)
 

@@ -321,7 +321,7 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.hset("unacked", "planted", "a task"),
         )
         refused(acts)
-        # What docs/security.md says that it can do.
+        # What docs/explanation/security.md says that it can do.
         client.rpush("manager:audit:host:test-host", "it may add")
         client.xadd("manager:events", {"status": "forged"}, maxlen=1)
         client.lpush("celery", "a task for all")

@@ -36,7 +36,7 @@ def fake_of(service: WorkerManagerService) -> FakePool:
 
 
 def test_the_example_of_the_documentation_runs_without_redis_and_celery() -> None:
-    text = (ROOT / "docs" / "enqueue.md").read_text()
+    text = (ROOT / "docs" / "howto" / "enqueue.md").read_text()
     (example,) = re.findall(r"<!-- example: fake -->\n```python\n(.*?)```", text, re.S)
     blocked = "import sys\nfor name in ('celery', 'kombu', 'redis'):\n    sys.modules[name] = None\n"
     tests = "\n".join(f"{name}()" for name in re.findall(r"^def (test_\w+)\(", example, re.M))

@@ -23,7 +23,7 @@ from manager.local.service import (
 from manager.local.service_unit import Runs, UnitPlan, environment_text, unit_text
 from manager.settings import load_settings
 
-DOCS = Path(__file__).parents[3] / "docs" / "operating.md"
+DOCS = Path(__file__).parents[3] / "docs" / "howto" / "service.md"
 ODD = ["plain", "with space", "100% real", "a$b", "semi;colon", "zürich"]
 
 

@@ -11,7 +11,7 @@ from manager.config.problems import dotted
 from manager.validation.unused_keys import IGNORED
 
 PROGRAM = "gateway: command\ncommand: [/bin/true]\nready: {after_seconds: 0}\n"
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "configuration.md"
 
 #: A value for each key that some gateway ignores.
 VALUES: dict[str, Any] = {
@@ -70,7 +70,7 @@ def test_what_the_defaults_give_to_every_account_is_no_reason_to_warn(directory:
 
 
 def test_every_key_of_an_account_says_in_the_documentation_whom_it_affects() -> None:
-    table = DOCS.read_text().partition("## Whom a key affects")[2].partition("\n## ")[0]
+    table = DOCS.read_text().partition("## Which gateways use a key")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row[:2] == "| "
     ]

@@ -1,0 +1,176 @@
+"""Pages and parts of pages of the documentation that are generated from the code.
+
+`.ci/reference-docs` writes them. Tests fail while one of them is out of date.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from manager.cli.main import cli
+from manager.doctor.check import CODES
+from manager.local.service_unit import UnitPlan, unit_text
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+REGENERATE = "run .ci/reference-docs"
+
+
+def log_actions() -> dict[str, set[tuple[str, str]]]:
+    """Return each action of the log with the levels and modules that log it."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for path in sorted([*(ROOT / "manager").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]):
+        module = path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _is_event(node) and len(node.args) >= 3:
+                for name in _texts(node.args[2]):
+                    found.setdefault(name, set()).update((level, module) for level in _levels(node.args[1]))
+    return found
+
+
+def _is_event(node: ast.Call) -> bool:
+    function = node.func
+    return (
+        isinstance(function, ast.Attribute)
+        and function.attr == "event"
+        and isinstance(function.value, ast.Name)
+        and function.value.id == "logs"
+    )
+
+
+def _texts(node: ast.expr) -> Iterator[str]:
+    for child in _results(node):
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+
+
+def _levels(node: ast.expr) -> list[str]:
+    names = [child.attr.lower() for child in _results(node) if isinstance(child, ast.Attribute)]
+    return names or ["varies"]
+
+
+def _results(node: ast.expr) -> Iterator[ast.expr]:
+    """Yield what an expression can result in: both arms of a conditional, not its test."""
+    if isinstance(node, ast.IfExp):
+        yield from _results(node.body)
+        yield from _results(node.orelse)
+    else:
+        yield node
+
+
+def log_events_page() -> str:
+    """Return docs/reference/log-events.md."""
+    rows = []
+    for action, places in sorted(log_actions().items()):
+        levels = ", ".join(sorted({level for level, _ in places}))
+        modules = ", ".join(f"`{module}`" for module in sorted({module for _, module in places}))
+        rows.append(f"| `{action}` | {levels} | {modules} |")
+    return "\n".join(
+        [
+            "# Log events",
+            "",
+            "This page lists every action name that the log of a worker or a host agent can contain.",
+            "",
+            "A log line has a time, a level, an action, a message and fields such as `account=account-001`.",
+            "With `MANAGER_LOG_JSON=true` each line is a JSON object, and `action` is one of its keys.",
+            "Search for actions, not for messages: a message may change between versions.",
+            "",
+            "This page is generated from the source by `.ci/reference-docs`.",
+            "",
+            "| action | level | logged by |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def commands_page() -> str:
+    """Return docs/reference/commands.md."""
+    lines = [
+        "# Commands",
+        "",
+        "This page lists every command of `manager` with its arguments and options.",
+        "",
+        "`manager COMMAND --help` shows the same text.",
+        "This page is generated from it by `.ci/reference-docs`.",
+        "",
+        _text(cli.epilog or ""),
+        "",
+    ]
+    with click.Context(cli, info_name="manager") as context:
+        for name in sorted(cli.commands):
+            command = cli.commands[name]
+            if not command.hidden:
+                lines += _command(command, click.Context(command, info_name=name, parent=context), 2)
+    return "\n".join(lines)
+
+
+def _command(command: click.Command, context: click.Context, level: int) -> list[str]:
+    usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    lines = [f"{'#' * level} {context.command_path}", "", "```", usage, "```", ""]
+    for paragraph in re.split(r"\n\s*\n", command.help or ""):
+        lines += [_text(paragraph), ""]
+    records = []
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and record[1] and "--help" not in parameter.opts:
+            records.append(record)
+    if records:
+        lines += ["| option | meaning |", "|---|---|"]
+        lines += [f"| `{_cell(option)}` | {_cell(_text(meaning))} |" for option, meaning in records]
+        lines.append("")
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            child = command.commands[name]
+            lines += _command(child, click.Context(child, info_name=name, parent=context), level + 1)
+    return lines
+
+
+def _text(text: str) -> str:
+    return " ".join(text.replace("\b", "").split()).replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"commands.md": commands_page, "log-events.md": log_events_page}
+
+
+def write_unit() -> None:
+    """Write the systemd unit into docs/howto/service.md."""
+    page = ROOT / "docs" / "howto" / "service.md"
+    text = unit_text(
+        UnitPlan(
+            name="worker-manager",
+            runs="host",
+            argv=["/opt/worker-manager/.venv/bin/manager", "host"],
+            environment_file=Path("/etc/worker-manager.env"),
+            user="trading",
+        )
+    )
+    block = f"```ini\n# /etc/systemd/system/worker-manager.service\n{text}```\n"
+    page.write_text(re.sub(r"(?s)```ini\n# /etc/systemd.*?```\n", lambda _: block, page.read_text()))
+
+
+def write_checks() -> None:
+    """Write the codes of `manager doctor` into docs/reference/doctor.md."""
+    page = REFERENCE / "doctor.md"
+    table = "".join(f"| `{code}` | {meaning} |\n" for code, meaning in CODES.items())
+    page.write_text(re.sub(r"(?m)(?:^\| `\w+` \| .* \|\n)+", lambda _: table, page.read_text(), count=1))
+
+
+def main() -> None:
+    """Write every generated page and part."""
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page())
+    write_unit()
+    write_checks()
+
+
+if __name__ == "__main__":
+    main()
