@@ -1,4 +1,7 @@
-"""An account's configuration as frozen models. They hold types and shapes; ranges are the validator's."""
+"""Frozen models of an account's configuration.
+
+The models check types and structure. `manager.validation` checks ranges.
+"""
 
 import hashlib
 import json
@@ -12,12 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, S
 from manager.config.identity import identity, identity_as_written, plain, plain_login
 from manager.placement.engine import WORKER_MB, Needs
 
-#: No login, count or time is longer; Python would take a number of 400 digits, and nothing behind it could.
+#: Upper bound for logins, counts and times. Python accepts 400 digits; the code that uses the value does not.
 _MAX_NUMBER: Final = 2**63 - 1
 
 
 def _number(value: object) -> object:
-    # YAML's true is no number, and 1 is no truth: pydantic's lax mode takes each for the other.
+    # pydantic's lax mode converts between true and 1; in a configuration file that is a mistake.
     if isinstance(value, bool):
         raise ValueError("a number is wanted here, not true or false")  # noqa: TRY004 - pydantic takes no TypeError
     if isinstance(value, int) and abs(value) > _MAX_NUMBER:
@@ -37,7 +40,7 @@ Switch = Annotated[bool, BeforeValidator(_boolean)]
 
 
 def _named(value: object) -> object:
-    # `login: 5001` and `symbol: 500` are numbers to YAML and names to us.
+    # YAML reads `login: 5001` and `symbol: 500` as numbers; both are names here.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -45,8 +48,8 @@ Name = Annotated[str, BeforeValidator(_named)]
 
 
 def _text(value: object) -> object:
-    # Arguments and variables are texts, however they look. From a file they come as they are written there
-    # (`manager.config.as_written`); what is left is of a configuration that a program made.
+    # Arguments and variables are texts even if they look like numbers. `manager.config.as_written` keeps the
+    # spelling of a file; numbers arrive here only from a configuration that a program built.
     if isinstance(value, bool):
         raise ValueError('true or false is not a text; write it in quotes, "true"')  # noqa: TRY004 - as above
     if isinstance(value, float) and not math.isfinite(value):
@@ -56,7 +59,7 @@ def _text(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_text)]
 
-#: A placeholder, `{login}`: a port may be made of one. `manager.config.placeholders` knows which there are.
+#: A placeholder such as `{login}`. A port may contain one; `manager.config.placeholders` lists them.
 _PLACEHOLDER: Final = re.compile(r"\{[a-z_]+\}")
 _OCTAL: Final = re.compile(r"(?:0o)?[0-7]{1,4}")
 
@@ -70,13 +73,13 @@ def _port(value: object) -> object:
     return int(value)
 
 
-#: A port. A text until its placeholders are filled in.
+#: A port number, or a text whose placeholders are not filled in yet.
 Port = Annotated[int | str, BeforeValidator(_port)]
 
 
 def _umask(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 7:
-        return str(value)  # the same in both readings
+        return str(value)  # one digit has the same value in octal and decimal
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError('octal digits in quotes are wanted here: umask: "027"')  # noqa: TRY004
     if isinstance(value, int | float):
@@ -93,7 +96,7 @@ Umask = Annotated[str, BeforeValidator(_umask)]
 
 
 def _listed(value: object) -> object:
-    # `avoid_sharing: server` means a list of one.
+    # `avoid_sharing: server` is short for a list of one item.
     return (value,) if isinstance(value, str) else value
 
 
@@ -107,13 +110,16 @@ class _Section(BaseModel):
 
 
 class RiskConfig(_Section):
-    """Limits on risk; of an account, or (without the two portfolio limits) of one currency."""
+    """Risk limits of an account or of one currency.
 
-    #: Percent of the balance that one trade may lose.
+    The two portfolio limits apply to accounts only.
+    """
+
+    #: Percent of the balance that one trade may lose at most.
     risk_percent: Number
-    #: Open positions at once.
+    #: Maximum number of open positions.
     max_positions: Count
-    #: Percent of the balance that all open trades together may lose.
+    #: Percent of the balance that all open trades together may lose at most.
     portfolio_risk_percent: Number | None = None
     max_concurrent_trades: Count | None = None
 
@@ -143,108 +149,108 @@ class CurrencyConfiguration(_Section):
 class ExecutionConfig(_Section):
     #: Seconds between two cycles of the session.
     interval_seconds: Number = 30.0
-    #: Seconds that a polite stop may take before the worker is ended by force.
+    #: Seconds that a clean stop may take before the worker is killed.
     stop_timeout_seconds: Number = 30.0
-    #: What happens to open positions at a stop.
+    #: Whether a stop keeps or closes open positions.
     open_positions: Literal["keep", "close"] = "keep"
 
 
 class ReadyConfig(_Section):
-    """How a program shows that it is ready; exactly one of the five."""
+    """How a program reports that it is ready; exactly one of the five."""
 
-    #: A text that appears in its output.
+    #: A text that the program prints.
     line: Text | None = None
     #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
     tcp: Port | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None
-    #: So long after its start, if it still runs then.
+    #: Seconds after the start; the program is ready if it is still running then.
     after_seconds: Number | None = None
-    #: It says READY=1 on the socket that NOTIFY_SOCKET names (sd_notify).
+    #: The program sends READY=1 to the socket in NOTIFY_SOCKET (sd_notify).
     notify: Switch | None = None
 
 
 class StopConfig(_Section):
-    """How a program is asked to stop."""
+    """How the worker stops its program."""
 
-    #: The signal's name, with or without SIG.
+    #: Signal name, with or without the prefix SIG.
     signal: str = "TERM"
-    #: Seconds until its whole process group is killed.
+    #: Seconds after the signal until the whole process group is killed.
     deadline_seconds: Number = 10.0
 
 
 class RecoveryConfig(_Section):
-    """What happens when a worker ends without being asked to."""
+    """Restart policy for a worker that exits unexpectedly."""
 
-    #: Restarts within `window_seconds`; one more, and the account stays `failed`. 0: it is never restarted.
+    #: Restarts allowed within `window_seconds`; after that the account stays `failed`. 0: never restart.
     max_restarts: Count = 10
     window_seconds: Number = 600.0
-    #: Seconds before the second restart in a row, doubled at each further one; the first is at once.
+    #: Delay before the second consecutive restart; doubles each time. The first restart is immediate.
     backoff_seconds: Number = 1.0
     max_backoff_seconds: Number = 60.0
-    #: Running so long, a worker has recovered: the next restart is at once again.
+    #: A worker that has run this long has recovered; its next restart is immediate again.
     healthy_after_seconds: Number = 60.0
-    #: Whether a worker that is unhealthy ends its session, to be started again.
+    #: Whether an unhealthy worker ends its session so that it is restarted.
     restart_unhealthy: Switch = False
 
 
 class LineEveryConfig(_Section):
-    """Output that shows that a program is well."""
+    """Regular output that a healthy program prints."""
 
-    #: A text that a line of its output holds; without it any output counts.
+    #: A text that the output line contains; without it any output counts.
     line: Text | None = None
-    #: Seconds without such a line, after which the program is unhealthy.
+    #: The program is unhealthy after this many seconds without such a line.
     seconds: Number
 
 
 class ProbeConfig(_Section):
-    """A look at a program from outside; exactly one of `tcp` and `http`."""
+    """Health probe of a program; exactly one of `tcp` and `http`."""
 
     #: A port of this machine (127.0.0.1 or ::1) that accepts connections.
     tcp: Port | None = None
     #: A URL that answers with a 2xx status.
     http: str | None = None
     interval_seconds: Number = 10.0
-    #: Seconds that one look may take.
+    #: Seconds that one probe may take.
     timeout_seconds: Number = 2.0
-    #: Failed looks in a row, after which the program is unhealthy.
+    #: The program is unhealthy after this many consecutive failed probes.
     failures: Count = 3
 
 
 class HealthConfig(_Section):
-    """From when on a worker that runs is not well."""
+    """Thresholds at which a running worker counts as degraded or unhealthy."""
 
-    #: Seconds without a sign of life from the session's loop, after which it hangs and is restarted.
+    #: Seconds without a heartbeat of the session's loop until the worker counts as hung and is restarted.
     hang_after_seconds: Number = 30.0
-    #: The latest tick is older than this: degraded.
+    #: Age in seconds of the latest tick above which the worker is degraded.
     tick_age_seconds: Number = 300.0
-    #: Degraded for so long, it does not pass by itself: unhealthy.
+    #: A worker that has been degraded for this many seconds is unhealthy.
     unhealthy_after_seconds: Number = 300.0
-    #: When ticks are to be expected: `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
+    #: When ticks are expected: `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
     market_hours: Literal["fx", "always"] = "fx"
-    #: A cycle takes longer than this: degraded.
+    #: Duration in seconds of a cycle above which the worker is degraded.
     cycle_seconds: Number = 30.0
-    #: A program that says READY=1 (`ready.notify`) says WATCHDOG=1 at least so often, or is unhealthy.
+    #: A program with `ready.notify` must send WATCHDOG=1 at least this often, or it is unhealthy.
     watchdog_seconds: Number | None = None
     line_every: LineEveryConfig | None = None
     probe: ProbeConfig | None = None
 
 
 class AccountConfig(_Section):
-    """One account, complete: what a worker is started from."""
+    """Complete configuration of one account, from which a worker starts."""
 
     account_id: str
     enabled: Switch = True
     gateway: str
     login: Annotated[int | str | None, BeforeValidator(_number)] = None
     server: Name | None = None
-    #: A reference (`env:`, `file:`, `keyring:`), or the password itself. Shown by nothing.
+    #: A reference (`env:`, `file:`, `keyring:`), or the password itself. Never displayed.
     password: SecretStr | None = Field(default=None, repr=False)
     #: Milliseconds that connecting may take.
     timeout: Count = 60_000
     portable: Switch = False
     path: str | None = None
-    #: Where the paper venue is, `unix:/path` or `tcp:host:port`, if it is not this machine's own.
+    #: Address of the paper venue, `unix:/path` or `tcp:host:port`; None: the venue of this host.
     venue: str | None = None
     default_risk: RiskConfig
     strategy: StrategyConfig | None = None
@@ -253,17 +259,17 @@ class AccountConfig(_Section):
     execution: ExecutionConfig = ExecutionConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     health: HealthConfig = HealthConfig()
-    #: The one host that may run it; without it, the host where it ran last.
+    #: The only host that may run the account; None: prefer the host where it ran last.
     host: Name | None = None
-    #: `auto` lets another host take over when this one is lost; `never` leaves that to `manager move --force`.
+    #: `auto`: another host starts the account if its host is lost; `never`: only `manager move --force` does.
     failover: Literal["never", "auto"] = "never"
-    #: Labels that its host must have, `name` or `name=value`.
+    #: Labels that the host must have, `name` or `name=value`.
     requires: Names = ()
-    #: Megabytes that its worker, and what belongs to it on the host (a terminal), is counted with.
+    #: Megabytes reserved on the host for the worker and its helpers, such as a terminal.
     memory_mb: Count = WORKER_MB
-    #: No other account of its server on its host (`server`), or behind its host's address (`egress_ip`).
+    #: Keep accounts of one server apart: not on one host (`server`), or not behind one address (`egress_ip`).
     avoid_sharing: Avoidance = ()
-    #: What commands select it by: `--group`, and `-l name=value`.
+    #: What commands select the account by: `--group`, and `-l name=value`.
     groups: Names = ()
     labels: dict[str, Name] = Field(default_factory=dict)
     command: tuple[Text, ...] | None = None
@@ -273,32 +279,35 @@ class AccountConfig(_Section):
     environment: dict[str, Text] = Field(default_factory=dict)
     #: Files of `NAME=value` lines on the host; a later file wins over an earlier one, `environment` over all.
     environment_file: Files = ()
-    #: The program's user and primary group, by name or number; None: the host agent's, and the user's own group.
+    #: The program's user and primary group, by name or number; None: the host agent's user, the user's group.
     user: Text | None = None
     group: Text | None = None
     #: The program's umask in octal digits; None: 022.
     umask: Umask | None = None
-    #: For gateways that are plugged in.
+    #: Settings for gateways from other packages.
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     def enabled_symbols(self) -> tuple[str, ...]:
-        """Return the symbols that are switched on, in the order of the file."""
+        """Return the enabled symbols in the sequence of the file."""
         return tuple(currency.symbol for currency in self.currencies if currency.enabled)
 
     def broker_login(self) -> tuple[str, str] | None:
-        """Return server and login as they are compared, whatever the gateway; None for an account without a login."""
+        """Return normalized server and login for comparison, or None.
+
+        The gateway is not part of the result. An account without a login has None.
+        """
         return None if self.login is None else (plain(self.server or ""), plain_login(self.login))
 
     def stop_seconds(self) -> float:
-        """Return the seconds that a stop may take until the worker is killed.
+        """Return how many seconds a stop may take before the worker is killed.
 
-        A program has its whole `stop.deadline_seconds` before that, whatever `execution.stop_timeout_seconds` says.
+        A program always gets its whole `stop.deadline_seconds`, even if `execution.stop_timeout_seconds` is less.
         """
         seconds = self.execution.stop_timeout_seconds
         return seconds if self.command is None else max(seconds, 1.5 * self.stop.deadline_seconds + 10.0)
 
     def needs(self) -> Needs:
-        """Return what the account asks of its host."""
+        """Return the account's placement requirements."""
         return Needs(
             account_id=self.account_id,
             pin=self.host,
@@ -311,8 +320,9 @@ class AccountConfig(_Section):
         )
 
     def identity(self) -> str:
-        """Return what only one session may exist for: gateway, server and login, or the account where it has none.
+        """Return the key for which only one session may exist in the fleet.
 
+        It consists of gateway, server and login, or of the account ID for an account without a login.
         All spellings of one login have one identity; see `manager.config.identity`.
         """
         if self.login is None:
@@ -320,10 +330,10 @@ class AccountConfig(_Section):
         return identity(self.gateway, self.server, self.login)
 
     def identity_claims(self) -> tuple[str, ...]:
-        """Return what a worker of the account claims in the fleet: the identity, and what version 0.2 takes for it.
+        """Return the identities that a worker of the account leases.
 
-        During a rolling upgrade a worker of 0.2 holds the one that it knows, and must keep out a worker of this version
-        for the same file, as this one must keep out one of 0.2.
+        These are the identity and its spelling in version 0.2. During a rolling upgrade, workers of both
+        versions lease the spelling of 0.2, so only one of them can run the account.
         """
         if self.login is None:
             return (self.identity(),)
@@ -346,9 +356,10 @@ class StrategyDefaults(_Section):
 
 
 class GlobalDefaults(_Section):
-    """What `defaults.yaml` may hold: values for every account that does not give its own.
+    """Contents of `defaults.yaml`.
 
-    `manager.config.program_defaults` says which of them count only for accounts that run a program.
+    A value applies to every account that does not set its own.
+    `manager.config.program_defaults` lists the keys that apply only to accounts that run a program.
     """
 
     gateway: str | None = None
@@ -381,7 +392,7 @@ class GlobalDefaults(_Section):
     options: dict[str, JsonValue] | None = None
 
 
-#: What lies beneath `defaults.yaml`.
+#: Built-in values; `defaults.yaml` overrides them.
 BUILT_IN: Final[dict[str, Any]] = {
     "enabled": True,
     "timeout": 60_000,
@@ -428,6 +439,9 @@ BUILT_IN: Final[dict[str, Any]] = {
 
 
 def config_version(config: AccountConfig) -> str:
-    """Return 12 hexadecimal digits that change whenever the configuration does; made without the password."""
+    """Return a hash of the configuration: 12 hexadecimal digits.
+
+    The password is not part of it.
+    """
     data = config.model_dump(mode="json", exclude={"password"})
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
