@@ -239,7 +239,7 @@ def _duplicates(node: Node | None, file: str) -> Iterator[Problem]:
             name = str(key.value)
             line = key.start_mark.line + 1
             if name in seen:
-                text = f"key {name!r} stands here for the second time (first in line {seen[name]})"
+                text = f"key {name!r} appears for the second time (first in line {seen[name]})"
                 yield Problem(file, line, key.start_mark.column + 1, text)
             seen.setdefault(name, line)
             yield from _duplicates(value, file)

@@ -155,7 +155,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
             )
     if name in found.values:
         found.problems.append(
-            FileProblem(number, f"{name} stands here for the second time; this one counts", True)
+            FileProblem(number, f"{name} appears for the second time; this one counts", True)
         )
     if quote != "'" and _EXPANDED.search(value):
         found.problems.append(

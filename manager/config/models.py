@@ -22,15 +22,15 @@ _MAX_NUMBER: Final = 2**63 - 1
 def _number(value: object) -> object:
     # pydantic's lax mode converts between true and 1; in a configuration file that is a mistake.
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true or false")  # noqa: TRY004 - pydantic takes no TypeError
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic takes no TypeError
     if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-        raise ValueError(f"a number of at most {_MAX_NUMBER} is wanted here")
+        raise ValueError(f"must be at most {_MAX_NUMBER}")
     return value
 
 
 def _boolean(value: object) -> object:
     if not isinstance(value, bool):
-        raise ValueError("true or false is wanted here")  # noqa: TRY004 - pydantic takes no TypeError
+        raise ValueError("must be true or false")  # noqa: TRY004 - pydantic takes no TypeError
     return value
 
 
@@ -69,7 +69,7 @@ def _port(value: object) -> object:
     if not isinstance(value, str) or _PLACEHOLDER.search(value):
         return value
     if not value.isdecimal():
-        raise ValueError("a port is wanted here, 1 to 65535, or a text with a placeholder such as {login}")
+        raise ValueError("must be a port, 1 to 65535, or a text with a placeholder such as {login}")
     return int(value)
 
 
@@ -81,14 +81,14 @@ def _umask(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 7:
         return str(value)  # one digit has the same value in octal and decimal
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
-        raise ValueError('octal digits in quotes are wanted here: umask: "027"')  # noqa: TRY004
+        raise ValueError('must be octal digits in quotes: umask: "027"')  # noqa: TRY004
     if isinstance(value, int | float):
         shown = f"{value} is" if isinstance(value, int) else "it is"
         raise ValueError(  # noqa: TRY004 - pydantic takes no TypeError
             f'without quotes {shown} a decimal number; write the octal digits in quotes: umask: "027"'
         )
     if isinstance(value, str) and not (_OCTAL.fullmatch(value) and int(value.removeprefix("0o"), 8) <= 0o777):
-        raise ValueError('octal digits from "000" to "777" are wanted here')
+        raise ValueError('must be octal digits from "000" to "777"')
     return value
 
 
@@ -301,7 +301,8 @@ class AccountConfig(_Section):
     def stop_seconds(self) -> float:
         """Return how many seconds a stop may take before the worker is killed.
 
-        A program always gets its whole `stop.deadline_seconds`, even if `execution.stop_timeout_seconds` is less.
+        A program always gets its whole `stop.deadline_seconds`, even if
+        `execution.stop_timeout_seconds` is less.
         """
         seconds = self.execution.stop_timeout_seconds
         return seconds if self.command is None else max(seconds, 1.5 * self.stop.deadline_seconds + 10.0)

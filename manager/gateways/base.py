@@ -1,7 +1,8 @@
 """The gateway protocol: how a worker talks to its venue.
 
-A gateway is synchronous, single-threaded and used inside one worker only. Datetimes are aware UTC. Prices, volumes and
-money are Decimal, money in the account's currency, volume in the venue's native unit (`Instrument` says which).
+A gateway is synchronous, single-threaded and used inside one worker only. Datetimes are aware UTC. Prices,
+volumes and money are Decimal. Money is in the account's currency, volume in the venue's native unit
+(see `Instrument`).
 """
 
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What a gateway says of itself; `reason` is set wherever something is not well."""
+    """Health report of a gateway; `reason` is set if anything is wrong."""
 
     ipc_ok: bool
     venue_connected: bool
@@ -96,18 +97,21 @@ class Health:
     last_tick_age_s: float | None = None
     latency_ms: float | None = None
     reason: str | None = None
-    #: Whether the trouble has lasted for as long as its own threshold says: it does not pass by itself.
+    #: Whether the problem has lasted longer than its threshold, so that it will not pass by itself.
     unhealthy: bool = False
-    #: What the session says of itself, for people.
+    #: Status text of the session, for people.
     status: str | None = None
 
 
 class GatewayError(Exception):
-    """Root of what a gateway raises; the class says what happened, the flags what may be done about it."""
+    """Base class of gateway errors.
+
+    The class states what happened; its flags state how the caller may react.
+    """
 
     code: ClassVar[str] = "gateway_error"
     retryable: ClassVar[bool] = False
-    #: The venue may or may not have acted: look before anything is sent again.
+    #: The venue may or may not have acted: check its state before sending again.
     outcome_unknown: ClassVar[bool] = False
     #: The session is over, and its worker ends. Any other error is about one request: the session goes on.
     ends_session: ClassVar[bool] = False
@@ -117,13 +121,16 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
-    """Raised when the venue or the gateway cannot make sense of a request."""
+    """Raised when the venue or the gateway cannot interpret a request."""
 
     code = "invalid_request"
 
 
 class AuthenticationFailed(GatewayError):
-    """Raised when the venue refuses the credentials; brokers lock accounts that try again."""
+    """Raised when the venue refuses the credentials.
+
+    Do not retry: brokers lock accounts after repeated failures.
+    """
 
     code = "authentication_failed"
     ends_session = True
@@ -160,7 +167,7 @@ class WrongAccount(GatewayError):
 
 
 class TradingDisabled(GatewayError):
-    """Raised when the venue lets the account look but not trade."""
+    """Raised when the venue gives the account read-only access."""
 
     code = "trading_disabled"
 
@@ -186,13 +193,13 @@ class InsufficientFunds(GatewayError):
 
 
 class OrderRejected(GatewayError):
-    """Raised when the venue refuses an order for a reason of its own."""
+    """Raised when the venue refuses an order for any other reason."""
 
     code = "order_rejected"
 
 
 class PriceMoved(GatewayError):
-    """Raised when the price of an order is gone (a requote)."""
+    """Raised when the price of an order is no longer available (a requote)."""
 
     code = "price_moved"
     retryable = True
@@ -206,51 +213,65 @@ class RateLimited(GatewayError):
 
 
 class OutcomeUnknown(GatewayError):
-    """Raised when an order was sent and no answer says what became of it."""
+    """Raised when an order was sent but its outcome was not confirmed."""
 
     code = "outcome_unknown"
     outcome_unknown = True
 
 
 class NotSupported(GatewayError):
-    """Raised when a gateway cannot do what is asked."""
+    """Raised when a gateway does not support the operation."""
 
     code = "not_supported"
 
 
 class ForcedEnd(GatewayError):
-    """Raised by `disconnect` when the session is closed, but what the gateway runs did not end in time and was killed."""
+    """Raised by `disconnect` if a process of the gateway had to be killed.
+
+    The session is closed.
+    """
 
     code = "forced_end"
 
 
 @runtime_checkable
 class CancelsConnect(Protocol):
-    """A gateway whose `connect` can give up early; without this, a worker that is stopped while it connects is killed."""
+    """A gateway whose `connect` can be cancelled (optional).
+
+    Without it, a worker that is stopped while it connects is killed.
+    """
 
     def cancel_connect(self) -> None:
-        """Have a `connect` that is under way close what it has opened and raise ConnectionLost.
+        """Make a running `connect` release its resources and raise ConnectionLost.
 
-        Callable at any time, in any thread and in a signal handler; returns at once.
+        Does not block. Callable at any time, from any thread and from a signal handler.
         """
 
 
 class Gateway(Protocol):
-    """What a worker needs of a venue. Every method may raise a `GatewayError`, nothing else on purpose."""
+    """Operations that a worker uses on a venue.
+
+    A method reports an expected failure only as a `GatewayError`.
+    """
 
     def connect(self, deadline: float) -> Session:
         """Open the session; blocks until `deadline` (`time.monotonic()` seconds) at most.
 
-        Raises AuthenticationFailed, WrongAccount, VenueNotFound, ConnectTimeout, ConnectionLost or InvalidRequest.
+        Raises AuthenticationFailed, WrongAccount, VenueNotFound, ConnectTimeout, ConnectionLost or
+        InvalidRequest.
         """
 
     def check(self) -> Health:
-        """Say how the session is, by asking the venue. Raises nothing: trouble is in the answer."""
+        """Ask the venue and return the session's health.
+
+        Raises nothing; the returned `Health` reports problems.
+        """
 
     def disconnect(self, deadline: float | None = None) -> None:
-        """Close the session. Idempotent; returns only when the venue was told or is gone.
+        """Close the session and wait until it is closed.
 
-        `deadline` (`time.monotonic()` seconds) shortens what a polite end may take; None: the gateway's own time.
+        Idempotent. Returns after the venue received the request, or is unreachable.
+        `deadline` (`time.monotonic()` seconds) limits a clean end; None: the gateway's own limit.
         Raises ForcedEnd once everything has ended, if some of it had to be killed.
         """
 
@@ -265,25 +286,30 @@ class Gateway(Protocol):
     def submit_order(
         self, client_order_id: str, *, symbol: str, side: Side, volume: Decimal, comment: str = ""
     ) -> Position:
-        """Send a market order. Sending the same `client_order_id` again answers with the first one's position.
+        """Send a market order and return its position.
+
+        Idempotent by `client_order_id`: sending it again returns the position of the first call.
 
         Raises InvalidRequest, TradingDisabled, MarketClosed, InsufficientFunds, PriceMoved, OrderRejected, or
         OutcomeUnknown where the order left and no answer came.
         """
 
     def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
-        """Close a position, or `volume` of it. One that is closed already is success."""
+        """Close a position, or `volume` of it.
+
+        Idempotent: closing a closed position succeeds.
+        """
 
 
 @runtime_checkable
 class WakesLoop(Protocol):
-    """A gateway that can say at once that its session may have ended: the session's loop then checks it.
+    """A gateway that can wake the session's loop when its session may have ended (optional).
 
-    It is optional: any other gateway is checked at each heartbeat.
+    The loop then calls `check`. Without it, the loop calls `check` at each heartbeat.
     """
 
     def wake_source(self) -> socket | None:
-        """Return a socket that is readable while `check` should be called; None where there is none now.
+        """Return a socket that is readable while `check` is due, or None.
 
         `check` must make it unreadable, or report that the session is over.
         """

@@ -1,4 +1,4 @@
-"""Reads and checks the accounts of a service, by the parts that the service was given."""
+"""Reads and checks accounts with a given configuration service and validator."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
@@ -11,38 +11,43 @@ from manager.validation.validator import AccountConfigurationValidator, not_read
 
 
 class AccountConfigs(Protocol):
-    """What a service needs of a configuration service. `manager.ConfigurationService` is one."""
+    """Protocol of a configuration service, such as `manager.ConfigurationService`."""
 
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
-        """Return the account's configuration. Raises ValueError if there is none, or if it cannot be read."""
+        """Return the account's configuration.
+
+        Raises ValueError if the account does not exist or cannot be read."""
 
     def list_accounts(self) -> Sequence[str]:
         """Return the ids of all accounts."""
 
 
 class Validator(Protocol):
-    """What a service needs of a validator. `manager.AccountConfigurationValidator` is one."""
+    """Protocol of a validator, such as `manager.AccountConfigurationValidator`."""
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check one configuration."""
 
 
 class Accounts:
-    """Reads and checks accounts. Problems in files have their position, others have none."""
+    """Reads and checks accounts.
+
+    Problems in files have a position; other problems do not.
+    """
 
     def __init__(self, configs: AccountConfigs, validator: Validator | None = None) -> None:
         self._configs = configs
-        #: Set if accounts are read from the files of a directory, by our own code.
+        #: Set if `ConfigurationService` itself reads the accounts from files.
         self.files: ConfigurationService | None = configs if _reads_files(configs) else None
         self.validator: Validator = validator or AccountConfigurationValidator(self.files)
-        #: Ours, over these very files: it also sees what is wrong with a file that cannot be read.
+        #: The standard validator of these files; it also reports why a file cannot be read.
         self._standard: AccountConfigurationValidator | None = None
         if self.files is not None and _is_standard(self.validator) and self.validator.reads(self.files):
             self._standard = self.validator
 
     @property
     def own_verdict(self) -> bool:
-        """Whether the validator may say something that a host's own does not."""
+        """Whether a custom validator is set, which hosts may not have."""
         return not _is_standard(self.validator)
 
     def ids(self) -> list[str]:
@@ -74,11 +79,15 @@ class Accounts:
             self.load(account_id)
 
     def place(self, account_id: str) -> str:
-        """Return where the account is configured, for a person."""
+        """Return where the account is configured, as text for people."""
         return str(self.files.account_path(account_id)) if self.files is not None else "its configuration"
 
     def read(self, account_id: str) -> LoadedAccount:
-        """Return what became of the account's files. Raises AccountNotFoundError, InvalidAccountIdError."""
+        """Read the account's files.
+
+        Raises:
+            AccountNotFoundError: The account does not exist.
+            InvalidAccountIdError: The account ID is not valid."""
         if self.files is not None:
             return self.files.read_account(account_id)
         config: AccountConfig | None = None
@@ -91,9 +100,13 @@ class Accounts:
         return LoadedAccount(account_id, account_id, config, config, problems, layers, apply_defaults=True)
 
     def check(self, account_id: str, apply_defaults: bool = True) -> ValidationResult:
-        """Check the account: with our own validator its files, with any other its configuration.
+        """Check the account and return the result.
 
-        Raises AccountNotFoundError, InvalidAccountIdError; what is wrong with the account is in the result.
+        The standard validator checks the files; a custom validator checks the configuration.
+
+        Raises:
+            AccountNotFoundError: The account does not exist.
+            InvalidAccountIdError: The account ID is not valid.
         """
         if self._standard is not None:
             return self._standard.validate_account(account_id, apply_defaults)
@@ -106,7 +119,10 @@ class Accounts:
         return self._verdict(account_id, config)
 
     def check_all(self) -> dict[str, ValidationResult]:
-        """Check every account; broken ones, and files that are none, are among the results."""
+        """Check every account.
+
+        The results include accounts and files that cannot be read.
+        """
         if self._standard is not None:
             return self._standard.validate_all()
         results: dict[str, ValidationResult] = {}
@@ -116,11 +132,11 @@ class Accounts:
             try:
                 results[account_id] = self.check(account_id)
             except AccountNotFoundError:
-                results.pop(account_id, None)  # gone since it was listed
+                results.pop(account_id, None)  # deleted after it was listed
         return results
 
     def not_read(self) -> dict[str, str]:
-        """Return what looks as if it were meant to be an account's file and is not read, each with the reason."""
+        """Return files that seem meant as account files but are not read, with reasons."""
         if self.files is None:
             return {}
         found = not_read(self.files, set(self.ids()))
@@ -130,33 +146,33 @@ class Accounts:
         try:
             result = self.validator.validate(config)
         except Exception as error:
-            # A check that failed has not said yes.
+            # A validator that crashed has not approved the account.
             text = f"{account_id}: its validator failed: {type(error).__name__}: {error}"
             return ValidationResult(valid=False, account_id=account_id, errors=(text,))
         if not result.valid and not result.errors:
-            text = f"{account_id}: its validator says that it is invalid, and not why"
+            text = f"{account_id}: its validator rejected the account without a reason"
             return result.model_copy(update={"errors": (text,)})
         return result
 
 
 class KnownAccounts:
-    """Which accounts a configuration service has: for whoever must not act on a misspelt id."""
+    """Existence checks for accounts, used to reject misspelt account IDs."""
 
     def __init__(self, configs: AccountConfigs) -> None:
         self._accounts = Accounts(configs)
 
     def has(self, account_id: str) -> bool:
-        """Say whether there is such an account, or whether that cannot be said now."""
+        """Return whether the account exists; also True if that is unknown now."""
         try:
             self._accounts.require(account_id)
         except (AccountNotFoundError, InvalidAccountIdError):
             return False
         except Exception:
-            return True  # also what a configuration service of somebody else raises
+            return True  # a custom configuration service may raise anything
         return True
 
     def any(self) -> bool:
-        """Say whether there is any account; False where that cannot be said now."""
+        """Return whether any account exists; False if that is unknown now."""
         try:
             return bool(self._accounts.ids())
         except Exception:
@@ -164,9 +180,9 @@ class KnownAccounts:
 
 
 def _reads_files(configs: AccountConfigs) -> TypeGuard[ConfigurationService]:
-    """Say whether this is our service, with its own way of reading.
+    """Return whether `configs` reads files with `ConfigurationService` itself.
 
-    A subclass that reads in another way says something else than the files.
+    A subclass that overrides reading may return something else than the files.
     """
     return isinstance(configs, ConfigurationService) and all(
         getattr(type(configs), name) is getattr(ConfigurationService, name)

@@ -1,6 +1,7 @@
-"""The rules that every account passes: one small function each, in a registry that others extend by entry point.
+"""Validation rules for accounts, and the registry that holds them.
 
-A rule takes the configuration and what it may look at beyond it, and yields findings. It never raises for a bad value.
+Each rule is one function. It takes the configuration and a `ValidationContext` and yields findings; it never
+raises for a bad value. Other packages add rules by entry point.
 """
 
 import re
@@ -32,7 +33,7 @@ from manager.settings import HOST_NAME
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
-#: Gateways that the project knows by name and this version does not carry.
+#: Names of gateways that this version does not include.
 _PLANNED_GATEWAYS: Final = frozenset({"mt5", "ccxt"})
 
 RULES_GROUP: Final = "manager.validation_rules"
@@ -43,7 +44,7 @@ _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class ValidationContext:
-    """What rules may look at beyond the configuration itself; all of it may be absent."""
+    """Facts beyond the configuration that rules may use; each may be absent."""
 
     config_dir: Path | None = None
     logins: Logins = field(default_factory=dict)
@@ -63,7 +64,10 @@ def rule(function: Rule) -> Rule:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """Return every rule, plugged-in ones last; entry points are looked up once a process."""
+    """Return all rules: built-in rules first, then those of entry points.
+
+    Entry points are read once per process.
+    """
     return (*_built_in, *(point.load() for point in entry_points(group=RULES_GROUP)))
 
 
@@ -123,7 +127,7 @@ def default_risk_in_range(config: AccountConfig, _: ValidationContext) -> Iterat
 @rule
 def currencies_present(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if not config.currencies and config.gateway != "command":
-        yield Finding(("currencies",), "there is none; an account needs at least one currency with a symbol")
+        yield Finding(("currencies",), "is empty; an account needs at least one currency with a symbol")
 
 
 @rule
@@ -135,7 +139,7 @@ def symbols_named_once(config: AccountConfig, _: ValidationContext) -> Iterator[
         if not symbol:
             yield Finding(place, "is empty; name the symbol as the venue does")
         elif symbol in first:
-            yield Finding(place, f"{symbol} stands here twice (first as currencies[{first[symbol]}])")
+            yield Finding(place, f"{symbol} is listed twice (first as currencies[{first[symbol]}])")
         first.setdefault(symbol, index)
 
 
@@ -143,7 +147,7 @@ def symbols_named_once(config: AccountConfig, _: ValidationContext) -> Iterator[
 def currency_risk_in_range(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     for index, currency in enumerate(config.currencies):
         place = ("currencies", index, "risk")
-        # What it inherits was reported at the account already.
+        # Inherited values are reported once, at the account.
         if currency.risk.risk_percent != config.default_risk.risk_percent:
             yield from _risk_percent(currency.risk.risk_percent, place)
         if currency.risk.max_positions != config.default_risk.max_positions:
@@ -206,7 +210,8 @@ def recovery_and_health_sensible(config: AccountConfig, _: ValidationContext) ->
 def host_is_a_name(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.host is not None and not HOST_NAME.fullmatch(config.host):
         yield Finding(
-            ("host",), f"{config.host!r} is no host's name; letters, digits, '.', '_' and '-' are allowed"
+            ("host",),
+            f"{config.host!r} is not a valid host name; letters, digits, '.', '_' and '-' are allowed",
         )
 
 
@@ -228,12 +233,17 @@ def placement_sensible(config: AccountConfig, _: ValidationContext) -> Iterator[
         if problem is not None:
             yield Finding(("labels", name), problem)
     if config.avoid_sharing and config.server is None:
-        yield Finding(("avoid_sharing",), "is about accounts of one `server`, and this account names none")
+        yield Finding(
+            ("avoid_sharing",), "applies to accounts of one `server`, but this account sets no `server`"
+        )
 
 
 @rule
 def names_can_be_seen(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
-    """A blank at the end, or a character without a width, makes another name of what looks the same."""
+    """Report names with trailing blanks or invisible characters.
+
+    Such a name looks the same as another one but differs from it.
+    """
     names: list[tuple[Place, object]] = [
         ((name,), getattr(config, name)) for name in ("gateway", "login", "server", "path", "host", "venue")
     ]
@@ -255,9 +265,9 @@ def identity_is_one_accounts(config: AccountConfig, around: ValidationContext) -
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
         yield Finding(
             ("login",),
-            f"{config.login} at server {config.server} is also the login of {files} (case, blanks and leading zeros "
-            "do not count): one broker account may have one live session; give each account its own "
-            "login",
+            f"{config.login} at server {config.server} is also the login of {files} (case, blanks and "
+            "leading zeros do not count): one broker account may have one live session; "
+            "give each account its own login",
         )
 
 
@@ -268,13 +278,13 @@ def program_is_one_accounts(config: AccountConfig, around: ValidationContext) ->
         files += f" and {len(others) - 3} more" if len(others) > 3 else ""
         if port:
             text = (
-                f"{port} also shows whether {files} is ready or well: on one host the port has one program; give each account "
-                "its own port, or pin them to different hosts"
+                f"{port} also shows whether {files} is ready or well: on one host the port has one program; "
+                "give each account its own port, or pin them to different hosts"
             )
         else:
             text = (
-                f"{files} runs the same program with the same arguments, directory and environment: if that is one bot "
-                "configured twice, it trades twice"
+                f"{files} runs the same program with the same arguments, directory and environment: "
+                "if that is one bot configured twice, it trades twice"
             )
         yield Finding(place, text, True)
 
@@ -288,7 +298,9 @@ def paper_fields(config: AccountConfig, _: ValidationContext) -> Iterator[Findin
                 yield Finding((name,), "is missing; gateway paper logs in with login, server and password")
         yield from _not_of(config, "paper", (*PROGRAM_KEYS, "path"))
     if config.venue is not None and not _ADDRESS.fullmatch(config.venue):
-        yield Finding(("venue",), f"{config.venue!r} is no address; unix:/path or tcp:host:port is allowed")
+        yield Finding(
+            ("venue",), f"{config.venue!r} is not a valid address; unix:/path or tcp:host:port is allowed"
+        )
 
 
 @rule
@@ -296,7 +308,7 @@ def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator
     if config.gateway != "command":
         return
     yield from _not_of(config, "command", ("path", "venue"))
-    # The rules are about what the program would get.
+    # Check what the program would receive, with placeholders filled in.
     found = fill_placeholders(config, None)
     yield from placeholders(config, found)
     yield from program(found, around.config_dir)
@@ -307,7 +319,7 @@ def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator
     name = config.stop.signal.upper().removeprefix("SIG")
     if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
         yield Finding(
-            ("stop", "signal"), f"{config.stop.signal!r} is no signal; TERM, INT, QUIT or HUP are usual"
+            ("stop", "signal"), f"{config.stop.signal!r} is not a signal; TERM, INT, QUIT or HUP are usual"
         )
     if not 0 < config.stop.deadline_seconds <= 3_600:
         text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"

@@ -1,4 +1,7 @@
-"""What is wrong with an account's secrets on this host: references that lead nowhere, and secrets in clear."""
+"""Checks an account's secrets on this host.
+
+The checks find references that cannot be resolved and secrets in clear text.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +21,10 @@ _REFER: Final = "put it into env:, file: or keyring: and refer to it"
 
 
 def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
-    """Yield findings, none of which shows a secret. Without `config_dir` references are not looked up."""
+    """Yield findings about secrets; no finding reveals a secret.
+
+    Without `config_dir`, references are not resolved.
+    """
     yield from _password_findings(config, config_dir)
     config = _with_what_can_be_filled(config)
     if config_dir is not None:
@@ -35,18 +41,21 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
             if literal.place[0] == "command"
             else _REFER
         )
-        text = f"looks like a secret that stands in the file as it is ({literal.kind}): {where}"
+        text = f"looks like a secret in clear text ({literal.kind}): {where}"
         yield Finding(literal.place, text, warning=True)
     for index in argument_references(config.command or ()):
         text = (
-            "looks like a reference, and is given to the program as it is: references are resolved in `environment` "
-            "and `options`, since every user of a host can see arguments"
+            "looks like a reference, but the program receives it unchanged: references are resolved only in "
+            "`environment` and `options`, because every user of a host can see arguments"
         )
         yield Finding(("command", index), text, warning=True)
 
 
 def _with_what_can_be_filled(config: AccountConfig) -> AccountConfig:
-    """Return the account with its placeholders filled in, without what cannot be filled in."""
+    """Return the account with placeholders filled in.
+
+    Values whose placeholders cannot be filled in are left out.
+    """
     found = fill_placeholders(config, None)
     if found.config is config:
         return config
@@ -72,7 +81,7 @@ def _password_findings(config: AccountConfig, config_dir: Path | None) -> Iterat
         problem = secret_problem(reference.get_secret_value())
         if problem is not None:
             yield Finding(("password",), problem, warning=True)
-        yield Finding(("password",), f"stands in the file as it is: {_REFER}", warning=True)
+        yield Finding(("password",), f"is stored in clear text: {_REFER}", warning=True)
     elif config_dir is not None:
         try:
             credentials.resolve(reference, config_dir)
@@ -88,7 +97,7 @@ def _reference_findings(place: Place, text: str, config_dir: Path) -> Iterator[F
     try:
         resolve_at((), text, config_dir)
     except CredentialError as error:
-        text = f"{str(error).removeprefix(': ')} (`literal:TEXT` is TEXT, should this be no reference)"
+        text = f"{str(error).removeprefix(': ')} (if this is not a reference, write `literal:TEXT`)"
         yield Finding(place, text)
     else:
         open_to = credentials.too_open(SecretStr(text), config_dir)

@@ -1,4 +1,7 @@
-"""Warns of keys that an account's gateway ignores: a key without an effect would otherwise look obeyed."""
+"""Warns about keys that an account's gateway ignores.
+
+Without the warning such a key would seem to have an effect.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -6,8 +9,8 @@ from typing import Any, Final
 from manager.config import AccountConfig, Place
 from manager.config.findings import Finding
 
-#: Gateway → keys that change nothing for its accounts. Keys that a gateway refuses have other rules,
-#: and a gateway that is plugged in gets every key.
+#: Gateway → keys without effect for its accounts. Other rules report keys that a gateway rejects.
+#: Gateways of other packages receive every key.
 IGNORED: Final[Mapping[str, tuple[Place, ...]]] = {
     "paper": (
         ("portable",),
@@ -34,9 +37,10 @@ IGNORED: Final[Mapping[str, tuple[Place, ...]]] = {
 
 
 def unused_keys(config: AccountConfig, written: object) -> Iterator[Finding]:
-    """Warn of each key of the account's own file that its gateway ignores.
+    """Warn about each key of the account's own file that its gateway ignores.
 
-    `written` is the file's content. What `defaults.yaml` gives is for all accounts, and no reason to warn.
+    `written` is the content of the file. Values of `defaults.yaml` apply
+    to all accounts and cause no warning.
     """
     for place in IGNORED.get(config.gateway, ()):
         if _gives(written, place):

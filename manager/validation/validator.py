@@ -1,4 +1,4 @@
-"""AccountConfigurationValidator: all that is wrong with an account, in one pass."""
+"""AccountConfigurationValidator: reports all problems of an account in one pass."""
 
 import gc
 import threading
@@ -16,16 +16,16 @@ from manager.validation.rules import ValidationContext, rules
 from manager.validation.secrets import secret_findings
 from manager.validation.unused_keys import unused_keys
 
-#: Results kept for files that have not changed; beyond this the oldest go.
+#: Maximum number of cached results; the oldest are dropped first.
 _KEPT: Final = 20_000
-#: How old the list of other accounts' logins may be where one account is checked.
+#: Maximum age of the list of other accounts' logins when one account is checked.
 _LOGINS_SECONDS: Final = 1.0
 
 
 class _Collection:
     """Python's cyclic collector, paused while thousands of accounts are read.
 
-    All that is made then is kept; looking through it again and again took half of the time and freed nothing.
+    Everything allocated meanwhile stays in use. Collection took half of the time and freed nothing.
     """
 
     def __init__(self) -> None:
@@ -54,21 +54,22 @@ _COLLECTION: Final = _Collection()
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A result, and what it hangs on besides the rules."""
+    """A cached result and the facts that it depends on."""
 
     loaded: LoadedAccount
-    #: What other accounts have in common with it.
+    #: Logins and programs that it shares with other accounts.
     common: object
-    #: Looks at the credential's place again; what it saw when the result was made.
+    #: Change detector for the credential; `seen` is its value when the result was made.
     look: Callable[[], object]
     seen: object
     result: ValidationResult
 
 
 class AccountConfigurationValidator:
-    """Checks accounts against every rule. With a configuration service it also sees files, and other accounts.
+    """Checks accounts against every rule.
 
-    Thread-safe. Starts nothing, connects to nothing, and shows no secret.
+    With a configuration service it also checks files, and accounts against each other.
+    Thread-safe. It starts no process, opens no connection and reveals no secret.
     """
 
     def __init__(self, config_service: ConfigurationService | None = None) -> None:
@@ -77,16 +78,19 @@ class AccountConfigurationValidator:
         self._kept: dict[tuple[str, bool], _Kept] = {}
 
     def reads(self, configs: ConfigurationService) -> bool:
-        """Say whether it sees the files of this very configuration service."""
+        """Return whether the validator uses this configuration service."""
         return self._configs is configs
 
     def validate(self, config: AccountConfig) -> ValidationResult:
-        """Check a configuration that is at hand, whether or not it stands in a file."""
+        """Check one configuration object, from a file or not."""
         findings = [*self._findings(config, self._around()), *self._credential_findings(config)]
         return _result(config.account_id, findings, None)
 
     def validate_batch(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
-        """Check many; two of them with one login are each other's duplicates, files or not."""
+        """Check several configurations, also against each other.
+
+        Two configurations with one login are duplicates, from files or not.
+        """
         given = list(configs)
         around = self._around()
         known = {login: list(accounts) for login, accounts in around.logins.items()}
@@ -107,14 +111,18 @@ class AccountConfigurationValidator:
         }
 
     def get_invalid_configs(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
-        """Return the results of those that have errors."""
+        """Return the results of the configurations that have errors."""
         return {key: result for key, result in self.validate_batch(configs).items() if result.has_errors}
 
     def validate_account(self, account_id: str, apply_defaults: bool = True) -> ValidationResult:
-        """Check an account's files: every problem of reading and every rule, each with its position, in one pass.
+        """Check an account's files and report all problems with positions.
 
-        The logins of other accounts may be a second old: a batch of starts must not read them all for each. Raises
-        InvalidAccountIdError and AccountNotFoundError.
+        The logins of other accounts may be one second old, so that a batch does not
+        read all files for each account.
+
+        Raises:
+            InvalidAccountIdError: The account ID is not valid.
+            AccountNotFoundError: No file configures the account.
         """
         if self._configs is None:
             raise AccountNotFoundError(
@@ -126,7 +134,10 @@ class AccountConfigurationValidator:
         return checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
 
     def validate_all(self) -> dict[str, ValidationResult]:
-        """Check every account file, by account id (for a file whose name is no id, by that name)."""
+        """Check every account file; return the results by account ID.
+
+        A file whose name is not a valid ID is listed by its name.
+        """
         configs = self._configs
         if configs is None:
             return {}
@@ -134,7 +145,10 @@ class AccountConfigurationValidator:
             return self._all(configs)
 
     def validate_for_any_host(self) -> dict[str, ValidationResult]:
-        """Check every account file by what is so on every host: without credentials, programs and directories."""
+        """Check every account file by the rules that hold on every host.
+
+        Credentials, programs and directories are not checked.
+        """
         if self._configs is None:
             return {}
         snapshot = self._configs.snapshot()
@@ -178,7 +192,7 @@ class AccountConfigurationValidator:
         )
         with self._lock:
             self._kept.pop(key, None)
-            # A refusal is never kept: what it was refused for may be mended outside the files, a program installed.
+            # Errors are never cached: their cause may be fixed outside the files, by installing a program.
             if result.valid and look is not None:
                 while len(self._kept) >= _KEPT:
                     del self._kept[next(iter(self._kept))]
@@ -206,7 +220,7 @@ def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount 
     known = [problem.place for problem in problems if problem.place]
     warnings: list[Problem] = []
     for finding in findings:
-        # A value that did not fit was dropped; the rules then saw a default there and have nothing to say of it.
+        # Reading dropped this value, so the rules checked a default in its place: skip their finding.
         if any(
             finding.place[: len(place)] == place or place[: len(finding.place)] == finding.place
             for place in known
@@ -226,7 +240,10 @@ def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount 
 
 
 def not_read(configs: ConfigurationService, taken: Collection[str] = ()) -> dict[str, ValidationResult]:
-    """Return an error for each file that looks as if it were meant to be read, and is not; names in `taken` are not used."""
+    """Return an error for each file that seems meant to be read but is not.
+
+    Keys in `taken` are not used again; such a file is listed by its file name.
+    """
     found: dict[str, ValidationResult] = {}
     for one in configs.left_out():
         key = one.name if one.key in taken else one.key
@@ -235,7 +252,10 @@ def not_read(configs: ConfigurationService, taken: Collection[str] = ()) -> dict
 
 
 def _twin_problem(name: str, twin: str) -> tuple[str, str]:
-    text = f"its name differs from accounts/{twin}.yaml only in case: on Windows the two are one file: rename one"
+    text = (
+        f"its name differs from accounts/{twin}.yaml only in case: "
+        "on Windows the two are one file: rename one"
+    )
     return f"accounts/{name}.yaml", text
 
 

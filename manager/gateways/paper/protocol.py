@@ -61,4 +61,4 @@ def split_address(address: str) -> str | tuple[str, int]:
     host, colon, port = rest.rpartition(":")
     if kind == "tcp" and colon and host and port.isdecimal() and int(port) <= 65_535:
         return host, int(port)
-    raise ValueError(f"{address!r} is no address of a venue: unix:/path or tcp:host:port is allowed")
+    raise ValueError(f"{address!r} is not a valid venue address: unix:/path or tcp:host:port is allowed")

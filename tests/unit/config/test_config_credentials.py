@@ -233,7 +233,7 @@ def test_a_literal_password_works_with_a_warning(directory: Directory) -> None:
     result = directory.check()
     assert result.valid
     (warning,) = result.warnings
-    assert warning.startswith("accounts/a.yaml:4:11: password: stands in the file as it is")
+    assert warning.startswith("accounts/a.yaml:4:11: password: is stored in clear text")
     assert "s3cret" not in warning
     config = directory.service.load_account_config("a")
     found = directory.service.resolve_password(config)

@@ -109,9 +109,9 @@ def test_every_problem_of_a_file_in_one_pass_each_with_its_place(directory: Dire
         "'simple_na' is unknown; did you mean 'simple_ma'?",
         "currencies[0].strategy.timeframe": "accounts/a.yaml:12:53: currencies[0].strategy.timeframe: "
         "'m5' is unknown; did you mean 'M5'?",
-        "currencies[1].symbol": "accounts/a.yaml:13:13: currencies[1].symbol: EURUSD stands here twice "
+        "currencies[1].symbol": "accounts/a.yaml:13:13: currencies[1].symbol: EURUSD is listed twice "
         "(first as currencies[0])",
-        "currencies[1].enabled": "accounts/a.yaml:14:14: currencies[1].enabled: 'maybe': true or false is wanted here",
+        "currencies[1].enabled": "accounts/a.yaml:14:14: currencies[1].enabled: 'maybe': must be true or false",
         "execution.intervall_seconds": "accounts/a.yaml:15:13: execution.intervall_seconds: unknown key; "
         "did you mean 'interval_seconds'?",
     }
@@ -130,7 +130,7 @@ def test_yaml_loaders_disagree_but_a_symbol_means_what_its_author_meant(
 
 def test_yes_is_a_word_and_no_switch(directory: Directory) -> None:
     (error,) = directory.errors_of("enabled: yes\n" + GOOD)
-    assert error == "accounts/a.yaml:1:10: enabled: 'yes': true or false is wanted here"
+    assert error == "accounts/a.yaml:1:10: enabled: 'yes': must be true or false"
 
 
 def test_a_login_may_be_a_number_or_a_text_and_is_one_identity(directory: Directory) -> None:

@@ -225,7 +225,7 @@ def test_a_value_never_becomes_a_reference(directory: Directory) -> None:
     [
         ("ready: {tcp: '{server}'}", "ready.tcp: {server} is 'Demo 1', which is not a port"),
         ("health: {probe: {tcp: '9{login}'}}", "health.probe.tcp: 95001 is not a port"),
-        ("ready: {tcp: abc}", "ready.tcp: 'abc': a port is wanted here"),
+        ("ready: {tcp: abc}", "ready.tcp: 'abc': must be a port"),
     ],
 )
 def test_a_port_is_checked_once_it_is_filled_in(directory: Directory, line: str, says: str) -> None:

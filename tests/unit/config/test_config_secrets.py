@@ -143,7 +143,7 @@ def test_secrets_in_clear_work_with_a_warning_each_and_are_shown_nowhere(directo
 def test_a_reference_as_an_argument_is_a_warning_since_nothing_resolves_it(directory: Directory) -> None:
     directory.write("a", PROGRAM.replace('"echo', 'x, --password, "file:secrets/key", "echo'))
     (warning,) = directory.check().warnings
-    assert "command[4]: looks like a reference, and is given to the program as it is" in warning
+    assert "command[4]: looks like a reference, but the program receives it unchanged" in warning
 
 
 @pytest.mark.parametrize(

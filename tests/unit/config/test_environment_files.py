@@ -73,7 +73,7 @@ def test_what_is_not_clear_is_refused_with_its_line(text: str, line: int, says: 
 
 @pytest.mark.parametrize(
     ("text", "line", "says"),
-    [("A=1\nA=2\n", 2, "A stands here for the second time"), ("A=$HOME/x\n", 1, "A: $NAME is not expanded")],
+    [("A=1\nA=2\n", 2, "A appears for the second time"), ("A=$HOME/x\n", 1, "A: $NAME is not expanded")],
 )
 def test_what_others_read_in_another_way_is_a_warning(text: str, line: int, says: str) -> None:
     (problem,) = parse_variables(text).problems

@@ -14,7 +14,7 @@ from manager.validation import rules as registry
 
 def findings(account: AccountConfig) -> tuple[list[str], list[str]]:
     result = AccountConfigurationValidator().validate(account)
-    warnings = [text for text in result.warnings if "stands in the file as it is" not in text]
+    warnings = [text for text in result.warnings if "is stored in clear text" not in text]
     return list(result.errors), warnings
 
 
@@ -67,7 +67,7 @@ def test_no_empty_symbol_and_none_twice() -> None:
         "currencies[2].symbol",
         "currencies[3].symbol",
     ]
-    assert "stands here twice (first as currencies[1])" in errors[2]
+    assert "is listed twice (first as currencies[1])" in errors[2]
 
 
 def test_a_currency_answers_for_its_own_risk_only() -> None:
@@ -145,7 +145,7 @@ def command(**changes: Any) -> AccountConfig:
         ({"health": HealthConfig(probe=ProbeConfig(tcp=0))}, "0 is not a port"),
         ({"ready": ReadyConfig(line="")}, "is empty"),
         ({"ready": ReadyConfig(after_seconds=-1)}, "to the account's timeout"),
-        ({"stop": StopConfig(signal="BOOM")}, "'BOOM' is no signal"),
+        ({"stop": StopConfig(signal="BOOM")}, "'BOOM' is not a signal"),
         ({"stop": StopConfig(deadline_seconds=0)}, "more than 0"),
         ({"environment": {"MANAGER_ACCOUNT_ID": "x"}}, "the manager's own"),
         ({"venue": "unix:/x"}, "is not a field of gateway command"),
