@@ -25,6 +25,7 @@ from manager.cli import (
     setup,
     show,
 )
+from manager.cli.sections import SECTIONS
 from manager.cli.suggestions import Commands
 from manager.system.text import printable
 from manager.versions import __version__
@@ -35,8 +36,19 @@ _EPILOG = (
 )
 
 
+class _Manager(Commands):
+    """The group of all commands, whose help lists them by section."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section's commands with their summaries, none of which is cut."""
+        for section, commands in SECTIONS.items():
+            rows = [(name, summary) for name, summary in commands.items() if name in self.commands]
+            with formatter.section(section):
+                formatter.write_dl(rows, col_max=12)
+
+
 @click.group(
-    cls=Commands,
+    cls=_Manager,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
 )

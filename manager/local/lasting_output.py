@@ -44,6 +44,7 @@ class LastingOutput(TextIOBase):
             self._stream.write(text)
         except OSError as error:
             if disk_refuses(error):
+                self._drop()
                 return len(text)
             self._leave()
             with contextlib.suppress(OSError):
@@ -55,10 +56,25 @@ class LastingOutput(TextIOBase):
             self._stream.flush()
         except OSError as error:
             if disk_refuses(error):
+                self._drop()
                 return
             self._leave()
             with contextlib.suppress(OSError):
                 self._stream.flush()  # what it still holds goes to the log
+
+    def _drop(self) -> None:
+        """Drop what the stream still holds: the next flush, at the end of the process too, would fail again."""
+        fd = self._stream.fileno()
+        kept = os.dup(fd)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, fd)
+            with contextlib.suppress(OSError):
+                self._stream.flush()
+        finally:
+            os.dup2(kept, fd)
+            os.close(kept)
+            os.close(nowhere)
 
     def _leave(self) -> None:
         """Put the log file, or nothing at all, in the place of the output that is gone."""

@@ -1,0 +1,59 @@
+"""The sections of `manager --help`, and one line for each command. A new command is added here."""
+
+from collections.abc import Mapping
+from typing import Final
+
+#: Section → command → summary. A summary fits one line of an 80-column terminal.
+SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "Fleet": {
+        "start-all": "Start every enabled account.",
+        "stop-all": "Stop every worker of the fleet, or of this machine (--local).",
+        "batch": "Show the progress of a command for many accounts.",
+    },
+    "Accounts": {
+        "start": "Start workers; return when their sessions are connected.",
+        "stop": "Stop workers; return when their processes have ended.",
+        "restart": "Stop and start workers with the present configuration.",
+        "pause": "Keep sessions connected, but send no orders.",
+        "resume": "Let paused sessions trade again.",
+        "move": "Stop a worker and start it on another host.",
+        "forget": "Clear the record of an account that has no worker.",
+    },
+    "Hosts": {
+        "hosts": "List the hosts: state, version, workers, room, labels.",
+        "drain": "Take a host out of service; its workers move or stop.",
+        "resume-host": "Let a drained host take workers again.",
+        "forget-host": "Remove a host that no longer exists.",
+        "place": "Show on which host an account would run, and why.",
+    },
+    "Configuration": {
+        "init": "Write commented files to start a fleet from.",
+        "validate": "Check account files, here and on their hosts.",
+        "config": "Show account files, and push them to every host.",
+        "import": "Write account files for programs of another supervisor.",
+        "secure": "Set up TLS and users with least rights for Redis.",
+    },
+    "Observe": {
+        "ps": "List workers and their state (also: status, list, ls).",
+        "top": "Show the workers in place until Ctrl-C.",
+        "info": "Show what is known of one account's worker.",
+        "events": "Show changes of workers' states and health.",
+        "logs": "Show the logs of workers on this machine.",
+        "audit": "Show who sent which command, and its outcome.",
+        "doctor": "Find what keeps the fleet from working, and the cure.",
+        "healthcheck": "Check this machine's host agent, for supervisors.",
+    },
+    "Run services": {
+        "up": "Start all that this machine needs, then every account.",
+        "down": "Stop what `manager up` runs on this machine.",
+        "host": "Run this machine's host agent in the foreground.",
+        "flower": "Run Flower, read-only, in the foreground.",
+        "scheduler": "Run the fleet's scheduler in the foreground.",
+        "service": "Install the host agent as a system service.",
+    },
+    "Help": {
+        "version": "Show the versions of the manager and its packages.",
+        "completion": "Print the completion script of a shell.",
+        "man": "Print the manual page.",
+    },
+}
