@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-n", "last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@click.option("--account", "account_id", help="Only this account's.")
+@click.option("--account", "account_id", help="Only this account. [default: all]")
 @click.option(
     "--export",
     "export",
     type=click.Choice(["jsonl", "csv"]),
-    help="Write everything that is kept, the oldest first, for other programs.",
+    help="Write everything that is kept, the oldest first, for other programs. [default: the newest, for people]",
 )
 @json_option
 def audit(last: int, follow: bool, account_id: str | None, export: str | None, as_json: bool) -> int:

@@ -183,12 +183,13 @@ def diff(version: int | None, as_json: bool) -> int:
 
 
 @config.command("push")
-@click.option("-m", "--message", default="", help="Why, for the history.")
+@click.option("-m", "--message", default="", help="The reason, for the history. [default: none]")
 @click.option("--allow-invalid", is_flag=True, help="Push accounts that cannot be started as they are, too.")
 @click.option(
     "--allow-literals",
     metavar="REASON",
-    help="Push values that look like secrets, too. They are kept in Redis; the reason goes into the audit trail.",
+    help="Push values that look like secrets, too. They are kept in Redis; the reason goes into the audit trail. "
+    "[default: refuse them]",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @json_option

@@ -120,11 +120,14 @@ def _workers(data: "Mapping[str, Any]") -> str:
     "--deadline",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="With --when-flat: after so long the others leave as well, by their `execution.open_positions`.",
+    help="With --when-flat: after so long the others leave as well, by their `execution.open_positions`. [default: no limit]",
 )
 @click.option("--wait", is_flag=True, help="Return when the host is empty; 1 if that cannot be.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: at most so long."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --wait: wait at most so long. [default: no limit]",
 )
 @json_option
 def drain(

@@ -29,10 +29,13 @@ _END_OF = {
     "--format",
     "kind",
     type=click.Choice(["supervisord", "pm2", "compose"]),
-    help="What FILE is, if its name does not tell.",
+    help="The format of FILE. [default: by its name]",
 )
 @click.option(
-    "--env", "environment", metavar="NAME", help="PM2: take `env_NAME` too, as `pm2 start --env NAME` does."
+    "--env",
+    "environment",
+    metavar="NAME",
+    help="PM2: take `env_NAME` too, as `pm2 start --env NAME` does. [default: `env` alone]",
 )
 @click.option(
     "--group", "groups", multiple=True, metavar="NAME", help="Put every account into this group, too."

@@ -54,10 +54,12 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     "--since",
     callback=_moment,
     metavar="WHEN",
-    help="Only since then: 45s, 10m, 2h, 3d ago, or 2026-11-25T10:00 (UTC).",
+    help="Only lines since then: 45s, 10m, 2h, 3d ago, or 2026-11-25T10:00 (UTC). [default: all that are kept]",
 )
 @click.option(
-    "--stream", type=click.Choice(["stdout", "stderr"]), help="Only what the program printed there."
+    "--stream",
+    type=click.Choice(["stdout", "stderr"]),
+    help="Only what the program printed there. [default: everything]",
 )
 @click.option(
     "--raw",

@@ -84,7 +84,7 @@ def _options(command: Any) -> Any:
                 callback=_columns,
                 metavar="NAME,...",
                 help="Only these columns, in this order: account, state, health, host, pid, uptime, "
-                "restarts, cpu, memory, procs, equity, pos, beat, error.",
+                "restarts, cpu, memory, procs, equity, pos, beat, error. [default: those that fit the terminal]",
             ),
             local_option,
             json_option,

@@ -70,7 +70,7 @@ def _say(worker: "WorkerInfo") -> None:
 @click.command()
 @click.option("-n", "last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@click.option("--account", "account_id", help="Only this account's.")
+@click.option("--account", "account_id", help="Only this account. [default: all]")
 @json_option
 def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
     """Show the latest changes of workers' states and health, the newest last; --json: one object a line."""
