@@ -519,6 +519,9 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
         # The worker's own thread sends even while its loop is stuck in a call: only the loop's beat counts.
         age = beat.age_seconds + (number(beat.data.get("loop_age_seconds")) or 0.0)
         figures = {k: v for k, v in beat.data.items() if k not in _NOT_FIGURES}
+        if "trading_mode" in info.metadata:
+            # The host's record changes once the worker has acknowledged; the last heartbeat may be older than that.
+            figures.pop("trading_mode", None)
         info = info.with_(metadata={**figures, "heartbeat_age_seconds": round(age, 3)})
         fresh = age <= stale_after
     else:

@@ -9,7 +9,7 @@ from manager.models import WorkerInfo
 from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
 from manager.terminal.attention_order import attention_rank
-from manager.terminal.tables import Others, seconds_text
+from manager.terminal.tables import Others, mode_text, seconds_text
 
 COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),
@@ -138,7 +138,7 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
     restarts = data.get("restarts")
     equity, age, positions = data.get("equity"), data.get("heartbeat_age_seconds"), data.get("open_positions")
     cpu, memory, procs = (_figure(data.get(key)) for key in ("cpu_percent", "memory_bytes", "processes"))
-    why = info.error or (data.get("health_reason") if present else None) or ""
+    why = info.error or (data.get("health_reason") if present else None) or mode_text(info)
     # A worker that has ended, and waits for the next one, is not as well as it said last.
     healthy = present and info.status is not WorkerLifecycleStatus.RESTARTING
     cells = {

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
-from manager.states import NOT_UP, WorkerLifecycleStatus
+from manager.states import NOT_UP, TradingMode, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
 from manager.terminal.attention_order import attention_rank
 
@@ -108,7 +108,7 @@ def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
     equity = f"{data['equity']} {data.get('currency') or ''}".strip() if data.get("equity") else ""
     positions = data.get("open_positions")
     age = data.get("heartbeat_age_seconds")
-    why = info.error or (data.get("health_reason") if live else None) or ""
+    why = info.error or (data.get("health_reason") if live else None) or mode_text(info)
     cells = [
         *placed,
         uptime,
@@ -141,6 +141,11 @@ def _up(info: WorkerInfo) -> bool:
 
 def _styled(word: str) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
+
+
+def mode_text(info: WorkerInfo) -> str:
+    """Return what a reader must know of how the account may trade; empty where it may trade."""
+    return "paused: it sends no orders" if info.trading_mode is TradingMode.PAUSED else ""
 
 
 def seconds_text(seconds: float) -> str:

@@ -20,7 +20,8 @@ def test_a_pause_survives_worker_agent_and_restart(fleet: Fleet) -> None:
 
     done = fleet.run("pause", "account-001")
     assert (done.returncode, done.stdout) == (0, "account-001: paused\n"), done.stderr
-    eventually(lambda: mode(fleet) == "paused")
+    assert mode(fleet) == "paused", "readers see it as soon as the command has returned"
+    assert "paused: it sends no orders" in fleet.run("ps").stdout
     info = fleet.run_json("info", "account-001")
     assert (info["status"], info["worker_id"]) == ("running", before["worker_id"])
 

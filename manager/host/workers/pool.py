@@ -260,8 +260,7 @@ class WorkerPoolManager(WorkerQueries):
                 slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
                 self._note(info)
         self._sink.flush(_PUBLISH_SECONDS)
-        # What its loop wrote last may be from a moment before.
-        return self._seen(slot, info).with_(metadata={"trading_mode": mode})
+        return self._seen(slot, info)
 
     def mode(self, account_id: str) -> TradingMode | None:
         """Return the mode that the account's running worker was given last; None if no worker runs."""
@@ -821,6 +820,7 @@ class WorkerPoolManager(WorkerQueries):
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
         slot.recovery = self._records.recovery(record)
+        slot.mode = reported_mode(record)
         slot.exited.clear()
         slot.exit_code = None
         slot.info = WorkerInfo(
@@ -830,7 +830,7 @@ class WorkerPoolManager(WorkerQueries):
             created_at=record.created_at,
             groups=record.groups,
             labels=record.labels,
-            metadata=self._starter.metadata(record) | {"adopted": True},
+            metadata=self._starter.metadata(record) | {"adopted": True, "trading_mode": slot.mode},
         )
         alive = record.process.alive()
         # One that never got its order has no beat file, and ends by itself. One that goes on without a beat file trades:
@@ -855,7 +855,6 @@ class WorkerPoolManager(WorkerQueries):
                 else:
                     self._ended(slot, WorkerLifecycleStatus.FAILED, reason)
             return slot.info
-        slot.mode = reported_mode(record)
         status = heartbeat.status if heartbeat else {}
         self._note(slot.run(status, started_at=record.created_at), beat=_first_beat(record, status))
         self._watch_worker(slot, record.process)

@@ -293,7 +293,7 @@ class Starter:
             slot.ended_because = None
             slot.recovery = config.recovery
             slot.events = events
-            slot.info = info.with_(metadata=self.metadata(record))
+            slot.info = info.with_(metadata=self.metadata(record) | {"trading_mode": slot.mode})
             slot.move(WorkerLifecycleStatus.STARTING)
         return record
 

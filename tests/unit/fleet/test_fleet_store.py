@@ -70,6 +70,13 @@ def test_a_silent_host_makes_what_was_starting_unknown_but_not_a_worker_that_bea
     assert observe(info(), Timestamped(0.1, beat()), False, 10.0).status is S.RUNNING
 
 
+def test_a_mode_is_as_its_host_recorded_it_and_not_as_the_last_heartbeat_says() -> None:
+    """A pause that was acknowledged must not be shown as `normal` for a second."""
+    recorded = info().with_(metadata={"trading_mode": "paused"})
+    earlier = Timestamped(0.5, {**beat(), "trading_mode": "normal"})
+    assert observe(recorded, earlier, True, 10.0).trading_mode == "paused"
+
+
 def test_another_run_of_redis_is_taken_for_one_that_lost_something(
     store: FleetStore, redis_server: RedisServer
 ) -> None:

@@ -115,3 +115,8 @@ def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
 def test_a_figure_that_is_no_number_is_left_out(nonsense: object) -> None:
     (row,) = make_rows([info("account-001", cpu_percent=nonsense, memory_bytes=nonsense)], {})
     assert (row.cells["cpu"], row.cells["memory"]) == ("", "")
+
+
+def test_a_paused_account_says_so_whatever_its_state() -> None:
+    (row,) = make_rows([info("a", trading_mode="paused")], {})
+    assert row.cells["error"] == "paused: it sends no orders"
