@@ -226,7 +226,7 @@ def _each(
         try:
             answer = call.answer(waiting)
         except KeyboardInterrupt:
-            click.echo("left; what was sent goes on, and `manager ps` shows what is so", err=True)
+            click.echo("Interrupted. Commands already sent continue; check with `manager ps`.", err=True)
             return 130
         except ManagerError as error:
             failed = True

@@ -82,7 +82,7 @@ class Answers:
     def _unavailable(self, why: str) -> FleetUnavailableError:
         return FleetUnavailableError(
             f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
-            "sent; `manager ps` shows what is so once Redis is back"
+            "sent; `manager ps` shows the actual state once Redis is back"
         )
 
 

@@ -299,7 +299,7 @@ class Sender:
                     return recorded
                 raise CommandTimeoutError(
                     f"{command.account_id}: {why}: it may still be carried out; `manager info {command.account_id}` shows "
-                    "what is so, `manager doctor` looks for the cause"
+                    "whether it was, `manager doctor` looks for the cause"
                 ) from None
 
     def _recorded(self, command: Command) -> Any:

@@ -1,5 +1,5 @@
 """Desired state: what the fleet has been told each account should be. Written before a task is sent, so that no death
-of a process loses it: every host agent compares it with what is so.
+of a process loses it: every host agent compares it with the actual state.
 
     manager:desired             hash: account id → JSON (see `DesiredState`)
     manager:desired:version     counts changes, so that an agent reads the hash only when something changed

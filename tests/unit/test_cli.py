@@ -149,7 +149,7 @@ def test_who_waits_is_told_and_no_account_holds_the_next_one_up(
     assert fleet._each(("slow", "quick"), one, lambda answer: f"{answer['account_id']} done", False) == 0
     told = capsys.readouterr()
     assert told.out.splitlines() == ["slow done", "quick done"]
-    assert told.err == "slow: no answer yet; Ctrl-C leaves, and what was sent goes on\n"
+    assert told.err == "slow: no answer yet; Ctrl-C stops waiting, and the command continues\n"
 
 
 def test_what_others_wrote_steers_no_terminal() -> None:

@@ -1,4 +1,6 @@
-"""Makes what is so what is wanted, on threads of its own: neither Celery nor Redis need be there for it.
+"""Reconciliation loop: starts, stops and adopts workers until they match the desired state.
+
+It runs on its own threads and keeps working while Redis or Celery is down.
 
 Every two seconds, at the start, and when a stop is handed over: desired against actual, for this host's accounts. In
 between it starts again what ended unasked, at once and then ever more slowly, and ends what hangs.
