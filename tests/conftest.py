@@ -1,5 +1,6 @@
 """Fixtures of all tests. Directories are short: Unix sockets lie in them."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.servers import RedisServer
 from support.venue import VenueProcess
+
+from manager.system.log_writer import WriterHandler
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +22,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         monkeypatch.delenv(name)
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A test that configures the log in this process leaves no level and no handler to the next one."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    for one in [one for one in root.handlers if isinstance(one, WriterHandler) and one not in handlers]:
+        root.removeHandler(one)
+        one.close()
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ class Waiting:
             self._told.add(account_id)
             now = f" ({doing})" if doing else ""
             click.echo(
-                printable(f"{account_id}: no answer yet{now}; Ctrl-C stops waiting, and the command continues"),
+                printable(
+                    f"{account_id}: no answer yet{now}; Ctrl-C stops waiting, and the command continues"
+                ),
                 err=True,
             )

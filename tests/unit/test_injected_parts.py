@@ -225,7 +225,7 @@ def test_a_validator_that_fails_has_not_said_yes(service: WorkerManagerService, 
     validator.validate = lambda config: ValidationResult(  # type: ignore[method-assign]
         valid=False, account_id=config.account_id
     )
-    with pytest.raises(InvalidConfigError, match="and not why"):
+    with pytest.raises(InvalidConfigError, match="without a reason"):
         service.start_worker_from_config("gold")
 
 
