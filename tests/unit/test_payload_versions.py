@@ -11,16 +11,17 @@ import pytest
 from support.servers import RedisServer
 
 import manager
-from manager.client.commands import Command, without_strangers
+from manager.client.commands import Command, without_older_hosts, without_strangers
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStateRequest, DesiredStore
+from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore, lease_key
 from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.workers.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs
-from manager.pool.commands import START
+from manager.pool.commands import PAUSE, START
 from manager.states import WorkerLifecycleStatus
 from manager.versions import at_least, work_together
 
@@ -119,6 +120,18 @@ def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     assert without_strangers([command], {}, [ours, theirs]) == ([command], {})
     assert set(without_strangers([command], {}, [theirs, silent])[1]) == {"a"}
     assert without_strangers([command], {}, [silent]) == ([command], {})
+
+
+def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_written_down() -> None:
+    """A host of 0.2 would keep trading while everybody believes that the account is paused."""
+    old = HostState("old", True, 0.1, {"version": "0.2.0"})
+    new = HostState("new", True, 0.1, {"version": "0.3.0", "commands": ["start", "pause"]})
+    lost = HostState("lost", False, 60.0, {"version": "0.2.0"})
+    places = {"a": ("old", True), "b": ("new", True), "c": ("lost", True)}
+    commands = [Command(PAUSE, account_id) for account_id in ("a", "b", "c", "d")]
+    ready, refused = without_older_hosts(commands, places, [old, new, lost])
+    assert [one.account_id for one in ready] == ["b", "c", "d"]
+    assert "host old runs version 0.2.0, which does not know pause" in str(refused["a"])
 
 
 def test_versions_that_work_together() -> None:
