@@ -122,8 +122,8 @@ def without_strangers(
 def without_older_hosts(
     commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostState]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Take out the commands whose account is on a live host of a version that does not know them."""
-    known = {host.name: set(host.data.get("commands") or ()) for host in hosts if host.live}
+    """Take out the commands whose account is on a host of a version that does not know them, also a silent one."""
+    known = {host.name: set(host.data.get("commands") or ()) for host in hosts if host.live or host.data}
     versions = {host.name: host.data.get("version") for host in hosts}
     ready: list[Command] = []
     refused: dict[str, HostUnavailableError] = {}
