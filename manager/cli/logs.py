@@ -248,7 +248,7 @@ def _hosts(account_ids: list[str]) -> dict[str, str]:
     wanted = desired_store(now).read_many(account_ids)
     found = {key: one.host for key, one in wanted.items() if one.running and one.host}
     ended: dict[str, str] = {}
-    for info in fleet_store(now).look(account_ids)[1]:
+    for info in fleet_store(now).snapshot(account_ids)[1]:
         host = info.metadata.get("host")
         if isinstance(host, str):
             lives = info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN

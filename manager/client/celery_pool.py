@@ -200,7 +200,7 @@ class CeleryWorkerPool:
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.protocol.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
-        hosts, workers = self._store.look(None)
+        hosts, workers = self._store.snapshot(None)
         if not any(host.live for host in hosts):
             raise self._sender.nobody()
         places = self._sender.places(workers, list(needs))

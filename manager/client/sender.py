@@ -114,7 +114,7 @@ class Sender:
         if not commands:
             return [], {}
         alone = len(commands) == 1
-        hosts, workers = self._store.look([commands[0].account_id] if alone else None)
+        hosts, workers = self._store.snapshot([commands[0].account_id] if alone else None)
         live = {host.name for host in hosts if host.live}
         # What changes an account where it is: it is written down even if nobody is there to do it.
         stopping = not commands[0].spec.starts

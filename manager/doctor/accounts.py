@@ -142,7 +142,7 @@ def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[Des
 
 def wanted(context: Context) -> Iterator[Check]:
     """Name accounts that should run and do not, by what keeps them. Raises FleetUnavailableError."""
-    hosts, infos = context.store.look(None)
+    hosts, infos = context.store.snapshot(None)
     missing = should_run(context.desired, infos)
     lost = {host.name for host in hosts if not host.live}
     drained = {host.name for host in hosts if host.live and host.draining}

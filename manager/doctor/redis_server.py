@@ -8,7 +8,7 @@ from manager.doctor.check import Check, Context
 from manager.doctor.clocks import SKEW_SECONDS, skew_text
 from manager.fleet import safe_url
 from manager.fleet.address import parse_redis_url
-from manager.fleet.store import ServerLimits
+from manager.fleet.server import ServerLimits
 
 #: Seconds that a command to Redis takes at most where all is well.
 _SLOW: Final = 0.05
@@ -26,7 +26,7 @@ def redis_server(context: Context) -> Iterator[Check]:
     took = (time.monotonic() - began) / 2
     yield _answer(where, server, took)
     yield _writes(context, where)
-    yield from _limits(where, store.server_limits())
+    yield from _limits(where, store.server.limits())
     yield from _settings(context, where)
     yield _clock(server)
 
@@ -45,7 +45,7 @@ def _answer(where: str, server: Mapping[str, Any], took: float) -> Check:
 
 
 def _writes(context: Context, where: str) -> Check:
-    refusal = context.store.write_refusal()
+    refusal = context.store.server.write_refusal()
     if refusal is None:
         return Check(code="redis_writes", outcome="ok", where=where, found="it takes writes from this user")
     if refusal.code == "NOPERM":
@@ -96,7 +96,7 @@ def _limits(where: str, limits: ServerLimits) -> Iterator[Check]:
 
 
 def _settings(context: Context, where: str) -> Iterator[Check]:
-    found = context.store.server_settings()
+    found = context.store.server.settings()
     if found is None:
         text = "this user may not read them"
         yield Check(code="redis_settings", outcome="ok", where=where, found=text)

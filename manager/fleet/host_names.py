@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from manager.fleet.keys import claim_key
 from manager.fleet.parsing import json_object
 from manager.fleet.redis_client import open_client, translated
 
@@ -37,10 +38,6 @@ local f = redis.pcall('HGET', KEYS[1], 'token')
 if f == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
-
-
-def claim_key(host: str) -> str:
-    return f"manager:host:{host}:claim"
 
 
 @dataclass(frozen=True, slots=True)

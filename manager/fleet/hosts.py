@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from manager.fleet.parsing import json_object, number
+from manager.fleet.timestamped import Timestamped
 from manager.placement.engine import HostFacts
 
 #: Seconds. A host agent writes each second; one that missed this many is lost to readers.
@@ -48,16 +49,6 @@ class DrainRequest:
             when_flat=data.get("when_flat") is True,
             deadline=deadline,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Timestamped:
-    """A JSON object and how many seconds ago, by Redis's clock, it was written."""
-
-    age_seconds: float
-    data: dict[str, Any]
-    #: Seconds since the epoch, by Redis's clock.
-    stamp: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

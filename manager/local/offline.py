@@ -11,8 +11,8 @@ from uuid import uuid4
 from manager.client.caller import caller
 from manager.errors import AccountNotFoundError
 from manager.fleet.desired import STOP, DesiredState
-from manager.fleet.hosts import Timestamped
-from manager.fleet.store import observe
+from manager.fleet.timestamped import Timestamped
+from manager.fleet.workers import observe
 from manager.host.local_control import AgentChannel
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.stop_notes import StopNote, StopNotes

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from manager.errors import DiskRefusesError
+from manager.fleet.keys import beats_key
 from manager.fleet.leases import LeaseBeats
 from manager.fleet.redis_client import open_client
-from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
 from manager.session.exit_codes import WorkerExit
 from manager.session.guardian import start_guardian

@@ -52,7 +52,7 @@ class Awaited:
     def look(self, account_ids: Collection[str]) -> list[Wait]:
         """Return why these are not done, the longest under way first; empty if nobody can say."""
         try:
-            _, workers = self._store.look(list(account_ids))
+            _, workers = self._store.snapshot(list(account_ids))
         except FleetUnavailableError:
             return []
         return self.explain(account_ids, {info.account_id: info for info in workers}, time.monotonic())

@@ -16,8 +16,8 @@ from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStateRequest, DesiredStore
 from manager.fleet.hosts import HostState
+from manager.fleet.keys import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.fleet.leases import LeaseStore, lease_key
-from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.workers.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Final
 from uuid import uuid4
 
-from manager.fleet.health_change import HealthChange
+from manager.fleet.events import HealthChange
 from manager.models import WorkerInfo
 
 #: Changes that wait at most while Redis is away. The oldest go first: what an account is now matters more

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.health_change import HealthChange
-from manager.fleet.store import Happened
+from manager.fleet.events import HealthChange, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -30,7 +29,7 @@ class Store(Protocol):
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[Happened] | None = None,
+        events: Sequence[WorkerChange] | None = None,
         mark: str = "",
     ) -> None: ...
     def last_mark(self, host: str) -> str | None: ...
@@ -229,7 +228,7 @@ class Publisher:
         )
 
 
-def _dated(changes: Iterable[Change]) -> list[Happened]:
+def _dated(changes: Iterable[Change]) -> list[WorkerChange]:
     """Return each change with the seconds that it has waited."""
     now = time.monotonic()
-    return [Happened(change.info, now - change.at, change.health) for change in changes]
+    return [WorkerChange(change.info, now - change.at, change.health) for change in changes]

@@ -8,7 +8,7 @@ from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
-from manager.fleet.health_change import HealthChange
+from manager.fleet.events import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord

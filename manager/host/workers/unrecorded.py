@@ -18,8 +18,8 @@ import psutil
 
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.fleet import FleetStore
-from manager.fleet.hosts import Timestamped
 from manager.fleet.leases import Holder, LeaseStore
+from manager.fleet.timestamped import Timestamped
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.orphans import end_program
 from manager.models import WorkerInfo, new_worker_id

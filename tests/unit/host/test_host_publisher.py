@@ -10,7 +10,7 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.store import Happened
+from manager.fleet.events import WorkerChange
 from manager.host.reporting.outbox import KEPT_SECONDS, Outbox
 from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
@@ -45,14 +45,14 @@ class Store:
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[Happened] | None = None,
+        events: Sequence[WorkerChange] | None = None,
         mark: str = "",
     ) -> None:
         del host, beats
         self._reach()
         infos = list(infos)
         self.records |= {one.account_id: one for one in infos}
-        happened = [Happened(one) for one in infos] if events is None else events
+        happened = [WorkerChange(one) for one in infos] if events is None else events
         self.events += [(one.info.account_id, str(one.info.status)) for one in happened]
         self.mark = mark
         if self.lose_replies:
