@@ -89,6 +89,25 @@ class NoBatchError(ManagerError, ValueError):
     code = "no_batch"
 
 
+class InvalidCursorError(ManagerError, ValueError):
+    """Raised when a text is not a cursor of the event stream."""
+
+    code = "invalid_cursor"
+
+
+class CursorGoneError(ManagerError, RuntimeError):
+    """Raised when events after a cursor are no longer kept, or the stream was replaced.
+
+    `oldest` is the oldest cursor from which a reader can follow now; empty where nobody knows.
+    """
+
+    code = "cursor_gone"
+
+    def __init__(self, message: str = "", *, oldest: str = "") -> None:
+        super().__init__(message)
+        self.oldest = oldest
+
+
 class NoSuchHostError(ManagerError, ValueError):
     """Raised when a host is named that never reported."""
 

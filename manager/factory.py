@@ -80,7 +80,11 @@ def celery_worker_pool(
 
 def fleet_store(settings: Settings) -> FleetStore:
     """Return the fleet's shared state of these settings."""
-    return FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+    return FleetStore(
+        fleet_url(settings),
+        stale_after_seconds=settings.stale_after_seconds,
+        events_kept=settings.events_kept,
+    )
 
 
 def desired_store(settings: Settings) -> DesiredStore:

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     #: How often a host agent sends itself a message; six unheard ones, and it ends for its supervisor to restart it.
     self_test_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    #: Entries that the event stream keeps; 100,000 are about 18 MB of Redis's memory.
+    events_kept: Annotated[int, Field(ge=1_000, le=100_000_000)] = 100_000
     #: How often the scheduler has a host tidy the fleet's records.
     tidy_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     #: Whether an agent that is ended in order (SIGTERM) first stops its workers, which the next agent starts again: for

@@ -1,13 +1,25 @@
-"""The stream of events: one entry for each change of a worker's state or health."""
+"""The event stream: what happened to workers, hosts, commands and configuration, in order.
 
+    manager:events                stream: one entry for each event
+    manager:events:id             8 hex digits; tells the stream from another one under the same key
+    manager:host:<name>:counters  hash: event type → how many, and `start_seconds` buckets; only ever grows
+
+An entry has the six fields of version 0.2 (`host account_id worker_id status error epoch`), empty where they do not apply,
+and `kind`, so that readers of that version go on. To these come `v` (1), `type`, `by`, `command` and `data` (a JSON object of at
+most 2 KB, without secrets; a larger one is cut and says `"cut": true`). An entry without a type was written by version 0.2.
+"""
+
+import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
-from manager.fleet.keys import EVENTS_KEY
-from manager.fleet.parsing import string
+from manager.fleet.cursors import Cursor, Position, read_cursor
+from manager.fleet.keys import EVENTS_KEY, counters_key
+from manager.fleet.parsing import json_object, string
 from manager.fleet.redis_client import translated
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -15,11 +27,17 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Entries that the stream keeps: about a week for a fleet of a hundred workers that restart daily.
-EVENTS_KEPT: Final = 10_000
+#: Entries that the stream keeps if the setting says nothing: about 18 MB of Redis's memory.
+EVENTS_KEPT: Final = 100_000
 
 #: Seconds. An event that is written this much later than it happened carries its delay.
 _LATE_SECONDS: Final = 1.0
+#: Bytes of an entry's `data`.
+_MAX_DATA: Final = 2048
+#: Upper bounds, in seconds, of the buckets that count how long starts took; the last bucket has no bound.
+START_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: Metadata of a worker's record that its events repeat.
+_EVENT_METADATA: Final = ("exit_code", "config_version", "version", "restarts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +60,19 @@ class WorkerChange(NamedTuple):
     age_seconds: float = 0.0
     #: The change of health, if only the health changed.
     health: HealthChange | None = None
+    #: The status before the change; empty where nobody knows.
+    before: str = ""
+    #: Who caused it, and the id of their command; empty where no command did.
+    by: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a worker's state or health.
+    """One thing that happened.
 
-    `id` orders events, and is the cursor from which a reader continues. `time` is when the change happened, by
-    Redis's clock: an event that was written late, as after an outage, is dated back.
+    `id` orders events, and is the position from which a reader continues. `time` is when it happened, by Redis's clock:
+    an event that was written late, as after an outage, is dated back.
     """
 
     id: str
@@ -57,11 +80,12 @@ class Event:
     host: str
     account_id: str
     worker_id: str
+    #: Of the worker after the change; empty for events that are not about a worker.
     status: str
     error: str | None
     #: The fencing token of the worker's lease; 0 where it had none.
     epoch: int = 0
-    #: `state`, or `health` where only the health changed.
+    #: `state`, `health` where only a worker's health changed, or `other`.
     kind: str = "state"
     #: The health of a running worker after the change.
     health: str | None = None
@@ -71,9 +95,64 @@ class Event:
     reason: str | None = None
     #: Changes of health in between that have no event, because there were too many.
     untold: int = 0
+    #: Such as `worker.running`, `command.done`, `host.lost`; see docs/reference/events.md.
+    type: str = ""
+    #: Who caused it; empty where no command did.
+    by: str = ""
+    #: The command's id, which is its Celery task's id.
+    command: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "time": self.time.isoformat()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """An event that is not a change of a worker: about a host, a command, a batch, or configuration."""
+
+    type: str
+    host: str = ""
+    account_id: str = ""
+    by: str = ""
+    command: str = ""
+    text: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, str]:
+        return {
+            "host": self.host,
+            "account_id": self.account_id,
+            "worker_id": "",
+            "status": "",
+            "error": self.text,
+            "epoch": "0",
+            "kind": "other",
+            **_envelope(self.type, self.by, self.command, self.data),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events a reader asks for; what is empty selects all.
+
+    `types` are patterns such as `worker.*`. `accounts` is None for every account.
+    """
+
+    types: tuple[str, ...] = ()
+    accounts: frozenset[str] | None = None
+
+    def matches(self, event: Event) -> bool:
+        if self.accounts is not None and event.account_id not in self.accounts:
+            return False
+        return not self.types or any(fnmatchcase(event.type, pattern) for pattern in self.types)
+
+
+class EventPage(NamedTuple):
+    """Events in order, and the cursor after which the next page begins."""
+
+    events: list[Event]
+    cursor: Cursor
 
 
 class EventStream:
@@ -82,13 +161,33 @@ class EventStream:
     Every method that reads raises FleetUnavailableError if Redis cannot be used.
     """
 
-    def __init__(self, url: str, client: Any) -> None:
+    def __init__(self, url: str, client: Any, *, kept: int = EVENTS_KEPT) -> None:
+        """`kept` is how many entries the stream keeps, approximately and at least."""
         self._url = url
         self._client = client
+        self.kept = kept
 
     def add_to(self, pipe: Any, host: str, change: WorkerChange) -> None:
-        """Queue the event of a change of one of `host`'s workers in a redis-py pipeline."""
-        pipe.xadd(EVENTS_KEY, _fields(host, change), maxlen=EVENTS_KEPT, approximate=True)
+        """Queue the event of a change of one of `host`'s workers in a redis-py pipeline, and count it."""
+        fields = _fields(host, change)
+        pipe.xadd(EVENTS_KEY, fields, maxlen=self.kept, approximate=True)
+        pipe.hincrby(counters_key(host), fields["type"], 1)
+        took = _start_seconds(change)
+        if took is not None:
+            pipe.hincrby(counters_key(host), f"start_seconds:{_bucket(took)}", 1)
+            pipe.hincrbyfloat(counters_key(host), "start_seconds:sum", round(took, 3))
+
+    def add(self, notice: Notice) -> None:
+        """Write one event. Raises FleetUnavailableError."""
+        self.add_many([notice])
+
+    def add_many(self, notices: Iterable[Notice]) -> None:
+        """Write events in one round trip. Raises FleetUnavailableError."""
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            for notice in notices:
+                pipe.xadd(EVENTS_KEY, notice.fields(), maxlen=self.kept, approximate=True)
+            pipe.execute()
 
     def log_refused(self, host: str, error: Exception) -> None:
         """Log that Redis refused an event.
@@ -102,18 +201,96 @@ class EventStream:
         """Return the newest `count` events, oldest first."""
         with translated(self._url):
             found = self._client.xrevrange(EVENTS_KEY, count=count)
-        return [_parse(entry_id, fields) for entry_id, fields in reversed(found or [])]
+        return [parse_event(entry_id, fields) for entry_id, fields in reversed(found or [])]
 
-    def follow(self, after: str, wait_seconds: float) -> list[Event]:
+    def follow(self, after: str, wait_seconds: float, count: int | None = None) -> list[Event]:
         """Return events newer than the entry `after`; block up to `wait_seconds` for the first one."""
+        block = max(1, int(wait_seconds * 1000))
         with translated(self._url):
-            answer = self._client.xread({EVENTS_KEY: after}, block=int(wait_seconds * 1000))
+            answer = self._client.xread({EVENTS_KEY: after}, count=count, block=block)
         entries = answer[0][1] if answer else []
-        return [_parse(entry_id, fields) for entry_id, fields in entries]
+        return [parse_event(entry_id, fields) for entry_id, fields in entries]
+
+    def cursor(self, text: str = "$") -> Cursor:
+        """Return the cursor that `text` names: a cursor, `$` (now) or `0` (the oldest entry kept).
+
+        Raises:
+            InvalidCursorError: `text` is not a cursor.
+            CursorGoneError: its stream was replaced, or entries after it are no longer kept.
+            FleetUnavailableError: Redis cannot be used.
+        """
+        with translated(self._url):
+            return read_cursor(self._client, EVENTS_KEY, text, kept=self.kept)
+
+    def page(self, after: Cursor, *, count: int, only: EventFilter | None = None) -> EventPage:
+        """Return at most `count` matching events after a cursor, without waiting.
+
+        The page's cursor follows the last entry that was looked at, so that a filtered reader moves on too.
+        """
+        found: list[Event] = []
+        position = after.position
+        while len(found) < count:
+            with translated(self._url):
+                entries = self._client.xrange(EVENTS_KEY, min=f"({position}", count=max(count, 100))
+            for entry_id, fields in entries:
+                event = parse_event(entry_id, fields)
+                position = Position.parse(event.id)
+                if only is None or only.matches(event):
+                    found.append(event)
+                    if len(found) == count:
+                        break
+            if len(entries) < max(count, 100):
+                break
+        return EventPage(found, Cursor(after.stream, position))
+
+    def counters(self, hosts: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Return each host's counters: event type, or `start_seconds:<bound>`, → value."""
+        names = list(hosts)
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.hgetall(counters_key(name))
+            answers = pipe.execute()
+        return {
+            name: {string(key): float(value) for key, value in answer.items() if _is_number(value)}
+            for name, answer in zip(names, answers, strict=True)
+        }
 
 
-def _fields(host: str, event: WorkerChange) -> dict[Any, Any]:
-    info, age_seconds, change = event
+def _is_number(value: bytes) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _start_seconds(change: WorkerChange) -> float | None:
+    """Return how long a start took; None if the change does not end one."""
+    info = change.info
+    if info.status is not WorkerLifecycleStatus.RUNNING or change.health or change.before == "running":
+        return None
+    if info.started_at is None or info.metadata.get("adopted"):
+        return None
+    return max(0.0, (info.started_at - info.created_at).total_seconds())
+
+
+def _bucket(seconds: float) -> str:
+    return next((f"{bound:g}" for bound in START_BUCKETS if seconds <= bound), "+Inf")
+
+
+def _envelope(kind: str, by: str, command: str, data: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode()) > _MAX_DATA:
+        short = {key: value for key, value in data.items() if len(json.dumps(value)) <= _MAX_DATA // 16}
+        text = json.dumps({**short, "cut": True}, ensure_ascii=False, separators=(",", ":"))
+        if len(text.encode()) > _MAX_DATA:
+            text = '{"cut":true}'
+    return {"v": "1", "type": kind, "by": by[:200], "command": command[:100], "data": text}
+
+
+def _fields(host: str, event: WorkerChange) -> dict[str, str]:
+    info, change = event.info, event.health
     fields = {
         "host": host,
         "account_id": info.account_id,
@@ -126,30 +303,47 @@ def _fields(host: str, event: WorkerChange) -> dict[Any, Any]:
     if info.status is WorkerLifecycleStatus.RUNNING:
         fields["health"] = str(info.metadata.get("health") or "unknown")
         fields["reason"] = str(info.metadata.get("health_reason") or "")
+    data: dict[str, Any]
     if change is not None:
         fields |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}
         fields |= {"untold": str(change.untold)} if change.untold else {}
+        kind, data = "worker.health", {"from": change.old, "to": change.new, "reason": change.reason}
+    else:
+        kind = f"worker.{info.status}"
+        reason = info.error or info.metadata.get("last_cause")
+        data = {"from": event.before or None, "reason": reason}
+        data |= {key: info.metadata[key] for key in _EVENT_METADATA if info.metadata.get(key) is not None}
+    data = {key: value for key, value in data.items() if value is not None}
+    fields |= _envelope(kind, event.by, event.command, data)
     # A delay, not a time, because the clocks of hosts differ.
-    return {**fields, "late": f"{age_seconds:.3f}"} if age_seconds >= _LATE_SECONDS else fields
+    late = event.age_seconds
+    return {**fields, "late": f"{late:.3f}"} if late >= _LATE_SECONDS else fields
 
 
-def _parse(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
+def parse_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    """Read one entry of the stream; values that do not fit count as missing."""
     text = {string(key): string(value) for key, value in fields.items()}
     written = int(entry_id.split(b"-")[0]) / 1000
+    kind = text.get("kind") or "state"
+    status = text.get("status", "")
     return Event(
         id=entry_id.decode(),
         time=_datetime(written - _delay(text.get("late"), written)),
         host=text.get("host", ""),
         account_id=text.get("account_id", ""),
         worker_id=text.get("worker_id", ""),
-        status=text.get("status", ""),
+        status=status,
         error=text.get("error") or None,
         epoch=_integer(text.get("epoch")),
-        kind=text.get("kind") or "state",
+        kind=kind,
         health=text.get("health") or None,
         health_before=text.get("health_before") or None,
         reason=text.get("reason") or None,
         untold=_integer(text.get("untold")),
+        type=text.get("type") or ("worker.health" if kind == "health" else f"worker.{status}"),
+        by=text.get("by", ""),
+        command=text.get("command", ""),
+        data=json_object(text.get("data")) or {},
     )
 
 

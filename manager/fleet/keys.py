@@ -9,7 +9,8 @@ Each host has its own keys, so that a host's ACL lets it write its own records a
     manager:host:<name>:mark       id of the host agent's last `record`, written in the same transaction
     manager:host:<name>:claim      the agent that holds the name (see `manager.fleet.host_names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
-    manager:events                 stream: one entry for each change of a worker's state or health
+    manager:host:<name>:counters   hash: event type → how many the host wrote (see `manager.fleet.events`)
+    manager:events                 stream of events (see `manager.fleet.events`)
     manager:desired:rules          exists once any account's desired state has an `avoid` rule
 """
 
@@ -43,3 +44,7 @@ def drain_key(host: str) -> str:
 
 def claim_key(host: str) -> str:
     return f"manager:host:{host}:claim"
+
+
+def counters_key(host: str) -> str:
+    return f"manager:host:{host}:counters"

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from manager.fleet.events import Event, EventStream, WorkerChange
+from manager.fleet.events import EVENTS_KEPT, Event, EventStream, WorkerChange
 from manager.fleet.hosts import DrainRequest, HostState
 from manager.fleet.keys import (
     HOSTS_KEY,
@@ -12,6 +12,7 @@ from manager.fleet.keys import (
     agent_key,
     beats_key,
     claim_key,
+    counters_key,
     drain_key,
     mark_key,
     workers_key,
@@ -26,19 +27,28 @@ from manager.models import WorkerInfo
 from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
 
 
+#: Commands of a `record` whose refusal must not cost the records that are written with them.
+_BESIDE_RECORDS: Final = frozenset({"XADD", "HINCRBY", "HINCRBYFLOAT"})
+
+
 class FleetStore:
     """Reads and writes the fleet's records.
 
     Every method raises FleetUnavailableError if Redis cannot be used.
     """
 
-    def __init__(self, url: str, *, stale_after_seconds: float = 10.0) -> None:
-        """`stale_after_seconds` is the age from which a heartbeat no longer proves that a worker runs."""
+    def __init__(
+        self, url: str, *, stale_after_seconds: float = 10.0, events_kept: int = EVENTS_KEPT
+    ) -> None:
+        """`stale_after_seconds` is the age from which a heartbeat no longer proves that a worker runs.
+
+        `events_kept` is how many entries the event stream keeps.
+        """
         self.url = url
         # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
         self._client: Any = open_client(url)
         self.server = RedisServer(url, self._client)
-        self._events = EventStream(url, self._client)
+        self.stream = EventStream(url, self._client, kept=events_kept)
         self._state = FleetStateReader(url, self._client, stale_after_seconds)
         #: The `run_id` of the server process that took this host agent's last report.
         self._run_id: str | None = None
@@ -111,7 +121,7 @@ class FleetStore:
                 if info.status in SETTLED or info.status is WorkerLifecycleStatus.CREATED:
                     pipe.hdel(beats_key(host), info.account_id)
             for change in changes:
-                self._events.add_to(pipe, host, change)
+                self.stream.add_to(pipe, host, change)
             if mark:
                 pipe.set(mark_key(host), mark)
             for account_id, beat in beats.items():
@@ -121,9 +131,9 @@ class FleetStore:
             for name, answer in zip(names, pipe.execute(raise_on_error=False), strict=True):
                 if not isinstance(answer, Exception):
                     continue
-                if name != "XADD":
+                if name not in _BESIDE_RECORDS:
                     raise answer
-                self._events.log_refused(host, answer)
+                self.stream.log_refused(host, answer)
 
     def settle(
         self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
@@ -149,11 +159,11 @@ class FleetStore:
 
     def events(self, *, last: int = 50) -> list[Event]:
         """Return the newest `last` events, oldest first."""
-        return self._events.newest(last)
+        return self.stream.newest(last)
 
     def follow_events(self, after: str = "$", *, wait_seconds: float = 1.0) -> list[Event]:
         """Return events newer than the entry `after`; block up to `wait_seconds` for the first one."""
-        return self._events.follow(after, wait_seconds)
+        return self.stream.follow(after, wait_seconds)
 
     # hosts
 
@@ -188,7 +198,7 @@ class FleetStore:
             pipe.srem(HOSTS_KEY, host)
             pipe.delete(
                 *(agent_key(host), workers_key(host), beats_key(host)),
-                *(drain_key(host), mark_key(host), claim_key(host)),
+                *(drain_key(host), mark_key(host), claim_key(host), counters_key(host)),
             )
             pipe.execute()
 
