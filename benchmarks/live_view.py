@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import RedisServer, machine
+from common import machine
+from support.servers import RedisServer
 
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredStore

@@ -26,7 +26,6 @@ from manager.fleet.workers import ended_unobserved, parse_worker
 from manager.models import WorkerInfo
 from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
 
-
 #: Commands of a `record` whose refusal must not cost the records that are written with them.
 _BESIDE_RECORDS: Final = frozenset({"XADD", "HINCRBY", "HINCRBYFLOAT"})
 
