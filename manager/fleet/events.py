@@ -48,8 +48,8 @@ class WorkerChange(NamedTuple):
 class Event:
     """One change of a worker's state or health.
 
-    `id` orders events, and is the cursor from which a reader continues. `time` is when the change happened, by
-    Redis's clock: an event that was written late, as after an outage, is dated back.
+    `id` orders events, and is the cursor from which a reader continues. `time` is when the change happened,
+    by Redis's clock: an event that was written late, as after an outage, is dated back.
     """
 
     id: str
@@ -93,8 +93,8 @@ class EventStream:
     def log_refused(self, host: str, error: Exception) -> None:
         """Log that Redis refused an event.
 
-        A client with access to the stream can make it unusable with an entry of the highest id. The records that
-        are written in the same transaction must not fail with it.
+        A client with access to the stream can make it unusable with an entry of the highest id. The records
+        that are written in the same transaction must not fail with it.
         """
         logs.event(logger, logging.ERROR, "event_lost", f"{EVENTS_KEY}: {error}", host=host)
 

@@ -17,7 +17,7 @@ from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
 from manager.fleet import fleet_url
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
