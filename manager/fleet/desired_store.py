@@ -2,7 +2,7 @@
 
     manager:desired             hash: account id → JSON (see `DesiredState`)
     manager:desired:version     count of changes: an agent reads the hash only after a change
-    manager:seen:<token>        the generation that a command got, for a day: a command delivered twice acts once
+    manager:seen:<token>        the generation of a command, for a day: a second delivery has no effect
     manager:host:<name>:nudges  list of urgent stops for that host, so that no stop waits behind slow starts
 
 A command's token is the id of its Celery task. The first writer with a token gives the command a generation:

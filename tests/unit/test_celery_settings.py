@@ -61,7 +61,7 @@ class LiveHost:
 
     url = "redis://nowhere"
 
-    def look(self, account_ids: list[str]) -> tuple[list[Any], list[WorkerInfo]]:
+    def snapshot(self, account_ids: list[str]) -> tuple[list[Any], list[WorkerInfo]]:
         host = SimpleNamespace(name="h1", live=True, facts=HostFacts(name="h1"))
         there = WorkerInfo(
             worker_id="w",
