@@ -10,7 +10,7 @@ from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
 from manager.fleet.config_versions import ConfigStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.pool.protocol import WorkerPool
 from manager.service import WorkerManagerService

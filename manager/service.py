@@ -247,7 +247,7 @@ class WorkerManagerService:
                 if needs is None or needs.groups is None:
                     text = f"{account_id}: its file cannot be read, and no record says whether it belongs to {selection}"
                     settled[account_id] = ("failed", f"{text}: `manager stop {account_id}` stops it")
-                elif selection.takes(needs.groups, needs.labels):  # as its file was at its last start
+                elif selection.matches(needs.groups, needs.labels):  # as its file was at its last start
                     chosen.add(account_id)
             stoppable = [one for one in stoppable if one in chosen]
         batch = Batch(batch_id or new_batch_id(), settled, wait)
@@ -305,7 +305,7 @@ class WorkerManagerService:
             config = loaded.repaired
             if config is None:
                 found[account_id] = None
-            elif not selection or selection.takes(config.groups, config.labels):
+            elif not selection or selection.matches(config.groups, config.labels):
                 found[account_id] = loaded
         return found
 
@@ -362,7 +362,7 @@ class WorkerManagerService:
             if loaded is not None or (info.account_id in known and info.account_id not in read):
                 return loaded is not None
             unrecorded = not (info.groups or info.labels)
-            return selection.takes(info.groups, info.labels) or (unrecorded and info.account_id in read)
+            return selection.matches(info.groups, info.labels) or (unrecorded and info.account_id in read)
 
         return [info for info in found if takes(info)]
 

@@ -68,7 +68,7 @@ def hosts(as_json: bool) -> int:
             print_warning(
                 f"host {host.name}: its clock differs from Redis's by {host.clock_skew_seconds:g} s: run NTP there"
             )
-        if host.live and not host.facts.understood:
+        if host.live and not host.facts.compatible:
             print_warning(
                 f"host {host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else"
             )

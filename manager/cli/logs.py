@@ -114,7 +114,9 @@ def _named(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[
     if not selection:
         return [files.checked_id(account_id) for account_id in dict.fromkeys(account_ids)]
     read = {account_id: files.read_account(account_id).repaired for account_id in files.list_accounts()}
-    chosen = [key for key, config in read.items() if config and selection.takes(config.groups, config.labels)]
+    chosen = [
+        key for key, config in read.items() if config and selection.matches(config.groups, config.labels)
+    ]
     if not chosen:
         raise click.UsageError(f"no account is of {selection}")
     return chosen

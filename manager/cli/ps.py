@@ -171,7 +171,7 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
 
         workers, others = local_workers(settings()), {}
         if selection:
-            workers = [info for info in workers if selection.takes(info.groups, info.labels)]
+            workers = [info for info in workers if selection.matches(info.groups, info.labels)]
     else:
         fleet = service()
         workers = fleet.list_workers()

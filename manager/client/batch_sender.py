@@ -16,7 +16,7 @@ from manager.client.sender import Sender
 from manager.errors import FleetUnavailableError, HostUnavailableError, NoBatchError, NoWorkerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool.commands import MODE_COMMANDS, STOP
 from manager.pool.protocol import Batch, Progress

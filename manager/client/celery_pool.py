@@ -21,7 +21,8 @@ from manager.errors import (
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore
+from manager.fleet.desired import FORCED_MOVE, MOVE
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
@@ -253,7 +254,7 @@ class CeleryWorkerPool:
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
         """See `manager.pool.protocol.WorkerPool.recorded_needs`."""
-        return {key: one.tenant for key, one in self._desired.read_many(account_ids).items()}
+        return {key: one.placement_needs for key, one in self._desired.read_many(account_ids).items()}
 
     def list_workers(self) -> list[WorkerInfo]:
         """Return every recorded worker of the fleet as it is now."""

@@ -100,10 +100,10 @@ def without_strangers(
 
     One that has no place yet stays in if any live host could take it.
     """
-    strangers = {host.name: host for host in hosts if host.live and not host.understood}
+    strangers = {host.name: host for host in hosts if host.live and not host.compatible}
     if not strangers:
         return list(commands), {}
-    somebody = any(host.live and host.understood for host in hosts)
+    somebody = any(host.live and host.compatible for host in hosts)
     ready: list[Command] = []
     refused: dict[str, HostUnavailableError] = {}
     for command in commands:

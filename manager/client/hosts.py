@@ -12,7 +12,7 @@ from manager.errors import (
 )
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
 from manager.placement.engine import FleetView, Needs, Placement
@@ -190,7 +190,7 @@ class FleetHosts:
         view = FleetView(host.facts for host in self._store.hosts())
         for desired in () if snapshot is None else snapshot.desired.values():
             if desired.running and desired.host:
-                view.add(desired.tenant, desired.host)
+                view.add(desired.placement_needs, desired.host)
         info = self._store.get_worker(needs.account_id)
         wanted = self._desired.read(needs.account_id)
         last = (wanted.host if wanted is not None else "") or str(

@@ -22,7 +22,8 @@ from manager.errors import (
 )
 from manager.fleet import FleetStore, HostState, safe_url
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView
 from manager.states import LIVE, TradingMode, WorkerLifecycleStatus
@@ -189,7 +190,7 @@ class Sender:
         view = FleetView(host.facts for host in hosts)
         for desired in () if snapshot is None else snapshot.desired.values():
             if desired.running and desired.host:
-                view.add(desired.tenant, desired.host)
+                view.add(desired.placement_needs, desired.host)
         return view
 
     def signature(self, command: Command) -> Any:

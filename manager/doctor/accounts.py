@@ -9,7 +9,8 @@ from manager.config.left_out import LeftOut
 from manager.doctor.check import Check, Context, Outcome
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.factory import build_service, configuration
-from manager.fleet.desired import DesiredState, DesiredStore
+from manager.fleet.desired import DesiredState
+from manager.fleet.desired_store import DesiredStore
 from manager.models import ValidationResult, WorkerInfo
 from manager.settings import Settings
 from manager.states import SETTLED

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.settings import Settings
 
 Outcome = Literal["ok", "warning", "failure"]

@@ -47,7 +47,7 @@ def _agent(host: HostState, hosts: list[HostState], context: Context) -> Check:
             found=f"{host.name} is {host.state} (last report: {age})",
             advice=advice,
         )
-    if not host.facts.understood:
+    if not host.facts.compatible:
         return Check(
             code="host_agent",
             outcome="failure",

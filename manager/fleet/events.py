@@ -192,8 +192,8 @@ class EventStream:
     def log_refused(self, host: str, error: Exception) -> None:
         """Log that Redis refused an event.
 
-        A client with access to the stream can make it unusable with an entry of the highest id. The records that
-        are written in the same transaction must not fail with it.
+        A client with access to the stream can make it unusable with an entry of the highest id. The records
+        that are written in the same transaction must not fail with it.
         """
         logs.event(logger, logging.ERROR, "event_lost", f"{EVENTS_KEY}: {error}", host=host)
 

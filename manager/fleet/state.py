@@ -60,7 +60,7 @@ class FleetStateReader:
     def _answers(
         self, account_ids: Sequence[str] | None, with_workers: bool
     ) -> tuple[list[str], tuple[int, int], list[Any]]:
-        """Return the hosts' names, Redis's clock, and for each host its raw records in the order of the keys."""
+        """Return the hosts' names, Redis's clock, and the raw records of each host in turn."""
         names = self._names
         with translated(self._url):
             # Reads the hosts of the last time, and again if the set has changed: mostly one round trip.

@@ -66,8 +66,9 @@ class FleetStore:
     ) -> tuple[Mapping[str, Any] | None, int, str | None]:
         """Write the status report of this host's agent.
 
-        Returns the report before, the number of the host's worker records in Redis, and the mark of the last `record`.
-        The report before is None if Redis has none, or if this is another server process than at the last report.
+        Returns the report before, the number of the host's worker records in Redis, and the mark of the last
+        `record`. The report before is None if Redis has none, or if this is another server process than at
+        the last report.
         """
         with translated(self.url):
             pipe = self._client.pipeline(transaction=False)
@@ -90,7 +91,10 @@ class FleetStore:
             return _text(self._client.get(mark_key(host)))
 
     def forget_agent(self, host: str) -> None:
-        """Delete the report of an agent that ends cleanly, so that readers need not wait until it is stale."""
+        """Delete the report of an agent that ends cleanly.
+
+        Readers then need not wait until it is stale.
+        """
         with translated(self.url):
             self._client.delete(agent_key(host))
 
@@ -105,10 +109,10 @@ class FleetStore:
     ) -> None:
         """Write workers of this host, first heartbeats and events, in one transaction and one round trip.
 
-        If an account occurs more than once in `infos`, its last record stays and each one becomes an event. `events`
-        replaces these events, as where Redis has lost records and gets them again. `mark` identifies this write; see
-        `last_mark`. A worker that has ended loses its heartbeat in the same transaction, so that readers never pair
-        the two.
+        If an account occurs more than once in `infos`, its last record stays and each one becomes an event.
+        `events` replaces these events, as where Redis has lost records and gets them again. `mark` identifies
+        this write; see `last_mark`. A worker that has ended loses its heartbeat in the same transaction, so
+        that readers never pair the two.
         """
         infos = list(infos)
         changes = [WorkerChange(i) for i in infos] if events is None else [WorkerChange(*e) for e in events]
@@ -139,8 +143,9 @@ class FleetStore:
     ) -> None:
         """Record the end of workers that ended while the host's agent was down.
 
-        These are the accounts that Redis records as alive on this host and that are not in `present`. A worker becomes
-        `stopped` if its stop was under way or `stopped(account_id)` says that it is desired, else `failed`.
+        These are the accounts that Redis records as alive on this host and that are not in `present`. A
+        worker becomes `stopped` if its stop was under way or `stopped(account_id)` says that it is desired,
+        else `failed`.
         """
         with translated(self.url):
             raw = self._client.hgetall(workers_key(host))

@@ -1,7 +1,7 @@
 """JSON values that Redis stamps with its own clock: written by a script, read with their age.
 
-Only Redis's clock judges freshness: it stamps each write and dates each read. Hosts whose clocks differ by an hour
-therefore agree on how old a heartbeat is.
+Only Redis's clock judges freshness: it stamps each write and dates each read. Hosts whose clocks differ by an
+hour therefore agree on how old a heartbeat is.
 """
 
 import math
@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from manager.fleet.parsing import json_object
 
-#: KEYS: key. ARGV: hash field ('': the key is a string), payload. Stores `<seconds of Redis's clock> <payload>`.
-#: For a string, returns the value before.
+#: KEYS: key. ARGV: hash field ('': the key is a string), payload. Stores `<seconds of Redis's clock>
+#: <payload>`. For a string, returns the value before.
 STAMPED_WRITE: Final = """
 local t = redis.call('TIME')
 local value = string.format('%d.%06d %s', t[1], t[2], ARGV[2])

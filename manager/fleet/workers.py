@@ -54,8 +54,8 @@ def current_worker(records: Sequence[WorkerRecord], stale_after: float) -> Worke
 def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_after: float) -> WorkerInfo:
     """Return a recorded worker with the state that its last heartbeat proves.
 
-    The status becomes `unknown` where a live state has no proof: a running worker whose last heartbeat is older than
-    `stale_after` seconds, or a worker in another live state whose host agent is silent.
+    The status becomes `unknown` where a live state has no proof: a running worker whose last heartbeat is
+    older than `stale_after` seconds, or a worker in another live state whose host agent is silent.
     """
     if info.status not in LIVE:
         return info
@@ -63,11 +63,13 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
         # The heartbeat may still be the ended worker's: it does not describe the account.
         return _not_up(info) if host_live else _unknown(info, "the host agent is silent")
     if beat is not None and beat.data.get("worker_id") == info.worker_id:
-        # The worker's heartbeat thread sends even while its loop is stuck in a call: only the loop's age counts.
+        # The worker's heartbeat thread sends even while its loop is stuck in a call: only the loop's age
+        # counts.
         age = beat.age_seconds + (number(beat.data.get("loop_age_seconds")) or 0.0)
         metrics = {k: v for k, v in beat.data.items() if k not in _NOT_METRICS}
         if "trading_mode" in info.metadata:
-            # The host records a mode once the worker has acknowledged it; the last heartbeat may be older than that.
+            # The host records a mode once the worker has acknowledged it; the last heartbeat may be older
+            # than that.
             metrics.pop("trading_mode", None)
         info = info.with_(metadata={**metrics, "heartbeat_age_seconds": round(age, 3)})
         fresh = age <= stale_after
@@ -98,8 +100,9 @@ def ended_unobserved(info: WorkerInfo, stopped: bool) -> WorkerInfo:
 def _one_per_worker(records: Sequence[WorkerRecord]) -> list[WorkerRecord]:
     """Return one record for each worker.
 
-    Two hosts that record the same worker are one host under two names: it was renamed. `renamed_from` in the metadata
-    is the old name. The worker continues to send its heartbeats under the name by which it was started.
+    Two hosts that record the same worker are one host under two names: it was renamed. `renamed_from` in the
+    metadata is the old name. The worker continues to send its heartbeats under the name by which it was
+    started.
     """
     workers: dict[str, WorkerRecord] = {}
     for one in records:

@@ -13,7 +13,7 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.factory import build_pool

@@ -18,7 +18,8 @@ from manager.errors import (
     StartCancelledError,
     VersionMismatchError,
 )
-from manager.fleet.desired import BY_HAND, FORCED_MOVE, DesiredState, DesiredStateRequest, DesiredStore, State
+from manager.fleet.desired import FORCED_MOVE, OPERATOR_PLACED, DesiredState, DesiredStateRequest, State
+from manager.fleet.desired_store import DesiredStore
 from manager.gateways import runs_programs
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.reconciler import Reconciler
@@ -210,7 +211,11 @@ class HostCommands:
             )
         try:
             route = self._follow(desired, hops, config)
-            if route is None and not here and not (desired.why in BY_HAND and desired.host == self._host):
+            if (
+                route is None
+                and not here
+                and not (desired.why in OPERATOR_PLACED and desired.host == self._host)
+            ):
                 route = self._reserve(change, needs, desired.claimed, hops)
             if route is not None:
                 return route
@@ -333,7 +338,7 @@ class HostCommands:
                 "start it with `manager host`, or change the file"
             )
         desired = self._desired.read(account_id)
-        if desired is not None and desired.why in BY_HAND and desired.host == self._host:
+        if desired is not None and desired.why in OPERATOR_PLACED and desired.host == self._host:
             # Whoever sent that has looked at the rules.
             self._reconciler.desired_cache.certain(account_id)
             return None

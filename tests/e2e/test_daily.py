@@ -7,7 +7,7 @@ import redis
 from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 

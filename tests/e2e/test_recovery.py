@@ -10,7 +10,8 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP, Fleet, plain_celery
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.system.processes import ProcessRef
 

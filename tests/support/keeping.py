@@ -11,7 +11,8 @@ from typing import Any
 from manager.config import ConfigurationService, RecoveryConfig
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.reconcile.desired_state_file import DesiredStateFile

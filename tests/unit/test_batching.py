@@ -18,7 +18,8 @@ from manager.client.outcomes import settled
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool.protocol import Batch, StartRequest
 from manager.service import stopped_count

@@ -41,7 +41,7 @@ def test_a_server_that_takes_no_more_connections_is_named(redis_server: RedisSer
         client.config_set("maxclients", 1)
         check = checks(redis_server, short_dir)["redis"]
     assert check.outcome == "failure"
-    assert "takes no more connections (its maxclients is reached)" in check.found
+    assert "accepts no more connections (its maxclients is reached)" in check.found
 
 
 def test_a_server_that_takes_writes_is_well_and_nothing_is_left_in_it(

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from support.servers import RedisServer
 
 from manager.cli.main import cli
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.system import logs
 from manager.system.log_lines import parse_line, parse_since
 from manager.system.log_reader import LogReader

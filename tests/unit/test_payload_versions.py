@@ -14,7 +14,8 @@ import manager
 from manager.client.commands import Command, without_older_hosts, without_strangers
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DESIRED_KEY, VERSION_KEY, DesiredStore
 from manager.fleet.hosts import HostState
 from manager.fleet.keys import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.fleet.leases import LeaseStore, lease_key
@@ -73,7 +74,7 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
     assert info.status is WorkerLifecycleStatus.RUNNING
     wanted = desired.read("account-001")
     assert wanted is not None
-    assert wanted.tenant == Needs(account_id="account-001")
+    assert wanted.placement_needs == Needs(account_id="account-001")
     assert LeaseStore(redis_server.url).holders()[0].worker_id == info.worker_id
     assert store.events()[0].account_id == "account-001"
     # A command of this version, and what an older agent makes of the record: it reads by name, and all names are there.
@@ -106,8 +107,8 @@ def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() 
 
 def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     ours = HostFacts(name="ours")
-    theirs = HostFacts.from_word("theirs", True, False, {"version": "0.9.0"})
-    silent = HostFacts.from_word("silent", False, False, {})
+    theirs = HostFacts.from_report("theirs", True, False, {"version": "0.9.0"})
+    silent = HostFacts.from_report("silent", False, False, {})
     placement = FleetView([theirs]).place(Needs(account_id="a"))
     assert placement.host is None
     assert "version 0.9.0 and version" in placement.explain()

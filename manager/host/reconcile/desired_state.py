@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest, DesiredStore, Snapshot
+from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredSnapshot, DesiredStore
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.workers.modes import reported_mode
 from manager.host.workers.records import WorkerRecord
@@ -242,7 +243,7 @@ class DesiredStateCache:
             self.unsaved = True
         return True
 
-    def _merge(self, snapshot: Snapshot) -> None:
+    def _merge(self, snapshot: DesiredSnapshot) -> None:
         """Take what Redis says, and tell it what it has forgotten."""
         with self._lock:
             self._clock_offset = snapshot.now - time.monotonic() * 1000

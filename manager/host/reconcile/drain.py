@@ -194,4 +194,4 @@ class Drain:
                 desired.account_id, desired.apply_defaults
             ).needs()
         except ManagerError:
-            return desired.tenant  # its file cannot be read: its start there will tell
+            return desired.placement_needs  # its file cannot be read: its start there will tell

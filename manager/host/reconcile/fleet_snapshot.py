@@ -121,7 +121,7 @@ class FleetSnapshot:
                 continue
             came_before = (desired.claimed, account_id) < (claimed, needs.account_id)
             if came_before or account_id in self._reserved_here or runs(account_id):
-                earlier.add(desired.tenant, desired.host)
+                earlier.add(desired.placement_needs, desired.host)
         return earlier.refusal(needs, self._host)
 
     def _look_again(self) -> FleetView:
@@ -138,7 +138,7 @@ class FleetSnapshot:
             view = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
             for desired in self._desired_cache.running():
                 if desired.host:
-                    view.add(desired.tenant, desired.host)
+                    view.add(desired.placement_needs, desired.host)
             for needs, host in self._reserved.values():
                 view.add(needs, host)
             self._view = view

@@ -29,7 +29,8 @@ from manager.errors import (
     SessionHeldError,
 )
 from manager.fleet import FleetStore
-from manager.fleet.desired import BY_HAND, REASSIGNED, STOP, DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import OPERATOR_PLACED, REASSIGNED, STOP, DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.gateways import runs_programs
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -493,12 +494,12 @@ class Reconciler:
         on a silent host, FleetUnavailableError.
         """
         account_id = desired.account_id
-        if desired.why in BY_HAND:
+        if desired.why in OPERATOR_PLACED:
             return True
         try:
             config = self._config_service.load_account_config(account_id, desired.apply_defaults)
         except ManagerError:
-            needs = desired.tenant  # its start will tell what is wrong with its file
+            needs = desired.placement_needs  # its start will tell what is wrong with its file
         else:
             needs = config.needs()
             # A batch gave it to this host, and the task that would have looked is lost.

@@ -7,7 +7,8 @@ import pytest
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import DESIRED_KEY, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DESIRED_KEY, DesiredStore
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 

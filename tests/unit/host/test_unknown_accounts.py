@@ -21,7 +21,7 @@ from manager.errors import (
 from manager.factory import fleet_hosts
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DESIRED_KEY
+from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.commands import CommandContext
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
