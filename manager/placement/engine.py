@@ -103,21 +103,6 @@ class HostFacts:
         """How many workers it is good for, to compare hosts with."""
         return self.capacity or max(1, int(self.memory_mb * _PROMISED) // WORKER_MB)
 
-    @classmethod
-    def from_word(cls, name: str, live: bool, draining: bool, word: Mapping[str, Any]) -> Self:
-        """Read what a host agent says of itself; one of an older version says less."""
-        labels = word.get("labels")
-        return cls(
-            name=name,
-            live=live,
-            draining=draining,
-            labels={str(k): str(v) for k, v in labels.items()} if isinstance(labels, Mapping) else {},
-            capacity=_count(word.get("capacity"), 0),
-            memory_mb=_count(word.get("memory_mb"), _UNKNOWN_MB),
-            available_mb=_count(word.get("available_mb"), _UNKNOWN_MB),
-            version=str(word.get("version", "")),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:
