@@ -182,7 +182,7 @@ def _forwarded(task: Any, context: CommandContext, host: str) -> BaseException:
 def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
     """Return how a stop that succeeded ended, for the audit trail: `ok`, or `forced` with what was killed."""
     info = running.host.get_worker_info(account_id)
-    if info is not None and info.metadata.get("forced"):
+    if info is not None and info.placement.forced:
         return "forced", info.error or ""
     return "ok", ""
 

@@ -309,7 +309,7 @@ def _tell_readers(version: int) -> None:
     from manager.factory import fleet_store
 
     for host in fleet_store(settings()).hosts():
-        if host.live and host.data.get("config_source") != "fleet":
+        if host.live and host.report.config_source != "fleet":
             print_warning(
                 f"host {host.name} reads its own directory: MANAGER_CONFIG_SOURCE=fleet has it read version {version}"
             )

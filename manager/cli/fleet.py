@@ -118,7 +118,7 @@ def stop_one(fleet: "WorkerManagerService", account_id: str, timeout: float | No
         if info is None:
             configuration().account_path(account_id)
         return answer | {"stopped": True, "already_stopped": True}
-    if info is not None and info.metadata.get("forced"):
+    if info is not None and info.placement.forced:
         answer |= {"forced": True, "reason": info.error}
     return answer
 
@@ -277,11 +277,11 @@ class _Call(threading.Thread):
 
 
 def _say_started(info: "WorkerInfo") -> str:
-    data = info.metadata
-    already = "runs already" if data.get("already_running") else "running"
+    placement = info.placement
+    already = "runs already" if placement.already_running else "running"
     return (
-        f"{info.account_id} {already}: worker {info.worker_id}, pid {data.get('pid')} on {data.get('host')}, "
-        f"{data.get('health')}"
+        f"{info.account_id} {already}: worker {info.worker_id}, pid {placement.pid} on {placement.host}, "
+        f"{info.health}"
     )
 
 

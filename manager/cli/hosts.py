@@ -19,10 +19,9 @@ from manager.system.text import counted, printable
 from manager.versions import __version__, apart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from manager.client.hosts import DrainProgress, FleetHosts
     from manager.fleet import HostState
+    from manager.fleet.host_report import HostReport
 
 #: Seconds between two looks at a drain, and looks after which one that is stuck is given up.
 _LOOK_SECONDS = 0.5
@@ -72,38 +71,36 @@ def hosts(as_json: bool) -> int:
             print_warning(
                 f"host {host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else"
             )
-        if host.data.get("trouble"):
-            print_warning(f"host {host.name}: {host.data['trouble']}")
+        if trouble := host.report.trouble:
+            print_warning(f"host {host.name}: {trouble}")
     return 0
 
 
 def _row(host: "HostState") -> list[str]:
     from manager.placement.labels import show_labels
 
-    data = host.data
+    report = host.report
     facts = host.facts
     skew = host.clock_skew_seconds
     return [
         host.name,
         host.state,
         "" if host.age_seconds is None else f"{host.age_seconds:.0f}s ago",
-        str(data.get("version", "")),
+        report.version or "",
         show_labels(facts.labels),
-        _workers(data),
-        str(facts.capacity or (f"({facts.size})" if data.get("memory_mb") else "")),
-        f"{facts.available_mb / 1024:.1f} of {facts.memory_mb / 1024:.1f} GB"
-        if data.get("memory_mb")
-        else "",
-        str(data.get("load", "")),
+        _workers(report),
+        str(facts.capacity or (f"({facts.size})" if report.memory_mb else "")),
+        f"{facts.available_mb / 1024:.1f} of {facts.memory_mb / 1024:.1f} GB" if report.memory_mb else "",
+        "" if report.load is None else str(report.load),
         "" if skew is None else f"{skew:+.1f}s",
     ]
 
 
-def _workers(data: "Mapping[str, Any]") -> str:
+def _workers(report: "HostReport") -> str:
     """Say how many workers have a process, and how many have failed."""
-    states = data.get("states")
-    failed = states.get("failed") if isinstance(states, dict) else None
-    return f"{data.get('workers', '')}" + (f" (+{failed} failed)" if failed else "")
+    failed = (report.states or {}).get("failed")
+    workers = "" if report.workers is None else str(report.workers)
+    return workers + (f" (+{failed} failed)" if failed else "")
 
 
 @click.command()
@@ -153,7 +150,7 @@ def drain(
             print_json(state.to_dict())
         else:
             say(
-                f"{host}: no new workers; {state.data.get('workers', 0)} are to leave (`manager hosts` shows how many are left)"
+                f"{host}: no new workers; {state.workers} are to leave (`manager hosts` shows how many are left)"
             )
         return 0
     progress = _wait_empty(fleet, host, timeout, quiet=as_json)
@@ -178,7 +175,7 @@ def _wait_empty(fleet: "FleetHosts", host: str, timeout: float | None, *, quiet:
         if not quiet and now != told:
             click.echo(printable(now), err=True)
             told = now
-        seen = bool(progress.host.data.get("drain"))
+        seen = progress.host.report.drain is not None
         stuck = stuck + 1 if progress.stuck else 0
         if (progress.done and seen) or stuck >= _STUCK_LOOKS:
             return progress

@@ -251,8 +251,8 @@ def _hosts(account_ids: list[str]) -> dict[str, str]:
     found = {key: one.host for key, one in wanted.items() if one.running and one.host}
     ended: dict[str, str] = {}
     for info in fleet_store(now).snapshot(account_ids)[1]:
-        host = info.metadata.get("host")
-        if isinstance(host, str):
+        host = info.placement.host
+        if host is not None:
             lives = info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN
             (found if lives else ended)[info.account_id] = host
     return {**ended, **found}

@@ -229,8 +229,8 @@ def _warn(options: dict[str, Any]) -> None:
     now = settings()
     store = fleet_store(now)
     for host in store.hosts():
-        if host.data.get("trouble"):
-            print_warning(f"host {host.name}: {host.data['trouble']}")
+        if trouble := host.report.trouble:
+            print_warning(f"host {host.name}: {trouble}")
     selection = selected(options["account_ids"], options["groups"], options["labels"])
     chosen = set(service().select(selection)) if selection else set(options["account_ids"])
     wanted = [one.account_id for one in should_run(desired_store(now), store.list_workers())]

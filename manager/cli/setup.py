@@ -179,8 +179,8 @@ def healthcheck(of_scheduler: bool) -> int:
     if found is None or not found.live:
         click.echo(f"host {now.host} has no live agent", err=True)
         return 1
-    heard = found.data.get("heard_seconds_ago")
-    if isinstance(heard, int | float) and heard > 6 * now.self_test_seconds:
+    heard = found.report.heard_seconds_ago
+    if heard is not None and heard > 6 * now.self_test_seconds:
         click.echo(f"host {now.host} has heard nothing for {heard:g} s, not even itself", err=True)
         return 1
     click.echo(f"host {now.host}: {found.state}, {counted(found.workers, 'worker')}")

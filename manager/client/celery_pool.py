@@ -120,7 +120,7 @@ class CeleryWorkerPool:
                 f"host {host} has no live agent (live: {known}): start one there first"
             )
         info = self.get_worker_info(account_id)
-        here = str(info.metadata.get("host")) if info is not None else None
+        here = info.placement.host if info is not None else None
         present = may_have_process(info)
         if here == host and present:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
@@ -143,7 +143,7 @@ class CeleryWorkerPool:
         desired = self._desired.read(account_id)
         if desired is None or not desired.running or desired.host in {"", host} or desired.host in live:
             return
-        if info is not None and info.metadata.get("host") == desired.host:
+        if info is not None and info.placement.host == desired.host:
             return  # its host has said that it ended
         raise HostUnavailableError(
             f"{account_id} was to run on host {desired.host}, whose agent is silent, and Redis has no record of its worker, "
@@ -215,7 +215,7 @@ class CeleryWorkerPool:
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
-        old = {host.name for host in hosts if not at_least(host.data.get("version"), "0.2")}
+        old = {host.name for host in hosts if not at_least(host.report.version, "0.2")}
         with self._answers.translated():
             for host, account_ids in by_host.items():
                 if host in old:  # of a version that checks one account a task

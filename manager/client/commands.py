@@ -123,8 +123,8 @@ def without_older_hosts(
     commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostState]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
     """Take out the commands whose account is on a host of a version that does not know them, also a silent one."""
-    known = {host.name: set(host.data.get("commands") or ()) for host in hosts if host.live or host.data}
-    versions = {host.name: host.data.get("version") for host in hosts}
+    known = {host.name: set(host.report.commands or ()) for host in hosts if host.live or host.data}
+    versions = {host.name: host.report.version for host in hosts}
     ready: list[Command] = []
     refused: dict[str, HostUnavailableError] = {}
     for command in commands:
@@ -148,7 +148,7 @@ def started(account_id: str, outcome: Any) -> tuple[str, Any]:
     if isinstance(outcome, BaseException):
         return "failed", error_text(outcome)
     info = WorkerInfo.from_dict(outcome)
-    return ("already" if info.metadata.get("already_running") else "done"), info
+    return ("already" if info.placement.already_running else "done"), info
 
 
 def changed(account_id: str, outcome: Any) -> tuple[str, Any]:

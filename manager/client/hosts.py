@@ -13,6 +13,7 @@ from manager.errors import (
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_report import DrainReport
 from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
 from manager.placement.engine import FleetView, Needs, Placement
@@ -97,9 +98,9 @@ class FleetHosts:
 
     @staticmethod
     def _refuse_old(host: HostState) -> None:
-        if host.live and not at_least(host.data.get("version"), "0.2"):
+        if host.live and not at_least(host.report.version, "0.2"):
             raise HostUnavailableError(
-                f"host {host.name} runs version {host.data.get('version')}, which cannot be drained: bring it "
+                f"host {host.name} runs version {host.report.version}, which cannot be drained: bring it "
                 "to 0.2 first, or stop and move its workers one by one"
             )
 
@@ -150,7 +151,7 @@ class FleetHosts:
         stop = f"`manager stop {account_id}` first"
         if info is not None and info.status not in SETTLED:
             what = "may have a worker" if info.status is WorkerLifecycleStatus.UNKNOWN else "has a worker"
-            where = info.metadata.get("host")
+            where = info.placement.host
             raise AccountBusyError(
                 f"{account_id} {what} on host {where} ({info.status}): {stop}; nothing was done"
             )
@@ -163,7 +164,7 @@ class FleetHosts:
                     "nothing was done"
                 )
         me = caller()
-        last = str(info.metadata.get("host") or "") if info is not None else ""
+        last = (info.placement.host or "") if info is not None else ""
         if not self._desired.forget_account(account_id, desired.generation if desired else 0, last, me):
             raise AccountBusyError(
                 f"{account_id}: somebody has asked something of it just now; nothing was done"
@@ -176,12 +177,12 @@ class FleetHosts:
     def drain_progress(self, name: str) -> DrainProgress:
         """Say how far the host's drain is."""
         host = self.get(name)
-        told = host.data.get("drain") or {}
+        report = host.report.drain
+        drain = report or DrainReport()
         workers = host.workers
-        staying, leaving = int(told.get("staying") or 0), int(told.get("leaving") or 0)
-        why = {str(key): str(value) for key, value in (told.get("why") or {}).items()}
+        staying, leaving, why = drain.staying or 0, drain.leaving or 0, drain.why or {}
         waits = any("position" in text for text in why.values())
-        stuck = bool(told) and staying > 0 and leaving == 0 and staying >= workers and not waits
+        stuck = report is not None and staying > 0 and leaving == 0 and staying >= workers and not waits
         return DrainProgress(host, workers, leaving, staying, why, stuck)
 
     def place(self, needs: Needs) -> tuple[Placement, FleetView]:
@@ -193,7 +194,7 @@ class FleetHosts:
                 view.add(desired.placement_needs, desired.host)
         info = self._store.get_worker(needs.account_id)
         wanted = self._desired.read(needs.account_id)
-        last = (wanted.host if wanted is not None else "") or str(
-            info.metadata.get("host", "") if info is not None else ""
+        last = (wanted.host if wanted is not None else "") or (
+            info.placement.host if info is not None else None
         )
         return view.place(needs, last or None), view

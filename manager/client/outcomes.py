@@ -29,8 +29,8 @@ def settled(
         return ("done", info) if info is not None and _has_ended(desired, info) else None
     if not desired.running:
         return "failed", f"{account_id}: its host refused it and the reason is lost: ask again"
-    started_by = info.metadata.get("generation") if info is not None else None
-    own = isinstance(started_by, int) and started_by >= generation
+    started_by = info.placement.generation if info is not None else None
+    own = started_by is not None and started_by >= generation
     if info is None or not (own or what == "start"):
         return None
     if info.status is WorkerLifecycleStatus.RUNNING:
@@ -45,7 +45,7 @@ def _has_ended(desired: DesiredState, info: WorkerInfo) -> bool:
 
     An older record of another host proves nothing: Redis may have lost the newest one.
     """
-    hosts = {info.metadata.get("host"), info.metadata.get("renamed_from")}
+    hosts = {info.placement.host, info.placement.renamed_from}
     return not desired.running and info.status in SETTLED and bool(desired.host) and desired.host in hosts
 
 
@@ -54,5 +54,5 @@ def forced_stops(done: Mapping[str, WorkerInfo]) -> dict[str, str]:
     return {
         account_id: str(info.error or "its process was killed")
         for account_id, info in sorted(done.items())
-        if info.metadata.get("forced")
+        if info.placement.forced
     }

@@ -367,4 +367,4 @@ class Sender:
 
 
 def _recorded(workers: Sequence[WorkerInfo]) -> dict[str, tuple[str, bool]]:
-    return {info.account_id: (str(info.metadata.get("host", "")), may_have_process(info)) for info in workers}
+    return {info.account_id: (info.placement.host or "", may_have_process(info)) for info in workers}

@@ -5,7 +5,6 @@ from typing import Final
 
 from manager.doctor.check import Check
 from manager.fleet import HostState
-from manager.fleet.parsing import number
 
 #: Seconds between a clock and Redis's from which on logs of two hosts can no longer be compared.
 SKEW_SECONDS: Final = 2.0
@@ -47,17 +46,17 @@ def host_clocks(hosts: Sequence[HostState]) -> Iterator[Check]:
 def clock_changes(hosts: Sequence[HostState]) -> Iterator[Check]:
     """Name each live host that was suspended, or whose clock was set, within the last day."""
     for host in hosts:
-        change = host.data.get("clock_change")
-        if not host.live or not isinstance(change, dict):
+        change = host.report.clock_change
+        if not host.live or change is None:
             continue
-        age = number(change.get("age_seconds"))
+        age = change.age_seconds
         if age is None or age > _RECENT_SECONDS:
             continue
         yield Check(
             code="clock_change",
             outcome="warning",
             where=f"host {host.name}",
-            found=f"{host.name}: {change.get('text')} ({_ago(age)} ago)",
+            found=f"{host.name}: {change.text} ({_ago(age)} ago)",
             advice="switch off suspend on a machine that trades, and let NTP slew its clock; check open positions of the "
             "accounts that run there",
         )

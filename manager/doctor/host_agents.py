@@ -55,23 +55,24 @@ def _agent(host: HostState, hosts: list[HostState], context: Context) -> Check:
             found=f"{host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else",
             advice="bring the older one to the version before the newer one's first, then to the newer one's",
         )
-    if host.data.get("trouble"):
+    report = host.report
+    if report.trouble:
         return Check(
             code="host_agent",
             outcome="failure",
             where=where,
-            found=f"{host.name}: {host.data['trouble']}",
+            found=f"{host.name}: {report.trouble}",
             advice="see its log; where it is short of disk, files, threads or memory, give it more",
         )
-    if host.data.get("version") != __version__:
+    if report.version != __version__:
         return Check(
             code="host_agent",
             outcome="warning",
             where=where,
-            found=f"{host.name} runs version {host.data.get('version')}, this is {__version__}",
+            found=f"{host.name} runs version {report.version}, this is {__version__}",
             advice="restart its agent with the new version; its workers go on meanwhile",
         )
-    found = f"{host.name}: pid {host.data.get('pid')}, {counted(host.workers, 'worker')}, last report {age}"
+    found = f"{host.name}: pid {report.pid}, {counted(host.workers, 'worker')}, last report {age}"
     return Check(code="host_agent", outcome="ok", where=where, found=found)
 
 

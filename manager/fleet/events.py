@@ -297,12 +297,12 @@ def _fields(host: str, event: WorkerChange) -> dict[str, str]:
         "worker_id": info.worker_id,
         "status": str(info.status),
         "error": info.error or "",
-        "epoch": str(info.metadata.get("epoch") or 0),
+        "epoch": str(info.placement.epoch or 0),
         "kind": "state" if change is None else "health",
     }
     if info.status is WorkerLifecycleStatus.RUNNING:
-        fields["health"] = str(info.metadata.get("health") or "unknown")
-        fields["reason"] = str(info.metadata.get("health_reason") or "")
+        fields["health"] = info.metrics.health or "unknown"
+        fields["reason"] = info.metrics.health_reason or ""
     data: dict[str, Any]
     if change is not None:
         fields |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}

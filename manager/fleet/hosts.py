@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from manager.fleet.host_report import HostReport
 from manager.fleet.parsing import json_object, number
 from manager.fleet.timestamped import Timestamped
 from manager.placement.engine import HostFacts
@@ -67,6 +68,11 @@ class HostState:
     clock_skew_seconds: float | None = None
 
     @property
+    def report(self) -> HostReport:
+        """What the agent reported, typed; parsed on each access."""
+        return HostReport.read(self.data)
+
+    @property
     def draining(self) -> bool:
         return self.drain is not None and self.drain.active
 
@@ -77,17 +83,30 @@ class HostState:
             return "ended" if self.age_seconds is None else "lost"
         if not self.draining:
             return "live"
-        return "draining" if self.data.get("workers") else "drained"
+        return "draining" if self.workers else "drained"
 
     @property
     def workers(self) -> int:
         """Number of workers with a process there, by its last report."""
-        return int(number(self.data.get("workers")) or 0)
+        return self.report.workers or 0
 
     @property
     def facts(self) -> HostFacts:
         """The host's properties for placement."""
-        return HostFacts.from_report(self.name, self.live, self.draining, self.data)
+        report = self.report
+        known = {
+            "capacity": report.capacity,
+            "memory_mb": report.memory_mb,
+            "available_mb": report.available_mb,
+        }
+        return HostFacts(
+            name=self.name,
+            live=self.live,
+            draining=self.draining,
+            labels=report.labels or {},
+            version=report.version or "",
+            **{name: value for name, value in known.items() if value},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         data = dict(self.data)

@@ -7,7 +7,7 @@ from typing import Final, TypeGuard
 from manager.fleet.hosts import HostState
 from manager.fleet.parsing import json_object, number
 from manager.fleet.timestamped import Timestamped
-from manager.models import WorkerInfo, utc_now
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, utc_now
 from manager.states import LIVE, NOT_UP, WorkerLifecycleStatus
 
 #: Fields of a heartbeat that identify the process. They are not metrics of its session.
@@ -71,7 +71,8 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
             # The host records a mode once the worker has acknowledged it; the last heartbeat may be older
             # than that.
             metrics.pop("trading_mode", None)
-        info = info.with_(metadata={**metrics, "heartbeat_age_seconds": round(age, 3)})
+        aged = WorkerMetrics(heartbeat_age_seconds=round(age, 3))
+        info = info.with_(metadata=metrics).with_(metadata=aged)
         fresh = age <= stale_after
     else:
         age, fresh = None, False
@@ -79,7 +80,7 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
         if fresh:
             return info
         since = "never sent a heartbeat" if age is None else f"sent no heartbeat for {age:.0f} s"
-        call = info.metadata.get("call")
+        call = info.metrics.call
         where = f" (it is inside the call {call})" if call else ""
         return _unknown(info, f"the worker {since}{where}")
     if not host_live:
@@ -114,7 +115,7 @@ def _one_per_worker(records: Sequence[WorkerRecord]) -> list[WorkerRecord]:
         beats = [beat for beat in (one.beat, other.beat) if _is_of(beat, worker_id)]
         beat = min(beats, key=lambda beat: beat.age_seconds) if beats else None
         newer, older = (one, other) if one.newer_than(other) else (other, one)
-        info = newer.info.with_(metadata={"renamed_from": older.host.name})
+        info = newer.info.with_(metadata=WorkerPlacement(renamed_from=older.host.name))
         workers[worker_id] = WorkerRecord(info, beat, newer.host)
     return list(workers.values())
 
@@ -125,14 +126,14 @@ def _is_of(beat: Timestamped | None, worker_id: str) -> TypeGuard[Timestamped]:
 
 def _not_up(info: WorkerInfo) -> WorkerInfo:
     """Return a worker that is still starting: its health is unknown."""
-    return info.with_(metadata={"health": "unknown", "health_reason": None})
+    return info.with_(metadata=WorkerMetrics(health="unknown", health_reason=None))
 
 
 def _unknown(info: WorkerInfo, reason: str) -> WorkerInfo:
     return info.with_(
         status=WorkerLifecycleStatus.UNKNOWN,
         error=f"last recorded as {info.status}: {reason}",
-        metadata={"health": "unknown", "health_reason": reason},
+        metadata=WorkerMetrics(health="unknown", health_reason=reason),
     )
 
 
@@ -141,9 +142,8 @@ def _rank(info: WorkerInfo) -> tuple[bool, int, float]:
 
     The epoch comes before the time of creation, because hosts' clocks differ.
     """
-    epoch = info.metadata.get("epoch")
     return (
         info.status is WorkerLifecycleStatus.RUNNING,
-        epoch if isinstance(epoch, int) else 0,
+        info.placement.epoch or 0,
         info.created_at.timestamp(),
     )

@@ -14,6 +14,7 @@ from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_report import HostReport
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.factory import build_pool
@@ -272,13 +273,13 @@ class HostAgent:
         for state in hosts:
             if state.name != self.settings.host or not state.live:
                 continue
-            if state.data.get("machine") == _machine():
+            if state.report.machine == _machine():
                 other = ProcessRef.from_dict(dict(state.data))
                 if other is None or not other.alive():
                     continue
             raise HostAgentError(
-                f"a host agent named {state.name} is alive already (pid {state.data.get('pid')} on machine "
-                f"{state.data.get('machine')}): every host needs its own MANAGER_HOST"
+                f"a host agent named {state.name} is alive already (pid {state.report.pid} on machine "
+                f"{state.report.machine}): every host needs its own MANAGER_HOST"
             )
 
     def _stand_down(self, why: str) -> None:
@@ -364,29 +365,30 @@ class HostAgent:
         self._guard.check()  # who watches the guard: the thread that publishes this
         pool = self._pool
         memory, available = memory_mb()
-        return {
-            **self._process.to_dict(),
-            "machine": _machine(),
-            "version": __version__,
-            "python": sys.version.split()[0],
-            "started_at": self._started_at.isoformat(),
-            "workers": pool.count_live() if pool else 0,
-            "states": pool.states() if pool else {},
-            "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
-            "looks": self._reconciler.looks if self._reconciler else 0,
-            "trouble": self._trouble(),
-            "clock_change": self._reconciler.clocks.explain() if self._reconciler else None,
-            "drain": self._reconciler.drain.explain() if self._reconciler else None,
-            "commands": sorted(COMMANDS),
-            "config_source": self.settings.config_source,
-            "config_version": self.config_service.version,
-            "labels": self.settings.labels,
-            "capacity": self.settings.capacity,
-            "memory_mb": memory,
-            "available_mb": available,
-            "load": load(),
-            "time": time.time(),
-        }
+        return HostReport(
+            pid=self._process.pid,
+            start_time=self._process.start_time,
+            machine=_machine(),
+            version=__version__,
+            python=sys.version.split()[0],
+            started_at=self._started_at.isoformat(),
+            workers=pool.count_live() if pool else 0,
+            states=pool.states() if pool else {},
+            heard_seconds_ago=_rounded(self.self_test.heard_seconds_ago),
+            looks=self._reconciler.looks if self._reconciler else 0,
+            trouble=self._trouble(),
+            clock_change=self._reconciler.clocks.explain() if self._reconciler else None,
+            drain=self._reconciler.drain.explain() if self._reconciler else None,
+            commands=sorted(COMMANDS),
+            config_source=self.settings.config_source,
+            config_version=self.config_service.version,
+            labels=dict(self.settings.labels),
+            capacity=self.settings.capacity,
+            memory_mb=memory,
+            available_mb=available,
+            load=load(),
+            time=time.time(),
+        ).to_dict()
 
     def _facts(self) -> HostFacts:
         memory, available = memory_mb()

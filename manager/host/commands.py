@@ -25,7 +25,7 @@ from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.placement.engine import Needs
 from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.protocol import StartRequest
@@ -170,7 +170,7 @@ class HostCommands:
             raise mode_not_supported(account_id, command.name)
         info = self._pool.get_worker_info(account_id)
         info = info or WorkerInfo(worker_id="", account_id=account_id, status=WorkerLifecycleStatus.STOPPED)
-        return info.with_(metadata={"trading_mode": command.mode})
+        return info.with_(metadata=WorkerMetrics(trading_mode=command.mode))
 
     def tidy(self) -> None:
         """Do what is due for the whole fleet now and then. Whoever does it; twice does no harm."""

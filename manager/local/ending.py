@@ -103,7 +103,7 @@ class Ending:
         here = {
             info.account_id
             for info in self._service.list_workers()
-            if info.metadata.get("host") == self._settings.host
+            if info.placement.host == self._settings.host
         }
         mine = [account for account in self._service.worker_pool.stoppable() if account in here]
         with batch_progress(self._console, "stopping", mine, self._machine.awaited(starts=False)) as progress:

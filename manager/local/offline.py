@@ -277,18 +277,7 @@ def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> Worker
         groups=record.groups,
         labels=record.labels,
         error=None if alive else "its process has ended, and no host agent has seen that yet",
-        metadata={
-            "host": settings.host,
-            "pid": record.process.pid,
-            "gateway": record.gateway,
-            "epoch": record.epoch,
-            "generation": record.generation,
-            "restarts": record.restarts,
-            "last_cause": record.last_cause,
-            "version": record.software_version,
-            "config_version": record.config_version,
-            "log_file": str(paths.worker_log(record.account_id)),
-        },
+        metadata=record.placement(settings.host, paths.worker_log(record.account_id)).to_dict(),
     )
     if pulse is None:
         return info

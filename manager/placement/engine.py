@@ -107,21 +107,6 @@ class HostFacts:
         """Number of workers that fit on it, to compare hosts by."""
         return self.capacity or max(1, int(self.memory_mb * _RESERVABLE) // WORKER_MB)
 
-    @classmethod
-    def from_report(cls, name: str, live: bool, draining: bool, report: Mapping[str, Any]) -> Self:
-        """Parse an agent's status report. Older versions report fewer fields."""
-        labels = report.get("labels")
-        return cls(
-            name=name,
-            live=live,
-            draining=draining,
-            labels={str(k): str(v) for k, v in labels.items()} if isinstance(labels, Mapping) else {},
-            capacity=_count(report.get("capacity"), 0),
-            memory_mb=_count(report.get("memory_mb"), _UNKNOWN_MB),
-            available_mb=_count(report.get("available_mb"), _UNKNOWN_MB),
-            version=str(report.get("version", "")),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Placement:

@@ -26,7 +26,15 @@ from manager.errors import (
     StartTimeoutError,
 )
 from manager.gateways import runs_programs
-from manager.models import BatchResult, UtcDatetime, ValidationResult, WorkerInfo, new_worker_id
+from manager.models import (
+    BatchResult,
+    UtcDatetime,
+    ValidationResult,
+    WorkerInfo,
+    WorkerMetrics,
+    WorkerPlacement,
+    new_worker_id,
+)
 from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec, mode_not_supported
@@ -75,7 +83,7 @@ class _Slot:
 
     @property
     def host(self) -> str:
-        return "" if self.info is None else str(self.info.metadata["host"])
+        return "" if self.info is None else self.info.placement.host or ""
 
 
 class FakePool:
@@ -148,7 +156,7 @@ class FakePool:
         with slot.lock:
             if slot.live and slot.info is not None:
                 self._require_live(slot)
-                return slot.info.with_(metadata={"already_running": True})
+                return slot.info.with_(metadata=WorkerPlacement(already_running=True))
             return self._start(slot, request)
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
@@ -219,13 +227,13 @@ class FakePool:
         if slot is None or slot.info is None:
             raise NoWorkerError(f"{account_id} never had a worker: nothing to {command.name}")
         with slot.lock:
-            if runs_programs(str(slot.info.metadata["gateway"])):
+            if runs_programs(slot.info.placement.gateway or ""):
                 raise mode_not_supported(account_id, command.name)
             if slot.live:
                 self._require_live(slot)
             with self._guard:
                 slot.mode = command.mode
-                slot.info = slot.info.with_(metadata={"trading_mode": command.mode})
+                slot.info = slot.info.with_(metadata=WorkerMetrics(trading_mode=command.mode))
                 return self._seen(slot.info)
 
     def set_mode_many(
@@ -399,20 +407,19 @@ class FakePool:
             created_at=self.clock.now(),
             groups=config.groups,
             labels=config.labels,
-            metadata={
-                "host": host,
-                "pid": next(self._pids),
-                "gateway": config.gateway,
-                "epoch": next(self._epochs),
-                "generation": request.generation,
-                "restarts": 0,
-                "last_cause": None,
-                "version": __version__,
-                "config_version": config_version(config),
-                "health": "unknown",
-                "trading_mode": mode,
-                "log_file": "",
-            },
+            metadata=WorkerPlacement(
+                host=host,
+                pid=next(self._pids),
+                gateway=config.gateway,
+                epoch=next(self._epochs),
+                generation=request.generation,
+                restarts=0,
+                last_cause=None,
+                version=__version__,
+                config_version=config_version(config),
+                log_file="",
+            ).to_dict()
+            | WorkerMetrics(health="unknown", trading_mode=mode).to_dict(),
         )
 
     def _move(self, slot: _Slot, status: WorkerLifecycleStatus, error: str | None = None) -> WorkerInfo:
@@ -427,11 +434,11 @@ class FakePool:
             if status is _S.RUNNING:
                 changes |= {
                     "started_at": now,
-                    "metadata": {"health": "healthy", "heartbeat_age_seconds": 0.0},
+                    "metadata": WorkerMetrics(health="healthy", heartbeat_age_seconds=0.0),
                 }
             elif status not in LIVE:
                 code = 0 if status is _S.STOPPED else 1
-                changes |= {"stopped_at": now, "metadata": {"exit_code": code}}
+                changes |= {"stopped_at": now, "metadata": WorkerPlacement(exit_code=code)}
             slot.info = slot.info.with_(**changes)
             self.events.append(FakeEvent(now, slot.host, slot.account_id, slot.info.worker_id, status, error))
             return slot.info
@@ -470,12 +477,12 @@ class FakePool:
             )
 
     def _seen(self, info: WorkerInfo) -> WorkerInfo:
-        host = str(info.metadata["host"])
+        host = info.placement.host or ""
         if info.status not in LIVE or self._hosts[host].live:
             return info
         reason = "the host agent is silent"
         return info.with_(
-            status=_S.UNKNOWN, error=reason, metadata={"health": "unknown", "health_reason": reason}
+            status=_S.UNKNOWN, error=reason, metadata=WorkerMetrics(health="unknown", health_reason=reason)
         )
 
     def _slot(self, account_id: str) -> _Slot:
@@ -517,7 +524,7 @@ def _started(
             info = command(request)
         except ManagerError as error:
             return "failed", str(error)
-        return ("already" if info.metadata.get("already_running") else "done"), info
+        return ("already" if info.placement.already_running else "done"), info
 
     return run
 

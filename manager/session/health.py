@@ -1,11 +1,12 @@
 """How well a running worker does: a separate thing from whether it runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from manager.config import HealthConfig
+from manager.models import WorkerMetrics
 from manager.states import WorkerHealth
 
 _NEW_YORK: Final = ZoneInfo("America/New_York")
@@ -45,9 +46,9 @@ class HealthJudge:
         self._session = (connected, can_trade, reason)
         self._lasting = lasting
 
-    def judge(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Return health, its reason and the counts; `figures` are the latest cycle's."""
-        reason = self._trouble(figures)
+    def judge(self, cycle: WorkerMetrics) -> WorkerMetrics:
+        """Return health, its reason and the counts, given the figures of the latest cycle."""
+        reason = self._trouble(cycle)
         self._checks += 1
         self._failures += reason is not None
         health = WorkerHealth.HEALTHY
@@ -59,26 +60,26 @@ class HealthJudge:
             lasted = (now - self._trouble_since).total_seconds()
             long = self._lasting or lasted >= self._config.unhealthy_after_seconds
             health = WorkerHealth.UNHEALTHY if long else WorkerHealth.DEGRADED
-        return {
-            "health": health,
-            "health_reason": reason,
-            "can_trade": self._session[1],
-            "checks": self._checks,
-            "failed_checks": self._failures,
-        }
+        return WorkerMetrics(
+            health=health,
+            health_reason=reason,
+            can_trade=self._session[1],
+            checks=self._checks,
+            failed_checks=self._failures,
+        )
 
-    def _trouble(self, figures: Mapping[str, Any]) -> str | None:
+    def _trouble(self, cycle: WorkerMetrics) -> str | None:
         connected, can_trade, reason = self._session
         if not (connected and can_trade):
             return reason or ("cannot trade" if connected else "venue not connected")
-        age = figures.get("last_tick_age_seconds")
+        age = cycle.last_tick_age_seconds
         if (
             age is not None
             and age > self._config.tick_age_seconds
             and market_is_open(self._config.market_hours, self._clock())
         ):
             return f"no tick for {age:.0f} s (health.tick_age_seconds: {self._config.tick_age_seconds:g})"
-        took = figures.get("cycle_seconds")
+        took = cycle.cycle_seconds
         if took is not None and took > self._config.cycle_seconds:
             return f"the last cycle took {took:.1f} s (health.cycle_seconds: {self._config.cycle_seconds:g})"
         return None

@@ -14,14 +14,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
 from manager.gateways.command.cgroups import cgroup_of, members
 from manager.gateways.command.process_tree import tree
+from manager.models import WorkerMetrics
 
 #: Seconds before the first measurement, before the second, and between later ones.
 _FIRST_SECONDS: Final = 1.0
@@ -77,7 +78,7 @@ class ResourceMeter:
         self._cpu: tuple[float, float] | None = None
         self._memory: int | None = None
         self._memory_due = float("-inf")
-        self._figures: Mapping[str, Any] = {"rss_bytes": self._process.memory_info().rss}
+        self._figures = WorkerMetrics(rss_bytes=self._process.memory_info().rss)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
 
@@ -88,7 +89,7 @@ class ResourceMeter:
         """Measure no more; does not wait for a measurement that is under way."""
         self._stopped.set()
 
-    def figures(self) -> Mapping[str, Any]:
+    def figures(self) -> WorkerMetrics:
         """Return the latest figures: `rss_bytes` always, the others once they are measured."""
         return self._figures
 
@@ -98,16 +99,17 @@ class ResourceMeter:
         now = self._clock()
         look = self._read()
         cpu = look.cpu_seconds
-        figures: dict[str, Any] = {"rss_bytes": look.rss, "processes": look.processes}
+        figures = WorkerMetrics(rss_bytes=look.rss, processes=look.processes)
         if self._cpu is not None and now > self._cpu[0]:
             # A process that leaves without being waited for takes its time along: never less than nothing.
             used = max(0.0, cpu - self._cpu[1])
-            figures["cpu_percent"] = round(100 * used / (now - self._cpu[0]), 1)
+            percent = round(100 * used / (now - self._cpu[0]), 1)
+            figures = figures.updated(WorkerMetrics(cpu_percent=percent))
         first = self._cpu is None
         self._cpu = (now, cpu)
         self._read_memory(look, now)
         if self._memory is not None:
-            figures["memory_bytes"] = self._memory
+            figures = figures.updated(WorkerMetrics(memory_bytes=self._memory))
         self._figures = figures
         return max(_SECOND_SECONDS if first else _SAMPLE_SECONDS, _SHARE * (time.thread_time() - began))
 

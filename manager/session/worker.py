@@ -28,6 +28,7 @@ from manager.gateways.base import (
 )
 from manager.gateways.base import Session as VenueSession
 from manager.gateways.command.program import CGROUP_NOTE
+from manager.models import WorkerMetrics
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.exit_codes import WorkerExit
@@ -72,11 +73,11 @@ class Worker:
         self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
         self._cycle = cycle
         self._notify = notify
-        self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
-        self._figures: Mapping[str, Any] = {}
+        self._metrics = WorkerMetrics(health=WorkerHealth.UNKNOWN)
+        self._cycle_metrics = WorkerMetrics()
         self._judge = HealthJudge(spec.config.health)
         self._has_account = True
-        self._refusal: dict[str, Any] = {"refusals": 0}
+        self._refusals = WorkerMetrics(refusals=0)
         self._phase = "connecting"
         programs = runs_programs(spec.config.gateway)
         self._resources = ResourceMeter(spec.worker_id, spec.private_dir / CGROUP_NOTE if programs else None)
@@ -132,7 +133,7 @@ class Worker:
             "loop_age_seconds": round(self._beat.age_seconds, 3),
             "call": self._beat.call,
             "last_heartbeat": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **self._status,
+            **self._metrics.to_dict(),
         }
 
     def _run(self, control_address: str) -> WorkerExit:
@@ -197,7 +198,8 @@ class Worker:
             health: Health | None = None
             if now >= next_cycle:
                 # What an earlier cycle saw says nothing of a session that runs none.
-                self._figures = {} if self._mode is TradingMode.PAUSED else self._run_cycle()
+                paused = self._mode is TradingMode.PAUSED
+                self._cycle_metrics = WorkerMetrics() if paused else self._run_cycle()
                 health = self._gateway.check()
                 next_cycle = _next(next_cycle, cycle_interval)
             if now >= next_beat:
@@ -210,12 +212,12 @@ class Worker:
             if self._mode is not mode:
                 next_beat = time.monotonic()  # readers learn of a new mode at once
 
-    def _run_cycle(self) -> Mapping[str, Any]:
+    def _run_cycle(self) -> WorkerMetrics:
         try:
             return self._cycle.run(self._gateway)
         except GatewayError as error:
             self._refused(error, "cycle_skipped")
-            return self._figures
+            return self._cycle_metrics
 
     def _refused(self, error: GatewayError, event: str) -> None:
         """Count a request that the venue refused.
@@ -225,43 +227,48 @@ class Worker:
         if error.ends_session:
             raise error
         text = f"{error.code}: {error}"[:_REFUSAL_LENGTH]
-        self._refusal = {"refusals": self._refusal["refusals"] + 1, "last_refusal": text}
+        self._refusals = WorkerMetrics(refusals=(self._refusals.refusals or 0) + 1, last_refusal=text)
         logs.event(logger, logging.WARNING, event, str(error), code=error.code)
 
     def _refresh(self, health: Health | None) -> None:
         """Publish figures and health to the host (and, by the reporter, to Redis)."""
         self._mend()
-        status: dict[str, Any] = {**self._status, **self._figures}
+        metrics = self._metrics.updated(self._cycle_metrics)
         if health is not None:
             if not health.ipc_ok:
                 raise ConnectionLost(health.reason or "the session is gone")
             connected = health.venue_connected and health.account_matches
             self._judge.session(connected, health.can_trade, health.reason, lasting=health.unhealthy)
-            status["program_status"] = health.status
+            metrics = metrics.updated(WorkerMetrics(program_status=health.status))
         if self._has_account:
-            try:
-                account = self._gateway.account()
-                status |= {
-                    "balance": str(account.balance),
-                    "equity": str(account.equity),
-                    "currency": account.currency,
-                    "open_positions": account.open_positions,
-                }
-            except NotSupported:
-                self._has_account = False
-            except GatewayError as error:
-                self._refused(error, "account_not_read")
-                status |= self._status
-        status |= self._judge.judge(self._figures) | self._refusal | {"trading_mode": self._mode}
-        status |= self._resources.figures()
+            metrics = metrics.updated(self._read_account())
+        judged = self._judge.judge(self._cycle_metrics)
+        metrics = metrics.updated(
+            judged, self._refusals, WorkerMetrics(trading_mode=self._mode), self._resources.figures()
+        )
         if missing := logs.missing_lines():
-            status["log_lines_missing"] = missing
-        self._status = self._beat.masked(status)
-        self._beat.status({"phase": self._phase, **self._status})
-        if status["health"] is WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
-            raise ConnectionLost(
-                f"unhealthy, and recovery.restart_unhealthy is set: {status['health_reason']}"
-            )
+            metrics = metrics.updated(WorkerMetrics(log_lines_missing=missing))
+        self._metrics = WorkerMetrics.read(self._beat.masked(metrics.to_dict()))
+        self._beat.status({"phase": self._phase, **self._metrics.to_dict()})
+        if judged.health == WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
+            raise ConnectionLost(f"unhealthy, and recovery.restart_unhealthy is set: {judged.health_reason}")
+
+    def _read_account(self) -> WorkerMetrics:
+        """Return the account's figures: the previous ones if the venue refuses to report them."""
+        try:
+            account = self._gateway.account()
+        except NotSupported:
+            self._has_account = False
+            return WorkerMetrics()
+        except GatewayError as error:
+            self._refused(error, "account_not_read")
+            return self._metrics
+        return WorkerMetrics(
+            balance=str(account.balance),
+            equity=str(account.equity),
+            currency=account.currency,
+            open_positions=account.open_positions,
+        )
 
     def _mend(self) -> None:
         """Make again what somebody removed of this worker's files: its heartbeat file and its control socket."""
@@ -279,10 +286,9 @@ class Worker:
             self._mend_trouble = None
 
     def _note(self, session: VenueSession) -> None:
-        self._status |= {
-            "environment": str(session.environment),
-            "currency": session.currency,
-        }
+        self._metrics = self._metrics.updated(
+            WorkerMetrics(environment=str(session.environment), currency=session.currency)
+        )
         self._judge.session(True, session.can_trade, session.blocked_reason)
 
     def _end(self) -> WorkerExit:

@@ -65,7 +65,7 @@ class Awaited:
         for account_id in sorted(account_ids):
             info = workers.get(account_id)
             if info is not None and info.status is WorkerLifecycleStatus.UNKNOWN:
-                waits.append(Wait(account_id, f"host {info.metadata.get('host')} is silent"))
+                waits.append(Wait(account_id, f"host {info.placement.host} is silent"))
                 continue
             doing = None if info is None else _DOING.get(info.status)
             if doing is None:

@@ -130,35 +130,35 @@ def _line(
 
 
 def _row(info: WorkerInfo, now: datetime) -> Row:
-    data = info.metadata
+    placement, metrics = info.placement, info.metrics
     present = info.status not in SETTLED
     uptime = (now - info.started_at).total_seconds() if present and info.started_at is not None else 0.0
     if info.status in (WorkerLifecycleStatus.RESTARTING, WorkerLifecycleStatus.STARTING):
         uptime = 0.0
-    restarts = data.get("restarts")
-    equity, age, positions = data.get("equity"), data.get("heartbeat_age_seconds"), data.get("open_positions")
-    cpu, memory, procs = (_figure(data.get(key)) for key in ("cpu_percent", "memory_bytes", "processes"))
-    why = info.error or (data.get("health_reason") if present else None) or mode_text(info)
+    restarts = placement.restarts or 0
+    equity, age, positions = metrics.equity, metrics.heartbeat_age_seconds, metrics.open_positions
+    cpu, memory, procs = metrics.cpu_percent, metrics.memory_bytes, metrics.processes
+    why = info.error or (metrics.health_reason if present else None) or mode_text(info)
     # A worker that has ended, and waits for the next one, is not as well as it said last.
     healthy = present and info.status is not WorkerLifecycleStatus.RESTARTING
     cells = {
         "account": info.account_id,
         "state": str(info.status),
         "health": str(info.health) if healthy and info.status not in NOT_UP else "",
-        "host": str(data.get("host") or ""),
-        "pid": str(data.get("pid") or "") if healthy else "",
+        "host": placement.host or "",
+        "pid": str(placement.pid or "") if healthy else "",
         "uptime": seconds_text(uptime) if uptime else "",
-        "restarts": str(restarts) if isinstance(restarts, int) and restarts else "",
+        "restarts": str(restarts) if restarts else "",
         "cpu": f"{cpu:.1f}%" if healthy and cpu is not None else "",
         "memory": size_text(memory) if healthy and memory is not None else "",
-        "procs": str(int(procs)) if healthy and procs is not None else "",
-        "equity": f"{equity} {data.get('currency') or ''}".strip() if present and equity else "",
+        "procs": str(procs) if healthy and procs is not None else "",
+        "equity": f"{equity} {metrics.currency or ''}".strip() if present and equity else "",
         "pos": str(positions) if present and positions is not None else "",
-        "beat": f"{age:.0f}s" if healthy and isinstance(age, int | float) else "",
+        "beat": f"{age:.0f}s" if healthy and age is not None else "",
         "error": str(why),
     }
     figures = [figure if healthy and figure is not None else 0.0 for figure in (cpu, memory, procs)]
-    return Row(cells, uptime, restarts if isinstance(restarts, int) else 0, _number(equity), *figures)
+    return Row(cells, uptime, restarts, _number(equity), *figures)
 
 
 def size_text(size: float) -> str:

@@ -101,20 +101,19 @@ def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> in
 
 
 def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
-    data = info.metadata
+    placement, metrics = info.placement, info.metrics
     live = _present(info)
-    placed = [str(data.get("host") or ""), str(data.get("pid") or "") if live else ""] if wide else []
+    placed = [placement.host or "", str(placement.pid or "") if live else ""] if wide else []
     uptime = seconds_text((now - info.started_at).total_seconds()) if live and info.started_at else ""
-    equity = f"{data['equity']} {data.get('currency') or ''}".strip() if data.get("equity") else ""
-    positions = data.get("open_positions")
-    age = data.get("heartbeat_age_seconds")
-    why = info.error or (data.get("health_reason") if live else None) or mode_text(info)
+    equity = f"{metrics.equity} {metrics.currency or ''}".strip() if metrics.equity else ""
+    positions, age = metrics.open_positions, metrics.heartbeat_age_seconds
+    why = info.error or (metrics.health_reason if live else None) or mode_text(info)
     cells = [
         *placed,
         uptime,
         equity if live else "",
         str(positions) if live and positions is not None else "",
-        f"{age:.0f}s" if live and isinstance(age, int | float) else "",
+        f"{age:.0f}s" if live and age is not None else "",
         " ".join(str(why).split()),
     ]
     return [
@@ -180,7 +179,7 @@ def change_lines(before: Mapping[str, WorkerInfo], now: Mapping[str, WorkerInfo]
         old = before.get(account_id)
         if old is not None and (old.status, old.health) == (info.status, info.health):
             continue
-        why = info.error or info.metadata.get("health_reason")
+        why = info.error or info.metrics.health_reason
         line = f"{account_id} {info.status}" + (f" {info.health}" if _up(info) else "")
         lines.append(line + (f": {' '.join(str(why).split())}" if why else ""))
     return lines

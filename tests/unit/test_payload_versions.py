@@ -107,8 +107,8 @@ def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() 
 
 def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     ours = HostFacts(name="ours")
-    theirs = HostFacts.from_report("theirs", True, False, {"version": "0.9.0"})
-    silent = HostFacts.from_report("silent", False, False, {})
+    theirs = HostState("theirs", True, 0.1, {"version": "0.9.0"}).facts
+    silent = HostState("silent", False, None, {}).facts
     placement = FleetView([theirs]).place(Needs(account_id="a"))
     assert placement.host is None
     assert "version 0.9.0 and version" in placement.explain()

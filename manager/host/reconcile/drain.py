@@ -2,13 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DRAIN, DesiredState
+from manager.fleet.host_report import DrainReport
 from manager.fleet.hosts import DrainRequest
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
@@ -108,18 +109,14 @@ class Drain:
                 stays[desired.account_id] = why
         self._stays = stays
 
-    def explain(self) -> Mapping[str, Any] | None:
-        """Return what readers are told of it: how many are left, and why the first of them are."""
+    def explain(self) -> DrainReport | None:
+        """Return how far the drain is, or None if this host is not draining."""
         if not self.active:
             return None
         stays = dict(self._stays)
         with self._lock:
             busy = len(self._busy)
-        return {
-            "leaving": busy,
-            "staying": len(stays),
-            "why": dict(sorted(stays.items())[:_NAMED]),
-        }
+        return DrainReport(leaving=busy, staying=len(stays), why=dict(sorted(stays.items())[:_NAMED]))
 
     def _remember(self, request: DrainRequest) -> None:
         try:
@@ -185,8 +182,7 @@ class Drain:
 
     def _positions(self, account_id: str) -> int | None:
         info = self._pool.get_worker_info(account_id)
-        found = info.metadata.get("open_positions") if info is not None else None
-        return found if isinstance(found, int) else None
+        return info.metrics.open_positions if info is not None else None
 
     def _needs(self, desired: DesiredState) -> Needs:
         try:

@@ -48,10 +48,10 @@ class FleetSnapshot:
         That is the live host which has recorded the very worker of the account that `host` had.
         """
         info = self._store.get_worker(account_id)
-        if info is None or info.metadata.get("renamed_from") != host:
+        if info is None or info.placement.renamed_from != host:
             return None
-        now = str(info.metadata.get("host"))
-        return now if self.live(now) else None
+        now = info.placement.host
+        return now if now is not None and self.live(now) else None
 
     def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
         """Return the account's worker as that host recorded it last; None if Redis has no such record."""
@@ -60,7 +60,7 @@ class FleetSnapshot:
     def recorded_host(self, account_id: str) -> str | None:
         """Return the host that has the account's latest record; None if no host ever recorded a worker of it."""
         found = self._store.get_worker(account_id)
-        return None if found is None else str(found.metadata.get("host", ""))
+        return None if found is None else found.placement.host or ""
 
     def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
         """Choose a host; see `FleetView.place`. It is counted there at once, until the next look."""

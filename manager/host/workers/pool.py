@@ -32,7 +32,7 @@ from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
 from manager.host.workers.stopper import StopOutcome, how_ended, stop_process
 from manager.host.workers.unrecorded import UnrecordedWorkers
-from manager.models import BatchResult, WorkerInfo, new_worker_id, utc_now
+from manager.models import BatchResult, WorkerInfo, WorkerMetrics, WorkerPlacement, new_worker_id, utc_now
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec, mode_not_supported
@@ -108,7 +108,7 @@ class WorkerPoolManager(WorkerQueries):
                 # Of its own generation, it was started by this very command, which came another way as well.
                 already = slot.generation != request.generation or request.generation == 0
                 return self._seen(slot, slot.info).with_(
-                    metadata={"already_running": True} if already else {}
+                    metadata=WorkerPlacement(already_running=True) if already else {}
                 )
             slot.restarts, slot.last_cause = 0, None
             return self._start(slot, request)
@@ -257,7 +257,7 @@ class WorkerPoolManager(WorkerQueries):
         slot.mode = mode
         with slot.guard:
             if slot.info is not None:
-                slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
+                slot.info = info = slot.info.with_(metadata=WorkerMetrics(trading_mode=mode))
                 self._note(info)
         self._sink.flush(_PUBLISH_SECONDS)
         return self._seen(slot, info)
@@ -323,7 +323,7 @@ class WorkerPoolManager(WorkerQueries):
                 info = command(request)
             except ManagerError as error:
                 return "failed", str(error)
-            return ("already" if info.metadata.get("already_running") else "done"), info
+            return ("already" if info.placement.already_running else "done"), info
 
         return run_batch([(request.account_id, request) for request in requests], one, progress)
 
@@ -594,7 +594,7 @@ class WorkerPoolManager(WorkerQueries):
                     worker_id=new_worker_id(),
                     account_id=slot.account_id,
                     status=WorkerLifecycleStatus.CREATED,
-                    metadata={"host": self._starter.host},
+                    metadata=WorkerPlacement(host=self._starter.host).to_dict(),
                 )
                 info = slot.move(WorkerLifecycleStatus.FAILED, error=reason)
             elif slot.info.error == reason:
@@ -694,8 +694,7 @@ class WorkerPoolManager(WorkerQueries):
         with slot.guard:
             slot.orphaned = False
             record = slot.record
-            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
-            info = slot.move(status, error=reason, metadata=ending)
+            info = slot.move(status, error=reason, metadata=slot.ending(forced=forced))
             slot.record = None
         if record is not None:
             self._remove_record(record)
@@ -757,7 +756,7 @@ class WorkerPoolManager(WorkerQueries):
         reason = slot.ended_because or describe_exit(code, heartbeat.exit_reason if heartbeat else None)
         if unexpected and code == 0:
             reason += ", without a command"
-        lost = info.with_(error=reason, metadata={"exit_code": code})
+        lost = info.with_(error=reason, metadata=WorkerPlacement(exit_code=code))
         recover = None
         if unexpected and self._on_unexpected_exit is not None:
             recover = self._on_unexpected_exit(lost, reason)
@@ -805,7 +804,7 @@ class WorkerPoolManager(WorkerQueries):
             held = slot.held
             if not recovering:
                 slot.held = None
-            info = slot.move(status, error=reason, metadata={"exit_code": exit_code})
+            info = slot.move(status, error=reason, metadata=WorkerPlacement(exit_code=exit_code).to_dict())
             self._note(info)
         if held is not None and not recovering:
             self._leases.give_up(held)
@@ -830,7 +829,11 @@ class WorkerPoolManager(WorkerQueries):
             created_at=record.created_at,
             groups=record.groups,
             labels=record.labels,
-            metadata=self._starter.metadata(record) | {"adopted": True, "trading_mode": slot.mode},
+            metadata={
+                **self._starter.metadata(record),
+                **WorkerPlacement(adopted=True).to_dict(),
+                **WorkerMetrics(trading_mode=slot.mode).to_dict(),
+            },
         )
         alive = record.process.alive()
         # One that never got its order has no beat file, and ends by itself. One that goes on without a beat file trades:

@@ -12,7 +12,7 @@ from manager.fleet.events import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
-from manager.models import WorkerInfo, utc_now
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, utc_now
 from manager.session.control import ControlError, ask
 from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatus, may_move
 
@@ -100,12 +100,17 @@ class Slot:
         if status is not WorkerLifecycleStatus.RUNNING and self.health is not None:
             # What it was while it ran is not what an ended worker is.
             self.health = None
-            unknown = {"health": WorkerHealth.UNKNOWN.value, "health_reason": None}
+            unknown = WorkerMetrics(health=WorkerHealth.UNKNOWN, health_reason=None).to_dict()
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         if isinstance(changes.get("error"), str):
             changes["error"] = self.without_account(changes["error"])
         self.info = self.info.with_(status=status, **changes)
         return self.info
+
+    def ending(self, *, forced: bool = False) -> dict[str, Any]:
+        """Return the metadata of how the worker's process ended."""
+        ending = WorkerPlacement(exit_code=self.exit_code).to_dict()
+        return ending | (WorkerPlacement(forced=True).to_dict() if forced else {})
 
     def without_account(self, text: str) -> str:
         """Return an error's text without the account's name before it, which the record has anyway."""
@@ -113,10 +118,11 @@ class Slot:
 
     def run(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
         """Go to `running`, with the health that the worker's status tells; the caller holds `guard`."""
-        health = str(status.get("health") or WorkerHealth.UNKNOWN)
-        told = {"health": health, "health_reason": status.get("health_reason")}
+        reported = WorkerMetrics.read(status)
+        health = reported.health or WorkerHealth.UNKNOWN
         self.health = HealthChanges(health)
-        return self.move(WorkerLifecycleStatus.RUNNING, metadata=told, **changes)
+        metadata = WorkerMetrics(health=health, health_reason=reported.health_reason).to_dict()
+        return self.move(WorkerLifecycleStatus.RUNNING, metadata=metadata, **changes)
 
     def note_health(self, status: Mapping[str, Any]) -> HealthChange | None:
         """Take the health that the worker's status tells; the caller holds `guard`.
@@ -125,9 +131,12 @@ class Slot:
         """
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
             return None
-        change = self.health.look(status.get("health"), status.get("health_reason"))
+        reported = WorkerMetrics.read(status)
+        change = self.health.look(reported.health, reported.health_reason)
         if change is not None:
-            self.info = self.info.with_(metadata={"health": change.new, "health_reason": change.reason})
+            self.info = self.info.with_(
+                metadata=WorkerMetrics(health=change.new, health_reason=change.reason)
+            )
         return change
 
     def orphan(self, reason: str, *, recovering: bool) -> WorkerInfo:
@@ -140,7 +149,7 @@ class Slot:
         if self.status is status and self.info is not None:
             self.info = self.info.with_(error=self.without_account(reason))
             return self.info
-        return self.move(status, error=reason, metadata={"exit_code": self.exit_code})
+        return self.move(status, error=reason, metadata=self.ending())
 
     def tell(self, event: Mapping[str, Any]) -> bool:
         """Tell a start that is under way; False if none is."""

@@ -39,7 +39,7 @@ from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import how_ended, kill_process
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.launch_spec import LaunchSpec
 from manager.states import TradingMode, WorkerLifecycleStatus
@@ -150,19 +150,8 @@ class Starter:
             )
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
-        return {
-            "host": self._at.host,
-            "pid": record.process.pid,
-            "gateway": record.gateway,
-            "epoch": record.epoch,
-            "generation": record.generation,
-            "restarts": record.restarts,
-            "last_cause": record.last_cause,
-            "version": record.software_version,
-            "config_version": record.config_version,
-            "health": "unknown",
-            "log_file": str(self._at.paths.worker_log(record.account_id)),
-        }
+        placement = record.placement(self._at.host, self._at.paths.worker_log(record.account_id))
+        return placement.to_dict() | WorkerMetrics(health="unknown").to_dict()
 
     def start(
         self,
@@ -293,7 +282,9 @@ class Starter:
             slot.ended_because = None
             slot.recovery = config.recovery
             slot.events = events
-            slot.info = info.with_(metadata=self.metadata(record) | {"trading_mode": slot.mode})
+            slot.info = info.with_(
+                metadata=self.metadata(record) | WorkerMetrics(trading_mode=slot.mode).to_dict()
+            )
             slot.move(WorkerLifecycleStatus.STARTING)
         return record
 
@@ -415,7 +406,7 @@ class Starter:
             info = slot.move(
                 WorkerLifecycleStatus.STOPPED if cancelled else WorkerLifecycleStatus.FAILED,
                 error=f"{error}; {ending.reason}" if forced else str(error),
-                metadata={"exit_code": slot.exit_code, **({"forced": True} if forced else {})},
+                metadata=slot.ending(forced=forced),
             )
         # Only now: a stream that the listening thread still reads from would be waited for, however long that is.
         launched.close()

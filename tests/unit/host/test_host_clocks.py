@@ -83,7 +83,9 @@ def test_readers_are_told_of_the_latest_change_for_a_day(clocks: Clocks) -> None
     clocks.suspend(312)
     watch.tick()
     clocks.run(60)
-    assert watch.explain() == {
+    change = watch.explain()
+    assert change is not None
+    assert change.to_dict() == {
         "kind": "suspended",
         "seconds": 312.0,
         "text": "this machine was suspended for 312 s",

@@ -178,9 +178,10 @@ def test_what_a_drained_host_could_not_place_after_the_stop_is_its_own_and_told(
     a.pool.while_stopping = lambda: ends(b, a)
     a.store.request_drain("a", DrainRequest(mode="move"))
     a.look(2)
-    told = a.reconciler.drain.explain()
-    assert told is not None
-    assert "b: its agent is silent" in told["why"]["x"]
+    report = a.reconciler.drain.explain()
+    assert report is not None
+    assert report.why is not None
+    assert "b: its agent is silent" in report.why["x"]
     b.report()
     a.look(2)
     b.look(2)
@@ -199,10 +200,11 @@ def test_a_drain_takes_no_worker_down_that_has_nowhere_to_go(make_host: MakeHost
     for _ in range(3):
         a.reconciler.fleet_snapshot._until = 0.0
         a.reconciler._look()
-    told = a.reconciler.drain.explain()
-    assert told is not None
-    assert (told["leaving"], told["staying"]) == (2, 3)
-    assert all("b: it is full: 2 of 2 workers" in why for why in told["why"].values()), told
+    report = a.reconciler.drain.explain()
+    assert report is not None
+    assert report.why is not None
+    assert (report.leaving, report.staying) == (2, 3)
+    assert all("b: it is full: 2 of 2 workers" in why for why in report.why.values()), report
     slow.set()
     a.look()
     assert len(a.pool.live) == 3

@@ -24,6 +24,7 @@ from manager.errors import (
 )
 from manager.host.workers import starter
 from manager.host.workers.slot import Slot
+from manager.models import WorkerMetrics, WorkerPlacement
 from manager.system.processes import ProcessRef
 
 SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
@@ -53,6 +54,8 @@ def test_start_show_stop(either: Host) -> None:
     for key in ("pid", "host", "gateway", "version", "config_version", "health", "balance", "equity"):
         assert info.metadata[key], key
     assert info.metadata["health"] == "healthy"
+    known = {*WorkerPlacement.model_fields, *WorkerMetrics.model_fields}
+    assert set(info.metadata) <= known, "docs/reference/payloads.md lists every key"
     assert either.sessions() == 1
     assert either.pool.get_account_worker_id("a") == info.worker_id
     assert either.pool.has_worker_for_account("a")
