@@ -10,6 +10,7 @@ from manager.config.loaded import Defaults, load
 from manager.config.merge import merge
 from manager.config.models import BUILT_IN
 from manager.errors import AccountNotFoundError, InvalidConfigError
+from manager.gateways import runs_programs
 from manager.placement.engine import HostFacts
 from manager.pool.contract import METADATA_KEYS, PoolCase, WorkerPoolContract
 from manager.pool.fake_clock import FakeClock
@@ -51,7 +52,7 @@ class MemoryConfigs:
         if account_id not in self.accounts:
             known = ", ".join(self.list_accounts()) or "none"
             raise AccountNotFoundError(f"no account {account_id}: known are {known}")
-        login = {} if self.accounts[account_id].get("gateway") == "command" else {"login": account_id}
+        login = {} if runs_programs(self.accounts[account_id].get("gateway")) else {"login": account_id}
         beneath = Defaults(Document("defaults", data={}), {**_BENEATH, **login} if apply_defaults else {})
         document = Document(account_id, data=merge({}, self.accounts[account_id]))
         loaded = load(account_id, document, beneath)
