@@ -15,8 +15,7 @@ from manager import wire
 from manager.client.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool, configuration
-from manager.gateways.paper.address import venue_address
-from manager.gateways.paper.reachability import reach_problem
+from manager.gateways import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, CommandContext, Forward, HostCommands
 from manager.models import ValidationResult
@@ -126,7 +125,7 @@ def checked_here(account_id: str) -> ValidationResult:
     if not result.valid:
         return result
     config = running.host.config_service.load_account_config(account_id)
-    problem = reach_problem(config, venue_address(running.settings))
+    problem = reach_problem(config, running.settings)
     if problem is None:
         return result
     return result.model_copy(update={"warnings": (*result.warnings, f"{account_id}: {problem}")})

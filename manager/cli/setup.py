@@ -82,6 +82,7 @@ def init(demo: bool, move_demo: bool) -> int:
     """Write commented starting files for a real fleet; existing files are never overwritten."""
     from manager.config.demo_files import demo_accounts
     from manager.config.starting_files import write_demo_fleet, write_starting_files
+    from manager.gateways import example_files, summaries
 
     if demo and move_demo:
         raise click.UsageError("--demo writes the demo fleet and --move-demo moves it away: give one of them")
@@ -93,7 +94,10 @@ def init(demo: bool, move_demo: bool) -> int:
             return 1
         if not _moved_demo(directory, held):
             return 1
-    written = write_demo_fleet(directory) if demo else write_starting_files(directory, beside=move_demo)
+    if demo:
+        written = write_demo_fleet(directory)
+    else:
+        written = write_starting_files(directory, summaries(), example_files(), beside=move_demo)
     if not written and held:
         click.echo(
             f"{directory} holds the demo fleet ({counted(len(held), 'account')}); nothing was written. `manager init "

@@ -16,6 +16,7 @@ from typing import Any, Final
 from manager.config import credentials
 from manager.config.models import AccountConfig
 from manager.config.problems import Place, dotted
+from manager.config.program_gateways import runs_programs
 from manager.errors import InvalidConfigError
 
 NAMES: Final = ("account_id", "login", "server", "state_dir")
@@ -68,7 +69,7 @@ def fill_placeholders(config: AccountConfig, state_dir: Path | None) -> Filled:
 
     Raises nothing. The configuration itself is returned where there is nothing to fill in.
     """
-    if config.gateway != "command" or not has_placeholders(config):
+    if not runs_programs(config.gateway) or not has_placeholders(config):
         return Filled(config, ())
     filling = _Filling(config, state_dir)
     changes = filling.changes()
@@ -86,7 +87,7 @@ def filled(config: AccountConfig, state_dir: Path) -> AccountConfig:
 
 def uses_state_dir(config: AccountConfig) -> bool:
     """Say whether the account's program has a directory for files of its own."""
-    return config.gateway == "command" and any(
+    return runs_programs(config.gateway) and any(
         any(found[2] == "state_dir" for found in _KNOWN.finditer(text)) for _, text in _texts(config)
     )
 

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from manager.config.models import BUILT_IN
+from manager.config.program_gateways import runs_programs
 
-#: The gateway whose accounts run a program.
-PROGRAM_GATEWAY: Final = "command"
-#: Keys that only say how a program runs. In `defaults.yaml` they count for accounts of that gateway alone: a fleet
-#: may have others beside them.
+#: Keys that configure a program. In `defaults.yaml` they apply only to accounts whose gateway runs programs, so
+#: that a fleet may also have other accounts.
 PROGRAM_KEYS: Final = ("command", "directory", "ready", "environment_file", "user", "group", "umask")
 #: Sections in which exactly one of some keys is allowed: the account's replaces another one in the defaults.
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
@@ -18,7 +17,7 @@ _PROBES: Final = ("tcp", "http")
 def beneath_account(beneath: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
     """Return what lies beneath this account's file; neither mapping is changed."""
     found = dict(beneath)
-    if account.get("gateway", beneath.get("gateway")) != PROGRAM_GATEWAY:
+    if not runs_programs(account.get("gateway", beneath.get("gateway"))):
         for key in PROGRAM_KEYS:
             found.pop(key, None)
             if key in BUILT_IN:

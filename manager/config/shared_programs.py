@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from manager.config.models import AccountConfig
 from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place
+from manager.config.program_gateways import runs_programs
 
 #: (host, port) as they are compared.
 Endpoint = tuple[str, int]
@@ -33,7 +34,7 @@ class SharedPrograms:
 
     def of(self, config: AccountConfig) -> tuple[tuple[Place, str, tuple[str, ...]], ...]:
         """Return what the account shares: where it stands, what it is (empty: the program), and with which others."""
-        if config.gateway != "command" or not config.enabled:
+        if not runs_programs(config.gateway) or not config.enabled:
             return ()
         found: list[tuple[Place, str, tuple[str, ...]]] = []
         for place, endpoint in endpoints(config):
@@ -56,7 +57,7 @@ def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
     ports: dict[Endpoint, tuple[tuple[str, str | None], ...]] = {}
     programs: dict[_Program, tuple[str, ...]] = {}
     for config in configs:
-        if config.gateway != "command" or not config.enabled or not config.command:
+        if not runs_programs(config.gateway) or not config.enabled or not config.command:
             continue
         config = _as_run(config)  # noqa: PLW2901
         for endpoint in dict.fromkeys(endpoint for _, endpoint in endpoints(config)):

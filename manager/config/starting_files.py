@@ -58,7 +58,8 @@ _DEFAULTS: Final = """\
 # has a built-in default, which is what stands behind each `#` below.
 # `manager config show ACCOUNT --origin` tells where each value of an account came from.
 
-# How accounts connect: `paper` (the paper venue that comes along) or `command` (a program of yours).
+# How accounts connect:
+{gateways}
 #gateway: paper
 
 # Milliseconds that connecting may take.
@@ -83,55 +84,6 @@ execution:
   interval_seconds: 30          # between two cycles of a session
   stop_timeout_seconds: 30      # for a polite stop; then the worker is ended by force
   open_positions: keep          # at a stop: keep or close
-"""
-
-_EXAMPLE_PAPER: Final = """\
-# An account at the paper venue. The file's name is the account's id: copy it, one file an account.
-enabled: false                  # true, and `manager up` starts it
-
-gateway: paper
-login: 5001
-server: Paper-1
-# Where the password is, never the password itself. Relative paths start at the configuration directory.
-#   file:PATH             a file that only you can read (chmod 600)
-#   env:NAME              an environment variable of the host agent
-#   keyring:SERVICE/USER  the system's keyring (pip install 'worker-manager[keyring]')
-password: file:secrets/example-paper.password
-
-currencies:
-  - symbol: EURUSD
-    enabled: true
-    risk: {risk_percent: 0.5, max_positions: 3}   # over default_risk
-"""
-
-_EXAMPLE_COMMAND: Final = """\
-# Any program as a worker: a bot of yours, started, watched and stopped like the others.
-enabled: false
-
-gateway: command
-# The program and its arguments; no shell. A relative program is looked for in `directory`, then on PATH.
-command: [python3, -u, -c, "import time; print('ready', flush=True); time.sleep(10**6)"]
-#directory: /opt/bots
-
-# How it shows that it is ready; exactly one of
-#   {line: TEXT}          a text in its output
-#   {tcp: PORT}           a port on 127.0.0.1 that accepts connections
-#   {http: URL}           a URL that answers with 2xx
-#   {after_seconds: N}    it still runs then
-ready: {line: ready}
-
-# How it is asked to stop, and the seconds until it is killed with all that it started.
-stop: {signal: TERM, deadline_seconds: 10}
-
-# It finds MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password, MANAGER_CREDENTIALS_FILE
-# in its environment; besides these only harmless variables and the ones you name here.
-#environment: {LOG_LEVEL: info}
-#environment_file: secrets/example-command.env   # NAME=value lines; it stays on the host
-
-# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}",
-# "{server}" or "{state_dir}" (a directory for the bot's own files) there.
-
-currencies: [{symbol: EURUSD}]
 """
 
 
@@ -160,21 +112,20 @@ def write_demo_fleet(config_dir: Path) -> list[Path]:
     return _write(config_dir, files)
 
 
-def write_starting_files(config_dir: Path, *, beside: bool = False) -> list[Path]:
-    """Write commented files for a real fleet, every account of them switched off; else as `write_demo_fleet`.
+def write_starting_files(
+    config_dir: Path, gateways: Mapping[str, str], examples: Mapping[str, str], *, beside: bool = False
+) -> list[Path]:
+    """Write commented files for a real fleet, with every account disabled; returns the files.
 
-    With `beside` also into a directory that has other files; one that is there already is left as it is.
+    `gateways` describes each gateway in a few words, by name. `examples` are the example files of the gateways:
+    path below the configuration directory → text. Existing files are never changed. If the directory has other
+    files, nothing is written unless `beside` is set.
+
+    Raises SettingsError if a file cannot be written.
     """
-    return _write(
-        config_dir,
-        {
-            "defaults.yaml": _DEFAULTS,
-            "accounts/example-paper.yaml": _EXAMPLE_PAPER,
-            "accounts/example-command.yaml": _EXAMPLE_COMMAND,
-            "secrets/example-paper.password": "change-me\n",
-        },
-        beside=beside,
-    )
+    lines = "\n".join(f"#   {name:<10} {summary}" for name, summary in gateways.items())
+    files = {"defaults.yaml": _DEFAULTS.replace("{gateways}", lines), **examples}
+    return _write(config_dir, files, beside=beside)
 
 
 def _write(config_dir: Path, files: Mapping[str, str], *, beside: bool = False) -> list[Path]:

@@ -15,6 +15,7 @@ from manager.config import ConfigurationService
 from manager.config.starting_files import write_demo_fleet
 from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
+from manager.gateways import uses_local_venue
 from manager.local.ending import Ending
 from manager.local.interrupts import Interrupted, Interrupts
 from manager.local.lasting_output import LastingOutput
@@ -203,7 +204,7 @@ class _Up:
         if self._settings.venue_url is not None:
             return False
         loaded = (self._configuration.read_account(a).config for a in self._configuration.list_accounts())
-        return any(c is not None and c.enabled and c.gateway == "paper" and c.venue is None for c in loaded)
+        return any(c is not None and c.enabled and uses_local_venue(c) for c in loaded)
 
     def _header(self) -> str:
         flower = f", Flower at http://{self._settings.flower_address}:{self._flower_port}"

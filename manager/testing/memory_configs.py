@@ -9,6 +9,7 @@ from manager.config.loaded import Defaults, load
 from manager.config.merge import merge
 from manager.config.models import BUILT_IN
 from manager.errors import AccountNotFoundError, InvalidConfigError
+from manager.gateways import runs_programs
 
 #: Defaults that make an account id alone a valid account.
 _DEFAULTS: Final[Mapping[str, Any]] = {
@@ -43,7 +44,7 @@ class MemoryConfigs:
         if account_id not in self.accounts:
             known = ", ".join(self.list_accounts()) or "none"
             raise AccountNotFoundError(f"no account {account_id}: known are {known}")
-        login = {} if self.accounts[account_id].get("gateway") == "command" else {"login": account_id}
+        login = {} if runs_programs(self.accounts[account_id].get("gateway")) else {"login": account_id}
         defaults = Defaults(Document("defaults", data={}), {**_DEFAULTS, **login} if apply_defaults else {})
         document = Document(account_id, data=merge({}, self.accounts[account_id]))
         loaded = load(account_id, document, defaults)

@@ -1,6 +1,7 @@
 """Rules on programs (gateway `command`): what is started, as whom, and the signs that it is ready and well."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,26 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.config.findings import Finding
 from manager.config.models import ProbeConfig
-from manager.config.placeholders import STATE_DIR, Filled, misspelt
+from manager.config.placeholders import STATE_DIR, Filled, fill_placeholders, misspelt
 from manager.config.problems import Place
 from manager.gateways.command.executables import find_program, program_trouble
 from manager.gateways.command.program_user import ProgramUser, ProgramUserError, program_user
 from manager.system.environment import program_environment
 
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
+
+
+def program_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
+    """Check everything about an account's program. Without `config_dir` nothing on this machine is checked."""
+    # Check what the program would receive, with placeholders filled in.
+    found = fill_placeholders(config, None)
+    yield from placeholders(config, found)
+    yield from program(found, config_dir)
+    config = found.config
+    yield from variables(config)
+    yield from readiness(config)
+    yield from program_health(config)
+    yield from stopping(config)
 
 
 def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
@@ -156,6 +170,18 @@ def program_health(config: AccountConfig) -> Iterator[Finding]:
             )
     if health.probe is not None:
         yield from _probe(health.probe)
+
+
+def stopping(config: AccountConfig) -> Iterator[Finding]:
+    """Check `stop`."""
+    name = config.stop.signal.upper().removeprefix("SIG")
+    if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
+        yield Finding(
+            ("stop", "signal"), f"{config.stop.signal!r} is not a signal; TERM, INT, QUIT or HUP are usual"
+        )
+    if not 0 < config.stop.deadline_seconds <= 3_600:
+        text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
+        yield Finding(("stop", "deadline_seconds"), text)
 
 
 def _probe(probe: ProbeConfig) -> Iterator[Finding]:

@@ -308,10 +308,9 @@ def test_windows_has_no_users_and_no_umask(place: Path, monkeypatch: pytest.Monk
     from manager.gateways.command import executables
     from manager.gateways.command import program_user as module
     from manager.gateways.command import rules as command_rules
-    from manager.validation import rules
 
     directory = Directory(place)
-    for one in (command_rules, rules, executables):
+    for one in (command_rules, executables):
         monkeypatch.setattr(one, "sys", type("sys", (), {"platform": "win32"}))
     monkeypatch.setattr(
         command_rules, "program_user", lambda user, group: _of_windows(module.ProgramUserError, user, group)
