@@ -29,6 +29,7 @@ from manager.host.workers.parallel import run_batch
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
+from manager.host.workers.slots import SlotTable
 from manager.host.workers.starter import Starter
 from manager.host.workers.stopper import StopOutcome, how_ended, stop_process
 from manager.host.workers.unrecorded import UnrecordedWorkers
@@ -60,7 +61,7 @@ _AGAIN_SECONDS: Final = 0.5
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
-class WorkerPoolManager(WorkerQueries):
+class WorkerPoolManager:
     """Starts, stops, restarts and lists the workers of this host. Every method may be called from any thread.
 
     Commands to one account happen one after the other; accounts never wait for each other. Workers outlive the pool:
@@ -81,7 +82,8 @@ class WorkerPoolManager(WorkerQueries):
         on_unexpected_exit: OnUnexpectedExit | None = None,
         unrecorded: UnrecordedWorkers | None = None,
     ) -> None:
-        super().__init__(stale_after_seconds)
+        self.slots = SlotTable()
+        self.queries = WorkerQueries(self.slots, stale_after_seconds)
         self._starter = starter
         self._records = records
         self._sink: RecordSink = sink or NoSink()
@@ -97,7 +99,7 @@ class WorkerPoolManager(WorkerQueries):
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.start_worker`."""
-        slot = self._slot(request.account_id)
+        slot = self.slots.get(request.account_id)
         with slot.lock:
             if slot.unattended and slot.record is not None:
                 raise StartFailedError(
@@ -107,7 +109,7 @@ class WorkerPoolManager(WorkerQueries):
             if slot.live and slot.info is not None and not (slot.restarting or slot.orphaned):
                 # Of its own generation, it was started by this very command, which came another way as well.
                 already = slot.generation != request.generation or request.generation == 0
-                return self._seen(slot, slot.info).with_(
+                return self.queries.with_metrics(slot, slot.info).with_(
                     metadata={"already_running": True} if already else {}
                 )
             slot.restarts, slot.last_cause = 0, None
@@ -118,7 +120,7 @@ class WorkerPoolManager(WorkerQueries):
 
         If that fails, what the worker held stays with the account: another try, `abandon` or a stop follows.
         """
-        slot = self._slot(request.account_id)
+        slot = self.slots.get(request.account_id)
         with slot.lock:
             if slot.live and not (slot.restarting or slot.orphaned):
                 return None
@@ -130,7 +132,7 @@ class WorkerPoolManager(WorkerQueries):
         The account becomes `failed` with the reason, or `stopped` where `stopped` says that a stop is
         desired.
         """
-        slot = self._slot(account_id)
+        slot = self.slots.get(account_id)
         with slot.lock:
             if stopped and (slot.record is None or slot.orphaned):
                 with contextlib.suppress(OrphansLeftError):  # a stop tries again
@@ -144,22 +146,15 @@ class WorkerPoolManager(WorkerQueries):
 
     def forget(self, account_id: str) -> bool:
         """Drop what is known of an account that has no worker; False if nothing is, or if it has one."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-            if slot is None or slot.live or slot.starting or slot.held is not None or slot.lock.locked():
-                return False
-            del self._slots[account_id]
-        return True
+        return self.slots.remove_unused(account_id)
 
     def finds(self, account_id: str) -> bool:
         """Say whether this host has anything of the account; looks for a worker that no record names."""
-        with self._guard:
-            known = account_id in self._slots
-        return known or self._recall(account_id) is not None
+        return self.slots.find(account_id) is not None or self._recall(account_id) is not None
 
     def cancel_start(self, account_id: str) -> None:
         """Break off a start of the account that is under way."""
-        slot = self._slot(account_id)
+        slot = self.slots.get(account_id)
         slot.cancelled.set()
         slot.tell({"event": "cancelled"})
 
@@ -169,13 +164,12 @@ class WorkerPoolManager(WorkerQueries):
         Returns their accounts. Judged by their beat files: one that hangs cannot say so itself. Changes of
         health, which those files tell too, become events.
         """
-        with self._guard:
-            slots = [slot for slot in self._slots.values() if slot.status is WorkerLifecycleStatus.RUNNING]
-        return [slot.account_id for slot in slots if self._end_if_hung(slot)]
+        running = [slot for slot in self.slots.all() if slot.status is WorkerLifecycleStatus.RUNNING]
+        return [slot.account_id for slot in running if self._end_if_hung(slot)]
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.restart_worker`. The new configuration is checked before anything stops."""
-        slot = self._slot(request.account_id)
+        slot = self.slots.get(request.account_id)
         with slot.lock:
             if (
                 slot.live
@@ -183,7 +177,7 @@ class WorkerPoolManager(WorkerQueries):
                 and not (slot.restarting or slot.orphaned)
                 and 0 < request.generation <= slot.generation
             ):
-                return self._seen(slot, slot.info)
+                return self.queries.with_metrics(slot, slot.info)
             config = request.prepare()
             if slot.live:
                 self._stop(slot, None)
@@ -196,8 +190,7 @@ class WorkerPoolManager(WorkerQueries):
         An account whose worker has failed, or that waits for its recovery, is recorded as stopped: True.
         """
         timeout = check_timeout(timeout)
-        with self._guard:
-            slot = self._slots.get(account_id)
+        slot = self.slots.find(account_id)
         if slot is None or not (slot.live or slot.starting):
             slot = self._recall(account_id) or slot
         if slot is None:
@@ -222,8 +215,7 @@ class WorkerPoolManager(WorkerQueries):
         mode = command.mode
         if mode is None:
             raise ValueError(f"{command.name} changes no trading mode")
-        with self._guard:
-            slot = self._slots.get(account_id)
+        slot = self.slots.find(account_id)
         if slot is None or slot.info is None:
             raise NoWorkerError(f"{account_id} has no worker here: nothing to {command.name}")
         with slot.lock:
@@ -234,8 +226,7 @@ class WorkerPoolManager(WorkerQueries):
 
         Raises CommandRefusedError.
         """
-        with self._guard:
-            slot = self._slots.get(account_id)
+        slot = self.slots.find(account_id)
         if slot is None or not slot.lock.acquire(blocking=False):
             return False
         try:
@@ -260,14 +251,7 @@ class WorkerPoolManager(WorkerQueries):
                 slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
                 self._note(info)
         self._sink.flush(_PUBLISH_SECONDS)
-        return self._seen(slot, info)
-
-    def mode(self, account_id: str) -> TradingMode | None:
-        """Return the mode that the account's running worker was given last; None if no worker runs."""
-        with self._guard:
-            slot = self._slots.get(account_id)
-        running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
-        return slot.mode if slot is not None and running else None
+        return self.queries.with_metrics(slot, info)
 
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
@@ -349,7 +333,27 @@ class WorkerPoolManager(WorkerQueries):
 
         return run_batch([(account_id, account_id) for account_id in account_ids], one, progress)
 
-    # questions
+    # queries
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """See `WorkerQueries.list_workers`."""
+        return self.queries.list_workers()
+
+    def get_worker_info(self, account_id: str) -> WorkerInfo | None:
+        """See `WorkerQueries.get_worker_info`."""
+        return self.queries.get_worker_info(account_id)
+
+    def has_worker_for_account(self, account_id: str) -> bool:
+        """See `WorkerQueries.has_worker_for_account`."""
+        return self.queries.has_worker_for_account(account_id)
+
+    def get_account_worker_id(self, account_id: str) -> str | None:
+        """See `WorkerQueries.get_account_worker_id`."""
+        return self.queries.get_account_worker_id(account_id)
+
+    def health(self) -> dict[str, Any]:
+        """See `WorkerQueries.health`."""
+        return self.queries.health()
 
     def validate_many(self, needs: Mapping[str, Needs]) -> None:
         """See `manager.pool.protocol.WorkerPool.validate_many`: they would run here."""
@@ -357,7 +361,7 @@ class WorkerPoolManager(WorkerQueries):
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""
-        return self.live_accounts()
+        return self.queries.live_accounts()
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
         """See `manager.pool.protocol.WorkerPool.recorded_needs`: a pool keeps none."""
@@ -379,7 +383,7 @@ class WorkerPoolManager(WorkerQueries):
         """
         adopted: list[WorkerInfo] = []
         for record in self._records.load_all():
-            slot = self._slot(record.account_id)
+            slot = self.slots.get(record.account_id)
             with slot.lock:
                 info = self._adopt(slot, record, wants_stopped)
             logs.event(
@@ -402,17 +406,14 @@ class WorkerPoolManager(WorkerQueries):
         """
         if self._unrecorded is None:
             return False
-        found = {one.account_id for one in self._unrecorded.find_all(self._accounts_for)}
-        with self._guard:
-            found |= {slot.account_id for slot in self._slots.values() if slot.unrecorded}
+        found = {one.account_id for one in self._unrecorded.find_all(self.slots.accounts_for)}
+        found |= {slot.account_id for slot in self.slots.all() if slot.unrecorded}
         live = [account_id for account_id in found if self._look_for_unrecorded(account_id)]
         return bool(live)
 
     def mend_records(self) -> None:
         """Write again the records of workers that somebody removed while this pool runs. Raises OSError."""
-        with self._guard:
-            slots = [slot for slot in self._slots.values() if slot.record is not None]
-        for slot in slots:
+        for slot in self.slots.all():
             record = slot.record
             if record is None or not self._records.missing(record):
                 continue
@@ -450,7 +451,7 @@ class WorkerPoolManager(WorkerQueries):
             # Nothing may start beside what the last worker's program left running.
             self._ended(slot, WorkerLifecycleStatus.FAILED, slot.info.error)
         if slot.unrecorded and self._unrecorded is not None:
-            found = self._unrecorded.find(request.account_id, self._accounts_for)
+            found = self._unrecorded.find(request.account_id, self.slots.accounts_for)
             if found is not None:
                 raise SessionHeldError(found.explain(self._starter.host))
         if request.trading_mode is not None:
@@ -478,7 +479,7 @@ class WorkerPoolManager(WorkerQueries):
                 self._give_up(slot)
             raise
         self._sink.flush(_PUBLISH_SECONDS)
-        return self._seen(slot, info)
+        return self.queries.with_metrics(slot, info)
 
     @staticmethod
     def _left_alone(slot: Slot) -> bool:
@@ -492,26 +493,9 @@ class WorkerPoolManager(WorkerQueries):
             slot.unattended = slot.record is not None and not slot.exited.is_set()
             return slot.record is not None and slot.exited.is_set()
 
-    def _knows(self, worker_id: str) -> bool:
-        with self._guard:
-            return any(
-                slot.next_worker == worker_id
-                or (slot.record is not None and slot.record.worker_id == worker_id)
-                for slot in self._slots.values()
-            )
-
-    def _accounts_for(self, worker_id: str) -> bool:
-        """Say whether this pool knows what became of a worker: it is known, or has ended."""
-        with self._guard:
-            slots = list(self._slots.values())
-        return self._knows(worker_id) or any(
-            slot.info is not None and slot.info.worker_id == worker_id and not slot.unrecorded
-            for slot in slots
-        )
-
     def _lives(self, worker_id: str) -> bool:
         """Say whether a lease's worker may live here: it is known, or its process holds its files."""
-        return self._knows(worker_id) or self._records.runs(worker_id)
+        return self.slots.has_worker(worker_id) or self._records.runs(worker_id)
 
     def _recall(self, account_id: str) -> Slot | None:
         """Look once more for a worker of the account that no record names, before a stop says that there is none.
@@ -519,28 +503,28 @@ class WorkerPoolManager(WorkerQueries):
         Returns its slot, with the worker adopted from its note, or noted as `unknown`; None if none is found.
         """
         record = self._records.lost(account_id)
-        if record is not None and not self._knows(record.worker_id):
-            slot = self._slot(account_id)
+        if record is not None and not self.slots.has_worker(record.worker_id):
+            slot = self.slots.get(account_id)
             with slot.lock:
                 if not slot.live and record.process.alive():
                     self._adopt(slot, record, lambda _: False)
             return slot
         try:
-            if self._unrecorded is None or self._unrecorded.find(account_id, self._accounts_for) is None:
+            if self._unrecorded is None or self._unrecorded.find(account_id, self.slots.accounts_for) is None:
                 return None
         except FleetUnavailableError:
             return None  # what this machine shows is all that can be known now; the stop stays written down
-        slot = self._slot(account_id)
+        slot = self.slots.get(account_id)
         with contextlib.suppress(FleetUnavailableError):
             self._look_for_unrecorded(account_id)
         return slot
 
     def _look_for_unrecorded(self, account_id: str) -> bool:
         """Have the account's record say whether a worker lives that this host has no record of; returns that."""
-        slot = self._slot(account_id)
+        slot = self.slots.get(account_id)
         if self._unrecorded is None:
             return False
-        found = self._unrecorded.find(account_id, self._accounts_for)
+        found = self._unrecorded.find(account_id, self.slots.accounts_for)
         told = self._unrecorded.info(found) if found is not None else None
         with slot.guard:
             before = slot.info
@@ -563,7 +547,9 @@ class WorkerPoolManager(WorkerQueries):
     def _end_unrecorded(self, slot: Slot, timeout: float | None) -> None:
         """End the account's worker that no record names; the caller holds the slot's lock. Raises StopFailedError."""
         try:
-            found = self._unrecorded.find(slot.account_id, self._accounts_for) if self._unrecorded else None
+            found = (
+                self._unrecorded.find(slot.account_id, self.slots.accounts_for) if self._unrecorded else None
+            )
         except FleetUnavailableError as error:
             raise StopFailedError(
                 f"{slot.account_id}: not stopped: this host has lost its record of the worker, and {error}: stop it again"

@@ -184,7 +184,7 @@ class Bench:
 
     @property
     def slot(self) -> Slot:
-        return self.pool._slots["a"]
+        return self.pool.slots.get("a")
 
     def status(self) -> str:
         return str(self.slot.status)
@@ -326,7 +326,7 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
         return prepare()
 
     start = bench.threads.submit(bench.pool.recover_worker, StartRequest("a", True, True, prepared))
-    eventually(lambda: "a" in bench.pool._slots and bench.slot.starting)
+    eventually(lambda: bench.pool.slots.find("a") is not None and bench.slot.starting)
     stop = bench.stop()
     eventually(bench.slot.cancelled.is_set)
     bench.slot.cancelled.clear()  # the start was past the point where it looks
