@@ -34,7 +34,7 @@ class SlotTable:
         """
         with self._lock:
             slot = self._slots.get(account_id)
-            if slot is None or slot.live or slot.starting or slot.held is not None or slot.lock.locked():
+            if slot is None or slot.live or slot.starting or slot.lease is not None or slot.lock.locked():
                 return False
             del self._slots[account_id]
         return True

@@ -56,7 +56,7 @@ def test_a_new_agent_knows_how_an_adopted_worker_trades(host: Host) -> None:
 
 def test_a_worker_that_does_not_answer_is_no_pause(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.host.workers.modes._ORDER_SECONDS", 0.1)
-    monkeypatch.setattr("manager.host.workers.modes._ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("manager.host.workers.modes._REPLY_SECONDS", 0.1)
     host.account("a", 1)
     process = host.process(host.start())
     process.signal(SIGSTOP)

@@ -238,7 +238,7 @@ def test_many_stops_at_once_are_one_and_all_are_told_so(host: Host, monkeypatch:
     host.start()
     answers: list[bool] = []
     arrived: list[object] = []
-    monkeypatch.setattr(Slot, "tell", lambda _slot, event: arrived.append(event))
+    monkeypatch.setattr(Slot, "notify_start", lambda _slot, event: arrived.append(event))
     threads = [
         threading.Thread(target=lambda: answers.append(host.service.stop_worker("a"))) for _ in range(8)
     ]
