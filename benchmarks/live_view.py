@@ -17,7 +17,7 @@ from common import machine
 from support.servers import RedisServer
 
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.events import EVENTS_KEPT
 from manager.fleet.keys import beats_key
 from manager.fleet.live_reads import LiveReads

@@ -251,7 +251,7 @@ class HostAgent:
 
     @staticmethod
     def _stop_workers(pool: WorkerPoolManager) -> None:
-        accounts = pool.live_accounts()
+        accounts = pool.queries.live_accounts()
         result = pool.stop_many(accounts)
         logs.event(
             logger,
@@ -302,7 +302,7 @@ class HostAgent:
         pool, reconciler = self._pool, self._reconciler
         if pool is not None and reconciler is not None:
             pool.note_unrecorded()
-            known = {info.account_id for info in pool.records()}
+            known = {info.account_id for info in pool.queries.records()}
             self.store.settle(self.settings.host, known, reconciler.desired_cache.wants_stopped)
 
     def _note_unrecorded(self) -> bool:
@@ -316,7 +316,7 @@ class HostAgent:
         """Return every record, for a Redis that lost some; what else it may have lost is done again."""
         if self._leases is not None:
             self._leases.release_again()
-        return [] if self._pool is None else self._pool.records()
+        return [] if self._pool is None else self._pool.queries.records()
 
     def _preload(self) -> None:
         if self._pool is not None:
@@ -372,8 +372,8 @@ class HostAgent:
             version=__version__,
             python=sys.version.split()[0],
             started_at=self._started_at.isoformat(),
-            workers=pool.count_live() if pool else 0,
-            states=pool.states() if pool else {},
+            workers=pool.queries.count_live() if pool else 0,
+            states=pool.queries.states() if pool else {},
             heard_seconds_ago=_rounded(self.self_test.heard_seconds_ago),
             looks=self._reconciler.looks if self._reconciler else 0,
             trouble=self._trouble(),

@@ -299,7 +299,7 @@ class HostCommands:
         Whatever cannot be read now may know it: a stop is refused only where that is certain.
         """
         wanted = self._reconciler.desired_cache
-        if self._pool.occupied(account_id) or wanted.of(account_id) is not None:
+        if self._pool.queries.occupied(account_id) or wanted.of(account_id) is not None:
             return True
         if wanted.uncertain_host(account_id) is not None:
             return True

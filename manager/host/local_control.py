@@ -167,7 +167,7 @@ class LocalControl:
                     for one in self._reconciler.desired_cache.running()
                     if one.host == self._host
                 }
-                accounts = sorted({*self._pool.live_accounts(), *mine})
+                accounts = sorted({*self._pool.queries.live_accounts(), *mine})
             if not isinstance(accounts, list):
                 return {"ok": False, "error": "accounts is not a list"}
             by = str(request.get("by", "?"))[:200]
@@ -181,7 +181,7 @@ class LocalControl:
         results: dict[str, tuple[str, str]] = {}
         under_way: dict[str, Future[bool]] = {}
         for account_id in account_ids:
-            here = self._pool.occupied(account_id)
+            here = self._pool.queries.occupied(account_id)
             desired = self._reconciler.desired_cache.of(account_id)
             if not here and desired is not None and desired.host not in {"", self._host}:
                 results[account_id] = ("elsewhere", f"host {desired.host} has it")

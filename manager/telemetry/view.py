@@ -21,7 +21,8 @@ from typing import Final, Protocol
 
 from manager.errors import FleetUnavailableError
 from manager.fleet.cursors import Cursor, Position
-from manager.fleet.desired import DesiredState, Snapshot
+from manager.fleet.desired import DesiredState
+from manager.fleet.desired_store import DesiredSnapshot
 from manager.fleet.events import Event
 from manager.fleet.hosts import HostState
 from manager.fleet.live_reads import RawAccounts, RawFleet
@@ -55,7 +56,7 @@ class Reads(Protocol):
 class DesiredReads(Protocol):
     """Reads desired state; see `manager.fleet.desired.DesiredStore`."""
 
-    def snapshot(self) -> Snapshot | None: ...
+    def snapshot(self) -> DesiredSnapshot | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,10 @@ class PoolOfNames:
         self.failed.discard(account_id)
         return True
 
+    @property
+    def queries(self) -> "PoolOfNames":
+        return self
+
     def has_worker_for_account(self, account_id: str) -> bool:
         return account_id in self.live
 

@@ -130,7 +130,7 @@ class Drain:
         with self._lock:
             if account_id in self._busy:
                 return None
-        live = self._pool.occupied(account_id)
+        live = self._pool.queries.occupied(account_id)
         if live and request.when_flat and not 0 < request.deadline <= self._desired_cache.redis_time():
             open_positions = self._positions(account_id)
             if open_positions != 0:

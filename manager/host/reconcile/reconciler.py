@@ -164,7 +164,7 @@ class Reconciler:
         """Carry out the stops that were missed, then begin to keep; what should run is started right away."""
         self.desired_cache.read()
         self.drain.read()
-        self.desired_cache.believe(self._pool.live_records())
+        self.desired_cache.believe(self._pool.queries.live_records())
         missed = self._stop_unwanted()
         if missed:
             wait_for(missed, timeout=_MISSED_STOPS_SECONDS)
@@ -227,7 +227,7 @@ class Reconciler:
 
     def stop_locally(self, change: DesiredStateRequest, least_generation: int = 0) -> "Future[bool]":
         """Stop an account by a command that did not come through Redis; works while Redis is away, or hangs."""
-        here = self._pool.occupied(change.account_id)
+        here = self._pool.queries.occupied(change.account_id)
         desired = self.desired_cache.stop_locally(change, least_generation=least_generation, here=here)
         self._wake.set()
         return self.stop(desired)
@@ -385,14 +385,14 @@ class Reconciler:
     def _stop_unwanted(self) -> "list[Future[bool]]":
         unwanted = [
             desired
-            for account_id in self._pool.live_accounts()
+            for account_id in self._pool.queries.live_accounts()
             if (desired := self.desired_cache.of(account_id)) is not None and not desired.running
         ]
         # One that failed before its stop came here, without a task: it is recorded as stopped. A start that was
         # refused is not desired either, but nobody has asked for a stop.
         unwanted += [
             desired
-            for account_id in self._pool.failed_accounts()
+            for account_id in self._pool.queries.failed_accounts()
             if (desired := self.desired_cache.of(account_id)) is not None
             and not desired.running
             and desired.why == STOP
@@ -434,15 +434,15 @@ class Reconciler:
         """
         strays = {
             record.account_id: desired
-            for record in self._pool.live_records()
+            for record in self._pool.queries.live_records()
             if (desired := self.desired_cache.of(record.account_id)) is not None
             and desired.running
             and desired.host not in {"", self._host}
-            and self._pool.generation(record.account_id) is not None
+            and self._pool.queries.generation(record.account_id) is not None
         }
         settled = {key: desired for key, desired in strays.items() if self._strays.get(key) == desired}
         self._strays = strays
-        for record in self._pool.live_records() if settled else ():
+        for record in self._pool.queries.live_records() if settled else ():
             desired = settled.get(record.account_id)
             if desired is None:
                 continue
@@ -461,9 +461,9 @@ class Reconciler:
 
     def _apply_modes(self) -> None:
         """Have every worker trade as is desired: one that was started meanwhile, or did not answer when it was asked."""
-        for record in self._pool.live_records():
+        for record in self._pool.queries.live_records():
             desired = self.desired_cache.of(record.account_id)
-            mode = self._pool.mode(record.account_id)
+            mode = self._pool.queries.mode(record.account_id)
             if desired is None or mode in {None, desired.mode} or runs_programs(record.gateway):
                 continue
             with self._lock:

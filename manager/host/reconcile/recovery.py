@@ -123,7 +123,7 @@ class Restarts:
         account_id = desired.account_id
         if self._draining():
             return
-        generation = self._pool.generation(account_id)
+        generation = self._pool.queries.generation(account_id)
         if generation is not None and generation >= desired.restart:
             return
         with self._lock:
@@ -254,7 +254,7 @@ class Restarts:
             self._give_up(account_id, "")
             return
         request = self.start_request(desired)
-        generation = self._pool.generation(account_id)
+        generation = self._pool.queries.generation(account_id)
         try:
             if not self._pool.has_worker_for_account(account_id) and not self._reserve_here(desired):
                 return
@@ -327,7 +327,7 @@ class Restarts:
             found = self._config_service.load_account_config(account_id).recovery
         except ManagerError:
             # A file that hangs, is broken or gone says nothing new: what it said last counts.
-            return self._known.get(account_id) or self._pool.recovery(account_id) or RecoveryConfig()
+            return self._known.get(account_id) or self._pool.queries.recovery(account_id) or RecoveryConfig()
         self._known[account_id] = found
         return found
 

@@ -1,20 +1,85 @@
-"""Whether a worker hangs, judged from outside: one that does cannot say so."""
+"""Hang detection from a worker's heartbeat file: a hung worker cannot report itself."""
 
+import logging
 from typing import Final
 
+from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.records import WorkerRecord
-from manager.session.heartbeat_file import Heartbeat
+from manager.host.workers.slot import Slot
+from manager.host.workers.slots import SlotTable
+from manager.session.heartbeat_file import Heartbeat, read_heartbeat
+from manager.states import WorkerLifecycleStatus
+from manager.system import logs
 
-#: Seconds that a call may be past its deadline before it counts as hung: the gateway's own timeout comes first.
+logger = logging.getLogger(__name__)
+
+#: Seconds that a call may exceed its deadline before it counts as hung: the gateway's own timeout comes first.
 _OVERDUE_SECONDS: Final = 1.0
 
 
-def why_hung(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None:
-    """Return by what the worker's beat file shows that it hangs; None while it does not, or nobody can say."""
+class HangCheck:
+    """Kills hung workers and publishes changes of health, from the heartbeat files of the running workers."""
+
+    def __init__(self, slots: SlotTable, sink: RecordSink) -> None:
+        self._slots = slots
+        self._sink = sink
+
+    def tick(self) -> list[str]:
+        """Check every running worker once; returns the accounts whose worker was killed."""
+        running = [slot for slot in self._slots.all() if slot.status is WorkerLifecycleStatus.RUNNING]
+        return [slot.account_id for slot in running if self._check(slot)]
+
+    def _check(self, slot: Slot) -> bool:
+        record = slot.record
+        if record is None:
+            return False
+        heartbeat = read_heartbeat(record.beat_file)
+        with slot.guard:
+            if slot.record is not record or slot.status is not WorkerLifecycleStatus.RUNNING:
+                return False
+            if heartbeat is not None:
+                update_health(slot, heartbeat, self._sink)
+            reason = hang_reason(record, heartbeat)
+            if reason is None:
+                return False
+            slot.kill_reason = reason
+        logs.event(
+            logger,
+            logging.ERROR,
+            "hung",
+            reason,
+            account=slot.account_id,
+            worker=record.worker_id,
+            pid=record.process.pid,
+        )
+        record.process.kill()
+        return True
+
+
+def hang_reason(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None:
+    """Return why the worker counts as hung; None if it is healthy or its heartbeat file is unreadable."""
     if heartbeat is None:
         return None
     if heartbeat.overdue_seconds is not None and heartbeat.overdue_seconds > _OVERDUE_SECONDS:
         return f"it hung: the call {heartbeat.call} was {heartbeat.overdue_seconds:.1f} s past its deadline"
     if heartbeat.age_seconds > record.hang_after_seconds:
-        return f"it hung: no sign of life for {heartbeat.age_seconds:.0f} s"
+        return f"it hung: no heartbeat for {heartbeat.age_seconds:.0f} s"
     return None
+
+
+def update_health(slot: Slot, heartbeat: Heartbeat, sink: RecordSink) -> None:
+    """Publish a change of health as an event; the caller holds the slot's guard."""
+    change = slot.update_health(heartbeat.status)
+    if change is None or slot.info is None:
+        return
+    sink.publish_health(slot.info, change)
+    logs.event(
+        logger,
+        logging.INFO if change.reason is None else logging.WARNING,
+        "health",
+        change.reason or "",
+        account=slot.account_id,
+        worker=slot.info.worker_id,
+        old=change.old,
+        new=change.new,
+    )

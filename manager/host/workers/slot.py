@@ -1,4 +1,4 @@
-"""What a pool holds for one account: its lock, its worker, and how that worker is reached."""
+"""One account of the pool: its lock, its worker, and the control channel to that worker."""
 
 import queue
 import threading
@@ -18,17 +18,17 @@ from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatu
 
 
 class IllegalTransitionError(ManagerError, RuntimeError):
-    """Raised when code of ours asks for a transition that the table of states forbids."""
+    """Raised on a transition that the table in `manager.states` forbids: a defect in this software."""
 
     code = "illegal_transition"
 
 
 @dataclass(eq=False)
 class Slot:
-    """One account of the pool.
+    """The state of one account in the pool.
 
-    `lock` is held through a whole start or stop, so that an account's commands happen one after the other and never
-    wait for another account's. `guard` is held for moments, around the fields that the watching thread changes too.
+    `lock` is held for a whole start or stop: an account's commands run one after the other and never wait for another
+    account's. `guard` is held briefly, around the fields that the exit handler changes too.
     """
 
     account_id: str
@@ -36,33 +36,33 @@ class Slot:
     guard: threading.Lock = field(default_factory=threading.Lock)
     info: WorkerInfo | None = None
     record: WorkerRecord | None = None
-    #: What happens during a start: words of the worker, `died`, `cancelled`.
+    #: Events of a running start: the worker's reports, `died`, `cancelled`.
     events: "queue.SimpleQueue[Mapping[str, Any]] | None" = None
     #: Set when the process is proven to have ended.
     exited: threading.Event = field(default_factory=threading.Event)
     exit_code: int | None = None
-    #: What the present worker holds in the fleet, or what an ended one left for the next.
-    held: LeaseGrant | None = None
-    #: Set by a stop that waits for its turn, so that a start which waits for its lease makes room.
+    #: The lease of the current worker, or the one that an ended worker left for the next.
+    lease: LeaseGrant | None = None
+    #: Set by a waiting stop, so that a start which waits (for its lease, its login) gives up.
     cancelled: threading.Event = field(default_factory=threading.Event)
-    #: The worker that a start is about to make.
+    #: The id of the worker that a running start is about to create.
     next_worker: str | None = None
-    #: Whether a start is under way, from its first step on.
+    #: Whether a start is running, from its first step on.
     starting: bool = False
-    #: Set when a command gave up on a process that it could not end: the watching thread records that end.
+    #: Set when a command gave up on a process that it could not end: the exit handler then records its end.
     unattended: bool = False
-    #: Why the pool itself ended the worker, where the exit code cannot say.
-    ended_because: str | None = None
-    #: Whether the worker has ended, but processes that its program started could not be killed.
+    #: Why the pool itself killed the worker, which the exit code does not show.
+    kill_reason: str | None = None
+    #: Whether the worker has ended, but processes of its program could not be killed.
     orphaned: bool = False
-    #: The trading mode that its worker was given last.
+    #: The trading mode that its worker was last set to.
     mode: TradingMode = TradingMode.NORMAL
-    #: How often its worker was started again since the last command, and why the last time.
+    #: How often its worker was restarted since the last command, and the reason of the last restart.
     restarts: int = 0
     last_cause: str | None = None
-    #: How its last worker was to be recovered, by the file that it was started from; None if unknown.
+    #: The recovery settings that its last worker was started with; None if unknown.
     recovery: RecoveryConfig | None = None
-    #: The health of the worker that runs, as it was told last.
+    #: The last published health of the running worker.
     health: HealthChanges | None = None
 
     @property
@@ -75,22 +75,30 @@ class Slot:
         return self.info is not None and self.info.status in LIVE
 
     @property
+    def active(self) -> bool:
+        """Whether a worker is starting, running or stopping: it neither awaits recovery nor left orphans."""
+        return self.live and not (self.restarting or self.orphaned)
+
+    @property
     def unrecorded(self) -> bool:
-        """Whether a worker lives that this host has no record of; see `manager.host.workers.unrecorded`."""
+        """Whether a live worker has no record on this host; see `manager.host.workers.unrecorded`."""
         return self.status is WorkerLifecycleStatus.UNKNOWN
 
     @property
     def generation(self) -> int:
-        """Of the command that its worker was started by; 0 where nobody keeps count."""
+        """The desired-state generation of the command that started the worker; 0 in a pool without a fleet."""
         return self.record.generation if self.record is not None else 0
 
     @property
     def restarting(self) -> bool:
-        """Whether its worker has ended and the next one is waited for."""
+        """Whether its worker has ended and awaits recovery."""
         return self.status is WorkerLifecycleStatus.RESTARTING
 
     def move(self, status: WorkerLifecycleStatus, **changes: Any) -> WorkerInfo:
-        """Go to `status` if the table allows it, with other changes to the record; returns the new record."""
+        """Change the status, with other changes to the record; returns the new record.
+
+        Raises IllegalTransitionError.
+        """
         if self.info is None or not may_move(self.info.status, status):
             raise IllegalTransitionError(f"{self.account_id}: {self.status} may not become {status}")
         if status is WorkerLifecycleStatus.RUNNING:
@@ -98,12 +106,12 @@ class Slot:
         elif status not in LIVE:
             changes.setdefault("stopped_at", utc_now())
         if status is not WorkerLifecycleStatus.RUNNING and self.health is not None:
-            # What it was while it ran is not what an ended worker is.
+            # An ended worker must not show the health that it had while it ran.
             self.health = None
             unknown = WorkerMetrics(health=WorkerHealth.UNKNOWN, health_reason=None).to_dict()
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         if isinstance(changes.get("error"), str):
-            changes["error"] = self.without_account(changes["error"])
+            changes["error"] = self.strip_account(changes["error"])
         self.info = self.info.with_(status=status, **changes)
         return self.info
 
@@ -112,22 +120,22 @@ class Slot:
         ending = WorkerPlacement(exit_code=self.exit_code).to_dict()
         return ending | (WorkerPlacement(forced=True).to_dict() if forced else {})
 
-    def without_account(self, text: str) -> str:
-        """Return an error's text without the account's name before it, which the record has anyway."""
+    def strip_account(self, text: str) -> str:
+        """Return an error text without the leading account id, which the record has already."""
         return text.removeprefix(f"{self.account_id}: ")
 
-    def run(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
-        """Go to `running`, with the health that the worker's status tells; the caller holds `guard`."""
+    def set_running(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
+        """Move to `running` with the health in the worker's status; the caller holds `guard`."""
         reported = WorkerMetrics.read(status)
         health = reported.health or WorkerHealth.UNKNOWN
         self.health = HealthChanges(health)
         metadata = WorkerMetrics(health=health, health_reason=reported.health_reason).to_dict()
         return self.move(WorkerLifecycleStatus.RUNNING, metadata=metadata, **changes)
 
-    def note_health(self, status: Mapping[str, Any]) -> HealthChange | None:
-        """Take the health that the worker's status tells; the caller holds `guard`.
+    def update_health(self, status: Mapping[str, Any]) -> HealthChange | None:
+        """Update the health from the worker's status; the caller holds `guard`.
 
-        Returns the change if an event is to tell of it; the record then has the new health.
+        Returns the change if it is due as an event; the record then has the new health.
         """
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
             return None
@@ -139,20 +147,20 @@ class Slot:
             )
         return change
 
-    def orphan(self, reason: str, *, recovering: bool) -> WorkerInfo:
-        """Note that the worker has ended and its program has not; the caller holds `guard`.
+    def set_orphaned(self, reason: str, *, recovering: bool) -> WorkerInfo:
+        """Record that the worker has ended but its program has not; the caller holds `guard`.
 
-        Recovery, or the next stop, tries again to end it. Until then the account keeps its record and its lease.
+        The account keeps its record and its lease until recovery or the next stop has ended the program.
         """
         self.orphaned = True
         status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
         if self.status is status and self.info is not None:
-            self.info = self.info.with_(error=self.without_account(reason))
+            self.info = self.info.with_(error=self.strip_account(reason))
             return self.info
         return self.move(status, error=reason, metadata=self.ending())
 
-    def tell(self, event: Mapping[str, Any]) -> bool:
-        """Tell a start that is under way; False if none is."""
+    def notify_start(self, event: Mapping[str, Any]) -> bool:
+        """Send an event to the running start; returns False if none is running."""
         with self.guard:
             if self.events is None:
                 return False
@@ -160,7 +168,7 @@ class Slot:
             return True
 
     def ask(self, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
-        """Ask the worker over its control channel. Raises ControlError."""
+        """Send a request over the worker's control channel and return the reply. Raises ControlError."""
         if self.record is None:
             raise ControlError("there is no worker")
         return ask(self.record.control_address, self.record.control_token, request, timeout=timeout)

@@ -38,7 +38,7 @@ from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
-from manager.host.workers.stopper import how_ended, kill_process
+from manager.host.workers.stopper import kill_process, stop_outcome
 from manager.models import WorkerInfo, WorkerMetrics
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.launch_spec import LaunchSpec
@@ -69,12 +69,12 @@ _ERRORS: Final[dict[str, type[StartFailedError]]] = {
 }
 
 
-class Note(Protocol):
-    """Publishes a record; waits so many seconds for it to be in Redis."""
+class Publish(Protocol):
+    """See `RecordSink.publish`."""
 
     def __call__(
-        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, wait_seconds: float = 0.0
-    ) -> None: ...
+        self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
+    ) -> bool: ...
 
 
 class Credentials(Protocol):
@@ -159,7 +159,7 @@ class Starter:
         config: AccountConfig,
         worker_id: str,
         held: LeaseGrant,
-        note: Note,
+        publish: Publish,
         watch: Callable[[Slot, ProcessRef], None],
         generation: int = 0,
     ) -> WorkerInfo:
@@ -182,7 +182,7 @@ class Starter:
             watch(slot, launched.process)
             # Before the order is given: a worker that works has a record, whenever this agent is killed.
             self._records.save(record)
-            note(_info(slot))
+            publish(_info(slot))
             spec = self._spec(
                 record, told, password, values, held, slot.mode, own_files=uses_state_dir(config)
             )
@@ -195,7 +195,7 @@ class Starter:
             ).start()
             connected = self._wait(slot, config, events)
         except BaseException as error:
-            self._undo(slot, launched, note, error, runs_program=config.command is not None)
+            self._undo(slot, launched, publish, error, runs_program=config.command is not None)
             if isinstance(error, OSError) and disk_refuses(error):
                 raise DiskRefusesError(
                     f"{config.account_id}: {explain(error, self._at.paths.root)}"
@@ -211,10 +211,10 @@ class Starter:
             if not died:
                 # Under the guard, as its end is: readers get what happened in the order in which it happened.
                 beat = connected.get("beat")
-                note(slot.run(beat or {}), beat=beat)
+                publish(slot.set_running(beat or {}), beat=beat)
         if died:  # between its word and this line
             death = self._died(slot, config)
-            self._undo(slot, launched, note, death, runs_program=config.command is not None)
+            self._undo(slot, launched, publish, death, runs_program=config.command is not None)
             raise death
         logs.event(
             logger,
@@ -279,7 +279,7 @@ class Starter:
             slot.exited.clear()
             slot.exit_code = None
             slot.unattended = False
-            slot.ended_because = None
+            slot.kill_reason = None
             slot.recovery = config.recovery
             slot.events = events
             slot.info = info.with_(
@@ -372,7 +372,7 @@ class Starter:
         return WorkerDiedError(f"{config.account_id}: while starting, {reason}; see {log}")
 
     def _undo(
-        self, slot: Slot, launched: Launched, note: Note, error: BaseException, *, runs_program: bool
+        self, slot: Slot, launched: Launched, publish: Publish, error: BaseException, *, runs_program: bool
     ) -> None:
         with slot.guard:
             slot.events = None
@@ -394,10 +394,10 @@ class Starter:
             self.end_orphans(record)
         except OrphansLeftError as left:
             with slot.guard:
-                info = slot.orphan(str(left), recovering=False)
-            note(info)
+                info = slot.set_orphaned(str(left), recovering=False)
+            publish(info)
             raise
-        ending = how_ended(slot)
+        ending = stop_outcome(slot)
         forced = cancelled and ending.forced
         with slot.guard:
             slot.record = None
@@ -411,7 +411,7 @@ class Starter:
         # Only now: a stream that the listening thread still reads from would be waited for, however long that is.
         launched.close()
         self._records.remove(record)
-        note(info, wait_seconds=_PUBLISH_SECONDS)
+        publish(info, wait_seconds=_PUBLISH_SECONDS)
         logs.event(
             logger,
             logging.WARNING,

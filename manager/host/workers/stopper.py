@@ -60,7 +60,7 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
             kill_process(slot)
             killed = True
     if not killed:
-        return how_ended(slot)
+        return stop_outcome(slot)
     heartbeat = read_heartbeat(record.beat_file)
     call = f" (it was in the call {heartbeat.call})" if heartbeat and heartbeat.call else ""
     text = f"the worker did not stop within {seconds:g} s{call} and was killed by its host agent"
@@ -69,7 +69,7 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
     )
 
 
-def how_ended(slot: Slot) -> StopOutcome:
+def stop_outcome(slot: Slot) -> StopOutcome:
     """Return how the slot's worker ended that was asked to stop."""
     heartbeat = read_heartbeat(slot.record.beat_file) if slot.record is not None else None
     words = heartbeat.exit_reason if heartbeat is not None else None

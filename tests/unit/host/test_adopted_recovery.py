@@ -31,7 +31,7 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 def test_the_settings_are_found_by_a_new_agent(host: Host) -> None:
     host.new_pool().adopt()
-    assert host.pool.recovery("a") == SETTINGS
+    assert host.pool.queries.recovery("a") == SETTINGS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files of others are shown on Linux alone")
@@ -44,7 +44,7 @@ def test_also_where_files_of_the_worker_are_lost(host: Host, lost: str) -> None:
             path.unlink()
     (adopted,) = host.new_pool().adopt()
     assert adopted.status is WorkerLifecycleStatus.RUNNING
-    assert host.pool.recovery("a") == SETTINGS
+    assert host.pool.queries.recovery("a") == SETTINGS
 
 
 def test_also_of_a_worker_that_ended_while_no_agent_ran(host: Host) -> None:
@@ -53,7 +53,7 @@ def test_also_of_a_worker_that_ended_while_no_agent_ran(host: Host) -> None:
     assert process.wait(10)
     (adopted,) = host.new_pool().adopt()
     assert adopted.status is WorkerLifecycleStatus.FAILED
-    assert host.pool.recovery("a") == SETTINGS
+    assert host.pool.queries.recovery("a") == SETTINGS
 
 
 def test_a_note_of_an_earlier_version_or_of_nonsense_gives_none(host: Host) -> None:
@@ -61,7 +61,7 @@ def test_a_note_of_an_earlier_version_or_of_nonsense_gives_none(host: Host) -> N
         for path in host.paths.run_dir.glob("*.note"):
             path.write_text(content)
         host.new_pool().adopt()
-        assert host.pool.recovery("a") is None
+        assert host.pool.queries.recovery("a") is None
         host.pool.close()
     host.new_pool().adopt()
 

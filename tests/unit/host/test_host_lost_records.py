@@ -248,8 +248,8 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
 
     assert host.info().status == "unknown"
     assert "this host's record of worker" in str(host.info().error)
-    assert host.pool.live_accounts() == ["a"], "a stop that was missed is carried out"
-    assert host.pool.occupied("a"), "a drain does not hand the account over beside it"
+    assert host.pool.queries.live_accounts() == ["a"], "a stop that was missed is carried out"
+    assert host.pool.queries.occupied("a"), "a drain does not hand the account over beside it"
     host.pool.abandon("a", "a session that somebody still has")
     assert host.info().status == "unknown", "a recovery that is refused does not make it failed"
     with pytest.raises(SessionHeldError, match="lives on host h"):

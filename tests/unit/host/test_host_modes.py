@@ -50,19 +50,19 @@ def test_a_new_agent_knows_how_an_adopted_worker_trades(host: Host) -> None:
     eventually(lambda: mode(host) == "paused")
     host.pool.close()
     host.new_pool().adopt()
-    assert host.pool.mode("a") is TradingMode.PAUSED
+    assert host.pool.queries.mode("a") is TradingMode.PAUSED
     assert mode(host) == "paused"
 
 
 def test_a_worker_that_does_not_answer_is_no_pause(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.host.workers.modes._ORDER_SECONDS", 0.1)
-    monkeypatch.setattr("manager.host.workers.modes._ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("manager.host.workers.modes._REPLY_SECONDS", 0.1)
     host.account("a", 1)
     process = host.process(host.start())
     process.signal(SIGSTOP)
     with pytest.raises(CommandRefusedError, match="did not answer"):
         host.service.pause_worker("a")
-    assert host.pool.mode("a") is TradingMode.NORMAL
+    assert host.pool.queries.mode("a") is TradingMode.NORMAL
 
 
 def test_an_account_without_a_worker_has_nothing_to_pause(host: Host) -> None:

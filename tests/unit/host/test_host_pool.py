@@ -241,11 +241,11 @@ def test_many_stops_at_once_are_one_and_all_are_told_so(host: Host, monkeypatch:
     host.start()
     answers: list[bool] = []
     arrived: list[object] = []
-    monkeypatch.setattr(Slot, "tell", lambda _slot, event: arrived.append(event))
+    monkeypatch.setattr(Slot, "notify_start", lambda _slot, event: arrived.append(event))
     threads = [
         threading.Thread(target=lambda: answers.append(host.service.stop_worker("a"))) for _ in range(8)
     ]
-    with host.pool._slot("a").lock:  # all of them have come before the first is carried out
+    with host.pool.slots.get("a").lock:  # all of them have come before the first is carried out
         for thread in threads:
             thread.start()
         eventually(lambda: len(arrived) == 8)
@@ -415,7 +415,7 @@ def test_a_start_whose_process_cannot_be_ended_keeps_its_lease(
     monkeypatch.setattr(starter, "_LEAVE_SECONDS", 0.1)
     with pytest.raises(StopFailedError):
         host.service.start_worker_from_config("a", validate=False)
-    (record,) = host.pool.live_records()
+    (record,) = host.pool.queries.live_records()
     host.seen[record.process.pid] = record.process
     with pytest.raises(SessionHeldError):
         host.service.start_worker_from_config("twin", validate=False)

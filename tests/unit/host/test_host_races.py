@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,8 @@ from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter, WorkerEnvironment
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
+from manager.session.heartbeat_file import HeartbeatWriter
+from manager.system.process_watch import ProcessWatch
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 
@@ -138,6 +141,7 @@ class Bench:
         self.config = config(account_id="a", execution=ExecutionConfig(stop_timeout_seconds=5))
 
     def new_pool(self) -> WorkerPoolManager:
+        self.watch = ProcessWatch()
         self.pool = WorkerPoolManager(
             Starter(
                 self.launcher,
@@ -157,6 +161,7 @@ class Bench:
             sink=self.sink,
             leases=self.leases,
             on_unexpected_exit=self._on_lost,
+            watch=self.watch,
         )
         return self.pool
 
@@ -168,7 +173,7 @@ class Bench:
         self.launcher.launch().close()
         process = next(reversed(self.launcher.children))
         noticed = threading.Event()
-        self.pool._watch.watch(process, lambda _process: noticed.set())
+        self.watch.watch(process, lambda _process: noticed.set())
         process.kill()
         assert noticed.wait(10), "the watching thread has ended"
 
@@ -184,7 +189,7 @@ class Bench:
 
     @property
     def slot(self) -> Slot:
-        return self.pool._slots["a"]
+        return self.pool.slots.get("a")
 
     def status(self) -> str:
         return str(self.slot.status)
@@ -272,7 +277,7 @@ def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(be
     assert bench.status() == "running"
     (record,) = bench.records.load_all()
     assert record.process == second
-    assert bench.slot.held is not None
+    assert bench.slot.lease is not None
     assert bench.stop().result(10) is True
     assert not second.alive()
 
@@ -326,7 +331,7 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
         return prepare()
 
     start = bench.threads.submit(bench.pool.recover_worker, StartRequest("a", True, True, prepared))
-    eventually(lambda: "a" in bench.pool._slots and bench.slot.starting)
+    eventually(lambda: bench.pool.slots.find("a") is not None and bench.slot.starting)
     stop = bench.stop()
     eventually(bench.slot.cancelled.is_set)
     bench.slot.cancelled.clear()  # the start was past the point where it looks
@@ -337,7 +342,7 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
         start.result(20)
     assert stop.result(20) is True
     assert bench.status() == "stopped"
-    assert bench.slot.held is None
+    assert bench.slot.lease is None
 
 
 @pytest.mark.parametrize("desired", ["stopped", "running"])
@@ -399,22 +404,20 @@ def test_an_end_that_comes_as_the_stop_gives_up_is_the_end(
         assert slot.exited.wait(10)
         raise StopFailedError("it is still there")
 
-    monkeypatch.setattr("manager.host.workers.pool.stop_process", too_late)
+    monkeypatch.setattr("manager.host.workers.stop_flow.stop_process", too_late)
     assert bench.stop().result(10) is True
     assert bench.status() == "stopped"
 
 
-def test_a_worker_that_the_pool_ended_says_why_when_a_stop_meets_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_after_the_pool_killed_a_hung_worker_records_why(bench: Bench) -> None:
     death = Death(bench, recovers=False)
     bench.start()
-    monkeypatch.setattr(
-        "manager.host.workers.pool.why_hung", lambda _record, _pulse: "it hung: no sign of life for 60 s"
-    )
+    assert bench.slot.record is not None
+    heartbeat = HeartbeatWriter(bench.slot.record.beat_file)
+    heartbeat.begin_call("orders", time.monotonic() - 60)
     assert bench.pool.end_hung_workers() == ["a"]
     assert death.noticed.wait(10)
     assert bench.stop().result(10) is True
     death.goes_on.set()
     assert bench.slot.info is not None
-    assert bench.slot.info.error == "it hung: no sign of life for 60 s"
+    assert str(bench.slot.info.error).startswith("it hung: the call orders was 6")

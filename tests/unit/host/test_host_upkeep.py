@@ -69,7 +69,7 @@ def test_a_log_that_cannot_be_opened_is_named_by_the_start(host: Host) -> None:
 def test_found_14_a_worker_whose_files_are_removed_makes_them_again_and_stops_cleanly(host: Host) -> None:
     host.account("a", 1)
     info = host.start()
-    record = next(iter(host.pool.live_records()))
+    record = next(iter(host.pool.queries.live_records()))
     socket_path = Path(record.control_address)
     shutil.rmtree(host.paths.run_dir)
     eventually(lambda: socket_path.exists() and read_heartbeat(record.beat_file) is not None)

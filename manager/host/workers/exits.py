@@ -1,0 +1,244 @@
+"""Exit handling: notices the end of a worker process, records it and releases its lease."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from manager.errors import OrphansLeftError
+from manager.host.reporting.record_sink import RecordSink
+from manager.host.workers.exit_reason import describe_exit
+from manager.host.workers.hang_check import update_health
+from manager.host.workers.leases import Leases
+from manager.host.workers.records import RecordFiles, WorkerRecord
+from manager.host.workers.slot import Slot
+from manager.host.workers.starter import Starter
+from manager.models import WorkerInfo
+from manager.session.heartbeat_file import read_heartbeat
+from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+from manager.system.essential_threads import EssentialThread
+from manager.system.process_watch import ProcessWatch
+from manager.system.processes import ProcessRef
+from manager.system.thread_pool import ThreadPool
+
+logger = logging.getLogger(__name__)
+
+#: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
+_EXIT_THREADS: Final = 64
+#: Seconds between two attempts to handle the same exit.
+_RETRY_SECONDS: Final = 0.5
+#: Seconds that a stop waits until its record is in Redis, so that a listing right after it is current.
+_PUBLISH_SECONDS: Final = 2.0
+
+#: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no recovery.
+OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
+
+
+class ExitHandler:
+    """Records the ends of workers. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        starter: Starter,
+        records: RecordFiles,
+        leases: Leases,
+        sink: RecordSink,
+        on_unexpected_exit: OnUnexpectedExit | None,
+        watch: ProcessWatch,
+    ) -> None:
+        self._starter = starter
+        self._records = records
+        self._leases = leases
+        self._sink = sink
+        self._on_unexpected_exit = on_unexpected_exit
+        self._watch = watch
+        self._closing = threading.Event()
+        self._pool = ThreadPool(_EXIT_THREADS, "worker-exit")
+
+    @property
+    def threads(self) -> list[EssentialThread]:
+        """The threads without which no exit is noticed."""
+        return [self._watch.thread, *self._pool.threads]
+
+    def close(self) -> None:
+        """Stop watching. Workers are not affected."""
+        self._closing.set()
+        self._watch.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def watch(self, slot: Slot, process: ProcessRef) -> None:
+        """Handle the exit of the slot's worker when it comes, on a thread of this handler."""
+
+        def exited(process: ProcessRef) -> None:
+            # Not on the watching thread: exit handling reads files and waits for processes.
+            self._pool.submit(self._handle_until_done, slot, process)
+
+        self._watch.watch(process, exited)
+
+    def record_end(
+        self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
+    ) -> None:
+        """Record the proven end of a worker and release its lease; the caller holds the slot's lock.
+
+        Raises OrphansLeftError if processes of its program survive; the account then keeps its record and lease.
+        """
+        if slot.record is not None:
+            try:
+                self._starter.end_orphans(slot.record)
+            except OrphansLeftError as error:
+                with slot.guard:
+                    recovering = status is WorkerLifecycleStatus.RESTARTING or slot.restarting
+                    info = slot.set_orphaned(str(error), recovering=recovering)
+                self._sink.publish(info)
+                raise
+        with slot.guard:
+            slot.orphaned = False
+            record = slot.record
+            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
+            info = slot.move(status, error=reason, metadata=ending)
+            slot.record = None
+        if record is not None:
+            self.remove_record(record)
+        if status is not WorkerLifecycleStatus.RESTARTING:
+            self.release_lease(slot)
+        wait_seconds = _PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0
+        self._sink.publish(info, wait_seconds=wait_seconds)
+        _log_end(info, reason, slot.exit_code)
+
+    def release_lease(self, slot: Slot) -> None:
+        """Release the slot's lease, if it holds one."""
+        lease, slot.lease = slot.lease, None
+        if lease is not None:
+            self._leases.give_up(lease)
+
+    def leave_unattended(self, slot: Slot) -> bool:
+        """Leave the end of a worker that a command could not end to the exit handler.
+
+        Returns True if the worker has ended meanwhile: then the command still has to record its end.
+        """
+        with slot.guard:
+            slot.unattended = slot.record is not None and not slot.exited.is_set()
+            return slot.record is not None and slot.exited.is_set()
+
+    def remove_record(self, record: WorkerRecord) -> None:
+        """Remove the record file of an ended worker; a failure is logged."""
+        try:
+            self._records.remove(record)
+        except OSError as error:
+            # The next agent finds a record of an ended process and reports it as ended.
+            logs.event(logger, logging.WARNING, "record_left", str(error), account=record.account_id)
+
+    def _handle_until_done(self, slot: Slot, process: ProcessRef) -> None:
+        """Handle an exit, and retry after any error: otherwise a dead worker would be shown as running."""
+        while not self._closing.is_set():
+            try:
+                self._handle(slot, process)
+            except BaseException as error:
+                self._watch.thread.failed(error)
+            else:
+                return
+            self._closing.wait(_RETRY_SECONDS)
+
+    def _handle(self, slot: Slot, process: ProcessRef) -> None:
+        """Handle the exit of a worker, requested or not. May be called again after it raised."""
+        record = self._note_exit(slot, process)
+        if record is None:
+            return
+        heartbeat = read_heartbeat(record.beat_file)
+        with slot.guard:
+            info, code = slot.info, slot.exit_code
+            if slot.record is not record or info is None:
+                return
+            slot.exited.set()
+            if slot.events is not None:
+                slot.events.put({"event": "died"})
+            if heartbeat is not None:
+                # A worker that ends because it is unhealthy writes that health just before it ends.
+                update_health(slot, heartbeat, self._sink)
+            unexpected = slot.status is WorkerLifecycleStatus.RUNNING
+            unattended = slot.unattended
+        if not (unexpected or unattended):
+            return  # the running start or stop records this end
+        reason = slot.kill_reason or describe_exit(code, heartbeat.exit_reason if heartbeat else None)
+        if unexpected and code == 0:
+            reason += ", without a command"
+        recover = None
+        if unexpected and self._on_unexpected_exit is not None:
+            ended = info.with_(error=reason, metadata={"exit_code": code})
+            recover = self._on_unexpected_exit(ended, reason)
+        survivors: str | None = None
+        try:
+            # Before the account may get another worker, or lose its lease.
+            self._starter.end_orphans(record)
+        except OrphansLeftError as error:
+            survivors = str(error)
+        recorded = self._record_unrequested_end(
+            slot, record, reason, recovering=recover is not None, survivors=survivors
+        )
+        if recorded and recover is not None:
+            recover()
+
+    def _note_exit(self, slot: Slot, process: ProcessRef) -> WorkerRecord | None:
+        """Store the exit code; returns the worker's record, or None if the slot has another worker by now."""
+        code = self._starter.exit_code(process)
+        with slot.guard:
+            record = slot.record
+            if record is None or slot.info is None or record.process != process:
+                return None
+            if code is not None:
+                slot.exit_code = code
+        return record
+
+    def _record_unrequested_end(
+        self, slot: Slot, record: WorkerRecord, reason: str, *, recovering: bool, survivors: str | None
+    ) -> bool:
+        """Record the end of a worker that no command waits for; returns False if a command came first.
+
+        That command saw `exited` and records the end itself. `survivors` names processes of the worker's program that
+        could not be killed: then the account keeps its record and its lease.
+
+        All of it happens in one hold of the guard. A start may begin as soon as the guard is released, and what it
+        creates (record, file, lease) must not be taken for the ended worker's.
+        """
+        with slot.guard:
+            before, exit_code = slot.status, slot.exit_code
+            running = before is WorkerLifecycleStatus.RUNNING
+            if slot.record is not record or not (running or slot.unattended):
+                return False
+            slot.unattended, slot.last_cause = False, reason
+            slot.restarts += recovering
+            if survivors is not None:
+                self._sink.publish(slot.set_orphaned(survivors, recovering=recovering))
+                return True
+            if recovering:
+                status = WorkerLifecycleStatus.RESTARTING
+            elif before is WorkerLifecycleStatus.STOPPING or (running and exit_code == 0):
+                status = WorkerLifecycleStatus.STOPPED
+            else:
+                status = WorkerLifecycleStatus.FAILED
+            self.remove_record(record)
+            slot.record = None
+            lease = slot.lease
+            if not recovering:
+                slot.lease = None
+            info = slot.move(status, error=reason, metadata={"exit_code": exit_code})
+            self._sink.publish(info)
+        if lease is not None and not recovering:
+            self._leases.give_up(lease)
+        _log_end(info, reason, exit_code)
+        return True
+
+
+def _log_end(info: WorkerInfo, reason: str | None, exit_code: int | None) -> None:
+    logs.event(
+        logger,
+        logging.INFO if reason is None else logging.WARNING,
+        "ended",
+        reason or "",
+        account=info.account_id,
+        worker=info.worker_id,
+        status=info.status,
+        code=exit_code,
+    )
