@@ -188,19 +188,17 @@ class RefusingStore:
         del host
 
 
-def test_each_state_of_redis_is_one_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("manager.host.reporting.publisher._INTERVAL", 0.01)
+def test_each_state_of_redis_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     replica = "Redis at X is a read-only replica (READONLY): point MANAGER_REDIS_URL at the primary"
     full = "Redis at X is out of memory (OOM): raise maxmemory"
     store = RefusingStore(replica, replica, full, full, full, replica)
-    publisher = Publisher(store, "h", dict)
+    publisher = Publisher(store, "h", dict, clock=lambda: 0.0)
+    publisher.publish(WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING))
     with caplog.at_level(logging.INFO):
-        publisher.start()
-        info = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
-        assert publisher.publish(info, wait_seconds=10)
-        publisher.close()
+        for second in range(7):
+            assert not publisher.flush(0)
+            publisher.tick(float(second))
+    assert publisher.flush(0)
     lines = [
         record.getMessage().partition(";")[0]
         for record in caplog.records
