@@ -67,7 +67,7 @@ class Reporter:
                     logs.event(logger, logging.INFO, "report_resumed", missed=failures)
                 failures = 0
                 self._lease.renewed(asked_at)
-            self._lease.tend()
+            self._lease.tick(lease_clock())
             self._stop.wait(min(self._interval * 2 ** min(failures, 6), max(_MAX_BACKOFF, self._interval)))
 
 

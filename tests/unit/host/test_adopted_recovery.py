@@ -1,5 +1,6 @@
 """An adopted worker is recovered by the settings that it was started with, until its file can be read."""
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -110,10 +111,10 @@ def test_a_file_that_cannot_be_read_changes_nothing_of_the_recovery(
         host.reconciler.desired_cache.read()
         del host.pool.live["a"]
         lost = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
-        recover = host.reconciler.restarts.lost(lost, "it was killed")
+        recover = host.reconciler.restarts.on_exit(lost, "it was killed")
         assert recover is not None
         recover()
-        host.reconciler.restarts.launch()
+        host.reconciler.restarts.tick(math.inf)
         eventually(lambda: "given up" in host.pool.abandoned.get("a", ""), what=str(host.pool.abandoned))
         assert host.pool.started == []
 

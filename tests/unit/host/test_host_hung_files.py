@@ -48,7 +48,7 @@ def test_others_are_started_recovered_and_stopped_while_the_files_of_one_hang(
         lost = WorkerInfo(worker_id="w", account_id="hangs", status=WorkerLifecycleStatus.RUNNING)
         for account_id in ("hangs", "well"):
             host.pool.live.pop(account_id, None)
-            recover = host.reconciler.restarts.lost(lost.with_(account_id=account_id), "it was killed")
+            recover = host.reconciler.restarts.on_exit(lost.with_(account_id=account_id), "it was killed")
             assert recover is not None
             recover()
         eventually(lambda: host.pool.started.count("well") == 2)

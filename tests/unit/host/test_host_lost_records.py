@@ -269,9 +269,8 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
 def test_what_is_wrong_in_redis_is_corrected_once_redis_is_there(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    kept = ReconciledHost(tmp_path, redis_server.url, "h")
     answers = [False, False, True]
-    kept.reconciler._settle = lambda: answers.pop(0)
+    kept = ReconciledHost(tmp_path, redis_server.url, "h", settle=lambda: answers.pop(0))
     kept.look(4)
     assert answers == [], "asked until nothing is left, and no more"
     kept.close()

@@ -84,7 +84,7 @@ def test_nor_follows_it_a_later_command_to_a_silent_host(host: ReconciledHost) -
     """The command at hand was overtaken by one that gave the account to a host which fell silent."""
     later = host.wanted("x", LOST, token="t-later")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
-        host.commands._follow(later, 0, host.reconciler._config_service.load_account_config("x"))
+        host.router.follow(later, 0, host.configuration.load_account_config("x"))
 
 
 def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: ReconciledHost) -> None:
@@ -128,7 +128,7 @@ def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
 
 def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
-    claims = leases_module.claims_of(host.reconciler._config_service.load_account_config("x"), LOST)
+    claims = leases_module.claims_of(host.configuration.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -137,16 +137,19 @@ def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHo
 
 
 def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_says_it_runs(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
+    host = ReconciledHost(tmp_path, redis_server.url, "b", task_grace_seconds=-1.0)
+    host.lease_store.trust()
+    host.account("x", 1)
     recorded(host, WorkerLifecycleStatus.RUNNING)
     host.wanted("x")
-    monkeypatch.setattr(host.reconciler.desired_cache, "task_is_lost", lambda _desired: True)
     host.look(2)
     assert host.pool.started == []
     recorded(host, WorkerLifecycleStatus.STOPPED)
     host.look(2)
     assert host.pool.started == ["x"]
+    host.close()
 
 
 def test_with_failover_a_start_waits_until_such_a_worker_has_left(
@@ -156,8 +159,8 @@ def test_with_failover_a_start_waits_until_such_a_worker_has_left(
     now = [100.0]
     monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
-    config = host.reconciler._config_service.load_account_config("x")
-    leases = host.commands._leases
+    config = host.configuration.load_account_config("x")
+    leases = host.leases
     host.wanted("x", LOST, failover=True)
     assert not leases.free(config)
     now[0] += 1.9
@@ -182,7 +185,7 @@ def test_with_failover_a_plain_start_waits_as_well(
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
     start(host)  # its pool takes no lease: what matters is that a lease is doubted from here on
-    config = host.reconciler._config_service.load_account_config("x")
+    config = host.configuration.load_account_config("x")
     waits: list[float] = []
 
     class Waiting:
@@ -195,7 +198,7 @@ def test_with_failover_a_plain_start_waits_as_well(
             return False
 
     waiting: Any = Waiting()
-    held = host.commands._leases.take(config, "w-2", before=None, cancelled=waiting, known=lambda _: False)
+    held = host.leases.take(config, "w-2", before=None, cancelled=waiting, known=lambda _: False)
     assert held.epoch > 0
     assert sum(waits) >= 2.0
 

@@ -104,7 +104,7 @@ def test_a_task_for_an_unknown_account_writes_nothing_down(
     with pytest.raises((AccountNotFoundError, NoWorkerError), match="no account"):
         command(host)
     assert wanted(redis_server) == set()
-    assert host.reconciler.desired_cache.of(GHOST) is None
+    assert host.reconciler.desired_cache.get(GHOST) is None
 
 
 def _deleted_while_it_runs(host: ReconciledHost) -> None:
