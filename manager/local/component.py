@@ -48,7 +48,7 @@ class Component:
         #: Whether it had to be killed when it was asked to stop.
         self.forced = False
 
-    def find(self) -> bool:
+    def adopt(self) -> bool:
         """Take over the process that an earlier `up` started, if it still lives; True if it does."""
         with contextlib.suppress(OSError, ValueError):
             process = ProcessRef.from_dict(json.loads(self._record.read_text()))
@@ -76,7 +76,7 @@ class Component:
         self.recorded = False
         self.record()
 
-    def mend(self) -> None:
+    def restore_record(self) -> None:
         """Write down again which process it is, if somebody has removed that. Raises nothing; call it again."""
         if self.process is not None and not self._record.exists():
             self.recorded = False
@@ -109,7 +109,7 @@ class Component:
             return False
         return self.process is not None and self.process.alive()
 
-    def ending(self) -> str:
+    def exit_reason(self) -> str:
         """Say how it ended: its exit code, if known, and the last line of its log."""
         code = self._child.poll() if self._child is not None else None
         words = _last_line(self.log_file)

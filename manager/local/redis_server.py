@@ -6,7 +6,7 @@ from typing import Final
 
 from manager.errors import ComponentError
 from manager.local.component import Component
-from manager.local.redis_binaries import ServerBinary, how_to_get_one, server_binaries
+from manager.local.redis_binaries import ServerBinary, install_hint, server_binaries
 from manager.system.environment import clean_environment
 from manager.system.state_dir import StatePaths
 
@@ -22,18 +22,18 @@ def find_binary() -> ServerBinary | None:
     return next((binary for binary in server_binaries() if binary.at_least(MIN_VERSION)), None)
 
 
-def own_redis(paths: StatePaths) -> Component:
+def local_redis(paths: StatePaths) -> Component:
     """Return the component that is this machine's own Redis.
 
     Raises ComponentError if there is no program for it, or if that program would not see the data that are there.
     """
     if sys.platform == "win32":
-        raise ComponentError(f"Redis does not run on Windows: set MANAGER_REDIS_URL to {how_to_get_one()}")
+        raise ComponentError(f"Redis does not run on Windows: set MANAGER_REDIS_URL to {install_hint()}")
     binary = find_binary()
     if binary is None:
         old = "".join(f" ({one} is too old)" for one in server_binaries())
         raise ComponentError(
-            f"no Redis server on this machine{old}: install {how_to_get_one()}, or set MANAGER_REDIS_URL to one elsewhere"
+            f"no Redis server on this machine{old}: install {install_hint()}, or set MANAGER_REDIS_URL to one elsewhere"
         )
     _refuse_loss(binary, paths.redis_dir)
     argv = [
@@ -61,7 +61,7 @@ def _refuse_loss(binary: ServerBinary, data: Path) -> None:
         )
 
 
-def version_trouble(version: str) -> str | None:
+def version_problem(version: str) -> str | None:
     """Say what is wrong with a server of this version; None if nothing is."""
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers >= MIN_VERSION:

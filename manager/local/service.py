@@ -28,7 +28,7 @@ _PATHS: Final = ("MANAGER_REDIS_URL_FILE", "MANAGER_FLOWER_AUTH_FILE")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ServiceFile:
     """A file of a service."""
 
     path: Path
@@ -41,11 +41,11 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServicePlan:
     """What `install`, `uninstall` and `status` do for one service."""
 
     name: str
-    files: Sequence[Written]
+    files: Sequence[ServiceFile]
     install: Sequence[Sequence[str]]
     uninstall: Sequence[Sequence[str]]
     status: Sequence[str]
@@ -61,7 +61,7 @@ def service_plan(
     name: str = "worker-manager",
     scope: Scope | None = None,
     user: str | None = None,
-) -> Plan:
+) -> ServicePlan:
     """Return the plan for this system. Writes nothing. Raises SettingsError."""
     if sys.platform == "win32":
         return windows_plan(settings, manager_argv(runs), name, user or this_user())
@@ -95,7 +95,7 @@ def this_user() -> str:
 
 def systemd_plan(
     settings: Settings, argv: Sequence[str], runs: Runs, name: str, scope: Scope, user: str | None
-) -> Plan:
+) -> ServicePlan:
     """Return the plan for a unit of the system, or of this user alone."""
     system = scope == "system"
     if system:
@@ -123,16 +123,16 @@ def systemd_plan(
         hints.append(
             f"`loginctl enable-linger {me}` starts it at boot; without it, systemd ends it AND ITS WORKERS when {me} logs out"
         )
-    return Plan(
+    return ServicePlan(
         name,
         [
-            Written(
+            ServiceFile(
                 environment_file,
                 environment_text(values),
                 keep=True,
                 shown=environment_text(_masked(values, settings)),
             ),
-            Written(units / unit, text),
+            ServiceFile(units / unit, text),
         ],
         [[*control, "daemon-reload"], [*control, "enable", "--now", unit]],
         [[*control, "disable", "--now", unit], [*control, "daemon-reload"]],
@@ -142,21 +142,21 @@ def systemd_plan(
     )
 
 
-def windows_plan(settings: Settings, argv: Sequence[str], name: str, user: str) -> Plan:
+def windows_plan(settings: Settings, argv: Sequence[str], name: str, user: str) -> ServicePlan:
     """Return the plan for a scheduled task: it needs no program beside Windows, which a true service would."""
     values = service_environment(settings)
     directory = settings.state_dir
     script, task = directory / f"{name}.cmd", directory / f"{name}.xml"
     log_file = str(directory / "logs" / f"{name}.log")
-    return Plan(
+    return ServicePlan(
         name,
         [
-            Written(
+            ServiceFile(
                 script,
                 loop_script(argv, values, log_file),
                 shown=loop_script(argv, _masked(values, settings), log_file),
             ),
-            Written(task, task_xml(user, str(script)), encoding="utf-16"),
+            ServiceFile(task, task_xml(user, str(script)), encoding="utf-16"),
         ],
         [
             # Asks for the user's password itself.
@@ -190,10 +190,10 @@ def service_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def install(plan: Plan) -> list[str]:
+def install(plan: ServicePlan) -> list[str]:
     """Write the files and run the commands; returns what was done. Raises ComponentError."""
     done: list[str] = []
-    need(plan.install[0][0])
+    require_program(plan.install[0][0])
     for file in plan.files:
         if file.keep and file.path.exists():
             done.append(f"{file.path} exists and stays as it is")
@@ -213,12 +213,12 @@ def install(plan: Plan) -> list[str]:
     return done
 
 
-def uninstall(plan: Plan) -> list[str]:
+def uninstall(plan: ServicePlan) -> list[str]:
     """Run the commands and remove the files that no person edits; returns what was done. Raises ComponentError."""
     ours = [file for file in plan.files if not file.keep]
     if not any(file.path.exists() for file in ours):
         return []
-    need(plan.uninstall[0][0])
+    require_program(plan.uninstall[0][0])
     done: list[str] = []
     first, *rest = plan.uninstall
     run_command(first)
@@ -249,7 +249,7 @@ def shown_command(command: Sequence[str]) -> str:
     return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
 
 
-def need(program: str) -> None:
+def require_program(program: str) -> None:
     """Raise ComponentError if there is no such program."""
     if shutil.which(program) is None:
         raise ComponentError(

@@ -16,7 +16,7 @@ _KILL_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """Accounts whose workers were to end."""
 
     #: Those whose processes have provably ended.
@@ -39,14 +39,14 @@ def live_workers(paths: StatePaths) -> list[WorkerRecord]:
     return [record for record in _records(paths).load_all() if record.process.alive()]
 
 
-def end_workers(paths: StatePaths, *, polite: bool) -> Swept:
+def end_workers(paths: StatePaths, *, polite: bool) -> SweepResult:
     """End every worker of this machine: by SIGTERM first if `polite`, by SIGKILL in any case.
 
     Only for when no host agent runs: it would count the workers as lost.
     """
     files = _records(paths)
     records = live_workers(paths)
-    swept = Swept()
+    swept = SweepResult()
     if polite:
         for record in records:
             record.process.signal(signal.SIGTERM)

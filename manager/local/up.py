@@ -16,10 +16,10 @@ from manager.config.starting_files import write_demo_fleet
 from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
 from manager.gateways import uses_local_venue
-from manager.local.ending import Ending
 from manager.local.interrupts import Interrupted, Interrupts
-from manager.local.lasting_output import LastingOutput
 from manager.local.machine import Machine, port_is_free
+from manager.local.resilient_output import ResilientOutput
+from manager.local.shutdown import Shutdown
 from manager.local.up_record import Phase, RequestWatch, UpFiles
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.service import WorkerManagerService
@@ -34,7 +34,7 @@ from manager.terminal.tables import change_lines, validation_lines, worker_table
 #: Seconds in which a process that only asks for the holder of the lock gives it back.
 _LOCK_SECONDS: Final = 0.5
 #: Seconds between two looks at the fleet.
-_LOOK_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 1.0
 
 
 def run_up(
@@ -57,11 +57,11 @@ def run_up(
     files = UpFiles(paths)
     lock = FileLock(files.lock)
     try:
-        take_up_lock(lock, paths)
+        acquire_up_lock(lock, paths)
     except OSError as error:
         raise ComponentError(explain(error, paths.run_dir)) from None
     # Its own output may go away, with its terminal: the fleet is ended all the same.
-    output = LastingOutput(sys.stdout, files.log)
+    output = ResilientOutput(sys.stdout, files.log)
     console = Console(file=output, soft_wrap=not sys.stdout.isatty())  # type: ignore[arg-type]
     try:
         configuration = ConfigurationService(settings.config_dir)
@@ -82,7 +82,7 @@ def run_up(
         lock.release()
 
 
-def take_up_lock(lock: FileLock, paths: StatePaths) -> None:
+def acquire_up_lock(lock: FileLock, paths: StatePaths) -> None:
     """Take the lock of the one `manager up`. Raises ComponentError if another one has it."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while not lock.acquire():
@@ -143,7 +143,7 @@ class _Up:
         self._flower_port = flower_port
         self._machine = Machine(settings, paths, interrupts, self._say)
         self._service: WorkerManagerService = build_service(settings)
-        self._ending = Ending(settings, paths, self._machine, self._service, console, self._say)
+        self._shutdown = Shutdown(settings, paths, self._machine, self._service, console, self._say)
         self._others: dict[str, tuple[str, str]] = {}
         self._not_read: dict[str, str] = {}
 
@@ -157,7 +157,7 @@ class _Up:
                 if not once:
                     self._show_fleet()
             except Interrupted:
-                self._interrupts.taken()
+                self._interrupts.acknowledge()
                 self._said = []
                 self._say("stopping" if self._background else "stopping; Ctrl-C again to stop at once")
             except (ManagerError, OSError) as error:
@@ -165,10 +165,10 @@ class _Up:
                 code = 1
             self._said = self._said or []
             self._note_phase("ending", code)
-            code = max(code, self._ending.politely())
+            code = max(code, self._shutdown.graceful())
         except Interrupted:
             self._interrupts.ignore()
-            code = max(code, self._ending.at_once())
+            code = max(code, self._shutdown.forced())
         self._interrupts.ignore()
         self._note_phase("ended", code)
         return code
@@ -234,7 +234,7 @@ class _Up:
             self._say(line, style)
         enabled = [name for name, on in self._service.enabled_accounts().items() if on]
         with batch_progress(
-            self._console, "starting", enabled, self._machine.awaited(starts=True)
+            self._console, "starting", enabled, self._machine.pending_reasons(starts=True)
         ) as progress:
             batch = self._service.start_all(progress=progress)
         self._others = _not_started(batch, results) | {
@@ -300,9 +300,9 @@ class _Up:
             self._pause()
 
     def _pause(self) -> None:
-        self._machine.keep()
+        self._machine.supervise()
         self._lock.renew()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) -> dict[str, tuple[str, str]]:

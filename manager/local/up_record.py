@@ -14,7 +14,7 @@ from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 
 #: Seconds between two looks for a request.
-_LOOK_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.2
 
 Phase = Literal["starting", "up", "ending", "ended"]
 
@@ -63,7 +63,7 @@ class UpFiles:
             lines=tuple(map(str, lines)) if isinstance(lines, list) else (),
         )
 
-    def request_end(self, process: ProcessRef) -> None:
+    def request_shutdown(self, process: ProcessRef) -> None:
         """Ask exactly this process to end politely. Raises OSError. Idempotent."""
         _replace(self._request, process.to_dict())
 
@@ -94,7 +94,7 @@ class RequestWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+        while not self._closed.wait(_POLL_SECONDS):
             with contextlib.suppress(OSError):
                 if self._files.take_request():
                     self._asked()

@@ -1,4 +1,4 @@
-"""`manager secure`: everything that a private Redis needs, in one directory, made once and added to later."""
+"""`manager secure`: everything that a private Redis needs, in one directory, created once and added to later."""
 
 import hashlib
 import os
@@ -35,18 +35,20 @@ USERS: Final = {
 
 #: Whoever gives no name is nobody: the user is off, and has no password by which it could be on. It has every right all the
 #: same, because Redis replays its append-only file as this user, and leaves out each transaction that it may not do.
-_NOBODY: Final = "user default off resetpass allkeys allchannels +@all"
+_DEFAULT_USER: Final = "user default off resetpass allkeys allchannels +@all"
 
 
-#: A line that was made here.
-_OURS: Final = re.compile(r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) ")
+#: A line that was created here.
+_GENERATED_LINE: Final = re.compile(
+    r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) "
+)
 #: Names, and addresses of either kind.
 _REDIS_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What was made."""
+class Created:
+    """What was created."""
 
     directory: Path
     files: tuple[Path, ...]
@@ -55,7 +57,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class PreviousSetup:
     """What `init` was asked for the last time; as if by default, if it never was."""
 
     redis_names: tuple[str, ...] = ("localhost", "127.0.0.1")
@@ -71,7 +73,7 @@ class SecureDirectory:
 
     def init(
         self, *, hosts: Sequence[str], redis_names: Sequence[str], port: int, days: int, tls: bool = True
-    ) -> Made:
+    ) -> Created:
         """Make what is missing: authority, Redis's certificate (always a new one), users, URLs, Redis's configuration.
 
         Users that there are keep their passwords; their rights, and where their URLs lead, are renewed. Raises
@@ -89,22 +91,22 @@ class SecureDirectory:
         end = f"?{urlencode(query, safe='/')}" if tls else ""
         url = _Url("rediss" if tls else "redis", f"{place}:{port}/0{end}")
         for user in known:
-            self._lead_to(user, url)
+            self._update_url(user, url)
         new = [user for user in dict.fromkeys(users) if user not in known]
         for user in new:
             self._add(user, url)
         files.append(
             atomic_file.write(self.directory / CONF_FILE, self._conf(port, tls=tls).encode(), durable=True)
         )
-        made = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
-        return Made(self.directory, tuple(made), tuple(new))
+        created = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
+        return Created(self.directory, tuple(created), tuple(new))
 
-    def before(self) -> Before:
+    def previous_setup(self) -> PreviousSetup:
         """Return what there is: a certificate that is renewed must not lose the names that the fleet knows Redis by."""
         try:
             conf = (self.directory / CONF_FILE).read_text()
         except (OSError, UnicodeDecodeError):
-            return Before()
+            return PreviousSetup()
         tls = re.search(r"^tls-port (\d+)$", conf, re.MULTILINE)
         plain = re.search(r"^port (\d+)$", conf, re.MULTILINE)
         port = tls or plain
@@ -112,9 +114,13 @@ class SecureDirectory:
         names = certificate_names(self.directory) if tls is not None else ()
         if not names and url is not None:
             names = (url.rest.partition("/")[0].rpartition(":")[0].strip("[]"),)
-        return Before(names or Before().redis_names, int(port[1]) if port else Before().port, tls is not None)
+        return PreviousSetup(
+            names or PreviousSetup().redis_names,
+            int(port[1]) if port else PreviousSetup().port,
+            tls is not None,
+        )
 
-    def add_host(self, host: str) -> Made:
+    def add_host(self, host: str) -> Created:
         """Add a host's user; its URL is like the manager's. Raises SettingsError if there is no such directory yet."""
         url = _Url.read(self.url_file("manager"))
         if url is None or not (self.directory / ACL_FILE).exists():
@@ -125,7 +131,7 @@ class SecureDirectory:
         if user in self._renew_rights():
             raise SettingsError(f"{self.directory / ACL_FILE} has a user {user} already")
         self._add(user, url)
-        return Made(self.directory, (self.directory / ACL_FILE, self.url_file(user)), (user,))
+        return Created(self.directory, (self.directory / ACL_FILE, self.url_file(user)), (user,))
 
     def url_file(self, user: str) -> Path:
         return self.directory / f"{user}.url"
@@ -148,9 +154,9 @@ class SecureDirectory:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} cannot be read: {error}") from None
         known: list[str] = []
-        lines = [_NOBODY]
+        lines = [_DEFAULT_USER]
         for line in before:
-            found = _OURS.match(line)
+            found = _GENERATED_LINE.match(line)
             if found is not None:
                 known.append(found["user"])
                 line = _acl_line(found["user"], found["digest"])  # noqa: PLW2901
@@ -169,7 +175,7 @@ class SecureDirectory:
         line = _acl_line(user, hashlib.sha256(password.encode()).hexdigest())
         atomic_file.write(path, path.read_bytes() + line.encode() + b"\n", durable=True)
 
-    def _lead_to(self, user: str, url: "_Url") -> None:
+    def _update_url(self, user: str, url: "_Url") -> None:
         """Have the user's URL, if it is still here, lead to where Redis is now."""
         before = _Url.read(self.url_file(user))
         if before is not None and before.of(before.credentials) != url.of(before.credentials):
@@ -195,7 +201,7 @@ class SecureDirectory:
             else f"port {port}\n"
         )
         return (
-            "# For the Redis of one fleet; nobody else's data in it. Made by `manager secure init`.\n"
+            "# For the Redis of one fleet; nobody else's data in it. Created by `manager secure init`.\n"
             f"{listen}aclfile {at(ACL_FILE)}\n"
             "appendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n"
             "# A client that sends more than this in one value is cut off.\n"

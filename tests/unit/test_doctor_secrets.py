@@ -100,7 +100,7 @@ def test_files_with_secrets_that_others_may_read_are_named(
     found = [check for check in run_checks(settings) if check.code == "secrets"]
     assert [check.outcome for check in found] == ["warning", "warning"]
     assert "ssl_cert_reqs=none" in found[0].found
-    assert "5 files with secrets may be read by others" in found[1].found
+    assert "other users can read 5 files with secrets" in found[1].found
     assert "s3cret" not in str(found)
     for path in (url_file, users, directory.root / "password", directory.root / "key"):
         path.chmod(0o600)

@@ -10,7 +10,7 @@ from typing import TextIO
 from manager.system.storage import disk_refuses
 
 
-class LastingOutput(TextIOBase):
+class ResilientOutput(TextIOBase):
     """Writes to a stream, and to a log file from the moment at which the stream is gone.
 
     What a full disk does not take is dropped: there is room again some day. `manager up` ends a fleet after its terminal was closed. An error for its own output must not keep it from that.

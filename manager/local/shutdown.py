@@ -25,7 +25,7 @@ class Say(Protocol):
     def __call__(self, text: str, style: str = "") -> None: ...
 
 
-class Ending:
+class Shutdown:
     """Ends all that one machine runs. `manager up` uses it at its end, `manager down` where no `up` is left."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Ending:
         #: Components that could not be ended.
         self._unended: list[str] = []
 
-    def politely(self) -> int:
+    def graceful(self) -> int:
         """Stop this machine's workers politely, then what they needed; 1 if something is left."""
         stopped, left = self._stop_workers()
         ended = [self._end_component("flower", _END_SECONDS), self._end_component("agent", _END_SECONDS)]
@@ -62,7 +62,7 @@ class Ending:
         ended += [self._end_component("venue", _END_SECONDS), self._end_component("redis", _END_SECONDS)]
         return self._sum_up(stopped, left, [name for name in ended if name])
 
-    def at_once(self) -> int:
+    def forced(self) -> int:
         """Kill everything that this machine runs, workers too; 1 if something is left."""
         self._say("stopping at once")
         ended = [self._end_component(name, 0) for name in ("agent", "flower")]
@@ -106,7 +106,9 @@ class Ending:
             if info.placement.host == self._settings.host
         }
         mine = [account for account in self._service.worker_pool.stoppable() if account in here]
-        with batch_progress(self._console, "stopping", mine, self._machine.awaited(starts=False)) as progress:
+        with batch_progress(
+            self._console, "stopping", mine, self._machine.pending_reasons(starts=False)
+        ) as progress:
             result = self._service.worker_pool.stop_many(mine, None, progress)
         for account_id, why in forced_stops(result.done).items():
             self._say_forced(account_id, why)
