@@ -167,7 +167,7 @@ def test_a_stop_without_redis_agent_and_room_is_saved_for_the_next_agent(disk: S
     (stopped,) = stop_here(settings, ["a"], None)
     assert stopped.outcome == "failed"
     assert "is on a read-only disk" in stopped.text
-    assert "the next host agent will start it again" in stopped.text
+    assert "The next host agent will start the account" in stopped.text
 
 
 @needs_a_disk

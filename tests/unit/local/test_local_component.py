@@ -126,7 +126,7 @@ def test_what_has_lost_its_socket_is_started_again(short_dir: Path) -> None:
             process = component.process
             shutil.rmtree(paths.venue_dir)
             machine.supervise()
-            assert said.pop() == "venue: its socket is gone; started again"
+            assert said.pop() == "venue: its socket was removed; restarting it"
             assert component.process != process
             assert process is not None
             assert not process.alive()

@@ -62,7 +62,7 @@ def test_nothing_runs(short_dir: Path, paths: StatePaths, capsys: pytest.Capture
     for one in (paths, never):
         assert run_down(settings_of(one)) == 0
         assert capsys.readouterr().out == (
-            f"`manager up` does not run here, and has left nothing to stop (state in {one.root})\n"
+            f"nothing to stop: `manager up` does not run here (state directory: {one.root})\n"
         )
     assert not never.root.exists(), "who only asks makes no state directory"
 

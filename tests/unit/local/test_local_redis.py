@@ -80,7 +80,7 @@ def test_a_server_that_would_not_see_the_data_is_refused(
     paths.redis_dir.mkdir(parents=True)
     local_redis(paths)
     (paths.redis_dir / "appendonlydir").mkdir()
-    with pytest.raises(ComponentError, match="would start without the data") as caught:
+    with pytest.raises(ComponentError, match="would ignore the data") as caught:
         local_redis(paths)
     assert str(old) in str(caught.value)
     fake_binary(tmp_path / "bin", "redis-server", "7.0.15")

@@ -161,7 +161,7 @@ def test_installed_twice_and_removed_an_edited_environment_stays(tmp_path: Path)
     environment = plan.files[0].path
     assert environment.stat().st_mode & 0o777 == 0o600
     environment.write_text("A=2\n")
-    assert install(plan)[0] == f"{environment} exists and stays as it is"
+    assert install(plan)[0] == f"kept {environment}, which already exists"
     assert uninstall(plan) == ["ran true disable", f"removed {plan.files[1].path}", "ran true"]
     assert environment.read_text() == "A=2\n"
     assert uninstall(plan) == []
@@ -174,7 +174,7 @@ def test_a_command_that_fails_or_is_missing_is_one_error(tmp_path: Path) -> None
     with pytest.raises(ComponentError, match="false x ended with code 1"):
         install(failing)
     missing = ServicePlan("w", [ServiceFile(tmp_path / "no", "x")], [["no-such-systemctl"]], [], [])
-    with pytest.raises(ComponentError, match="there is no no-such-systemctl"):
+    with pytest.raises(ComponentError, match="no-such-systemctl is not installed"):
         install(missing)
     assert not (tmp_path / "no").exists(), "nothing is written before that is known"
 
