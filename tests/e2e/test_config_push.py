@@ -87,7 +87,7 @@ def test_a_secret_in_clear_reaches_redis_only_with_a_reason_that_is_kept(bare_fl
         assert client.keys("manager:config:*") == []
     pushed = desk.run("config", "push", "--allow-literals", "the demo key of a closed account")
     assert pushed.returncode == 0, pushed.stderr
-    assert "1 secret in clear: accounts/account-001.yaml" in pushed.stderr
+    assert "1 secret in plain text: accounts/account-001.yaml" in pushed.stderr
     trail = desk.run("audit").stdout
     assert "config push literals" in trail
     assert "the demo key of a closed account" in trail

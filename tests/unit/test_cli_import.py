@@ -66,7 +66,7 @@ def test_an_existing_file_is_overwritten_only_by_force(home: Path) -> None:
     (accounts / "bot.yaml").write_text("mine\n")
     answer = manager("import", supervisord(home))
     assert answer.returncode == 1
-    assert "accounts/bot.yaml exists" in answer.stderr
+    assert "accounts/bot.yaml already exists" in answer.stderr
     assert (accounts / "bot.yaml").read_text() == "mine\n"
     assert not (accounts / "other.yaml").exists()
     assert not (home / "config" / "secrets").exists()

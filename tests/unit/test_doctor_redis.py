@@ -67,7 +67,7 @@ def test_refused_writes_are_called_by_name_and_the_other_checks_go_on(
         client.execute_command(*change)
     found = checks(redis_server, short_dir)
     assert found["redis_writes"].outcome == "failure"
-    assert f"it refuses writes ({code}): " in found["redis_writes"].found
+    assert f"Redis refuses writes ({code}): " in found["redis_writes"].found
     assert cure in str(found["redis_writes"].advice)
     assert "--local` works" in str(found["redis_writes"].advice)
     assert "host_agent" in found
