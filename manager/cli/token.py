@@ -16,21 +16,15 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SCOPES = ("read", "metrics", "operate", "configure", "kill", "admin")
 
 
-class _Lifetime(click.ParamType):
-    """A time such as `90d`, as seconds; `never` is None."""
-
-    name = "lifetime"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        text = str(value).strip().lower()
-        if text == "never":
-            return None
-        found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-        if found is None or int(found[1]) == 0:
-            self.fail(f"{value!r} is not a lifetime: use 30m, 12h, 90d, 4w or never", param, ctx)
-        return float(int(found[1]) * _UNITS[found[2]])
+def _lifetime(_context: click.Context, _parameter: click.Parameter, value: str) -> float | None:
+    """Return a time such as `90d` as seconds; None for `never`."""
+    text = value.strip().lower()
+    if text == "never":
+        return None
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if found is None or int(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not a lifetime: use 30m, 12h, 90d, 4w or never")
+    return float(int(found[1]) * _UNITS[found[2]])
 
 
 @click.group(cls=Commands)
@@ -50,7 +44,7 @@ def token() -> None:
 )
 @click.option(
     "--expires",
-    type=_Lifetime(),
+    callback=_lifetime,
     default="90d",
     show_default=True,
     metavar="TIME",

@@ -33,7 +33,7 @@ def test_a_token_is_verified_and_its_secret_is_not_kept(store: TokenStore, clien
     assert len(text) == len("wm_") + 8 + 1 + 43
     found = store.verify(text).token
     assert found is not None
-    assert (found.id, found.name, found.scopes) == (created.id, "grafana", {"read"})
+    assert (found.id, found.name, found.scopes) == (created.id, "grafana", frozenset({"read"}))
     assert found.selection == Selection(("fx",), ("a=b",))
     kept = b"".join(v for key in client.keys() for v in client.hgetall(key).values())  # noqa: SIM118
     assert text.rpartition("_")[2].encode() not in kept
