@@ -24,6 +24,7 @@ from manager.cli import (
     service,
     setup,
     show,
+    token,
 )
 from manager.cli.sections import SECTIONS
 from manager.cli.suggestions import Commands
@@ -72,6 +73,7 @@ for _module in (
     audit,
     doctor,
     secure,
+    token,
     about,
 ):
     for _command in _module.COMMANDS:

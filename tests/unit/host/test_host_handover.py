@@ -198,8 +198,8 @@ def test_a_drain_takes_no_worker_down_that_has_nowhere_to_go(make_host: MakeHost
         a.reconciler.reconcile()
     told = a.reconciler.drain.explain()
     assert told is not None
-    assert (told["leaving"], told["staying"]) == (2, 3)
-    assert all("b: it is full: 2 of 2 workers" in why for why in told["why"].values()), told
+    assert (told.leaving, told.staying) == (2, 3)
+    assert all("b: it is full: 2 of 2 workers" in why for why in (told.why or {}).values()), told
     slow.set()
     a.look()
     assert len(a.pool.live) == 3
