@@ -98,6 +98,8 @@ class FleetState:
     accounts: Mapping[str, AccountState]
     #: By name.
     hosts: Sequence[HostState]
+    #: Whether Redis is away, so that this is how the fleet was at `as_of`.
+    stale: bool = False
     #: Orders of accounts, by their name; filled by readers.
     orders: dict[str, Sequence[AccountState]] = field(default_factory=dict, compare=False, repr=False)
 

@@ -39,7 +39,7 @@ from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import kill_process, stop_outcome
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.launch_spec import LaunchSpec
 from manager.states import TradingMode, WorkerLifecycleStatus
@@ -406,7 +406,7 @@ class Starter:
             info = slot.move(
                 WorkerLifecycleStatus.STOPPED if cancelled else WorkerLifecycleStatus.FAILED,
                 error=f"{error}; {ending.reason}" if forced else str(error),
-                metadata=slot.ending(forced=forced),
+                metadata=slot.ending(forced=forced) | ({} if cancelled else _failure(error)),
             )
         # Only now: a stream that the listening thread still reads from would be waited for, however long that is.
         launched.close()
@@ -448,3 +448,9 @@ def _control_address(run_dir: Path, worker_id: str) -> str:
     if sys.platform == "win32":
         return rf"\\.\pipe\worker-manager-{worker_id}"
     return str(run_dir / f"{worker_id}.sock")
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Return the metadata of a start that failed."""
+    code = getattr(error, "code", None)
+    return {} if code is None else WorkerPlacement(error_code=str(code)).to_dict()
