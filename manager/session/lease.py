@@ -1,8 +1,8 @@
-"""A worker's own view of its lease: whether it may still act, judged by its own clock and without asking anybody.
+"""A worker's local view of its lease, by its own clock and without I/O.
 
-Where another host may take over (`failover: auto`) the worker must have stopped before that: it stops itself when it
-could not renew for half of the lease's time, and its guardian (a process of its own) ends it at four fifths: a call
-that never returns, or a pause, cannot hold that up.
+With `failover: auto` the account can be reassigned to another host, and the worker must have ended before
+that. It stops itself when it could not renew for half of the lease's time to live. Its guardian process kills
+it at four fifths, even if it is paused or inside a call that never returns.
 """
 
 import contextlib
@@ -16,27 +16,33 @@ from typing import Final
 from manager.gateways.base import GatewayError
 from manager.session.exit_codes import WorkerExit
 
-#: Parts of the lease's time, from the last renewal that went well: stop in order, and be gone.
+#: Fractions of the lease's time to live since the last renewal: when the worker stops, and when it is killed.
 _STOP_AT: Final = 0.5
 _GONE_AT: Final = 0.8
-#: Seconds that a worker whose lease another one has may take to leave its session.
+#: Seconds that a worker may take to close its session after another worker got its lease.
 _LEAVE_SECONDS: Final = 5.0
 
 
 def last_moment(asked_at: float, seconds: float) -> float:
-    """Return when (by `lease_clock`) a worker must be gone whose lease was renewed last at `asked_at`."""
+    """Return when a worker is killed whose last renewal began at `asked_at`.
+
+    Both are in seconds of `lease_clock`.
+    """
     return asked_at + seconds * _GONE_AT
 
 
 class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the words of the protocol
-    """Raised instead of a call that a worker without a lease would make."""
+    """Raised when a worker without a lease would call its venue."""
 
     code = "lease_lost"
     ends_session = True
 
 
 class Lease:
-    """Whether this worker may act. Thread-safe: the loop asks, the reporter tells."""
+    """Whether this worker may act.
+
+    Thread-safe: the loop checks, the reporter renews.
+    """
 
     def __init__(
         self,
@@ -45,8 +51,8 @@ class Lease:
         on_lost: Callable[[str], None],
         extend: Callable[[float], None] | None = None,
     ) -> None:
-        """`extend` tells the guardian until when this process may live."""
-        #: 0: it has no time to live, and is lost only to somebody who has it.
+        """`extend` sends a new deadline to the guardian."""
+        #: 0: it never expires, and is lost only if another worker gets it.
         self._seconds = seconds
         self._on_lost = on_lost
         self._extend = extend
@@ -56,11 +62,11 @@ class Lease:
 
     @property
     def lost(self) -> str | None:
-        """Why it is lost; None while it is not."""
+        """Why the lease is lost; None while it is held."""
         return self._lost
 
     def renewed(self, asked_at: float) -> None:
-        """Note that a renewal which was asked for at `asked_at` went well."""
+        """Record a successful renewal that was sent at `asked_at`."""
         with self._lock:
             if self._lost is None:
                 self._renewed_at = asked_at
@@ -68,7 +74,10 @@ class Lease:
                     self._extend(last_moment(asked_at, self._seconds))
 
     def lose(self, why: str) -> None:
-        """Another one has it: act no more, and be gone soon. The first reason counts."""
+        """Mark the lease as lost and end this process within a few seconds.
+
+        The first reason is kept.
+        """
         with self._lock:
             if self._lost is not None:
                 return
@@ -79,14 +88,17 @@ class Lease:
         timer.start()
 
     def check(self) -> None:
-        """Raise LeaseLost unless this worker may act now. Called before every call to the venue."""
+        """Raise LeaseLost unless this worker may act now.
+
+        Precedes every call to the venue.
+        """
         if self._lost is None and self._overdue() > 0:
             self.lose(f"it could not be renewed for {lease_clock() - self._renewed_at:.1f} s")
         if self._lost is not None:
             raise LeaseLost(self._lost)
 
-    def tend(self) -> None:
-        """Lose it if it is time; for the thread that renews."""
+    def expire_if_due(self) -> None:
+        """Mark the lease as lost if it has expired; for the thread that renews."""
         with contextlib.suppress(LeaseLost):
             self.check()
 
@@ -97,11 +109,14 @@ class Lease:
 if sys.platform == "linux":
 
     def lease_clock() -> float:
-        """Return seconds by a clock that all processes of a machine share and that goes on while it sleeps."""
+        """Return seconds of a clock that all processes of a machine share.
+
+        It counts during suspend.
+        """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 else:
 
     def lease_clock() -> float:
-        """Return seconds by a clock that all processes of a machine share."""
+        """Return seconds of a clock that all processes of a machine share."""
         return time.monotonic()
