@@ -1,4 +1,4 @@
-"""Pushed account files: collected by a manager, stored in Redis, and written to disk by each host."""
+"""Account files that are pushed through Redis to every host."""
 
 import difflib
 import logging
@@ -45,7 +45,10 @@ class FleetConfigurationService(ConfigurationService):
         self._version = 0
 
     def account_path(self, account_id: str) -> Path:
-        """See `ConfigurationService.account_path`. The error names the version instead of a directory."""
+        """See `ConfigurationService.account_path`.
+
+        The error names the version instead of a directory.
+        """
         try:
             return super().account_path(account_id)
         except AccountNotFoundError:
@@ -198,7 +201,7 @@ def literal_secrets(files: Mapping[str, str]) -> list[str]:
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the changes between two states of the files as a unified diff, with secrets masked."""
+    """Return a unified diff of two states of the files, secrets masked."""
     lines: list[str] = []
     for path in sorted({*before, *now}):
         old, new = before.get(path), now.get(path)
@@ -215,7 +218,10 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _is_ours(path: str) -> bool:
-    """Return whether a push writes such a path. Any client with access to Redis can write others."""
+    """Return whether a push writes such a path.
+
+    Any client with access to Redis can write others.
+    """
     parts = PurePosixPath(path).parts
     if parts == ("defaults.yaml",):
         return True

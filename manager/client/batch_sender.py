@@ -36,7 +36,10 @@ _MODE_NAMES: Final = frozenset(spec.name for spec in MODE_COMMANDS)
 
 
 class BatchSender:
-    """Sends batches of commands. Each result contains every account of its batch."""
+    """Sends batches of commands.
+
+    Each result contains every account of its batch.
+    """
 
     def __init__(
         self,
@@ -61,10 +64,11 @@ class BatchSender:
         progress: Progress | None,
         batch: Batch | None,
     ) -> BatchResult:
-        """Send the commands; unless `batch.wait` is false, block until their results arrive.
+        """Send the commands.
 
-        `wait_seconds` limits the wait. Once a command may have been sent, nothing is raised: accounts whose
-        outcome is unknown are `pending`, and `trouble` says why.
+        Unless `batch.wait` is false, blocks until their results arrive. `wait_seconds` limits the wait. Once
+        a command may have been sent, nothing is raised: accounts whose outcome is unknown are `pending`, and
+        `trouble` says why.
 
         Raises:
             FleetUnavailableError: Redis cannot be used, and nothing was sent.
@@ -113,9 +117,10 @@ class BatchSender:
         return parts.result(batch.id, _by_account(waiting), trouble if waiting else "")
 
     def result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        """Return a batch and its outcomes so far; accounts without one are `pending`.
+        """Return a batch and its outcomes so far.
 
-        Raises NoBatchError if the batch does not exist or is more than a day old.
+        Accounts without one are `pending`. Raises NoBatchError if the batch does not exist or is more than a
+        day old.
         """
         record = self._records.read(batch_id)
         if record is None:
@@ -131,7 +136,10 @@ class BatchSender:
     # inside
 
     def _send(self, commands: Sequence[Command], batch_id: str) -> None:
-        """Send the tasks. Idempotent: a host recognizes a command that it receives again by the task's id."""
+        """Send the tasks.
+
+        Idempotent: a host recognizes a command that it receives again by the task's id.
+        """
         with self._results.translated():
             group(
                 # Flower then shows the batch's id as the root of each task.
@@ -210,9 +218,10 @@ class BatchSender:
 
 
 def _retried(call: Callable[[], T]) -> T:
-    """Call, and retry while Redis is unreachable, or has restarted and no host has reported to it yet.
+    """Call, and retry while Redis is unreachable.
 
-    Raises the call's error once the retry limit is over.
+    After that, also retries while no host has reported to the restarted Redis yet. Raises the call's error
+    once the retry limit is over.
     """
     deadline: float | None = None
     while True:

@@ -31,7 +31,7 @@ def celery_settings() -> ModuleType:
 
 
 def sender_app(url: str) -> Any:
-    """Return a Celery app for sending, with its broker and result backend at `url`.
+    """Return a Celery app that sends to the Redis at `url`.
 
     Raises SettingsError if the URL cannot be used.
     """

@@ -1,4 +1,7 @@
-"""The `WorkerPool` of every process except host agents: sends commands as Celery tasks."""
+"""The `WorkerPool` that sends commands as Celery tasks.
+
+Every process except host agents uses it.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -38,7 +41,7 @@ _VALIDATED_PER_TASK: Final = 500
 
 
 class CeleryWorkerPool:
-    """Sends commands to host agents as Celery tasks, and reads the agents' records from Redis."""
+    """Sends Celery tasks to host agents, and reads their records."""
 
     def __init__(
         self,
@@ -64,7 +67,9 @@ class CeleryWorkerPool:
         self._batch_sender = BatchSender(app, store, desired, batches, self._results, self._sender)
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.start_worker`. The host reads the account's files.
+        """See `manager.pool.protocol.WorkerPool.start_worker`.
+
+        The host reads the account's files.
 
         Raises:
             HostUnavailableError: no live host can run the account.
@@ -110,7 +115,10 @@ class CeleryWorkerPool:
         return WorkerInfo.from_dict(self._ask(request))
 
     def note_refusal(self, what: str, account_id: str, error: ManagerError) -> None:
-        """Record in the audit trail that the caller's own checks refused a command. Raises nothing."""
+        """Record that the caller's own checks refused a command.
+
+        Raises nothing.
+        """
         self._sender.note_refusal(what, account_id, error)
 
     def _prepare_move(self, account_id: str, host: str, *, force: bool, needs: Needs | None) -> None:
@@ -147,7 +155,10 @@ class CeleryWorkerPool:
     def _refuse_uncertain(
         self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
     ) -> None:
-        """Refuse to move an account that may run on a silent host whose records Redis has lost."""
+        """Refuse to move an account that may run on a silent host.
+
+        This is for a host whose records Redis has lost.
+        """
         desired = self._desired.read(account_id)
         if desired is None or not desired.running or desired.host in {"", host} or desired.host in live:
             return
@@ -216,9 +227,10 @@ class CeleryWorkerPool:
         return self._batch_sender.run(commands, self._timeout, progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        """Return a batch and its outcomes so far; accounts without one are `pending`.
+        """Return a batch and its outcomes so far.
 
-        Raises NoBatchError if the batch does not exist or is more than a day old.
+        Accounts without one are `pending`. Raises NoBatchError if the batch does not exist or is more than a
+        day old.
         """
         return self._batch_sender.result(batch_id)
 
@@ -291,7 +303,10 @@ class CeleryWorkerPool:
         return self._store.get_worker(account_id)
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Return whether the account may have a worker process, also one on a silent host."""
+        """Return whether the account may have a worker process.
+
+        A worker on a silent host counts.
+        """
         return may_have_process(self._store.get_worker(account_id))
 
     # inside
@@ -350,7 +365,10 @@ class CeleryWorkerPool:
             raise
 
     def _record_failed(self, what: str, batch: Batch) -> None:
-        """Record in the audit trail the accounts of a batch that failed before they were sent."""
+        """Record the accounts of a batch that failed before the sending.
+
+        Writes to the audit trail.
+        """
         for account_id, (outcome, text) in batch.settled.items():
             if outcome == "failed":
                 self._sender.note_refusal(what, account_id, InvalidConfigError(text))

@@ -1,4 +1,7 @@
-"""Commands, their placement on hosts, and the outcomes of their tasks. No I/O."""
+"""Commands, their placement on hosts, and the outcomes of their tasks.
+
+No I/O.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,10 +74,11 @@ def place_starts(
     view: FleetView,
     live: set[str],
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Choose a host for each of many starts, and interleave the starts of different servers.
+    """Choose a host for each of many starts, and set their order.
 
-    Each server's logins are limited per second, so starts of one server in a row would delay all others.
-    Returns the placed commands with their queues, and for the others why no host fits.
+    Interleaves the starts of different servers. Each server's logins are limited per second, so starts of one
+    server in a row would delay all others. Returns the placed commands with their queues, and for the others
+    why no host fits.
     """
     refused: dict[str, HostUnavailableError] = {}
     servers: dict[str, list[Command]] = {}
@@ -97,9 +101,10 @@ def place_starts(
 def refuse_incompatible_hosts(
     commands: Sequence[Command], account_hosts: AccountHosts, hosts: Sequence[HostFacts]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Return the starts that can be sent, and errors for those whose live host has an incompatible version.
+    """Return the starts that can be sent, and errors for the others.
 
-    A start without a host is refused only if every live host is incompatible.
+    Refuses a start whose live host has an incompatible version. A start without a host is refused only if
+    every live host is incompatible.
     """
     incompatible = {host.name: host for host in hosts if host.live and not host.compatible}
     if not incompatible:
@@ -123,9 +128,9 @@ def refuse_incompatible_hosts(
 def refuse_unknown_commands(
     commands: Sequence[Command], account_hosts: AccountHosts, hosts: Sequence[HostState]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Return the commands that can be sent, and errors for those that the account's host does not know.
+    """Return the commands that can be sent, and errors for the others.
 
-    A silent host is judged by its last report.
+    Refuses a command that the account's host does not know. A silent host is judged by its last report.
     """
     known = {host.name: set(host.report.commands or ()) for host in hosts if host.live or host.data}
     versions = {host.name: host.report.version for host in hosts}
@@ -157,7 +162,7 @@ def start_outcome(outcome: Any) -> tuple[str, Any]:
 
 
 def mode_outcome(outcome: Any) -> tuple[str, Any]:
-    """Return the part of a mode command's result or error in the batch's outcome."""
+    """Return the part of a mode command's result in the batch's outcome."""
     if isinstance(outcome, NoWorkerError):
         return "skipped", str(outcome)
     if isinstance(outcome, BaseException):
@@ -170,7 +175,10 @@ def error_text(error: BaseException) -> str:
 
 
 class Unchecked(ValidationResult):
-    """The result for an account that no host has validated; its error says why."""
+    """The result for an account that no host has validated.
+
+    Its error says why.
+    """
 
 
 def unchecked(account_id: str, text: str) -> ValidationResult:

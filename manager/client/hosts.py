@@ -1,4 +1,4 @@
-"""The fleet's hosts: queries, drain and resume, deletion of records, and placement previews."""
+"""The fleet's hosts: queries, drains, deletion, placement previews."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -80,11 +80,12 @@ class FleetHosts:
         when_flat: bool = False,
         deadline_seconds: float | None = None,
     ) -> HostState:
-        """Drain a host: it accepts no new workers, and its workers move to other hosts or stop.
+        """Drain a host.
 
-        With `when_flat`, workers with open positions stay until they have none, or until the deadline. With
-        mode `stop` desired state does not change: `resume` starts the stopped workers again. A silent host
-        drains once it is back. Returns the host; does not wait for the drain.
+        It accepts no new workers, and its workers move to other hosts or stop. With `when_flat`, workers with
+        open positions stay until they have none, or until the deadline. With mode `stop` desired state does
+        not change: `resume` starts the stopped workers again. A silent host drains once it is back. Returns
+        the host; does not wait for the drain.
         """
         with self._audit.refusals("drain", by=caller(), host=name):
             host = self.get(name)
@@ -110,7 +111,10 @@ class FleetHosts:
             )
 
     def resume(self, name: str) -> HostState:
-        """End the drain of a host. Its accounts that should run start again. Idempotent."""
+        """End the drain of a host. Its accounts that should run start again.
+
+        Idempotent.
+        """
         me = caller()
         with self._audit.refusals("resume-host", by=me, host=name):
             self.get(name)
@@ -143,7 +147,7 @@ class FleetHosts:
             )
 
     def forget_account(self, account_id: str) -> None:
-        """Delete the records of an account that has no worker and should have none.
+        """Delete the records of an account without a worker.
 
         Raises:
             AccountBusyError: the account should run, or may have a worker or a session.
@@ -195,7 +199,10 @@ class FleetHosts:
         return DrainProgress(host, workers, leaving, staying, why, stuck)
 
     def place(self, needs: Needs) -> tuple[Placement, FleetView]:
-        """Return where the account would be placed if it were started now. Starts nothing."""
+        """Return where the account would be placed if it were started now.
+
+        Starts nothing.
+        """
         snapshot = self._desired.snapshot()
         view = FleetView(host.facts for host in self._store.hosts())
         for desired in () if snapshot is None else snapshot.desired.values():

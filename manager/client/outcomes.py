@@ -1,4 +1,7 @@
-"""Outcomes of commands whose results are lost, judged from records. No I/O."""
+"""Outcomes of commands whose results are lost, judged from records.
+
+No I/O.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,16 +45,17 @@ def recorded_outcome(
 
 
 def _has_ended(desired: DesiredState, info: WorkerInfo) -> bool:
-    """Return whether the record proves a stop: it is from the account's host, also under its old name.
+    """Return whether the record proves a stop.
 
-    An older record of another host proves nothing, because Redis may have lost the newest one.
+    It does if it is from the account's host, also under the host's old name. An older record of another host
+    proves nothing, because Redis may have lost the newest one.
     """
     hosts = {info.placement.host, info.placement.renamed_from}
     return not desired.running and info.status in SETTLED and bool(desired.host) and desired.host in hosts
 
 
 def forced_stops(done: Mapping[str, WorkerInfo]) -> dict[str, str]:
-    """Return account → reason for the stopped workers whose process had to be killed."""
+    """Return the stopped accounts whose process was killed → reason."""
     return {
         account_id: str(info.error or "its process was killed")
         for account_id, info in sorted(done.items())

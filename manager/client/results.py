@@ -1,4 +1,4 @@
-"""Task results, read many at a time from Celery's result backend, and its errors in our own types."""
+"""Task results, read in bulk from Celery's result backend."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -31,9 +31,9 @@ class TaskResults:
         self._store = store
 
     def collect(self, task_ids: set[str], wait_seconds: float) -> Iterator[tuple[str, Any]]:
-        """Yield (task id, value or exception) as results arrive, for up to `wait_seconds`.
+        """Yield (task id, value or exception) as results arrive.
 
-        Removes each yielded id from `task_ids`.
+        Blocks for up to `wait_seconds`. Removes each yielded id from `task_ids`.
         """
         backend = self._app.backend
         deadline = time.monotonic() + wait_seconds
@@ -61,7 +61,10 @@ class TaskResults:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn errors of Celery and redis-py into FleetUnavailableError and CommandTimeoutError."""
+        """Turn errors of Celery and redis-py into our own.
+
+        These are FleetUnavailableError and CommandTimeoutError.
+        """
         try:
             yield
         except ManagerError:
@@ -114,7 +117,10 @@ def expired(hosts: Sequence[HostState]) -> CommandTimeoutError:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as text, in the largest unit of which there are at least two."""
+    """Return seconds as text, for example `3.0 h`.
+
+    Uses the largest unit of which there are at least two.
+    """
     for name, length in (("years", 31_557_600.0), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {name}"

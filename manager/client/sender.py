@@ -1,4 +1,4 @@
-"""Sends commands: writes desired state, sends a task to the right host, and waits for its result."""
+"""Sends commands: writes desired state, sends tasks, awaits results."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -100,11 +100,17 @@ class Sender:
                 forget(result)
 
     def knows(self, account_id: str) -> bool:
-        """Return whether the account has a worker's record, desired state, or a file on this machine."""
+        """Return whether the account is known here.
+
+        It is if it has a worker's record, desired state, or a file on this machine.
+        """
         return self._store.get_worker(account_id) is not None or self._is_desired_or_filed(account_id)
 
     def note_refusal(self, what: str, account_id: str, error: ManagerError, host: str = "") -> None:
-        """Record in the audit trail that a command was refused before it was sent. Raises nothing."""
+        """Record in the audit trail that a command was refused before it was sent.
+
+        Raises nothing.
+        """
         if self._audit is not None:
             with suppress(FleetUnavailableError):
                 self._audit.note(
@@ -167,7 +173,10 @@ class Sender:
         live: Collection[str],
         refused: dict[str, ManagerError],
     ) -> list[Command]:
-        """Return the commands with their queues; add to `refused` those that no host can receive now."""
+        """Return the commands with their queues.
+
+        Adds to `refused` those that no host can receive now.
+        """
         ready: list[Command] = []
         for command in commands:
             host, has_worker = account_hosts.get(command.account_id, ("", False))
@@ -188,7 +197,10 @@ class Sender:
         return ready
 
     def account_hosts(self, workers: Sequence[WorkerInfo], account_ids: Sequence[str]) -> AccountHosts:
-        """Return each account's host: of its worker, else of its desired state, else where it ran last."""
+        """Return each account's host.
+
+        That is its worker's host, else its desired state's, else the one where it ran last.
+        """
         recorded = _recorded_hosts(workers)
         desired = self._desired.read_many(account_ids)
         return (
@@ -198,7 +210,7 @@ class Sender:
         )
 
     def fleet_view(self, hosts: Sequence[HostState]) -> FleetView:
-        """Return the hosts with the accounts that should run on them, for placement."""
+        """Return the hosts and the accounts that should run on them."""
         snapshot = self._desired.snapshot()
         view = FleetView(host.facts for host in hosts)
         for desired in () if snapshot is None else snapshot.desired.values():
@@ -235,7 +247,10 @@ class Sender:
         return str(sent.id)
 
     def no_live_host(self, about: str = "") -> HostUnavailableError:
-        """Return the error for a fleet without a live host; `about` begins its text."""
+        """Return the error for a fleet without a live host.
+
+        `about` begins its text.
+        """
         return HostUnavailableError(
             f"{about}no host agent is alive on {safe_url(self._store.url)}: start one with `manager up` "
             "(this machine) or `manager host`"
@@ -255,10 +270,10 @@ class Sender:
     def _unwritten(
         self, command: Command, hosts: Sequence[HostState]
     ) -> tuple[list[Command], dict[str, ManagerError]] | None:
-        """Return the result of `accept` for an account unknown to this machine; None to write it as usual.
+        """Return the result of `accept` for an account unknown to this machine.
 
-        If any host is live, the command is sent unwritten and the host decides, as for a task of another
-        service.
+        Returns None to write it as usual. If any host is live, the command is sent unwritten and the host
+        decides, as for a task of another service.
         """
         if any(host.live for host in hosts):
             return [command], {}
@@ -273,13 +288,19 @@ class Sender:
         return [], {command.account_id: unknown}
 
     def _queue_for_silent(self, command: Command, host: str, text: str) -> None:
-        """Put a command into a silent host's queue. The host records its outcome when it is back."""
+        """Put a command into a silent host's queue.
+
+        The host records its outcome when it is back.
+        """
         self._note(command, "pending", text, host)
         with self._results.translated():
             forget(self.signature(replace(command, queue=wire.host_queue(host))).apply_async())
 
     def _note(self, command: Command, outcome: str, text: str, host: str = "") -> None:
-        """Record in the audit trail the outcome of a command that no host received."""
+        """Record the outcome of a command that no host received.
+
+        Writes to the audit trail.
+        """
         if self._audit is not None:
             self._audit.note(
                 command.name,
@@ -319,10 +340,10 @@ class Sender:
                 ) from None
 
     def _recorded(self, command: Command) -> Any:
-        """Return the command's result if records show that it was carried out; else None.
+        """Return the command's result if records show that it was carried out.
 
-        A renamed host, or one whose agent was killed, applies desired state but never answers the tasks from
-        before.
+        Returns None if they do not. A renamed host, or one whose agent was killed, applies desired state but
+        never answers the tasks from before.
         """
         account_id = command.account_id
         try:
@@ -344,7 +365,10 @@ class Sender:
         return {wire.BY_HEADER: self.me, wire.VERSION_HEADER: __version__}
 
     def _with_desired(self, commands: Sequence[Command]) -> list[Command]:
-        """Write the commands' desired state; return them with their generations and their accounts' hosts."""
+        """Write the commands' desired state.
+
+        Returns them with their generations and their accounts' hosts.
+        """
         mode = commands[0].spec.mode if commands else None
         if mode is not None:
             return [self._with_mode(command, mode) for command in commands]

@@ -35,7 +35,10 @@ def check_timeout(timeout: Any) -> float | None:
 
 
 def check_host_name(host: Any) -> str:
-    """Return a host's name. Raises InvalidPayloadError if it is not a valid one."""
+    """Return a host's name.
+
+    Raises InvalidPayloadError if it is not a valid one.
+    """
     if not isinstance(host, str) or not HOST_NAME.fullmatch(host):
         raise InvalidPayloadError(
             f"host {host!r}: a host's name is 1 to 63 letters, digits, '.', '_' or '-'; nothing was done"

@@ -1,4 +1,4 @@
-"""The registry of account commands: their names, tasks, and effects on desired state.
+"""The registry of account commands.
 
 Tasks, batches, the command line, the audit trail and both pools use it.
 """
@@ -12,7 +12,10 @@ from manager.states import TradingMode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSpec:
-    """An account command. `name` is used in the audit trail, in batches and on the command line."""
+    """An account command.
+
+    `name` is used in the audit trail, in batches and on the command line.
+    """
 
     name: str
     #: The task for one account, and the task for all accounts or a selection.
@@ -90,7 +93,7 @@ MODE_COMMANDS: Final = tuple(spec for spec in COMMANDS.values() if spec.mode is 
 
 
 def mode_not_supported(account_id: str, command: str) -> NotSupportedError:
-    """Return the error for an account whose gateway runs a program, which decides when to trade."""
+    """Return the error for an account whose gateway runs a program."""
     return NotSupportedError(
         f"{account_id}: {command} is not supported: the program decides by itself when to trade. Use the "
         f"program's own controls, or `manager stop {account_id}`"

@@ -1,7 +1,7 @@
-"""The contract of `WorkerPool` as a test suite. The service works with any pool that passes it.
+"""The contract of `WorkerPool` as a test suite.
 
-Subclass `WorkerPoolContract` in a test module, with a pytest fixture `case` that returns a new `PoolCase` for
-each test. This module does not import pytest.
+The service works with any pool that passes it. Subclass `WorkerPoolContract` in a test module, with a pytest
+fixture `case` that returns a new `PoolCase` for each test. This module does not import pytest.
 """
 
 import json
@@ -51,7 +51,7 @@ class PoolCase(Protocol):
     def pool(self) -> WorkerPool: ...
 
     def request(self, account_id: str) -> StartRequest:
-        """Return a request to start the account, with default values and validation."""
+        """Return a request to start the account, validated, with defaults."""
 
     def spoil(self, account_id: str) -> None:
         """Make the account's configuration invalid in the way of `bad`."""

@@ -1,4 +1,7 @@
-"""A clock that only a test advances, so that tests of slow starts need not wait."""
+"""A clock that only a test advances.
+
+With it, tests of slow starts need not wait.
+"""
 
 import threading
 from collections.abc import Callable
@@ -32,7 +35,10 @@ class FakeClock:
             self._changed.notify_all()
 
     def wait(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Block until the time has advanced by `seconds`; True if `interrupted()` became true before."""
+        """Block until the time has advanced by `seconds`.
+
+        Returns True if `interrupted()` became true before.
+        """
         with self._changed:
             until = self._now + timedelta(seconds=seconds)
             self._changed.wait_for(lambda: self._now >= until or interrupted())

@@ -60,12 +60,16 @@ class Batch:
 
 
 class WorkerPool(Protocol):
-    """A pool of workers: the host agent's processes, or a remote pool that sends commands through Celery."""
+    """A pool of workers, local or remote.
+
+    The local pool is the host agent's; the remote one sends commands through Celery.
+    """
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
-        """Start the account's worker; block until its session is connected, and return the worker.
+        """Start the account's worker.
 
-        If a worker runs already, returns it with `metadata["already_running"]` true.
+        Blocks until its session is connected, and returns the worker. If a worker runs already, returns it
+        with `metadata["already_running"]` true.
 
         Raises:
             ValueError: the account or its configuration is invalid.
@@ -73,12 +77,16 @@ class WorkerPool(Protocol):
         """
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
-        """Stop the account's worker, if any, and start a new one. No other command runs in between."""
+        """Stop the account's worker, if any, and start a new one.
+
+        No other command runs in between.
+        """
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """Stop the account's worker; block until its process has ended, and return True.
+        """Stop the account's worker.
 
-        `timeout` is in seconds; None is the account's own.
+        Blocks until its process has ended, and returns True. `timeout` is in seconds; None is the account's
+        own.
 
         Raises:
             NoWorkerError: the account has no worker (a ValueError).
@@ -95,10 +103,10 @@ class WorkerPool(Protocol):
         """
 
     def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
-        """Change the trading mode of the account's session and of its later sessions.
+        """Change the trading mode of the account.
 
-        `command` is `PAUSE` or `RESUME`. Blocks until the worker has acknowledged; returns at once if there
-        is none.
+        The mode applies to its present session and to later ones. `command` is `PAUSE` or `RESUME`. Blocks
+        until the worker has acknowledged; returns at once if there is none.
 
         Raises:
             NoWorkerError: the account never had a worker.
@@ -138,16 +146,22 @@ class WorkerPool(Protocol):
         """Stop many accounts. The result contains every account."""
 
     def validate_many(self, needs: "Mapping[str, Needs]") -> dict[str, tuple[str, ValidationResult]] | None:
-        """Validate accounts on the hosts that would run them; return account → (host, result).
+        """Validate accounts on the hosts that would run them.
 
-        Returns None if the accounts would run in this process.
+        Returns account → (host, result). Returns None if the accounts would run in this process.
         """
 
     def stoppable(self) -> list[str]:
-        """Return the accounts that a stop of all must stop: they may have, or should have, a worker."""
+        """Return the accounts that a stop of all must stop.
+
+        They have, may have or should have a worker.
+        """
 
     def recorded_needs(self, account_ids: Sequence[str]) -> "Mapping[str, Needs]":
-        """Return the needs recorded at the accounts' last starts, for accounts whose files cannot be read."""
+        """Return the needs recorded at the accounts' last starts.
+
+        Used for accounts whose files cannot be read.
+        """
 
     def list_workers(self) -> list[WorkerInfo]: ...
 

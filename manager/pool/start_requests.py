@@ -1,4 +1,7 @@
-"""Creates start requests, which load and validate the account's configuration when a pool starts it."""
+"""Creates start requests.
+
+They load and validate the account's configuration when a pool starts the account.
+"""
 
 import logging
 from typing import Final

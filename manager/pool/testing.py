@@ -1,4 +1,4 @@
-"""An in-memory pool of workers, for tests of services that command a fleet.
+"""An in-memory pool of workers, for tests of services.
 
 It needs no Redis, Celery or process. It has the states, errors, results and metadata keys of the real pools,
 and passes the same contract suite (`manager.pool.contract`). `manager.testing.fake_service` returns a service
@@ -65,7 +65,10 @@ class FakeEvent:
 
 @dataclass(eq=False)
 class _Slot:
-    """One account. Each command holds `lock`, so that commands run one after the other."""
+    """One account.
+
+    Each command holds `lock`, so that commands run one after the other.
+    """
 
     account_id: str
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -124,13 +127,16 @@ class FakePool:
         self._failures[account_id].append(error)
 
     def start_takes(self, account_id: str, seconds: float) -> None:
-        """Make the account's starts take `seconds` by `clock`, which a test must advance."""
+        """Make the account's starts take `seconds` by `clock`.
+
+        The test must advance the clock.
+        """
         self._seconds[account_id] = seconds
 
     def end_worker(self, account_id: str, reason: str) -> WorkerInfo:
-        """End the account's worker without a command, like a crash: it becomes `failed`.
+        """End the account's worker without a command, like a crash.
 
-        Raises NoWorkerError if it does not run.
+        The worker becomes `failed`. Raises NoWorkerError if it does not run.
         """
         with self._guard:
             slot = self._slots.get(account_id)
@@ -140,7 +146,10 @@ class FakePool:
             return self._move(slot, _S.FAILED, reason)
 
     def silence(self, host: str) -> None:
-        """Make a host silent: its workers are `unknown`, and it carries out no commands."""
+        """Make a host silent.
+
+        Its workers become `unknown`, and it carries out no commands.
+        """
         self._hosts[host] = replace(self._hosts[host], live=False)
 
     def wake(self, host: str) -> None:
@@ -159,7 +168,10 @@ class FakePool:
             return self._start(slot, request)
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.restart_worker`. An invalid configuration stops nothing."""
+        """See `manager.pool.protocol.WorkerPool.restart_worker`.
+
+        An invalid configuration stops nothing.
+        """
         slot = self._slot(request.account_id)
         with slot.lock:
             config = request.prepare()
@@ -169,7 +181,10 @@ class FakePool:
             return self._start(slot, request, config)
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.protocol.WorkerPool.stop_worker`. Cancels a start in progress."""
+        """See `manager.pool.protocol.WorkerPool.stop_worker`.
+
+        Cancels a start in progress.
+        """
         check_timeout(timeout)
         with self._guard:
             slot = self._slots.get(account_id)
@@ -242,7 +257,7 @@ class FakePool:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.set_mode_many`, and `start_many` here."""
+        """See `WorkerPool.set_mode_many`, and `start_many` here."""
 
         def change(account_id: str) -> tuple[str, WorkerInfo | str]:
             try:
@@ -265,7 +280,7 @@ class FakePool:
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
+        """See `WorkerPool.restart_many`, and `start_many` here."""
         return self._many(
             [(one.account_id, _started(self.restart_worker, one)) for one in requests], progress, batch
         )
@@ -295,7 +310,10 @@ class FakePool:
     # queries
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]] | None:
-        """See `manager.pool.protocol.WorkerPool.validate_many`: the accounts run in this process."""
+        """See `manager.pool.protocol.WorkerPool.validate_many`.
+
+        Returns None, because the accounts run in this process.
+        """
         del needs
         return None
 
@@ -317,7 +335,10 @@ class FakePool:
             return [self._current(slot.info) for slot in slots if slot.info is not None]
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker with its current state; None if this pool never had one."""
+        """Return the account's worker with its current state.
+
+        Returns None if this pool never had one.
+        """
         with self._guard:
             slot = self._slots.get(account_id)
             return self._current(slot.info) if slot is not None and slot.info is not None else None
@@ -443,9 +464,9 @@ class FakePool:
             return slot.info
 
     def _claim(self, slot: _Slot, config: AccountConfig) -> None:
-        """Claim the account's broker identity, so that no two sessions have one login.
+        """Claim the account's broker identity.
 
-        Raises SessionHeldError.
+        It ensures that no two sessions have one login. Raises SessionHeldError.
         """
         claims = config.identity_claims()
         for claim in claims:
@@ -464,7 +485,7 @@ class FakePool:
         slot.claims = ()
 
     def _view(self, account_id: str) -> FleetView:
-        """Return the hosts and their accounts, without this account, for placement."""
+        """Return the hosts and their accounts, without this account."""
         with self._guard:
             view = FleetView(self._hosts.values())
             for slot in self._slots.values():
