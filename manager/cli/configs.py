@@ -175,7 +175,7 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
 def diff(version: int | None, as_json: bool) -> int:
     """Show what `config push` would change.
 
-    With VERSION, show the changes from that version to the current one. Exits with 1 if there is a difference.
+    With VERSION, show the changes since that version. Exits with 1 if there is a difference.
     """
     from manager.change.config_push import difference
 
