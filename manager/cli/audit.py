@@ -59,7 +59,7 @@ def _say(entry: "AuditEntry", as_json: bool) -> None:
         click.echo(json.dumps(entry.to_dict(), ensure_ascii=False))
         return
     outcome = f" {entry.outcome}" if entry.stage == "done" else " requested"
-    text = f": {entry.text}" if entry.text else ""
+    text = f": {' '.join(entry.text.split())}" if entry.text else ""
     account = f" {entry.account_id}" if entry.account_id else ""
     # A host may write any caller and any other host into its entries, so the entry names the host that wrote
     # it.

@@ -143,7 +143,10 @@ def config() -> None:
 @click.option("--origin", is_flag=True, help="Show where each value comes from.")
 @json_option
 def show(account_id: str, origin: bool, as_json: bool) -> int:
-    """Show the configuration that a worker would get, with all defaults."""
+    """Show the configuration that a worker would get.
+
+    It includes all defaults.
+    """
     from manager.errors import InvalidConfigError
 
     files = configuration()
@@ -170,9 +173,9 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
 @click.argument("version", type=int, required=False)
 @json_option
 def diff(version: int | None, as_json: bool) -> int:
-    """Show what `config push` would change, or the changes since VERSION.
+    """Show what `config push` would change.
 
-    Exits with 1 if there is a difference.
+    With VERSION, show the changes since that version. Exits with 1 if there is a difference.
     """
     from manager.change.config_push import difference
 
@@ -253,7 +256,10 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
 @config.command("history")
 @json_option
 def history(as_json: bool) -> int:
-    """List the pushed versions, newest first; `*` marks the current one."""
+    """List the pushed versions, newest first.
+
+    `*` marks the current version.
+    """
     store = _store()
     current = store.current()
     found = store.history()

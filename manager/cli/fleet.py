@@ -205,9 +205,7 @@ def _mode_command(command: CommandSpec) -> click.Command:
         def say_changed(info: "WorkerInfo") -> str:
             if info.status.value == "running":
                 return f"{info.account_id}: {command.done}"
-            return (
-                f"{info.account_id}: {command.done}; its worker is {info.status}: applies from its next start"
-            )
+            return f"{info.account_id}: {command.done} from its next start (its worker is {info.status} now)"
 
         return _each(account_ids, lambda one: pool.set_mode(command, one), say_changed, as_json)
 

@@ -107,8 +107,11 @@ def _source_file(path: Path) -> "SourceFile":
     absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - raises nothing
     text = _read(absolute)
     if not isinstance(text, str):
-        why = text.strerror if isinstance(text, OSError) and text.strerror else "it is not UTF-8 text"
-        raise ImportSourceError(f"{path}: cannot be read: {why}")
+        if isinstance(text, UnicodeDecodeError):
+            raise ImportSourceError(f"{path}: is not UTF-8 text: convert it to UTF-8")
+        raise ImportSourceError(
+            f"{path}: cannot be read: {text.strerror or text}: check its path and permissions"
+        )
     if len(text) > _MAX_SIZE:
         raise ImportSourceError(f"{path}: is larger than the allowed {_MAX_SIZE:,} bytes: split it")
 

@@ -155,7 +155,12 @@ def _once(options: dict[str, Any]) -> int:
     if selection:
         say(f"no workers match {selection}")
         return warn_if_none_selected(selection)
-    if options["account_ids"]:
+    filters = [f"--host {name}" for name in options["hosts"]] + [
+        f"--state {name}" for name in options["states"]
+    ]
+    if filters:
+        say(f"no workers match {' '.join(filters)}; `manager ps -a` lists every account")
+    elif options["account_ids"]:
         say(f"no workers for {', '.join(options['account_ids'])}; `manager ps -a` lists every account")
     elif options["local"]:
         say("no workers on this machine")

@@ -46,7 +46,9 @@ def _options(command: Any) -> Any:
     help="With --system: the user that runs the service. [default: the owner of the state directory]",
 )
 def install(runs: Any, system: bool | None, name: str, dry_run: bool, run_as: str | None) -> int:
-    """Install and start the service with this shell's MANAGER_... settings.
+    """Install and start the service.
+
+    It gets the MANAGER_... settings of this shell.
 
     `host` (the default) runs the host agent of a fleet whose Redis is elsewhere; workers continue when the
     service stops or restarts. `up` runs everything on one machine; stopping the service stops the workers.

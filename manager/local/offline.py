@@ -306,4 +306,4 @@ def _similar(account_id: str, known: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(account_id, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "; `manager ps --local` lists the workers here"
