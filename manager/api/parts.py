@@ -18,7 +18,7 @@ from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
 from manager.models import BatchResult, WorkerInfo
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountFile, FleetReader, FleetState
+from manager.telemetry.fleet_reader import AccountFile, FleetReader, FleetState, read_account_files
 
 
 class Batches(Protocol):
@@ -90,19 +90,7 @@ def principal_of(request: Request) -> Principal:
 
 def account_files(service: WorkerManagerService) -> Mapping[str, AccountFile]:
     """Return what the account files on this machine say."""
-    found: dict[str, AccountFile] = {}
-    for account_id, loaded in service.select().items():
-        config = None if loaded is None else loaded.repaired
-        if loaded is None or config is None:
-            found[account_id] = AccountFile(enabled=None, readable=False)
-            continue
-        found[account_id] = AccountFile(
-            enabled=config.enabled if loaded.config is not None else None,
-            gateway=config.gateway,
-            groups=config.groups,
-            labels=config.labels,
-        )
-    return found
+    return read_account_files(service.select())
 
 
 def files_of(parts: ApiParts) -> ConfigurationService | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
+from manager.config import LoadedAccount
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredState
 from manager.fleet.desired_store import DesiredStore
@@ -102,6 +103,23 @@ class FleetState:
     stale: bool = False
     #: Orders of accounts, by their name; filled by readers.
     orders: dict[str, Sequence[AccountState]] = field(default_factory=dict, compare=False, repr=False)
+
+
+def read_account_files(loaded: Mapping[str, LoadedAccount | None]) -> dict[str, AccountFile]:
+    """Return what account files say, as `WorkerManagerService.select` returns them; None is a file that cannot be read."""
+    found: dict[str, AccountFile] = {}
+    for account_id, one in loaded.items():
+        config = None if one is None else one.repaired
+        if one is None or config is None:
+            found[account_id] = AccountFile(enabled=None, readable=False)
+            continue
+        found[account_id] = AccountFile(
+            enabled=config.enabled if one.config is not None else None,
+            gateway=config.gateway,
+            groups=config.groups,
+            labels=config.labels,
+        )
+    return found
 
 
 class FleetReader(Protocol):

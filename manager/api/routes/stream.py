@@ -78,7 +78,9 @@ def _only(query: EventQuery | StreamQuery, state: FleetState | None, principal: 
     return EventFilter(types=tuple(query.type), accounts=accounts)
 
 
-async def _state_for(parts: ApiParts, query: EventQuery | StreamQuery, principal: Principal) -> FleetState | None:
+async def _state_for(
+    parts: ApiParts, query: EventQuery | StreamQuery, principal: Principal
+) -> FleetState | None:
     return await parts.state() if query.group or principal.readable else None
 
 
@@ -110,7 +112,11 @@ class _Waker:
             self.event.set()
 
 
-@router.get("/events/stream", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get(
+    "/events/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def event_stream(
     request: Request,
     parts: Parts,
@@ -125,11 +131,14 @@ async def event_stream(
     cursor = await hub.cursor(asked or "$")
     parts.streams.enter(principal.key)
     return StreamingResponse(
-        _sse(request, hub, cursor, only, lambda: parts.streams.leave(principal.key)), media_type="text/event-stream"
+        _sse(request, hub, cursor, only, lambda: parts.streams.leave(principal.key)),
+        media_type="text/event-stream",
     )
 
 
-async def _sse(request: Request, hub: Hub, cursor: Cursor, only: EventFilter, leave: Any) -> AsyncIterator[bytes]:
+async def _sse(
+    request: Request, hub: Hub, cursor: Cursor, only: EventFilter, leave: Any
+) -> AsyncIterator[bytes]:
     waker = _Waker()
     hub.add(waker)
     try:
@@ -198,7 +207,9 @@ async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Any]:
     """
     headers = socket.headers
     if not parts.host_allowed(host_name(headers.get("host", ""))):
-        raise ProblemError("unknown_host", "the Host header names a host that this server does not answer for")
+        raise ProblemError(
+            "unknown_host", "the Host header names a host that this server does not answer for"
+        )
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
         raise ProblemError("csrf", "a page of another origin may not open this stream")
@@ -209,7 +220,9 @@ async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Any]:
     elif cookie and origin is not None:
         credential, check = cookie, parts.authenticator.by_session
     else:
-        raise ProblemError("unauthenticated", "send Authorization: Bearer, or a session's cookie with an Origin")
+        raise ProblemError(
+            "unauthenticated", "send Authorization: Bearer, or a session's cookie with an Origin"
+        )
     principal = await run_in_threadpool(check, credential)
     principal.require("read")
 

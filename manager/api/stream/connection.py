@@ -131,7 +131,9 @@ class Connection:
                     {"where": list(one["loc"]), "message": one["msg"]}
                     for one in error.errors(include_url=False, include_input=False)
                 ]
-                self._refuse(asked_id, ProblemError("invalid_request", "this message is not understood", errors=errors))
+                self._refuse(
+                    asked_id, ProblemError("invalid_request", "this message is not understood", errors=errors)
+                )
             except ProblemError as error:
                 self._refuse(asked_id, error)
             except ManagerError as error:
@@ -153,7 +155,9 @@ class Connection:
             self._wake.set()
         else:
             if message.id not in self._topics and len(self._topics) >= MAX_SUBSCRIPTIONS:
-                raise ProblemError("rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
+                raise ProblemError(
+                    "rate_limited", f"a connection has at most {MAX_SUBSCRIPTIONS} subscriptions"
+                )
             self._topics[message.id] = await self._topic(message)
             self._wake.set()
 
@@ -188,7 +192,9 @@ class Connection:
             due = min((topic.due for topic in self._topics.values()), default=float("inf"))
             if not self._answers:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), None if due == float("inf") else max(0.0, due - loop.time()))
+                    await asyncio.wait_for(
+                        self._wake.wait(), None if due == float("inf") else max(0.0, due - loop.time())
+                    )
             self._wake.clear()
             while self._answers:
                 await self._transmit(self._answers.popleft())

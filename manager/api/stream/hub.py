@@ -125,5 +125,3 @@ class Hub:
 
     def _begin_ring(self, cursor: Cursor | None) -> None:
         self._ring = None if cursor is None else EventRing(cursor)
-
-

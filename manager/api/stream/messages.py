@@ -36,7 +36,9 @@ class Subscribe(_Strict):
     id: SubscriptionId
     topic: Annotated[str, StringConstraints(pattern=r"^(accounts|events|hosts|batch:[A-Za-z0-9-]{1,64})$")]
     select: Select = Select()
-    after: Annotated[str | None, Field(max_length=60, description="A cursor; events after it are sent.")] = None
+    after: Annotated[str | None, Field(max_length=60, description="A cursor; events after it are sent.")] = (
+        None
+    )
     figures: FigureWish = FigureWish()
 
 

@@ -214,7 +214,9 @@ class Events(Topic):
                     yield head[:-1] + b',"event":' + one.json + b"}"
         except CursorGoneError as gone:
             yield frame("gone", id=self.id, oldest=gone.oldest)
-            self._cursor = await self._hub.cursor(gone.oldest) if gone.oldest else self._hub.head or self._cursor
+            self._cursor = (
+                await self._hub.cursor(gone.oldest) if gone.oldest else self._hub.head or self._cursor
+            )
         except FleetUnavailableError:
             pass  # Redis is away; the view tells when it is back
         if now - self._told_at >= BOOKMARK_SECONDS:
@@ -249,7 +251,9 @@ class Hosts(Topic):
         state = await self._hub.state()
         known = {host.name: host_row(host) for host in state.hosts}
         if changed is None:
-            yield frame("snapshot", id=self.id, cursor=state.cursor, rows=list(known.values()), part=1, parts=1)
+            yield frame(
+                "snapshot", id=self.id, cursor=state.cursor, rows=list(known.values()), part=1, parts=1
+            )
             return
         yield frame(
             "change",
@@ -271,7 +275,9 @@ class Batch(Topic):
         self._dirty = True
 
     def updated(self, update: ViewUpdate) -> bool:
-        self._dirty = self._dirty or any(event.type.startswith(("worker.", "command.", "batch.")) for event in update.events)
+        self._dirty = self._dirty or any(
+            event.type.startswith(("worker.", "command.", "batch.")) for event in update.events
+        )
         return self._dirty
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:

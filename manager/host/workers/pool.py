@@ -1,16 +1,18 @@
 """The host's worker pool: one process for each account."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from manager.errors import (
     HostUnavailableError,
+    NotSupportedError,
     NoWorkerError,
     OrphansLeftError,
     StartFailedError,
 )
+from manager.fleet.events import Event, EventFilter
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
 from manager.host.workers.exits import ExitHandler, OnUnexpectedExit
@@ -286,6 +288,20 @@ class WorkerPoolManager:
     def validate_many(self, needs: Mapping[str, Needs]) -> None:
         """See `manager.pool.protocol.WorkerPool.validate_many`: this host would run all of them."""
         del needs
+
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        only: EventFilter | None = None,
+        idle_seconds: float | None = None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """See `manager.pool.protocol.WorkerPool.watch`: a pool of processes has no event stream."""
+        del after, only, idle_seconds, closed
+        raise NotSupportedError(
+            "this pool has no event stream: watch the fleet with the service that sends commands through Redis"
+        )
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""
