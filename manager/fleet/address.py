@@ -1,4 +1,4 @@
-"""Parses MANAGER_REDIS_URL for redis-py, kombu and Celery's result backend alike.
+"""Parser of MANAGER_REDIS_URL for redis-py, kombu and Celery.
 
 Each of the three parses URLs differently: one verifies certificates where another does not, one ignores an
 option that another refuses. This module parses the URL once and refuses each option that it does not support,
@@ -89,7 +89,10 @@ class RedisAddress:
 
     @property
     def url(self) -> str:
-        """Return the canonical URL, which `parse_redis_url` parses to an equal address."""
+        """Return the canonical URL.
+
+        `parse_redis_url` parses it to an equal address.
+        """
         query: dict[str, str] = {}
         if self.kind == "unix":
             if self.db:
@@ -155,7 +158,8 @@ def parse_redis_url(text: str) -> RedisAddress:
     if meaning is None:
         named = f"{scheme}://" if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme) else "this scheme"
         raise SettingsError(
-            f"MANAGER_REDIS_URL: {named} is not supported; use redis://, rediss:// (TLS), unix:// or sentinel://"
+            f"MANAGER_REDIS_URL: {named} is not supported; use redis://, rediss:// (TLS), unix:// or "
+            "sentinel://"
         )
     kind, tls = meaning
     rest = _one_of_alternates(kind, scheme, rest)
@@ -197,7 +201,7 @@ def parse_redis_url(text: str) -> RedisAddress:
 
 
 def _bare(text: str) -> str:
-    """Remove the surrounding white space, line end and quotes that copying a URL adds."""
+    """Remove surrounding white space and quotes, which copying adds."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
@@ -209,7 +213,10 @@ def _bare(text: str) -> str:
 
 
 def _one_of_alternates(kind: Kind, scheme: str, rest: str) -> str:
-    """Return the part after the scheme, with Sentinels that kombu writes as alternates (`;`) as one list."""
+    """Return the part after the scheme, with all Sentinels in one list.
+
+    kombu writes several Sentinels as alternate URLs, separated by `;`.
+    """
     parts = re.split(r";(?=[A-Za-z][A-Za-z0-9+.-]*://)", rest)
     if len(parts) == 1:
         return rest

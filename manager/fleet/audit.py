@@ -1,4 +1,4 @@
-"""The audit trail: who asked for which command, from where and when, and its outcome.
+"""The audit trail: who sent which command when, and its outcome.
 
     manager:audit               stream: entries of managers, and of every host that has no Redis user
     manager:audit:host:<name>   list: entries of that host, `<seconds of Redis's clock> <JSON>`, oldest first
@@ -149,7 +149,7 @@ class AuditTrail:
 
     @contextmanager
     def refusals(self, what: str, *, by: str, host: str = "", account_id: str = "") -> Iterator[None]:
-        """Write an entry if the block raises a ManagerError, and let the error propagate."""
+        """Record a ManagerError that the block raises, and re-raise it."""
         try:
             yield
         except FleetUnavailableError:
@@ -210,7 +210,10 @@ class AuditTrail:
         return sorted(name for name in names if HOST_NAME.fullmatch(name))
 
     def _trim(self) -> None:
-        """Trim the hosts' lists. A host may not, so a manager does when it writes an entry."""
+        """Trim the hosts' lists.
+
+        A host may not, so a manager does when it writes an entry.
+        """
         try:
             with translated(self._url):
                 pipe = self._client.pipeline(transaction=False)
@@ -234,9 +237,9 @@ class TrailFollower:
             self._lengths = {host: client.llen(host_key(host)) for host in hosts()}
 
     def next(self, *, wait_seconds: float = 1.0) -> list[AuditEntry]:
-        """Return new entries by time; block up to `wait_seconds` for the first one.
+        """Return new entries by time.
 
-        Raises FleetUnavailableError.
+        Blocks up to `wait_seconds` for the first one. Raises FleetUnavailableError.
         """
         with translated(self._url):
             found = self._of_hosts()
@@ -276,7 +279,10 @@ def _read(entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
 
 
 def _read_list(host: str, first: int, entries: Sequence[bytes]) -> Iterator[AuditEntry]:
-    """Yield a host's entries. A malformed value is shown too, because only a forger writes one."""
+    """Yield a host's entries.
+
+    A malformed value is shown too, because only a forger writes one.
+    """
     for index, raw in enumerate(entries, start=first):
         stamp, _, payload = raw.partition(b" ")
         data = json_object(payload) or {"text": "malformed entry"}

@@ -1,4 +1,6 @@
-"""Batches: commands for many accounts at once, recorded so that a caller can leave and query them later.
+"""Records of batches: commands for many accounts at once.
+
+A caller can leave and query the outcome later.
 
     manager:batch:<id>     hash: `` (the batch, JSON), account id → task id, or the outcome without a task
     manager:batches        sorted set: batch id → time (seconds, by Redis's clock)

@@ -1,4 +1,4 @@
-"""Celery's broker and result backend, over connections like those of the fleet's own clients.
+"""Celery's broker and result backend on the fleet's own connections.
 
 By themselves kombu and Celery parse the URL differently, fail when a pool has no free connection, and end a
 consumer when a server refuses a command. Here both use the address that `manager.fleet.address` parsed, wait
@@ -61,7 +61,7 @@ class FleetChannel(redis_transport.Channel):
         return pool
 
     def _polled(self, connection_class: Any) -> Any:
-        """Return a connection class that notifies the channel's poller when it closes."""
+        """Return a connection class that notifies the poller when it closes."""
         channel = self
 
         class Polled(connection_class):  # type: ignore[misc]
@@ -74,7 +74,7 @@ class FleetChannel(redis_transport.Channel):
 
 
 class FleetTransport(redis_transport.Transport):
-    """kombu's Redis transport, for every form of URL that this project supports."""
+    """kombu's Redis transport, for every supported form of URL."""
 
     Channel: Any = FleetChannel
     #: kombu then passes the URL on unparsed.
@@ -95,7 +95,7 @@ class FleetTransport(redis_transport.Transport):
         return connection
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return the URL without its password, or in the form of a plain Celery app."""
+        """Return the URL without its password, or as a plain Celery app's."""
         del mask
         return parse_redis_url(uri).celery_url.partition(";")[0] if include_password else safe_url(uri)
 
@@ -110,7 +110,7 @@ class FleetTransport(redis_transport.Transport):
 
 
 class FleetBackend(RedisBackend):  # type: ignore[misc]
-    """Celery's Redis result backend, for every form of URL that this project supports."""
+    """Celery's Redis result backend, for every supported form of URL."""
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         address = parse_redis_url(url)

@@ -1,4 +1,4 @@
-"""Versions of the account files in Redis, and the current one, which hosts read.
+"""Versions of the account files in Redis.
 
     manager:config:versions    hash: version → JSON (hash, by, time, message, files: path → text)
     manager:config:current     `<version> <hash>` of the current version

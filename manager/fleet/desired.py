@@ -1,4 +1,4 @@
-"""Desired state: what each account should be, and the requests that change it.
+"""Desired state of accounts, and the requests that change it.
 
 A manager writes desired state before it sends a task, so that no lost process or message loses the command.
 Every host agent compares it with the actual state. `manager.fleet.desired_store` reads and writes it.
@@ -63,7 +63,7 @@ class DesiredStateRequest:
     given: int = 0
 
     def arguments(self) -> list[str]:
-        """Return the arguments that the script `SET_DESIRED` takes from the request."""
+        """Return the request's arguments of the script `SET_DESIRED`."""
         change: dict[str, Any] = {
             "state": self.state,
             "restart": int(self.restart),
@@ -153,7 +153,10 @@ class DesiredState:
 
     @classmethod
     def from_json(cls, account_id: str, text: str | bytes) -> Self | None:
-        """Parse a stored record; None if it is malformed or of an incompatible version."""
+        """Parse a stored record.
+
+        Returns None if it is malformed or of an incompatible version.
+        """
         try:
             data = json.loads(text)
             return cls(
@@ -200,7 +203,10 @@ def _seconds(value: object) -> float | None:
 
 
 def _mode(value: object) -> TradingMode:
-    """Parse a trading mode. An unknown one, of a later version, becomes `paused`: it must not trade."""
+    """Parse a trading mode.
+
+    An unknown one, of a later version, becomes `paused`: it must not trade.
+    """
     try:
         return TradingMode.NORMAL if value is None else TradingMode(str(value))
     except ValueError:

@@ -85,9 +85,10 @@ class DesiredStore:
         self._client.close()
 
     def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
-        """Apply a change, unless a later command has replaced it. Idempotent for one token.
+        """Apply a change, unless a later command has replaced it.
 
-        Returns the command's generation, and the state that is desired now: by this or by a later command.
+        Idempotent for one token. Returns the command's generation, and the state that is desired now: by this
+        or by a later command.
         """
         with translated(self._url):
             return _result(change, self._set_desired(keys=_keys(change), args=self._arguments(change)))
@@ -125,7 +126,10 @@ class DesiredStore:
         return None if text is None else DesiredState.from_json(account_id, text)
 
     def withdraw_mode(self, desired: DesiredState, mode: TradingMode) -> None:
-        """Replace a mode that was refused by `mode`, unless a later command has changed it."""
+        """Replace a refused mode by `mode`.
+
+        Does nothing if a later command has changed the mode.
+        """
         with translated(self._url):
             self._withdraw_mode(
                 keys=[DESIRED_KEY, VERSION_KEY], args=[desired.account_id, desired.mode_at, mode]
@@ -152,9 +156,10 @@ class DesiredStore:
         return None if text is None else DesiredState.from_json(desired.account_id, text)
 
     def tidy(self) -> int:
-        """Delete accounts that no host ever had and whose last command is a day old; return how many.
+        """Delete accounts that no host ever had; return how many.
 
-        Such an account is mostly a mistyped one, whose start was refused.
+        Only accounts whose last command is more than a day old. Such an account is mostly a mistyped one,
+        whose start was refused.
         """
         snapshot = self.snapshot()
         old = [
@@ -173,7 +178,10 @@ class DesiredStore:
         return int(forgotten)
 
     def forget_account(self, account_id: str, generation: int, host: str, by: str) -> bool:
-        """Reduce the account's record to `stopped`; False if a command has changed it since `generation`."""
+        """Reduce the account's record to `stopped`.
+
+        Returns False if a command has changed it since `generation`.
+        """
         with translated(self._url):
             return bool(
                 self._forget_account(keys=[DESIRED_KEY, VERSION_KEY], args=[account_id, generation, host, by])
@@ -194,11 +202,17 @@ class DesiredStore:
         return [] if snapshot is None else [key for key, one in snapshot.desired.items() if one.running]
 
     def read(self, account_id: str) -> DesiredState | None:
-        """Return the account's desired state; None if it has none, or if its record is malformed."""
+        """Return the account's desired state.
+
+        Returns None if it has none, or if its record is malformed.
+        """
         return self.read_many([account_id]).get(account_id)
 
     def read_many(self, account_ids: Iterable[str]) -> dict[str, DesiredState]:
-        """Return the desired states of these accounts; those without a well-formed one are missing."""
+        """Return the desired states of these accounts.
+
+        Those without a well-formed one are missing.
+        """
         keys = list(account_ids)
         if not keys:
             return {}
@@ -208,7 +222,10 @@ class DesiredStore:
         return {desired.account_id: desired for desired in found if desired is not None}
 
     def generations(self, tokens: Iterable[str]) -> dict[str, int]:
-        """Return the generations of these commands; those that are unknown or a day old are missing."""
+        """Return the generations of these commands.
+
+        Those that are unknown or a day old are missing.
+        """
         tokens = list(tokens)
         if not tokens:
             return {}
@@ -217,7 +234,10 @@ class DesiredStore:
         return {token: int(text) for token, text in zip(tokens, raw, strict=True) if text and text.isdigit()}
 
     def snapshot(self, known_version: int | None = None) -> DesiredSnapshot | None:
-        """Return the desired state of all accounts; None if it has not changed since `known_version`."""
+        """Return the desired state of all accounts.
+
+        Returns None if it has not changed since `known_version`.
+        """
         with translated(self._url):
             version = int(self._client.get(VERSION_KEY) or 0)
             if version == known_version:
@@ -249,10 +269,10 @@ class DesiredStore:
         return DesiredSnapshot(int(raw_version or 0), now, desired, frozenset(broken))
 
     def next_urgent_stop(self, host: str, wait_seconds: float) -> UrgentStop | None:
-        """Remove and return the host's next urgent stop; block up to `wait_seconds` for one.
+        """Remove and return the host's next urgent stop.
 
-        Returns None if there is none, or if it is malformed: the desired state says the same. `wait_seconds`
-        are whole seconds below the client's reply timeout.
+        Blocks up to `wait_seconds` for one. Returns None if there is none, or if it is malformed: the desired
+        state says the same. `wait_seconds` are whole seconds below the client's reply timeout.
         """
         with translated(self._url):
             answer = self._client.blpop([urgent_stops_key(host)], timeout=wait_seconds)

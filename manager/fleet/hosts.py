@@ -1,4 +1,4 @@
-"""The state of a host, judged from its agent's status report, and the request to drain it."""
+"""The state of a host by its status report, and its drain request."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ HOST_STALE_AFTER: Final = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainRequest:
-    """A request that a host accepts no new workers and moves or stops those that it has.
+    """A request to empty a host.
 
-    The mode `off` ends a drain. It is written rather than deleted: if the key is missing, Redis has lost it,
-    and the host restores the request that it remembers.
+    The host accepts no new workers, and moves or stops those that it has. The mode `off` ends a drain. It is
+    written rather than deleted: if the key is missing, Redis has lost it, and the host restores the request
+    that it remembers.
     """
 
     #: `move`: workers move to other hosts. `stop`: they are stopped until the drain ends.
@@ -78,7 +79,10 @@ class HostState:
 
     @property
     def state(self) -> str:
-        """`live`, `draining`, `drained`, `lost` (no recent report) or `ended` (cleanly)."""
+        """`live`, `draining`, `drained`, `lost` or `ended`.
+
+        `lost` is a host without a recent report, `ended` one whose agent ended cleanly.
+        """
         if not self.live:
             return "ended" if self.age_seconds is None else "lost"
         if not self.draining:

@@ -1,4 +1,6 @@
-"""Leases: fleet-wide claims on broker identities, so that no two workers ever hold a session for one.
+"""Leases: fleet-wide claims on broker identities.
+
+A lease ensures that no two workers ever hold a session for one identity.
 
     manager:lease:<claim>   hash: epoch, host, home, worker_id, account_id, since, ttl, renewed (milliseconds)
     manager:epoch           the last epoch that was given
@@ -250,12 +252,18 @@ class LeaseStore:
         return int(answer[1])
 
     def release(self, claims: Sequence[str], epoch: int) -> None:
-        """Release the claims that are held with `epoch`, and no others. Idempotent."""
+        """Release the claims that are held with `epoch`, and no others.
+
+        Idempotent.
+        """
         with translated(self._url):
             self._release(keys=[lease_key(claim) for claim in claims], args=[epoch])
 
     def revoke(self, claim: str) -> bool:
-        """Free a claim without proof that its holder has ended; False if it has no holder."""
+        """Free a claim without proof that its holder has ended.
+
+        Returns False if it has no holder.
+        """
         with translated(self._url):
             return bool(self._revoke(keys=[lease_key(claim)]))
 
@@ -313,7 +321,10 @@ class LeaseStore:
 
 
 class LeaseBeats:
-    """Sends a worker's heartbeats. Each one also renews its lease, in one round trip."""
+    """Sends a worker's heartbeats.
+
+    Each one also renews its lease, in one round trip.
+    """
 
     def __init__(
         self,

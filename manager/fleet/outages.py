@@ -1,9 +1,10 @@
-"""Server states in which Redis answers but refuses commands. Each counts as an outage.
+"""Server states in which Redis answers but refuses commands.
 
-A server that became a replica, waits for its replicas, cannot write to its disk or runs as a cluster answers
-every command with an error. A client that blames the command ends, or keeps its connection to the wrong
-server for ever. A connection class made by `refusal_aware` raises ServerRefusesError, a connection error, and
-closes the connection. The next command then connects to the server that a failover chose.
+Each counts as an outage. A server that became a replica, waits for its replicas, cannot write to its disk or
+runs as a cluster answers every command with an error. A client that blames the command ends, or keeps its
+connection to the wrong server for ever. A connection class made by `refusal_aware` raises ServerRefusesError,
+a connection error, and closes the connection. The next command then connects to the server that a failover
+chose.
 """
 
 import contextlib

@@ -19,14 +19,20 @@ def json_object(text: str | bytes | None) -> dict[str, Any] | None:
 
 
 def number(value: object) -> float | None:
-    """Return a number as a float; None for anything else, and for 1e15 and more, beyond any clock."""
+    """Return a number as a float.
+
+    Returns None for anything else, and for 1e15 and more, beyond any clock.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def moment(value: object) -> datetime | None:
-    """Return seconds since the epoch as a datetime in UTC; None if they are not a valid one."""
+    """Return seconds since the epoch as a datetime in UTC.
+
+    Returns None if they are not a valid one.
+    """
     seconds = number(value)
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

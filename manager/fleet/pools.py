@@ -105,9 +105,9 @@ _lock: Final = Lock()
 def shared_pool(
     address: RedisAddress, reply_timeout: float, make: Callable[[], BlockingConnectionPool]
 ) -> BlockingConnectionPool:
-    """Return this process's pool for the address, created by `make` if there is none.
+    """Return this process's pool for the address.
 
-    The pool lives as long as its clients.
+    `make` creates it if there is none. The pool lives as long as its clients.
     """
     with _lock:
         pool = _shared.get((address, reply_timeout))

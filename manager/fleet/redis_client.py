@@ -1,4 +1,4 @@
-"""Opens Redis clients whose waits are bounded, and translates their errors to FleetUnavailableError."""
+"""Redis clients with bounded waits and one kind of error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +52,10 @@ def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Red
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into FleetUnavailableError: what happened, where, and what to do next."""
+    """Turn redis-py's errors into FleetUnavailableError.
+
+    Its text says what happened, where, and what to do next.
+    """
     try:
         yield
     except AuthenticationError as error:

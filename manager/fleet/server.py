@@ -1,4 +1,4 @@
-"""The state of the Redis server itself: version, settings, limits, and whether it accepts writes."""
+"""Queries about the Redis server: version, settings, limits, writes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,21 +39,30 @@ class WriteRefusal:
 
 
 class RedisServer:
-    """Queries about the server. Every method raises FleetUnavailableError if it cannot be reached."""
+    """Queries about the server.
+
+    Every method raises FleetUnavailableError if it cannot be reached.
+    """
 
     def __init__(self, url: str, client: Any) -> None:
         self._url = url
         self._client = client
 
     def ping(self) -> dict[str, Any]:
-        """Return the `INFO server` section, plus the server's `name` and its `time` in seconds."""
+        """Return the `INFO server` section, plus `name` and `time`.
+
+        `time` is the server's clock in seconds since the epoch.
+        """
         with translated(self._url):
             info = cast(dict[str, Any], self._client.info("server"))
             time = cast(tuple[int, int], self._client.time())
         return {**info, "time": clock_seconds(time), "name": server_name(info)}
 
     def settings(self) -> dict[str, str] | None:
-        """Return the settings that a fleet depends on; None where this user may not read them."""
+        """Return the settings that a fleet depends on.
+
+        Returns None where this user may not read them.
+        """
         with translated(self._url):
             try:
                 return {
@@ -85,9 +94,9 @@ class RedisServer:
         )
 
     def write_refusal(self) -> WriteRefusal | None:
-        """Return why the server refuses this user's writes; None if it accepts them.
+        """Return why the server refuses this user's writes.
 
-        Changes nothing.
+        Returns None if it accepts them. Changes nothing.
         """
         try:
             # An empty SETRANGE creates no key, but Redis checks it like any write that needs memory.

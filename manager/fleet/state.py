@@ -1,4 +1,7 @@
-"""Reads hosts and workers at one moment, in one or two round trips however many there are."""
+"""Reads hosts and workers at one moment.
+
+Takes one or two round trips, however many hosts and workers there are.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -60,7 +63,7 @@ class FleetStateReader:
     def _answers(
         self, account_ids: Sequence[str] | None, with_workers: bool
     ) -> tuple[list[str], tuple[int, int], list[Any]]:
-        """Return the hosts' names, Redis's clock, and the raw records of each host in turn."""
+        """Return hosts' names, Redis's clock, and each host's raw records."""
         names = self._names
         with translated(self._url):
             # Reads the hosts of the last time, and again if the set has changed: mostly one round trip.

@@ -1,4 +1,4 @@
-"""JSON values that Redis stamps with its own clock: written by a script, read with their age.
+"""JSON values that Redis stamps with its own clock.
 
 Only Redis's clock judges freshness: it stamps each write and dates each read. Hosts whose clocks differ by an
 hour therefore agree on how old a heartbeat is.
@@ -32,9 +32,9 @@ class Timestamped:
 
 
 def parse_timestamped(raw: bytes | None, now: float) -> Timestamped | None:
-    """Parse a value that `STAMPED_WRITE` wrote; None if it is missing or malformed.
+    """Parse a value that `STAMPED_WRITE` wrote.
 
-    `now` is Redis's clock in seconds since the epoch.
+    Returns None if it is missing or malformed. `now` is Redis's clock in seconds since the epoch.
     """
     if raw is None:
         return None

@@ -1,4 +1,4 @@
-"""The URL of the fleet's Redis, for this project's clients, for Celery, and for messages."""
+"""The URL of the fleet's Redis, for clients, Celery and messages."""
 
 import sys
 from urllib.parse import quote
@@ -9,9 +9,10 @@ from manager.system.state_dir import StatePaths
 
 
 def fleet_address(settings: Settings) -> RedisAddress:
-    """Return the address in MANAGER_REDIS_URL, else that of this machine's `manager up`.
+    """Return the address in MANAGER_REDIS_URL, or the local default.
 
-    Raises SettingsError if the URL cannot be used.
+    The default is the Redis that `manager up` starts on this machine. Raises SettingsError if the URL cannot
+    be used.
     """
     url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
     if url:
@@ -30,7 +31,10 @@ def fleet_url(settings: Settings) -> str:
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the URL for a plain Celery app (`redis+socket://` for a Unix socket)."""
+    """Return the URL for a plain Celery app.
+
+    For a Unix socket it begins with `redis+socket://`.
+    """
     return fleet_address(settings).celery_url
 
 

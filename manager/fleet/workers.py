@@ -1,4 +1,4 @@
-"""A worker's actual state, judged from its host's record and its last heartbeat."""
+"""A worker's actual state, by its record and its last heartbeat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ class WorkerRecord:
 
 
 def parse_worker(raw: bytes) -> WorkerInfo | None:
-    """Parse a worker's record; None if it is malformed or of an incompatible version."""
+    """Parse a worker's record.
+
+    Returns None if it is malformed or of an incompatible version.
+    """
     try:
         return WorkerInfo.from_dict(json_object(raw))
     except ValueError:
@@ -37,7 +40,7 @@ def parse_worker(raw: bytes) -> WorkerInfo | None:
 
 
 def current_worker(records: Sequence[WorkerRecord], stale_after: float) -> WorkerInfo:
-    """Return an account's worker, given the records that one or more hosts have of it.
+    """Return an account's worker by the records of one or more hosts.
 
     A running worker wins, else the one with the highest epoch. `stale_after` is in seconds; see `observe`.
     """
@@ -89,9 +92,10 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
 
 
 def ended_unobserved(info: WorkerInfo, stopped: bool) -> WorkerInfo:
-    """Return the final record of a worker that ended while its host agent was down.
+    """Return the final record of a worker that ended unobserved.
 
-    Its status becomes `stopped` if the stop was intended (`stopped`), else `failed`.
+    It ended while its host agent was down. Its status becomes `stopped` if the stop was intended (`stopped`),
+    else `failed`.
     """
     status = WorkerLifecycleStatus.STOPPED if stopped else WorkerLifecycleStatus.FAILED
     error = None if stopped else "it was gone when the host agent started"

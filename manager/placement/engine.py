@@ -99,7 +99,10 @@ class HostFacts:
 
     @property
     def egress_ip(self) -> str:
-        """The public address; a host that does not report one shares it with no other host."""
+        """The public address.
+
+        A host that does not report one shares it with no other host.
+        """
         return self.labels.get(EGRESS_IP) or f"host:{self.name}"
 
     @property
@@ -110,7 +113,7 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The host that placement chose for an account, or the reasons against each host."""
+    """The host chosen for an account, or the reasons against each host."""
 
     account_id: str
     #: None: no host fits.
@@ -136,7 +139,10 @@ class Placement:
 
 
 class FleetView:
-    """The fleet's hosts and the accounts placed on each; `add` and `remove` change the latter."""
+    """The fleet's hosts and the accounts placed on each.
+
+    `add` and `remove` change the latter.
+    """
 
     def __init__(self, hosts: Iterable[HostFacts]) -> None:
         self.hosts: dict[str, HostFacts] = {host.name: host for host in hosts}
@@ -167,7 +173,10 @@ class FleetView:
         return self._count[host]
 
     def refusal(self, needs: Needs, host: str) -> str | None:
-        """Return the rule by which the account may not run on `host`; None if it may."""
+        """Return the rule by which the account may not run on `host`.
+
+        Returns None if it may.
+        """
         there = self._placed.get(needs.account_id)
         if there is None:
             return self._refusal(needs, host)

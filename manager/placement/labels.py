@@ -27,7 +27,10 @@ def label_problem(name: str, value: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selects the accounts of a command: in any of the groups, and with all of the labels."""
+    """Selects the accounts of a command.
+
+    An account matches if it is in any of the groups and has all of the labels.
+    """
 
     groups: tuple[str, ...] = ()
     #: `name` or `name=value`.
@@ -35,7 +38,7 @@ class Selection:
 
     @classmethod
     def of(cls, group: str | Iterable[str] | None, labels: Mapping[str, str] | None) -> "Selection":
-        """Return the selection of one or several groups, and of labels with their values."""
+        """Return the selection of groups and of labels with their values."""
         groups = (group,) if isinstance(group, str) else tuple(group or ())
         return cls(
             groups, tuple(f"{name}={value}" if value else name for name, value in (labels or {}).items())
@@ -56,7 +59,10 @@ class Selection:
 
 
 def parse_labels(text: str) -> Labels:
-    """Parse `mt5,london,desk=fx`. Raises ValueError, which names the invalid label."""
+    """Parse `mt5,london,desk=fx`.
+
+    Raises ValueError, which names the invalid label.
+    """
     found: Labels = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, value = part.partition("=")

@@ -11,7 +11,7 @@ import pytest
 from support.servers import RedisServer
 
 import manager
-from manager.client.commands import Command, without_older_hosts, without_strangers
+from manager.client.commands import Command, refuse_incompatible_hosts, refuse_unknown_commands
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredStateRequest
@@ -115,12 +115,12 @@ def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     command = Command(START, "a")
     moved = Command(START, "b", why="move", host="theirs")
     places = {"a": ("theirs", True)}
-    ready, refused = without_strangers([command, moved], places, [ours, theirs])
+    ready, refused = refuse_incompatible_hosts([command, moved], places, [ours, theirs])
     assert (ready, set(refused)) == ([], {"a", "b"})
     assert "host theirs and this manager do not work together: version 0.9.0" in str(refused["a"])
-    assert without_strangers([command], {}, [ours, theirs]) == ([command], {})
-    assert set(without_strangers([command], {}, [theirs, silent])[1]) == {"a"}
-    assert without_strangers([command], {}, [silent]) == ([command], {})
+    assert refuse_incompatible_hosts([command], {}, [ours, theirs]) == ([command], {})
+    assert set(refuse_incompatible_hosts([command], {}, [theirs, silent])[1]) == {"a"}
+    assert refuse_incompatible_hosts([command], {}, [silent]) == ([command], {})
 
 
 def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_written_down() -> None:
@@ -130,7 +130,7 @@ def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_writt
     lost = HostState("lost", False, 60.0, {"version": "0.2.0"})
     places = {"a": ("old", True), "b": ("new", True), "c": ("lost", True)}
     commands = [Command(PAUSE, account_id) for account_id in ("a", "b", "c", "d")]
-    ready, refused = without_older_hosts(commands, places, [old, new, lost])
+    ready, refused = refuse_unknown_commands(commands, places, [old, new, lost])
     assert [one.account_id for one in ready] == ["b", "d"]
     assert set(refused) == {"a", "c"}, "a silent host of 0.2 would forget it when it is back"
     assert "host old runs version 0.2.0, which does not know pause" in str(refused["a"])
