@@ -64,7 +64,7 @@ def test_a_file_without_such_values_is_left_as_it_is() -> None:
         ("command: 5", "is not a list; write [program, argument, argument]"),
         ("command: [sleep, null]", 'command[1]: has no value; write "" for an empty text'),
         ("command: [sleep, .nan]", "command[1]: nan: not a finite number; write it in quotes"),
-        ("command: [sleep, [1]]", "command[1]: [1] is no text"),
+        ("command: [sleep, [1]]", "command[1]: [1] is not a text"),
         ("command: [sleep]\nenvironment: {A: }", 'environment.A: has no value; write "" for an empty text'),
         ('command: [sleep]\nenvironment: {"A=B": x}', "environment.A=B: 'A=B' is not a variable's name"),
         ('command: [sleep]\nenvironment: {"": x}', "environment.: '' is not a variable's name"),
@@ -74,7 +74,7 @@ def test_a_file_without_such_values_is_left_as_it_is() -> None:
         ('command: [""]', "command[0]: is empty"),
         (
             "command: [sleep]\numask: 027",
-            "027 is ambiguous (YAML loaders differ): write the octal digits in quotes",
+            "027 is ambiguous (YAML parsers differ): write the octal digits in quotes",
         ),
         ("command: [sleep]\numask: 27", 'a decimal number; write the octal digits in quotes: umask: "027"'),
         ("command: [sleep]\numask: true", "octal digits in quotes"),

@@ -173,7 +173,7 @@ def test_a_value_cannot_lead_to_another_directory(directory: Directory, login: s
 )
 def test_a_value_cannot_become_code_of_a_shell(directory: Directory, login: str, command: str) -> None:
     text = f'gateway: command\nready: {{line: r}}\nlogin: "{login}"\ncommand: {command}\n'
-    assert any("that the program takes for code" in error for error in directory.errors_of(text))
+    assert any("that the program runs as code" in error for error in directory.errors_of(text))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_state_directory_in_a_shell_is_looked_at_once_it_is_known(directory: D
     command = filled(found, Path("/state/accounts/a")).command
     assert command is not None
     assert command[2] == "cd /state/accounts/a && bot"
-    with pytest.raises(InvalidConfigError, match="that the program takes for code"):
+    with pytest.raises(InvalidConfigError, match="that the program runs as code"):
         filled(found, Path("/state; rm/accounts/a"))
 
 
