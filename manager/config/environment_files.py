@@ -131,7 +131,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
         found.problems.append(FileProblem(number, "is not NAME=value; begin a comment with #"))
         return end
     if name.upper().startswith("MANAGER_"):
-        text_ = f"{name}: names beginning with MANAGER_ are the manager's own: rename the variable"
+        text_ = f"{name}: names beginning with MANAGER_ are reserved: rename the variable"
         found.problems.append(FileProblem(number, text_))
     quote = text[start.end() : start.end() + 1]
     if quote in ("'", '"'):

@@ -222,7 +222,7 @@ class _Filling:
                 self._problem(place, f"{{{name}}} has no value: this account has no `{name}`")
                 return text
             if "\0" in value:
-                self._problem(place, f"{{{name}}}: the value holds a NUL character")
+                self._problem(place, f"{{{name}}}: the value contains a NUL character")
                 return text
             if path and name in ("login", "server") and _leads_elsewhere(value):
                 self._problem(

@@ -167,17 +167,19 @@ class _Service:
             pairs = [(name, value if equals else None) for name, equals, value in split]
         for name, value in pairs:
             text = f"${{{name}}}" if value is None else text_of(value)
-            variable = self._of_host(text)
-            if variable is None:
+            host_variable = self._of_host(text)
+            if host_variable is None:
                 self._set(draft, "environment", name, self._expand(text, missing))
                 continue
-            problem = draft.set_reference(name, variable, available=variable in self._source.variables)
+            problem = draft.set_reference(
+                name, host_variable, available=host_variable in self._source.variables
+            )
             if problem is not None:
                 self._lost("environment", f"{name} {problem}")
             else:
                 self._noted(
                     "environment",
-                    f"{name}: env:{variable} was written: the host agent must have that variable",
+                    f"{name}: env:{host_variable} was written: the host agent must have that variable",
                 )
 
     def _of_host(self, text: str) -> str | None:

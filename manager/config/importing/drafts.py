@@ -100,7 +100,7 @@ class Draft:
         if not name or "=" in name or "\0" in name or "\0" in value:
             return "is not a valid environment variable; it was left out"
         if name.upper().startswith("MANAGER_"):
-            return "names beginning with MANAGER_ are the manager's own; it was left out: rename the variable"
+            return "names beginning with MANAGER_ are reserved; it was left out: rename the variable"
         self.environment.pop(name, None)
         self.secrets.pop(name, None)
         # Stricter than the warnings of `validate`: a short token or a path in a secrets file does no harm.

@@ -236,9 +236,9 @@ def test_a_port_is_checked_once_it_is_filled_in(directory: Directory, line: str,
 
 def test_what_is_started_is_checked_once_it_is_filled_in(directory: Directory) -> None:
     (error,) = directory.errors_of(f"{PROGRAM}command: ['./bot-{{account_id}}']\n")
-    assert "command[0]: './bot-a' is no program on this host" in error
+    assert "command[0]: './bot-a' is not an executable on this host" in error
     (error,) = directory.errors_of(f"{PROGRAM}command: [sleep]\ndirectory: 'bots/{{account_id}}'\n")
-    assert "bots/a is no directory" in error
+    assert "bots/a is not a directory" in error
     assert directory.errors_of(f"{PROGRAM}command: [sleep]\ndirectory: '{{state_dir}}/data'\n") == ()
 
 

@@ -153,7 +153,7 @@ def test_a_file_that_others_may_read_is_a_warning(directory: Directory) -> None:
 @pytest.mark.parametrize("line", ["environment_file: ''", "environment_file: ['']"])
 def test_an_empty_name_is_refused(directory: Directory, line: str) -> None:
     errors = directory.errors_of(PROGRAM + line + "\n")
-    assert any("is not a file's name" in error for error in errors)
+    assert any("is not a file name" in error for error in errors)
 
 
 def test_a_paper_account_has_none(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
