@@ -200,7 +200,7 @@ def test_a_notification_socket_comes_back(short_dir: Path) -> None:
     notify = NotifySocket(short_dir / "p", None)
     address = notify.environment()["NOTIFY_SOCKET"]
     shutil.rmtree(short_dir / "p")
-    notify.mend()
+    notify.restore()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
         program.sendto(b"READY=1", address)
     eventually(lambda: notify.ready)
