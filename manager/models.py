@@ -1,4 +1,4 @@
-"""The wire contract: what tasks take and return, as frozen pydantic models with a JSON form."""
+"""The payloads of tasks: frozen pydantic models with a JSON form."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,7 +38,10 @@ UtcDatetime = Annotated[AwareDatetime, BeforeValidator(_to_utc)]
 
 
 class _Payload(BaseModel):
-    """Ignores unknown fields, so that a host one minor version older can read newer payloads."""
+    """Base of payloads.
+
+    Unknown fields are ignored, so that a host one minor version older can read newer payloads.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
@@ -72,7 +75,7 @@ class _Payload(BaseModel):
 
 
 class OpenPayload(BaseModel):
-    """The typed view of a JSON object whose keys older and newer versions also write.
+    """Typed view of a JSON object that several versions write.
 
     A key that is missing or has an invalid value reads as None; unknown keys are kept.
     """
@@ -97,7 +100,10 @@ class OpenPayload(BaseModel):
             return handler({name: value for name, value in data.items() if name not in invalid})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: the keys that were set, including those set to None, and unknown keys."""
+        """Return the JSON form.
+
+        It has the keys that were set, including those set to None, and unknown keys.
+        """
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -121,7 +127,7 @@ _READER: Final = "reader"
 
 
 class WorkerPlacement(OpenPayload):
-    """Keys of `WorkerInfo.metadata` about where and as what the worker runs, and how it ended."""
+    """Metadata keys: where and as what the worker runs, and how it ended."""
 
     host: str | None = key("The host that runs the worker or ran it last.", by=_AGENT)
     pid: Count | None = key("The process id of the worker.", by="host agent, worker")
@@ -152,7 +158,7 @@ class WorkerPlacement(OpenPayload):
 
 
 class WorkerMetrics(OpenPayload):
-    """Keys of `WorkerInfo.metadata` about the session's state, from the worker's latest heartbeat."""
+    """Metadata keys: the session's state in the latest heartbeat."""
 
     health: str | None = key(
         "`healthy`, `degraded`, `unhealthy` or `unknown`.", by="worker, host agent, reader"
@@ -219,7 +225,10 @@ class WorkerMetrics(OpenPayload):
 
 
 class WorkerCreationRequest(_Payload):
-    """What a host needs to open one session. Contains the password: never send it to another host."""
+    """What a host needs to open one session.
+
+    Contains the password: never send it to another host.
+    """
 
     account_id: str
     login: int | str | None
@@ -257,7 +266,10 @@ class WorkerInfo(_Payload):
 
     @property
     def placement(self) -> WorkerPlacement:
-        """The metadata about where the worker runs and how it ended; parsed on each access."""
+        """The metadata about where the worker runs and how it ended.
+
+        Parsed on each access.
+        """
         return WorkerPlacement.read(self.metadata)
 
     @property
@@ -296,7 +308,7 @@ class WorkerInfo(_Payload):
 
 
 class ValidationResult(_Payload):
-    """The outcome of validating one account: errors prevent a start, warnings do not."""
+    """The result of a validation: errors prevent a start, warnings do not."""
 
     valid: bool
     account_id: str
@@ -313,7 +325,7 @@ class ValidationResult(_Payload):
 
 
 class BatchResult(_Payload):
-    """The outcome of a batch: each requested account is in exactly one of the five mappings."""
+    """The result of a batch: each account is in exactly one of five mappings."""
 
     #: Started or stopped by this batch.
     done: dict[str, WorkerInfo] = Field(default_factory=dict)

@@ -25,7 +25,7 @@ from manager.system import logs
 from manager.system.masking import url_secrets
 from manager.system.processes import prevent_core_dumps, raise_file_limit
 from manager.system.storage import explain
-from manager.system.thread_pool import bare
+from manager.system.thread_pool import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def carried_out(
     except ManagerError as error:
         running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
         # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
-        refusal = bare(error)
+        refusal = without_traceback(error)
     else:
         if isinstance(answer, Forward):
             raise _forwarded(task, context, answer.host)

@@ -33,7 +33,7 @@ from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.protocol import StartRequest
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.system import logs
-from manager.system.thread_pool import bare
+from manager.system.thread_pool import without_traceback
 from manager.versions import __version__, apart, work_together
 
 logger: Final = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class HostCommands:
         error = done.exception()
         if error is not None:
             # A copy: the stop and its error are remembered, and raising that error would add this task's frames to it.
-            raise bare(error)
+            raise without_traceback(error)
         return done.result()
 
     def set_mode(

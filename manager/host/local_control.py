@@ -110,7 +110,7 @@ class LocalControl:
 
     def mend(self) -> None:
         """Listen again, and tell others where, if somebody has removed the channel's files. Raises OSError."""
-        if self._server is not None and (self._server.mend() or not self._paths.agent_control.exists()):
+        if self._server is not None and (self._server.restore() or not self._paths.agent_control.exists()):
             self._unsaid = {"address": self._server.address, "token": self._token}
             self._say_where()
 

@@ -1,4 +1,4 @@
-"""How well a running worker does: a separate thing from whether it runs."""
+"""The health of a running worker, independent of its lifecycle status."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,13 +10,16 @@ from manager.models import WorkerMetrics
 from manager.states import WorkerHealth
 
 _NEW_YORK: Final = ZoneInfo("America/New_York")
-#: The hour, there, at which the week of foreign exchange begins on Sunday and ends on Friday.
+#: The New York hour at which the foreign exchange week begins on Sunday and ends on Friday.
 _FX_HOUR: Final = 17
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 
 
 def market_is_open(hours: str, now: datetime) -> bool:
-    """Say whether ticks are to be expected at `now` (aware): `always`, or `fx`, Sunday 17:00 to Friday 17:00 New York."""
+    """Return whether ticks are expected at `now` (timezone-aware).
+
+    `hours` is `always`, or `fx`: Sunday 17:00 to Friday 17:00 in New York.
+    """
     if hours == "always":
         return True
     there = now.astimezone(_NEW_YORK)
@@ -28,7 +31,7 @@ def market_is_open(hours: str, now: datetime) -> bool:
 
 
 class HealthJudge:
-    """Judges each look at a session, and counts."""
+    """Judges a session's health at each check; counts checks and failures."""
 
     def __init__(
         self, config: HealthConfig, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -42,12 +45,15 @@ class HealthJudge:
         self._failures = 0
 
     def session(self, connected: bool, can_trade: bool, reason: str | None, *, lasting: bool = False) -> None:
-        """Note what the gateway says of the session; `lasting` trouble is unhealthy at once."""
+        """Record the gateway's report of the session.
+
+        A `lasting` problem is unhealthy at once.
+        """
         self._session = (connected, can_trade, reason)
         self._lasting = lasting
 
     def judge(self, cycle: WorkerMetrics) -> WorkerMetrics:
-        """Return health, its reason and the counts, given the figures of the latest cycle."""
+        """Return health, reason and counts, given the latest cycle's figures."""
         reason = self._trouble(cycle)
         self._checks += 1
         self._failures += reason is not None

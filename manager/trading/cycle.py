@@ -1,7 +1,7 @@
-"""What a session does at each interval: for now it looks; strategies take their turn here.
+"""The trading cycle, which a session runs at each interval.
 
-A strategy is a `Cycle`, or a step after `ObserveCycle`. It gets a gateway and the account's configuration, and one call
-each interval on the session's only thread.
+A strategy is a `Cycle`, or a step after `ObserveCycle`. It gets a gateway and the account's configuration.
+The session calls it once per interval, on the session's only thread.
 """
 
 import logging
@@ -19,11 +19,14 @@ logger = logging.getLogger(__name__)
 
 class Cycle(Protocol):
     def run(self, gateway: Gateway) -> WorkerMetrics:
-        """Do one cycle and return figures for the worker's status. GatewayErrors pass through."""
+        """Run one cycle and return figures for the worker's metrics.
+
+        Raises GatewayError.
+        """
 
 
 class ObserveCycle:
-    """Reads account, positions, and the tick of each enabled currency, and reports them."""
+    """Reads positions and the tick of each enabled symbol, and reports them."""
 
     def __init__(self, config: AccountConfig) -> None:
         self._symbols = config.enabled_symbols()
@@ -51,5 +54,5 @@ class ObserveCycle:
         if ages:
             oldest = round(max(0.0, *ages), 3)
             figures = figures.updated(WorkerMetrics(last_tick_age_seconds=oldest))
-        logs.event(logger, logging.DEBUG, "cycle", **figures.to_dict())
+        logs.event(logger, logging.DEBUG, "cycle_completed", **figures.to_dict())
         return figures

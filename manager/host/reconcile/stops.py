@@ -12,7 +12,7 @@ from manager.fleet.desired import STOP, DesiredState
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.recovery import Restarts
 from manager.host.workers.pool import WorkerPoolManager
-from manager.system.thread_pool import ThreadPool, bare
+from manager.system.thread_pool import ThreadPool, without_traceback
 
 #: Seconds before a stop that left its worker alive is tried again.
 _RETRY_SECONDS: Final = 10.0
@@ -91,7 +91,7 @@ class Stops:
             return self._pool.stop_worker(account_id, timeout)
         except ManagerError as error:
             # The stop is remembered, and its error with it: without the frames that the traceback refers to.
-            raise bare(error) from None
+            raise without_traceback(error) from None
 
     def _waits_for_retry(self, desired: DesiredState) -> bool:
         """Return whether its stop ended less than `_RETRY_SECONDS` ago with the worker still alive."""

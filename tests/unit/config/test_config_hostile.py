@@ -84,14 +84,14 @@ def test_a_file_of_a_hundred_megabytes_is_refused_unread(directory: Directory) -
 
 def test_a_directory_where_a_file_should_be(directory: Directory) -> None:
     (directory.root / "accounts" / "a.yaml").mkdir()
-    assert directory.check().errors == ("accounts/a.yaml: is a directory; a file is wanted",)
+    assert directory.check().errors == ("accounts/a.yaml: is a directory; it must be a file",)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in directories")
 def test_a_fifo_is_refused_and_never_waited_for(directory: Directory) -> None:
     if sys.platform != "win32":
         os.mkfifo(directory.root / "accounts" / "a.yaml")
-    assert directory.check().errors == ("accounts/a.yaml: is no regular file",)
+    assert directory.check().errors == ("accounts/a.yaml: is not a regular file",)
 
 
 def test_a_dangling_link(directory: Directory) -> None:

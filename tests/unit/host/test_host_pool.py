@@ -135,7 +135,7 @@ def test_a_worker_that_dies_is_noticed_at_once(host: Host, number: int, name: st
     assert info is not None
     if name is None:
         assert info.status == "stopped"
-        assert info.error == "the worker process exited with code 0 (stopped in order), without a command"
+        assert info.error == "the worker process exited with code 0 (stopped cleanly), without a command"
     else:
         assert info.status == "failed"
         assert info.error is not None
