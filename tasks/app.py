@@ -83,7 +83,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _running = None
         if self.agent is not None:
             # Set by a signal or a remote shutdown, and by nothing that goes wrong.
-            self.agent.close(in_order=worker_state.should_stop is not None)
+            self.agent.close(clean=worker_state.should_stop is not None)
 
     terminate = stop
 
@@ -213,7 +213,7 @@ def _context_of(task: Any) -> CommandContext:
 def heard_self() -> None:
     """Note that this agent's message to itself has arrived."""
     if _running is not None:
-        _running.self_test.heard()
+        _running.self_test.received()
 
 
 def tidy_fleet() -> None:
