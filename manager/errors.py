@@ -99,7 +99,7 @@ class InvalidCursorError(ManagerError, ValueError):
 
 
 class CursorGoneError(ManagerError, RuntimeError):
-    """Raised when events after a cursor are no longer kept, or the stream was replaced.
+    """Raised when events after a cursor are gone or the stream was replaced.
 
     `oldest` is the oldest cursor from which a reader can follow now; empty where nobody knows.
     """

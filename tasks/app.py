@@ -25,7 +25,7 @@ from manager.system import logs
 from manager.system.masking import url_secrets
 from manager.system.processes import prevent_core_dumps, raise_file_limit
 from manager.system.storage import explain
-from manager.system.thread_pool import bare
+from manager.system.thread_pool import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _running = None
         if self.agent is not None:
             # Set by a signal or a remote shutdown, and by nothing that goes wrong.
-            self.agent.close(in_order=worker_state.should_stop is not None)
+            self.agent.close(clean=worker_state.should_stop is not None)
 
     terminate = stop
 
@@ -153,7 +153,7 @@ def carried_out(
     except ManagerError as error:
         running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
         # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
-        refusal = bare(error)
+        refusal = without_traceback(error)
     else:
         if isinstance(answer, Forward):
             raise _forwarded(task, context, answer.host)
@@ -213,7 +213,7 @@ def _context_of(task: Any) -> CommandContext:
 def heard_self() -> None:
     """Note that this agent's message to itself has arrived."""
     if _running is not None:
-        _running.self_test.heard()
+        _running.self_test.received()
 
 
 def tidy_fleet() -> None:

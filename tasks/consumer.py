@@ -20,7 +20,7 @@ from celery.worker.request import Request
 from celery.worker.state import maybe_shutdown
 
 from manager.errors import InvalidPayloadError
-from manager.host.agent import exit_out_of_files
+from manager.host.exits import exit_out_of_files
 from manager.system import logs
 from manager.system.spare_files import is_own_shortage
 from tasks.messages import NONSENSE, Sent, check_parts, checked_message, sent_by

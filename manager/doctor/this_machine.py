@@ -9,7 +9,7 @@ from typing import Final
 from manager.doctor.check import Check, Context
 from manager.secure.exposed import open_files, url_problem
 from manager.system.state_dir import StatePaths
-from manager.system.storage import why_not_writable
+from manager.system.storage import write_problem
 from manager.system.text import counted
 from manager.versions import __version__
 
@@ -72,7 +72,7 @@ def state(context: Context) -> Iterator[Check]:
     directory = context.settings.state_dir
     # A full disk prevents the creation of a missing directory as well; that error names the path and the fix.
     StatePaths(directory).create()
-    refused = why_not_writable(directory)
+    refused = write_problem(directory)
     free = shutil.disk_usage(directory).free
     found = f"{directory}, {free / 1e9:.1f} GB free"
     where = str(directory)

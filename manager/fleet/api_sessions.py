@@ -1,9 +1,9 @@
 """Browser sessions of the HTTP API, and the one-time codes that open them.
 
-    manager:api:code:<sha256>      JSON of who gets the session, for a minute; read once
-    manager:api:session:<sha256>   JSON of the session; expires when it is idle, or after its whole life
+    manager:api:code:<sha256>      JSON of the session's user; expires after a minute, and is read once
+    manager:api:session:<sha256>   JSON of the session; expires when it is idle, or at the end of its life
 
-Neither the code nor the cookie is kept, only their SHA-256.
+Redis has only the SHA-256 of codes and cookies.
 """
 
 import hashlib
@@ -16,30 +16,33 @@ from typing import Any, Final
 from manager.fleet.parsing import json_object, number
 from manager.fleet.redis_client import open_client, translated
 
-#: Seconds for which a code is good.
+#: Seconds for which a code is valid.
 CODE_SECONDS: Final = 60
-#: Seconds that a session may be idle, and that it lasts at most.
+#: Seconds after which an idle session ends, and the longest life of a session.
 IDLE_SECONDS: Final = 3600
 LIFE_SECONDS: Final = 12 * 3600
-#: Seconds between two extensions of a session that is used.
+#: Seconds between two extensions of a session in use.
 _TOUCH_SECONDS: Final = 60
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session of a browser."""
+    """A browser session."""
 
-    #: Who opened it, for the audit trail.
+    #: The user, for the audit trail.
     name: str
-    #: The token that it was opened with; empty: a code, which has every scope.
+    #: The token that opened it; empty: a code, which grants every scope.
     token_id: str
     #: Seconds since the epoch, by Redis's clock.
     expires: float
 
 
 class SessionStore:
-    """Opens, checks and ends sessions. Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Opens, checks and ends sessions.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -49,14 +52,20 @@ class SessionStore:
         self._client.close()
 
     def new_code(self, name: str) -> str:
-        """Return a code that opens one session with every scope within a minute; `name` is who asked for it."""
+        """Return a code that opens one session with every scope, for a minute.
+
+        `name` is the user who asked for it.
+        """
         code = secrets.token_urlsafe(32)
         with translated(self._url):
             self._client.set(_code_key(code), json.dumps({"name": name}), ex=CODE_SECONDS)
         return code
 
     def use_code(self, code: str) -> str | None:
-        """Return who the code was given to, and end the code; None if it is unknown, used or too old."""
+        """Consume a code and return its user.
+
+        Returns None if the code is unknown, used or expired.
+        """
         if not _SECRET.fullmatch(code):
             return None
         key = _code_key(code)
@@ -79,7 +88,10 @@ class SessionStore:
         return secret, session
 
     def verify(self, secret: str) -> Session | None:
-        """Return the session of a cookie's value, and extend it; None if it is unknown, idle or over."""
+        """Return the session of a cookie's value, and extend it.
+
+        Returns None if the session is unknown or has ended.
+        """
         if not _SECRET.fullmatch(secret):
             return None
         key = _session_key(secret)
@@ -98,7 +110,7 @@ class SessionStore:
                 return None
             if used is None or now - used >= _TOUCH_SECONDS:
                 left = max(1, min(IDLE_SECONDS, int(expires - now)))
-                # Only if it is still there: a session that was ended meanwhile stays ended.
+                # XX: a session that was ended meanwhile must stay ended.
                 self._client.set(key, json.dumps({**record, "used": now}), ex=left, xx=True)
         return Session(name, token_id, expires)
 

@@ -1,10 +1,10 @@
-"""Cursors: where a reader of the event stream continues.
+"""Cursors: positions from which a reader of the event stream continues.
 
-A cursor is `<stream id>:<ms>-<seq>`. The stream id (`manager:events:id`, 8 hex digits) tells one stream from another that
-came back empty under the same key, as after a Redis that lost its data. Exactly the entries after a cursor follow it.
+A cursor is `<stream id>:<ms>-<seq>`. The stream id (`manager:events:id`, 8 hex digits) changes when Redis has
+lost its data and the stream begins again. A reader gets exactly the entries after its cursor.
 
-A cursor is *gone* if its stream is another one, or if entries after it may have been trimmed. To say so one entry too
-early is harmless: the reader lists again.
+A cursor is *gone* if its stream was replaced, or if entries after it may have been trimmed. A cursor that is
+declared gone one entry too early does no harm: the reader lists the fleet again.
 """
 
 import re
@@ -20,22 +20,25 @@ STREAM_ID_KEY: Final = "manager:events:id"
 
 _POSITION: Final = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 _STREAM_ID: Final = re.compile(r"[0-9a-f]{8}")
-#: Redis counts milliseconds and sequence numbers in 64 bits each.
+#: Milliseconds and sequence numbers of Redis have 64 bits each.
 _MOST: Final = 2**64 - 1
-#: Part of the kept entries from which on a stream without `entries-added` (Redis 6.2) counts as trimmed.
+#: Fraction of the kept entries from which a stream without `entries-added` (Redis 6.2) counts as trimmed.
 _NEARLY_FULL: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """An entry's place in the stream: milliseconds of Redis's clock, and a sequence number."""
+    """An entry's position in the stream.
+
+    Consists of milliseconds by Redis's clock and a sequence number.
+    """
 
     ms: int
     seq: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `<ms>-<seq>` or `<ms>`. Raises InvalidCursorError."""
+        """Parse `<ms>-<seq>` or `<ms>`. Raises InvalidCursorError."""
         found = _POSITION.fullmatch(text)
         if found is None or max(int(found[1]), int(found[2] or 0)) > _MOST:
             raise InvalidCursorError(
@@ -48,13 +51,13 @@ class Position:
         return f"{self.ms}-{self.seq}"
 
 
-#: Before the first entry that any stream can have.
+#: The position before the first entry of any stream.
 START: Final = Position(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position in one particular stream."""
+    """A position in the stream with this id."""
 
     stream: str
     position: Position
@@ -64,9 +67,9 @@ class Cursor:
 
 
 def stream_id(client: Any) -> str:
-    """Return the id of the event stream; the first caller that may write creates it.
+    """Return the id of the event stream, and create it if it is missing.
 
-    Empty if the stream has no id and this user may not write one. Redis errors pass through.
+    Returns an empty string if it is missing and this user may not write it. Errors of redis-py propagate.
     """
     found = client.get(STREAM_ID_KEY)
     if found is None:
@@ -81,12 +84,12 @@ def stream_id(client: Any) -> str:
 def read_cursor(client: Any, key: str, text: str, *, kept: int) -> Cursor:
     """Return the cursor that `text` names, ready to read after it.
 
-    `text` is a cursor, `<id>:$` (now), `<id>:0` (the oldest entry kept), or any of these without an id. Redis errors
-    pass through.
+    `text` is a cursor, `<id>:$` (now), `<id>:0` (the oldest entry kept), or any of these without an id.
+    Errors of redis-py propagate.
 
     Raises:
         InvalidCursorError: `text` is not a cursor.
-        CursorGoneError: its stream is another one, or entries after it were trimmed.
+        CursorGoneError: its stream was replaced, or entries after it may have been trimmed.
     """
     stream, separator, place = text.rpartition(":")
     if separator and not _STREAM_ID.fullmatch(stream):
@@ -95,8 +98,8 @@ def read_cursor(client: Any, key: str, text: str, *, kept: int) -> Cursor:
     present = stream_id(client)
     if separator and stream != present:
         raise CursorGoneError(
-            "the event stream was replaced since this cursor was given, as after a Redis that lost its data: list the "
-            "fleet again, then follow from the new cursor",
+            "the event stream was replaced after this cursor was returned, as when Redis lost its data: list "
+            "the fleet again, then follow from the new cursor",
             oldest=str(Cursor(present, START)),
         )
     if position is None:
@@ -120,13 +123,14 @@ def _require_kept(client: Any, key: str, position: Position, present: str, kept:
     first = info.get("first-entry")
     length = int(info.get("length", 0))
     added = info.get("entries-added")
-    # `max-deleted-entry-id` does not tell: trimming leaves it at 0-0 (seen with Redis 7.0.15).
+    # `max-deleted-entry-id` does not show it: trimming leaves it at 0-0 (seen with Redis 7.0.15).
     trimmed = length >= kept * _NEARLY_FULL if added is None else int(added) > length
     if first is None or not trimmed:
         return
     oldest = Position.parse(first[0].decode())
     if position < oldest:
         raise CursorGoneError(
-            "events after this cursor are no longer kept: list the fleet again, then follow from the new cursor",
+            "events after this cursor are no longer kept: list the fleet again, "
+            "then follow from the new cursor",
             oldest=str(Cursor(present, oldest)),
         )

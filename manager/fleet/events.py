@@ -1,12 +1,13 @@
-"""The event stream: what happened to workers, hosts, commands and configuration, in order.
+"""The event stream: changes of workers, hosts, commands and configuration.
 
     manager:events                stream: one entry for each event
-    manager:events:id             8 hex digits; tells the stream from another one under the same key
-    manager:host:<name>:counters  hash: event type → how many, and `start_seconds` buckets; only ever grows
+    manager:events:id             8 hex digits that change when the stream is lost and begins again
+    manager:host:<name>:counters  hash: event type → count, and `start_seconds` buckets; values only grow
 
-An entry has the six fields of version 0.2 (`host account_id worker_id status error epoch`), empty where they do not apply,
-and `kind`, so that readers of that version go on. To these come `v` (1), `type`, `by`, `command` and `data` (a JSON object of at
-most 2 KB, without secrets; a larger one is cut and says `"cut": true`). An entry without a type was written by version 0.2.
+An entry has the six fields of version 0.2 (`host account_id worker_id status error epoch`), empty where they
+do not apply, and `kind`, so that readers of that version still work. Later versions add `v` (1), `type`,
+`by`, `command` and `data`, a JSON object of at most 2 KB without secrets. Larger data is cut and gets `"cut":
+true`. An entry without a type was written by version 0.2.
 """
 
 import json
@@ -27,16 +28,16 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Entries that the stream keeps if the setting says nothing: about 18 MB of Redis's memory.
+#: Default number of entries that the stream keeps: about 18 MB of Redis's memory.
 EVENTS_KEPT: Final = 100_000
 
 #: Seconds. An event that is written this much later than it happened carries its delay.
 _LATE_SECONDS: Final = 1.0
-#: Bytes of an entry's `data`.
+#: Maximum size of an entry's `data`, in bytes.
 _MAX_DATA: Final = 2048
-#: Upper bounds, in seconds, of the buckets that count how long starts took; the last bucket has no bound.
+#: Upper bounds, in seconds, of the buckets that count starts by duration. One more bucket has no bound.
 START_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Metadata of a worker's record that its events repeat.
+#: Metadata of a worker's record that its events contain.
 _EVENT_METADATA: Final = ("exit_code", "config_version", "version", "restarts")
 
 
@@ -60,19 +61,19 @@ class WorkerChange(NamedTuple):
     age_seconds: float = 0.0
     #: The change of health, if only the health changed.
     health: HealthChange | None = None
-    #: The status before the change; empty where nobody knows.
+    #: The status before the change; empty if unknown.
     before: str = ""
-    #: Who caused it, and the id of their command; empty where no command did.
+    #: The sender and the id of the command that caused it; empty where no command did.
     by: str = ""
     command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened.
+    """One event.
 
-    `id` orders events, and is the position from which a reader continues. `time` is when it happened, by Redis's clock:
-    an event that was written late, as after an outage, is dated back.
+    `id` orders events, and is the position from which a reader continues. `time` is when it happened, by
+    Redis's clock: an event that was written late, as after an outage, is dated back.
     """
 
     id: str
@@ -80,7 +81,7 @@ class Event:
     host: str
     account_id: str
     worker_id: str
-    #: Of the worker after the change; empty for events that are not about a worker.
+    #: The worker's status after the change; empty for events that are not about a worker.
     status: str
     error: str | None
     #: The fencing token of the worker's lease; 0 where it had none.
@@ -95,9 +96,9 @@ class Event:
     reason: str | None = None
     #: Changes of health in between that have no event, because there were too many.
     untold: int = 0
-    #: Such as `worker.running`, `command.done`, `host.lost`; see docs/reference/events.md.
+    #: For example `worker.running`, `command.done` or `host.lost`; see docs/reference/events.md.
     type: str = ""
-    #: Who caused it; empty where no command did.
+    #: The sender of the command that caused it; empty where no command did.
     by: str = ""
     #: The command's id, which is its Celery task's id.
     command: str = ""
@@ -111,7 +112,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """An event that is not a change of a worker: about a host, a command, a batch, or configuration."""
+    """An event about a host, a command, a batch or configuration."""
 
     type: str
     host: str = ""
@@ -136,9 +137,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events a reader asks for; what is empty selects all.
+    """Selects events by type and account.
 
-    `types` are patterns such as `worker.*`. `accounts` is None for every account.
+    `types` are patterns such as `worker.*`; empty selects all. `accounts` is None for all accounts.
     """
 
     types: tuple[str, ...] = ()
@@ -151,7 +152,7 @@ class EventFilter:
 
 
 class EventPage(NamedTuple):
-    """Events in order, and the cursor after which the next page begins."""
+    """Events, oldest first, and the cursor of the next page."""
 
     events: list[Event]
     cursor: Cursor
@@ -164,13 +165,16 @@ class EventStream:
     """
 
     def __init__(self, url: str, client: Any, *, kept: int = EVENTS_KEPT) -> None:
-        """`kept` is how many entries the stream keeps, approximately and at least."""
+        """Create a stream that keeps at least about `kept` entries."""
         self._url = url
         self._client = client
         self.kept = kept
 
     def add_to(self, pipe: Any, host: str, change: WorkerChange) -> None:
-        """Queue the event of a change of one of `host`'s workers in a redis-py pipeline, and count it."""
+        """Queue the event of a worker's change in a redis-py pipeline.
+
+        Also increments the host's counters.
+        """
         fields = _fields(host, change)
         pipe.xadd(EVENTS_KEY, fields, maxlen=self.kept, approximate=True)
         pipe.hincrby(counters_key(host), fields["type"], 1)
@@ -206,7 +210,10 @@ class EventStream:
         return [parse_event(entry_id, fields) for entry_id, fields in reversed(found or [])]
 
     def follow(self, after: str, wait_seconds: float, count: int | None = None) -> list[Event]:
-        """Return events newer than the entry `after`; block up to `wait_seconds` for the first one."""
+        """Return events newer than the entry `after`.
+
+        Blocks up to `wait_seconds` for the first one.
+        """
         block = max(1, int(wait_seconds * 1000))
         with translated(self._url):
             answer = self._client.xread({EVENTS_KEY: after}, count=count, block=block)
@@ -214,7 +221,9 @@ class EventStream:
         return [parse_event(entry_id, fields) for entry_id, fields in entries]
 
     def cursor(self, text: str = "$") -> Cursor:
-        """Return the cursor that `text` names: a cursor, `$` (now) or `0` (the oldest entry kept).
+        """Return the cursor that `text` names.
+
+        `text` is a cursor, `$` (now) or `0` (the oldest entry kept).
 
         Raises:
             InvalidCursorError: `text` is not a cursor.
@@ -241,9 +250,10 @@ class EventStream:
         return EventPage([event for event in events if only is None or only.matches(event)], cursor)
 
     def page(self, after: Cursor, *, count: int, only: EventFilter | None = None) -> EventPage:
-        """Return at most `count` matching events after a cursor, without waiting.
+        """Return up to `count` matching events after a cursor. Never waits.
 
-        The page's cursor follows the last entry that was looked at, so that a filtered reader moves on too.
+        The page's cursor is at the last entry that was read, so that a reader whose filter matches nothing
+        still advances.
         """
         found: list[Event] = []
         position = after.position
@@ -262,7 +272,10 @@ class EventStream:
         return EventPage(found, Cursor(after.stream, position))
 
     def counters(self, hosts: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Return each host's counters: event type, or `start_seconds:<bound>`, → value."""
+        """Return host → counter → value.
+
+        A counter is an event type or `start_seconds:<bound>`.
+        """
         names = list(hosts)
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
@@ -284,7 +297,7 @@ def _is_number(value: bytes) -> bool:
 
 
 def _start_seconds(change: WorkerChange) -> float | None:
-    """Return how long a start took; None if the change does not end one."""
+    """Return the duration of a start; None if the change does not end one."""
     info = change.info
     if info.status is not WorkerLifecycleStatus.RUNNING or change.health or change.before == "running":
         return None

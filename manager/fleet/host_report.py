@@ -1,4 +1,4 @@
-"""The report that a host agent writes to Redis each second, as `HostState.data` holds it."""
+"""A host agent's status report, which it writes to Redis each second."""
 
 from typing import Annotated, Final
 
@@ -13,7 +13,7 @@ _AGENT: Final = "host agent"
 
 
 class DrainReport(OpenPayload):
-    """How far the drain of a host is."""
+    """The progress of a host's drain."""
 
     leaving: Count | None = key("Workers that are leaving now.", by=_AGENT)
     staying: Count | None = key("Workers that cannot leave now.", by=_AGENT)
@@ -21,7 +21,7 @@ class DrainReport(OpenPayload):
 
 
 class ClockChangeReport(OpenPayload):
-    """The latest suspend or clock change of the machine, if it was within the last day."""
+    """The machine's latest suspend or clock change of the last day."""
 
     kind: str | None = key("`suspended`, `set_forward` or `set_back`.", by=_AGENT)
     seconds: Number | None = key(
@@ -32,7 +32,7 @@ class ClockChangeReport(OpenPayload):
 
 
 class HostReport(OpenPayload):
-    """Keys of `HostState.data`: what a host agent reports about itself and its machine."""
+    """Keys of `HostState.data`: a host agent's status report."""
 
     pid: Count | None = key("The process id of the agent.", by=_AGENT)
     start_time: str | None = key("Identifies the process together with `pid`, which is reused.", by=_AGENT)

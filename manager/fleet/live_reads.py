@@ -1,4 +1,7 @@
-"""Reads the whole fleet as raw values, for readers that keep it in memory and decode only what changed."""
+"""Reads the whole fleet as raw values.
+
+For readers that hold the fleet in memory and parse only what has changed.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +17,14 @@ from manager.settings import HOST_NAME
 
 @dataclass(frozen=True, slots=True)
 class RawHost:
-    """What Redis holds of one host. `records` and `beats` map account ids to values; None: not read this time."""
+    """The raw values of one host.
+
+    `records` and `beats` map account ids to values; None: not read.
+    """
 
     agent: bytes | None
     drain: bytes | None
-    #: How many records there are.
+    #: Number of records.
     count: int = 0
     records: Mapping[bytes, bytes] | None = None
     beats: Mapping[bytes, bytes] | None = None
@@ -26,7 +32,10 @@ class RawHost:
 
 @dataclass(frozen=True, slots=True)
 class RawFleet:
-    """Hosts as Redis has them at one moment; `now` is Redis's clock, seconds since the epoch."""
+    """The raw values of all hosts at one moment.
+
+    `now` is Redis's clock in seconds since the epoch.
+    """
 
     now: float
     stream: str
@@ -35,17 +44,20 @@ class RawFleet:
 
 @dataclass(frozen=True, slots=True)
 class RawAccounts:
-    """Some accounts as Redis has them at one moment."""
+    """The raw values of some accounts at one moment."""
 
     now: float
-    #: Account → host → record; None where the host has none.
+    #: Account → host → record, or None if the host has none.
     records: Mapping[str, Mapping[str, bytes | None]]
-    #: Host → account → heartbeat, where there is one.
+    #: Host → account → heartbeat. Accounts without one are missing.
     beats: Mapping[str, Mapping[bytes, bytes]]
 
 
 class LiveReads:
-    """Every method raises FleetUnavailableError if Redis cannot be used. Any thread may call."""
+    """Reads raw values. Thread-safe.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, *, events_kept: int) -> None:
         self._url = url
@@ -57,12 +69,15 @@ class LiveReads:
         self._client.close()
 
     def cursor(self, text: str = "$") -> Cursor:
-        """Return the cursor that `text` names. Raises InvalidCursorError, CursorGoneError."""
+        """Return the cursor that `text` names; see `EventStream.cursor`."""
         with translated(self._url):
             return read_cursor(self._client, EVENTS_KEY, text, kept=self._kept)
 
     def fleet(self, *, records: bool, beats: bool) -> RawFleet:
-        """Read every host, with its records and heartbeats where asked for; mostly one round trip."""
+        """Read every host, optionally with records and heartbeats.
+
+        Mostly takes one round trip.
+        """
         keys = [key for key, read in ((workers_key, records), (beats_key, beats)) if read]
         with translated(self._url):
             while True:
@@ -92,7 +107,7 @@ class LiveReads:
         return RawFleet(seconds + micros / 1e6, string(stream), hosts)
 
     def accounts(self, account_ids: Sequence[str], hosts: Collection[str]) -> RawAccounts:
-        """Read the present records and heartbeats of some accounts on some hosts."""
+        """Read the records and heartbeats of some accounts on some hosts."""
         records: dict[str, dict[str, bytes | None]] = {account_id: {} for account_id in account_ids}
         beats: dict[str, dict[bytes, bytes]] = {host: {} for host in hosts}
         if not account_ids or not hosts:
@@ -112,7 +127,10 @@ class LiveReads:
         return RawAccounts(seconds + micros / 1e6, records, beats)
 
     def follow(self, after: Position, *, wait_seconds: float) -> list[Event]:
-        """Return the events after a position, waiting at most `wait_seconds` for the first one."""
+        """Return the events after a position.
+
+        Blocks up to `wait_seconds` for the first one.
+        """
         wait_ms = max(1, int(wait_seconds * 1000))
         with translated(self._url):
             answer = self._client.xread({EVENTS_KEY: str(after)}, count=1000, block=wait_ms)

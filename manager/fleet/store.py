@@ -1,4 +1,7 @@
-"""The fleet's records of hosts, workers and events in Redis (the keys: `manager.fleet.keys`)."""
+"""The fleet's records of hosts, workers and events in Redis.
+
+`manager.fleet.keys` lists the keys.
+"""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,7 +29,7 @@ from manager.fleet.workers import ended_unobserved, parse_worker
 from manager.models import WorkerInfo
 from manager.states import LIVE, SETTLED, WorkerLifecycleStatus
 
-#: Commands of a `record` whose refusal must not cost the records that are written with them.
+#: Commands of `record` whose failure must not fail the records in the same transaction.
 _BESIDE_RECORDS: Final = frozenset({"XADD", "HINCRBY", "HINCRBYFLOAT"})
 
 
@@ -39,9 +42,10 @@ class FleetStore:
     def __init__(
         self, url: str, *, stale_after_seconds: float = 10.0, events_kept: int = EVENTS_KEPT
     ) -> None:
-        """`stale_after_seconds` is the age from which a heartbeat no longer proves that a worker runs.
+        """Create a store for the Redis at `url`.
 
-        `events_kept` is how many entries the event stream keeps.
+        `stale_after_seconds` is the age from which a heartbeat no longer proves that a worker runs.
+        `events_kept` is the number of entries that the event stream keeps.
         """
         self.url = url
         # redis-py types every answer as bytes, text, a future, or None, whatever the client is set to return.
@@ -56,7 +60,7 @@ class FleetStore:
         self._client.close()
 
     def ping(self) -> dict[str, Any]:
-        """Return the server's `INFO server` section, plus its `name` and its `time` in seconds."""
+        """Return the server's version and clock; see `RedisServer.ping`."""
         return self.server.ping()
 
     # written by host agents
@@ -107,12 +111,12 @@ class FleetStore:
         events: Sequence[WorkerChange | tuple[WorkerInfo, float]] | None = None,
         mark: str = "",
     ) -> None:
-        """Write workers of this host, first heartbeats and events, in one transaction and one round trip.
+        """Write workers, first heartbeats and events of this host.
 
-        If an account occurs more than once in `infos`, its last record stays and each one becomes an event.
-        `events` replaces these events, as where Redis has lost records and gets them again. `mark` identifies
-        this write; see `last_mark`. A worker that has ended loses its heartbeat in the same transaction, so
-        that readers never pair the two.
+        Takes one transaction and one round trip. If an account occurs more than once in `infos`, its last
+        record stays and each one becomes an event. `events` replaces these events, as where Redis has lost
+        records and gets them again. `mark` identifies this write; see `last_mark`. A worker that has ended
+        loses its heartbeat in the same transaction, so that readers never pair the two.
         """
         infos = list(infos)
         changes = [WorkerChange(i) for i in infos] if events is None else [WorkerChange(*e) for e in events]
@@ -166,7 +170,10 @@ class FleetStore:
         return self.stream.newest(last)
 
     def follow_events(self, after: str = "$", *, wait_seconds: float = 1.0) -> list[Event]:
-        """Return events newer than the entry `after`; block up to `wait_seconds` for the first one."""
+        """Return events newer than the entry `after`.
+
+        Blocks up to `wait_seconds` for the first one.
+        """
         return self.stream.follow(after, wait_seconds)
 
     # hosts
@@ -223,7 +230,10 @@ class FleetStore:
         return parse_timestamped(raw, clock_seconds(time))
 
     def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker as the host recorded it last, regardless of its heartbeat."""
+        """Return the account's worker as the host recorded it last.
+
+        Ignores its heartbeat.
+        """
         with translated(self.url):
             raw = self._client.hget(workers_key(host), account_id)
         return None if raw is None else parse_worker(raw)
@@ -241,12 +251,18 @@ class FleetStore:
         return self._state.read(None).workers
 
     def get_worker(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker with its current state; None if no host ever recorded one."""
+        """Return the account's worker with its current state.
+
+        Returns None if no host ever recorded one.
+        """
         workers = self._state.read((account_id,)).workers
         return workers[0] if workers else None
 
     def snapshot(self, account_ids: Sequence[str] | None) -> FleetState:
-        """Return every host, and the workers of these accounts (None: of all), at one moment."""
+        """Return all hosts, and the workers of these accounts (None: all).
+
+        Both are of the same moment.
+        """
         return self._state.read(account_ids)
 
 

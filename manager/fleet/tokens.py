@@ -1,9 +1,10 @@
-"""API tokens: who may use the HTTP API, for which commands, and on which accounts.
+"""API tokens: credentials of the HTTP API, with scopes and accounts.
 
-    manager:api:tokens        hash: token id → JSON (name, sha256, scopes, groups, labels, created, expires, by, ...)
-    manager:api:tokens:used   hash: token id → when it was used last (seconds, by Redis's clock)
+    manager:api:tokens        hash: token id → JSON (name, sha256, scopes, groups, labels, created, ...)
+    manager:api:tokens:used   hash: token id → time of its last use (seconds, by Redis's clock)
 
-A token is `wm_<id>_<secret>`. The secret has 256 bits, so its SHA-256 is enough at rest. Host users cannot read these keys.
+A token is `wm_<id>_<secret>`. The secret has 256 bits, so a plain SHA-256 of it is safe to store. The Redis
+users of hosts cannot read these keys.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ SCOPES: Final[Mapping[Scope, str]] = {
     "admin": "everything above, and tokens and hosts",
 }
 
-#: Seconds between two notes of a token's last use.
+#: Seconds between two writes of a token's last use.
 USED_SECONDS: Final = 60.0
 #: Longest life of a token, in seconds: ten years.
 MAX_SECONDS: Final = 10 * 365 * 86_400.0
@@ -44,13 +45,13 @@ _ID_LENGTH: Final = 8
 _ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
 _TOKEN: Final = re.compile(r"wm_([a-z0-9]{8})_([A-Za-z0-9_-]{43})")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-#: Compared with where there is no such token, so that the answer takes as long.
+#: Compared with if the token does not exist, so that the answer takes the same time.
 _NO_HASH: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token as it is kept: its secret is not known any more."""
+    """A stored token. Its secret is not stored."""
 
     id: str
     name: str
@@ -100,7 +101,10 @@ _UNKNOWN: Final = Verdict(None, "unknown")
 
 
 class TokenStore:
-    """Creates, lists, checks and revokes tokens. Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Creates, lists, checks and revokes tokens.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -120,9 +124,10 @@ class TokenStore:
         logs: bool = True,
         expires_seconds: float | None = None,
     ) -> tuple[Token, str]:
-        """Create a token; return it and its text, which is not kept and cannot be shown again.
+        """Create a token; return it and its text.
 
-        Raises InvalidPayloadError for a name, scope, label or lifetime that is not allowed.
+        The text is not stored and cannot be shown again. Raises InvalidPayloadError for a name, scope, label
+        or lifetime that is not allowed.
         """
         selection = selection or Selection()
         chosen = _checked(name, scopes, selection, expires_seconds)
@@ -149,11 +154,11 @@ class TokenStore:
             self._client.hset(TOKENS_KEY, token_id, json.dumps(record))
         token = _token(token_id, record, None)
         if token is None:
-            raise ValueError(f"token {token_id} was written in a form that cannot be read")
+            raise ValueError(f"token {token_id}: its record was written malformed")
         return token, f"wm_{token_id}_{secret}"
 
     def list(self) -> list[Token]:
-        """Return every token, expired ones too, the oldest first."""
+        """Return every token, also expired ones, oldest first."""
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.hgetall(TOKENS_KEY)
@@ -166,7 +171,7 @@ class TokenStore:
         return sorted((one for one in found if one is not None), key=lambda one: (one.created, one.id))
 
     def revoke(self, token_id: str) -> bool:
-        """Remove a token; return False if there is none with this id. It is refused from now on."""
+        """Delete a token; return False if it does not exist."""
         with translated(self._url):
             pipe = self._client.pipeline(transaction=True)
             pipe.hdel(TOKENS_KEY, token_id)
@@ -175,7 +180,10 @@ class TokenStore:
         return bool(removed)
 
     def verify(self, text: str) -> Verdict:
-        """Check a token's text. Takes the same time whether the secret is wrong or the id is unknown."""
+        """Check a token's text.
+
+        Takes the same time whether the secret is wrong or the id is unknown.
+        """
         matched = _TOKEN.fullmatch(text)
         if matched is None:
             return _UNKNOWN
@@ -192,7 +200,7 @@ class TokenStore:
         return Verdict(token)
 
     def get(self, token_id: str) -> Verdict:
-        """Return a token by its id, as for a session that was opened with it."""
+        """Return a token by its id, for a session that it opened."""
         record, used, now = self._read(token_id)
         token = _token(token_id, record, used)
         if token is None:
@@ -214,7 +222,7 @@ class TokenStore:
     def _note_use(self, token_id: str, used: float | None, now: float) -> None:
         if used is not None and 0 <= now - used < USED_SECONDS:
             return
-        # In a hash of its own: written into the token's record, it could bring back one that is revoked meanwhile.
+        # A separate hash: a write into the token's record could restore a token that was just revoked.
         with translated(self._url):
             self._client.hset(USED_KEY, token_id, f"{now:.0f}")
 
@@ -224,7 +232,8 @@ def _checked(
 ) -> frozenset[str]:
     if not _NAME.fullmatch(name):
         raise InvalidPayloadError(
-            f"{name[:80]!r} is not a token's name: 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit"
+            f"{name[:80]!r} is not a valid token name: use 1 to 63 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit"
         )
     chosen = frozenset(scopes)
     unknown = sorted(chosen - set(SCOPES))
@@ -241,7 +250,10 @@ def _checked(
 
 
 def _token(token_id: str, record: Mapping[str, Any], used: float | None) -> Token | None:
-    """Return the token of a record; None if it cannot be read. A record without a list of scopes allows nothing."""
+    """Parse a token's record; None if it is malformed.
+
+    A record without a list of scopes allows nothing.
+    """
     created = moment(record.get("created"))
     expires = record.get("expires")
     if created is None or (expires is not None and moment(expires) is None):

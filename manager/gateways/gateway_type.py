@@ -51,7 +51,8 @@ class GatewayType:
     #: A model of the account's `options`, which are validated against it as written. Secrets are references
     #: such as `env:NAME` at that time, so their fields must accept text. None: any `options` are valid.
     options: type[BaseModel] | None = None
-    #: Returns why this host cannot reach the account's venue, or None if it can, or if only a login can show it.
+    #: Returns why this host cannot reach the account's venue, or None if it can, or if only a login can show
+    #: it.
     reachability: Callable[[AccountConfig, "Settings"], str | None] = _unknown
     #: Modules that the fork server imports before it forks workers. Ignored for gateways of other packages:
     #: their import may start threads, which do not survive a fork.
@@ -61,7 +62,8 @@ class GatewayType:
     #: Keys of `AccountConfig` that are an error for this gateway.
     rejected_keys: tuple[str, ...] = ()
     #: Whether workers start programs with `manager.gateways.command.program`. Such programs may outlive their
-    #: worker and are then killed by their mark; they have one trading mode; `defaults.yaml` may configure them.
+    #: worker and are then killed by their mark; they have one trading mode; `defaults.yaml` may configure
+    #: them.
     runs_programs: bool = False
     #: Returns whether the account uses this machine's paper venue, which `manager up` then starts.
     uses_local_venue: Callable[[AccountConfig], bool] = _no_venue

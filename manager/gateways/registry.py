@@ -61,7 +61,8 @@ def runs_programs(name: object) -> bool:
 def may_leave_programs(name: str) -> bool:
     """Return whether an ended worker with this gateway may have left programs running.
 
-    True also for a gateway that is unknown or cannot be loaded here: it may have been removed since the start.
+    True also for a gateway that is unknown or cannot be loaded here: it may have been removed since the
+    start.
     """
     found = gateway_type(name)
     return found is None or found.runs_programs or found.load_error is not None

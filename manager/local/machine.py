@@ -27,7 +27,7 @@ from manager.system.environment import clean_environment
 from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
-from manager.system.storage import explain, why_not_writable
+from manager.system.storage import explain, write_problem
 from manager.terminal.pending_reasons import PendingReasons
 
 #: Seconds for a component to become ready. A Redis with a large file, or an agent on a slow disk, starts
@@ -209,7 +209,7 @@ class Machine:
         if time.monotonic() < self._next_probe:
             return
         self._next_probe = time.monotonic() + _PROBE_SECONDS
-        trouble = why_not_writable(self._paths.root)
+        trouble = write_problem(self._paths.root)
         if trouble is not None and self._disk_trouble is None:
             self._say(
                 f"error: {trouble}. Until then running workers continue, no worker starts, and commands "

@@ -1,7 +1,8 @@
-"""A worker's view of its own lease: whether it may still trade, judged by its own clock without a network call.
+"""A worker's view of its own lease: whether it may still trade.
 
-With `failover: auto` the worker must be gone before another host starts one. It stops itself half a lease time after the
-last successful renewal. Its guardian process kills it at four fifths, so a paused worker or a blocked call ends too.
+The worker's clock decides, without a network call. With `failover: auto` the worker must be gone before
+another host starts one. It stops itself half a lease time after the last successful renewal. Its guardian
+process kills it at four fifths, so a paused worker or a blocked call ends too.
 """
 
 import os
@@ -39,7 +40,10 @@ class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the wor
 if sys.platform == "linux":
 
     def lease_clock() -> float:
-        """Return seconds of a clock that all processes share and that continues while the machine is suspended."""
+        """Return seconds of a clock that all processes share.
+
+        It continues while the machine is suspended.
+        """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 else:
@@ -50,14 +54,20 @@ else:
 
 
 def exit_without_lease() -> None:
-    """Exit this process in 5 s, from a daemon thread, so that a blocked gateway call cannot delay the exit."""
+    """Exit this process in 5 s, without waiting for other threads.
+
+    A blocked gateway call cannot delay the exit.
+    """
     timer = threading.Timer(_LEAVE_SECONDS, os._exit, [WorkerExit.LEASE_LOST])
     timer.daemon = True
     timer.start()
 
 
 class Lease:
-    """Whether this worker may act. Thread-safe: the trading loop calls `check`, the reporter the rest."""
+    """Whether this worker may act.
+
+    Thread-safe: the trading loop calls `check`, the reporter the rest.
+    """
 
     def __init__(
         self,
@@ -69,10 +79,11 @@ class Lease:
         clock: Callable[[], float] = lease_clock,
         schedule_exit: Callable[[], None] = exit_without_lease,
     ) -> None:
-        """Start with a lease that was requested at `asked_at` (seconds by `clock`).
+        """Begin with a lease that was requested at `asked_at` (by `clock`).
 
-        `seconds` is the lease time; 0: the lease does not expire and ends only when another worker takes it. `extend`
-        tells the guardian until when this process may live. `schedule_exit` is called once, after `on_lost`.
+        `seconds` is the lease time; 0: the lease does not expire and ends only when another worker takes it.
+        `extend` tells the guardian until when this process may live. `schedule_exit` is called once, after
+        `on_lost`.
         """
         self._seconds = seconds
         self._on_lost = on_lost
@@ -89,7 +100,10 @@ class Lease:
         return self._lost
 
     def renewed(self, asked_at: float) -> None:
-        """Record a successful renewal whose request was sent at `asked_at`. Ignored once the lease is lost."""
+        """Record a successful renewal whose request was sent at `asked_at`.
+
+        Ignored once the lease is lost.
+        """
         with self._lock:
             if self._lost is None:
                 self._renewed_at = asked_at
@@ -97,7 +111,10 @@ class Lease:
                     self._extend(last_moment(asked_at, self._seconds))
 
     def lose(self, why: str) -> None:
-        """Mark the lease as lost and schedule this process's exit. Idempotent; the first reason counts."""
+        """Mark the lease as lost and schedule this process's exit.
+
+        Idempotent; the first reason counts.
+        """
         with self._lock:
             if self._lost is not None:
                 return
@@ -106,13 +123,19 @@ class Lease:
         self._schedule_exit()
 
     def check(self) -> None:
-        """Raise LeaseLost unless this worker may act now. Called before every gateway call."""
+        """Raise LeaseLost unless this worker may act now.
+
+        Called before every gateway call.
+        """
         self.tick(self._clock())
         if self._lost is not None:
             raise LeaseLost(self._lost)
 
     def tick(self, now: float) -> None:
-        """Lose the lease if it is overdue at `now` (seconds by the lease's clock). Raises nothing."""
+        """Lose the lease if it is overdue at `now` (seconds by the lease's clock).
+
+        Raises nothing.
+        """
         overdue = self._seconds > 0 and now - self._renewed_at > self._seconds * _STOP_AT
         if self._lost is None and overdue:
             self.lose(f"it could not be renewed for {now - self._renewed_at:.1f} s")

@@ -1,4 +1,7 @@
-"""Hosts without worker processes: reconciler, leases and Redis are real, and reconcile when the test says so."""
+"""Hosts without worker processes, for tests.
+
+Reconciler, leases and Redis are real. A host reconciles when the test says so.
+"""
 
 import contextlib
 import json
@@ -140,7 +143,7 @@ class PoolOfNames:
 
 
 class SkippingClock:
-    """A monotonic clock that runs as the real one does, and that a test sets forward."""
+    """A monotonic clock that a test can set forward."""
 
     def __init__(self) -> None:
         self._skipped = 0.0
@@ -153,7 +156,10 @@ class SkippingClock:
 
 
 class ReconciledHost:
-    """One host of a fleet in `directory`, which reconciles when the test calls `look`."""
+    """One host of a fleet, which reconciles when the test calls `look`.
+
+    `directory` holds the configuration that its hosts share.
+    """
 
     def __init__(
         self,
@@ -247,7 +253,10 @@ class ReconciledHost:
         )
 
     def look(self, times: int = 1) -> None:
-        """Reconcile, and wait for the starts and moves that begin. Delayed starts begin at once."""
+        """Reconcile, and wait for the starts and moves that begin.
+
+        Delayed starts begin at once.
+        """
         reconciler = self.reconciler
         for _ in range(times):
             self.clock.skip(1.0)  # the fleet is read again

@@ -106,7 +106,7 @@ def test_every_change_of_a_state_is_a_legal_event_in_order() -> None:
     workers = {event.worker_id: event.status for event in reversed(pool.events)}
     for event in pool.events:
         before = workers[event.worker_id]
-        assert event.status == before or may_move(before, event.status)
+        assert event.status == before or may_move(WorkerLifecycleStatus(before), WorkerLifecycleStatus(event.status))
         workers[event.worker_id] = event.status
 
 

@@ -11,31 +11,31 @@ from manager.gateways.gateway_type import GatewayType
 from manager.gateways.options import GatewayOptions
 
 _EXAMPLE: Final = """\
-# Any program as a worker: a bot of yours, started, watched and stopped like the others.
+# Any program as a worker: the manager starts, watches and stops it.
 enabled: false
 
 gateway: command
-# The program and its arguments; no shell. A relative program is looked for in `directory`, then on PATH.
+# The program and its arguments; no shell. A relative program is searched for in `directory`, then on PATH.
 command: [python3, -u, -c, "import time; print('ready', flush=True); time.sleep(10**6)"]
 #directory: /opt/bots
 
-# How it shows that it is ready; exactly one of
+# How the program shows that it is ready; exactly one of
 #   {line: TEXT}          a text in its output
 #   {tcp: PORT}           a port on 127.0.0.1 that accepts connections
 #   {http: URL}           a URL that answers with 2xx
-#   {after_seconds: N}    it still runs then
+#   {after_seconds: N}    the program still runs after this time
 ready: {line: ready}
 
-# How it is asked to stop, and the seconds until it is killed with all that it started.
+# The stop signal, and the seconds after which the program and its children are killed.
 stop: {signal: TERM, deadline_seconds: 10}
 
-# It finds MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password, MANAGER_CREDENTIALS_FILE
-# in its environment; besides these only harmless variables and the ones you name here.
+# Its environment contains MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password,
+# MANAGER_CREDENTIALS_FILE; apart from these, only harmless variables and those that you set here.
 #environment: {LOG_LEVEL: info}
-#environment_file: secrets/example-command.env   # NAME=value lines; it stays on the host
+#environment_file: secrets/example-command.env   # NAME=value lines; the file stays on the host
 
-# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}",
-# "{server}" or "{state_dir}" (a directory for the bot's own files) there.
+# For several similar bots, put `command`, `directory` and `ready` into defaults.yaml and use "{account_id}",
+# "{login}", "{server}" or "{state_dir}" (a directory for the bot's own files) there.
 
 currencies: [{symbol: EURUSD}]
 """

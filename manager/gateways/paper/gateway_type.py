@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from manager.settings import Settings
 
 _EXAMPLE: Final = """\
-# An account at the paper venue. The file's name is the account's id: copy it, one file an account.
-enabled: false                  # true, and `manager up` starts it
+# An account at the paper venue. The file's name is the account's ID: copy it, one file per account.
+enabled: false                  # set it to true, and `manager up` starts the account
 
 gateway: paper
 login: 5001
 server: Paper-1
-# Where the password is, never the password itself. Relative paths start at the configuration directory.
+# A reference to the password, not the password itself. Relative paths start at the configuration directory.
 #   file:PATH             a file that only you can read (chmod 600)
 #   env:NAME              an environment variable of the host agent
 #   keyring:SERVICE/USER  the system's keyring (pip install 'worker-manager[keyring]')
@@ -30,7 +30,7 @@ password: file:secrets/example-paper.password
 currencies:
   - symbol: EURUSD
     enabled: true
-    risk: {risk_percent: 0.5, max_positions: 3}   # over default_risk
+    risk: {risk_percent: 0.5, max_positions: 3}   # instead of default_risk
 """
 
 

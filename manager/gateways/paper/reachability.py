@@ -19,7 +19,8 @@ _results: dict[str, tuple[float, str | None]] = {}
 def reach_problem(address: str | None) -> str | None:
     """Return why the venue cannot be reached from here, or None if it can.
 
-    `address` is `unix:/path` or `tcp:host:port`; None if this host knows no venue. Blocks for one second at most.
+    `address` is `unix:/path` or `tcp:host:port`; None if this host knows no venue. Blocks for one second at
+    most.
     """
     if address is None:
         return "no paper venue is known on this host: set MANAGER_VENUE_URL, or `venue` in the account's file"

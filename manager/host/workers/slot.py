@@ -140,7 +140,7 @@ class Slot:
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
             return None
         reported = WorkerMetrics.read(status)
-        change = self.health.look(reported.health, reported.health_reason)
+        change = self.health.update(reported.health, reported.health_reason)
         if change is not None:
             self.info = self.info.with_(
                 metadata=WorkerMetrics(health=change.new, health_reason=change.reason)

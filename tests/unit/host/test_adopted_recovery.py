@@ -119,8 +119,17 @@ def test_a_file_that_cannot_be_read_changes_nothing_of_the_recovery(
         assert host.pool.started == []
 
         mend()
-        # What the file says counts once it can be read.
-        eventually(lambda: host.reconciler.restarts._recovery("a") == RecoveryConfig())
+
+        def restarted() -> bool:
+            """Report another exit after a command: by the file, which allows restarts, there is one."""
+            host.reconciler.restarts.reset("a")
+            again = host.reconciler.restarts.on_exit(lost, "it was killed")
+            assert again is not None
+            again()
+            host.reconciler.restarts.tick(math.inf)
+            return bool(host.pool.started)
+
+        eventually(restarted, what="the settings in the file apply once it is readable")
     finally:
         if spoil is _hangs:
             mend()

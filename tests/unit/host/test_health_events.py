@@ -134,23 +134,23 @@ def test_a_health_that_goes_to_and_fro_is_told_in_bounds_and_rightly_in_the_end(
     told = []
     for second in range(600):
         clock.now += 1
-        told.append(changes.look(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
+        told.append(changes.update(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
     found = [one for one in told if one is not None]
     assert len(found) <= 3 * BURST
     assert [(one.old, one.new) for one in found[:2]] == [(WELL, ILL), (ILL, WELL)]
     assert sum(one.untold for one in found) > 250
     # The last one is told in any case, and nothing is told again after it.
     clock.now += SPAN_SECONDS
-    last = changes.look(ILLER, "no tick")
+    last = changes.update(ILLER, "no tick")
     assert last is not None
     assert (last.new, last.reason) == (ILLER, "no tick")
-    assert changes.look(ILLER, "no tick") is None
+    assert changes.update(ILLER, "no tick") is None
 
 
 def test_what_is_no_health_changes_nothing() -> None:
     changes = HealthChanges(WELL, Clock())
     for nonsense in (None, 7, "splendid", ["healthy"]):
-        assert changes.look(nonsense, None) is None
+        assert changes.update(nonsense, None) is None
 
 
 def test_a_change_of_health_is_an_entry_of_the_stream_and_keeps_the_heartbeat(

@@ -22,7 +22,7 @@ from manager.local.resilient_output import ResilientOutput
 from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
-from manager.system.storage import why_not_writable
+from manager.system.storage import write_problem
 
 RUNS = DesiredState(account_id="a", state="running", generation=5, host="h")
 STOPPED = replace(RUNS, state="stopped", generation=6, why="stop")
@@ -119,15 +119,15 @@ def test_a_full_or_read_only_disk_keeps_no_agent_from_its_lock(disk: SmallDisk) 
 
 @needs_a_disk
 def test_what_keeps_a_directory_from_being_written_is_named(disk: SmallDisk) -> None:
-    assert why_not_writable(disk.root) is None
+    assert write_problem(disk.root) is None
     disk.fill()
-    assert f"the disk of {disk.root} is full" in str(why_not_writable(disk.root))
+    assert f"the disk of {disk.root} is full" in str(write_problem(disk.root))
     disk.free()
     disk.read_only()
-    assert f"{disk.root} is on a read-only disk" in str(why_not_writable(disk.root))
+    assert f"{disk.root} is on a read-only disk" in str(write_problem(disk.root))
     disk.writable()
     assert list(disk.root.iterdir()) == []
-    assert "cannot be written (No such file" in str(why_not_writable(disk.root / "none"))
+    assert "cannot be written (No such file" in str(write_problem(disk.root / "none"))
 
 
 @needs_a_disk
