@@ -143,6 +143,14 @@ class Desired(BaseModel):
     host: str | None
 
 
+class AttentionItem(BaseModel):
+    code: str
+    severity: Literal["critical", "warning", "info"]
+    text: str
+    since: datetime | None
+    do: str
+
+
 class Account(BaseModel):
     account_id: str
     want: Literal["running", "stopped"]
@@ -159,6 +167,7 @@ class Account(BaseModel):
     config: dict[str, Any]
     software: dict[str, Any]
     worker: WorkerInfo | None
+    attention: list[AttentionItem]
 
 
 class _Page(BaseModel):
@@ -170,12 +179,18 @@ class AccountPage(_Page):
     items: list[Account]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class WorkerPage(_Page):
     items: list[WorkerInfo]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class Host(BaseModel):
@@ -192,17 +207,24 @@ class HostPage(BaseModel):
     items: list[Host]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class FleetSummary(BaseModel):
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
     accounts: int
     status: dict[str, int]
     health: dict[str, int]
     want: dict[str, int]
     currencies: dict[str, dict[str, Any]]
     hosts: dict[str, int]
+    attention: dict[str, int]
 
 
 class AuditItem(BaseModel):

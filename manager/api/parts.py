@@ -18,7 +18,7 @@ from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
 from manager.models import BatchResult, WorkerInfo
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountFile, FleetReader, FleetState
+from manager.telemetry.fleet_reader import AccountFile, FleetListing, FleetReader
 
 
 class Batches(Protocol):
@@ -61,7 +61,7 @@ class ApiParts:
     #: Whether cookies need TLS.
     secure_cookies: bool = False
 
-    async def state(self) -> FleetState:
+    async def state(self) -> FleetListing:
         """Return the fleet as it is now. Raises FleetUnavailableError."""
         return await run_in_threadpool(self.reader.read)
 

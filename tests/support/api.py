@@ -22,13 +22,13 @@ from manager.fleet.api_sessions import SessionStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
-from manager.fleet.desired_store import DesiredStore
+from manager.fleet.desired import DesiredStore
 from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore
 from manager.fleet.tokens import SCOPES, TokenStore
 from manager.models import BatchResult
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.testing import fake_service
 from support.servers import RedisServer
 
@@ -43,14 +43,14 @@ class MemoryReader:
         self.service = service
         self.versions = count(1)
         #: Changes to an account's state, by its id.
-        self.changed: dict[str, AccountState] = {}
-        self.hosts: list[HostState] = [HostState("fake-host", True, 0.1, {"version": "0.2.0", "workers": 1})]
+        self.changed: dict[str, AccountRow] = {}
+        self.hosts = {"fake-host": HostState("fake-host", True, 0.1, {"version": "0.2.0", "workers": 1})}
         self._lock = threading.Lock()
         #: While set, every read is this one.
-        self.fixed: FleetState | None = None
+        self.fixed: FleetListing | None = None
         self.error: Exception | None = None
 
-    def read(self) -> FleetState:
+    def read(self) -> FleetListing:
         if self.error is not None:
             raise self.error
         if self.fixed is not None:
@@ -59,11 +59,11 @@ class MemoryReader:
             files = account_files(self.service)
             workers = {info.account_id: info for info in self.service.list_workers()}
             accounts = {
-                one: AccountState(one, workers.get(one), None, files.get(one))
+                one: AccountRow(one, workers.get(one), None, files.get(one))
                 for one in sorted({*files, *workers})
             }
             accounts |= self.changed
-            return FleetState(
+            return FleetListing(
                 as_of=datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC),
                 cursor="1-0",
                 version=str(next(self.versions)),
