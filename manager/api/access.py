@@ -97,3 +97,17 @@ def readable(principal: Principal, state: FleetListing, account_id: str) -> Acco
             f"no account {account_id}: it has no file here, no worker and nothing desired",
         )
     return found
+
+
+def require_whole(principal: Principal) -> None:
+    """Raise ProblemError `outside_selection` for a token that may read only some accounts: this tells of all."""
+    if principal.readable:
+        raise ProblemError(
+            "outside_selection",
+            f"this tells of every account, and {principal.name} may read only {principal.selection}",
+        )
+
+
+def may_read(principal: Principal, state: FleetListing, account_id: str) -> bool:
+    """Return whether the principal may read of this account."""
+    return (state.accounts.get(account_id) or AccountRow(account_id)).within(principal.readable)

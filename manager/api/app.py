@@ -21,7 +21,7 @@ from manager.api.problems import (
     problem_of,
     problem_response,
 )
-from manager.api.routes import fleet, health, records, session
+from manager.api.routes import batches, commands, fleet, health, records, session
 from manager.errors import ManagerError
 from manager.versions import __version__
 
@@ -65,7 +65,11 @@ def create_app(parts: ApiParts) -> FastAPI:
         ],
     )
     app.state.parts = parts
-    for router in (health.router, session.router, fleet.router, records.router):
+    for router in (
+        *(health.router, session.router, fleet.router, records.router),
+        commands.router,
+        batches.router,
+    ):
         app.include_router(router, prefix=PREFIX)
     app.include_router(health.pages)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from manager.models import WorkerInfo
+from manager.placement.labels import Selection
 from manager.pool.arguments import MAX_TIMEOUT
 
 AccountId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -59,6 +60,25 @@ class SelectBody(Strict):
         | None
     ) = None
     all: Annotated[bool, Field(description="Every account; needed where nothing else is given.")] = False
+
+    @property
+    def selection(self) -> Selection:
+        """What `groups` and `labels` take; everything without any."""
+        return Selection(tuple(self.groups), tuple(self.labels))
+
+
+class BatchBody(Strict):
+    """One command for many accounts."""
+
+    do: Literal["start", "stop", "restart", "pause", "resume"]
+    select: SelectBody
+    expect: Annotated[
+        int | None,
+        Field(ge=1, le=1_000_000, description="How many accounts are selected; otherwise nothing is done."),
+    ] = None
+    apply_defaults: bool = True
+    validate_first: Annotated[bool, Field(alias="validate")] = True
+    timeout_seconds: Annotated[float | None, Field(ge=0, le=MAX_TIMEOUT)] = None
 
 
 class DrainBody(Strict):
@@ -282,7 +302,7 @@ class Command(BaseModel):
     what: str
     account_id: str | None
     host: str | None
-    state: Literal["accepted", "started", "done", "failed"]
+    state: Literal["accepted", "done", "failed"]
     outcome: str | None
     by: str
     asked_at: datetime

@@ -119,12 +119,12 @@ def accounts_page(
     """Return the accounts that a query asks for, of those that may be read."""
     by, descending = query.sort.removeprefix("-"), query.sort.startswith("-")
     key = partial(_KEYS[by], state)
-    ordered = state.orders.get(query.sort)
+    ordered = state.sorted.get(query.sort)
     if ordered is None:
         ordered = list(state.accounts.values())
         if query.sort != "account_id":
             ordered.sort(key=key, reverse=descending)
-        state.orders[query.sort] = ordered
+        state.sorted[query.sort] = ordered
     chosen = [one for one in ordered if readable(one) and _taken(state, one, query)]
     return page(chosen, key, query, descending=descending, order=query.sort)
 

@@ -1,24 +1,30 @@
 """What the API is made of: handed in by whoever builds the app, so that tests can hand in parts in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, ParamSpec, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from manager.aio import AsyncWorkerManagerService
 from manager.api.auth import Authenticator, Principal
+from manager.api.commands import CommandRunner
 from manager.api.limits import RateLimiter
+from manager.client.caller import Request as Behalf
+from manager.client.caller import on_behalf_of
 from manager.client.hosts import FleetHosts
 from manager.config import ConfigurationService
 from manager.doctor import Check
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult
 from manager.service import WorkerManagerService
 from manager.telemetry.fleet_reader import AccountFile, FleetListing, FleetReader
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Batches(Protocol):
@@ -55,6 +61,7 @@ class ApiParts:
     versions: ConfigStore
     doctor: Doctor
     ready: Readiness
+    commands: CommandRunner
     limiter: RateLimiter = field(default_factory=RateLimiter)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()
@@ -65,8 +72,14 @@ class ApiParts:
         """Return the fleet as it is now. Raises FleetUnavailableError."""
         return await run_in_threadpool(self.reader.read)
 
-    async def worker(self, account_id: str) -> WorkerInfo | None:
-        return await self.aio.get_worker_info(account_id)
+    async def on_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that blocks; on whose behalf it acts goes along."""
+        return await run_in_threadpool(call, *args, **kwargs)
+
+    async def on_behalf(self, by: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that blocks and asks who acts: `by`."""
+        with on_behalf_of(Behalf(by=by)):
+            return await run_in_threadpool(call, *args, **kwargs)
 
 
 def parts_of(request: Request) -> ApiParts:

@@ -101,8 +101,8 @@ class FleetListing:
     hosts: Mapping[str, HostState]
     #: Seconds since Redis went away; None: it is there.
     stale_seconds: float | None = None
-    #: Orders of accounts, by their name; filled by readers.
-    orders: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
+    #: Accounts as they were sorted for readers, by the name of the sort key.
+    sorted: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
 
     def attention(self, account: AccountRow) -> list[Attention]:
         """Return what a person should look at about an account, the most urgent first."""

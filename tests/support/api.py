@@ -1,7 +1,7 @@
 """The HTTP API over a fleet in memory, with tokens in the test's own Redis."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -13,11 +13,14 @@ from starlette.testclient import TestClient
 from manager.aio import AsyncWorkerManagerService
 from manager.api.app import create_app
 from manager.api.auth import Authenticator
+from manager.api.commands import CommandRunner
 from manager.api.limits import RATES, Rate, RateLimiter
 from manager.api.parts import ApiParts, account_files
+from manager.client.caller import caller
 from manager.client.hosts import FleetHosts
 from manager.errors import NoBatchError
 from manager.fleet import FleetStore
+from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
@@ -27,6 +30,7 @@ from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore
 from manager.fleet.tokens import SCOPES, TokenStore
 from manager.models import BatchResult
+from manager.pool.commands import CommandSpec
 from manager.service import WorkerManagerService
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.testing import fake_service
@@ -72,15 +76,32 @@ class MemoryReader:
             )
 
 
-class NoBatches:
-    """A fleet that had no batch yet."""
+class MemoryBatches(AsyncWorkerManagerService):
+    """The service in memory, and the batches that it was given."""
+
+    def __init__(self, service: WorkerManagerService) -> None:
+        super().__init__(service)
+        self.found: dict[str, tuple[BatchRecord, BatchResult]] = {}
+        self.runs = 0
+
+    async def run_many(
+        self, command: CommandSpec, account_ids: Sequence[str], *, batch_id: str | None = None, **options: Any
+    ) -> BatchResult:
+        self.runs += 1
+        assert batch_id is not None
+        result = await super().run_many(command, account_ids, batch_id=batch_id, **options)
+        tasks = {account_id: f"task-{account_id}" for account_id in account_ids}
+        record = BatchRecord(batch_id, command.name, caller(), datetime.now(UTC), tasks, {})
+        self.found[batch_id] = (record, result)
+        return result
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        raise NoBatchError(f"no batch {batch_id}")
+        if batch_id not in self.found:
+            raise NoBatchError(f"no batch {batch_id}")
+        return self.found[batch_id]
 
     def batches(self, count: int) -> list[BatchRecord]:
-        del count
-        return []
+        return [record for record, _ in self.found.values()][:count]
 
 
 class Api:
@@ -97,19 +118,21 @@ class Api:
         self.reader = MemoryReader(self.service)
         self.tokens = TokenStore(server.url)
         self.sessions = SessionStore(server.url)
+        self.aio = MemoryBatches(self.service)
         audit = AuditTrail(server.url)
         desired = DesiredStore(server.url)
         parts = ApiParts(
             service=self.service,
-            aio=AsyncWorkerManagerService(self.service),
+            aio=self.aio,
             reader=self.reader,
             authenticator=Authenticator(self.tokens, self.sessions),
             hosts=FleetHosts(FleetStore(server.url), desired, audit, LeaseStore(server.url)),
             audit=audit,
-            batches=NoBatches(),
+            batches=self.aio,
             versions=ConfigStore(server.url),
             doctor=list,
             ready=lambda: None,
+            commands=CommandRunner(CommandRecords(server.url)),
             limiter=RateLimiter(MANY),
         )
         self.parts = replace(parts, **changes)
