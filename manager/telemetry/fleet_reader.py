@@ -59,12 +59,12 @@ class AccountRow:
             return self.file.groups, self.file.labels
         if self.worker is not None and (self.worker.groups or self.worker.labels):
             return self.worker.groups, self.worker.labels
-        tenant = None if self.desired is None else self.desired.tenant
+        tenant = None if self.desired is None else self.desired.placement_needs
         return ((), {}) if tenant is None else (tenant.groups or (), tenant.labels)
 
     def within(self, selection: Selection) -> bool:
         """Return whether the selection takes this account."""
-        return selection.takes(self.groups, self.labels)
+        return selection.matches(self.groups, self.labels)
 
     @property
     def want(self) -> str:

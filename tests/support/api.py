@@ -25,7 +25,7 @@ from manager.fleet.api_sessions import SessionStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore
 from manager.fleet.tokens import SCOPES, TokenStore

@@ -8,7 +8,8 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.events import EVENTS_KEPT
 from manager.fleet.live_reads import LiveReads
 from manager.models import WorkerInfo
