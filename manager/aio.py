@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Final, ParamSpec, Self, TypeVar
 
@@ -225,6 +226,29 @@ class AsyncWorkerManagerService:
             wait=wait,
         )
 
+    async def run_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        *,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        timeout: float | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        call = self._start if command.starts else self._stop
+        return await call(
+            self.service.run_many,
+            command,
+            account_ids,
+            apply_defaults=apply_defaults,
+            validate=validate,
+            timeout=timeout,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
     async def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         return await self._read(self.service.select, selection)
 
@@ -292,7 +316,7 @@ class AsyncWorkerManagerService:
         """Return the view that all watchers of this service share."""
         with self._view_lock:
             if self._view is None:
-                view = live_view(load_settings(), self.service)
+                view = live_view(load_settings())
                 if not view.start(wait_seconds=_FIRST_LISTING_SECONDS):
                     view.close()
                     raise FleetUnavailableError(
@@ -333,7 +357,9 @@ class AsyncWorkerManagerService:
 
 
 async def _on(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, call)
+    # The thread sees the caller's context variables: on whose behalf a command is sent is one of them.
+    context = copy_context()
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(call))
 
 
 def _on_loop(progress: Progress | None) -> Progress | None:

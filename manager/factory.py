@@ -90,18 +90,16 @@ def fleet_store(settings: Settings) -> FleetStore:
     )
 
 
-def live_view(settings: Settings, service: WorkerManagerService | None = None) -> "FleetView":
-    """Return a live view of the fleet, not started; `service` knows the account files of this machine."""
+def live_view(settings: Settings) -> "FleetView":
+    """Return a live view of the fleet, not started."""
     # These cost milliseconds that `manager ps` does without.
     from manager.fleet.live_reads import LiveReads
-    from manager.telemetry.fleet_reader import read_account_files
     from manager.telemetry.view import FleetView
 
     url = fleet_url(settings)
     return FleetView(
         LiveReads(url, events_kept=settings.events_kept),
         DesiredStore(url),
-        files=dict if service is None else lambda: read_account_files(service.select()),
         stale_after_seconds=settings.stale_after_seconds,
     )
 

@@ -325,6 +325,40 @@ class WorkerManagerService:
         batch = Batch(batch_id or new_batch_id(), {}, wait)
         return self.worker_pool.set_mode_many(command, chosen, progress, batch)
 
+    def run_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        *,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        timeout: float | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Carry out one command for the named accounts as one batch, and account for every one.
+
+        `apply_defaults` and `validate` are for starts, `timeout` (seconds) for stops.
+        """
+        check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
+        timeout = check_timeout(timeout)
+        ids = [check_account_id(account_id) for account_id in dict.fromkeys(account_ids)]
+        requests, settled = (
+            self._start_requests.for_many(command, ids, apply_defaults, validate)
+            if command.starts
+            else ([], {})
+        )
+        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        if command.mode is not None:
+            return self.worker_pool.set_mode_many(command, ids, None, batch)
+        if not command.starts:
+            result = self.worker_pool.stop_many(ids, timeout, None, batch)
+        elif command.restart:
+            result = self.worker_pool.restart_many(requests, None, batch)
+        else:
+            result = self.worker_pool.start_many(requests, None, batch)
+        return self._settle(f"{command.name}_many", result, settled)
+
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         """Return the selected accounts as loaded from their files.
 

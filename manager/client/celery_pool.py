@@ -236,6 +236,14 @@ class CeleryWorkerPool:
         """
         return self._batch_sender.result(batch_id)
 
+    def answer_of(self, token: str) -> Any:
+        """Return the answer to the command with this id, a value or an exception; None while there is none.
+
+        Answers are kept for a day. Raises FleetUnavailableError if Redis cannot be used.
+        """
+        with self._results.translated():
+            return next((answer for _, answer in self._results.collect({token}, 0.0)), None)
+
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 

@@ -4,7 +4,6 @@ Doctor, `ps`, the API, metrics and notifications all use this module. An `Attent
 when it holds, a text that names the cause, and what to do next.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,10 +11,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from manager.errors import AuthenticationRefusedError, CredentialError, WrongAccountError
+from manager.fleet.desired import DesiredState
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerHealth, WorkerLifecycleStatus
-from manager.telemetry.fleet_reader import AccountState, FleetState
 
 #: Seconds after a command, or after the account came to its host, in which an account may have no worker yet.
 GRACE_SECONDS: Final = 5.0
@@ -69,12 +68,23 @@ class Attention:
         return {**asdict(self), "severity": str(self.severity), "since": since}
 
 
-def account_attention(account: AccountState, host: HostState | None, now: float) -> list[Attention]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """What readers know of one account: its desired state, its worker and its host."""
+
+    account_id: str
+    worker: WorkerInfo | None = None
+    desired: DesiredState | None = None
+    #: The host where its worker is or was, else the one that desired state names; None if no such host reported.
+    host: HostState | None = None
+
+
+def account_attention(account: AccountState, now: float) -> list[Attention]:
     """Return what a person should look at, the most urgent first.
 
-    `host` is the account's host, None if it never reported. `now` is Redis's clock in seconds since the epoch.
+    `now` is Redis's clock in seconds since the epoch.
     """
-    found = list(_of_account(account, host, now))
+    found = list(_of_account(account, now))
     return sorted(found, key=lambda one: _URGENCY[one.severity])
 
 
@@ -111,14 +121,14 @@ def should_run_but_does_not(account: AccountState, now: float) -> bool:
     return now - max(desired.at, desired.claimed) / 1000 > GRACE_SECONDS
 
 
-def _of_account(account: AccountState, host: HostState | None, now: float) -> Iterator[Attention]:
+def _of_account(account: AccountState, now: float) -> Iterator[Attention]:
     worker = account.worker
     missing = should_run_but_does_not(account, now)
     if worker is not None and worker.status is WorkerLifecycleStatus.FAILED:
         if missing or account.desired is None or account.desired.running:
             yield _failed(worker)
     elif missing:
-        yield _not_running(account, host)
+        yield _not_running(account)
     if worker is None:
         return
     if worker.status is WorkerLifecycleStatus.UNKNOWN:
@@ -129,7 +139,7 @@ def _of_account(account: AccountState, host: HostState | None, now: float) -> It
             do=f"`manager doctor` checks its host; `manager info {account.account_id}` shows what was last known",
         )
     elif worker.status is WorkerLifecycleStatus.RUNNING:
-        yield from _of_running(account.account_id, worker, host)
+        yield from _of_running(account.account_id, worker, account.host)
 
 
 def _failed(worker: WorkerInfo) -> Attention:
@@ -151,8 +161,8 @@ _FAILURES: Final = {
 }
 
 
-def _not_running(account: AccountState, host: HostState | None) -> Attention:
-    desired = account.desired
+def _not_running(account: AccountState) -> Attention:
+    desired, host = account.desired, account.host
     assert desired is not None
     since = datetime.fromtimestamp(max(desired.at, desired.claimed) / 1000, UTC)
     account_id = account.account_id
@@ -189,22 +199,6 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
             text=f"runs version {version}; its host has {current}",
             do=f"`manager restart {account_id}` brings it to version {current}",
         )
-
-
-def fleet_attention(state: FleetState) -> list[Attention]:
-    """Return what a person should look at in the whole fleet: of its accounts, then of its hosts."""
-    now = state.as_of.timestamp()
-    hosts = {host.name: host for host in state.hosts}
-    found: list[Attention] = []
-    should_run: Counter[str] = Counter()
-    for account in state.accounts.values():
-        host = hosts.get(account.host or "")
-        found += account_attention(account, host, now)
-        if host is not None and account.want == "running":
-            should_run[host.name] += 1
-    for host in state.hosts:
-        found += host_attention(host, should_run[host.name])
-    return found
 
 
 def count_by_code(found: Iterable[Attention]) -> Mapping[tuple[str, Severity], int]:

@@ -15,8 +15,7 @@ from typing import Any, Final, Literal
 from manager.fleet.events import START_BUCKETS
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
-from manager.telemetry.attention import Attention
-from manager.telemetry.fleet_reader import AccountState
+from manager.telemetry.attention import AccountState, Attention
 from manager.versions import __version__
 
 #: Accounts up to which `auto` shows every account.

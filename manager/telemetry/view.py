@@ -12,11 +12,10 @@ While Redis is away no worker counts as running: after the time in which a heart
 
 import contextlib
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -29,8 +28,7 @@ from manager.fleet.hosts import HostState
 from manager.fleet.live_reads import RawAccounts, RawFleet
 from manager.models import WorkerInfo
 from manager.system import logs
-from manager.telemetry.fleet_memory import Changes, FleetMemory
-from manager.telemetry.fleet_reader import FILES_SECONDS, AccountFile, AccountState, FleetState
+from manager.telemetry.fleet_state import Changes, FleetState
 
 logger = logging.getLogger(__name__)
 
@@ -90,25 +88,15 @@ class FleetView:
         reads: Reads,
         desired: DesiredReads,
         *,
-        files: Callable[[], Mapping[str, AccountFile]] = dict,
         stale_after_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`files` returns the accounts that have a file on this machine."""
         self._reads = reads
-        self._read_files = files
-        self._files: Mapping[str, AccountFile] = {}
-        self._next_files = -float("inf")
-        self._files_lock = threading.Lock()
-        self._snapshot: FleetState | None = None
-        self._snapshot_version = ""
-        #: Tells this view's versions from those of another process.
-        self._life = secrets.token_hex(4)
         self._desired = desired
         self._clock = clock
         self._stale_after = stale_after_seconds
         self._lock = threading.RLock()
-        self._state = FleetMemory(stale_after_seconds=stale_after_seconds)
+        self._state = FleetState(stale_after_seconds=stale_after_seconds)
         self._subscribers: list[Subscriber] = []
         self._cursor: Cursor | None = None
         self._version = 0
@@ -137,7 +125,7 @@ class FleetView:
     # readers
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[FleetMemory]:
+    def reading(self) -> Iterator[FleetState]:
         """Give the state at one moment; nothing changes it inside the block, so keep the block short."""
         self.interested()
         with self._lock:
@@ -196,52 +184,6 @@ class FleetView:
     def away_since_seconds(self) -> float | None:
         """Seconds since Redis went away; None while it is there."""
         return None if self._away_since is None else self._clock() - self._away_since
-
-    def read(self) -> FleetState:
-        """Return the fleet as it is now, at most a second old; see `manager.telemetry.fleet_reader.FleetReader`.
-
-        While Redis is away it is the last state, in which no live worker counts as running once the time has passed in
-        which a heartbeat goes stale. Raises FleetUnavailableError before the first listing.
-        """
-        self.refresh()
-        files = self._account_files()
-        if self._cursor is None:
-            raise FleetUnavailableError(
-                "the fleet was not listed yet: Redis does not answer; try again in a moment"
-            )
-        with self.reading() as state:
-            version = f"{self._life}-{self._version}-{id(files)}-{self._away_since or 0:.0f}"
-            known = self._snapshot
-            as_of = datetime.fromtimestamp(state.now, UTC)
-            if known is None or version != self._snapshot_version:
-                known = FleetState(
-                    as_of=as_of,
-                    cursor=str(self._cursor),
-                    version=version,
-                    accounts=state.accounts(files),
-                    hosts=tuple(state.hosts[name] for name in sorted(state.hosts)),
-                    stale=self._away_since is not None,
-                )
-            elif known.as_of != as_of:
-                known = replace(known, as_of=as_of, cursor=str(self._cursor))
-            self._snapshot, self._snapshot_version = known, version
-            return known
-
-    def account(self, account_id: str) -> AccountState | None:
-        """Return one account, as `read` has it."""
-        return self.read().accounts.get(account_id)
-
-    def _account_files(self) -> Mapping[str, AccountFile]:
-        """Return what the account files say, read again at most every five seconds, and for a thirtieth of the time."""
-        with self._files_lock:
-            began = self._clock()
-            if began >= self._next_files:
-                found = self._read_files()
-                if found != self._files:
-                    self._files = found
-                took = self._clock() - began
-                self._next_files = began + max(FILES_SECONDS, 30 * took)
-            return self._files
 
     def workers(self) -> list[WorkerInfo]:
         with self.reading() as state:

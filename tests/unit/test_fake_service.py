@@ -24,7 +24,7 @@ from manager.placement.engine import HostFacts
 from manager.placement.labels import Selection
 from manager.pool.protocol import WorkerPool
 from manager.service import WorkerManagerService
-from manager.states import may_move
+from manager.states import WorkerLifecycleStatus, may_move
 from manager.testing import FakeClock, FakePool, fake_service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,9 @@ def test_every_change_of_a_state_is_a_legal_event_in_order() -> None:
     workers = {event.worker_id: event.status for event in reversed(pool.events)}
     for event in pool.events:
         before = workers[event.worker_id]
-        assert event.status == before or may_move(WorkerLifecycleStatus(before), WorkerLifecycleStatus(event.status))
+        assert event.status == before or may_move(
+            WorkerLifecycleStatus(before), WorkerLifecycleStatus(event.status)
+        )
         workers[event.worker_id] = event.status
 
 

@@ -1,7 +1,7 @@
 """Events by page, by SSE and by WebSocket. Every one continues after a cursor, without loss or repetition."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -18,21 +18,20 @@ from manager.api.pages import Text
 from manager.api.parts import ApiParts, Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, to_json
+from manager.api.routes.records import batch_summary
 from manager.api.stream.connection import CLOSE_UNAUTHENTICATED, Connection
 from manager.api.stream.hub import Hub
 from manager.api.stream.topics import BOOKMARK_SECONDS
 from manager.errors import CursorGoneError, FleetUnavailableError, ManagerError
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import Event, EventFilter
-from manager.telemetry.fleet_reader import FleetState
+from manager.telemetry.fleet_reader import FleetListing
 from manager.telemetry.view import ViewUpdate
 
 router = APIRouter(tags=["streams"])
 
 #: The WebSocket subprotocol.
 SUBPROTOCOL: Final = "manager.v1"
-#: Open streams of one token.
-MAX_STREAMS: Final = 20
 CLOSE_TOO_MANY: Final = 4029
 CLOSE_FORBIDDEN: Final = 4003
 #: Milliseconds after which an SSE client connects again.
@@ -65,7 +64,7 @@ class StreamQuery(BaseModel):
     group: Annotated[list[Text], Field(max_length=100)] = []
 
 
-def _only(query: EventQuery | StreamQuery, state: FleetState | None, principal: Principal) -> EventFilter:
+def _only(query: EventQuery | StreamQuery, state: FleetListing | None, principal: Principal) -> EventFilter:
     """Return the filter of a query; groups and a token's selection count as they are now."""
     accounts = frozenset(query.account) if query.account else None
     if state is not None and (query.group or principal.readable):
@@ -80,14 +79,14 @@ def _only(query: EventQuery | StreamQuery, state: FleetState | None, principal: 
 
 async def _state_for(
     parts: ApiParts, query: EventQuery | StreamQuery, principal: Principal
-) -> FleetState | None:
+) -> FleetListing | None:
     return await parts.state() if query.group or principal.readable else None
 
 
 @router.get("/events", response_model=EventPage)
 async def events(parts: Parts, principal: Reader, query: Annotated[EventQuery, Query()]) -> Response:
     """Return events after a cursor, oldest first; `next` continues exactly there."""
-    stream = parts.events
+    stream = parts.require_events()
     only = _only(query, await _state_for(parts, query, principal), principal)
     cursor = await run_in_threadpool(stream.cursor, query.after)
     deadline = asyncio.get_running_loop().time() + query.wait
@@ -189,7 +188,8 @@ async def stream(socket: WebSocket) -> None:
         await socket.accept(subprotocol=_subprotocol(socket))
 
         async def read_batch(batch_id: str) -> Any:
-            return await run_in_threadpool(parts.batch_document, batch_id)
+            record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
+            return batch_summary(record, result)
 
         await Connection(socket, hub, principal, read_batch=read_batch, still_valid=recheck).serve()
     finally:
@@ -216,7 +216,8 @@ async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Any]:
     scheme, _, text = headers.get("authorization", "").partition(" ")
     cookie = socket.cookies.get(COOKIE, "")
     if scheme.lower() == "bearer":
-        credential, check = text.strip(), parts.authenticator.by_token
+        credential = text.strip()
+        check: Callable[[str], Principal] = parts.authenticator.by_token
     elif cookie and origin is not None:
         credential, check = cookie, parts.authenticator.by_session
     else:

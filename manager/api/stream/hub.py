@@ -11,9 +11,8 @@ from manager.api.stream.rows import row
 from manager.errors import CursorGoneError
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import EventStream
-from manager.telemetry.attention import account_attention
-from manager.telemetry.fleet_reader import AccountState, FleetState
-from manager.telemetry.view import FleetView, ViewUpdate
+from manager.telemetry.fleet_reader import AccountRow, FleetListing, ViewReader
+from manager.telemetry.view import ViewUpdate
 
 #: Events that are read from Redis at once for a client whose position the ring has left behind.
 _PAGE: Final = 500
@@ -28,8 +27,9 @@ class Listener(Protocol):
 class Hub:
     """One for each API process. Everything but `_from_view` runs on the event loop."""
 
-    def __init__(self, view: FleetView, events: EventStream) -> None:
-        self.view = view
+    def __init__(self, reader: ViewReader, events: EventStream) -> None:
+        self.view = reader.view
+        self._reader = reader
         self._events = events
         self._listeners: set[Listener] = set()
         self._ring: EventRing | None = None
@@ -64,17 +64,15 @@ class Hub:
         """The newest event that clients may have; None before the view's first listing."""
         return None if self._ring is None else self._ring.head
 
-    async def state(self) -> FleetState:
+    async def state(self) -> FleetListing:
         """Return the whole fleet. Raises FleetUnavailableError before the first listing."""
-        return await run_in_threadpool(self.view.read)
+        return await run_in_threadpool(self._reader.read_now)
 
-    def row_of(self, state: FleetState, account: AccountState) -> list[Any]:
+    def row_of(self, state: FleetListing, account: AccountRow) -> list[Any]:
         """Return an account's row without its number, made once for all clients."""
         known = self._rows.get(account.account_id)
         if known is None:
-            host = next((one for one in state.hosts if one.name == account.host), None)
-            attention = account_attention(account, host, state.as_of.timestamp())
-            known = self._rows[account.account_id] = row(account, attention)
+            known = self._rows[account.account_id] = row(account, state.attention(account))
         return known
 
     async def cursor(self, text: str) -> Cursor:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from manager.api.rendering import utc
 from manager.fleet.hosts import HostState
 from manager.telemetry.attention import Attention
-from manager.telemetry.fleet_reader import AccountState
+from manager.telemetry.fleet_reader import AccountRow
 
 #: Columns of a row, in order. `id` is the row's number on this connection, by which figures name it.
 COLUMNS: Final = (
@@ -26,7 +26,7 @@ FIGURES: Final = {
 }
 
 
-def row(account: AccountState, attention: list[Attention]) -> list[Any]:
+def row(account: AccountRow, attention: list[Attention]) -> list[Any]:
     """Return an account's row without its number."""
     worker = account.worker
     data: Mapping[str, Any] = {} if worker is None else worker.metadata
@@ -59,7 +59,7 @@ def row(account: AccountState, attention: list[Attention]) -> list[Any]:
     ]
 
 
-def figures(account: AccountState) -> list[Any]:
+def figures(account: AccountRow) -> list[Any]:
     """Return an account's figures in the order of `FIGURES`."""
     data: Mapping[str, Any] = {} if account.worker is None else account.worker.metadata
     return [data.get(key) for key in FIGURES.values()]

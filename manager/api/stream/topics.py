@@ -16,7 +16,7 @@ from manager.errors import CursorGoneError, FleetUnavailableError
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import EventFilter
 from manager.placement.labels import Selection
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.telemetry.view import ViewUpdate
 
 #: Rows of one part of a snapshot.
@@ -110,17 +110,17 @@ class Accounts(Topic):
         elif not self._figures:
             self.due = float("inf")
 
-    def _takes(self, account: AccountState) -> bool:
+    def _takes(self, account: AccountRow) -> bool:
         named = self._named is None or account.account_id in self._named
         return named and account.within(self._select) and account.within(self._readable)
 
-    def _row(self, state: FleetState, account: AccountState) -> list[Any]:
+    def _row(self, state: FleetListing, account: AccountRow) -> list[Any]:
         number = self._numbers.setdefault(account.account_id, len(self._numbers))
         self._present.add(account.account_id)
         self._sent[account.account_id] = figures(account)
         return [number, *self._hub.row_of(state, account)]
 
-    def _snapshot(self, state: FleetState) -> list[Frame]:
+    def _snapshot(self, state: FleetListing) -> list[Frame]:
         self._changed.clear()
         self._present.clear()
         rows = [self._row(state, one) for one in state.accounts.values() if self._takes(one)]
@@ -139,7 +139,7 @@ class Accounts(Topic):
             for number, part in enumerate(parts, start=1)
         ]
 
-    def _change(self, state: FleetState) -> Frame:
+    def _change(self, state: FleetListing) -> Frame:
         changed, self._changed = self._changed, set()
         rows, gone = [], []
         for account_id in sorted(changed):
@@ -152,7 +152,7 @@ class Accounts(Topic):
                 gone.append(account_id)
         return frame("change", id=self.id, cursor=state.cursor, rows=rows, gone=gone)
 
-    def _figures_frame(self, state: FleetState) -> Frame | None:
+    def _figures_frame(self, state: FleetListing) -> Frame | None:
         """Return the figures that are others than those that the client has."""
         asked, self._figures = self._figures, set()
         numbers: list[int] = []
@@ -249,7 +249,7 @@ class Hosts(Topic):
         if changed is not None and not changed:
             return
         state = await self._hub.state()
-        known = {host.name: host_row(host) for host in state.hosts}
+        known = {name: host_row(host) for name, host in state.hosts.items()}
         if changed is None:
             yield frame(
                 "snapshot", id=self.id, cursor=state.cursor, rows=list(known.values()), part=1, parts=1

@@ -19,7 +19,6 @@ from manager.fleet.timestamped import Timestamped, parse_timestamped
 from manager.fleet.workers import WorkerRecord, current_worker, parse_worker
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
-from manager.telemetry.fleet_reader import AccountFile, AccountState
 
 #: Keys of a heartbeat that tell how the worker is; all others are figures.
 _STATE_KEYS: Final = ("worker_id", "health", "health_reason", "trading_mode")
@@ -82,7 +81,7 @@ class Changes:
         return bool(self.accounts or self.figures or self.gone or self.hosts)
 
 
-class FleetMemory:
+class FleetState:
     """Hosts and accounts of a fleet. Not safe for threads: its owner holds a lock."""
 
     def __init__(self, *, stale_after_seconds: float) -> None:
@@ -91,8 +90,6 @@ class FleetMemory:
         #: Host → account id as Redis has it → the host's record.
         self._entries: dict[str, dict[bytes, _Entry]] = {}
         self._sorted: list[str] | None = None
-        #: What `accounts` returned last.
-        self._states: dict[str, AccountState] = {}
         self.hosts: dict[str, HostState] = {}
         #: Redis's clock at the last update, seconds since the epoch.
         self.now = 0.0
@@ -100,6 +97,9 @@ class FleetMemory:
         self.blind = ""
 
     # reading
+
+    def __contains__(self, account_id: object) -> bool:
+        return account_id in self._accounts
 
     def account_ids(self) -> list[str]:
         if self._sorted is None:
@@ -118,25 +118,6 @@ class FleetMemory:
         if account.worker is None:
             account.worker = self._judge(account)
         return account.worker
-
-    def accounts(self, files: Mapping[str, AccountFile]) -> dict[str, AccountState]:
-        """Return every account that has a worker, a desired state or a file, in the order of their ids.
-
-        Accounts that did not change are the same objects as before.
-        """
-        found: dict[str, AccountState] = {}
-        for account_id in sorted({*self._accounts, *files}):
-            account = self._accounts.get(account_id)
-            file = files.get(account_id)
-            worker = self.worker(account_id)
-            desired = None if account is None else account.desired
-            known = self._states.get(account_id)
-            same = known is not None and known.worker is worker and known.desired is desired
-            if known is None or not same or known.file != file:
-                known = AccountState(account_id, worker, desired, file)
-            found[account_id] = known
-        self._states = found
-        return found
 
     def workers(self) -> Iterator[WorkerInfo]:
         for account_id in self.account_ids():
