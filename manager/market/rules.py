@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from manager.market.calendars import Calendars
 from manager.market.clocks import MarketClock
-from manager.market.parsing import EVERY_DAY, show_days, show_duration, show_time
+from manager.market.parsing import EVERY_DAY, show_dates, show_days, show_duration, show_time
 from manager.market.windows import Window
 
 _DAY: Final = timedelta(days=1)
@@ -106,7 +106,7 @@ class DatesRule:
         return max(last for _, last in self.ranges)
 
     def __str__(self) -> str:
-        return ", ".join(f"{first}" if first == last else f"{first}..{last}" for first, last in self.ranges)
+        return ", ".join(show_dates(first, last) for first, last in self.ranges)
 
 
 def _days(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
