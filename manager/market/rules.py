@@ -70,7 +70,7 @@ class DailyRule:
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
         """Yield one window for each day of the rule."""
-        for day in _days(self.clock, start - (self.lasts or self.closes or _DAY), end):
+        for day in days_around(self.clock, start - (self.lasts or self.closes or _DAY), end):
             window = self.on(day)
             if window is not None:
                 yield window
@@ -109,7 +109,7 @@ class DatesRule:
         return ", ".join(show_dates(first, last) for first, last in self.ranges)
 
 
-def _days(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
+def days_around(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
     """Yield each date of a clock on which a window with a part in `[start, end)` may begin."""
     day, last = clock.wall(start - _MARGIN).date(), clock.wall(end + _MARGIN).date()
     while day <= last:

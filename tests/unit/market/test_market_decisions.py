@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.market import NEW_YORK, daily, timetable, utc
 
@@ -173,6 +173,7 @@ tables = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(tables, overrides, st.integers(0, 20_000), st.data())
 def test_the_action_holds_until_its_end_and_changes_there(
     table: Timetable, override: Override | None, minutes: int, data: st.DataObject

@@ -3,7 +3,7 @@
 from datetime import date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manager.market.parsing import (
@@ -45,6 +45,7 @@ def test_times() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7).map(lambda seconds: timedelta(seconds=seconds)))
 def test_a_duration_that_is_shown_can_be_read(duration: timedelta) -> None:
     assert parse_duration(show_duration(duration)) == duration

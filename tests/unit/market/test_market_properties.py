@@ -193,6 +193,7 @@ fractions = st.integers(0, 4_000).map(lambda seconds: FIRST + timedelta(seconds=
 raw = st.lists(st.tuples(fractions, fractions).map(lambda pair: Window(*pair)), max_size=12)
 
 
+@settings(deadline=None)
 @given(raw, raw, fractions)
 @example([Window(FIRST, FIRST + DAY)], [Window(FIRST, FIRST + DAY)], FIRST)
 def test_union_and_difference_are_those_of_sets(run: list[Window], rest: list[Window], at: datetime) -> None:
@@ -202,6 +203,7 @@ def test_union_and_difference_are_those_of_sets(run: list[Window], rest: list[Wi
     assert unite(left) == left
 
 
+@settings(deadline=None)
 @given(raw)
 def test_tidied_windows_and_rests_are_long_enough(run: list[Window]) -> None:
     tidied = tidy(unite(run))

@@ -5,7 +5,7 @@ from typing import get_args
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.market import NEW_YORK, daily, spans, timetable, utc
 
@@ -42,6 +42,7 @@ def test_the_week_of_foreign_exchange_is_new_yorks(moment: str, is_open: bool) -
     assert market_is_open("always", now)
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 - made aware below
 @example(datetime(2026, 3, 8, 20, 59, 59, 999_999))  # noqa: DTZ001
 def test_fx_says_what_new_yorks_clock_says(naive: datetime) -> None:
