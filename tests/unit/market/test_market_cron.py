@@ -89,7 +89,7 @@ def test_what_is_wrong_with_an_expression(expression: str, problem: str) -> None
         CronRule.parse(NEW_YORK, expression, HALF_HOUR)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(
         [
@@ -119,7 +119,7 @@ def firings_at(expression: str, start: datetime, end: datetime, clock: MarketClo
     return CronRule.parse(clock, expression, HALF_HOUR).firings(start, end)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["* * * * *", "*/7 * * * *", "0,5,50 1-3 * * *", "30 23 * * sun", "0 0 1 * *"]),
     st.integers(1, 3_000),
