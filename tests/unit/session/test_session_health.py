@@ -6,13 +6,9 @@ from typing import Any
 import pytest
 
 from manager.config import HealthConfig
-<<<<<<< HEAD
-from manager.models import WorkerMetrics
-from manager.session.health import HealthJudge, market_is_open
-=======
 from manager.market.names import SessionName
+from manager.models import WorkerMetrics
 from manager.session.health import HealthJudge
->>>>>>> 25d6f03 (Judge market hours by the named sessions of manager.market)
 
 WEDNESDAY = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
 SATURDAY = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -85,4 +81,5 @@ def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
 )
 def test_ticks_are_expected_in_any_named_session(hours: SessionName, moment: str, health: str) -> None:
     now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    assert judge(now, market_hours=hours).judge({"last_tick_age_seconds": 301.0})["health"] == health
+    old = WorkerMetrics.read({"last_tick_age_seconds": 301.0})
+    assert judge(now, market_hours=hours).judge(old).health == health
