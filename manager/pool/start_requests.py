@@ -93,16 +93,14 @@ class StartRequestFactory:
         if validate:
             result = self.accounts.check(account_id, apply_defaults)
             for warning in result.warnings:
-                logs.event(logger, logging.WARNING, "validate", warning, account=account_id)
+                logs.event(logger, logging.WARNING, "config_warning", warning, account=account_id)
             if result.has_errors:
                 raise _invalid(result)
         return config
 
 
 def _invalid(result: ValidationResult) -> InvalidConfigError:
-    logs.event(
-        logger, logging.WARNING, "validate", "; ".join(result.errors), account=result.account_id, valid=False
-    )
+    logs.event(logger, logging.WARNING, "config_invalid", "; ".join(result.errors), account=result.account_id)
     return InvalidConfigError(
         f"{result.account_id} is invalid ({len(result.errors)} error{'s' * (len(result.errors) != 1)}):\n"
         + "\n".join(result.errors)
