@@ -1,4 +1,4 @@
-"""The HTTP API over a fleet in memory, with tokens in the test's own Redis."""
+"""The HTTP API over a fleet in memory, with tokens in the test's Redis."""
 
 import threading
 from collections.abc import Mapping, Sequence

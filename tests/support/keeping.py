@@ -39,7 +39,7 @@ from support.waiting import eventually
 
 
 class PoolOfNames:
-    """A pool whose workers are only names; starts fail as the test says."""
+    """A pool whose workers are only names; a test can make starts fail."""
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
@@ -223,7 +223,7 @@ class ReconciledHost:
         self.report()
 
     def account(self, account_id: str, login: int, **more: Any) -> None:
-        """Write the account's file, which all hosts of the directory read."""
+        """Write an account file for all hosts of the directory."""
         data = {
             "gateway": "paper",
             "login": login,
@@ -247,7 +247,7 @@ class ReconciledHost:
         return self.desired.set_desired(change)[1]
 
     def report(self) -> None:
-        """Report the agent, as it does each second."""
+        """Write the agent's report, as the agent does each second."""
         self.store.report_agent(
             self.name, {"capacity": self.facts.capacity, "labels": self.facts.labels, "version": "0.2.0"}
         )
