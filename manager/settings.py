@@ -91,6 +91,17 @@ class Settings(BaseSettings):
     flower_address: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
 
+    #: Where `manager api` listens. Beyond loopback it needs TLS, or a proxy that does TLS.
+    api_address: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65535)] = 8700
+    #: Certificate (with its chain) and key of the API, as PEM files.
+    api_tls_cert: Path | None = None
+    api_tls_key: Path | None = None
+    #: Whether a proxy on this machine does TLS for the API: its X-Forwarded-For and X-Forwarded-Proto are believed.
+    api_proxy: bool = False
+    #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others are refused.
+    api_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+
     #: Address of the paper venue, `unix:/path` or `tcp:host:port`. Default: the venue of this state
     #: directory.
     venue_url: str | None = None
@@ -127,7 +138,12 @@ class Settings(BaseSettings):
     def _labels(cls, value: object) -> object:
         return parse_labels(value) if isinstance(value, str) else value
 
-    @field_validator("config_dir", "state_dir", "log_file")
+    @field_validator("api_hosts", mode="before")
+    @classmethod
+    def _api_hosts(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("config_dir", "state_dir", "log_file", "api_tls_cert", "api_tls_key")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is None:

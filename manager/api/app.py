@@ -1,6 +1,8 @@
 """The ASGI app: routes under /api/v1, behind the gate, with every error as a problem."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -11,42 +13,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manager.api.gate import PREFIX, Gate
-from manager.api.models import Problem
+from manager.api.openapi import DESCRIPTION, ROUTERS, TITLE, document
 from manager.api.parts import ApiParts
-from manager.api.problems import (
-    CODE_OF_STATUS,
-    MEDIA_TYPE,
-    PROBLEMS,
-    ProblemError,
-    problem_of,
-    problem_response,
-)
-from manager.api.routes import batches, commands, fleet, health, records, session, stream
+from manager.api.problems import CODE_OF_STATUS, ProblemError, problem_of, problem_response
+from manager.api.routes import health
 from manager.errors import ManagerError
 from manager.versions import __version__
 
 #: Bytes from which on an answer is compressed, and how hard.
 _GZIP_FROM: Final = 1024
 _GZIP_LEVEL: Final = 1
-#: What every operation may answer.
-_PROBLEM: Final[dict[str, Any]] = {
-    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-}
-_EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
-_WITH_BODY: Final = (400, 413, 415, 428)
-
-_DESCRIPTION: Final = (
-    "Command a fleet of trading workers. Times are RFC 3339 in UTC, money is decimal text, durations are in fields named "
-    "`_seconds`. Errors are RFC 9457 problems. Unknown members of a request are refused; ignore those of an answer."
-)
 
 
-def create_app(parts: ApiParts) -> FastAPI:
-    """Return the app over these parts."""
+def create_app(
+    parts: ApiParts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
+) -> FastAPI:
+    """Return the app over these parts. `lifespan` is entered before the first request and left after the last."""
     app = FastAPI(
-        title="Worker Manager",
+        title=TITLE,
         version=__version__,
-        description=_DESCRIPTION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -62,19 +49,14 @@ def create_app(parts: ApiParts) -> FastAPI:
         ],
     )
     app.state.parts = parts
-    for router in (
-        *(health.router, session.router, fleet.router, records.router),
-        commands.router,
-        batches.router,
-        stream.router,
-    ):
+    for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     app.include_router(health.pages)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(ManagerError, _manager)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]
     return app
 
 
@@ -118,28 +100,3 @@ async def _manager(request: Request, error: Exception) -> Response:
 
 def _respond(request: Request, problem: ProblemError) -> Response:
     return problem_response(problem, request.url.path, request.state.request_id)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document: as FastAPI makes it, with the problems that each operation may answer."""
-    if app.openapi_schema is None:
-        document = FastAPI.openapi(app)
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        for name in ("HTTPValidationError", "ValidationError"):
-            components.pop(name, None)
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        components |= schema.pop("$defs")
-        schema["properties"]["code"]["enum"] = sorted(PROBLEMS)
-        components["Problem"] = schema
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                statuses = [*_EVERYWHERE, *(_WITH_BODY if "requestBody" in operation else ())]
-                responses = operation["responses"]
-                for status in sorted(statuses):
-                    responses[str(status)] = {"description": _titles(status), **_PROBLEM}
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _titles(status: int) -> str:
-    return ", ".join(f"`{code}`" for code, row in sorted(PROBLEMS.items()) if row.status == status)

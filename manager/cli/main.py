@@ -10,6 +10,7 @@ import click
 
 from manager.cli import (
     about,
+    api,
     audit,
     batches,
     configs,
@@ -75,6 +76,7 @@ for _module in (
     audit,
     doctor,
     secure,
+    api,
     token,
     about,
 ):

@@ -50,6 +50,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "flower": "Run Flower, read-only, in the foreground.",
         "scheduler": "Run the fleet's scheduler in the foreground.",
         "service": "Install the host agent as a system service.",
+        "api": "Run the HTTP API in the foreground.",
         "token": "Create, list and revoke tokens of the HTTP API.",
     },
     "Help": {

@@ -4,6 +4,7 @@
 """
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from manager.api.openapi import document
 from manager.cli.main import cli
 from manager.doctor.check import CODES
 from manager.fleet.host_report import ClockChangeReport, DrainReport, HostReport
@@ -21,6 +23,7 @@ from manager.models import OpenPayload, WorkerMetrics, WorkerPlacement
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
+OPENAPI = ROOT / "manager" / "api" / "openapi.json"
 REGENERATE = "run .ci/reference-docs"
 
 
@@ -230,12 +233,18 @@ def write_checks() -> None:
     page.write_text(re.sub(r"(?m)(?:^\| `\w+` \| .* \|\n)+", lambda _: table, page.read_text(), count=1))
 
 
+def openapi_text() -> str:
+    """Return manager/api/openapi.json, which the wheel contains."""
+    return json.dumps(document(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
     """Write every generated page and part."""
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page())
     write_unit()
     write_checks()
+    OPENAPI.write_text(openapi_text())
 
 
 if __name__ == "__main__":

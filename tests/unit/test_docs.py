@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.reference_docs import PAGES, REFERENCE, REGENERATE, ROOT
+from support.reference_docs import OPENAPI, PAGES, REFERENCE, REGENERATE, ROOT, openapi_text
 
 from manager import errors
 from manager.settings import Settings
@@ -66,6 +66,10 @@ def test_every_page_is_reached_from_the_index() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_current(name: str) -> None:
     assert (REFERENCE / name).read_text() == PAGES[name](), f"docs/reference/{name} is old: {REGENERATE}"
+
+
+def test_the_openapi_document_is_current() -> None:
+    assert OPENAPI.read_text() == openapi_text(), f"manager/api/openapi.json is old: {REGENERATE}"
 
 
 def test_every_error_is_listed() -> None:

@@ -1,0 +1,197 @@
+"""Runs the API: checks where it may listen, wires its parts from the settings, and serves until SIGTERM."""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from types import FrameType
+from typing import Any, Final
+
+import redis
+import uvicorn
+from fastapi import FastAPI
+
+from manager.aio import AsyncWorkerManagerService
+from manager.api.app import create_app
+from manager.api.auth import Authenticator
+from manager.api.commands import CommandRunner
+from manager.api.parts import ApiParts, account_files
+from manager.client.celery_pool import CeleryWorkerPool
+from manager.doctor import run_checks
+from manager.errors import ComponentError, FleetUnavailableError, SettingsError
+from manager.factory import (
+    audit_trail,
+    celery_worker_pool,
+    config_store,
+    configuration,
+    desired_store,
+    fleet_hosts,
+)
+from manager.fleet import fleet_url
+from manager.fleet.address import parse_redis_url
+from manager.fleet.api_commands import CommandRecords
+from manager.fleet.api_sessions import SessionStore
+from manager.fleet.live_reads import LiveReads
+from manager.fleet.pools import make_pool
+from manager.fleet.redis_client import translated
+from manager.fleet.tokens import TokenStore
+from manager.service import WorkerManagerService
+from manager.settings import Settings
+from manager.telemetry.fleet_reader import ViewReader
+from manager.telemetry.view import FleetView
+
+#: Seconds that open requests get to end after SIGTERM.
+_GRACE_SECONDS: Final = 5
+_KEEP_ALIVE_SECONDS: Final = 30
+#: Connections waiting to be taken, and requests at once.
+_BACKLOG: Final = 512
+_AT_ONCE: Final = 2000
+#: Seconds for a ping, and the age from which the view is not ready.
+_PING_SECONDS: Final = 2.0
+_READY_SECONDS: Final = 10.0
+
+
+def run_api(settings: Settings, port: int | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code. Raises SettingsError, ComponentError."""
+    check_listening(settings)
+    listener = _listen(settings.api_address, settings.api_port if port is None else port)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    reads = LiveReads(fleet_url(settings), events_kept=settings.events_kept)
+    view = FleetView(reads, desired_store(settings), stale_after_seconds=settings.stale_after_seconds)
+    app = build_app(settings, view)
+    secure = settings.api_tls_cert is not None
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.api_proxy,
+        forwarded_allow_ips="127.0.0.1,::1",
+        ssl_certfile=settings.api_tls_cert,
+        ssl_keyfile=settings.api_tls_key,
+        limit_concurrency=_AT_ONCE,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    host, number = listener.getsockname()[:2]
+    where = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"API on {'https' if secure else 'http'}://{where}:{number}/api/v1\n")
+    sys.stdout.flush()
+    server = _Server(config)
+    server.run(sockets=[listener])
+    # Threads may still wait for answers to commands, which go on without us: nobody waits for them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(0 if server.started else 1)
+
+
+def check_listening(settings: Settings) -> None:
+    """Raise SettingsError if the API may not listen where the settings say."""
+    if (settings.api_tls_cert is None) != (settings.api_tls_key is None):
+        raise SettingsError("MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY belong together: set both")
+    for name, path in (("CERT", settings.api_tls_cert), ("KEY", settings.api_tls_key)):
+        if path is not None and not os.access(path, os.R_OK):
+            raise SettingsError(f"MANAGER_API_TLS_{name}: {path} cannot be read")
+    if settings.api_tls_cert is None and not settings.api_proxy and not _is_loopback(settings.api_address):
+        raise SettingsError(
+            f"MANAGER_API_ADDRESS={settings.api_address} is reached from other machines, and tokens would cross the network "
+            "in clear: set MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or MANAGER_API_PROXY=true behind a proxy that does TLS"
+        )
+
+
+def build_app(settings: Settings, view: FleetView) -> FastAPI:
+    """Return the app for these settings; it starts and closes the view."""
+    url = fleet_url(settings)
+    files = configuration(settings)
+    pool: CeleryWorkerPool = celery_worker_pool(settings, files)
+    service = WorkerManagerService(files, pool)
+    names = {*settings.api_hosts, settings.api_address}
+    if not _is_loopback(settings.api_address):
+        names |= {socket.gethostname(), socket.getfqdn()}
+    parts = ApiParts(
+        service=service,
+        aio=AsyncWorkerManagerService(service),
+        reader=ViewReader(view, lambda: account_files(service)),
+        authenticator=Authenticator(TokenStore(url), SessionStore(url)),
+        hosts=fleet_hosts(settings),
+        audit=audit_trail(settings),
+        batches=pool,
+        versions=config_store(settings),
+        doctor=lambda: run_checks(settings),
+        ready=lambda: _require_ready(url, view),
+        commands=CommandRunner(CommandRecords(url), pool.answer_of),
+        host_names=frozenset(f"[{name}]" if ":" in name else name for name in names),
+        secure_cookies=settings.api_tls_cert is not None or settings.api_proxy,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        view.start()
+        yield
+        view.close()
+
+    return create_app(parts, lifespan)
+
+
+class _Server(uvicorn.Server):
+    """Ends cleanly at the first SIGTERM or Ctrl-C; uvicorn itself raises the signal again after that."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._end) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.handle_exit(number, frame)
+
+
+def _require_ready(url: str, view: FleetView) -> None:
+    """Raise FleetUnavailableError unless Redis answers on a new connection and the view is fresh."""
+    pool = make_pool(
+        parse_redis_url(url),
+        size=1,
+        wait_seconds=_PING_SECONDS,
+        socket_connect_timeout=_PING_SECONDS,
+        socket_timeout=_PING_SECONDS,
+    )
+    client: Any = redis.Redis(connection_pool=pool)
+    try:
+        with translated(url):
+            client.ping()
+    finally:
+        pool.disconnect()
+    if view.age_seconds > _READY_SECONDS:
+        raise FleetUnavailableError(f"the fleet was last read from Redis {view.age_seconds:.0f} s ago")
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Return the listening socket. Raises ComponentError."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ComponentError(
+            f"the API cannot listen on {address}:{port}: {error.strerror or error}; MANAGER_API_ADDRESS and "
+            "MANAGER_API_PORT name another place"
+        ) from None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
