@@ -8,8 +8,8 @@ from typing import Final
 from manager.errors import OrphansLeftError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exit_reason import describe_exit
-from manager.host.workers.hang_check import update_health
 from manager.host.workers.leases import Leases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
@@ -26,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
 _EXIT_THREADS: Final = 64
-#: Seconds between two attempts to handle the same exit.
-_RETRY_SECONDS: Final = 0.5
-#: Seconds that a stop waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
 
 #: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no recovery.
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
@@ -47,6 +43,7 @@ class ExitHandler:
         sink: RecordSink,
         on_unexpected_exit: OnUnexpectedExit | None,
         watch: ProcessWatch,
+        limits: PoolLimits,
     ) -> None:
         self._starter = starter
         self._records = records
@@ -54,6 +51,7 @@ class ExitHandler:
         self._sink = sink
         self._on_unexpected_exit = on_unexpected_exit
         self._watch = watch
+        self._limits = limits
         self._closing = threading.Event()
         self._pool = ThreadPool(_EXIT_THREADS, "worker-exit")
 
@@ -90,22 +88,23 @@ class ExitHandler:
             except OrphansLeftError as error:
                 with slot.guard:
                     recovering = status is WorkerLifecycleStatus.RESTARTING or slot.restarting
-                    info = slot.set_orphaned(str(error), recovering=recovering)
-                self._sink.publish(info)
+                    slot.set_orphaned(str(error), recovering=recovering)
                 raise
         with slot.guard:
-            slot.orphaned = False
+            slot.exited.set()  # proven: `restore_records` must not write the record again
             record = slot.record
-            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
-            info = slot.move(status, error=reason, metadata=ending)
-            slot.record = None
+        # First, so that a reader of the new state finds the lease free.
         if record is not None:
             self.remove_record(record)
         if status is not WorkerLifecycleStatus.RESTARTING:
             self.release_lease(slot)
-        wait_seconds = _PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0
-        self._sink.publish(info, wait_seconds=wait_seconds)
-        _log_end(info, reason, slot.exit_code)
+        with slot.guard:
+            slot.orphaned = False
+            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
+            slot.move(status, error=reason, metadata=ending)
+            slot.record = None
+        if status is WorkerLifecycleStatus.STOPPED:
+            self._sink.flush(self._limits.publish_seconds)
 
     def release_lease(self, slot: Slot) -> None:
         """Release the slot's lease, if it holds one."""
@@ -139,7 +138,7 @@ class ExitHandler:
                 self._watch.thread.failed(error)
             else:
                 return
-            self._closing.wait(_RETRY_SECONDS)
+            self._closing.wait(self._limits.exit_retry_seconds)
 
     def _handle(self, slot: Slot, process: ProcessRef) -> None:
         """Handle the exit of a worker, requested or not. May be called again after it raised."""
@@ -156,7 +155,7 @@ class ExitHandler:
                 slot.events.put({"event": "died"})
             if heartbeat is not None:
                 # A worker that ends because it is unhealthy writes that health just before it ends.
-                update_health(slot, heartbeat, self._sink)
+                slot.update_health(heartbeat.status)
             unexpected = slot.status is WorkerLifecycleStatus.RUNNING
             unattended = slot.unattended
         if not (unexpected or unattended):
@@ -210,7 +209,7 @@ class ExitHandler:
             slot.unattended, slot.last_cause = False, reason
             slot.restarts += recovering
             if survivors is not None:
-                self._sink.publish(slot.set_orphaned(survivors, recovering=recovering))
+                slot.set_orphaned(survivors, recovering=recovering)
                 return True
             if recovering:
                 status = WorkerLifecycleStatus.RESTARTING
@@ -223,22 +222,7 @@ class ExitHandler:
             lease = slot.lease
             if not recovering:
                 slot.lease = None
-            info = slot.move(status, error=reason, metadata={"exit_code": exit_code})
-            self._sink.publish(info)
+            slot.move(status, error=reason, metadata={"exit_code": exit_code})
         if lease is not None and not recovering:
             self._leases.give_up(lease)
-        _log_end(info, reason, exit_code)
         return True
-
-
-def _log_end(info: WorkerInfo, reason: str | None, exit_code: int | None) -> None:
-    logs.event(
-        logger,
-        logging.INFO if reason is None else logging.WARNING,
-        "ended",
-        reason or "",
-        account=info.account_id,
-        worker=info.worker_id,
-        status=info.status,
-        code=exit_code,
-    )

@@ -1,9 +1,10 @@
 """Hang detection from a worker's heartbeat file: a hung worker cannot report itself."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
@@ -18,11 +19,12 @@ _OVERDUE_SECONDS: Final = 1.0
 
 
 class HangCheck:
-    """Kills hung workers and publishes changes of health, from the heartbeat files of the running workers."""
+    """Kills hung workers and updates their health, from the heartbeat files of the running workers."""
 
-    def __init__(self, slots: SlotTable, sink: RecordSink) -> None:
+    def __init__(self, slots: SlotTable, read: Callable[[Path], Heartbeat | None] = read_heartbeat) -> None:
+        """`read` returns what a heartbeat file says, with ages by the caller's clock."""
         self._slots = slots
-        self._sink = sink
+        self._read = read
 
     def tick(self) -> list[str]:
         """Check every running worker once; returns the accounts whose worker was killed."""
@@ -33,12 +35,12 @@ class HangCheck:
         record = slot.record
         if record is None:
             return False
-        heartbeat = read_heartbeat(record.beat_file)
+        heartbeat = self._read(record.beat_file)
         with slot.guard:
             if slot.record is not record or slot.status is not WorkerLifecycleStatus.RUNNING:
                 return False
             if heartbeat is not None:
-                update_health(slot, heartbeat, self._sink)
+                slot.update_health(heartbeat.status)
             reason = hang_reason(record, heartbeat)
             if reason is None:
                 return False
@@ -46,7 +48,7 @@ class HangCheck:
         logs.event(
             logger,
             logging.ERROR,
-            "hung",
+            "worker_hung",
             reason,
             account=slot.account_id,
             worker=record.worker_id,
@@ -65,21 +67,3 @@ def hang_reason(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None
     if heartbeat.age_seconds > record.hang_after_seconds:
         return f"it hung: no heartbeat for {heartbeat.age_seconds:.0f} s"
     return None
-
-
-def update_health(slot: Slot, heartbeat: Heartbeat, sink: RecordSink) -> None:
-    """Publish a change of health as an event; the caller holds the slot's guard."""
-    change = slot.update_health(heartbeat.status)
-    if change is None or slot.info is None:
-        return
-    sink.publish_health(slot.info, change)
-    logs.event(
-        logger,
-        logging.INFO if change.reason is None else logging.WARNING,
-        "health",
-        change.reason or "",
-        account=slot.account_id,
-        worker=slot.info.worker_id,
-        old=change.old,
-        new=change.new,
-    )

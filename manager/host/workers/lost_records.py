@@ -1,24 +1,17 @@
 """Accounts whose worker lives without a record: detected, shown as `unknown`, and stopped on request."""
 
 import contextlib
-import logging
-from typing import Final
 
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.adoption import Adoption
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.unrecorded import Unrecorded, UnrecordedWorkers
 from manager.models import utc_now
 from manager.states import WorkerLifecycleStatus
-from manager.system import logs
-
-logger = logging.getLogger(__name__)
-
-#: Seconds that a stop waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
 
 
 class LostRecords:
@@ -32,6 +25,7 @@ class LostRecords:
         unrecorded: UnrecordedWorkers | None,
         adoption: Adoption,
         sink: RecordSink,
+        limits: PoolLimits,
     ) -> None:
         """`unrecorded` is None for a pool without a fleet: then only the notes on this machine are searched."""
         self._slots = slots
@@ -39,6 +33,7 @@ class LostRecords:
         self._unrecorded = unrecorded
         self._adoption = adoption
         self._sink = sink
+        self._limits = limits
 
     def find(self, account_id: str) -> Unrecorded | None:
         """Return the account's live worker without a record, or None. Raises FleetUnavailableError."""
@@ -94,12 +89,14 @@ class LostRecords:
         with slot.guard:
             if slot.info is None:
                 return
-            info = slot.info = slot.info.with_(
-                status=WorkerLifecycleStatus.STOPPED,
-                error="stopped by signal: the host had lost its record of it",
-                stopped_at=utc_now(),
+            slot.set_info(
+                slot.info.with_(
+                    status=WorkerLifecycleStatus.STOPPED,
+                    error="stopped by signal: the host had lost its record of it",
+                    stopped_at=utc_now(),
+                )
             )
-        self._sink.publish(info, wait_seconds=_PUBLISH_SECONDS)
+        self._sink.flush(self._limits.publish_seconds)
 
     def _detect(self, account_id: str) -> bool:
         """Update the account's record; returns whether it newly has, or still has, a worker without a record."""
@@ -115,13 +112,8 @@ class LostRecords:
             if unknown is not None and before is not None and before.worker_id == unknown.worker_id:
                 return True
             if unknown is not None:
-                info = slot.info = unknown
+                slot.set_info(unknown)
             elif before is not None:
-                info = slot.info = before.with_(
-                    status=WorkerLifecycleStatus.FAILED, error="it ended while this host had no record of it"
-                )
-        self._sink.publish(info)
-        logs.event(
-            logger, logging.WARNING, "unrecorded", info.error or "", account=account_id, worker=info.worker_id
-        )
+                reason = "it ended while this host had no record of it"
+                slot.set_info(before.with_(status=WorkerLifecycleStatus.FAILED, error=reason))
         return unknown is not None

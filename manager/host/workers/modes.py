@@ -1,10 +1,9 @@
 """Trading modes of workers: reads the reported mode and requests changes."""
 
-from typing import Final
-
 from manager.errors import CommandRefusedError, NoWorkerError
 from manager.gateways import runs_programs
 from manager.host.reporting.record_sink import RecordSink
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
@@ -15,21 +14,17 @@ from manager.session.control import ControlError
 from manager.session.heartbeat_file import read_heartbeat
 from manager.states import TradingMode, WorkerLifecycleStatus
 
-#: Seconds that an order in flight may take before the worker refuses the change of mode.
-_ORDER_SECONDS: Final = 10.0
-#: Seconds for the reply, added to `_ORDER_SECONDS`.
-_REPLY_SECONDS: Final = 2.0
-#: Seconds that a change waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
-
 
 class ModeChanges:
     """Changes the trading modes of a pool's workers."""
 
-    def __init__(self, slots: SlotTable, queries: WorkerQueries, sink: RecordSink) -> None:
+    def __init__(
+        self, slots: SlotTable, queries: WorkerQueries, sink: RecordSink, limits: PoolLimits
+    ) -> None:
         self._slots = slots
         self._queries = queries
         self._sink = sink
+        self._limits = limits
 
     def set_mode(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
         """Change the mode as `command` says; waits for a running start or stop of the account.
@@ -72,13 +67,12 @@ class ModeChanges:
         if slot.status is WorkerLifecycleStatus.RUNNING:
             if slot.record is not None and runs_programs(slot.record.gateway):
                 raise mode_not_supported(slot.account_id, command)
-            request_mode(slot, mode, by)
+            request_mode(slot, mode, by, self._limits)
         slot.mode = mode
         with slot.guard:
             if slot.info is not None:
-                slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
-                self._sink.publish(info)
-        self._sink.flush(_PUBLISH_SECONDS)
+                info = slot.set_info(slot.info.with_(metadata={"trading_mode": mode}))
+        self._sink.flush(self._limits.publish_seconds)
         return self._queries.with_metrics(slot, info)
 
 
@@ -91,14 +85,14 @@ def reported_mode(record: WorkerRecord) -> TradingMode:
         return TradingMode.NORMAL
 
 
-def request_mode(slot: Slot, mode: TradingMode, by: str) -> None:
+def request_mode(slot: Slot, mode: TradingMode, by: str, limits: PoolLimits) -> None:
     """Have the slot's worker change its mode; blocks until it has. The caller holds the slot's lock.
 
     Raises CommandRefusedError if the worker does not reply, or if an order in flight takes too long.
     """
-    request = {"op": "mode", "mode": str(mode), "seconds": _ORDER_SECONDS, "by": by}
+    request = {"op": "mode", "mode": str(mode), "seconds": limits.order_seconds, "by": by}
     try:
-        reply = slot.ask(request, timeout=_ORDER_SECONDS + _REPLY_SECONDS)
+        reply = slot.ask(request, timeout=limits.order_seconds + limits.reply_seconds)
     except ControlError as error:
         raise CommandRefusedError(
             f"{slot.account_id}: its worker did not answer ({error}); its host tries again until it is {mode}"

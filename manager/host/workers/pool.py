@@ -13,9 +13,11 @@ from manager.errors import (
 )
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
+from manager.host.workers.changes import log_change, publish_to
 from manager.host.workers.exits import ExitHandler, OnUnexpectedExit
 from manager.host.workers.hang_check import HangCheck
 from manager.host.workers.leases import Leases
+from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.lost_records import LostRecords
 from manager.host.workers.modes import ModeChanges
@@ -57,6 +59,8 @@ class WorkerPoolManager:
         on_unexpected_exit: OnUnexpectedExit | None = None,
         unrecorded: UnrecordedWorkers | None = None,
         watch: ProcessWatch | None = None,
+        limits: PoolLimits | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         """Create an empty pool; `adopt` fills it with the workers that an earlier agent left running.
 
@@ -64,11 +68,10 @@ class WorkerPoolManager:
         it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it returns None, the
         worker is not replaced.
         """
-        sink = sink or NoSink()
-        self.slots = slots = SlotTable()
+        sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
+        self.slots = slots = SlotTable((publish_to(sink), log_change))
         self.queries = queries = WorkerQueries(slots, stale_after_seconds)
         self._starter = starter
-        self._sink = sink
         self._exits = exits = ExitHandler(
             starter=starter,
             records=records,
@@ -76,12 +79,24 @@ class WorkerPoolManager:
             sink=sink,
             on_unexpected_exit=on_unexpected_exit,
             watch=watch or ProcessWatch(),
+            limits=limits,
         )
         self._adoption = Adoption(
-            slots=slots, starter=starter, records=records, leases=leases, exits=exits, sink=sink
+            slots=slots,
+            starter=starter,
+            records=records,
+            leases=leases,
+            exits=exits,
+            limits=limits,
+            clocks=clocks,
         )
         self._lost_records = LostRecords(
-            slots=slots, records=records, unrecorded=unrecorded, adoption=self._adoption, sink=sink
+            slots=slots,
+            records=records,
+            unrecorded=unrecorded,
+            adoption=self._adoption,
+            sink=sink,
+            limits=limits,
         )
         self._starts = StartFlow(
             slots=slots,
@@ -89,14 +104,15 @@ class WorkerPoolManager:
             starter=starter,
             records=records,
             leases=leases,
-            login_throttle=LoginThrottle(logins_per_second),
+            login_throttle=LoginThrottle(logins_per_second, clocks.monotonic),
             lost_records=self._lost_records,
             exits=exits,
             sink=sink,
+            limits=limits,
         )
-        self._stops = StopFlow(exits, sink)
-        self._modes = ModeChanges(slots, queries, sink)
-        self._hang_check = HangCheck(slots, sink)
+        self._stops = StopFlow(exits, limits, clocks)
+        self._modes = ModeChanges(slots, queries, sink, limits)
+        self._hang_check = HangCheck(slots)
 
     # commands to one account
 
@@ -342,12 +358,9 @@ class WorkerPoolManager:
                     status=WorkerLifecycleStatus.CREATED,
                     metadata={"host": self._starter.host},
                 )
-                info = slot.move(WorkerLifecycleStatus.FAILED, error=reason)
-            elif slot.info.error == reason:
-                return
-            else:
-                info = slot.info = slot.info.with_(error=reason)
-        self._sink.publish(info)
+                slot.move(WorkerLifecycleStatus.FAILED, error=reason)
+            elif slot.info.error != reason:
+                slot.set_info(slot.info.with_(error=reason))
 
 
 def _no_worker(account_id: str) -> NoWorkerError:

@@ -2,14 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
 from manager.fleet.health_change import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
+from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, utc_now
@@ -32,6 +34,8 @@ class Slot:
     """
 
     account_id: str
+    #: Called with every change of the worker's record.
+    subscribers: Sequence[Subscriber] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
     guard: threading.Lock = field(default_factory=threading.Lock)
     info: WorkerInfo | None = None
@@ -94,13 +98,27 @@ class Slot:
         """Whether its worker has ended and awaits recovery."""
         return self.status is WorkerLifecycleStatus.RESTARTING
 
-    def move(self, status: WorkerLifecycleStatus, **changes: Any) -> WorkerInfo:
-        """Change the status, with other changes to the record; returns the new record.
+    def move(
+        self,
+        status: WorkerLifecycleStatus,
+        *,
+        through: WorkerLifecycleStatus | None = None,
+        beat: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        **changes: Any,
+    ) -> WorkerInfo:
+        """Change the status, with other changes to the record, and emit one event; the caller holds `guard`.
 
-        Raises IllegalTransitionError.
+        `through` is a status that the worker passes on the way. `beat` and `code` go into the event. Returns the new
+        record. Raises IllegalTransitionError.
         """
-        if self.info is None or not may_move(self.info.status, status):
-            raise IllegalTransitionError(f"{self.account_id}: {self.status} may not become {status}")
+        before = self.info
+        if before is None:
+            raise IllegalTransitionError(f"{self.account_id} has no worker that may become {status}")
+        path = [before.status, *([through] if through is not None else []), status]
+        for current, target in pairwise(path):
+            if not may_move(current, target):
+                raise IllegalTransitionError(f"{self.account_id}: {current} may not become {target}")
         if status is WorkerLifecycleStatus.RUNNING:
             changes.setdefault("started_at", utc_now())
         elif status not in LIVE:
@@ -112,31 +130,60 @@ class Slot:
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         if isinstance(changes.get("error"), str):
             changes["error"] = self.strip_account(changes["error"])
-        self.info = self.info.with_(status=status, **changes)
-        return self.info
+        return self._emit(before.with_(status=status, **changes), beat=beat, code=code)
+
+    def announce(self) -> WorkerInfo:
+        """Emit the event of a worker that was just put into the slot; the caller holds `guard`."""
+        if self.info is None:
+            raise IllegalTransitionError(f"{self.account_id} has no worker to announce")
+        info, self.info = self.info, None
+        return self._emit(info)
+
+    def set_info(self, info: WorkerInfo) -> WorkerInfo:
+        """Replace the record without a transition, and emit the event; the caller holds `guard`."""
+        return self._emit(info)
+
+    def _emit(
+        self,
+        after: WorkerInfo,
+        *,
+        beat: Mapping[str, Any] | None = None,
+        health: HealthChange | None = None,
+        code: str | None = None,
+    ) -> WorkerInfo:
+        change = WorkerChanged(before=self.info, after=after, beat=beat, health=health, code=code)
+        self.info = after
+        for subscriber in self.subscribers:
+            subscriber(change)
+        return after
 
     def strip_account(self, text: str) -> str:
         """Return an error text without the leading account id, which the record has already."""
         return text.removeprefix(f"{self.account_id}: ")
 
-    def set_running(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
-        """Move to `running` with the health in the worker's status; the caller holds `guard`."""
+    def set_running(
+        self, status: Mapping[str, Any], *, beat: Mapping[str, Any] | None = None, **changes: Any
+    ) -> WorkerInfo:
+        """Move to `running` with the health in the worker's status; the caller holds `guard`.
+
+        `beat` is the worker's first heartbeat, for the event.
+        """
         health = str(status.get("health") or WorkerHealth.UNKNOWN)
         metadata = {"health": health, "health_reason": status.get("health_reason")}
         self.health = HealthChanges(health)
-        return self.move(WorkerLifecycleStatus.RUNNING, metadata=metadata, **changes)
+        return self.move(WorkerLifecycleStatus.RUNNING, beat=beat, metadata=metadata, **changes)
 
-    def update_health(self, status: Mapping[str, Any]) -> HealthChange | None:
-        """Update the health from the worker's status; the caller holds `guard`.
+    def update_health(self, status: Mapping[str, Any]) -> None:
+        """Update the health from the worker's status, and emit an event if one is due.
 
-        Returns the change if it is due as an event; the record then has the new health.
+        The caller holds `guard`.
         """
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
-            return None
+            return
         change = self.health.look(status.get("health"), status.get("health_reason"))
         if change is not None:
-            self.info = self.info.with_(metadata={"health": change.new, "health_reason": change.reason})
-        return change
+            metadata = {"health": change.new, "health_reason": change.reason}
+            self._emit(self.info.with_(metadata=metadata), health=change)
 
     def set_orphaned(self, reason: str, *, recovering: bool) -> WorkerInfo:
         """Record that the worker has ended but its program has not; the caller holds `guard`.
@@ -146,8 +193,7 @@ class Slot:
         self.orphaned = True
         status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
         if self.status is status and self.info is not None:
-            self.info = self.info.with_(error=self.strip_account(reason))
-            return self.info
+            return self._emit(self.info.with_(error=self.strip_account(reason)))
         return self.move(status, error=reason, metadata={"exit_code": self.exit_code})
 
     def notify_start(self, event: Mapping[str, Any]) -> bool:

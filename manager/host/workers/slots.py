@@ -1,14 +1,18 @@
 """The pool's slots, one for each account."""
 
 import threading
+from collections.abc import Sequence
 
+from manager.host.workers.changes import Subscriber
 from manager.host.workers.slot import Slot
 
 
 class SlotTable:
     """Maps account ids to slots. Thread-safe; its lock is held for single dictionary operations only."""
 
-    def __init__(self) -> None:
+    def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+        """`subscribers` receive every change of every worker's record."""
+        self._subscribers = subscribers
         self._lock = threading.Lock()
         self._slots: dict[str, Slot] = {}
 
@@ -20,7 +24,7 @@ class SlotTable:
     def get(self, account_id: str) -> Slot:
         """Return the account's slot; creates it if needed."""
         with self._lock:
-            return self._slots.setdefault(account_id, Slot(account_id))
+            return self._slots.setdefault(account_id, Slot(account_id, self._subscribers))
 
     def all(self) -> list[Slot]:
         """Return every slot, in the order in which they were created."""

@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,6 @@ from manager.session.heartbeat_file import read_heartbeat
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
-
-#: Seconds within which a killed process must be gone; longer means that the kernel itself holds it.
-_KILL_SECONDS: Final = 5.0
 
 #: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
 _POLITE_PART: Final = 0.7
@@ -33,7 +31,9 @@ class StopOutcome:
     forced: bool = False
 
 
-def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
+def stop_process(
+    slot: Slot, timeout: float | None, kill_seconds: float, clock: Callable[[], float] = time.monotonic
+) -> StopOutcome:
     """End the slot's worker within `timeout` seconds (by default the account's own), then kill it.
 
     Raises StopFailedError if it could not be proven to have ended; it must then be taken to trade on.
@@ -43,7 +43,7 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
         return StopOutcome()
     killed = False
     seconds = record.stop_timeout_seconds if timeout is None else max(0.0, timeout)
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     polite = seconds * _POLITE_PART
     try:
         if seconds > 0:
@@ -55,9 +55,9 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
     if not slot.exited.wait(polite):
         _log(slot, "SIGTERM")
         record.process.signal(signal.SIGTERM)
-        if not slot.exited.wait(max(0.0, deadline - time.monotonic())):
+        if not slot.exited.wait(max(0.0, deadline - clock())):
             _log(slot, "SIGKILL")
-            kill_process(slot)
+            kill_process(slot, kill_seconds)
             killed = True
     if not killed:
         return stop_outcome(slot)
@@ -80,18 +80,18 @@ def stop_outcome(slot: Slot) -> StopOutcome:
     return StopOutcome(describe_exit(slot.exit_code, words))
 
 
-def kill_process(slot: Slot) -> None:
+def kill_process(slot: Slot, seconds: float) -> None:
     """Kill the slot's worker and wait for the proof. Raises StopFailedError if there is none."""
     record = slot.record
     if record is None:
         return
     record.process.kill()
-    if slot.exited.wait(_KILL_SECONDS):
+    if slot.exited.wait(seconds):
         return
     # Its watcher may be behind on a host where hundreds end at once: the process itself is the proof.
     if record.process.alive():
         raise StopFailedError(
-            f"{slot.account_id}: process {record.process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
+            f"{slot.account_id}: process {record.process.pid} is still there {seconds:g} s after it was killed: "
             f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
         )
 

@@ -13,6 +13,7 @@ from support.waiting import eventually
 from manager.errors import CommandRefusedError, NotSupportedError, NoWorkerError
 from manager.fleet.desired import DESIRED_KEY
 from manager.host.commands import CommandContext
+from manager.host.workers.limits import PoolLimits
 from manager.pool.commands import PAUSE, RESUME
 from manager.states import TradingMode
 
@@ -54,9 +55,9 @@ def test_a_new_agent_knows_how_an_adopted_worker_trades(host: Host) -> None:
     assert mode(host) == "paused"
 
 
-def test_a_worker_that_does_not_answer_is_no_pause(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manager.host.workers.modes._ORDER_SECONDS", 0.1)
-    monkeypatch.setattr("manager.host.workers.modes._REPLY_SECONDS", 0.1)
+def test_a_pause_fails_when_the_worker_does_not_answer(host: Host) -> None:
+    host.pool.close()
+    host.new_pool(PoolLimits(order_seconds=0.1, reply_seconds=0.1))
     host.account("a", 1)
     process = host.process(host.start())
     process.signal(SIGSTOP)

@@ -23,6 +23,7 @@ from manager.errors import (
     WorkerDiedError,
 )
 from manager.host.workers import starter
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.slot import Slot
 from manager.system.processes import ProcessRef
 
@@ -168,9 +169,10 @@ FAILURES = [
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("kind", "error", "text"), FAILURES)
 def test_a_start_that_fails_says_why_and_leaves_nothing(
-    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], text: str
+    host: Host, kind: str, error: type[Exception], text: str
 ) -> None:
-    monkeypatch.setattr("manager.host.workers.starter._START_MARGIN", 0.5)
+    host.pool.close()
+    host.new_pool(PoolLimits(start_margin_seconds=0.5))
     host.account("a", 1, timeout=1_000)
     host.fault(1, kind, count=1, on=("login",))
     host.pool.preload()
@@ -379,14 +381,15 @@ def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_st
 def test_a_stop_that_could_not_prove_the_end_is_tried_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that the kernel itself holds: the stop says so, the account counts as live, and the next stop ends it."""
+    """A process that the kernel holds: the stop fails and says so, the account counts as live, the next stop ends it."""
+    host.pool.close()
+    host.new_pool(PoolLimits(kill_seconds=0.1))
     host.account("a", 5001)
     info = host.start("a")
     process = host.process(info)
     process.signal(SIGSTOP)  # it hears no request and no SIGTERM
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "kill", lambda _self: False)
-        held.setattr("manager.host.workers.stopper._KILL_SECONDS", 0.1)
         with pytest.raises(StopFailedError, match="may still trade"):
             host.service.stop_worker("a", timeout=0.1)
     assert host.status("a") == "stopping"
@@ -404,12 +407,13 @@ def test_a_start_whose_process_cannot_be_ended_keeps_its_lease(
     host.account("twin", 5001)
     host.fault(5001, "slow", count=1, seconds=60)
 
-    def cannot(slot: Slot) -> None:
+    def cannot(slot: Slot, seconds: float) -> None:
+        del seconds
         raise StopFailedError(f"{slot.account_id}: its process is still there")
 
     monkeypatch.setattr(starter, "kill_process", cannot)
-    monkeypatch.setattr(starter, "_START_MARGIN", 0.0)
-    monkeypatch.setattr(starter, "_LEAVE_SECONDS", 0.1)
+    host.pool.close()
+    host.new_pool(PoolLimits(start_margin_seconds=0.0, exit_seconds=0.1))
     with pytest.raises(StopFailedError):
         host.service.start_worker_from_config("a", validate=False)
     (record,) = host.pool.queries.live_records()

@@ -26,13 +26,15 @@ from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
 from manager.fleet.health_change import HealthChange
-from manager.host.workers import stopper
+from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.records import RecordFiles
 from manager.host.workers.slot import Slot
-from manager.host.workers.starter import Starter, WorkerEnvironment
+from manager.host.workers.starter import Starter
+from manager.host.workers.stopper import StopOutcome
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
 from manager.session.heartbeat_file import HeartbeatWriter
@@ -162,6 +164,7 @@ class Bench:
             leases=self.leases,
             on_unexpected_exit=self._on_lost,
             watch=self.watch,
+            limits=PoolLimits(kill_seconds=0.5),
         )
         return self.pool
 
@@ -373,7 +376,6 @@ def test_a_stop_that_could_not_prove_the_end_is_recorded_when_it_comes(
     bench.config = bench.config.model_copy(update={"execution": ExecutionConfig(stop_timeout_seconds=0.1)})
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "signal", lambda _self, _number: False)
-        held.setattr(stopper, "_KILL_SECONDS", 0.05)
         with pytest.raises(StopFailedError):
             bench.pool.stop_worker("a", timeout=0.0)
     assert bench.status() == "stopping"
@@ -397,8 +399,7 @@ def test_an_end_that_comes_as_the_stop_gives_up_is_the_end(
 ) -> None:
     bench.start()
 
-    def too_late(slot: Slot, timeout: float | None) -> str | None:
-        del timeout
+    def too_late(slot: Slot, *_limits: object) -> StopOutcome:
         assert slot.record is not None
         slot.record.process.kill()
         assert slot.exited.wait(10)
