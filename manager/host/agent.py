@@ -314,7 +314,7 @@ class HostAgent:
     def _everything(self) -> list[WorkerInfo]:
         """Return every record, for a Redis that lost some; what else it may have lost is done again."""
         if self._leases is not None:
-            self._leases.release_again()
+            self._leases.repeat_releases()
         return [] if self._pool is None else self._pool.queries.records()
 
     def _preload(self) -> None:

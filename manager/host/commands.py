@@ -215,7 +215,7 @@ class HostCommands:
             if route is not None:
                 return route
             if desired.why == FORCED_MOVE and config is not None:
-                self._leases.clear_broken(config)
+                self._leases.remove_unreadable(config)
             return carry_out(self._reconciler.restarts.start_request(desired))
         except StartCancelledError:
             # By a stop; or because its account was given to another host, or is to leave this one: it goes on there.

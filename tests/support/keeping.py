@@ -17,6 +17,7 @@ from manager.host.commands import HostCommands
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.workers.leases import FleetLeases
+from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
 from manager.pool.commands import CommandSpec
@@ -131,7 +132,14 @@ class ReconciledHost:
     """One host of a fleet in `directory`, whose keeper looks when it is told to."""
 
     def __init__(
-        self, directory: Path, url: str, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None
+        self,
+        directory: Path,
+        url: str,
+        name: str,
+        *,
+        capacity: int = 0,
+        labels: dict[str, str] | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         self.name = name
         self.config_dir = directory / "config"
@@ -144,7 +152,7 @@ class ReconciledHost:
         pool: Any = self.pool
         self.lease_store = LeaseStore(url)
         configuration = ConfigurationService(self.config_dir)
-        leases = FleetLeases(self.lease_store, name, 2.0)
+        self.leases = leases = FleetLeases(self.lease_store, name, 2.0, clocks=clocks)
         self.reconciler = Reconciler(
             host=name,
             pool=pool,

@@ -319,7 +319,7 @@ class Reconciler:
         """Compare desired state with actual state. A step that fails keeps no later step from being taken."""
         was_draining = self.drain.active
         for step in (
-            self._leases.tend,
+            self._leases.retry_releases,
             self._settle_once,
             self.desired_cache.read,
             self.drain.read,
@@ -557,7 +557,7 @@ class Reconciler:
                 # one of them writes first.
                 if self.fleet_snapshot.place(config.needs(), None, without=desired.host).host != self._host:
                     continue
-                if not self._leases.free(config) or not self.desired_cache.reassign_here(desired):
+                if not self._leases.is_free(config) or not self.desired_cache.reassign_here(desired):
                     continue
                 logs.event(
                     logger,

@@ -73,12 +73,12 @@ class Whereabouts:
     def _judge(self, account_id: str, trace: _Trace, config: AccountConfig) -> str | None:
         if trace.host in {"", self._host} or self._fleet_snapshot.live(trace.host):
             return None
-        if self._leases.kept_by(config, trace.host):
+        if self._leases.is_held_permanently(config, trace.host):
             return (
                 f"{account_id} has its worker on host {trace.host}, whose agent is silent: start the agent there; if the "
                 f"machine is lost for good, `manager move {account_id} --to HOST --force`"
             )
-        if self._leases.held(config):
+        if self._leases.is_held(config):
             return None  # the lease tells, not the silence
         recorded = self._fleet_snapshot.recorded(trace.host, account_id)
         if recorded is None and not trace.running:
@@ -86,7 +86,7 @@ class Whereabouts:
         if recorded is not None and recorded.status not in _MAY_LIVE:
             return None  # its host has said that it ended
         if trace.failover and config.failover == "auto":
-            self._leases.doubt(config)  # a start waits until such a worker must have left
+            self._leases.suspect_missing(config)  # a start waits until such a worker must have left
             return None
         return (
             f"{account_id} was to run on host {trace.host}, whose agent is silent, and its lease is gone from Redis: its "

@@ -141,8 +141,8 @@ def _end_interrupted_start(
 ) -> tuple[bool, str]:
     """End a worker whose start died with its agent; returns whether a worker lives, and else why it ended.
 
-    A worker that never received its launch specification has no heartbeat file and ends by itself. One that stays alive
-    without a heartbeat file trades: its run directory was removed, and no stop was requested.
+    A worker that never received its launch specification has no heartbeat file and ends by itself. One that
+    stays alive without a heartbeat file trades: its run directory was removed, and no stop was requested.
     """
     alive = record.process.alive()
     connecting = heartbeat is not None and heartbeat.status.get("phase") == "connecting"

@@ -36,7 +36,8 @@ class WorkerChanged:
         return self.before is None or self.before.status is not self.after.status
 
 
-#: Called in the order of the changes, while the slot's guard is held: it must not block, raise, or use the slot.
+#: Called in the order of the changes, while the slot's guard is held: it must not block, raise, or use the
+#: slot.
 Subscriber = Callable[[WorkerChanged], None]
 
 

@@ -84,8 +84,8 @@ class ConnectWait:
                 if died:
                     break
                 raise StartTimeoutError(
-                    f"{config.account_id}: no connected session after {config.timeout / 1000:g} s "
-                    f"(its `timeout` is {config.timeout} ms) and no report from the worker: see {self._log_file}"
+                    f"{config.account_id}: no connected session after {config.timeout / 1000:g} s (its "
+                    f"`timeout` is {config.timeout} ms) and no report from the worker: see {self._log_file}"
                 ) from None
             match event.get("event"):
                 case "connected":

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 #: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
 _EXIT_THREADS: Final = 64
 
-#: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no recovery.
+#: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no
+#: recovery.
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
@@ -80,7 +81,8 @@ class ExitHandler:
     ) -> None:
         """Record the proven end of a worker and release its lease; the caller holds the slot's lock.
 
-        Raises OrphansLeftError if processes of its program survive; the account then keeps its record and lease.
+        Raises OrphansLeftError if processes of its program survive; the account then keeps its record and
+        lease.
         """
         if slot.record is not None:
             try:
@@ -110,7 +112,7 @@ class ExitHandler:
         """Release the slot's lease, if it holds one."""
         lease, slot.lease = slot.lease, None
         if lease is not None:
-            self._leases.give_up(lease)
+            self._leases.release(lease)
 
     def leave_unattended(self, slot: Slot) -> bool:
         """Leave the end of a worker that a command could not end to the exit handler.
@@ -195,11 +197,11 @@ class ExitHandler:
     ) -> bool:
         """Record the end of a worker that no command waits for; returns False if a command came first.
 
-        That command saw `exited` and records the end itself. `survivors` names processes of the worker's program that
-        could not be killed: then the account keeps its record and its lease.
+        That command saw `exited` and records the end itself. `survivors` names processes of the worker's
+        program that could not be killed: then the account keeps its record and its lease.
 
-        All of it happens in one hold of the guard. A start may begin as soon as the guard is released, and what it
-        creates (record, file, lease) must not be taken for the ended worker's.
+        All of it happens in one hold of the guard. A start may begin as soon as the guard is released, and
+        what it creates (record, file, lease) must not be taken for the ended worker's.
         """
         with slot.guard:
             before, exit_code = slot.status, slot.exit_code
@@ -224,5 +226,5 @@ class ExitHandler:
                 slot.lease = None
             slot.move(status, error=reason, metadata={"exit_code": exit_code})
         if lease is not None and not recovering:
-            self._leases.give_up(lease)
+            self._leases.release(lease)
         return True

@@ -14,7 +14,8 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a call may exceed its deadline before it counts as hung: the gateway's own timeout comes first.
+#: Seconds that a call may exceed its deadline before it counts as hung: the gateway's own timeout comes
+#: first.
 _OVERDUE_SECONDS: Final = 1.0
 
 

@@ -46,8 +46,8 @@ class ModeChanges:
     def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
         """Bring the account's worker to the desired mode; returns False if nothing was changed.
 
-        Returns False if the worker does not run, already has the mode, or a command of the account is running. Raises
-        CommandRefusedError.
+        Returns False if the worker does not run, already has the mode, or a command of the account is
+        running. Raises CommandRefusedError.
         """
         slot = self._slots.find(account_id)
         if slot is None or not slot.lock.acquire(blocking=False):
@@ -99,6 +99,7 @@ def request_mode(slot: Slot, mode: TradingMode, by: str, limits: PoolLimits) -> 
         ) from None
     if not reply.get("ok"):
         raise CommandRefusedError(
-            f"{slot.account_id}: {reply.get('error', 'no reason given')}; its host tries again until it is {mode}"
+            f"{slot.account_id}: {reply.get('error', 'no reason given')}; its host tries again until it is "
+            f"{mode}"
         )
     slot.mode = mode

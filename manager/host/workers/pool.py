@@ -43,8 +43,8 @@ from manager.system.process_watch import ProcessWatch
 class WorkerPoolManager:
     """Starts, stops, restarts and lists the workers of this host. Thread-safe.
 
-    Commands to one account run one after the other; accounts never wait for each other. Workers outlive the pool:
-    `close` does not affect them, and `adopt` finds them again.
+    Commands to one account run one after the other; accounts never wait for each other. Workers outlive the
+    pool: `close` does not affect them, and `adopt` finds them again.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class WorkerPoolManager:
     ) -> None:
         """Create an empty pool; `adopt` fills it with the workers that an earlier agent left running.
 
-        `on_unexpected_exit` is called for every worker that ended without a command, on a thread for this exit alone. What
-        it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it returns None, the
-        worker is not replaced.
+        `on_unexpected_exit` is called for every worker that ended without a command, on a thread for this
+        exit alone. What it returns is called once the account is `restarting`, and must lead to
+        `recover_worker`. If it returns None, the worker is not replaced.
         """
         sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
         self.slots = slots = SlotTable((publish_to(sink), log_change))
@@ -122,8 +122,9 @@ class WorkerPoolManager:
         with slot.lock:
             if slot.unattended and slot.record is not None:
                 raise StartFailedError(
-                    f"{request.account_id}: process {slot.record.process.pid} of its last worker could not be "
-                    f"ended and may still trade: stop it again (`manager stop {request.account_id}`), then start it"
+                    f"{request.account_id}: process {slot.record.process.pid} of its last worker could not "
+                    f"be ended and may still trade: stop it again (`manager stop {request.account_id}`), "
+                    "then start it"
                 )
             if slot.active and slot.info is not None:
                 # A worker of the same generation was started by this command, which arrived twice.
@@ -321,8 +322,9 @@ class WorkerPoolManager:
     def adopt(self, is_stop_desired: IsStopDesired = lambda _account_id: False) -> list[WorkerInfo]:
         """Adopt the workers that an earlier agent left running, without touching their sessions.
 
-        A record whose process has ended becomes a `failed` worker with what is known of its end, or a `stopped` one if
-        `is_stop_desired`. A worker that was still connecting is killed: its start failed when its agent died.
+        A record whose process has ended becomes a `failed` worker with what is known of its end, or a
+        `stopped` one if `is_stop_desired`. A worker that was still connecting is killed: its start failed
+        when its agent died.
         """
         return self._adoption.adopt_all(is_stop_desired)
 

@@ -29,8 +29,8 @@ class IllegalTransitionError(ManagerError, RuntimeError):
 class Slot:
     """The state of one account in the pool.
 
-    `lock` is held for a whole start or stop: an account's commands run one after the other and never wait for another
-    account's. `guard` is held briefly, around the fields that the exit handler changes too.
+    `lock` is held for a whole start or stop: an account's commands run one after the other and never wait for
+    another account's. `guard` is held briefly, around the fields that the exit handler changes too.
     """
 
     account_id: str
@@ -109,8 +109,8 @@ class Slot:
     ) -> WorkerInfo:
         """Change the status, with other changes to the record, and emit one event; the caller holds `guard`.
 
-        `through` is a status that the worker passes on the way. `beat` and `code` go into the event. Returns the new
-        record. Raises IllegalTransitionError.
+        `through` is a status that the worker passes on the way. `beat` and `code` go into the event. Returns
+        the new record. Raises IllegalTransitionError.
         """
         before = self.info
         if before is None:

@@ -70,12 +70,12 @@ class StartFlow:
             slot.mode = request.trading_mode()
         slot.next_worker = worker_id = new_worker_id()
         previous = slot.lease
-        lease = self._leases.take(
-            config, worker_id, before=previous, cancelled=slot.cancelled, known=self._may_live
+        lease = self._leases.acquire(
+            config, worker_id, previous=previous, cancelled=slot.cancelled, may_live=self._may_live
         )
         slot.lease = lease
         if previous is not None and previous.claims != lease.claims:
-            self._leases.give_up(previous)
+            self._leases.release(previous)
         try:
             self._login_throttle.wait((config.gateway, config.server or ""), slot.cancelled)
             if slot.cancelled.is_set():
@@ -84,7 +84,8 @@ class StartFlow:
         except BaseException as error:
             if slot.info is not None and slot.info.worker_id == worker_id:
                 self._sink.flush(self._limits.publish_seconds)
-            # If the process of the failed start could not be ended, its record stays: it may still hold the session.
+            # If the process of the failed start could not be ended, its record stays: it may still hold the
+            # session.
             if self._exits.leave_unattended(slot):
                 self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, str(error))
             elif not recovering and slot.record is None:

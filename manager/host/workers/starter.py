@@ -82,13 +82,15 @@ class Starter:
             left = with_spare(lambda: end_orphans(record, self._launcher.end_strays))
         except OSError as error:
             raise OrphansLeftError(
-                f"{record.account_id}: its worker has ended, but the search for processes of its program failed "
-                f"({error.strerror or error}); they may still trade. The host agent tries again; see `manager doctor`"
+                f"{record.account_id}: its worker has ended, but the search for processes of its program "
+                f"failed ({error.strerror or error}); they may still trade. The host agent tries again; see "
+                "`manager doctor`"
             ) from None
         if left:
             raise OrphansLeftError(
-                f"{record.account_id}: its worker has ended, but processes of its program could not be killed and may "
-                f"still trade: {', '.join(left)}. End them on host {self.host}, then stop the account again"
+                f"{record.account_id}: its worker has ended, but processes of its program could not be "
+                f"killed and may still trade: {', '.join(left)}. End them on host {self.host}, then stop "
+                "the account again"
             )
 
     def start(
@@ -116,7 +118,8 @@ class Starter:
             record = self._fill(slot, config, worker_id, lease, launched, wait.events, generation)
             # First of all: its exit must be noticed, whatever fails from here on.
             watch(slot, launched.process)
-            # Before the launch specification is sent: if this agent is killed, every worker that works has a record.
+            # Before the launch specification is sent: if this agent is killed, every worker that works has a
+            # record.
             self._records.save(record)
             with slot.guard:
                 slot.announce()
@@ -226,7 +229,8 @@ class Starter:
             raise
         ending = stop_outcome(slot)
         forced = cancelled and ending.forced
-        # Only now: closing waits for the listening thread while it reads from the stream, however long that takes.
+        # Only now: closing waits for the listening thread while it reads from the stream, however long that
+        # takes.
         launched.close()
         with slot.guard:
             slot.exited.set()  # proven: `restore_records` must not write the record again

@@ -25,7 +25,8 @@ class StopFlow:
     def stop(self, slot: Slot, timeout: float | None) -> bool:
         """Stop the slot's worker and record it as stopped; the caller holds the slot's lock. Blocks.
 
-        Returns False if there is nothing to stop. A failed worker and a pending recovery count as something to stop.
+        Returns False if there is nothing to stop. A failed worker and a pending recovery count as something
+        to stop.
 
         Raises StopFailedError, OrphansLeftError.
         """

@@ -9,28 +9,34 @@ from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
-from manager.host.workers import leases
 from manager.host.workers.leases import FleetLeases, LeaseGrant, LocalLeases, claims_of
+from manager.host.workers.limits import Clocks
 
 #: In lower case, so that it is both what is claimed and what version 0.2 would claim.
 CLAIM = "paper:s:1"
 
 
 class Host:
-    def __init__(self, server: RedisServer, name: str, known: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        name: str,
+        known: set[str] | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
         self.store = LeaseStore(server.url)
         self.store.trust()
-        self.leases = FleetLeases(self.store, name, 2.0)
+        self.leases = FleetLeases(self.store, name, 2.0, clocks=clocks)
         self.known = known or set()
         self.cancelled = threading.Event()
 
     def take(self, worker_id: str, before: LeaseGrant | None = None, **changes: Any) -> LeaseGrant:
-        return self.leases.take(
+        return self.leases.acquire(
             config(**{"server": "s", **changes}),
             worker_id,
-            before=before,
+            previous=before,
             cancelled=self.cancelled,
-            known=self.known.__contains__,
+            may_live=self.known.__contains__,
         )
 
 
@@ -53,13 +59,10 @@ def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisSer
         host.take("w-4")
 
 
-def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(redis_server: RedisServer) -> None:
     """The agent was killed between the lease and the process; its successor must neither refuse nor hurry."""
-    monkeypatch.setattr(leases, "_FORGOTTEN_SECONDS", 0.0)
     host = Host(redis_server, "h1")
-    host.leases = FleetLeases(host.store, "h1", 2.0, 0.2)
+    host.leases = FleetLeases(host.store, "h1", 2.0, 0.2, abandoned_seconds=0.0)
     first = host.take("w-1")
     assert host.take("w-2").epoch > first.epoch
     host.known = {"w-2"}
@@ -67,24 +70,22 @@ def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
         host.take("w-3")
 
 
-def test_a_clock_set_forward_makes_no_lease_free(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_set_forward_makes_no_lease_free(redis_server: RedisServer) -> None:
     now = [100.0]
-    monkeypatch.setattr(leases, "lease_clock", lambda: now[0])
-    first = Host(redis_server, "h1").take("w-1", failover="auto")
-    other = Host(redis_server, "h2")
+    clocks = Clocks(lease=lambda: now[0])
+    first = Host(redis_server, "h1", clocks=clocks).take("w-1", failover="auto")
+    other = Host(redis_server, "h2", clocks=clocks)
     account = config(failover="auto", server="s")
     with redis_server.client() as client:
         client.hincrby(lease_key(CLAIM), "renewed", -3_600_000)  # Redis's clock jumps an hour
-        assert not other.leases.free(account)
+        assert not other.leases.is_free(account)
         now[0] += 1.9
-        assert not other.leases.free(account)
+        assert not other.leases.is_free(account)
         client.hincrby(lease_key(CLAIM), "renewed", 1)  # it lives
         now[0] += 1.9
-        assert not other.leases.free(account)
+        assert not other.leases.is_free(account)
         now[0] += 2.0
-        assert other.leases.free(account)
+        assert other.leases.is_free(account)
         other.cancelled.set()
         client.hincrby(lease_key(CLAIM), "renewed", 1)
         with pytest.raises(StartCancelledError):
@@ -117,9 +118,9 @@ def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisS
         host.take("w-2", with_time, login=9, failover="auto")
     with pytest.raises(FleetUnavailableError):
         host.take("w-3", login=3)
-    host.leases.give_up(held)  # raises nothing, and is done when it can be
+    host.leases.release(held)  # raises nothing, and is done when it can be
     redis_server.start()
-    host.leases.tend()
+    host.leases.retry_releases()
     assert host.store.holder(CLAIM) is None
 
 
@@ -159,7 +160,7 @@ def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
         )
 
     epoch = old("w-old")
-    assert host.leases.kept_by(config(**account), "h2")
+    assert host.leases.is_held_permanently(config(**account), "h2")
     with pytest.raises(SessionHeldError, match="worker w-old on host h2"):
         host.take("w-new", **account)
     host.store.release(theirs, epoch)
@@ -167,7 +168,7 @@ def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
     new = host.take("w-new", **account)
     with pytest.raises(LeaseHeld):
         old("w-old")
-    host.leases.give_up(new)
+    host.leases.release(new)
     assert host.store.holders() == []
 
 
@@ -179,7 +180,7 @@ def test_the_lease_of_a_worker_of_version_0_2_passes_to_its_successor(redis_serv
     )
     before = LeaseGrant(claims=theirs, epoch=epoch, seconds=0.0, asked_at=0.0)
     held = host.take("w-new", before, server="Paper-1", login=5001)
-    host.leases.give_up(before)
+    host.leases.release(before)
     assert {holder.claim for holder in host.store.holders()} == set(held.claims)
     assert {holder.epoch for holder in host.store.holders()} == {held.epoch}
 
@@ -195,16 +196,16 @@ def test_a_local_pool_has_one_holder_of_each_claim() -> None:
     leases = LocalLeases("h")
 
     def take(worker_id: str, before: LeaseGrant | None = None) -> LeaseGrant:
-        return leases.take(
-            config(), worker_id, before=before, cancelled=threading.Event(), known=lambda _: False
+        return leases.acquire(
+            config(), worker_id, previous=before, cancelled=threading.Event(), may_live=lambda _: False
         )
 
     held = take("w-1")
     with pytest.raises(SessionHeldError):
         take("w-2")
     again = take("w-3", held)
-    leases.give_up(again)
-    leases.tend()
+    leases.release(again)
+    leases.retry_releases()
     take("w-4")
 
 
@@ -216,14 +217,14 @@ def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
     key = lease_key(CLAIM)
     with redis_server.client() as client:
         lost: Any = client.dump(key)
-        host.leases.give_up(mine)
+        host.leases.release(mine)
         client.restore(key, 0, lost)  # as on a server that a failover chose, which had not heard of it
-        host.leases.release_again()
-        host.leases.tend()
+        host.leases.repeat_releases()
+        host.leases.retry_releases()
         assert host.store.holder(CLAIM) is None
         newer = Host(redis_server, "h2").take("w-2")
-        host.leases.release_again()
-        host.leases.tend()
+        host.leases.repeat_releases()
+        host.leases.retry_releases()
     holder = host.store.holder(CLAIM)
     assert holder is not None
     assert (holder.host, holder.epoch) == ("h2", newer.epoch)

@@ -87,9 +87,9 @@ class CountedLeases(LocalLeases):
         super().__init__("h")
         self.given_up = 0
 
-    def give_up(self, held: LeaseGrant) -> None:
+    def release(self, lease: LeaseGrant) -> None:
         self.given_up += 1
-        super().give_up(held)
+        super().release(lease)
 
 
 class Sink:

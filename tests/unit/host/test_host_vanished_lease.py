@@ -14,7 +14,8 @@ from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DRAIN, DesiredState, DesiredStateRequest
 from manager.host.commands import CommandContext, Forward
-from manager.host.workers import leases as leases_module
+from manager.host.workers.leases import claims_of
+from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -22,8 +23,14 @@ LOST = "lost"
 
 
 @pytest.fixture
-def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
-    found = ReconciledHost(tmp_path, redis_server.url, "b")
+def now() -> list[float]:
+    """The host's lease clock: one number, which a test moves on."""
+    return [100.0]
+
+
+@pytest.fixture
+def host(redis_server: RedisServer, tmp_path: Path, now: list[float]) -> Iterator[ReconciledHost]:
+    found = ReconciledHost(tmp_path, redis_server.url, "b", clocks=Clocks(lease=lambda: now[0]))
     found.lease_store.trust()
     found.account("x", 1)
     yield found
@@ -128,7 +135,7 @@ def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
 
 def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
-    claims = leases_module.claims_of(host.reconciler._config_service.load_account_config("x"), LOST)
+    claims = claims_of(host.reconciler._config_service.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -150,35 +157,29 @@ def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_s
 
 
 def test_with_failover_a_start_waits_until_such_a_worker_has_left(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
+    host: ReconciledHost, now: list[float]
 ) -> None:
     """Its worker registers again with the next heartbeat, or has left half a lease's time after its last one."""
-    now = [100.0]
-    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
     host.account("x", 1, failover="auto")
     config = host.reconciler._config_service.load_account_config("x")
-    leases = host.commands._leases
+    leases = host.leases
     host.wanted("x", LOST, failover=True)
-    assert not leases.free(config)
+    assert not leases.is_free(config)
     now[0] += 1.9
-    assert not leases.free(config)
-    claims = leases_module.claims_of(config, LOST)
+    assert not leases.is_free(config)
+    claims = claims_of(config, LOST)
     epoch = host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=2.0, quarantine_seconds=0
     )
-    assert not leases.free(config), "it registered again"
+    assert not leases.is_free(config), "it registered again"
     host.lease_store.release(claims, epoch)
     now[0] += 0.2
-    assert not leases.free(config), "counted from the start"
+    assert not leases.is_free(config), "counted from the start"
     now[0] += 2.0
-    assert leases.free(config)
+    assert leases.is_free(config)
 
 
-def test_with_failover_a_plain_start_waits_as_well(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
+def test_with_failover_a_plain_start_waits_as_well(host: ReconciledHost, now: list[float]) -> None:
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
     start(host)  # its pool takes no lease: what matters is that a lease is doubted from here on
@@ -195,7 +196,7 @@ def test_with_failover_a_plain_start_waits_as_well(
             return False
 
     waiting: Any = Waiting()
-    held = host.commands._leases.take(config, "w-2", before=None, cancelled=waiting, known=lambda _: False)
+    held = host.leases.acquire(config, "w-2", previous=None, cancelled=waiting, may_live=lambda _: False)
     assert held.epoch > 0
     assert sum(waits) >= 2.0
 

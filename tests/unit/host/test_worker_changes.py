@@ -11,7 +11,7 @@ from manager.host.workers.changes import WorkerChanged, log_change, publish_to
 from manager.host.workers.slot import IllegalTransitionError, Slot
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
-from manager.system.logs import FIELDS
+from manager.system.log_writer import FIELDS
 
 
 def worker(status: S = S.STARTING, **changes: Any) -> WorkerInfo:
