@@ -25,8 +25,8 @@ from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
 from manager.host.reporting.self_test import SelfTest
 from manager.host.reporting.upkeep import StateUpkeep
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
-from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo, utc_now
@@ -182,7 +182,7 @@ class HostAgent:
             reconciler.forbids_start = local.forbids_start
             desired_state_file = self.paths.root / "desired.json"
             menders = (
-                pool.mend_records,
+                pool.restore_records,
                 lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
                 reconciler.drain.mend,
                 local.mend,
@@ -300,14 +300,14 @@ class HostAgent:
         """
         pool, reconciler = self._pool, self._reconciler
         if pool is not None and reconciler is not None:
-            pool.note_unrecorded()
+            pool.detect_unrecorded()
             known = {info.account_id for info in pool.queries.records()}
             self.store.settle(self.settings.host, known, reconciler.desired_cache.wants_stopped)
 
     def _note_unrecorded(self) -> bool:
         """Note workers that live without a record; returns whether none is left to look after."""
         try:
-            return self._pool is None or not self._pool.note_unrecorded()
+            return self._pool is None or not self._pool.detect_unrecorded()
         except FleetUnavailableError:
             return False
 

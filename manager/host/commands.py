@@ -22,7 +22,7 @@ from manager.fleet.desired import BY_HAND, FORCED_MOVE, DesiredState, DesiredSta
 from manager.gateways import runs_programs
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.reconciler import Reconciler
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
@@ -108,7 +108,7 @@ class HostCommands:
         """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is away."""
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
-        if context.generation == 0 and not self._knows(account_id) and not self._pool.finds(account_id):
+        if context.generation == 0 and not self._knows(account_id) and not self._pool.has_account(account_id):
             raise NoWorkerError(
                 f"{account_id}: no account file on host {self._host}, no worker recorded, nothing desired: "
                 "nothing was stopped or written down"

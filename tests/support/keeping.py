@@ -16,7 +16,7 @@ from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.reconciler import Reconciler
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
@@ -76,7 +76,7 @@ class PoolOfNames:
     def occupied(self, account_id: str) -> bool:
         return account_id in self.live or account_id in self.starting
 
-    def finds(self, account_id: str) -> bool:
+    def has_account(self, account_id: str) -> bool:
         return self.occupied(account_id)
 
     def generation(self, account_id: str) -> int | None:

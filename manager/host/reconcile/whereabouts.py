@@ -16,7 +16,7 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.fleet.desired import BY_HAND, DesiredState
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.states import LIVE, WorkerLifecycleStatus
 
 _MAY_LIVE: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}

@@ -28,7 +28,7 @@ IsStopDesired = Callable[[str], bool]
 
 
 class Adoption:
-    """Fills slots from the records on disk, without touching the sessions of the workers."""
+    """Fills slots from the records on disk; no session is touched."""
 
     def __init__(
         self,
@@ -139,7 +139,9 @@ class Adoption:
 def _end_interrupted_start(
     record: WorkerRecord, heartbeat: Heartbeat | None, seconds: float
 ) -> tuple[bool, str]:
-    """End a worker whose start died with its agent; returns whether a worker lives, and else why it ended.
+    """End a worker whose start died with its agent.
+
+    Returns whether a worker lives, and else why it ended.
 
     A worker that never received its launch specification has no heartbeat file and ends by itself. One that
     stays alive without a heartbeat file trades: its run directory was removed, and no stop was requested.

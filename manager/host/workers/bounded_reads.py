@@ -1,4 +1,7 @@
-"""Reads of account files with a deadline: a file on a hung share must delay no other account."""
+"""Reads of account files, with a deadline.
+
+A file on a hung share must delay no other account.
+"""
 
 import threading
 from collections.abc import Callable
@@ -39,7 +42,10 @@ class BoundedReads:
         self._hanging: set[str] = set()
 
     def run(self, account_id: str, read: Callable[[], T], seconds: float | None = None) -> T:
-        """Return what `read` returns, or raise what it raises. Raises SlowFilesError after the deadline."""
+        """Return what `read` returns, or raise what it raises.
+
+        Raises SlowFilesError after the deadline.
+        """
         with self._lock:
             if account_id in self._hanging or len(self._hanging) >= _MAX_HANGING:
                 raise self._slow(account_id)
@@ -86,7 +92,10 @@ class BoundedReads:
 
 
 class BoundedConfiguration:
-    """A ConfigurationService with a deadline on every read. Raises SlowFilesError after the deadline."""
+    """A ConfigurationService with a deadline on every read.
+
+    Raises SlowFilesError after the deadline.
+    """
 
     def __init__(self, service: ConfigurationService, reads: BoundedReads | None = None) -> None:
         self._service = service
@@ -109,5 +118,8 @@ class BoundedConfiguration:
         return self.run(config.account_id, lambda: self._service.resolve_values(config))
 
     def run(self, account_id: str, read: Callable[[], T], seconds: float | None = None) -> T:
-        """Run any other read of the account's files; `seconds` replaces the usual deadline."""
+        """Run any other read of the account's files.
+
+        `seconds` replaces the usual deadline.
+        """
         return self._reads.run(account_id, read, seconds)

@@ -1,4 +1,4 @@
-"""The event that a slot emits on every change of its worker's record, and its subscribers."""
+"""The event for every change of a worker's record, and its subscribers."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,7 +19,10 @@ _ENDED: Final = frozenset({_S.STOPPED, _S.FAILED, _S.RESTARTING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerChanged:
-    """A worker's record before and after one change of its state, error, trading mode or health."""
+    """A worker's record before and after one change.
+
+    The change is one of state, error, trading mode or health.
+    """
 
     #: None for a worker that was just created.
     before: WorkerInfo | None
@@ -42,7 +45,10 @@ Subscriber = Callable[[WorkerChanged], None]
 
 
 def publish_to(sink: RecordSink) -> Subscriber:
-    """Return a subscriber that passes each change to `sink`, which writes record and event in one transaction."""
+    """Return a subscriber that passes each change to `sink`.
+
+    The sink writes the record and its event in one transaction.
+    """
 
     def publish(change: WorkerChanged) -> None:
         if change.health is not None:

@@ -1,4 +1,4 @@
-"""The wait for a new worker's first report: connected, failed, or dead."""
+"""Waits for a new worker to report that its session is connected."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ class ConnectWait:
         self.events: Events = queue.SimpleQueue()
 
     def listen(self, launched: Launched) -> None:
-        """Read the worker's reports on a thread until it has reported how its start ended."""
+        """Read the worker's reports on a thread until its start has ended."""
         threading.Thread(
             target=_listen,
             args=(launched, self.events),
@@ -103,14 +103,14 @@ class ConnectWait:
         raise self.died(slot)
 
     def died(self, slot: Slot) -> WorkerDiedError:
-        """Return the error for a worker that ended before its session was connected."""
+        """Return the error for a worker that died before it was connected."""
         heartbeat = read_heartbeat(slot.record.beat_file) if slot.record else None
         reason = describe_exit(slot.exit_code, heartbeat.exit_reason if heartbeat else None)
         return WorkerDiedError(f"{self._config.account_id}: while starting, {reason}; see {self._log_file}")
 
 
 def _listen(launched: Launched, events: Events) -> None:
-    """Queue the worker's reports until one says how the start ended; then close the pipe."""
+    """Queue the worker's reports until its start has ended; close the pipe."""
     try:
         for line in launched.reader:
             message = json.loads(line)

@@ -1,4 +1,4 @@
-"""Exit handling: notices the end of a worker process, records it and releases its lease."""
+"""Exit handling: notices and records the end of worker processes."""
 
 import logging
 import threading
@@ -68,7 +68,7 @@ class ExitHandler:
         self._pool.shutdown(cancel_futures=True)
 
     def watch(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle the exit of the slot's worker when it comes, on a thread of this handler."""
+        """Handle the future exit of the slot's worker on a thread."""
 
         def exited(process: ProcessRef) -> None:
             # Not on the watching thread: exit handling reads files and waits for processes.
@@ -79,7 +79,9 @@ class ExitHandler:
     def record_end(
         self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
     ) -> None:
-        """Record the proven end of a worker and release its lease; the caller holds the slot's lock.
+        """Record the proven end of a worker and release its lease.
+
+        The caller holds the slot's lock.
 
         Raises OrphansLeftError if processes of its program survive; the account then keeps its record and
         lease.
@@ -115,7 +117,7 @@ class ExitHandler:
             self._leases.release(lease)
 
     def leave_unattended(self, slot: Slot) -> bool:
-        """Leave the end of a worker that a command could not end to the exit handler.
+        """Leave a worker that a command could not end to the exit handler.
 
         Returns True if the worker has ended meanwhile: then the command still has to record its end.
         """
@@ -132,7 +134,10 @@ class ExitHandler:
             logs.event(logger, logging.WARNING, "record_left", str(error), account=record.account_id)
 
     def _handle_until_done(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle an exit, and retry after any error: otherwise a dead worker would be shown as running."""
+        """Handle an exit, and retry after any error.
+
+        Otherwise a dead worker would be shown as running.
+        """
         while not self._closing.is_set():
             try:
                 self._handle(slot, process)
@@ -143,7 +148,10 @@ class ExitHandler:
             self._closing.wait(self._limits.exit_retry_seconds)
 
     def _handle(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle the exit of a worker, requested or not. May be called again after it raised."""
+        """Handle the exit of a worker, requested or not.
+
+        May be called again after it raised.
+        """
         record = self._note_exit(slot, process)
         if record is None:
             return
@@ -182,7 +190,10 @@ class ExitHandler:
             recover()
 
     def _note_exit(self, slot: Slot, process: ProcessRef) -> WorkerRecord | None:
-        """Store the exit code; returns the worker's record, or None if the slot has another worker by now."""
+        """Store the exit code.
+
+        Returns the worker's record, or None if the slot has another worker by now.
+        """
         code = self._starter.exit_code(process)
         with slot.guard:
             record = slot.record
@@ -195,7 +206,9 @@ class ExitHandler:
     def _record_unrequested_end(
         self, slot: Slot, record: WorkerRecord, reason: str, *, recovering: bool, survivors: str | None
     ) -> bool:
-        """Record the end of a worker that no command waits for; returns False if a command came first.
+        """Record the end of a worker that no command waits for.
+
+        Returns False if a command came first.
 
         That command saw `exited` and records the end itself. `survivors` names processes of the worker's
         program that could not be killed: then the account keeps its record and its lease.

@@ -1,4 +1,7 @@
-"""Hang detection from a worker's heartbeat file: a hung worker cannot report itself."""
+"""Hang detection from a worker's heartbeat file.
+
+A hung worker cannot report itself.
+"""
 
 import logging
 from collections.abc import Callable
@@ -20,15 +23,21 @@ _OVERDUE_SECONDS: Final = 1.0
 
 
 class HangCheck:
-    """Kills hung workers and updates their health, from the heartbeat files of the running workers."""
+    """Kills hung workers and updates the health of running ones.
+
+    Both are read from the workers' heartbeat files.
+    """
 
     def __init__(self, slots: SlotTable, read: Callable[[Path], Heartbeat | None] = read_heartbeat) -> None:
-        """`read` returns what a heartbeat file says, with ages by the caller's clock."""
+        """Create the check; `read` returns the content of a heartbeat file."""
         self._slots = slots
         self._read = read
 
     def tick(self) -> list[str]:
-        """Check every running worker once; returns the accounts whose worker was killed."""
+        """Check every running worker once.
+
+        Returns the accounts whose worker was killed.
+        """
         running = [slot for slot in self._slots.all() if slot.status is WorkerLifecycleStatus.RUNNING]
         return [slot.account_id for slot in running if self._check(slot)]
 
@@ -60,7 +69,10 @@ class HangCheck:
 
 
 def hang_reason(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None:
-    """Return why the worker counts as hung; None if it is healthy or its heartbeat file is unreadable."""
+    """Return why the worker counts as hung.
+
+    Returns None if it is healthy or its heartbeat file is unreadable.
+    """
     if heartbeat is None:
         return None
     if heartbeat.overdue_seconds is not None and heartbeat.overdue_seconds > _OVERDUE_SECONDS:

@@ -1,4 +1,4 @@
-"""Finds worker processes by the files that they hold open, for hosts that lost the records of their workers.
+"""Finds worker processes by the files that they hold open.
 
 Every worker holds two files of the run directory open while it lives: its heartbeat file and its note (see
 `manager.session.note`). Linux shows both under `/proc`, even after they were removed. A process that holds
@@ -71,7 +71,7 @@ class HeldFiles:
         self._records_until = 0.0
 
     def records(self) -> list[WorkerRecord]:
-        """Return the record of each live worker that holds its note, sorted by epoch."""
+        """Return the records of live workers that hold their note, by epoch."""
         with self._lock:
             if self._clock() >= self._records_until:
                 found: dict[ProcessRef, WorkerRecord] = {}
@@ -85,7 +85,10 @@ class HeldFiles:
         return [record for record in records if record.process.alive()]
 
     def process(self, worker_id: str) -> ProcessRef | None:
-        """Return the process that holds this worker's files, or None. Always None without `/proc`."""
+        """Return the process that holds this worker's files, or None.
+
+        It is always None on a system without `/proc`.
+        """
         names = {worker_id + _BEAT_SUFFIX, worker_id + SUFFIX}
         with self._lock:
             found = self._held()
@@ -95,14 +98,20 @@ class HeldFiles:
         return None
 
     def note_file(self, worker_id: str) -> Path | None:
-        """Return a readable path of a live worker's note, even if it was removed; None if there is none."""
+        """Return a readable path of a live worker's note, even if it was removed.
+
+        Returns None if there is none.
+        """
         with self._lock:
             found = self._held()
         name = worker_id + SUFFIX
         return next((held.path for held in found if held.name == name and held.process.alive()), None)
 
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord:
-        """Return the record with a readable path of its heartbeat file, if that file was removed."""
+        """Return the record with a readable path of its heartbeat file.
+
+        That path is under `/proc` if the file was removed.
+        """
         with self._lock:
             if record.beat_file.exists():
                 return record
@@ -120,7 +129,7 @@ class HeldFiles:
                 yield held.path, held.process
 
     def _read(self, path: Path, holder: ProcessRef | None) -> WorkerRecord | None:
-        """Return the note's record if its process lives and is a worker of this state directory."""
+        """Return the note's record if its process is a live worker of this host."""
         try:
             if path.stat().st_size > _MAX_SIZE:
                 raise ValueError("too large")
@@ -173,7 +182,10 @@ def _search(run_dir: Path) -> Iterator[HeldFile]:
 
 
 def _same_files(process: ProcessRef) -> bool:
-    """Return whether the process is in this process's mount namespace, where equal paths are equal files."""
+    """Return whether the process shares this process's mount namespace.
+
+    Within one namespace, equal paths are equal files.
+    """
     if sys.platform != "linux":
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a new worker receives: its record, its launch specification and its first metadata."""
+"""Builds the record, launch specification and first metadata of a worker."""
 
 import os
 import secrets
@@ -28,10 +28,16 @@ class Credentials(Protocol):
     def config_dir(self) -> Path: ...
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
-        """Return the password that the configuration refers to. Raises CredentialError."""
+        """Return the password that the configuration refers to.
+
+        Raises CredentialError.
+        """
 
     def resolve_values(self, config: AccountConfig) -> Resolved:
-        """Return `environment` and `options` with their references resolved. Raises CredentialError."""
+        """Return `environment` and `options` with their references resolved.
+
+        Raises CredentialError.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class WorkerEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedConfig:
-    """An account's configuration with placeholders filled and credentials read."""
+    """An account's configuration, complete with its credentials."""
 
     #: As in the account's file.
     source: AccountConfig
@@ -77,7 +83,7 @@ class LaunchBuilder:
         return ResolvedConfig(source=config, filled=complete, password=password, values=values)
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
-        """Return the metadata that readers see before the worker's first heartbeat."""
+        """Return the worker's metadata before its first heartbeat."""
         return {
             "host": self._environment.host,
             "pid": record.process.pid,

@@ -1,4 +1,7 @@
-"""Launchers of worker processes: forked from a preloaded process, or a fresh interpreter each."""
+"""Launchers of worker processes.
+
+One forks each worker from a preloaded process; the other starts a fresh interpreter for each.
+"""
 
 import contextlib
 import json
@@ -31,7 +34,10 @@ _UNANSWERED_SECONDS: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A new worker process: it reads its launch specification from `writer` and reports on `reader`."""
+    """A new worker process.
+
+    It reads its launch specification from `writer` and reports on `reader`.
+    """
 
     process: ProcessRef
     reader: BinaryIO
@@ -48,13 +54,22 @@ class Launcher(Protocol):
         """Prepare the first launch. Idempotent."""
 
     def launch(self) -> Launched:
-        """Create a worker process, which waits for its launch specification. Raises StartFailedError."""
+        """Create a worker process, which waits for its launch specification.
+
+        Raises StartFailedError.
+        """
 
     def exit_code(self, process: ProcessRef) -> int | None:
-        """Return the exit code of an ended process (negative: the signal), or None if it is unknown."""
+        """Return the exit code of an ended process, or None if it is unknown.
+
+        A negative code is the number of a signal.
+        """
 
     def end_strays(self) -> list[int]:
-        """Kill processes whose worker and guard were killed together; returns their pids."""
+        """Kill processes whose worker and guard were killed together.
+
+        Returns their pids.
+        """
 
     def close(self) -> None:
         """Release the resources of the launcher. Running workers are not affected."""
@@ -71,7 +86,10 @@ def make_launcher(method: str, log_file: Path) -> Launcher:
 
 
 class SpawnLauncher:
-    """Starts a fresh interpreter for each worker: the only way on Windows, slower elsewhere."""
+    """Starts a fresh interpreter for each worker.
+
+    This is the only way on Windows, and slower elsewhere.
+    """
 
     def __init__(self, log_file: Path) -> None:
         self._log_file = log_file
@@ -117,7 +135,10 @@ class SpawnLauncher:
 if sys.platform != "win32":
 
     class ForkLauncher:
-        """Forks each worker from a preloaded process, which is started on first use and restarted if it dies."""
+        """Forks each worker from a preloaded process.
+
+        That process is started on first use, and restarted if it dies.
+        """
 
         def __init__(self, log_file: Path) -> None:
             self._log_file = log_file
@@ -203,12 +224,17 @@ if sys.platform != "win32":
                     ) from None
 
         def _skip_late_replies(self, connection: socket.socket, seconds: float) -> None:
-            """Read the replies that came too late: it handles one request at a time. Raises OSError."""
+            """Read the replies that came too late: it handles one request at a time.
+
+            Raises OSError.
+            """
             if self._pending:
                 self._reply(connection, seconds)
 
         def _reply(self, connection: socket.socket, seconds: float) -> dict[str, Any]:
-            """Return the reply to the last request; skips replies to earlier requests that timed out.
+            """Return the reply to the last request.
+
+            Skips replies to earlier requests that timed out.
 
             Raises OSError on a timeout, or if the preloaded process has ended.
             """
@@ -262,7 +288,10 @@ if sys.platform != "win32":
 
 
 def _environment() -> dict[str, str]:
-    """Return a worker's environment, without the agent's variables: operators put `env:` passwords there."""
+    """Return a worker's environment, without the agent's variables.
+
+    Operators put `env:` passwords there.
+    """
     extra = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     extra |= {name: os.environ[name] for name in ("PYTHONPATH", CORE_LIMIT) if name in os.environ}
     return clean_environment(extra)

@@ -1,4 +1,4 @@
-"""Time limits of the pool's operations, and the clocks that they are measured on."""
+"""Time limits of the pool's operations, and its clocks."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Login throttle: brokers lock out a host that sends hundreds of logins in a second."""
+"""Login throttle.
+
+Brokers lock out a host that sends hundreds of logins in a second.
+"""
 
 import threading
 import time

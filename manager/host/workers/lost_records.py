@@ -1,4 +1,7 @@
-"""Accounts whose worker lives without a record: detected, shown as `unknown`, and stopped on request."""
+"""Accounts whose worker lives without a record.
+
+The pool detects them, shows them as `unknown`, and stops them on request.
+"""
 
 import contextlib
 
@@ -15,7 +18,10 @@ from manager.states import WorkerLifecycleStatus
 
 
 class LostRecords:
-    """Fills slots with workers whose record is lost; see `manager.host.workers.unrecorded`."""
+    """Fills slots with workers whose record is lost.
+
+    See `manager.host.workers.unrecorded`.
+    """
 
     def __init__(
         self,
@@ -27,7 +33,10 @@ class LostRecords:
         sink: RecordSink,
         limits: PoolLimits,
     ) -> None:
-        """`unrecorded` is None for a pool without a fleet: then only the notes on this machine are searched."""
+        """Create the search; `unrecorded` is None for a pool without a fleet.
+
+        Without it, only the notes on this machine are searched.
+        """
         self._slots = slots
         self._records = records
         self._unrecorded = unrecorded
@@ -36,13 +45,18 @@ class LostRecords:
         self._limits = limits
 
     def find(self, account_id: str) -> Unrecorded | None:
-        """Return the account's live worker without a record, or None. Raises FleetUnavailableError."""
+        """Return the account's live worker without a record, or None.
+
+        Raises FleetUnavailableError.
+        """
         if self._unrecorded is None:
             return None
         return self._unrecorded.find(account_id, self._slots.accounts_for)
 
     def detect_all(self) -> bool:
-        """Set the accounts of live workers without a record to `unknown`; returns whether there are any.
+        """Set the accounts of live workers without a record to `unknown`.
+
+        Returns whether there are any.
 
         Raises FleetUnavailableError.
         """
@@ -54,7 +68,9 @@ class LostRecords:
         return bool(live)
 
     def find_slot(self, account_id: str) -> Slot | None:
-        """Search for a live worker of the account without a record, before a stop reports "nothing to stop".
+        """Search for a live worker of the account without a record.
+
+        Call it before a stop reports "nothing to stop".
 
         Returns its slot, with the worker adopted from its note or set to `unknown`; None if there is none.
         """
@@ -76,7 +92,10 @@ class LostRecords:
         return slot
 
     def end(self, slot: Slot, timeout: float | None) -> None:
-        """End the account's worker without a record; the caller holds the slot's lock. Raises StopFailedError."""
+        """End the account's worker without a record.
+
+        The caller holds the slot's lock. Raises StopFailedError.
+        """
         try:
             found = self.find(slot.account_id)
         except FleetUnavailableError as error:
@@ -99,7 +118,10 @@ class LostRecords:
         self._sink.flush(self._limits.publish_seconds)
 
     def _detect(self, account_id: str) -> bool:
-        """Update the account's record; returns whether it newly has, or still has, a worker without a record."""
+        """Update the account's record.
+
+        Returns whether it newly has, or still has, a worker without a record.
+        """
         slot = self._slots.get(account_id)
         if self._unrecorded is None:
             return False

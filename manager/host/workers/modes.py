@@ -27,7 +27,9 @@ class ModeChanges:
         self._limits = limits
 
     def set_mode(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
-        """Change the mode as `command` says; waits for a running start or stop of the account.
+        """Change the mode as `command` says.
+
+        Waits for a running start or stop of the account.
 
         Raises:
             NoWorkerError: The account has no worker.
@@ -44,7 +46,9 @@ class ModeChanges:
             return self._set(slot, mode, by, command.name)
 
     def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
-        """Bring the account's worker to the desired mode; returns False if nothing was changed.
+        """Bring the account's worker to the desired mode.
+
+        Returns False if nothing was changed.
 
         Returns False if the worker does not run, already has the mode, or a command of the account is
         running. Raises CommandRefusedError.
@@ -86,7 +90,9 @@ def reported_mode(record: WorkerRecord) -> TradingMode:
 
 
 def request_mode(slot: Slot, mode: TradingMode, by: str, limits: PoolLimits) -> None:
-    """Have the slot's worker change its mode; blocks until it has. The caller holds the slot's lock.
+    """Have the slot's worker change its mode; blocks until it has.
+
+    The caller holds the slot's lock.
 
     Raises CommandRefusedError if the worker does not reply, or if an order in flight takes too long.
     """

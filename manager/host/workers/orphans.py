@@ -27,7 +27,9 @@ _PASS_SECONDS: Final = 0.02
 def end_orphans(
     record: WorkerRecord, strays: Callable[[], Sequence[int]] = tuple, seconds: float = _KILL_SECONDS
 ) -> list[str]:
-    """Kill a dead worker's orphans; returns those that survive `seconds`, by name and pid.
+    """Kill a dead worker's orphans.
+
+    Returns those that survive `seconds`, by name and pid.
 
     Call it once the worker has provably ended, before its lease is released or the next worker starts:
     orphans may still trade. `strays` kills and returns processes whose worker and guard were killed together,
@@ -46,7 +48,10 @@ def end_program(
     strays: Callable[[], Sequence[int]] = tuple,
     seconds: float = _KILL_SECONDS,
 ) -> list[str]:
-    """Kill the orphans of a worker whose gateway is unknown; see `end_orphans`."""
+    """Kill the orphans of a worker whose gateway is unknown.
+
+    See `end_orphans`.
+    """
     deadline = time.monotonic() + seconds
     while left := _kill_once(worker_id, cgroup_note, strays):
         if time.monotonic() > deadline:

@@ -1,4 +1,7 @@
-"""Worker records on disk, by which a new host agent finds the workers that an earlier one left running."""
+"""Worker records on disk.
+
+By them a new host agent finds the workers that an earlier one left running.
+"""
 
 import contextlib
 import json
@@ -23,7 +26,10 @@ _MAX_SIZE: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One worker process and its control channel. The file has mode 0600: it contains the control token."""
+    """One worker process and its control channel.
+
+    The file has mode 0600: it contains the control token.
+    """
 
     worker_id: str
     account_id: str
@@ -67,7 +73,10 @@ class WorkerRecord:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse what `to_json` wrote; ignores the keys of later versions. Raises ValueError."""
+        """Parse what `to_json` wrote; ignores the keys of later versions.
+
+        Raises ValueError.
+        """
         data: Any = json.loads(text)
         process = ProcessRef.from_dict(data)
         if process is None or data.pop("version", None) != _VERSION:
@@ -89,7 +98,10 @@ class WorkerRecord:
 
 
 class Notes(Protocol):
-    """Finds workers by the files that they hold open; see `manager.host.workers.held_files.HeldFiles`."""
+    """Finds workers by the files that they hold open.
+
+    See `manager.host.workers.held_files.HeldFiles`.
+    """
 
     def records(self) -> list[WorkerRecord]: ...
     def process(self, worker_id: str) -> ProcessRef | None: ...
@@ -98,7 +110,9 @@ class Notes(Protocol):
 
 
 def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
-    """Return the text of the worker's note: a copy of its record that the worker itself holds.
+    """Return the text of the worker's note.
+
+    A copy of its record that the worker itself holds.
 
     `home` is the id of the state directory. `recovery` are the worker's recovery settings; only the note has
     them, because an agent of version 0.2 rejects a record with unknown keys.
@@ -108,7 +122,10 @@ def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = N
 
 
 def private_dir(beat_file: Path) -> Path:
-    """Return the worker's private directory, which is removed when the worker has ended."""
+    """Return the worker's private directory.
+
+    It is removed when the worker has ended.
+    """
     return beat_file.with_suffix(".d")
 
 
@@ -131,7 +148,10 @@ class RecordFiles:
         return not self._path(record.account_id).exists()
 
     def remove(self, record: WorkerRecord) -> None:
-        """Remove the record and the worker's files from the run directory. Idempotent."""
+        """Remove the record and the worker's files from the run directory.
+
+        Idempotent.
+        """
         beat_file = record.beat_file
         if beat_file.is_relative_to(
             "/proc"
@@ -145,7 +165,9 @@ class RecordFiles:
                 path.unlink()
 
     def load_all(self) -> list[WorkerRecord]:
-        """Return the record of every worker, from its file or, if that is lost, from the worker's note.
+        """Return the record of every worker.
+
+        A lost record is restored from the worker's note.
 
         A file that is not a record is logged and ignored.
         """
@@ -164,7 +186,10 @@ class RecordFiles:
         ]
 
     def lost(self, account_id: str) -> WorkerRecord | None:
-        """Return the record in the note of the account's running worker; None if there is no such worker."""
+        """Return the record in the note of the account's running worker.
+
+        Returns None if there is no such worker.
+        """
         if self._notes is None:
             return None
         for record in reversed(self._notes.records()):
@@ -173,7 +198,10 @@ class RecordFiles:
         return None
 
     def runs(self, worker_id: str) -> bool:
-        """Return whether a process holds the files of this worker; True if the search fails."""
+        """Return whether a process holds the files of this worker.
+
+        True if the search fails.
+        """
         try:
             return self._notes is not None and self._notes.process(worker_id) is not None
         except OSError:

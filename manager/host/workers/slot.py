@@ -1,4 +1,7 @@
-"""One account of the pool: its lock, its worker, and the control channel to that worker."""
+"""One account of the pool.
+
+Its lock, its worker, and the control channel to that worker.
+"""
 
 import queue
 import threading
@@ -20,7 +23,10 @@ from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatu
 
 
 class IllegalTransitionError(ManagerError, RuntimeError):
-    """Raised on a transition that the table in `manager.states` forbids: a defect in this software."""
+    """Raised on a transition that the table in `manager.states` forbids.
+
+    A defect in this software.
+    """
 
     code = "illegal_transition"
 
@@ -80,17 +86,26 @@ class Slot:
 
     @property
     def active(self) -> bool:
-        """Whether a worker is starting, running or stopping: it neither awaits recovery nor left orphans."""
+        """Whether a worker is starting, running or stopping.
+
+        It neither awaits recovery nor left orphans.
+        """
         return self.live and not (self.restarting or self.orphaned)
 
     @property
     def unrecorded(self) -> bool:
-        """Whether a live worker has no record on this host; see `manager.host.workers.unrecorded`."""
+        """Whether a live worker has no record on this host.
+
+        See `manager.host.workers.unrecorded`.
+        """
         return self.status is WorkerLifecycleStatus.UNKNOWN
 
     @property
     def generation(self) -> int:
-        """The desired-state generation of the command that started the worker; 0 in a pool without a fleet."""
+        """The desired-state generation that started the worker.
+
+        It is 0 in a pool without a fleet.
+        """
         return self.record.generation if self.record is not None else 0
 
     @property
@@ -107,7 +122,9 @@ class Slot:
         code: str | None = None,
         **changes: Any,
     ) -> WorkerInfo:
-        """Change the status, with other changes to the record, and emit one event; the caller holds `guard`.
+        """Change the status, with other changes to the record, and emit one event.
+
+        The caller holds `guard`.
 
         `through` is a status that the worker passes on the way. `beat` and `code` go into the event. Returns
         the new record. Raises IllegalTransitionError.
@@ -133,14 +150,20 @@ class Slot:
         return self._emit(before.with_(status=status, **changes), beat=beat, code=code)
 
     def announce(self) -> WorkerInfo:
-        """Emit the event of a worker that was just put into the slot; the caller holds `guard`."""
+        """Emit the event of a worker that was just put into the slot.
+
+        The caller holds `guard`.
+        """
         if self.info is None:
             raise IllegalTransitionError(f"{self.account_id} has no worker to announce")
         info, self.info = self.info, None
         return self._emit(info)
 
     def set_info(self, info: WorkerInfo) -> WorkerInfo:
-        """Replace the record without a transition, and emit the event; the caller holds `guard`."""
+        """Replace the record without a transition, and emit the event.
+
+        The caller holds `guard`.
+        """
         return self._emit(info)
 
     def _emit(
@@ -158,13 +181,15 @@ class Slot:
         return after
 
     def strip_account(self, text: str) -> str:
-        """Return an error text without the leading account id, which the record has already."""
+        """Return an error text without the leading account id."""
         return text.removeprefix(f"{self.account_id}: ")
 
     def set_running(
         self, status: Mapping[str, Any], *, beat: Mapping[str, Any] | None = None, **changes: Any
     ) -> WorkerInfo:
-        """Move to `running` with the health in the worker's status; the caller holds `guard`.
+        """Move to `running` with the health in the worker's status.
+
+        The caller holds `guard`.
 
         `beat` is the worker's first heartbeat, for the event.
         """
@@ -174,7 +199,7 @@ class Slot:
         return self.move(WorkerLifecycleStatus.RUNNING, beat=beat, metadata=metadata, **changes)
 
     def update_health(self, status: Mapping[str, Any]) -> None:
-        """Update the health from the worker's status, and emit an event if one is due.
+        """Update the health from the worker's status; emit an event if due.
 
         The caller holds `guard`.
         """
@@ -186,7 +211,9 @@ class Slot:
             self._emit(self.info.with_(metadata=metadata), health=change)
 
     def set_orphaned(self, reason: str, *, recovering: bool) -> WorkerInfo:
-        """Record that the worker has ended but its program has not; the caller holds `guard`.
+        """Record that the worker has ended but its program has not.
+
+        The caller holds `guard`.
 
         The account keeps its record and its lease until recovery or the next stop has ended the program.
         """
@@ -205,7 +232,10 @@ class Slot:
             return True
 
     def ask(self, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
-        """Send a request over the worker's control channel and return the reply. Raises ControlError."""
+        """Send a request over the worker's control channel and return the reply.
+
+        Raises ControlError.
+        """
         if self.record is None:
             raise ControlError("there is no worker")
         return ask(self.record.control_address, self.record.control_token, request, timeout=timeout)

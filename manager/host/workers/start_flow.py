@@ -46,7 +46,9 @@ class StartFlow:
         self._limits = limits
 
     def start(self, slot: Slot, request: StartRequest, *, recovering: bool = False) -> WorkerInfo:
-        """Start a worker; the caller holds the slot's lock. Blocks until its session is connected.
+        """Start a worker; the caller holds the slot's lock.
+
+        Blocks until its session is connected.
 
         If a recovery fails, the account keeps its lease for the next attempt; any other start releases it.
         """
@@ -95,5 +97,8 @@ class StartFlow:
         return self._queries.with_metrics(slot, info)
 
     def _may_live(self, worker_id: str) -> bool:
-        """Return whether the worker of a lease may live here: it is known, or a process holds its files."""
+        """Return whether the worker of a lease may live here.
+
+        It is known, or a process holds its files.
+        """
         return self._slots.has_worker(worker_id) or self._records.runs(worker_id)

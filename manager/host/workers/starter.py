@@ -1,4 +1,7 @@
-"""The start of one worker process, up to its connected session. A failed start leaves nothing behind."""
+"""The start of one worker process, up to its connected session.
+
+A failed start leaves nothing behind.
+"""
 
 import contextlib
 import signal
@@ -64,7 +67,10 @@ class Starter:
         self._launcher.close()
 
     def preload(self) -> None:
-        """Prepare the launcher; the first start reports a failure, with its reason."""
+        """Prepare the launcher.
+
+        The first start reports a failure, with its reason.
+        """
         with contextlib.suppress(StartFailedError, OSError):
             self._launcher.preload()
 
@@ -77,7 +83,10 @@ class Starter:
         return self._builder.metadata(record)
 
     def end_orphans(self, record: WorkerRecord) -> None:
-        """Kill what a dead worker's program left running. Raises OrphansLeftError with the survivors."""
+        """Kill what a dead worker's program left running.
+
+        Raises OrphansLeftError with the survivors.
+        """
         try:
             left = with_spare(lambda: end_orphans(record, self._launcher.end_strays))
         except OSError as error:
@@ -102,7 +111,9 @@ class Starter:
         watch: Watch,
         generation: int = 0,
     ) -> WorkerInfo:
-        """Start a worker in `slot`, whose lock the caller holds. Blocks until its session is connected.
+        """Start a worker in `slot`, whose lock the caller holds.
+
+        Blocks until its session is connected.
 
         On any error the caller releases `lease`.
 
@@ -153,7 +164,10 @@ class Starter:
         return error
 
     def _ensure_paths(self, account_id: str) -> None:
-        """Create the directories that a worker needs, if they were removed. Raises StartFailedError."""
+        """Create the directories that a worker needs, if they were removed.
+
+        Raises StartFailedError.
+        """
         try:
             self._paths.create(self._home)
         except SettingsError as error:
@@ -169,7 +183,10 @@ class Starter:
         events: Events,
         generation: int,
     ) -> WorkerRecord:
-        """Put the new worker into the slot; it is announced once its record is on disk."""
+        """Put the new worker into the slot.
+
+        It is announced once its record is on disk.
+        """
         info = WorkerInfo(
             worker_id=worker_id,
             account_id=config.account_id,

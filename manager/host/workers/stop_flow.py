@@ -23,7 +23,9 @@ class StopFlow:
         self._clocks = clocks
 
     def stop(self, slot: Slot, timeout: float | None) -> bool:
-        """Stop the slot's worker and record it as stopped; the caller holds the slot's lock. Blocks.
+        """Stop the slot's worker and record it as stopped.
+
+        The caller holds the slot's lock. Blocks.
 
         Returns False if there is nothing to stop. A failed worker and a pending recovery count as something
         to stop.

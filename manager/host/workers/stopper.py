@@ -1,4 +1,7 @@
-"""The stop of one worker process: control channel, then SIGTERM, then SIGKILL at the deadline."""
+"""The stop of one worker process.
+
+Control channel, then SIGTERM, then SIGKILL at the deadline.
+"""
 
 import logging
 import signal
@@ -34,7 +37,9 @@ class StopOutcome:
 def stop_process(
     slot: Slot, timeout: float | None, kill_seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> StopOutcome:
-    """Stop the slot's worker within `timeout` seconds (default: the account's own), then kill it. Blocks.
+    """Stop the slot's worker within `timeout` seconds, then kill it. Blocks.
+
+    By default the timeout is the account's own.
 
     Raises StopFailedError if its end could not be proven: it must then be assumed to trade.
     """
@@ -70,7 +75,7 @@ def stop_process(
 
 
 def stop_outcome(slot: Slot) -> StopOutcome:
-    """Return how the slot's worker ended, from its exit code and its heartbeat file."""
+    """Return how the slot's worker ended."""
     heartbeat = read_heartbeat(slot.record.beat_file) if slot.record is not None else None
     reason = heartbeat.exit_reason if heartbeat is not None else None
     if slot.exit_code == WorkerExit.STOPPED_BY_FORCE:
@@ -81,7 +86,10 @@ def stop_outcome(slot: Slot) -> StopOutcome:
 
 
 def kill_process(slot: Slot, seconds: float) -> None:
-    """Kill the slot's worker and wait until it has provably ended. Raises StopFailedError after `seconds`."""
+    """Kill the slot's worker and wait until it has provably ended.
+
+    Raises StopFailedError after `seconds`.
+    """
     record = slot.record
     if record is None:
         return

@@ -1,4 +1,4 @@
-"""Live workers of this host without a record, known by the heartbeats that they still send.
+"""Live workers without a record, known by their heartbeats.
 
 `manager.host.workers.held_files` restores most lost records. Two cases remain: a worker whose files this
 agent cannot see (another container, a system without `/proc`), and one of an older version, which has no
@@ -80,11 +80,14 @@ class UnrecordedWorkers:
         return [one for one in found if one is not None]
 
     def find(self, account_id: str, accounts_for: AccountsFor) -> Unrecorded | None:
-        """Return the account's live worker without a record, or None. Raises FleetUnavailableError."""
+        """Return the account's live worker without a record, or None.
+
+        Raises FleetUnavailableError.
+        """
         return self._judge(account_id, self._store.beat(self._host, account_id), accounts_for)
 
     def holds(self, holder: Holder) -> bool:
-        """Return whether the process of a lease's holder lives here, although its lease was not renewed.
+        """Return whether the process of a lease's holder lives here.
 
         A suspended worker renews nothing. Without this check its lease would count as abandoned and be
         released. Raises FleetUnavailableError.
@@ -98,7 +101,9 @@ class UnrecordedWorkers:
         return process is not None and process.alive()
 
     def end(self, found: Unrecorded, timeout: float | None) -> None:
-        """End the worker: SIGTERM, then SIGKILL at the deadline. Blocks until it has provably ended.
+        """End the worker: SIGTERM, then SIGKILL at the deadline.
+
+        Blocks until it has provably ended.
 
         Raises StopFailedError if its process cannot be found or killed.
         """
@@ -144,7 +149,10 @@ class UnrecordedWorkers:
                     self._leases.release([holder.claim], holder.epoch)
 
     def info(self, found: Unrecorded) -> WorkerInfo:
-        """Return the worker's record with status `unknown` and the reason. Raises FleetUnavailableError."""
+        """Return the worker's record with status `unknown` and the reason.
+
+        Raises FleetUnavailableError.
+        """
         info = self._store.recorded(self._host, found.account_id)
         if info is None or info.worker_id != found.worker_id:
             info = WorkerInfo(
@@ -177,7 +185,7 @@ class UnrecordedWorkers:
 
 
 def _worker_process(account_id: str, beat: Timestamped) -> ProcessRef | None:
-    """Return the live process that a heartbeat names, if it is a worker of the account.
+    """Return the process that a heartbeat names, if it is such a worker.
 
     Any client of Redis can write a pid there, so a process without a worker's name must never be killed.
     """

@@ -9,7 +9,8 @@ from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
-from manager.host.workers.leases import FleetLeases, LeaseGrant, LocalLeases, claims_of
+from manager.host.workers.fleet_leases import FleetLeases
+from manager.host.workers.leases import LeaseGrant, LocalLeases, claims_of
 from manager.host.workers.limits import Clocks
 
 #: In lower case, so that it is both what is claimed and what version 0.2 would claim.

@@ -24,8 +24,8 @@ from manager.fleet.leases import LeaseStore
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.host.reporting.publisher import Publisher
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
-from manager.host.workers.leases import FleetLeases
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
 from manager.settings import Settings
@@ -244,7 +244,7 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
     host: Host, unseen: ProcessRef
 ) -> None:
     host.new_agent()
-    eventually(host.pool.note_unrecorded)
+    eventually(host.pool.detect_unrecorded)
 
     assert host.info().status == "unknown"
     assert "this host's record of worker" in str(host.info().error)
@@ -298,7 +298,7 @@ def test_a_stop_says_that_the_lease_is_renewed_if_there_is_no_process(
 
     unseen.kill()
     assert unseen.wait(5)
-    eventually(lambda: not host.pool.note_unrecorded(), what="its heartbeat grows old")
+    eventually(lambda: not host.pool.detect_unrecorded(), what="its heartbeat grows old")
     assert host.info().status == "failed"
 
 
