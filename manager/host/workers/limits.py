@@ -18,6 +18,8 @@ class PoolLimits:
     exit_seconds: float = 2.0
     #: For a killed process to be gone. If it takes longer, the kernel holds it (a hung disk or driver).
     kill_seconds: float = 5.0
+    #: For the processes of a dead worker's program to be gone after they were killed.
+    orphan_seconds: float = 2.0
     #: For a command to wait until its record is in Redis, so that a listing right after it is current.
     publish_seconds: float = 2.0
     #: For an order in flight, before a worker refuses a change of its trading mode.

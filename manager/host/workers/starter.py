@@ -88,7 +88,9 @@ class Starter:
         Raises OrphansLeftError with the survivors.
         """
         try:
-            left = with_spare(lambda: end_orphans(record, self._launcher.end_strays))
+            left = with_spare(
+                lambda: end_orphans(record, self._launcher.end_strays, self._limits.orphan_seconds)
+            )
         except OSError as error:
             raise OrphansLeftError(
                 f"{record.account_id}: its worker has ended, but the search for processes of its program "

@@ -1,4 +1,4 @@
-"""What a host takes and gives up, on a real Redis, with a clock of the test's own."""
+"""Leases of hosts on a real Redis, with clocks that the tests control."""
 
 import threading
 from typing import Any
@@ -13,7 +13,7 @@ from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.leases import LeaseGrant, LocalLeases, claims_of
 from manager.host.workers.limits import Clocks
 
-#: In lower case, so that it is both what is claimed and what version 0.2 would claim.
+#: In lower case, so that version 0.2 and this version claim the same text.
 CLAIM = "paper:s:1"
 
 
@@ -41,13 +41,13 @@ class Host:
         )
 
 
-def test_a_refusal_names_the_holder_and_since_when(redis_server: RedisServer) -> None:
+def test_a_rejection_names_the_holder_and_its_start(redis_server: RedisServer) -> None:
     Host(redis_server, "h1").take("w-1")
     with pytest.raises(SessionHeldError, match=r"worker w-1 on host h1 since \d{4}-\d\d-\d\d .* UTC"):
         Host(redis_server, "h2").take("w-2")
 
 
-def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisServer) -> None:
+def test_a_host_acquires_its_own_abandoned_lease(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     host.take("w-1")
     with redis_server.client() as client:
@@ -60,8 +60,11 @@ def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisSer
         host.take("w-4")
 
 
-def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(redis_server: RedisServer) -> None:
-    """The agent was killed between the lease and the process; its successor must neither refuse nor hurry."""
+def test_a_start_waits_until_a_lease_counts_as_abandoned(redis_server: RedisServer) -> None:
+    """The agent was killed between the lease and the process.
+
+    The next one must wait, not reject.
+    """
     host = Host(redis_server, "h1")
     host.leases = FleetLeases(host.store, "h1", 2.0, 0.2, abandoned_seconds=0.0)
     first = host.take("w-1")
@@ -71,7 +74,7 @@ def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(redis_server: Red
         host.take("w-3")
 
 
-def test_a_clock_set_forward_makes_no_lease_free(redis_server: RedisServer) -> None:
+def test_a_clock_that_is_set_forward_frees_no_lease(redis_server: RedisServer) -> None:
     now = [100.0]
     clocks = Clocks(lease=lambda: now[0])
     first = Host(redis_server, "h1", clocks=clocks).take("w-1", failover="auto")
@@ -82,7 +85,7 @@ def test_a_clock_set_forward_makes_no_lease_free(redis_server: RedisServer) -> N
         assert not other.leases.is_free(account)
         now[0] += 1.9
         assert not other.leases.is_free(account)
-        client.hincrby(lease_key(CLAIM), "renewed", 1)  # it lives
+        client.hincrby(lease_key(CLAIM), "renewed", 1)  # the worker renews it
         now[0] += 1.9
         assert not other.leases.is_free(account)
         now[0] += 2.0
@@ -109,7 +112,7 @@ def test_the_terminal_is_claimed_on_its_host_whatever_its_spelling(
     assert upper == claims_of(config(path="/t/one"), "h")[-1]
 
 
-def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisServer) -> None:
+def test_without_redis_only_a_permanent_lease_passes_to_the_next_worker(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     held = host.take("w-1")
     with_time = host.take("w-9", login=9, failover="auto")
@@ -119,7 +122,7 @@ def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisS
         host.take("w-2", with_time, login=9, failover="auto")
     with pytest.raises(FleetUnavailableError):
         host.take("w-3", login=3)
-    host.leases.release(held)  # raises nothing, and is done when it can be
+    host.leases.release(held)  # raises nothing, and is repeated later
     redis_server.start()
     host.leases.retry_releases()
     assert host.store.holder(CLAIM) is None
@@ -133,7 +136,7 @@ def test_a_stop_ends_the_wait_for_a_quarantine(redis_server: RedisServer) -> Non
         host.take("w-1")
 
 
-def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None:
+def test_an_unreadable_lease_is_reported(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     with redis_server.client() as client:
         client.set(lease_key(CLAIM), "nonsense")
@@ -141,10 +144,13 @@ def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None
         host.take("w-1")
 
 
-def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
+def test_workers_of_version_0_2_and_of_this_version_exclude_each_other(
     redis_server: RedisServer,
 ) -> None:
-    """A rolling upgrade: the one claims what is written in the file, the other one what all spellings have in common."""
+    """In a rolling upgrade.
+
+    Version 0.2 claims the text in the file, this version its normalised form.
+    """
     host = Host(redis_server, "h1")
     account: dict[str, Any] = {"server": "Paper-1", "login": "05001"}
     theirs = ["paper:Paper-1:05001"]
@@ -210,7 +216,7 @@ def test_a_local_pool_has_one_holder_of_each_claim() -> None:
     take("w-4")
 
 
-def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
+def test_a_release_that_redis_lost_is_repeated_without_affecting_newer_leases(
     redis_server: RedisServer,
 ) -> None:
     host = Host(redis_server, "h1")
@@ -219,7 +225,7 @@ def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
     with redis_server.client() as client:
         lost: Any = client.dump(key)
         host.leases.release(mine)
-        client.restore(key, 0, lost)  # as on a server that a failover chose, which had not heard of it
+        client.restore(key, 0, lost)  # like a replica that became primary without the release
         host.leases.repeat_releases()
         host.leases.retry_releases()
         assert host.store.holder(CLAIM) is None

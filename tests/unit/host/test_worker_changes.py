@@ -1,4 +1,7 @@
-"""The event of a change of a worker's record: one for each change, in order, to every subscriber."""
+"""The event of a change of a worker's record.
+
+One for each change, in order, to every subscriber.
+"""
 
 import logging
 from collections.abc import Mapping
