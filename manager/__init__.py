@@ -1,4 +1,4 @@
-"""Worker Manager: command a fleet of trading workers, one process per broker account."""
+"""Worker Manager: a fleet of trading workers, one process per account."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from manager.states import WorkerLifecycleStatus as WorkerLifecycleStatus
     from manager.validation import AccountConfigurationValidator as AccountConfigurationValidator
 
-#: Public name → the module that defines it. Looked up on first use: `manager --help` must not pay for Celery.
+#: Public name → its module, imported on first use so that `manager --help` does not import Celery.
 _EXPORTS: Final[dict[str, str]] = {
     # the service
     "get_worker_manager_service": "manager.factory",

@@ -1,4 +1,4 @@
-"""The service for asyncio: every method of `WorkerManagerService`, awaitable, never blocking the loop."""
+"""The service for asyncio: `WorkerManagerService` with coroutines."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,21 +19,21 @@ from manager.settings import load_settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Starts at once of one service; each holds a thread while it waits for its answer.
+#: Concurrent starts of one service; each occupies a thread until its result arrives.
 _STARTS: Final = 32
-#: Stops and reads at once. They have threads of their own: none waits for a start that hangs.
+#: Concurrent stops and reads. Their threads are separate so that none waits behind a start that hangs.
 _STOPS: Final = 128
 _READS: Final = 16
 
 
 class AsyncWorkerManagerService:
-    """`async with` it, or `aclose` it. Arguments, answers and errors are those of `WorkerManagerService`.
+    """`WorkerManagerService` for asyncio. Use `async with`, or call `aclose`.
 
-    Each call runs on a thread of this service. Starts (and restarts, moves, checks on hosts) have `threads`
-    threads; stops have others, and so have reads: neither waits for starts that hang. Calls beyond that wait
-    without blocking the loop. A follower of events has one thread, for as long as it is iterated. A call
-    whose await is cancelled has been sent all the same, and is carried out; only its answer is lost.
-    `progress` callbacks run on the loop.
+    Arguments, results and errors are those of `WorkerManagerService`. Each call runs on a thread of this
+    service. Starts, restarts, moves and validations on hosts share `threads` threads. Stops and reads have
+    separate threads, so neither waits for a start that hangs. Further calls wait without blocking the loop.
+    Iterating `events` uses one more thread. Cancelling an await does not cancel the command: only its result
+    is lost. `progress` callbacks run on the loop.
     """
 
     def __init__(
@@ -43,7 +43,10 @@ class AsyncWorkerManagerService:
         store: FleetStore | None = None,
         threads: int = _STARTS,
     ) -> None:
-        """`store` is where events are read; both are made from the environment's settings where not given."""
+        """`events` reads from `store`.
+
+        A missing part is built from the environment's settings.
+        """
         self.service = service or get_worker_manager_service()
         self._store = store
         self._starts = ThreadPoolExecutor(threads, thread_name_prefix="manager-aio-start")
@@ -58,7 +61,7 @@ class AsyncWorkerManagerService:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Take no more calls, end the followers of events, and wait for the calls that are under way."""
+        """Refuse new calls, end iterations of `events`, await running calls."""
         self._closed = True
         for threads in (self._starts, self._stops, self._reads):
             await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
@@ -230,14 +233,17 @@ class AsyncWorkerManagerService:
     # beyond the service
 
     async def events(self, after: str = "$") -> AsyncIterator[Event]:
-        """Yield the fleet's events as they come, those after the one with the id `after`; `0` is the oldest kept."""
+        """Yield the fleet's events as they arrive, from the id `after` on.
+
+        `$` begins with the next event, `0` with the oldest stored one.
+        """
         if self._store is None:
             self._store = fleet_store(load_settings())
         if after == "$":
             newest = await self._read(partial(self._store.events, last=1))
             after = newest[0].id if newest else "0"
         loop = asyncio.get_running_loop()
-        # It waits for events nearly all the time: on a shared thread it would keep calls waiting.
+        # The read blocks nearly all the time: on a shared thread it would delay calls.
         thread = ThreadPoolExecutor(1, thread_name_prefix="manager-aio-events")
         try:
             while not self._closed:
@@ -266,7 +272,7 @@ def _on_loop(progress: Progress | None) -> Progress | None:
         return None
     loop = asyncio.get_running_loop()
 
-    def told(account_id: str, outcome: str) -> None:
+    def report(account_id: str, outcome: str) -> None:
         loop.call_soon_threadsafe(progress, account_id, outcome)
 
-    return told
+    return report

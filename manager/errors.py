@@ -1,17 +1,17 @@
-"""Every error that the manager raises on purpose. A leaf: imports nothing of ours.
+"""Every error that the manager raises.
 
-Each error takes its text as the one positional argument and keeps nothing else in the instance, because an error
-crosses Celery as its class name and its positional arguments: whatever is only an attribute is lost on the way.
-What a caller can decide by is on the class: `code` (stable, machine-readable) and `retryable` (whether the same call
-may succeed later with nothing changed). They subclass ValueError where the caller must change what was asked for or
-configured, and RuntimeError where what was asked for was fine but could not be done.
+A leaf: imports no other module of the project.
+Each error takes its text as its only argument and has no instance attributes, because Celery transports an
+error as its class name and its positional arguments. The class has `code` (stable, machine-readable) and
+`retryable` (whether the same call may succeed later with nothing changed). An error is a ValueError if the
+caller must change the arguments or the configuration, and a RuntimeError if a valid command failed.
 """
 
 from typing import ClassVar
 
 
 class ManagerError(Exception):
-    """Root of all errors of the manager."""
+    """The base class of the manager's errors."""
 
     code: ClassVar[str] = "manager_error"
     retryable: ClassVar[bool] = False
@@ -20,35 +20,38 @@ class ManagerError(Exception):
         super().__init__(message)
 
 
-# --- the caller or the configuration is wrong: fix it, then ask again
+# --- the arguments or the configuration are wrong: fix them, then repeat the command
 
 
 class InvalidAccountIdError(ManagerError, ValueError):
-    """Raised when an account id could not be the name of an account file."""
+    """Raised when an account id is not a valid name of an account file."""
 
     code = "invalid_account_id"
 
 
 class AccountNotFoundError(ManagerError, ValueError):
-    """Raised when there is no account file with the asked-for id."""
+    """Raised when there is no account file with the given id."""
 
     code = "account_not_found"
 
 
 class InvalidConfigError(ManagerError, ValueError):
-    """Raised when a configuration breaks a rule; the text holds every problem, one a line."""
+    """Raised when a configuration is invalid.
+
+    The text lists every problem, one per line.
+    """
 
     code = "invalid_config"
 
 
 class ImportSourceError(ManagerError, ValueError):
-    """Raised when a file of another supervisor cannot be translated into account files."""
+    """Raised when a file of another supervisor cannot be imported."""
 
     code = "import_source_unreadable"
 
 
 class InvalidPayloadError(ManagerError, ValueError):
-    """Raised when a task or a command carries arguments that it does not take."""
+    """Raised when a task or a command gets invalid arguments."""
 
     code = "invalid_payload"
 
@@ -60,65 +63,87 @@ class CredentialError(ManagerError, ValueError):
 
 
 class AccountDisabledError(ManagerError, ValueError):
-    """Raised when a start is asked for an account whose file says `enabled: false`."""
+    """Raised when a start names an account whose file says `enabled: false`."""
 
     code = "account_disabled"
 
 
 class NoWorkerError(ManagerError, ValueError):
-    """Raised when a stop is asked for an account that has no worker."""
+    """Raised when a stop names an account that has no worker."""
 
     code = "no_worker"
 
 
 class NoConfigVersionError(ManagerError, ValueError):
-    """Raised when a version of the pushed configuration is named that is not there."""
+    """Raised when a version of the pushed configuration does not exist."""
 
     code = "no_config_version"
 
 
 class ConfigChangedError(ManagerError, RuntimeError):
-    """Raised when somebody else pushed a configuration in between."""
+    """Raised when another push changed the configuration in between."""
 
     code = "config_changed"
 
 
 class NoBatchError(ManagerError, ValueError):
-    """Raised when nothing is known of a batch."""
+    """Raised when there is no record of a batch."""
 
     code = "no_batch"
 
 
+class InvalidCursorError(ManagerError, ValueError):
+    """Raised when a text is not a cursor of the event stream."""
+
+    code = "invalid_cursor"
+
+
+class CursorGoneError(ManagerError, RuntimeError):
+    """Raised when events after a cursor are gone or the stream was replaced.
+
+    `oldest` is the oldest cursor from which a reader can follow now; empty where nobody knows.
+    """
+
+    code = "cursor_gone"
+
+    def __init__(self, message: str = "", *, oldest: str = "") -> None:
+        super().__init__(message)
+        self.oldest = oldest
+
+
 class NoSuchHostError(ManagerError, ValueError):
-    """Raised when a host is named that never reported."""
+    """Raised when a host never reported."""
 
     code = "no_such_host"
 
 
 class AlreadyThereError(ManagerError, ValueError):
-    """Raised when a move is asked to the host where the account is."""
+    """Raised when a move names the host where the account already is."""
 
     code = "already_there"
 
 
 class SettingsError(ManagerError, ValueError):
-    """Raised when the environment, or a directory that it names, cannot be used."""
+    """Raised when a setting, or a directory that it names, cannot be used."""
 
     code = "bad_settings"
 
 
-# --- what was asked for could not be done
+# --- the command is valid but failed
 
 
 class StartFailedError(ManagerError, RuntimeError):
-    """Raised when a worker could not be started; nothing of the attempt is left behind."""
+    """Raised when a worker could not be started.
+
+    Its process, record and lease are cleaned up.
+    """
 
     code = "start_failed"
     retryable = True
 
 
 class StartTimeoutError(StartFailedError):
-    """Raised when a worker did not report a connected session in the account's time."""
+    """Raised when a session was not connected within the account's timeout."""
 
     code = "start_timeout"
 
@@ -137,14 +162,17 @@ class WorkerDiedError(StartFailedError):
 
 
 class AuthenticationRefusedError(StartFailedError):
-    """Raised when the venue refused the credentials; not to be retried until they change."""
+    """Raised when the venue refused the credentials.
+
+    Do not retry until they change.
+    """
 
     code = "authentication_failed"
     retryable = False
 
 
 class WrongAccountError(StartFailedError):
-    """Raised when the venue answered for another account than the configured one."""
+    """Raised when the venue reports another account than the configured one."""
 
     code = "wrong_account"
     retryable = False
@@ -157,37 +185,43 @@ class ConnectionFailedError(StartFailedError):
 
 
 class SessionHeldError(StartFailedError):
-    """Raised when another worker already holds the session of the same broker identity."""
+    """Raised when another worker holds a session of the same broker identity."""
 
     code = "session_held"
     retryable = False
 
 
 class SlowFilesError(StartFailedError):
-    """Raised when an account's files, or the place of its credential, do not answer in time."""
+    """Raised when reading an account's files or credential takes too long."""
 
     code = "slow_files"
     retryable = True
 
 
 class DiskRefusesError(StartFailedError):
-    """Raised when a worker cannot start because its host's disk is full or read-only; tried again until it is not."""
+    """Raised when a host's disk is full or read-only and a start fails.
+
+    Recovery retries until the disk accepts writes.
+    """
 
     code = "disk_refuses"
     retryable = True
 
 
 class StopFailedError(ManagerError, RuntimeError):
-    """Raised when a worker could not be proven dead within the time; it may still be trading."""
+    """Raised when there is no proof in time that a worker has ended.
+
+    It may still trade.
+    """
 
     code = "stop_failed"
     retryable = True
 
 
 class OrphansLeftError(StopFailedError):
-    """Raised when a worker has ended, but processes that its program started could not be killed.
+    """Raised when processes of an ended worker's program cannot be killed.
 
-    The account keeps its lease: what is left may still trade.
+    The account keeps its lease, because these processes may still trade.
     """
 
     code = "orphans_left"
@@ -195,13 +229,13 @@ class OrphansLeftError(StopFailedError):
 
 
 class NotSupportedError(ManagerError, RuntimeError):
-    """Raised when what an account runs cannot do what a command asks for."""
+    """Raised when the account's gateway does not support a command."""
 
     code = "not_supported"
 
 
 class CommandRefusedError(ManagerError, RuntimeError):
-    """Raised when a running worker did not do what a command asked it for."""
+    """Raised when a running worker did not carry out a command."""
 
     code = "command_refused"
     retryable = True
@@ -214,52 +248,64 @@ class OverruledError(ManagerError, RuntimeError):
 
 
 class HostUnavailableError(ManagerError, RuntimeError):
-    """Raised when no host agent is there to carry out a command."""
+    """Raised when no live host agent can carry out a command."""
 
     code = "host_unavailable"
     retryable = True
 
 
 class NoHostFitsError(HostUnavailableError):
-    """Raised when every live host is refused by a rule; the text names host and rule."""
+    """Raised when placement rules refuse every live host.
+
+    The text names each host and rule.
+    """
 
     code = "no_host_fits"
 
 
 class VersionMismatchError(HostUnavailableError):
-    """Raised when a manager and a host are more than one minor version apart; stops are obeyed all the same."""
+    """Raised when a manager and a host are more than one minor version apart.
+
+    Stops still work.
+    """
 
     code = "version_mismatch"
     retryable = False
 
 
 class HostAgentError(ManagerError, RuntimeError):
-    """Raised when a host agent cannot run as it is started: wrong pool, or a second one on one state directory."""
+    """Raised when a host agent cannot run.
+
+    Its Celery pool is wrong, or its state directory is in use.
+    """
 
     code = "host_agent"
 
 
 class FleetUnavailableError(ManagerError, RuntimeError):
-    """Raised when Redis cannot be reached, or answers with an error."""
+    """Raised when Redis cannot be reached or returns an error."""
 
     code = "fleet_unavailable"
     retryable = True
 
 
 class AccountBusyError(ManagerError, RuntimeError):
-    """Raised when an account has, or may have, a worker, and what was asked needs it to have none."""
+    """Raised when an account has or may have a worker and must not have one."""
 
     code = "account_busy"
 
 
 class CommandTimeoutError(ManagerError, RuntimeError):
-    """Raised when no answer to a command came in time; the command may still be carried out."""
+    """Raised when no result of a command arrived in time.
+
+    The command may still be carried out.
+    """
 
     code = "command_timeout"
     retryable = True
 
 
 class ComponentError(ManagerError, RuntimeError):
-    """Raised when something that `manager up` starts (Redis, the venue, the host agent, Flower) cannot run."""
+    """Raised when a component of `manager up` cannot run."""
 
     code = "component_failed"

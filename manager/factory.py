@@ -1,4 +1,4 @@
-"""The composition root for everyone who imports `manager`."""
+"""The composition root: builds the service and its parts from settings."""
 
 import threading
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
 from manager.fleet.config_versions import ConfigStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.pool.protocol import WorkerPool
 from manager.service import WorkerManagerService
@@ -31,12 +31,11 @@ def get_worker_manager_service(
     validator: Validator | None = None,
     singleton: bool = True,
 ) -> WorkerManagerService:
-    """Return the service, wired from the environment's settings but for the parts that are given.
+    """Return the service, built from the environment and the given parts.
 
-    With `singleton` (the default) the service becomes the process's one, and a call without parts returns that one;
-    a call with parts makes a new one in its place. With `singleton=False` a new one is made and the process's one is
-    left alone. Thread-safe. Connects to nothing: that happens at the first command. What the parts need is in
-    `WorkerManagerService`.
+    With `singleton` (the default) the process has one service: a call without parts returns it, and a call
+    with parts replaces it. With `singleton=False` the call builds a separate one. Thread-safe. Opens no
+    connection: the first command does. `WorkerManagerService` describes what the parts must provide.
     """
     global _instance  # noqa: PLW0603 - the one singleton of the project
     given = config_service is not None or worker_pool is not None or validator is not None
@@ -49,7 +48,10 @@ def get_worker_manager_service(
 
 
 def reset_worker_manager_service() -> None:
-    """Forget the process's one service, as after the environment has changed. Stops nothing."""
+    """Discard the process's service; for example, the environment changed.
+
+    Stops no worker.
+    """
     global _instance  # noqa: PLW0603
     with _lock:
         _instance = None
@@ -60,9 +62,9 @@ def celery_worker_pool(
 ) -> "CeleryWorkerPool":
     """Return the pool that sends commands to the fleet of these settings.
 
-    `config_service` knows the accounts; without it the files of the settings do.
+    It looks up accounts in `config_service`, or in the configuration of the settings.
     """
-    # Celery costs a quarter of a second to import: a service with a pool of its own does without.
+    # Importing Celery takes a quarter of a second, and a service with another pool does not need it.
     from manager.client.celery_app import sender_app
     from manager.client.celery_pool import CeleryWorkerPool
 
@@ -79,34 +81,38 @@ def celery_worker_pool(
 
 
 def fleet_store(settings: Settings) -> FleetStore:
-    """Return the fleet's shared state of these settings."""
-    return FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
+    """Return the store of hosts, workers and events."""
+    return FleetStore(
+        fleet_url(settings),
+        stale_after_seconds=settings.stale_after_seconds,
+        events_kept=settings.events_kept,
+    )
 
 
 def desired_store(settings: Settings) -> DesiredStore:
-    """Return what the fleet of these settings has been told its accounts should be."""
+    """Return the store of desired states."""
     return DesiredStore(fleet_url(settings))
 
 
 def fleet_hosts(settings: Settings) -> FleetHosts:
-    """Return the hosts of the fleet of these settings."""
+    """Return the commands for hosts: list, drain, resume, forget."""
     return FleetHosts(
         fleet_store(settings), desired_store(settings), audit_trail(settings), LeaseStore(fleet_url(settings))
     )
 
 
 def audit_trail(settings: Settings) -> AuditTrail:
-    """Return the audit trail of the fleet of these settings."""
+    """Return the fleet's audit trail."""
     return AuditTrail(fleet_url(settings))
 
 
 def config_store(settings: Settings) -> ConfigStore:
-    """Return the account files that were pushed to the fleet of these settings."""
+    """Return the store of pushed account files."""
     return ConfigStore(fleet_url(settings))
 
 
 def configuration(settings: Settings) -> ConfigurationService:
-    """Return the account files of these settings: a directory's, or the fleet's."""
+    """Return the account files: of the directory, or as pushed to the fleet."""
     if settings.config_source == "directory":
         return ConfigurationService(settings.config_dir)
     paths = StatePaths(settings.state_dir)
@@ -115,7 +121,7 @@ def configuration(settings: Settings) -> ConfigurationService:
 
 
 def build_service(settings: Settings) -> WorkerManagerService:
-    """Return a service for exactly these settings."""
+    """Return a service for these settings."""
     files = configuration(settings)
     return WorkerManagerService(files, celery_worker_pool(settings, files))
 

@@ -1,4 +1,4 @@
-"""The facade that people import: the fleet's commands, the same code for the host agent and for everyone else."""
+"""The service that callers import: the fleet's commands in Python."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +28,10 @@ logger: Final = logging.getLogger(__name__)
 
 
 class WorkerManagerService:
-    """Starts, stops, restarts, validates and lists the workers of the accounts in one configuration directory.
+    """Commands and queries for the workers of one configuration.
 
-    `worker_pool` is the host's own pool or the one that sends the same commands through Celery. Every method may be
-    called from any thread and blocks until its answer is known.
+    `worker_pool` is the host's own pool, or the pool that sends the same commands through Celery. Every
+    method is thread-safe and blocks until the result is known.
     """
 
     def __init__(
@@ -40,13 +40,12 @@ class WorkerManagerService:
         worker_pool: WorkerPool,
         validator: Validator | None = None,
     ) -> None:
-        """Wire the service from its parts.
+        """Build the service from its parts.
 
         `config_service` needs `load_account_config` and `list_accounts`; `validator` needs `validate`.
 
-        A validator that is given has the word on every account, in place of the manager's own rules. With a
-        pool that sends commands it is asked before anything is sent, and the host still checks by the rules
-        that it has.
+        A `validator` replaces the manager's rules in this process. With a pool that sends commands it runs
+        before a command is sent, and the host then applies its own rules.
         """
         self.config_service = config_service
         self.worker_pool = worker_pool
@@ -59,11 +58,13 @@ class WorkerManagerService:
     def start_worker_from_config(
         self, account_id: str, apply_defaults: bool = True, validate: bool = True
     ) -> WorkerInfo:
-        """Start the account's worker; returns once its session is connected.
+        """Start the account's worker and return once its session is connected.
 
-        Idempotent: what runs already is returned with `metadata["already_running"]` true. Raises ValueError if there
-        is no such account or it is invalid or disabled, RuntimeError if it could not start; then nothing is left of
-        the attempt.
+        Idempotent: a worker that already runs is returned with `metadata["already_running"]` true.
+
+        Raises:
+            ValueError: There is no such account, or it is invalid or disabled.
+            RuntimeError: The worker could not start. Its process, record and lease are cleaned up.
         """
         with self._refusals("start"):
             check_flags(apply_defaults=apply_defaults, validate=validate)
@@ -71,21 +72,26 @@ class WorkerManagerService:
         return self.worker_pool.start_worker(self._start_request(account_id, apply_defaults, validate))
 
     def restart_worker(self, account_id: str) -> WorkerInfo:
-        """Stop the account's worker if it runs, and start it with the configuration as it is now.
+        """Stop the account's worker if it runs, then start it from its files.
 
-        An invalid configuration stops nothing. Raises as `start_worker_from_config` does.
+        If the configuration is invalid the worker is not stopped. Raises the same as
+        `start_worker_from_config`.
         """
         with self._refusals("restart"):
             check_account_id(account_id)
         return self.worker_pool.restart_worker(self._start_request(account_id, True, True))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """Stop the account's worker politely, and by force once `timeout` seconds (or the account's own) are over.
+        """Stop the account's worker, and kill it after `timeout` seconds.
 
-        Returns True when its process has provably ended. An account whose worker has failed, or that waits
-        for its recovery, is recorded as stopped: True as well. Raises ValueError if it has no worker (it
-        never had one, or is stopped already), RuntimeError if the worker could not be ended or nobody could
-        be asked.
+        The default is the account's own timeout.
+
+        Returns True when the process has provably ended. An account whose worker has failed or waits for
+        recovery is recorded as stopped, and True is returned.
+
+        Raises:
+            ValueError: The account never had a worker, or is already stopped.
+            RuntimeError: The worker did not end, or no host agent could be reached.
         """
         with self._refusals("stop"):
             check_account_id(account_id)
@@ -93,45 +99,64 @@ class WorkerManagerService:
         return self.worker_pool.stop_worker(account_id, timeout)
 
     def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
-        """Stop the account's worker where it is and start it on `host`; returns once its session there is connected.
+        """Stop the account's worker on its host and start it on `host`.
 
-        `force` is for an account whose host is lost for good: its lease is taken away without proof that its worker
-        has ended. If that worker still trades, there are two sessions until it hears of it. Raises ValueError if it is
-        on `host` already, RuntimeError if a host is silent, if a rule refuses `host` (without force; then it stays where
-        it is), or as stop and start do.
+        Return once its session is connected.
+        `force` is for an account whose host is permanently lost. It revokes the lease without proof that the
+        worker has ended; if that worker still trades, two sessions exist until it notices the loss of its
+        lease.
+
+        Raises:
+            ValueError: The account is on `host` already.
+            RuntimeError: A host is silent, or a placement rule refuses `host` (not with `force`; the worker
+            is then
+                left running), or the stop or the start failed.
         """
         with self._refusals("move"):
             check_account_id(account_id)
             check_host_name(host)
             check_flags(force=force)
         needs: Needs | None = None
-        with suppress(ManagerError):  # the host that gets it will tell what is wrong with the file
+        with suppress(ManagerError):  # the target host reports what is wrong with the file
             needs = self._accounts.load(account_id).needs()
         return self.worker_pool.move_worker(account_id, host, force=force, needs=needs)
 
     def pause_worker(self, account_id: str) -> WorkerInfo:
-        """Let the account's session send no more orders, and keep it connected; returns once that is so.
+        """Stop the account's session from sending orders, but keep it connected.
 
-        It holds until `resume_worker`, for later sessions too, whatever restarts. Idempotent. Raises ValueError if
-        the account never had a worker, RuntimeError if its gateway runs a program, or its worker did not answer.
+        Return once this is in effect.
+        The pause lasts until `resume_worker`, across restarts and later sessions. Idempotent.
+
+        Raises:
+            ValueError: The account never had a worker.
+            RuntimeError: The account's gateway runs a program, or its worker did not answer.
         """
         return self.worker_pool.set_mode(PAUSE, check_account_id(account_id))
 
     def resume_worker(self, account_id: str) -> WorkerInfo:
-        """Let the account's session trade again; raises as `pause_worker` does."""
+        """Let the account's session trade again.
+
+        Raises the same as `pause_worker`.
+        """
         return self.worker_pool.set_mode(RESUME, check_account_id(account_id))
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return what is known of the account's worker now, an ended one too; None if it never had one."""
+        """Return the account's worker, running or ended.
+
+        None if the account never had one.
+        """
         return self.worker_pool.get_worker_info(account_id)
 
     def is_worker_running(self, account_id: str) -> bool:
-        """Say whether the account's process lives, its session is connected and its heartbeat is fresh."""
+        """Return whether the worker has a connected session and fresh heartbeat."""
         info = self.worker_pool.get_worker_info(account_id)
         return info is not None and info.status is WorkerLifecycleStatus.RUNNING
 
     def validate_config(self, account_id: str) -> ValidationResult:
-        """Check the account's files. Raises ValueError if there is no such account."""
+        """Check the account's files.
+
+        Raises ValueError if there is no such account.
+        """
         self._accounts.require(account_id)
         return self._accounts.check(account_id)
 
@@ -144,9 +169,10 @@ class WorkerManagerService:
         group: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> dict[str, WorkerInfo]:
-        """Start every enabled account; returns those that run now. `start_all` also tells of the others.
+        """Start every enabled account and return those that run.
 
-        `group` (one, or several of which any) and `labels` (all of them) select among the accounts.
+        `start_all` also reports the others.
+        An account is selected if it has any of the groups in `group` and all of `labels`.
         """
         return self.start_all(apply_defaults, validate, selection=check_selection(group, labels)).running
 
@@ -160,10 +186,11 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Start every enabled account and account for every one: started, already running, skipped, or failed.
+        """Start every enabled account and report the outcome of each account.
 
-        A file that is not read, as one with a wrong ending, is among the failed, whatever is selected: it may be an
-        account's. `batch_id` is by which others find the progress; without `wait` the answer comes once everything is sent.
+        A file that is not read (wrong file name extension) counts as failed even with a `selection`, because
+        it may be an account's. Other processes find the progress by `batch_id`. Without `wait` the method
+        returns once every command is sent.
         """
         check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
         settled = {key: ("failed", text) for key, text in self.not_read().items()}
@@ -190,7 +217,7 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Stop and start, with the configuration as it is now, every selected account that has a worker."""
+        """Restart every selected account that has a worker, from its files."""
         check_flags(wait=wait)
         present = set(self.worker_pool.stoppable())
         requests: list[StartRequest] = []
@@ -212,9 +239,9 @@ class WorkerManagerService:
         group: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> int:
-        """Stop every (selected) worker; returns how many were stopped.
+        """Stop every (selected) worker and return how many were stopped.
 
-        Raises StopFailedError, a RuntimeError, that names every worker which could not be proven to have ended.
+        Raises StopFailedError (a RuntimeError) that names every worker without proof that it ended.
         """
         return stopped_count(self.stop_all(timeout, selection=check_selection(group, labels)))
 
@@ -227,10 +254,10 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Stop every worker that may have a process or would get one again, and account for every one.
+        """Stop every worker that may run or be restarted; report each outcome.
 
-        With a selection, an account whose file is gone or cannot be read is selected by the groups and labels of its last
-        start. Where none are recorded it is not stopped, and told as failed.
+        An account whose file is gone or unreadable is selected by the groups and labels of its last start. If
+        none are recorded it is not stopped and is reported as failed.
         """
         timeout = check_timeout(timeout)
         check_flags(wait=wait)
@@ -245,9 +272,12 @@ class WorkerManagerService:
             for account_id in unread:
                 needs = recorded.get(account_id)
                 if needs is None or needs.groups is None:
-                    text = f"{account_id}: its file cannot be read, and no record says whether it belongs to {selection}"
-                    settled[account_id] = ("failed", f"{text}: `manager stop {account_id}` stops it")
-                elif selection.takes(needs.groups, needs.labels):  # as its file was at its last start
+                    settled[account_id] = (
+                        "failed",
+                        f"{account_id}: its file cannot be read, and no record says whether it belongs to "
+                        f"{selection}: `manager stop {account_id}` stops it",
+                    )
+                elif selection.matches(needs.groups, needs.labels):
                     chosen.add(account_id)
             stoppable = [one for one in stoppable if one in chosen]
         batch = Batch(batch_id or new_batch_id(), settled, wait)
@@ -262,7 +292,7 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Pause every selected account that has a worker or would get one, and account for every one."""
+        """Pause every selected account with a worker, or one to come."""
         return self.set_mode_all(PAUSE, progress, selection=selection, batch_id=batch_id, wait=wait)
 
     def resume_all(
@@ -273,7 +303,7 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Resume every selected account that has a worker or would get one, and account for every one."""
+        """Resume every selected account with a worker, or one to come."""
         return self.set_mode_all(RESUME, progress, selection=selection, batch_id=batch_id, wait=wait)
 
     def set_mode_all(
@@ -285,7 +315,7 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Carry out a command of `manager.pool.commands.MODE_COMMANDS` for many accounts; see `pause_all`."""
+        """Run one of `manager.pool.commands.MODE_COMMANDS` for many accounts."""
         check_flags(wait=wait)
         chosen = self.worker_pool.stoppable()
         if selection:
@@ -295,22 +325,25 @@ class WorkerManagerService:
         return self.worker_pool.set_mode_many(command, chosen, progress, batch)
 
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
-        """Return the selected accounts as their files are; None where a file says nothing that could be read."""
+        """Return the selected accounts as loaded from their files.
+
+        None for an unreadable file.
+        """
         found: dict[str, LoadedAccount | None] = {}
         for account_id in self._accounts.ids():
             try:
                 loaded = self._accounts.read(account_id)
             except ManagerError:
-                continue  # gone since it was listed
+                continue  # deleted since it was listed
             config = loaded.repaired
             if config is None:
                 found[account_id] = None
-            elif not selection or selection.takes(config.groups, config.labels):
+            elif not selection or selection.matches(config.groups, config.labels):
                 found[account_id] = loaded
         return found
 
     def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
-        """Check every account file, or those selected, as this machine sees them; broken ones are among the results."""
+        """Validate every (selected) account file on this machine."""
         results = self._accounts.check_all()
         if not selection:
             return results
@@ -318,16 +351,25 @@ class WorkerManagerService:
         return {account_id: result for account_id, result in results.items() if account_id in selected}
 
     def not_read(self) -> dict[str, str]:
-        """Return files that look as if they were meant to be read and are not, each with the reason; `accounts` if it is empty."""
+        """Return ignored files that look like configuration, each with the reason.
+
+        The key is `accounts` if that directory is missing or empty.
+        """
         return self._accounts.not_read()
 
     def validate_on_hosts(
         self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
     ) -> dict[str, tuple[str, ValidationResult]]:
-        """Check accounts on the hosts that would run them, with their credentials and terminals: id → (host, result).
+        """Validate accounts on the hosts that would run them.
 
-        Files that cannot be read at all are checked here; then the host is empty. Starts nothing. Raises
-        HostUnavailableError or FleetUnavailableError if there is nobody to ask, ValueError for an unknown account.
+        Returns account id → (host, result).
+        The host checks its credentials and terminals too. An unreadable file is checked here; its host is "".
+        Starts nothing.
+
+        Raises:
+            HostUnavailableError: No host agent is live.
+            FleetUnavailableError: Redis cannot be reached.
+            ValueError: An account is unknown.
         """
         if account_ids is None:
             names = {*self.select(selection), *self.not_read()} if selection else None
@@ -347,10 +389,10 @@ class WorkerManagerService:
         return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
 
     def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
-        """Return every known worker, or those selected, as it is now, ended ones too, by account id.
+        """Return every known (selected) worker, sorted by account id.
 
-        The account's file says whether it is selected. Where the file is gone or cannot be read, the groups and labels
-        count that the worker was started with; if none are recorded, an unreadable file counts as selected.
+        The account's file decides whether it is selected. If the file is gone or unreadable, the groups and
+        labels of its last start decide; if none are recorded, an unreadable file counts as selected.
         """
         found = self.worker_pool.list_workers()
         if not selection:
@@ -362,12 +404,12 @@ class WorkerManagerService:
             if loaded is not None or (info.account_id in known and info.account_id not in read):
                 return loaded is not None
             unrecorded = not (info.groups or info.labels)
-            return selection.takes(info.groups, info.labels) or (unrecorded and info.account_id in read)
+            return selection.matches(info.groups, info.labels) or (unrecorded and info.account_id in read)
 
         return [info for info in found if takes(info)]
 
     def enabled_accounts(self) -> Mapping[str, bool | None]:
-        """Return every account's `enabled`; None where the file is so broken that nobody can say."""
+        """Return each account's `enabled`; None if its file is unreadable."""
         return {
             account_id: None if loaded is None or loaded.config is None else loaded.config.enabled
             for account_id, loaded in self.select().items()
@@ -377,9 +419,9 @@ class WorkerManagerService:
 
     @contextmanager
     def _refusals(self, what: str) -> Iterator[None]:
-        """Have a pool that keeps an audit trail write down that a command's arguments are refused.
+        """Record invalid arguments in the audit trail, if the pool has one.
 
-        As of a task with such arguments, the account is not in the entry: what was given may be anything.
+        The entry leaves out the account, because an invalid argument can be anything, even a secret.
         """
         try:
             yield
@@ -394,7 +436,7 @@ class WorkerManagerService:
 
     @staticmethod
     def _settle(action: str, result: BatchResult, settled: Mapping[str, tuple[str, str]]) -> BatchResult:
-        """Add what was settled before anything was sent, and log what became of the batch."""
+        """Add outcomes that were known before sending, and log the result."""
         parts: dict[str, dict[str, str]] = {"skipped": {}, "failed": {}}
         for account_id, (outcome, text) in settled.items():
             parts[outcome][account_id] = text
@@ -420,9 +462,9 @@ class WorkerManagerService:
 
 
 def stopped_count(result: BatchResult) -> int:
-    """Return how many a stop of many has stopped.
+    """Return how many workers a batch stopped.
 
-    Raises StopFailedError, which names those that it has not stopped, and those of which that is unknown.
+    Raises StopFailedError that names those that did not stop and those whose outcome is unknown.
     """
     total = len(result.failed) + len(result.done) + len(result.pending)
     reasons: list[str] = []

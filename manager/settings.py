@@ -1,4 +1,4 @@
-"""Settings of one process, from the environment, prefix `MANAGER_`."""
+"""Settings of one process, read from `MANAGER_*` environment variables."""
 
 import os
 import re
@@ -18,10 +18,10 @@ from manager.system.secret_text import SecretTextError, decode_text, secret_prob
 
 _APP = "worker-manager"
 
-#: Bytes of a file that holds one URL.
+#: Maximum size of a file that holds one URL, in bytes.
 _MAX_SECRET_FILE = 64 * 1024
 
-#: A host's name is part of a queue's and of a key's name.
+#: A host's name is part of the names of its queue and its Redis keys.
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -31,67 +31,73 @@ def _default_host() -> str:
 
 
 class Settings(BaseSettings):
-    """What an operator can set. Every field is the environment variable `MANAGER_<FIELD>` in capitals."""
+    """The settings.
+
+    Each field is read from the environment variable `MANAGER_<FIELD>`.
+    """
 
     model_config = SettingsConfigDict(env_prefix="MANAGER_", frozen=True, extra="ignore")
 
-    #: Where Redis is. Without it, the Redis that `manager up` started on this machine is used. It may hold a password.
+    #: URL of Redis; may contain a password. Default: the Redis that `manager up` started on this machine.
     redis_url: SecretStr | None = None
-    #: A file that holds that URL instead, mode 0600: a container's secret, or beside the service's own files.
+    #: A file (mode 0600) that holds the URL instead, for example a container's secret.
     redis_url_file: Path | None = None
     config_dir: Path = Field(default_factory=lambda: platformdirs.user_config_path(_APP, appauthor=False))
-    #: Where account files are read: `directory`, MANAGER_CONFIG_DIR; or `fleet`, what `manager config push` put into Redis.
-    #: Credentials are looked up below MANAGER_CONFIG_DIR of each host either way.
+    #: Source of account files: `directory` (MANAGER_CONFIG_DIR), or `fleet` (pushed to Redis by `manager
+    #: config push`). Credentials are read from MANAGER_CONFIG_DIR on each host in both cases.
     config_source: Literal["directory", "fleet"] = "directory"
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, appauthor=False))
     #: This host's name in the fleet; its queue is `host.<name>`.
     host: str = Field(default_factory=_default_host)
-    #: What this host can do, `mt5,london,egress_ip=203.0.113.7`: accounts ask for it with `requires`.
+    #: Labels of this host (`mt5,london,egress_ip=203.0.113.7`), for `requires` in account files.
     labels: Annotated[Labels, NoDecode] = Field(default_factory=dict)
-    #: How many workers this host takes at most; 0: as many as its memory allows.
+    #: Maximum number of workers on this host; 0: limited by memory alone.
     capacity: Annotated[int, Field(ge=0, le=100_000)] = 0
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
-    #: A file that the host agent's own log goes to, rotated as those of the accounts. Without it, standard error.
+    #: File for the host agent's log, rotated like the accounts' logs. Default: standard error.
     log_file: Path | None = None
-    #: Bytes of a log file at which the next one is begun.
+    #: Size in bytes at which a log file is rotated.
     log_file_bytes: Annotated[int, Field(ge=10_000, le=10_000_000_000)] = 5_000_000
-    #: How many files are kept for each account, with the one that is written.
+    #: Number of log files for each account, including the current one.
     log_files: Annotated[int, Field(ge=2, le=1_000)] = 4
 
-    #: Threads of the host agent: how many commands run at once. Under 32 Celery stalls with prefetch disabled.
+    #: Threads of the host agent, so concurrent commands. With fewer than 32, Celery without prefetch stalls.
     agent_threads: Annotated[int, Field(ge=32, le=1024)] = 128
-    #: How often a worker reports.
+    #: Interval of a worker's heartbeats.
     heartbeat_interval_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
-    #: A heartbeat older than this proves nothing any more: the worker is shown as unknown.
+    #: Age of a heartbeat beyond which the worker's status is `unknown`.
     stale_after_seconds: Annotated[float, Field(ge=0.5, le=600)] = 10.0
-    #: How long another host waits for a worker with `failover: auto` that fell silent, and how long a Redis that was
-    #: started anew lets nobody new in. Alike on every host of a fleet.
+    #: How long another host waits for a silent worker with `failover: auto`, and how long a restarted Redis
+    #: grants no new leases. Must be the same on every host.
     lease_seconds: Annotated[float, Field(ge=2, le=600)] = 15.0
-    #: How many sessions a host opens a second at one server, whoever asks for them.
+    #: Maximum number of sessions that a host opens per second at one server.
     logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
-    #: How often a host agent sends itself a message; six unheard ones, and it ends for its supervisor to restart it.
+    #: Interval at which a host agent sends itself a message. After six lost ones it exits to be restarted.
     self_test_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    #: How often the scheduler has a host tidy the fleet's records.
+    #: Entries that the event stream keeps; 100,000 are about 18 MB of Redis's memory.
+    events_kept: Annotated[int, Field(ge=1_000, le=100_000_000)] = 100_000
+    #: Interval of the fleet-wide housekeeping that the scheduler sends to a host.
     tidy_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
-    #: Whether an agent that is ended in order (SIGTERM) first stops its workers, which the next agent starts again: for
-    #: containers, with which every process ends. A crash stops nothing.
+    #: Whether an agent that gets SIGTERM stops its workers first; the next agent starts them again. For
+    #: containers, whose end kills every process. A crash of the agent stops no worker.
     stop_workers_on_exit: bool = False
-    #: How long a caller waits for the answer to one command before it says that none came.
+    #: How long a caller waits for the result of one command.
     command_timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 180.0
 
-    #: A file with `USER:PASSWORD` lines; without it, whoever reaches Flower's port sees the page.
+    #: File with `USER:PASSWORD` lines. Without it, Flower serves anyone who reaches its port.
     flower_auth_file: Path | None = None
     flower_address: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 5555
 
-    #: Where the paper venue listens: `unix:/path` or `tcp:host:port`. Without it, the venue of this state directory.
+    #: Address of the paper venue, `unix:/path` or `tcp:host:port`. Default: the venue of this state
+    #: directory.
     venue_url: str | None = None
-    #: Seed of the paper venue's prices: the same seed, the same prices.
+    #: Seed of the paper venue's prices; equal seeds give equal prices.
     venue_seed: int = 1
 
-    #: How worker processes are made: `fork` from a preloaded process, or `spawn` a fresh interpreter for each.
+    #: How worker processes start: `fork` from a preloaded process, or `spawn` a new interpreter.
     start_method: Literal["fork", "spawn"] = "spawn" if sys.platform == "win32" else "fork"
 
     @model_validator(mode="before")
@@ -105,7 +111,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, data: Any) -> Any:
-        # Compose writes `${NAME:-}` as an empty value: it means that nothing was set, for every setting alike.
+        # Docker Compose passes an unset `${NAME:-}` as an empty value.
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value != ""}
         return data
@@ -147,13 +153,16 @@ class Settings(BaseSettings):
 
 
 def read_secret_line(path: Path, setting: str) -> str:
-    """Return the one line of a file that holds a URL, blanks around it left out. Raises ValueError, which shows none of it."""
+    """Return the one line of a file that holds a URL, stripped.
+
+    Raises ValueError without any of the file's contents in its text.
+    """
     path = path.expanduser()
     try:
         raw = read_regular_file(str(path), _MAX_SECRET_FILE)
         if len(raw) > _MAX_SECRET_FILE:
             raise ValueError(f"{setting}: {path} is longer than {_MAX_SECRET_FILE} bytes")
-        # No URL begins or ends with a blank, so none of them is meant.
+        # A URL neither begins nor ends with whitespace.
         url = decode_text(raw).strip(" \t\r\n")
         problem = secret_problem(url) if url else "is empty; it holds the URL of the fleet's Redis"
     except OSError as error:
@@ -166,7 +175,10 @@ def read_secret_line(path: Path, setting: str) -> str:
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment. Raises SettingsError, which names each variable that is wrong."""
+    """Read the settings from the environment.
+
+    Raises SettingsError that names each invalid variable.
+    """
     try:
         return Settings()
     except ValidationError as error:
@@ -178,5 +190,6 @@ def load_settings() -> Settings:
         raise SettingsError(f"bad setting in the environment: {problems}") from None
     except (RuntimeError, KeyError) as error:
         raise SettingsError(
-            f"no home directory is known in the environment ({error}): set HOME, or MANAGER_CONFIG_DIR and MANAGER_STATE_DIR"
+            f"no home directory is known in the environment ({error}): set HOME, or MANAGER_CONFIG_DIR and "
+            "MANAGER_STATE_DIR"
         ) from None

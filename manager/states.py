@@ -1,11 +1,17 @@
-"""The states of a worker and which transitions between them are legal. A leaf: imports nothing of ours."""
+"""Worker states and their legal transitions.
+
+A leaf: imports no other module of the project.
+"""
 
 from enum import StrEnum
 from typing import Final
 
 
 class WorkerLifecycleStatus(StrEnum):
-    """Where a worker is in its life. The values are part of the wire contract."""
+    """The lifecycle status of a worker.
+
+    The values are part of the wire contract.
+    """
 
     CREATED = "created"
     STARTING = "starting"
@@ -14,12 +20,12 @@ class WorkerLifecycleStatus(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     RESTARTING = "restarting"
-    #: The host or the worker fell silent, or the host lost its record of a worker that lives: nothing is certain.
+    #: The host or the worker is silent, or the host lost the record of a live worker.
     UNKNOWN = "unknown"
 
 
 class WorkerHealth(StrEnum):
-    """How well a worker does, a separate thing from its state."""
+    """The health of a worker, independent of its lifecycle status."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -28,23 +34,23 @@ class WorkerHealth(StrEnum):
 
 
 class TradingMode(StrEnum):
-    """What a connected session may do; a separate thing from its state and its health."""
+    """What a session may do, independent of lifecycle status and health."""
 
     NORMAL = "normal"
-    #: The session stays connected and runs no cycle, until it is resumed.
+    #: The session stays connected and runs no trading cycle until it is resumed.
     PAUSED = "paused"
 
 
 _S = WorkerLifecycleStatus
 
-#: The one table of legal transitions; nothing else in the project decides this.
+#: The legal transitions.
 TRANSITIONS: Final[dict[WorkerLifecycleStatus, frozenset[WorkerLifecycleStatus]]] = {
     _S.CREATED: frozenset({_S.STARTING, _S.STOPPED, _S.FAILED}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.FAILED}),
     _S.RUNNING: frozenset({_S.STOPPING, _S.RESTARTING, _S.FAILED, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.FAILED}),
     _S.STOPPED: frozenset({_S.STARTING}),
-    # A stop of an account whose worker has failed: it has ended and is wanted stopped.
+    # A stop of an account whose worker has failed: no process is left, and desired state becomes stopped.
     _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
     _S.RESTARTING: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.UNKNOWN: frozenset(),
@@ -53,13 +59,13 @@ TRANSITIONS: Final[dict[WorkerLifecycleStatus, frozenset[WorkerLifecycleStatus]]
 #: States in which a worker process may exist.
 LIVE: Final = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING, _S.RESTARTING})
 
-#: States in which a worker is about to be there: nothing can be said of its health.
+#: States before the session is connected: the health is unknown.
 NOT_UP: Final = frozenset({_S.STARTING, _S.RESTARTING})
 
-#: States in which it is certain that no process exists.
+#: States in which certainly no process exists.
 SETTLED: Final = frozenset({_S.STOPPED, _S.FAILED})
 
 
 def may_move(current: WorkerLifecycleStatus, target: WorkerLifecycleStatus) -> bool:
-    """Say whether the table allows a worker to go from `current` to `target`."""
+    """Return whether a worker may go from `current` to `target`."""
     return target in TRANSITIONS[current]

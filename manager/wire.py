@@ -1,4 +1,4 @@
-"""The names of the tasks and queues: the wire contract between managers and host agents. A leaf."""
+"""Names of tasks, queues and headers (wire contract). A leaf."""
 
 from typing import Final
 
@@ -15,24 +15,24 @@ VALIDATE_ALL: Final = "tasks.validate_all_configs"
 SELF_TEST: Final = "tasks.self_test"
 TIDY: Final = "tasks.tidy"
 
-#: A header that says who asked, where the sender knows more than Celery does.
+#: Header with the caller, if the sender knows more than Celery does.
 BY_HEADER: Final = "manager_by"
-#: A header that says which version of this software sent the task; plain Celery says none, and is taken as it is.
+#: Header with the sender's version of this software. A plain Celery caller sends none and is accepted.
 VERSION_HEADER: Final = "manager_version"
-#: A header with the generation that the command was given when it was written down.
+#: Header with the generation that the command got when its desired state was written.
 GENERATION_HEADER: Final = "manager_generation"
 
-#: Every host agent listens here; for callers that know nothing of hosts.
+#: Every host agent listens here, for callers that do not know the hosts.
 SHARED_QUEUE: Final = "celery"
 
 _HOST_QUEUE_PREFIX: Final = "host."
 
 
 def host_queue(host: str) -> str:
-    """Return the queue that only this host's agent listens to."""
+    """Return the name of this host's queue; only its agent reads from it."""
     return f"{_HOST_QUEUE_PREFIX}{host}"
 
 
 def host_of_queue(queue: str) -> str | None:
-    """Return the host whose queue this is, or None."""
+    """Return the host of a queue, or None for a shared queue."""
     return queue.removeprefix(_HOST_QUEUE_PREFIX) if queue.startswith(_HOST_QUEUE_PREFIX) else None

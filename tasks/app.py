@@ -15,8 +15,7 @@ from manager import wire
 from manager.client.celery_app import celery_settings
 from manager.errors import HostAgentError, ManagerError, SettingsError
 from manager.factory import celery_worker_pool, configuration
-from manager.gateways.paper.address import venue_address
-from manager.gateways.paper.reachability import reach_problem
+from manager.gateways import reach_problem
 from manager.host.agent import HostAgent
 from manager.host.commands import MAX_HOPS, CommandContext, Forward, HostCommands
 from manager.models import ValidationResult
@@ -26,7 +25,7 @@ from manager.system import logs
 from manager.system.masking import url_secrets
 from manager.system.processes import prevent_core_dumps, raise_file_limit
 from manager.system.storage import explain
-from manager.system.thread_pool import bare
+from manager.system.thread_pool import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ def checked_here(account_id: str) -> ValidationResult:
     if not result.valid:
         return result
     config = running.host.config_service.load_account_config(account_id)
-    problem = reach_problem(config, venue_address(running.settings))
+    problem = reach_problem(config, running.settings)
     if problem is None:
         return result
     return result.model_copy(update={"warnings": (*result.warnings, f"{account_id}: {problem}")})
@@ -154,7 +153,7 @@ def carried_out(
     except ManagerError as error:
         running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
         # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
-        refusal = bare(error)
+        refusal = without_traceback(error)
     else:
         if isinstance(answer, Forward):
             raise _forwarded(task, context, answer.host)
@@ -182,7 +181,7 @@ def _forwarded(task: Any, context: CommandContext, host: str) -> BaseException:
 def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
     """Return how a stop that succeeded ended, for the audit trail: `ok`, or `forced` with what was killed."""
     info = running.host.get_worker_info(account_id)
-    if info is not None and info.metadata.get("forced"):
+    if info is not None and info.placement.forced:
         return "forced", info.error or ""
     return "ok", ""
 

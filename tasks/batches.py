@@ -9,7 +9,7 @@ from celery.result import allow_join_result
 
 from manager import wire
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, WorkerInfo, WorkerPlacement
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
@@ -133,7 +133,7 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for outcome, infos in ((done, result.done), ("already_running", result.already)):
         for account_id, info in infos.items():
-            answer[account_id] = info.with_(metadata={"outcome": outcome}).to_wire()
+            answer[account_id] = info.with_(metadata=WorkerPlacement(outcome=outcome)).to_wire()
     # One that was skipped may run all the same, as when its file was changed to disabled: say what is so.
     known: dict[str, WorkerInfo] = {}
     with suppress(FleetUnavailableError):
@@ -148,5 +148,5 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     ):
         for account_id, reason in reasons.items():
             info = known.get(account_id) or WorkerInfo(worker_id="", account_id=account_id, status=otherwise)
-            answer[account_id] = info.with_(error=reason, metadata={"outcome": outcome}).to_wire()
+            answer[account_id] = info.with_(error=reason, metadata=WorkerPlacement(outcome=outcome)).to_wire()
     return answer

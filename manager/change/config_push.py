@@ -1,4 +1,4 @@
-"""Account files that travel through Redis: collected where they are written, and laid out where they are read."""
+"""Account files that are pushed through Redis to every host."""
 
 import difflib
 import logging
@@ -22,15 +22,16 @@ from manager.validation import AccountConfigurationValidator
 
 logger: Final = logging.getLogger(__name__)
 
-#: Seconds between two looks for a new version.
-_LOOK_SECONDS: Final = 1.0
+#: Seconds between two checks for a new version.
+_CHECK_SECONDS: Final = 1.0
 _CURRENT: Final = "current"
 
 
 class FleetConfigurationService(ConfigurationService):
-    """The accounts that were pushed to the fleet; what they refer to is below this machine's own `config_dir`.
+    """Reads the account files that were pushed to the fleet.
 
-    The last version that was read is kept in the state directory: without Redis it goes on to count. A version is seen
+    Files that they refer to are below this machine's own `config_dir`. The state directory holds a copy of
+    the last version that was read, which stays in use while Redis is unreachable. A version is used as a
     whole or not at all.
     """
 
@@ -44,21 +45,26 @@ class FleetConfigurationService(ConfigurationService):
         self._version = 0
 
     def account_path(self, account_id: str) -> Path:
-        """See `ConfigurationService.account_path`; the error names the version, not a directory of this host's own."""
+        """See `ConfigurationService.account_path`.
+
+        The error names the version instead of a directory.
+        """
         try:
             return super().account_path(account_id)
         except AccountNotFoundError:
             if not self.version:
                 raise AccountNotFoundError(
-                    f"no account {account_id}: nothing was pushed yet (`manager config push`), and this host reads what is"
+                    f"no account {account_id}: this host reads pushed files only, and none were pushed yet: "
+                    "run `manager config push`"
                 ) from None
             raise AccountNotFoundError(
-                f"no account {account_id} in version {self.version} of the pushed files{self._similar(account_id)}"
+                f"no account {account_id} in version {self.version} of the pushed "
+                f"files{self._similar(account_id)}"
             ) from None
 
     @property
     def version(self) -> int | None:
-        """The version that counts here now; 0: none."""
+        """The version that is in use here; 0: none."""
         _ = self.files_dir
         return self._version
 
@@ -68,36 +74,37 @@ class FleetConfigurationService(ConfigurationService):
         if self._directory is None or now >= self._until:
             with self._pulling:
                 if self._directory is None or now >= self._until:
-                    self._directory = self._look()
-                    self._until = time.monotonic() + _LOOK_SECONDS
+                    self._directory = self._current_directory()
+                    self._until = time.monotonic() + _CHECK_SECONDS
         return self._directory
 
     def left_out(self) -> list[LeftOut]:
-        """See `ConfigurationService.left_out`; of this machine's own directory nothing is read, so nothing is left out."""
+        """See `ConfigurationService.left_out`. Covers the pushed files only."""
         if self.version:
             return super().left_out()
         return [
             LeftOut(
-                "accounts", "nothing was pushed yet, and this machine reads what is: `manager config push`"
+                "accounts",
+                "this machine reads pushed files only, and none were pushed yet: run `manager config push`",
             )
         ]
 
-    def _look(self) -> Path:
+    def _current_directory(self) -> Path:
         root = self._paths.config_dir
-        here = self._laid_out(root)
+        here = self._written_version(root)
         try:
             current = self._store.current()
             if current is not None and (here is None or here.name != _name(*current)):
-                here = self._lay_out(root, self._store.read(current[0]))
+                here = self._write_version(root, self._store.read(current[0]))
         except (ManagerError, OSError) as error:
-            logs.event(logger, logging.WARNING, "config_not_read", f"{error}; what was read last counts")
+            logs.event(logger, logging.WARNING, "config_not_read", f"{error}; the last version stays in use")
         if here is None:
             return root / "none"
         self._version = int(here.name.partition("-")[0])
         return here
 
     @staticmethod
-    def _laid_out(root: Path) -> Path | None:
+    def _written_version(root: Path) -> Path | None:
         try:
             name = (root / _CURRENT).read_text().strip()
         except OSError:
@@ -105,14 +112,14 @@ class FleetConfigurationService(ConfigurationService):
         return root / name if name and (root / name).is_dir() else None
 
     @staticmethod
-    def _lay_out(root: Path, version: ConfigVersion) -> Path:
+    def _write_version(root: Path, version: ConfigVersion) -> Path:
         directory = root / _name(version.version, version.hash)
         draft = root / f".{directory.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "accounts").mkdir(parents=True, mode=0o700)
         for path, text in version.files.items():
             if not _is_ours(path):
-                logs.event(logger, logging.ERROR, "config_refused", f"{path[:100]!r} is no account file")
+                logs.event(logger, logging.ERROR, "config_refused", f"{path[:100]!r} is not an account file")
                 continue
             file = draft / path
             file.touch(mode=0o600)
@@ -120,7 +127,7 @@ class FleetConfigurationService(ConfigurationService):
         try:
             draft.replace(directory)
         except OSError:
-            # Another process of this machine has laid it out meanwhile; it is complete, and has the same name and hash.
+            # Another process of this machine has just written it: it is complete and has the same hash.
             shutil.rmtree(draft, ignore_errors=True)
             if not directory.is_dir():
                 raise
@@ -137,9 +144,10 @@ def collect(
 ) -> dict[str, str]:
     """Return the files of a directory as they would be pushed.
 
-    Raises InvalidConfigError, which names each account whose file holds a password instead of a reference to one,
-    (but for `allow_literals`) each value that looks like another secret, and (but for `allow_invalid`) all that makes
-    an account invalid on every host, and each file that would be left out.
+    Raises InvalidConfigError, which lists each account whose file contains its password instead of a
+    reference. Unless `allow_literals`, it also lists each value that looks like another secret. Unless
+    `allow_invalid`, it also lists every error that makes an account invalid on all hosts, and each file that
+    would be left out.
     """
     files: dict[str, str] = {}
     wrong: list[str] = []
@@ -154,15 +162,15 @@ def collect(
     for account_id in service.list_accounts():
         loaded = service.read_account(account_id)
         if loaded.repaired is None:
-            # Nobody can say what is in it, so it stays here whatever is allowed.
+            # It may contain secrets, which cannot be checked: it is never pushed.
             wrong.append(f"accounts/{account_id}.yaml cannot be read: {'; '.join(map(str, loaded.problems))}")
             continue
         password = loaded.repaired.password
         literal = password is not None and scheme_of(password.get_secret_value()) is None
         if literal and password is not None and password.get_secret_value():
             wrong.append(
-                f"accounts/{account_id}.yaml holds its password: put it into env:, file: or keyring: on the host that "
-                "runs the account, and refer to it"
+                f"accounts/{account_id}.yaml contains its password: put it into env:, file: or keyring: on "
+                "the host that runs the account, and refer to it"
             )
         elif account_id in results:
             wrong += results[account_id].errors
@@ -172,8 +180,8 @@ def collect(
         wrong += secrets
         if secrets:
             wrong.append(
-                "what is pushed is kept in Redis: put secrets into env:, file: or keyring: on the host that runs the "
-                "account, and refer to them; `--allow-literals REASON` pushes them as they are"
+                "Redis stores pushed files: put secrets into env:, file: or keyring: on the host that runs "
+                "the account, and refer to them; `--allow-literals REASON` pushes them unchanged"
             )
     if wrong:
         raise InvalidConfigError("nothing was pushed:\n" + "\n".join(wrong))
@@ -181,7 +189,10 @@ def collect(
 
 
 def literal_secrets(files: Mapping[str, str]) -> list[str]:
-    """Return what looks like a secret in clear in these files, a line each, with its position and without the secret."""
+    """Return the values that look like secrets in clear text.
+
+    One line each, with the position but without the secret.
+    """
     return [
         str(problem)
         for path, text in files.items()
@@ -190,7 +201,7 @@ def literal_secrets(files: Mapping[str, str]) -> list[str]:
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what changes between two states of the files, as lines of a unified diff, secrets masked."""
+    """Return a unified diff of two states of the files, secrets masked."""
     lines: list[str] = []
     for path in sorted({*before, *now}):
         old, new = before.get(path), now.get(path)
@@ -207,7 +218,10 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _is_ours(path: str) -> bool:
-    """Say whether the path is one that a push writes: whoever reaches Redis can write any."""
+    """Return whether a push writes such a path.
+
+    Any client with access to Redis can write others.
+    """
     parts = PurePosixPath(path).parts
     if parts == ("defaults.yaml",):
         return True

@@ -1,4 +1,8 @@
-"""The command line. Nothing here imports Celery, Redis or pydantic before a command needs it."""
+"""The command line.
+
+Modules import Celery, Redis and pydantic inside the commands that need them, so that `manager --help` is
+fast.
+"""
 
 from manager.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`python -m manager.cli`: the command line where its script is not on PATH."""
+"""`python -m manager.cli`: the command line without its script on PATH."""
 
 from manager.cli.main import main
 

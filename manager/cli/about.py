@@ -1,4 +1,4 @@
-"""version, completion, man."""
+"""Commands `version`, `completion` and `man`."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,10 @@ from manager.versions import __version__
 @click.command("version")
 @json_option
 def show_version(as_json: bool) -> int:
-    """Show the versions of the manager, of what it is built on, and of the Redis server if it answers."""
+    """Show the versions of the manager, Python, Celery, kombu and Redis.
+
+    The version of the Redis server is shown if it answers.
+    """
     found = {"manager": __version__, "python": platform.python_version()}
     for name in ("celery", "kombu", "redis"):
         try:
@@ -41,9 +44,10 @@ def _server() -> str:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    """Print the script that completes `manager` in a shell, accounts and groups included.
+    """Print the shell script that completes `manager` commands.
 
-    For bash: manager completion bash > ~/.local/share/bash-completion/completions/manager
+    It also completes account ids, groups and hosts. For bash: manager completion bash >
+    ~/.local/share/bash-completion/completions/manager
     """
     from click.shell_completion import get_completion_class
 
@@ -51,7 +55,7 @@ def completion(shell: str) -> int:
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.UsageError(f"there is no completion for {shell}")
+        raise click.UsageError(f"{shell} has no completion script; use bash, zsh or fish")
     script = kind(cli, {}, "manager", "_MANAGER_COMPLETE")
     click.echo(script.source_template % script.source_vars())
     return 0
@@ -59,7 +63,10 @@ def completion(shell: str) -> int:
 
 @click.command()
 def man() -> int:
-    """Print the manual page, made from the help texts: manager man > manager.1"""
+    """Print the manual page, generated from the help texts.
+
+    For example: manager man > manager.1
+    """
     from manager.cli.main import cli
 
     lines = [

@@ -1,4 +1,4 @@
-"""audit: who asked for what, from where, when, and with what outcome."""
+"""Command `audit`: who sent which command, from where, when, and its outcome."""
 
 import csv
 import json
@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("-n", "last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@click.option("--account", "account_id", help="Only this account. [default: all]")
+@click.option(
+    "-n", "last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Number of entries."
+)
+@click.option("-f", "--follow", is_flag=True, help="Then print new entries until Ctrl-C.")
+@click.option("--account", "account_id", help="Show only this account. [default: all]")
 @click.option(
     "--export",
     "export",
     type=click.Choice(["jsonl", "csv"]),
-    help="Write everything that is kept, the oldest first, for other programs. [default: the newest, for people]",
+    help="Print all stored entries in this format, oldest first. [default: the newest entries as text]",
 )
 @json_option
 def audit(last: int, follow: bool, account_id: str | None, export: str | None, as_json: bool) -> int:
-    """Show who asked for what, from where, when, and what became of it, the newest last."""
+    """Show who sent which command, from where and when, and its outcome.
+
+    The newest entry comes last.
+    """
     from manager.factory import audit_trail
 
     trail = audit_trail(settings())
@@ -53,10 +58,11 @@ def _say(entry: "AuditEntry", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entry.to_dict(), ensure_ascii=False))
         return
-    outcome = f" {entry.outcome}" if entry.stage == "done" else " asked"
-    text = f": {entry.text}" if entry.text else ""
+    outcome = f" {entry.outcome}" if entry.stage == "done" else " requested"
+    text = f": {' '.join(entry.text.split())}" if entry.text else ""
     account = f" {entry.account_id}" if entry.account_id else ""
-    # What a host wrote of another place, or of who asked, only that host vouches for.
+    # A host may write any caller and any other host into its entries, so the entry names the host that wrote
+    # it.
     written = f"written by {entry.recorded_by}" if entry.recorded_by not in ("", entry.host) else ""
     place = ", ".join(part for part in (entry.host, written) if part)
     place = f" ({place})" if place else ""
@@ -84,7 +90,8 @@ def _export(entries: "Iterable[AuditEntry]", form: str) -> None:
     writer = csv.DictWriter(sys.stdout, columns)
     writer.writeheader()
     for entry in entries:
-        # A cell that begins like a formula is one to a spreadsheet; who asked is text that others wrote.
+        # A spreadsheet runs a cell that starts like a formula, and the caller's name is text that others
+        # wrote.
         row = {key: printable(str(value)) for key, value in entry.to_dict().items()}
         writer.writerow({k: f"'{v}" if v[:1] in tuple("=+-@\t\r") else v for k, v in row.items()})
 

@@ -1,4 +1,7 @@
-"""start-all, stop-all, batch: many accounts as one Celery group, which goes on whether its caller stays or not."""
+"""Commands `start-all`, `stop-all` and `batch`.
+
+A command for many accounts is one Celery group. It continues if its caller leaves.
+"""
 
 import contextlib
 import sys
@@ -30,33 +33,35 @@ if TYPE_CHECKING:
     from manager.placement.labels import Selection
     from manager.pool.commands import CommandSpec
     from manager.pool.protocol import Progress
-    from manager.terminal.awaited import Awaited
+    from manager.terminal.pending_reasons import PendingReasons
 
 defaults_option = click.option(
     "--defaults/--no-defaults",
     default=True,
-    help="Fill what the account's file leaves out from defaults.yaml and the built-in defaults.",
+    help="Complete the account file from defaults.yaml and the built-in defaults. [default: --defaults]",
 )
 validate_option = click.option(
-    "--validate/--no-validate", default=True, help="Refuse to start an invalid account."
+    "--validate/--no-validate", default=True, help="Reject an invalid account. [default: --validate]"
 )
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Stop by force after so long; by default the account's own execution.stop_timeout_seconds.",
+    help="Kill the worker if it has not stopped by then. [default: the account's "
+    "execution.stop_timeout_seconds]",
 )
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
-    help="Of many accounts: stay for the answers, or leave; `manager batch` shows them later.",
+    help="For many accounts: wait for all results, or return at once; `manager batch` shows them later. "
+    "[default: --wait]",
 )
 
 _DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()}
-#: Skipped accounts that a terminal shows one by one.
+#: Skipped accounts that a terminal lists; the others are counted.
 _SKIPPED_SHOWN = 10
-#: Seconds between two looks at a batch that is waited for.
-_LOOK_SECONDS = 0.2
+#: Seconds between reads of a batch with `--wait`.
+_POLL_SECONDS = 0.2
 
 
 @click.command("start-all")
@@ -73,7 +78,10 @@ def start_all(
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Start every enabled account, as one Celery group, and account for every one."""
+    """Start every enabled account as one Celery group.
+
+    Prints the outcome of every account.
+    """
     return start_many(selected((), groups, labels), defaults, validate, wait, as_json)
 
 
@@ -91,11 +99,15 @@ def stop_all(
     local: bool,
     as_json: bool,
 ) -> int:
-    """Stop every worker of the fleet (with --local: of this machine) and account for every one."""
+    """Stop every worker of the fleet, or of this machine with --local.
+
+    Prints the outcome of every account.
+    """
     if local:
         if groups or labels:
             raise click.UsageError(
-                "--local stops every worker of this machine: it does not go with --group or -l"
+                "--local stops every worker of this machine; use it without --group and -l, or name "
+                "accounts in `manager stop ACCOUNT... --local`"
             )
         return stop_here(None, timeout, as_json)
     return stop_many(selected((), groups, labels), timeout, wait, as_json)
@@ -103,10 +115,13 @@ def stop_all(
 
 @click.command()
 @click.argument("batch_id", metavar="[ID]", required=False)
-@click.option("--wait", is_flag=True, help="Stay until nothing is pending.")
+@click.option("--wait", is_flag=True, help="Return when no account is pending.")
 @json_option
 def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
-    """Show how far a batch is, by its id or the beginning of it; without an id, list those of the last day."""
+    """Show the progress of a batch, or list the batches of the last day.
+
+    ID is the id of a batch or an unambiguous beginning of it.
+    """
     from manager.errors import FleetUnavailableError
     from manager.factory import celery_worker_pool
 
@@ -116,12 +131,12 @@ def batch(batch_id: str | None, wait: bool, as_json: bool) -> int:
         return _list(pool, records[:20], as_json)
     known = [record.id for record in records if record.id.startswith(batch_id)]
     if len(known) > 1:
-        print_error(f"{batch_id} is the beginning of {len(known)} batches: give more of it")
+        print_error(f"{batch_id}: {len(known)} batch ids begin with this: type more characters of the id")
         return 2
     record, result = pool.batch_result(known[0] if known else batch_id)
     while wait and result.pending:
-        time.sleep(_LOOK_SECONDS)
-        with contextlib.suppress(FleetUnavailableError):  # as while Redis restarts
+        time.sleep(_POLL_SECONDS)
+        with contextlib.suppress(FleetUnavailableError):  # a restart of Redis must not end the wait
             record, result = pool.batch_result(record.id)
     if not as_json:
         say(f"{record.what} of {_total(record)} accounts by {record.by}, {record.time:%Y-%m-%d %H:%M:%S} UTC")
@@ -143,8 +158,8 @@ def _list(pool: "CeleryWorkerPool", records: "list[BatchRecord]", as_json: bool)
             {"id": record.id, "what": record.what, "by": record.by, "time": record.time.isoformat(), **counts}
         )
         if not as_json:
-            told = ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "empty"
-            say(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S} UTC  {record.what}: {told} ({record.by})")
+            summary = ", ".join(f"{count} {part}" for part, count in counts.items() if count) or "empty"
+            say(f"{record.id}  {record.time:%Y-%m-%d %H:%M:%S} UTC  {record.what}: {summary} ({record.by})")
     if as_json:
         print_json(answers)
     elif not answers:
@@ -157,7 +172,7 @@ def _total(record: "BatchRecord") -> int:
 
 
 def start_many(selection: "Selection", defaults: bool, validate: bool, wait: bool, as_json: bool) -> int:
-    """Start the selected accounts, or all; returns the exit code."""
+    """Start the selected accounts, or all, and return the exit code."""
     fleet = service()
     enabled = [
         account_id
@@ -174,7 +189,7 @@ def start_many(selection: "Selection", defaults: bool, validate: bool, wait: boo
 
 
 def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
-    """Restart the selected accounts that have a worker; returns the exit code."""
+    """Restart the selected accounts that have a worker; return the exit code."""
     fleet = service()
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
@@ -186,7 +201,7 @@ def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
 
 
 def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json: bool) -> int:
-    """Stop the selected accounts, or all; returns the exit code."""
+    """Stop the selected accounts, or all, and return the exit code."""
     fleet = service()
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
@@ -194,14 +209,15 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
 
     stoppable = fleet.worker_pool.stoppable()
     if selection:
-        # One whose file is gone is selected by its records: the bar counts without it, the answer does not.
+        # An account without a file is selected by its record. The progress bar does not count it; the result
+        # does.
         chosen = fleet.select(selection)
         stoppable = [account_id for account_id in stoppable if chosen.get(account_id) is not None]
     return _run("stop", "stopping", stoppable, go, selection, as_json)
 
 
 def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as_json: bool) -> int:
-    """Carry out a command that changes how sessions trade for the selected accounts; returns the exit code."""
+    """Change the trading mode of the selected accounts; return the exit code."""
     fleet = service()
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
@@ -228,31 +244,39 @@ def _run(
     from manager.terminal.progress import batch_progress
 
     batch_id = new_batch_id()
-    watched = awaited(starts=what != "stop")
+    reasons = pending_reasons(starts=what != "stop")
     try:
-        with batch_progress(Console(stderr=True), doing, accounts, watched, quiet=as_json) as progress:
+        with batch_progress(Console(stderr=True), doing, accounts, reasons, quiet=as_json) as progress:
             result = go(batch_id, progress)
     except KeyboardInterrupt:
-        click.echo(f"the fleet goes on with it; `manager batch {batch_id}` shows how far it is", err=True)
+        click.echo(
+            f"Interrupted. The batch continues on the hosts; check with `manager batch {batch_id}`.", err=True
+        )
         return 130
     code = say_batch(result, as_json, _DONE[what])
-    return code or warn_of_nobody(selection)
+    return code or warn_if_none_selected(selection)
 
 
-def warn_of_nobody(selection: "Selection") -> int:
-    """Say that nobody is meant by a selection, if that is so; returns 1 then: it is a mistake, mostly."""
+def warn_if_none_selected(selection: "Selection") -> int:
+    """Print an error and return 1 if a selection matches no account, else 0.
+
+    An empty selection is usually a typing error, so it is not a success.
+    """
     if not selection or service().select(selection):
         return 0
     accounts = service().select().values()
     groups = sorted(
         {group for loaded in accounts if loaded and loaded.repaired for group in loaded.repaired.groups}
     )
-    print_error(f"no account is of {selection} (groups: {', '.join(groups) or 'none'})")
+    print_error(
+        f"no account matches {selection}; groups in the account files: {', '.join(groups) or 'none'}. "
+        "`manager ps -a` lists every account"
+    )
     return 1
 
 
 def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
-    """Print what became of a batch; returns the exit code."""
+    """Print the outcome of a batch and return the exit code."""
     if as_json:
         print_json(
             {
@@ -268,7 +292,7 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
         return int(not result.ok)
     from manager.client.outcomes import forced_stops
 
-    # The summary comes last, and before it what failed: of hundreds, a screen shows the last lines.
+    # Failures and the summary come last, because a terminal shows only the last lines of hundreds.
     skipped = sorted(result.skipped)
     shown = skipped[:_SKIPPED_SHOWN] if sys.stdout.isatty() else skipped
     for account_id in shown:
@@ -277,7 +301,8 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
         say(f"skipped: {len(skipped) - len(shown)} more; --json lists all")
     for account_id, why in forced_stops(result.done).items():
         print_warning(
-            f"{account_id} stopped by force: {why}. Its orders and positions may be open: check them at the broker"
+            f"{account_id} stopped by force: {why}. Orders and positions may still be open: check them at "
+            "the broker"
         )
     for account_id in sorted(result.failed):
         print_error(result.failed[account_id])
@@ -294,18 +319,21 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
     running = done != "stopped" and len(result.done) + len(result.already) > 1
     say(", ".join(parts) + ("; `manager ps` shows all" if running and sys.stdout.isatty() else ""))
     if result.pending:
-        say(f"`manager batch {result.batch_id}` shows how far it is, with --wait until all have answered")
+        say(
+            f"`manager batch {result.batch_id}` shows the progress; with --wait it returns when none is "
+            "pending"
+        )
     return int(not result.ok)
 
 
-def awaited(*, starts: bool) -> "Awaited":
-    """Return what tells which accounts a command still waits for."""
+def pending_reasons(*, starts: bool) -> "PendingReasons":
+    """Return the reader of reasons why accounts are pending."""
     from manager.factory import fleet_store
     from manager.fleet.leases import LeaseStore
-    from manager.terminal.awaited import Awaited
+    from manager.terminal.pending_reasons import PendingReasons
 
     store = fleet_store(settings())
-    return Awaited(store, LeaseStore(store.url) if starts else None)
+    return PendingReasons(store, LeaseStore(store.url) if starts else None)
 
 
 COMMANDS = (start_all, stop_all, batch)

@@ -1,4 +1,4 @@
-"""What several commands share: options, settings, output."""
+"""Options, settings and output that several commands share."""
 
 import json
 import logging
@@ -21,11 +21,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def json_option(command: F) -> F:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def account_argument(**options: Any) -> Callable[[F], F]:
-    """Add the account id (or ids), completed by the shell from the account files."""
+    """Add the account id (or ids), which the shell completes from the account files."""
     name = "account_ids" if options.get("nargs") == -1 else "account_id"
     return click.argument(
         name, metavar="[ACCOUNT]..." if "nargs" in options else "ACCOUNT", shell_complete=_ids, **options
@@ -55,7 +55,10 @@ def _groups(_context: click.Context, _parameter: click.Parameter, incomplete: st
 
 
 def complete_hosts(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a host from what this machine's agent remembers: without Redis, and so at once."""
+    """Complete a host name from the desired state saved on this machine.
+
+    Reads no Redis, so that completion never waits.
+    """
     from manager.host.reconcile.desired_state_file import DesiredStateFile
     from manager.system.state_dir import StatePaths
 
@@ -76,7 +79,7 @@ def selection_options(command: F) -> F:
         "labels",
         multiple=True,
         metavar="KEY[=VALUE]",
-        help="Only accounts with this label; several: with all of them.",
+        help="Only accounts with this label; if repeated, with all of them.",
     )(command)
     return click.option(
         "--group",
@@ -84,47 +87,56 @@ def selection_options(command: F) -> F:
         multiple=True,
         metavar="NAME",
         shell_complete=_groups,
-        help="Only accounts of this group; several: of any.",
+        help="Only accounts of this group; if repeated, of any of them.",
     )(command)
 
 
 def selected(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...]) -> "Selection":
-    """Return what is selected beside, or instead of, accounts that are named. Raises click's UsageError."""
+    """Return the selection by --group and -l.
+
+    Raises click.UsageError if accounts are named as well, or if a command that needs accounts gets neither.
+    """
     from manager.placement.labels import Selection
 
     selection = Selection(groups, labels)
     if account_ids and selection:
-        raise click.UsageError("name accounts, or select them by --group and -l: not both")
+        raise click.UsageError("use either account ids or --group and -l, not both")
     if not account_ids and not selection and click.get_current_context().info_name in _NEED_ACCOUNTS:
-        raise click.UsageError("name an account, or select some by --group NAME or -l KEY=VALUE")
+        raise click.UsageError("name at least one account, or use --group NAME or -l KEY=VALUE")
     return selection
 
 
-#: Commands that would be `-all` without an account.
+#: Commands that require accounts or a selection, so that a missing argument never means every account.
 _NEED_ACCOUNTS = frozenset({"start", "stop", "restart", "logs"})
 
 
 def settings() -> "Settings":
-    """Return the settings, and send this process's own log to stderr: quiet, unless a level is asked for."""
+    """Return the settings, and send this process's log to stderr.
+
+    Logs below CRITICAL are printed only if MANAGER_LOG_LEVEL is set.
+    """
     from manager.settings import load_settings
     from manager.system import logs
     from manager.system.masking import url_secrets
 
     loaded = load_settings()
     url = "" if loaded.redis_url is None else loaded.redis_url.get_secret_value()
-    asked = "MANAGER_LOG_LEVEL" in os.environ
+    level_given = "MANAGER_LOG_LEVEL" in os.environ
     logs.configure(
-        level=loaded.log_level if asked else "CRITICAL", as_json=loaded.log_json, secrets=url_secrets(url)
+        level=loaded.log_level if level_given else "CRITICAL",
+        as_json=loaded.log_json,
+        secrets=url_secrets(url),
     )
     logging.captureWarnings(capture=True)
     return loaded
 
 
 def service() -> "WorkerManagerService":
-    """Return the service over the fleet."""
+    """Return the fleet's service."""
     import logging
 
-    # Its advice, to restart the application, is for a service. The command's own error says what happened.
+    # This logger advises to restart the application, which is wrong for a command. The command's error is
+    # enough.
     logging.getLogger("celery.backends.asynchronous").setLevel(logging.CRITICAL + 1)
     from manager.factory import build_service
 
@@ -132,7 +144,7 @@ def service() -> "WorkerManagerService":
 
 
 def configuration() -> "ConfigurationService":
-    """Return the account files as this machine has them."""
+    """Return the configuration service over this machine's account files."""
     from manager import factory
 
     return factory.configuration(settings())

@@ -1,4 +1,4 @@
-"""validate, and config: show, push, diff, history, rollback."""
+"""Commands `validate` and `config` (show, push, diff, history, rollback)."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from manager.placement.labels import Selection
 
 
-#: Accounts without a remark that a terminal shows one by one.
+#: Up to this number of accounts without findings, a terminal lists each of them.
 _CLEAN_SHOWN = 10
 
 
 @click.command()
 @account_argument(nargs=-1)
 @selection_options
-@click.option("--here", is_flag=True, help="Check on this machine, even if hosts are live.")
+@click.option("--here", is_flag=True, help="Check on this machine only, even if hosts are live.")
 @json_option
 def validate(
     account_ids: tuple[str, ...],
@@ -42,9 +42,10 @@ def validate(
     here: bool,
     as_json: bool,
 ) -> int:
-    """Check account files: those named or selected, or all; on the hosts that would run them, else here.
+    """Check account files: the named or selected ones, or all.
 
-    A host checks with its own credentials, programs and reach. Needs no Redis and starts nothing.
+    The hosts that would run the accounts check them with their own credentials, programs and network. If no
+    host answers, or with --here, this machine checks them. Needs no Redis and starts nothing.
     """
     fleet = service()
     selection = selected(account_ids, groups, labels)
@@ -79,7 +80,7 @@ def validate(
 def _on_hosts(
     account_ids: tuple[str, ...], selection: "Selection", *, quiet: bool
 ) -> "dict[str, tuple[str, ValidationResult]] | None":
-    """Have the hosts check; None if there is none to ask."""
+    """Let the hosts check the accounts; None if no host can be asked."""
     from rich.console import Console
 
     from manager.errors import FleetUnavailableError, HostUnavailableError
@@ -88,7 +89,7 @@ def _on_hosts(
 
     fleet = service()
     try:
-        # Asked first: with no host to wait for there is nothing to show.
+        # Read the hosts first: without a live host no progress is shown.
         hosts = [host.name for host in fleet_store(settings()).hosts() if host.live]
         count = len(account_ids) or len(fleet.select(selection))
         with check_progress(Console(stderr=True, quiet=quiet), count, hosts):
@@ -96,18 +97,21 @@ def _on_hosts(
     except (FleetUnavailableError, HostUnavailableError) as error:
         if settings().redis_url is not None:
             print_warning(
-                f"no host was asked, so their labels, credentials and programs were not checked: {error}"
+                f"no host could be asked, so host labels, credentials and programs were not checked: {error}"
             )
         return None
 
 
 def _say_results(results: "list[ValidationResult]", left_out: set[str]) -> None:
-    """Print every result; a terminal gets those with remarks last, and of many without any only the number."""
+    """Print every result.
+
+    On a terminal, results with findings come last, and many results without findings are only counted.
+    """
     if sys.stdout.isatty():
         results = sorted(results, key=lambda one: (one.has_errors, one.has_warnings))
         clean = [one for one in results if not (one.has_errors or one.has_warnings)]
         if len(clean) > _CLEAN_SHOWN:
-            say(f"{len(clean)} accounts: valid (`manager validate ACCOUNT` and --json show each)")
+            say(f"{len(clean)} accounts: valid (--json lists each)")
             results = results[len(clean) :]
     for result in results:
         _say(result, read=result.account_id not in left_out)
@@ -131,7 +135,7 @@ def _say(result: "ValidationResult", *, read: bool) -> None:
 
 @click.group(cls=Commands)
 def config() -> None:
-    """Look at the configuration, and bring it to every host."""
+    """Show account files, and push them to every host."""
 
 
 @config.command("show")
@@ -139,13 +143,16 @@ def config() -> None:
 @click.option("--origin", is_flag=True, help="Show where each value comes from.")
 @json_option
 def show(account_id: str, origin: bool, as_json: bool) -> int:
-    """Show an account's configuration as a worker would get it, defaults merged in."""
+    """Show the configuration that a worker would get.
+
+    It includes all defaults.
+    """
     from manager.errors import InvalidConfigError
 
     files = configuration()
     loaded = files.read_account(account_id)
     for one in files.left_out():
-        if not one.name.startswith("accounts"):  # it may hold values that are meant to lie beneath these
+        if not one.name.startswith("accounts"):  # an ignored defaults file changes what this command shows
             print_warning(str(one))
     if loaded.config is None:
         raise InvalidConfigError("\n".join(str(problem) for problem in loaded.problems))
@@ -166,7 +173,10 @@ def show(account_id: str, origin: bool, as_json: bool) -> int:
 @click.argument("version", type=int, required=False)
 @json_option
 def diff(version: int | None, as_json: bool) -> int:
-    """Show what `config push` would change, or what has changed since VERSION; 1 if anything."""
+    """Show what `config push` would change.
+
+    With VERSION, show the changes since that version. Exits with 1 if there is a difference.
+    """
     from manager.change.config_push import difference
 
     store = _store()
@@ -178,33 +188,36 @@ def diff(version: int | None, as_json: bool) -> int:
     for line in lines:
         say(line)
     if not lines:
-        say("nothing differs")
+        say("no differences")
     return int(bool(lines))
 
 
 @config.command("push")
-@click.option("-m", "--message", default="", help="The reason, for the history. [default: none]")
-@click.option("--allow-invalid", is_flag=True, help="Push accounts that cannot be started as they are, too.")
+@click.option("-m", "--message", default="", help="The reason, shown by `config history`. [default: none]")
+@click.option("--allow-invalid", is_flag=True, help="Also push invalid accounts, which cannot be started.")
 @click.option(
     "--allow-literals",
     metavar="REASON",
-    help="Push values that look like secrets, too. They are kept in Redis; the reason goes into the audit trail. "
-    "[default: refuse them]",
+    help="Also push values that look like secrets. Redis stores them; the audit trail stores the reason. "
+    "[default: reject them]",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the changes without making them.")
 @json_option
 def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run: bool, as_json: bool) -> int:
-    """Put this machine's account files into Redis, from where hosts with MANAGER_CONFIG_SOURCE=fleet read them.
+    """Store this machine's account files in Redis, for all hosts.
 
-    Whole and at once; what they refer to (passwords, programs) stays on each host. Running workers go on as they are.
-    A value that looks like a secret is refused: a reference (env:, file:, keyring:) keeps it on the host.
+    Hosts with MANAGER_CONFIG_SOURCE=fleet read them from there. All files change at once. What they refer to
+    (passwords, programs) stays on each host. Running workers are not affected until they restart.
+
+    A value that looks like a secret is rejected. Replace it with a reference (env:, file:, keyring:), which
+    each host resolves.
     """
     from manager.change.config_push import difference, literal_secrets
     from manager.client.caller import caller
     from manager.factory import audit_trail
 
     if allow_literals is not None and not allow_literals.strip():
-        raise click.UsageError("--allow-literals needs a reason: it goes into the audit trail")
+        raise click.UsageError("--allow-literals needs a reason, which the audit trail stores")
     trail = audit_trail(settings())
     with trail.refusals("config push", by=caller()):
         files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None)
@@ -220,9 +233,9 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
             print_json({"version": current[0] if current else None, "pushed": False, "diff": lines})
         else:
             say(
-                "nothing to push: the fleet has these files"
+                "nothing to push: the fleet already has these files"
                 if not lines
-                else "nothing was pushed (--dry-run)"
+                else "dry run: nothing was pushed"
             )
         return 0
     with trail.refusals("config push", by=caller()):
@@ -231,19 +244,22 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
     if secrets:
         places = ", ".join(secrets)
         trail.note("config push literals", by=caller(), text=f"version {version}: {allow_literals}: {places}")
-        print_warning(f"version {version} holds {counted(len(secrets), 'secret')} in clear: {places}")
+        print_warning(f"version {version} contains {counted(len(secrets), 'secret')} in plain text: {places}")
     if as_json:
         print_json({"version": version, "pushed": True, "diff": lines})
     else:
         say(f"pushed version {version}: {len(files)} files")
-        _tell_readers(version)
+        _warn_of_other_sources(version)
     return 0
 
 
 @config.command("history")
 @json_option
 def history(as_json: bool) -> int:
-    """List the pushed versions, the newest first."""
+    """List the pushed versions, newest first.
+
+    `*` marks the current version.
+    """
     store = _store()
     current = store.current()
     found = store.history()
@@ -253,11 +269,11 @@ def history(as_json: bool) -> int:
     for one in found:
         mark = "*" if current is not None and one.version == current[0] else " "
         say(
-            f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S} UTC  {one.hash[:12]}  {len(one.files)} files  {one.by}  "
-            f"{one.message}"
+            f"{mark} {one.version}  {one.time:%Y-%m-%d %H:%M:%S} UTC  {one.hash[:12]}  {len(one.files)} "
+            f"files  {one.by}  {one.message}"
         )
     if not found:
-        say("nothing was pushed yet: `manager config push`")
+        say("no version was pushed yet; `manager config push` pushes the first one")
     return 0
 
 
@@ -265,7 +281,7 @@ def history(as_json: bool) -> int:
 @click.argument("version", type=int)
 @json_option
 def rollback(version: int, as_json: bool) -> int:
-    """Have an old version count again, as a new one."""
+    """Push the files of an old version again, as a new version."""
     from manager.client.caller import caller
     from manager.factory import audit_trail
 
@@ -276,8 +292,8 @@ def rollback(version: int, as_json: bool) -> int:
     if as_json:
         print_json({"version": new, "pushed": True})
     else:
-        say(f"version {new} counts now: the files of version {version}")
-        _tell_readers(new)
+        say(f"pushed version {new} with the files of version {version}")
+        _warn_of_other_sources(new)
     return 0
 
 
@@ -288,7 +304,10 @@ def _store() -> "ConfigStore":
 
 
 def _local(*, allow_invalid: bool = True, allow_literals: bool = True) -> dict[str, str]:
-    """Return the files of this machine's own directory, whatever hosts read."""
+    """Return the files of this machine's config directory.
+
+    MANAGER_CONFIG_SOURCE does not matter here.
+    """
     from manager.change.config_push import collect
     from manager.config import ConfigurationService
 
@@ -304,14 +323,15 @@ def _current_files(store: "ConfigStore") -> dict[str, str]:
     return {} if current is None else dict(store.read(current[0]).files)
 
 
-def _tell_readers(version: int) -> None:
-    """Say which live hosts do not read what was pushed."""
+def _warn_of_other_sources(version: int) -> None:
+    """Warn of live hosts that do not read pushed versions."""
     from manager.factory import fleet_store
 
     for host in fleet_store(settings()).hosts():
-        if host.live and host.data.get("config_source") != "fleet":
+        if host.live and host.report.config_source != "fleet":
             print_warning(
-                f"host {host.name} reads its own directory: MANAGER_CONFIG_SOURCE=fleet has it read version {version}"
+                f"host {host.name} reads its own config directory, not version {version}: set "
+                "MANAGER_CONFIG_SOURCE=fleet for its host agent, and restart the agent"
             )
 
 

@@ -1,10 +1,10 @@
-"""doctor: looks for what keeps a fleet from working, and says what to do."""
+"""Command `doctor`: finds what keeps a fleet from working, and says what to do."""
 
 import click
 
 from manager.cli.common import json_option, print_json, say, settings
 
-#: Places that say nothing more than the finding itself.
+#: Places that add nothing to the text of the finding.
 _EVERYWHERE = ("this machine", "hosts", "fleet")
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
@@ -12,7 +12,10 @@ _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Check Redis, host agents, clocks, configuration, disk and versions, and say what to do."""
+    """Check Redis, host agents, clocks, account files, disk and versions.
+
+    Each finding that is not ok says what to do. Changes nothing. Exits with 1 if there is a failure.
+    """
     from manager.doctor import run_checks
 
     checks = run_checks(settings())

@@ -1,4 +1,4 @@
-"""start, stop, restart, move: of accounts that are named, or selected by group and label."""
+"""Commands for accounts: start, stop, restart, move, pause, resume."""
 
 import threading
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from manager.cli.common import (
     service,
 )
 from manager.cli.local import local_option, stop_here
-from manager.cli.waiting import Waiting
+from manager.cli.waiting import WaitNotices
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
     from manager.service import WorkerManagerService
 
-#: Seconds between two looks at what is waited for.
-_LOOK_SECONDS = 1.0
-#: Commands under way at once.
-_AT_ONCE = threading.BoundedSemaphore(32)
+#: Seconds between notices about a command that has not finished.
+_POLL_SECONDS = 1.0
+#: Bounds the commands that run at the same time.
+_RUNNING = threading.BoundedSemaphore(32)
 
 
 @click.command()
@@ -58,7 +58,7 @@ def start(
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Start the workers of one or more accounts; returns when their sessions are connected."""
+    """Start workers; return when their sessions are connected."""
     fleet = service()
     selection = selected(account_ids, groups, labels)
     if selection:
@@ -86,11 +86,14 @@ def stop(
     local: bool,
     as_json: bool,
 ) -> int:
-    """Stop the workers of one or more accounts; returns when their processes have provably ended."""
+    """Stop workers; return when their processes have ended."""
     selection = selected(account_ids, groups, labels)
     if local:
         if selection:
-            raise click.UsageError("--local goes with accounts, or with stop-all: not with --group or -l")
+            raise click.UsageError(
+                "--local cannot be used with --group or -l: name the accounts, or use `manager stop-all "
+                "--local`"
+            )
         return stop_here(account_ids, timeout, as_json)
     fleet = service()
     if selection:
@@ -103,7 +106,10 @@ def stop(
 
 
 def stop_one(fleet: "WorkerManagerService", account_id: str, timeout: float | None) -> dict[str, Any]:
-    """Stop one account. One that has no worker is stopped already; one of which nothing is known is an error."""
+    """Stop one account; an account without a worker counts as stopped.
+
+    Raises AccountNotFoundError if the account has neither a worker, nor a record, nor a file.
+    """
     from manager.errors import NoWorkerError
     from manager.states import SETTLED
 
@@ -114,11 +120,11 @@ def stop_one(fleet: "WorkerManagerService", account_id: str, timeout: float | No
     except NoWorkerError:
         info = fleet.get_worker_info(account_id)
         if info is not None and info.status not in SETTLED:
-            raise  # what is recorded says otherwise: it must not be called stopped
+            raise  # its record says that it runs, so it must not be reported as stopped
         if info is None:
             configuration().account_path(account_id)
         return answer | {"stopped": True, "already_stopped": True}
-    if info is not None and info.metadata.get("forced"):
+    if info is not None and info.placement.forced:
         answer |= {"forced": True, "reason": info.error}
     return answer
 
@@ -129,8 +135,8 @@ def _say_stopped(answer: dict[str, Any]) -> str:
         return f"{account_id}: already stopped"
     if answer.get("forced"):
         return (
-            f"{account_id} stopped by force: {answer['reason']}. Its orders and positions may be open: check them at the "
-            "broker"
+            f"{account_id} stopped by force: {answer['reason']}. Orders and positions may still be open: "
+            "check them at the broker"
         )
     return f"{account_id} stopped"
 
@@ -143,7 +149,7 @@ def _say_stopped(answer: dict[str, Any]) -> str:
 def restart(
     account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...], wait: bool, as_json: bool
 ) -> int:
-    """Stop the workers that run and start them with the configuration as it is now."""
+    """Stop workers and start them with the current configuration."""
     selection = selected(account_ids, groups, labels)
     if selection:
         return restart_many(selection, wait, as_json)
@@ -152,22 +158,22 @@ def restart(
 
 @click.command()
 @account_argument()
-@click.option("--to", "host", required=True, metavar="HOST", help="The host that is to run it.")
+@click.option("--to", "host", required=True, metavar="HOST", help="The host that will run the account.")
 @click.option(
     "--force",
     is_flag=True,
-    help="The account's host is lost for good: take its lease away without proof that its worker has ended. "
-    "If that worker still trades, there are two sessions on the account until it hears of it. It overrules the rules of "
-    "placement as well.",
+    help="Only if the account's present host is lost for good. Removes the lease without proof that the "
+    "worker has ended. If that worker still trades, the account has two sessions until the worker learns "
+    "that it lost its lease. Also ignores the placement rules.",
 )
 @json_option
 def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
-    """Stop an account's worker where it is and start it on another host."""
+    """Stop an account's worker and start it on another host."""
     fleet = service()
     if force:
         print_warning(
-            f"{account_id}: if its worker still runs on a host that nobody can reach, there are two sessions on the "
-            "account until it hears of this: make sure that the lost host is off"
+            f"{account_id}: if its worker still runs on the lost host, the account has two sessions until "
+            "that worker learns that it lost its lease. Make sure that the lost host is off"
         )
 
     def one(account_id: str) -> "WorkerInfo":
@@ -177,9 +183,9 @@ def move(account_id: str, host: str, force: bool, as_json: bool) -> int:
 
 
 def _mode_command(command: CommandSpec) -> click.Command:
-    """Return the command line of a command that changes how sessions trade."""
+    """Return the CLI command that sets a trading mode."""
 
-    @click.command(command.name, help=f"{command.summary} It survives every restart.")
+    @click.command(command.name, help=f"{command.summary}\n\nThe mode survives restarts.")
     @account_argument(nargs=-1)
     @selection_options
     @wait_option
@@ -199,7 +205,7 @@ def _mode_command(command: CommandSpec) -> click.Command:
         def say_changed(info: "WorkerInfo") -> str:
             if info.status.value == "running":
                 return f"{info.account_id}: {command.done}"
-            return f"{info.account_id}: {command.done}; it is {info.status}, and this holds when it starts"
+            return f"{info.account_id}: {command.done} from its next start (its worker is {info.status} now)"
 
         return _each(account_ids, lambda one: pool.set_mode(command, one), say_changed, as_json)
 
@@ -209,22 +215,25 @@ def _mode_command(command: CommandSpec) -> click.Command:
 def _each(
     account_ids: tuple[str, ...],
     one: Callable[[str], Any],
-    tell: Callable[[Any], str],
+    describe: Callable[[Any], str],
     as_json: bool,
     *,
     starts: bool = False,
 ) -> int:
-    """Do one thing for each account, go on after a failure, and answer for every one."""
+    """Run one command for each account and print every outcome.
+
+    Continues after a failure. Returns the exit code.
+    """
     from manager.errors import ManagerError
 
     answers: list[Any] = []
     failed = False
-    # At once, so that a host which does not answer holds nobody else's command up.
-    calls = [_Call(one, account_id) for account_id in account_ids]
-    waiting = None if as_json else Waiting(starts=starts)
+    # All at the same time, so that a host which does not answer delays only its own accounts.
+    calls = [_CommandThread(one, account_id) for account_id in account_ids]
+    notices = None if as_json else WaitNotices(starts=starts)
     for call in calls:
         try:
-            answer = call.answer(waiting)
+            answer = call.answer(notices)
         except KeyboardInterrupt:
             click.echo("Interrupted. Commands already sent continue; check with `manager ps`.", err=True)
             return 130
@@ -241,14 +250,14 @@ def _each(
             continue
         answers.append(answer if isinstance(answer, dict) else answer.to_dict())
         if not as_json:
-            say(tell(answer))
+            say(describe(answer))
     if as_json:
         print_json(answers[0] if len(answers) == 1 else answers)
     return int(failed)
 
 
-class _Call(threading.Thread):
-    """One account's command on a thread of its own, which the end of the process does not wait for."""
+class _CommandThread(threading.Thread):
+    """Runs one account's command; a daemon thread, so that Ctrl-C exits at once."""
 
     def __init__(self, one: Callable[[str], Any], account_id: str) -> None:
         super().__init__(daemon=True)
@@ -260,28 +269,31 @@ class _Call(threading.Thread):
 
     def run(self) -> None:
         try:
-            with _AT_ONCE:
+            with _RUNNING:
                 self._answer = self._one(self.account_id)
         except BaseException as error:
             self._error = error
 
-    def answer(self, waiting: Waiting | None) -> Any:
-        """Wait for the answer, or raise what went wrong; `waiting` says what it takes long for."""
+    def answer(self, notices: WaitNotices | None) -> Any:
+        """Wait for the result and return it, or raise the command's error.
+
+        Blocks. `notices` prints what a slow command waits for.
+        """
         while self.is_alive():
-            self.join(_LOOK_SECONDS)  # in pieces: Windows hears no Ctrl-C meanwhile
-            if self.is_alive() and waiting is not None:
-                waiting.say(self.account_id)
+            self.join(_POLL_SECONDS)  # a join without a timeout blocks Ctrl-C on Windows
+            if self.is_alive() and notices is not None:
+                notices.notify(self.account_id)
         if self._error is not None:
             raise self._error
         return self._answer
 
 
 def _say_started(info: "WorkerInfo") -> str:
-    data = info.metadata
-    already = "runs already" if data.get("already_running") else "running"
+    placement = info.placement
+    already = "already running" if placement.already_running else "running"
     return (
-        f"{info.account_id} {already}: worker {info.worker_id}, pid {data.get('pid')} on {data.get('host')}, "
-        f"{data.get('health')}"
+        f"{info.account_id} {already}: worker {info.worker_id}, pid {placement.pid} on {placement.host}, "
+        f"{info.health}"
     )
 
 

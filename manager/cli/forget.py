@@ -1,4 +1,4 @@
-"""forget: the record of an account that has no worker."""
+"""Command `forget`: clears the record of an account that has no worker."""
 
 import click
 
@@ -9,7 +9,10 @@ from manager.cli.common import account_argument, json_option, print_json, say, s
 @account_argument()
 @json_option
 def forget(account_id: str, as_json: bool) -> int:
-    """Clear the record of an account that has no worker, as after its file was deleted; starts and stops nothing."""
+    """Clear the record of an account that has no worker.
+
+    Use it after you have deleted an account file. Starts and stops nothing.
+    """
     from manager.factory import fleet_hosts
     from manager.pool.arguments import check_account_id
 
@@ -17,7 +20,7 @@ def forget(account_id: str, as_json: bool) -> int:
     if as_json:
         print_json({"account_id": account_id, "forgotten": True})
     else:
-        say(f"{account_id} is forgotten; `manager start {account_id}` makes it known again")
+        say(f"{account_id}: record cleared; `manager start {account_id}` creates it again")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""import: account files from the configuration of supervisord, PM2 or docker-compose."""
+"""Command `import`: account files from supervisord, PM2 or docker-compose."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from manager.system.text import counted
 if TYPE_CHECKING:
     from manager.config.importing import Draft, Note, SourceFile, Translation
 
-#: Bytes of a file that is imported, and of one that it names.
+#: Largest size, in bytes, of the imported file and of each file that it names.
 _MAX_SIZE = 1024 * 1024
-#: Format → how what ran the programs until now is ended.
+#: Format → the commands that stop the previous supervisor.
 _END_OF = {
     "supervisord": "`supervisorctl shutdown`",
     "pm2": "`pm2 delete all`, `pm2 save --force`",
@@ -29,19 +29,19 @@ _END_OF = {
     "--format",
     "kind",
     type=click.Choice(["supervisord", "pm2", "compose"]),
-    help="The format of FILE. [default: by its name]",
+    help="The format of FILE. [default: chosen by the file's name]",
 )
 @click.option(
     "--env",
     "environment",
     metavar="NAME",
-    help="PM2: take `env_NAME` too, as `pm2 start --env NAME` does. [default: `env` alone]",
+    help="PM2: also read `env_NAME`, as `pm2 start --env NAME` does. [default: only `env`]",
 )
 @click.option(
-    "--group", "groups", multiple=True, metavar="NAME", help="Put every account into this group, too."
+    "--group", "groups", multiple=True, metavar="NAME", help="Also add every account to this group."
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
-@click.option("--force", is_flag=True, help="Overwrite account files that exist.")
+@click.option("--dry-run", is_flag=True, help="Print the files without writing them.")
+@click.option("--force", is_flag=True, help="Overwrite existing account files.")
 @json_option
 def import_(
     source: Path,
@@ -52,11 +52,13 @@ def import_(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Write account files for the programs of a supervisord.conf, an ecosystem.config.json (PM2) or a docker-compose.yml.
+    """Write account files for the programs of another supervisor.
 
-    Lists what cannot be translated, with its line and what to do instead; exits with 1 if any of it changes how a
-    program behaves. Values of `environment` that look like secrets go to files below secrets/ that only you can read.
-    Starts nothing.
+    FILE is a supervisord.conf, an ecosystem.config.json (PM2) or a docker-compose.yml.
+
+    Lists what cannot be translated, with its line and what to do instead. Exits with 1 if any of it changes
+    how a program behaves. Values of `environment` that look like secrets go to files in secrets/ that only
+    you can read. Starts nothing.
     """
     from manager.config.importing import account_files, translate
     from manager.config.importing.drafts import group_names
@@ -105,10 +107,13 @@ def _source_file(path: Path) -> "SourceFile":
     absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - raises nothing
     text = _read(absolute)
     if not isinstance(text, str):
-        why = text.strerror if isinstance(text, OSError) and text.strerror else "it is not a UTF-8 text"
-        raise ImportSourceError(f"{path}: cannot be read: {why}")
+        if isinstance(text, UnicodeDecodeError):
+            raise ImportSourceError(f"{path}: is not UTF-8 text: convert it to UTF-8")
+        raise ImportSourceError(
+            f"{path}: cannot be read: {text.strerror or text}: check its path and permissions"
+        )
     if len(text) > _MAX_SIZE:
-        raise ImportSourceError(f"{path}: is longer than the {_MAX_SIZE:,} bytes that are allowed")
+        raise ImportSourceError(f"{path}: is larger than the allowed {_MAX_SIZE:,} bytes: split it")
 
     def other(name: str) -> str | None:
         found = _read(Path(name))
@@ -132,7 +137,10 @@ def _read(path: Path) -> str | OSError | UnicodeDecodeError:
 
 
 def _check(draft: "Draft", config_dir: Path) -> None:
-    """Add to the draft's list what keeps this host from starting it: a program or directory that is missing here."""
+    """Add to the draft's to-do list what would prevent a start on this host.
+
+    Examples are a missing program or directory.
+    """
     from manager.config import AccountConfig
     from manager.config.merge import merge
     from manager.config.models import BUILT_IN
@@ -154,7 +162,10 @@ def _taken(config_dir: Path, paths: Sequence[str]) -> list[str]:
 
 
 def _write(config_dir: Path, files: Mapping[str, str]) -> None:
-    """Write an account's files, secrets first: an account file never refers to a secret that is not there yet."""
+    """Write an account's files, secrets before the account file.
+
+    An account file thus never refers to a missing secret.
+    """
     from manager.errors import SettingsError
     from manager.system import atomic_file
 
@@ -165,8 +176,8 @@ def _write(config_dir: Path, files: Mapping[str, str]) -> None:
             atomic_file.write(path, text.encode(), durable=True)
         except OSError as error:
             raise SettingsError(
-                f"{error.filename or path}: {error.strerror}: make the directory writable, or set MANAGER_CONFIG_DIR to "
-                "another one"
+                f"{error.filename or path}: {error.strerror}: make the directory writable, or set "
+                "MANAGER_CONFIG_DIR to another one"
             ) from None
 
 
@@ -206,12 +217,12 @@ def _say_all(
         for account_id, files in contents.items():
             say(f"--- {account_path(account_id)}\n{files[account_path(account_id)]}")
     for path in taken:
-        print_error(f"{directory / path} exists")
+        print_error(f"{directory / path} already exists")
     if taken:
         print_error(
-            "nothing was written: --force overwrites these files"
+            "nothing was written: use --force to overwrite these files"
             if not dry_run
-            else "--force overwrites these files"
+            else "use --force to overwrite these files"
         )
     elif written:
         for files in contents.values():
@@ -225,7 +236,8 @@ def _say_all(
     say(_summary(drafts, len(lost), dry_run=dry_run, written=written))
     if written:
         say(
-            f"next: `manager validate`; then {_END_OF[kind]}, or every program would run twice; then `manager up`"
+            f"next: run `manager validate`, then stop the old supervisor ({_END_OF[kind]}; else every "
+            "program runs twice), then `manager up`"
         )
 
 
@@ -233,8 +245,8 @@ def _say_secrets(drafts: Sequence["Draft"]) -> None:
     found = [f"{draft.account_id}: {', '.join(draft.secrets)}" for draft in drafts if draft.secrets]
     if found:
         say(
-            "secrets: these values are in files below secrets/ (mode 0600), and the account files refer to them as "
-            "file:secrets/ACCOUNT.NAME. The imported file still holds them."
+            "secrets: these values are now in files in secrets/ (mode 0600), and the account files refer to "
+            "them as file:secrets/ACCOUNT.NAME. The imported file still contains them."
         )
         for line in found:
             say(f"  {line}")
@@ -243,7 +255,7 @@ def _say_secrets(drafts: Sequence["Draft"]) -> None:
 def _say_to_do(drafts: Sequence["Draft"]) -> None:
     waiting = [draft for draft in drafts if draft.to_do]
     if waiting:
-        say("disabled (`enabled: false`) until you have filled them in:")
+        say("disabled (`enabled: false`) until you complete them:")
         for draft in waiting:
             for what in draft.to_do:
                 say(f"  {draft.account_id}: {what}")
@@ -261,9 +273,11 @@ def _summary(drafts: Sequence["Draft"], lost: int, *, dry_run: bool, written: bo
     waiting = sum(bool(draft.to_do) for draft in drafts)
     parts = [f"{counted(len(drafts), 'account')} {done}"]
     if waiting:
-        parts.append(f"{waiting} of them disabled until filled in")
+        parts.append(f"{waiting} of them disabled until you complete them")
     parts.append(
-        f"{counted(lost, 'thing')} not translated" if lost else "everything that matters was translated"
+        f"{counted(lost, 'setting')} not translated"
+        if lost
+        else "every setting that changes behaviour was translated"
     )
     return ", ".join(parts)
 

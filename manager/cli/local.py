@@ -1,4 +1,4 @@
-"""`--local`: commands for this machine that need no Redis."""
+"""Option `--local`: commands for this machine that need no Redis."""
 
 import click
 
@@ -7,12 +7,12 @@ from manager.cli.common import print_error, print_json, say, settings
 local_option = click.option(
     "--local",
     is_flag=True,
-    help="Only this machine, without Redis: over its local channels and its state directory.",
+    help="Only this machine, without Redis: uses local sockets and the state directory.",
 )
 
 
 def stop_here(account_ids: tuple[str, ...] | None, timeout: float | None, as_json: bool) -> int:
-    """Stop accounts of this machine (None: all); returns the exit code."""
+    """Stop accounts of this machine (None: all); return the exit code."""
     from manager.config import ConfigurationService
     from manager.errors import ManagerError
     from manager.local import offline

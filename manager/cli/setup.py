@@ -1,4 +1,4 @@
-"""up, down, init, host, flower, scheduler, healthcheck."""
+"""Commands `up`, `down`, `init`, `host`, `flower`, `scheduler`, `healthcheck`."""
 
 from pathlib import Path
 
@@ -10,17 +10,24 @@ from manager.system.text import counted
 
 @click.command()
 @click.option(
-    "--demo", is_flag=True, help="First write a small example fleet, if the config directory is empty."
+    "--demo", is_flag=True, help="First write a small example fleet if the config directory is empty."
 )
-@click.option("--flower/--no-flower", default=True, help="Also start Flower.")
+@click.option("--flower/--no-flower", default=True, help="Start Flower too. [default: --flower]")
 @click.option(
-    "--flower-port", type=click.IntRange(1, 65535), help="Flower's port on 127.0.0.1 (default 5555)."
+    "--flower-port",
+    type=click.IntRange(1, 65535),
+    help="Flower's port. [default: MANAGER_FLOWER_PORT, or 5555]",
 )
 @click.option(
-    "--exit-after-start", is_flag=True, help="Stop everything again once all have started: a trial."
+    "--exit-after-start",
+    is_flag=True,
+    help="A trial run: stop everything again after the accounts have started.",
 )
 @click.option(
-    "-d", "--detach", is_flag=True, help="Run in the background; return once all have started, or failed to."
+    "-d",
+    "--detach",
+    is_flag=True,
+    help="Run in the background; return when the accounts have started or failed.",
 )
 @click.option("--background", is_flag=True, hidden=True)
 def up(
@@ -31,10 +38,11 @@ def up(
     detach: bool,
     background: bool,
 ) -> int:
-    """Start all that one machine needs, then every enabled account, and show them until Ctrl-C.
+    """Start everything on this machine, then every enabled account.
 
-    Closing its terminal ends it as Ctrl-C does: the workers stop. With --detach it needs no terminal, and
-    `manager down` ends it.
+    Starts Redis (unless MANAGER_REDIS_URL names one), the paper venue, the host agent and Flower. Shows the
+    workers until Ctrl-C, which stops everything. Closing the terminal also stops everything. With --detach no
+    terminal is needed, and `manager down` stops everything.
     """
     from manager.local.up import run_up
 
@@ -42,7 +50,7 @@ def up(
         from manager.local.detach import run_detached
 
         if exit_after_start:
-            raise click.UsageError("--detach and --exit-after-start do not go together")
+            raise click.UsageError("use either --detach or --exit-after-start, not both")
         options = [
             *(["--demo"] if demo else []),
             "--flower" if flower else "--no-flower",
@@ -61,10 +69,11 @@ def up(
 
 @click.command()
 def down() -> int:
-    """Stop what `manager up` runs on this machine, as Ctrl-C in its terminal does; needs no Redis.
+    """Stop everything that `manager up` started on this machine.
 
-    Workers stop politely, then the host agent, Flower, the paper venue and the Redis that `up` started. Returns when
-    all has ended, and names what had to be killed.
+    Works as Ctrl-C in the terminal of `manager up`, and needs no Redis. Workers stop first, then Flower, the
+    host agent, the paper venue and the Redis that `up` started. Returns when all of them have ended, and
+    names what had to be killed.
     """
     from manager.local.down import run_down
 
@@ -72,37 +81,48 @@ def down() -> int:
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="A small example fleet at the paper venue instead.")
+@click.option("--demo", is_flag=True, help="Write a small example fleet at the paper venue instead.")
 @click.option(
     "--move-demo",
     is_flag=True,
-    help="First move the demo fleet's files into a directory beside this one; refused while its workers run.",
+    help="First move the demo fleet's files to a directory next to the config directory. Fails while demo "
+    "workers run.",
 )
 def init(demo: bool, move_demo: bool) -> int:
-    """Write commented starting files for a real fleet; existing files are never overwritten."""
+    """Write commented example files for a new fleet.
+
+    Never overwrites existing files.
+    """
     from manager.config.demo_files import demo_accounts
     from manager.config.starting_files import write_demo_fleet, write_starting_files
+    from manager.gateways import example_files, summaries
 
     if demo and move_demo:
-        raise click.UsageError("--demo writes the demo fleet and --move-demo moves it away: give one of them")
+        raise click.UsageError(
+            "--demo writes the demo fleet and --move-demo moves it away: use only one of them"
+        )
     directory = settings().config_dir
     held = demo_accounts(directory)
     if move_demo:
         if not held:
-            click.echo(f"error: {directory} does not hold the demo fleet; nothing was moved", err=True)
+            click.echo(f"error: {directory} does not contain the demo fleet; nothing was moved", err=True)
             return 1
         if not _moved_demo(directory, held):
             return 1
-    written = write_demo_fleet(directory) if demo else write_starting_files(directory, beside=move_demo)
+    if demo:
+        written = write_demo_fleet(directory)
+    else:
+        written = write_starting_files(directory, summaries(), example_files(), beside=move_demo)
     if not written and held:
         click.echo(
-            f"{directory} holds the demo fleet ({counted(len(held), 'account')}); nothing was written. `manager init "
-            "--move-demo` moves its files aside and writes the starting files for a real fleet"
+            f"{directory} contains the demo fleet ({counted(len(held), 'account')}); nothing was written. "
+            "`manager init --move-demo` moves its files away and writes example files for a real fleet"
         )
         return 1
     if not written:
         click.echo(
-            f"{directory} has files already; nothing was written. MANAGER_CONFIG_DIR names another directory"
+            f"{directory} already contains files; nothing was written. Set MANAGER_CONFIG_DIR to use "
+            "another directory"
         )
         return 1
     for path in written:
@@ -112,7 +132,10 @@ def init(demo: bool, move_demo: bool) -> int:
 
 
 def _moved_demo(directory: Path, held: list[str]) -> bool:
-    """Move the demo's files aside and say so; False if its workers run, which would lose their files."""
+    """Move the demo's files away and print each step.
+
+    Returns False if demo workers run, because they would lose their files.
+    """
     from manager.config.demo_files import move_demo
     from manager.local.sweep import live_workers
     from manager.system.state_dir import StatePaths
@@ -121,15 +144,15 @@ def _moved_demo(directory: Path, held: list[str]) -> bool:
     running = {record.account_id for record in live_workers(paths)} & set(held)
     if running:
         click.echo(
-            f"error: demo workers run: {', '.join(sorted(running))}; nothing was moved. End `manager up` with Ctrl-C, or "
-            "run `manager stop-all`, and try again",
+            f"error: demo workers are running: {', '.join(sorted(running))}; nothing was moved. Run "
+            "`manager down` or `manager stop-all`, then try again",
             err=True,
         )
         return False
     aside, moved, stay = move_demo(directory)
     click.echo(f"moved {counted(len(moved), 'file')} of the demo fleet to {aside}")
     for path in stay:
-        click.echo(f"left {path}: it is not as the demo wrote it")
+        click.echo(f"kept {path}: it was changed since the demo wrote it")
     return True
 
 
@@ -140,16 +163,24 @@ def _shown(written: list[Path]) -> str:
 
 @click.command()
 def host() -> int:
-    """Run this machine's host agent in the foreground: `celery -A tasks worker` with the right options."""
+    """Run this machine's host agent in the foreground.
+
+    This is `celery -A tasks worker` with the options that the agent needs.
+    """
     from manager.local.agent import run_agent
 
     return run_agent(settings())
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Its port (default: MANAGER_FLOWER_PORT, 5555).")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Flower's port. [default: MANAGER_FLOWER_PORT, or 5555]"
+)
 def flower(port: int | None) -> int:
-    """Run Flower for the fleet in the foreground: for looking only, behind a password with MANAGER_FLOWER_AUTH_FILE."""
+    """Run Flower, read-only, in the foreground.
+
+    MANAGER_FLOWER_AUTH_FILE names a file of users and passwords; without it Flower asks for no password.
+    """
     from manager.local.flower import run_flower
 
     now = settings()
@@ -158,7 +189,10 @@ def flower(port: int | None) -> int:
 
 @click.command()
 def scheduler() -> int:
-    """Run the fleet's scheduler in the foreground: it sends what is due now and then, and hosts do it."""
+    """Run the fleet's scheduler in the foreground.
+
+    It sends housekeeping tasks at fixed intervals, and host agents carry them out.
+    """
     from manager.local.scheduler import run_scheduler
 
     return run_scheduler(settings())
@@ -166,32 +200,45 @@ def scheduler() -> int:
 
 @click.command()
 @click.option(
-    "--scheduler", "of_scheduler", is_flag=True, help="Of the scheduler: whether what is due is done."
+    "--scheduler",
+    "of_scheduler",
+    is_flag=True,
+    help="Check the scheduler instead: whether housekeeping runs.",
 )
 def healthcheck(of_scheduler: bool) -> int:
-    """Say whether this machine's host agent lives, reports, and hears what is sent to it; 1 if not."""
+    """Check this machine's host agent, for supervisors.
+
+    Exits with 1 unless the agent is live, reports to Redis and receives messages.
+    """
     from manager.factory import desired_store, fleet_store
 
     now = settings()
     if of_scheduler:
-        return _scheduler_is_well(desired_store(now).tidied_seconds_ago(), now.tidy_seconds)
+        return _check_scheduler(desired_store(now).tidied_seconds_ago(), now.tidy_seconds)
     found = next((host for host in fleet_store(now).hosts() if host.name == now.host), None)
     if found is None or not found.live:
-        click.echo(f"host {now.host} has no live agent", err=True)
+        click.echo(f"host {now.host} has no live host agent; `manager host` starts one", err=True)
         return 1
-    heard = found.data.get("heard_seconds_ago")
-    if isinstance(heard, int | float) and heard > 6 * now.self_test_seconds:
-        click.echo(f"host {now.host} has heard nothing for {heard:g} s, not even itself", err=True)
+    age = found.report.heard_seconds_ago
+    if age is not None and age > 6 * now.self_test_seconds:
+        click.echo(
+            f"host {now.host}: its host agent has received no message for {age:g} s, not even its own "
+            "self-test; restart the agent",
+            err=True,
+        )
         return 1
     click.echo(f"host {now.host}: {found.state}, {counted(found.workers, 'worker')}")
     return 0
 
 
-def _scheduler_is_well(ago: float | None, interval: float) -> int:
-    well = ago is not None and ago < 3 * interval
-    text = "nothing that is due was ever done" if ago is None else f"what is due was done {ago:.0f} s ago"
-    click.echo(text if well else f"{text}: does `manager scheduler` run, and is a host live?", err=not well)
-    return int(not well)
+def _check_scheduler(ago: float | None, interval: float) -> int:
+    healthy = ago is not None and ago < 3 * interval
+    text = "housekeeping never ran" if ago is None else f"housekeeping ran {ago:.0f} s ago"
+    click.echo(
+        text if healthy else f"{text}: check that `manager scheduler` runs and that a host is live",
+        err=not healthy,
+    )
+    return int(not healthy)
 
 
 COMMANDS = (up, down, init, host, flower, scheduler, healthcheck)

@@ -1,4 +1,4 @@
-"""info, events."""
+"""Commands `info` and `events`."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @account_argument()
 @json_option
 def info(account_id: str, as_json: bool) -> int:
-    """Show all that is known of one account's worker."""
+    """Show all details of one account's worker."""
     from manager.factory import desired_store, fleet_store
     from manager.states import SETTLED
 
@@ -35,7 +35,7 @@ def info(account_id: str, as_json: bool) -> int:
         if as_json:
             print_json(None)
         else:
-            say(f"{account_id} never had a worker; `manager start {account_id}` starts one")
+            say(f"{account_id} has never had a worker; `manager start {account_id}` starts one")
         return 1
     if as_json:
         print_json(worker.to_dict())
@@ -45,13 +45,16 @@ def info(account_id: str, as_json: bool) -> int:
     if desired is not None:
         when = datetime.fromtimestamp(desired.at / 1000, UTC).isoformat(timespec="seconds")
         where = f" on {desired.host}" if desired.host else ""
-        say(f"{'wanted':<24}{desired.state}{where}, since {when} by {desired.by} ({desired.why})")
+        say(f"{'desired_state':<24}{desired.state}{where}, since {when} by {desired.by} ({desired.why})")
         if desired.running and worker.status in SETTLED:
             host = next((one for one in fleet_store(settings()).hosts() if one.name == desired.host), None)
             if host is not None and host.draining:
-                say(f"{'':<24}{host.name} is drained: `manager resume-host {host.name}` starts it again")
+                say(
+                    f"{'':<24}host {host.name} is drained: `manager resume-host {host.name}` starts the "
+                    "worker again"
+                )
             elif host is not None and not host.live:
-                say(f"{'':<24}{host.name} is {host.state}: start its agent there")
+                say(f"{'':<24}host {host.name} is {host.state}: start its host agent (`manager host` there)")
     return 0
 
 
@@ -68,12 +71,17 @@ def _say(worker: "WorkerInfo") -> None:
 
 
 @click.command()
-@click.option("-n", "last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@click.option("--account", "account_id", help="Only this account. [default: all]")
+@click.option(
+    "-n", "last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Number of events."
+)
+@click.option("-f", "--follow", is_flag=True, help="Then print new events until Ctrl-C.")
+@click.option("--account", "account_id", help="Show only this account. [default: all]")
 @json_option
 def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
-    """Show the latest changes of workers' states and health, the newest last; --json: one object a line."""
+    """Show changes of workers' states and health, newest last.
+
+    With --json, each line is one JSON object.
+    """
     from manager.factory import fleet_store
 
     store = fleet_store(settings())

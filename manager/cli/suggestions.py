@@ -1,4 +1,4 @@
-"""What a misspelt command is answered with: only commands that change nothing are offered."""
+"""Suggestions for misspelt commands: only commands that change nothing."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-#: By group (its path after `manager`): the commands that only look. A command that is not here is never offered.
+#: Group (its path after `manager`) → its read-only commands. Other commands are never suggested.
 READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
@@ -21,12 +21,15 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
 
 
 class Commands(click.Group):
-    """A group that offers, for a misspelt command, none that changes something: it would be typed without thought."""
+    """A group that suggests only read-only commands for a misspelt one.
+
+    A user may run a suggestion without thinking, so it must not start or stop anything.
+    """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is named. Raises click's UsageError."""
+        """Return the named command. Raises click.UsageError if it does not exist."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
@@ -35,5 +38,5 @@ class Commands(click.Group):
             close = get_close_matches(args[0], offered, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise click.UsageError(
-                f"there is no command {args[0]!r}; {hint}`{ctx.command_path} --help` lists all", ctx
+                f"{args[0]!r} is not a command; {hint}`{ctx.command_path} --help` lists all commands", ctx
             ) from None

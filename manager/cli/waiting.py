@@ -1,4 +1,4 @@
-"""What a person is told, in lines, who waits for the answers of single commands."""
+"""Notices for a caller that waits for a slow command."""
 
 import time
 from typing import TYPE_CHECKING
@@ -8,38 +8,41 @@ import click
 from manager.system.text import printable
 
 if TYPE_CHECKING:
-    from manager.terminal.awaited import Awaited
+    from manager.terminal.pending_reasons import PendingReasons
 
-#: Seconds of silence after which somebody who waits is told that it goes on.
-_SAY_SO_SECONDS = 3.0
+#: Seconds without a result after which a notice is printed.
+_NOTICE_SECONDS = 3.0
 
 
-class Waiting:
-    """Says once what holds every start up, and once for each account what it does."""
+class WaitNotices:
+    """Prints once that starts wait for the quarantine, and once per account what it does."""
 
     def __init__(self, *, starts: bool) -> None:
         self._starts = starts
         self._began = time.monotonic()
-        self._held_up = False
-        self._told: set[str] = set()
-        self._awaited: Awaited | None = None
+        self._quarantine_said = False
+        self._notified: set[str] = set()
+        self._reasons: PendingReasons | None = None
 
-    def say(self, account_id: str) -> None:
-        """Say what there is to say of an account that has not been answered for; called about once a second."""
-        if self._awaited is None:
-            from manager.cli.batches import awaited
+    def notify(self, account_id: str) -> None:
+        """Print what a pending account does, if that is due.
 
-            self._awaited = awaited(starts=self._starts)
-        if not self._held_up:
-            text = self._awaited.quarantine()
-            self._held_up = bool(text)
+        Called about once a second.
+        """
+        if self._reasons is None:
+            from manager.cli.batches import pending_reasons
+
+            self._reasons = pending_reasons(starts=self._starts)
+        if not self._quarantine_said:
+            text = self._reasons.quarantine()
+            self._quarantine_said = bool(text)
             if text:
                 click.echo(text, err=True)
-        if account_id in self._told:
+        if account_id in self._notified:
             return
-        doing = ", ".join(wait.what for wait in self._awaited.look([account_id]))
-        if time.monotonic() - self._began >= _SAY_SO_SECONDS:
-            self._told.add(account_id)
+        doing = ", ".join(wait.what for wait in self._reasons.read([account_id]))
+        if time.monotonic() - self._began >= _NOTICE_SECONDS:
+            self._notified.add(account_id)
             now = f" ({doing})" if doing else ""
             click.echo(
                 printable(

@@ -1,6 +1,7 @@
-"""Batches of commands: sent as one Celery group, and waited for.
+"""Batches of commands, each sent as one Celery group.
 
-A restart of Redis meanwhile costs no account: each is accounted for, at the end or later by the batch's id.
+A restart of Redis meanwhile loses no account: the result contains each one, at once or later by the batch's
+id.
 """
 
 import time
@@ -9,14 +10,14 @@ from typing import Any, Final, TypeVar
 
 from celery import group
 
-from manager.client.commands import BatchOutcome, Command, changed, error_text, started
-from manager.client.outcomes import settled
-from manager.client.results import Answers, forget
+from manager.client.commands import BatchOutcome, Command, error_text, mode_outcome, start_outcome
+from manager.client.outcomes import recorded_outcome
+from manager.client.results import TaskResults, forget
 from manager.client.sender import Sender
 from manager.errors import FleetUnavailableError, HostUnavailableError, NoBatchError, NoWorkerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool.commands import MODE_COMMANDS, STOP
 from manager.pool.protocol import Batch, Progress
@@ -24,19 +25,21 @@ from manager.states import WorkerLifecycleStatus
 
 T = TypeVar("T")
 
-#: Seconds that a batch which has begun waits for a Redis that went away: a restart takes a few.
-_PATIENCE: Final = 30.0
-#: Seconds between two tries while Redis is away.
-_PAUSE: Final = 0.25
-#: Seconds between two looks at what has become of accounts: after an outage, and while no answer comes. Redis
-#: may have lost their answers, or their tasks, in a restart that was too short to be noticed here.
-_LOOK_SECONDS: Final = 1.0
-_QUIET_SECONDS: Final = 10.0
+#: Seconds for which a batch retries while Redis is unreachable. A restart of Redis takes a few.
+_RETRY_LIMIT_SECONDS: Final = 30.0
+_RETRY_SECONDS: Final = 0.25
+#: Seconds between two reads of the accounts' records: after an outage, and while no result arrives. A restart
+#: of Redis that was too short to be noticed here may have lost results or tasks.
+_RECHECK_SECONDS: Final = 1.0
+_QUIET_RECHECK_SECONDS: Final = 10.0
 _MODE_NAMES: Final = frozenset(spec.name for spec in MODE_COMMANDS)
 
 
 class BatchSender:
-    """Sends batches of commands and accounts for every account of each."""
+    """Sends batches of commands.
+
+    Each result contains every account of its batch.
+    """
 
     def __init__(
         self,
@@ -44,14 +47,14 @@ class BatchSender:
         store: FleetStore,
         desired: DesiredStore,
         records: BatchStore,
-        answers: Answers,
+        results: TaskResults,
         sender: Sender,
     ) -> None:
         self._app = app
         self._store = store
         self._desired = desired
         self._records = records
-        self._answers = answers
+        self._results = results
         self._sender = sender
 
     def run(
@@ -61,16 +64,21 @@ class BatchSender:
         progress: Progress | None,
         batch: Batch | None,
     ) -> BatchResult:
-        """Send the commands and wait for their answers, but for a batch that nobody waits for.
+        """Send the commands.
 
-        Raises FleetUnavailableError or HostUnavailableError if nothing was sent. Once something may have been
-        sent it raises nothing: accounts whose outcome is unknown are `pending`, and `trouble` says why.
+        Unless `batch.wait` is false, blocks until their results arrive. `wait_seconds` limits the wait. Once
+        a command may have been sent, nothing is raised: accounts whose outcome is unknown are `pending`, and
+        `trouble` says why.
+
+        Raises:
+            FleetUnavailableError: Redis cannot be used, and nothing was sent.
+            HostUnavailableError: no host is live, and nothing was sent.
         """
         batch = batch or Batch()
         if not commands and not batch.settled:
             return BatchResult()
         parts = BatchOutcome(progress)
-        # Before anything is wanted: hosts act on that at once, and may be too busy to let this through.
+        # Written before desired state: hosts act on that at once, and may then delay this write.
         what = commands[0].name if commands else "start"
         tokens = {command.account_id: command.token for command in commands}
         try:
@@ -80,15 +88,15 @@ class BatchSender:
         waiting = {command.token: command.account_id for command in commands}
         trouble = ""
         try:
-            ready, refused = _patiently(lambda: self._sender.accept(commands))
+            ready, refused = _retried(lambda: self._sender.accept(commands))
             for account_id, refusal in refused.items():
                 parts.put(account_id, "failed", str(refusal))
                 waiting.pop(tokens[account_id])
             if refused:
                 ends = {account_id: ("failed", str(refusal)) for account_id, refusal in refused.items()}
-                _patiently(lambda: self._records.settle(batch.id, ends))
+                _retried(lambda: self._records.settle(batch.id, ends))
             if ready:
-                _patiently(lambda: self._send(ready, batch.id))
+                _retried(lambda: self._send(ready, batch.id))
                 if batch.wait:
                     trouble = self._wait(what, waiting, wait_seconds, parts)
         except FleetUnavailableError as error:
@@ -99,46 +107,50 @@ class BatchSender:
         if batch.wait and not trouble:
             for task_id, account_id in waiting.items():
                 text = (
-                    f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); it may still be "
-                    "carried out"
+                    f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); "
+                    f"it may still be carried out: check with `manager info {account_id}`"
                 )
                 parts.put(account_id, "failed", text)
             waiting = {}
         for account_id in waiting.values() if trouble else ():
-            parts.tell(account_id, "pending")
+            parts.notify(account_id, "pending")
         return parts.result(batch.id, _by_account(waiting), trouble if waiting else "")
 
     def result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        """Return a batch and what has become of it by now; `pending` are those of which nothing is known yet.
+        """Return a batch and its outcomes so far.
 
-        Raises NoBatchError if there is none of that id (they are kept for a day).
+        Accounts without one are `pending`. Raises NoBatchError if the batch does not exist or is more than a
+        day old.
         """
         record = self._records.read(batch_id)
         if record is None:
-            raise NoBatchError(f"no batch {batch_id}: they are kept for a day; `manager batch` lists them")
+            raise NoBatchError(f"no batch {batch_id}: batches are kept for a day; `manager batch` lists them")
         parts = BatchOutcome()
         for account_id, (outcome, text) in record.settled.items():
             parts.put(account_id, outcome, text)
         waiting = {token: account_id for account_id, token in record.tasks.items()}
         self._collect(record.what, waiting, 0.0, parts)
-        self._look(record.what, waiting, parts)
+        self._check_records(record.what, waiting, parts)
         return record, parts.result(batch_id, _by_account(waiting))
 
     # inside
 
     def _send(self, commands: Sequence[Command], batch_id: str) -> None:
-        """Send the tasks. Idempotent: each keeps its id, by which its host knows the command."""
-        with self._answers.translated():
+        """Send the tasks.
+
+        Idempotent: a host recognizes a command that it receives again by the task's id.
+        """
+        with self._results.translated():
             group(
-                # As the root of each, the batch is named by every one of its tasks in Flower.
+                # Flower then shows the batch's id as the root of each task.
                 [self._sender.signature(command).set(root_id=batch_id) for command in commands],
                 app=self._app,
             ).apply_async(task_id=batch_id)
 
     def _wait(self, what: str, waiting: dict[str, str], wait_seconds: float, parts: BatchOutcome) -> str:
-        """Take answers until all have come, or the time is over.
+        """Collect results until none is missing or the time is over.
 
-        Returns what went wrong with Redis meanwhile; empty if nothing did.
+        Returns the last error of Redis; empty if there was none.
         """
         deadline = time.monotonic() + wait_seconds
         trouble = ""
@@ -147,42 +159,48 @@ class BatchSender:
             left = deadline - time.monotonic()
             try:
                 before = len(waiting)
-                slice_seconds = _LOOK_SECONDS if trouble else _QUIET_SECONDS
+                slice_seconds = _RECHECK_SECONDS if trouble else _QUIET_RECHECK_SECONDS
                 self._collect(what, waiting, max(0.0, min(left, slice_seconds)), parts)
                 if trouble or len(waiting) == before or left <= slice_seconds:
-                    self._look(what, waiting, parts)
+                    self._check_records(what, waiting, parts)
                 away_since = None
             except FleetUnavailableError as error:
                 now = time.monotonic()
                 trouble, away_since = str(error), away_since or now
-                if now - away_since > _PATIENCE:
+                if now - away_since > _RETRY_LIMIT_SECONDS:
                     break
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_SECONDS)
             if time.monotonic() >= deadline:
                 break
         return trouble
 
     def _collect(self, what: str, waiting: dict[str, str], seconds: float, parts: BatchOutcome) -> None:
-        with self._answers.translated():
-            for task_id, outcome in self._answers.collect(set(waiting), seconds):
+        with self._results.translated():
+            for task_id, outcome in self._results.collect(set(waiting), seconds):
                 account_id = waiting.pop(task_id)
-                sort = self._stopped if what == STOP.name else changed if what in _MODE_NAMES else started
-                parts.put(account_id, *sort(account_id, outcome))
+                parts.put(account_id, *self._outcome(what, account_id, outcome))
 
-    def _look(self, what: str, waiting: dict[str, str], parts: BatchOutcome) -> None:
-        """Account for those of whose command the records tell what became of it."""
+    def _check_records(self, what: str, waiting: dict[str, str], parts: BatchOutcome) -> None:
+        """Settle the accounts whose records show the outcome of their command."""
         if not waiting:
             return
         generations = self._desired.generations(list(waiting))
         desired = self._desired.read_many(waiting.values())
         workers = {info.account_id: info for info in self._store.list_workers()}
         for token, account_id in list(waiting.items()):
-            found = settled(what, generations.get(token), desired.get(account_id), workers.get(account_id))
+            info = workers.get(account_id)
+            found = recorded_outcome(what, generations.get(token), desired.get(account_id), info)
             if found is not None:
                 del waiting[token]
                 parts.put(account_id, *found)
 
-    def _stopped(self, account_id: str, outcome: Any) -> tuple[str, Any]:
+    def _outcome(self, what: str, account_id: str, result: Any) -> tuple[str, Any]:
+        """Return the part of a task's result or error in the batch's outcome."""
+        if what == STOP.name:
+            return self._stop_outcome(account_id, result)
+        return mode_outcome(result) if what in _MODE_NAMES else start_outcome(result)
+
+    def _stop_outcome(self, account_id: str, outcome: Any) -> tuple[str, Any]:
         if isinstance(outcome, NoWorkerError):
             return "skipped", str(outcome)
         if isinstance(outcome, BaseException):
@@ -190,19 +208,20 @@ class BatchSender:
         try:
             info = self._store.get_worker(account_id)
         except FleetUnavailableError:
-            # What its host answered counts; only its record cannot be read.
+            # The host's answer counts, although the worker's record cannot be read.
             return "done", WorkerInfo(
                 worker_id="", account_id=account_id, status=WorkerLifecycleStatus.STOPPED
             )
         if info is None:
-            return "skipped", f"{account_id}: its record is gone"
+            return "skipped", f"{account_id}: its record was deleted"
         return "done", info
 
 
-def _patiently(call: Callable[[], T]) -> T:
-    """Call, and again while Redis is away or has not heard of its hosts again.
+def _retried(call: Callable[[], T]) -> T:
+    """Call, and retry while Redis is unreachable.
 
-    Raises what the call raises, once the patience is over.
+    After that, also retries while no host has reported to the restarted Redis yet. Raises the call's error
+    once the retry limit is over.
     """
     deadline: float | None = None
     while True:
@@ -212,10 +231,10 @@ def _patiently(call: Callable[[], T]) -> T:
             if deadline is None:
                 if not isinstance(error, FleetUnavailableError):
                     raise
-                deadline = time.monotonic() + _PATIENCE
+                deadline = time.monotonic() + _RETRY_LIMIT_SECONDS
             if time.monotonic() >= deadline:
                 raise
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_SECONDS)
 
 
 def _by_account(waiting: Mapping[str, str]) -> dict[str, str]:

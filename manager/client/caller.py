@@ -1,11 +1,11 @@
-"""Who asks, for the desired state and the audit trail. A leaf."""
+"""The identity of this process in desired state and the audit trail."""
 
 import getpass
 import socket
 
 
 def caller() -> str:
-    """Return the user and the machine of this process."""
+    """Return `user@machine` of this process."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):

@@ -1,4 +1,4 @@
-"""The Celery app of senders, and the one place that finds `celeryconfig.py`."""
+"""The Celery app of senders, and the loader of `celeryconfig.py`."""
 
 import importlib.util
 import sys
@@ -10,8 +10,8 @@ from celery import Celery
 
 from manager.fleet.address import parse_redis_url
 
-#: Under this name the file is loaded once. Not `celeryconfig`: a service that imports us may have one of its own,
-#: and whichever stands first on sys.path would then configure both.
+#: The module name of `celeryconfig.py`. A service that imports this package may have its own `celeryconfig`;
+#: the first one on sys.path would then configure both.
 _MODULE: Final = "_manager_celeryconfig"
 
 
@@ -23,7 +23,7 @@ def celery_settings() -> ModuleType:
     path = Path(__file__).resolve().parents[2] / "celeryconfig.py"
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is missing: install the project again")
+        raise ImportError(f"{path} is missing: reinstall the project")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[_MODULE] = module
@@ -31,7 +31,10 @@ def celery_settings() -> ModuleType:
 
 
 def sender_app(url: str) -> Any:
-    """Return a Celery app that only sends, to the broker and result backend at `url`. Raises SettingsError."""
+    """Return a Celery app that sends to the Redis at `url`.
+
+    Raises SettingsError if the URL cannot be used.
+    """
     app = Celery("manager", set_as_current=False)
     app.config_from_object(celery_settings())
     url = parse_redis_url(url).url

@@ -1,4 +1,7 @@
-"""From a command to a task and back: the pool of everyone who is not the host agent itself."""
+"""The `WorkerPool` that sends commands as Celery tasks.
+
+Every process except host agents uses it.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +10,7 @@ from typing import Any, Final
 from manager import wire
 from manager.client.batch_sender import BatchSender
 from manager.client.commands import Command, error_text, unchecked
-from manager.client.results import Answers
+from manager.client.results import TaskResults
 from manager.client.sender import AccountFiles, Sender, may_have_process
 from manager.errors import (
     AccountNotFoundError,
@@ -21,7 +24,8 @@ from manager.errors import (
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord, BatchStore
-from manager.fleet.desired import FORCED_MOVE, MOVE, DesiredStore
+from manager.fleet.desired import FORCED_MOVE, MOVE
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
@@ -30,14 +34,14 @@ from manager.pool.commands import RESTART, START, STOP, CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.versions import at_least
 
-#: Seconds that a caller waits beyond a stop's own timeout.
+#: Seconds that a caller waits in addition to a stop's timeout.
 _STOP_MARGIN: Final = 15.0
-#: Accounts that a host checks in one task.
-_CHECKED_AT_ONCE: Final = 500
+#: Accounts that one task validates.
+_VALIDATED_PER_TASK: Final = 500
 
 
 class CeleryWorkerPool:
-    """Sends commands to the host agents as Celery tasks, and reads what they recorded from Redis."""
+    """Sends Celery tasks to host agents, and reads their records."""
 
     def __init__(
         self,
@@ -58,14 +62,18 @@ class CeleryWorkerPool:
         self._leases = leases
         self._batches = batches
         self._timeout = command_timeout_seconds
-        self._answers = Answers(app, store)
-        self._sender = Sender(app, store, desired, self._answers, audit, account_files)
-        self._batch_sender = BatchSender(app, store, desired, batches, self._answers, self._sender)
+        self._results = TaskResults(app, store)
+        self._sender = Sender(app, store, desired, self._results, audit, account_files)
+        self._batch_sender = BatchSender(app, store, desired, batches, self._results, self._sender)
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.start_worker`. The files are read by the host, not here.
+        """See `manager.pool.protocol.WorkerPool.start_worker`.
 
-        Raises HostUnavailableError if no agent is there to do it, CommandTimeoutError if none answered in time.
+        The host reads the account's files.
+
+        Raises:
+            HostUnavailableError: no live host can run the account.
+            CommandTimeoutError: no answer came in time; the command may still be carried out.
         """
         self._check(request, START.name)
         return WorkerInfo.from_dict(self._ask(self._start(request, START)))
@@ -76,22 +84,28 @@ class CeleryWorkerPool:
         return WorkerInfo.from_dict(self._ask(self._start(request, RESTART)))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.protocol.WorkerPool.stop_worker`. Written down first: whatever fails then, it happens."""
+        """See `manager.pool.protocol.WorkerPool.stop_worker`.
+
+        Desired state is written first, so a failure after that delays the stop but does not lose it.
+        """
         timeout = check_timeout(timeout)
         return bool(self._ask(self._stop(check_account_id(account_id), timeout), self._stop_wait(timeout)))
 
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
     ) -> WorkerInfo:
-        """Stop the account's worker where it is and start it on `host`.
+        """Stop the account's worker on its present host and start it on `host`.
 
-        `force` is for a host that is lost for good: its lease is taken away without proof that its worker has ended.
-        If that worker still trades somewhere, there are two sessions until it hears of it. Raises
-        HostUnavailableError if a host is silent (without force), or if `host` is; RuntimeErrors as start and stop do.
+        `force` is for a host that is lost for good: the account's lease is revoked without proof that its
+        worker has ended. If that worker still trades, there are two sessions until its next heartbeat is
+        refused.
+
+        Raises HostUnavailableError if `host` is silent, or if the present host is (without `force`);
+        RuntimeErrors as start and stop do.
         """
         why = FORCED_MOVE if force else MOVE
         try:
-            self._make_way(account_id, host, force=force, needs=needs)
+            self._prepare_move(account_id, host, force=force, needs=needs)
         except FleetUnavailableError:
             raise
         except ManagerError as error:
@@ -101,11 +115,14 @@ class CeleryWorkerPool:
         return WorkerInfo.from_dict(self._ask(request))
 
     def note_refusal(self, what: str, account_id: str, error: ManagerError) -> None:
-        """Write into the audit trail that the caller's own checks refused a command. Raises nothing."""
+        """Record that the caller's own checks refused a command.
+
+        Raises nothing.
+        """
         self._sender.note_refusal(what, account_id, error)
 
-    def _make_way(self, account_id: str, host: str, *, force: bool, needs: Needs | None) -> None:
-        """Check a move, and stop the account's worker where it is."""
+    def _prepare_move(self, account_id: str, host: str, *, force: bool, needs: Needs | None) -> None:
+        """Check a move, and stop the account's worker on its present host."""
         if not self._sender.knows(account_id):
             raise AccountNotFoundError(
                 f"no account {account_id}: it has no file on this machine, no worker and nothing desired; "
@@ -119,11 +136,11 @@ class CeleryWorkerPool:
                 f"host {host} has no live agent (live: {known}): start one there first"
             )
         info = self.get_worker_info(account_id)
-        here = str(info.metadata.get("host")) if info is not None else None
+        here = info.placement.host if info is not None else None
         present = may_have_process(info)
         if here == host and present:
             raise AlreadyThereError(f"{account_id} is on host {host} already")
-        why = None if needs is None or force else self._sender.view(hosts).refusal(needs, host)
+        why = None if needs is None or force else self._sender.fleet_view(hosts).refusal(needs, host)
         if why is not None:
             raise NoHostFitsError(f"{account_id}: host {host}: {why}; nothing was done")
         if not present and not force:
@@ -138,28 +155,37 @@ class CeleryWorkerPool:
     def _refuse_uncertain(
         self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
     ) -> None:
-        """Refuse to move an account whose worker may live on a silent host that Redis has lost the records of."""
+        """Refuse to move an account that may run on a silent host.
+
+        This is for a host whose records Redis has lost.
+        """
         desired = self._desired.read(account_id)
         if desired is None or not desired.running or desired.host in {"", host} or desired.host in live:
             return
-        if info is not None and info.metadata.get("host") == desired.host:
-            return  # its host has said that it ended
+        if info is not None and info.placement.host == desired.host:
+            return  # the host has recorded its end
         raise HostUnavailableError(
-            f"{account_id} was to run on host {desired.host}, whose agent is silent, and Redis has no record of its worker, "
-            f"which may trade there: start the agent there; if the machine is lost for good, `manager move {account_id} --to "
-            f"{host} --force`"
+            f"{account_id} should run on host {desired.host}, whose agent is silent, and Redis has no record "
+            "of its worker, which may trade there: start the agent there; if the machine is lost for good, "
+            f"`manager move {account_id} --to {host} --force`"
         )
 
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.start_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.start_many`.
+
+        Sends one Celery group with a task for each account.
+        """
         return self._start_many(requests, START, progress, batch)
 
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.restart_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.restart_many`.
+
+        Sends one Celery group with a task for each account.
+        """
         return self._start_many(requests, RESTART, progress, batch)
 
     def stop_many(
@@ -169,15 +195,21 @@ class CeleryWorkerPool:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.stop_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.stop_many`.
+
+        Sends one Celery group with a task for each account.
+        """
         timeout = check_timeout(timeout)
         commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
         if batch is not None:
-            self._note_settled(STOP.name, batch)
+            self._record_failed(STOP.name, batch)
         return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
 
     def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.set_mode`. Written down first: it holds even if nobody answers."""
+        """See `manager.pool.protocol.WorkerPool.set_mode`.
+
+        Desired state is written first, so the mode applies even if no host answers.
+        """
         return WorkerInfo.from_dict(self._ask(Command(command, check_account_id(account_id))))
 
     def set_mode_many(
@@ -187,51 +219,58 @@ class CeleryWorkerPool:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.set_mode_many`: one Celery group with a task for each account."""
+        """See `manager.pool.protocol.WorkerPool.set_mode_many`.
+
+        Sends one Celery group with a task for each account.
+        """
         commands = [Command(command, check_account_id(account_id)) for account_id in account_ids]
         return self._batch_sender.run(commands, self._timeout, progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        """Return a batch and what has become of it by now; `pending` are those of which nothing is known yet.
+        """Return a batch and its outcomes so far.
 
-        Raises NoBatchError if there is none of that id (they are kept for a day).
+        Accounts without one are `pending`. Raises NoBatchError if the batch does not exist or is more than a
+        day old.
         """
         return self._batch_sender.result(batch_id)
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
-        """See `manager.pool.protocol.WorkerPool.validate_many`. Raises HostUnavailableError if no host is live."""
-        hosts, workers = self._store.look(None)
+        """See `manager.pool.protocol.WorkerPool.validate_many`.
+
+        Raises HostUnavailableError if no host is live.
+        """
+        hosts, workers = self._store.snapshot(None)
         if not any(host.live for host in hosts):
-            raise self._sender.nobody()
-        places = self._sender.places(workers, list(needs))
-        view = self._sender.view(hosts)
+            raise self._sender.no_live_host()
+        account_hosts = self._sender.account_hosts(workers, list(needs))
+        view = self._sender.fleet_view(hosts)
         by_host: dict[str, list[str]] = {}
         found: dict[str, tuple[str, ValidationResult]] = {}
-        for account_id, wants in needs.items():
-            placement = view.place(wants, places.get(account_id, ("", False))[0] or None)
+        for account_id, required in needs.items():
+            placement = view.place(required, account_hosts.get(account_id, ("", False))[0] or None)
             if placement.host is None:
                 found[account_id] = ("", unchecked(account_id, placement.explain()))
             else:
                 by_host.setdefault(placement.host, []).append(account_id)
         tasks: dict[str, tuple[str, list[str]]] = {}
-        old = {host.name for host in hosts if not at_least(host.data.get("version"), "0.2")}
-        with self._answers.translated():
+        old = {host.name for host in hosts if not at_least(host.report.version, "0.2")}
+        with self._results.translated():
             for host, account_ids in by_host.items():
-                if host in old:  # of a version that checks one account a task
+                if host in old:  # its version validates one account per task
                     tasks |= {
                         self._sender.send(wire.VALIDATE_CONFIG, one, host): (host, [one])
                         for one in account_ids
                     }
                     continue
-                for first in range(0, len(account_ids), _CHECKED_AT_ONCE):
-                    some = account_ids[first : first + _CHECKED_AT_ONCE]
+                for first in range(0, len(account_ids), _VALIDATED_PER_TASK):
+                    some = account_ids[first : first + _VALIDATED_PER_TASK]
                     tasks[self._sender.send(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
-            for task_id, answer in self._answers.collect(set(tasks), self._timeout):
+            for task_id, answer in self._results.collect(set(tasks), self._timeout):
                 host, some = tasks.pop(task_id)
                 for account_id in some:
                     if isinstance(answer, BaseException):
                         result = unchecked(
-                            account_id, f"host {host} could not check it: {error_text(answer)}"
+                            account_id, f"host {host} could not validate it: {error_text(answer)}"
                         )
                     else:
                         result = ValidationResult.from_dict(answer if host in old else answer[account_id])
@@ -242,7 +281,7 @@ class CeleryWorkerPool:
         return found
 
     def batches(self, count: int) -> list[BatchRecord]:
-        """Return the newest batches, the newest first."""
+        """Return the `count` newest batches, newest first."""
         found = (self._batches.read(batch_id) for batch_id in self._batches.newest(count))
         return [record for record in found if record is not None]
 
@@ -253,18 +292,21 @@ class CeleryWorkerPool:
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
         """See `manager.pool.protocol.WorkerPool.recorded_needs`."""
-        return {key: one.tenant for key, one in self._desired.read_many(account_ids).items()}
+        return {key: one.placement_needs for key, one in self._desired.read_many(account_ids).items()}
 
     def list_workers(self) -> list[WorkerInfo]:
-        """Return every recorded worker of the fleet as it is now."""
+        """Return the current state of every recorded worker of the fleet."""
         return self._store.list_workers()
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker as it is now, or None."""
+        """Return the account's worker with its current state, or None."""
         return self._store.get_worker(account_id)
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Say whether the account may have a worker process; a silent host's worker counts."""
+        """Return whether the account may have a worker process.
+
+        A worker on a silent host counts.
+        """
         return may_have_process(self._store.get_worker(account_id))
 
     # inside
@@ -276,7 +318,7 @@ class CeleryWorkerPool:
         progress: Progress | None,
         batch: Batch | None,
     ) -> BatchResult:
-        """Send those to which the caller's own validator does not say no."""
+        """Send the requests that the caller's own validator accepts."""
         refused: dict[str, str] = {}
         for request in requests:
             try:
@@ -284,7 +326,7 @@ class CeleryWorkerPool:
             except ManagerError as error:
                 refused[request.account_id] = str(error)
         batch = batch or Batch()
-        self._note_settled(spec.name, batch)
+        self._record_failed(spec.name, batch)
         batch = replace(
             batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
         )
@@ -313,7 +355,7 @@ class CeleryWorkerPool:
         return Command(STOP, account_id, {"timeout": timeout})
 
     def _check(self, request: StartRequest, what: str) -> None:
-        """Ask the caller's own validator, if there is one."""
+        """Run the caller's own validator, if there is one. Raises its error."""
         if request.check is None:
             return
         try:
@@ -322,8 +364,11 @@ class CeleryWorkerPool:
             self._sender.note_refusal(what, request.account_id, error)
             raise
 
-    def _note_settled(self, what: str, batch: Batch) -> None:
-        """Write down which accounts of a batch failed before anything was sent for them."""
+    def _record_failed(self, what: str, batch: Batch) -> None:
+        """Record the accounts of a batch that failed before the sending.
+
+        Writes to the audit trail.
+        """
         for account_id, (outcome, text) in batch.settled.items():
             if outcome == "failed":
                 self._sender.note_refusal(what, account_id, InvalidConfigError(text))

@@ -1,4 +1,7 @@
-"""Commands on their way to the hosts, and their answers sorted: what the sender needs beside Celery."""
+"""Commands, their placement on hosts, and the outcomes of their tasks.
+
+No I/O.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,27 +18,27 @@ from manager.pool.commands import CommandSpec
 from manager.pool.protocol import Progress
 from manager.versions import __version__, apart
 
-#: Account → the host where it is or was, and whether it may have a worker there.
+#: Account → its present or last host, and whether it may have a worker process there.
 AccountHosts = Mapping[str, tuple[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A task for one account, and the desired state that it stands for."""
+    """A command for one account: its task and its change of desired state."""
 
     spec: CommandSpec
     account_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    #: What the audit trail and the desired state call it, where that is not the command's own name.
+    #: Its name in desired state and the audit trail, if that is not the command's own.
     why: str = ""
     host: str = ""
     queue: str = ""
-    #: The task's id, by which a command that is delivered twice is one.
+    #: The task's id. A command that is delivered twice acts once.
     token: str = field(default_factory=lambda: str(uuid4()))
-    #: What the account asks of its host; None: the host that gets the command finds out.
+    #: The account's requirements on its host; None: the host that receives the command reads them.
     needs: Needs | None = None
     failover: bool = False
-    #: What it was given when it was written down.
+    #: Its generation in desired state; 0 until that is written.
     generation: int = 0
 
     @property
@@ -44,7 +47,7 @@ class Command:
 
 
 class BatchOutcome:
-    """A batch's accounts, each in one part of the result."""
+    """Collects the outcome of each account of a batch."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
@@ -52,10 +55,10 @@ class BatchOutcome:
 
     def put(self, account_id: str, part: str, what: Any) -> None:
         self._parts[part][account_id] = what
-        self.tell(account_id, part)
+        self.notify(account_id, part)
 
-    def tell(self, account_id: str, part: str) -> None:
-        """Tell who watches the batch."""
+    def notify(self, account_id: str, part: str) -> None:
+        """Report an account's outcome to the progress callback."""
         if self._progress is not None:
             self._progress(account_id, part)
 
@@ -65,23 +68,25 @@ class BatchOutcome:
         return BatchResult(**self._parts, pending=dict(pending or {}), batch_id=batch_id, trouble=trouble)
 
 
-def spread(
+def place_starts(
     commands: Sequence[Command],
-    places: AccountHosts,
+    account_hosts: AccountHosts,
     view: FleetView,
     live: set[str],
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Give each of many starts its host in one pass, and have those of one server not follow on each other.
+    """Choose a host for each of many starts, and set their order.
 
-    Returns the commands with their queues, and why there is no host for the others.
+    Interleaves the starts of different servers. Each server's logins are limited per second, so starts of one
+    server in a row would delay all others. Returns the placed commands with their queues, and for the others
+    why no host fits.
     """
     refused: dict[str, HostUnavailableError] = {}
     servers: dict[str, list[Command]] = {}
-    # Those that few hosts fit come first: another could have their place while it has others to go to.
-    for command in sorted(commands, key=_freedom):
-        place, has_worker = places.get(command.account_id, ("", False))
-        if command.needs is not None and not (has_worker and place in live):
-            placement = view.place(command.needs, place or None)
+    # Accounts that fit few hosts come first. Others could take their places although more hosts fit them.
+    for command in sorted(commands, key=_fewest_hosts_first):
+        present, has_worker = account_hosts.get(command.account_id, ("", False))
+        if command.needs is not None and not (has_worker and present in live):
+            placement = view.place(command.needs, present or None)
             if placement.host is None:
                 refused[command.account_id] = NoHostFitsError(placement.explain())
                 continue
@@ -93,66 +98,71 @@ def spread(
     return [command for row in rounds for command in row if command is not None], refused
 
 
-def without_strangers(
-    commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostFacts]
+def refuse_incompatible_hosts(
+    commands: Sequence[Command], account_hosts: AccountHosts, hosts: Sequence[HostFacts]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Take out the starts that a live host would get whose version this one does not work with.
+    """Return the starts that can be sent, and errors for the others.
 
-    One that has no place yet stays in if any live host could take it.
+    Refuses a start whose live host has an incompatible version. A start without a host is refused only if
+    every live host is incompatible.
     """
-    strangers = {host.name: host for host in hosts if host.live and not host.understood}
-    if not strangers:
+    incompatible = {host.name: host for host in hosts if host.live and not host.compatible}
+    if not incompatible:
         return list(commands), {}
-    somebody = any(host.live and host.understood for host in hosts)
+    any_compatible = any(host.live and host.compatible for host in hosts)
     ready: list[Command] = []
     refused: dict[str, HostUnavailableError] = {}
     for command in commands:
-        place = command.host or places.get(command.account_id, ("", False))[0]
-        stranger = strangers.get(place) or (None if somebody else next(iter(strangers.values())))
-        if stranger is None:
+        name = command.host or account_hosts.get(command.account_id, ("", False))[0]
+        host = incompatible.get(name) or (None if any_compatible else next(iter(incompatible.values())))
+        if host is None:
             ready.append(command)
         else:
             refused[command.account_id] = VersionMismatchError(
-                f"{command.account_id}: host {stranger.name} and this manager do not work together: "
-                f"{apart(stranger.version, __version__)}: bring the older one up to date"
+                f"{command.account_id}: host {host.name} and this manager do not work together: "
+                f"{apart(host.version, __version__)}: upgrade the older one"
             )
     return ready, refused
 
 
-def without_older_hosts(
-    commands: Sequence[Command], places: AccountHosts, hosts: Sequence[HostState]
+def refuse_unknown_commands(
+    commands: Sequence[Command], account_hosts: AccountHosts, hosts: Sequence[HostState]
 ) -> tuple[list[Command], dict[str, HostUnavailableError]]:
-    """Take out the commands whose account is on a host of a version that does not know them, also a silent one."""
-    known = {host.name: set(host.data.get("commands") or ()) for host in hosts if host.live or host.data}
-    versions = {host.name: host.data.get("version") for host in hosts}
+    """Return the commands that can be sent, and errors for the others.
+
+    Refuses a command that the account's host does not know. A silent host is judged by its last report.
+    """
+    known = {host.name: set(host.report.commands or ()) for host in hosts if host.live or host.data}
+    versions = {host.name: host.report.version for host in hosts}
     ready: list[Command] = []
     refused: dict[str, HostUnavailableError] = {}
     for command in commands:
-        place = places.get(command.account_id, ("", False))[0]
-        if place in known and command.spec.name not in known[place]:
+        host = account_hosts.get(command.account_id, ("", False))[0]
+        if host in known and command.spec.name not in known[host]:
             refused[command.account_id] = VersionMismatchError(
-                f"{command.account_id}: host {place} runs version {versions.get(place)}, which does not know "
-                f"{command.spec.name}: bring it up to date; nothing was done"
+                f"{command.account_id}: host {host} runs version {versions.get(host)}, which does not know "
+                f"{command.spec.name}: upgrade it; nothing was done"
             )
         else:
             ready.append(command)
     return ready, refused
 
 
-def _freedom(command: Command) -> tuple[bool, int, int]:
+def _fewest_hosts_first(command: Command) -> tuple[bool, int, int]:
     needs = command.needs
     return (True, 0, 0) if needs is None else (needs.pin is None, -len(needs.requires), -len(needs.avoid))
 
 
-def started(account_id: str, outcome: Any) -> tuple[str, Any]:
+def start_outcome(outcome: Any) -> tuple[str, Any]:
+    """Return the part of a start's result or error in the batch's outcome."""
     if isinstance(outcome, BaseException):
         return "failed", error_text(outcome)
     info = WorkerInfo.from_dict(outcome)
-    return ("already" if info.metadata.get("already_running") else "done"), info
+    return ("already" if info.placement.already_running else "done"), info
 
 
-def changed(account_id: str, outcome: Any) -> tuple[str, Any]:
-    """Sort the answer to a command that changes a trading mode."""
+def mode_outcome(outcome: Any) -> tuple[str, Any]:
+    """Return the part of a mode command's result in the batch's outcome."""
     if isinstance(outcome, NoWorkerError):
         return "skipped", str(outcome)
     if isinstance(outcome, BaseException):
@@ -165,7 +175,10 @@ def error_text(error: BaseException) -> str:
 
 
 class Unchecked(ValidationResult):
-    """The answer for an account that no host has checked; its error says why."""
+    """The result for an account that no host has validated.
+
+    Its error says why.
+    """
 
 
 def unchecked(account_id: str, text: str) -> ValidationResult:

@@ -1,4 +1,4 @@
-"""The fleet's hosts: what they are, taking one out of service and back, and where an account would go."""
+"""The fleet's hosts: queries, drains, deletion, placement previews."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,30 +12,32 @@ from manager.errors import (
 )
 from manager.fleet import FleetStore, HostState
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_report import DrainReport
 from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
 from manager.placement.engine import FleetView, Needs, Placement
 from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.versions import at_least
 
-#: Seconds. A deadline further away than that is a mistake.
+#: Longest deadline of a drain, in seconds; a longer one is cut to this.
 MAX_DEADLINE: Final = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class DrainProgress:
-    """How far a drain is."""
+    """The progress of a drain."""
 
     host: HostState
-    #: Workers that have a process there still.
+    #: Workers that still have a process there.
     workers: int
-    #: Of these, those that are on their way.
+    #: Those that are moving or stopping.
     leaving: int
-    #: Accounts that cannot leave now; `why` names the first of them.
+    #: Accounts that cannot leave now.
     staying: int
+    #: Account → reason, for the first of those that cannot leave.
     why: dict[str, str]
-    #: Whether all that are left are left for good: waiting changes nothing.
+    #: Whether no remaining worker can leave, so that waiting changes nothing.
     stuck: bool
 
     @property
@@ -44,7 +46,10 @@ class DrainProgress:
 
 
 class FleetHosts:
-    """Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Queries and commands for the hosts of a fleet.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(
         self, store: FleetStore, desired: DesiredStore, audit: AuditTrail, leases: LeaseStore
@@ -59,7 +64,7 @@ class FleetHosts:
         return self._store.hosts()
 
     def get(self, name: str) -> HostState:
-        """Return one host. Raises NoSuchHostError, which names those that there are."""
+        """Return one host. Raises NoSuchHostError, which names the known hosts."""
         hosts = self._store.hosts()
         for host in hosts:
             if host.name == name:
@@ -75,10 +80,12 @@ class FleetHosts:
         when_flat: bool = False,
         deadline_seconds: float | None = None,
     ) -> HostState:
-        """Have a host take no new workers, and its workers move to other hosts, or stop until it is back.
+        """Drain a host.
 
-        With `when_flat` those with open positions go on until they have none, or until the deadline. Nothing of what is
-        wanted changes: `resume` brings back what stopped here. Returns the host; a silent one is emptied when it is back.
+        It accepts no new workers, and its workers move to other hosts or stop. With `when_flat`, workers with
+        open positions stay until they have none, or until the deadline. With mode `stop` desired state does
+        not change: `resume` starts the stopped workers again. A silent host drains once it is back. Returns
+        the host; does not wait for the drain.
         """
         with self._audit.refusals("drain", by=caller(), host=name):
             host = self.get(name)
@@ -97,14 +104,17 @@ class FleetHosts:
 
     @staticmethod
     def _refuse_old(host: HostState) -> None:
-        if host.live and not at_least(host.data.get("version"), "0.2"):
+        if host.live and not at_least(host.report.version, "0.2"):
             raise HostUnavailableError(
-                f"host {host.name} runs version {host.data.get('version')}, which cannot be drained: bring it "
-                "to 0.2 first, or stop and move its workers one by one"
+                f"host {host.name} runs version {host.report.version}, which cannot be drained: upgrade "
+                "it to 0.2 or later, or stop or move its workers one by one"
             )
 
     def resume(self, name: str) -> HostState:
-        """Have a drained host take workers again; those that are its own and should run start. Idempotent."""
+        """End the drain of a host. Its accounts that should run start again.
+
+        Idempotent.
+        """
         me = caller()
         with self._audit.refusals("resume-host", by=me, host=name):
             self.get(name)
@@ -113,7 +123,10 @@ class FleetHosts:
         return self.get(name)
 
     def forget(self, name: str) -> None:
-        """Remove a host that exists no more from the lists. Raises HostUnavailableError if it does, or may have workers."""
+        """Delete the records of a host that no longer exists.
+
+        Raises HostUnavailableError if the host is live, or if accounts should run there.
+        """
         with self._audit.refusals("forget-host", by=caller(), host=name):
             self._refuse_to_forget(name)
         self._store.forget_host(name)
@@ -123,21 +136,22 @@ class FleetHosts:
         if self.get(name).live:
             raise HostUnavailableError(f"host {name} is live: stop its agent first")
         snapshot = self._desired.snapshot()
-        wanted = (
+        running = (
             [] if snapshot is None else [d for d in snapshot.desired.values() if d.running and d.host == name]
         )
-        if wanted:
-            names = ", ".join(sorted(d.account_id for d in wanted)[:5])
+        if running:
+            names = ", ".join(sorted(d.account_id for d in running)[:5])
             raise HostUnavailableError(
-                f"host {name} has {len(wanted)} accounts that should run ({names}): move them first "
+                f"host {name} has {len(running)} accounts that should run ({names}): move them first "
                 "(`manager move ACCOUNT --to HOST --force`, if it is lost for good), or stop them"
             )
 
     def forget_account(self, account_id: str) -> None:
-        """Clear the record of an account that has no worker, and is not to have one.
+        """Delete the records of an account without a worker.
 
-        Raises AccountBusyError if it has, or may have, a worker or a session, or should run; AccountNotFoundError if nothing
-        is known of it.
+        Raises:
+            AccountBusyError: the account should run, or may have a worker or a session.
+            AccountNotFoundError: nothing is recorded of the account.
         """
         with self._audit.refusals("forget", by=caller(), account_id=account_id):
             self._forget_account(account_id)
@@ -150,7 +164,7 @@ class FleetHosts:
         stop = f"`manager stop {account_id}` first"
         if info is not None and info.status not in SETTLED:
             what = "may have a worker" if info.status is WorkerLifecycleStatus.UNKNOWN else "has a worker"
-            where = info.metadata.get("host")
+            where = info.placement.host
             raise AccountBusyError(
                 f"{account_id} {what} on host {where} ({info.status}): {stop}; nothing was done"
             )
@@ -159,41 +173,44 @@ class FleetHosts:
         for holder in self._leases.holders():
             if holder.account_id == account_id:
                 raise AccountBusyError(
-                    f"{account_id}: its session is still held by host {holder.host}: {stop}, while the agent there is live; "
-                    "nothing was done"
+                    f"{account_id}: its session is still held by host {holder.host}: {stop}, while the agent "
+                    "there is live; nothing was done"
                 )
         me = caller()
-        last = str(info.metadata.get("host") or "") if info is not None else ""
+        last = (info.placement.host or "") if info is not None else ""
         if not self._desired.forget_account(account_id, desired.generation if desired else 0, last, me):
             raise AccountBusyError(
-                f"{account_id}: somebody has asked something of it just now; nothing was done"
+                f"{account_id}: another command has just changed its desired state; nothing was done"
             )
-        # Live agents drop their own records; of the others nobody else does.
+        # A live agent deletes its own record. For hosts that are not live, this is the only deletion.
         for host in self._store.hosts():
             self._store.forget_worker(host.name, account_id)
         self._audit.note("forget", by=me, account_id=account_id)
 
     def drain_progress(self, name: str) -> DrainProgress:
-        """Say how far the host's drain is."""
+        """Return the progress of the host's drain, by its last report."""
         host = self.get(name)
-        told = host.data.get("drain") or {}
+        report = host.report.drain
+        drain = report or DrainReport()
         workers = host.workers
-        staying, leaving = int(told.get("staying") or 0), int(told.get("leaving") or 0)
-        why = {str(key): str(value) for key, value in (told.get("why") or {}).items()}
+        staying, leaving, why = drain.staying or 0, drain.leaving or 0, drain.why or {}
         waits = any("position" in text for text in why.values())
-        stuck = bool(told) and staying > 0 and leaving == 0 and staying >= workers and not waits
+        stuck = report is not None and staying > 0 and leaving == 0 and staying >= workers and not waits
         return DrainProgress(host, workers, leaving, staying, why, stuck)
 
     def place(self, needs: Needs) -> tuple[Placement, FleetView]:
-        """Say where the account would go if it were started now; starts nothing."""
+        """Return where the account would be placed if it were started now.
+
+        Starts nothing.
+        """
         snapshot = self._desired.snapshot()
         view = FleetView(host.facts for host in self._store.hosts())
         for desired in () if snapshot is None else snapshot.desired.values():
             if desired.running and desired.host:
-                view.add(desired.tenant, desired.host)
+                view.add(desired.placement_needs, desired.host)
         info = self._store.get_worker(needs.account_id)
-        wanted = self._desired.read(needs.account_id)
-        last = (wanted.host if wanted is not None else "") or str(
-            info.metadata.get("host", "") if info is not None else ""
+        desired_now = self._desired.read(needs.account_id)
+        last = (desired_now.host if desired_now is not None else "") or (
+            info.placement.host if info is not None else None
         )
         return view.place(needs, last or None), view

@@ -1,4 +1,7 @@
-"""What became of a command by what is recorded, where its answer is lost: pure."""
+"""Outcomes of commands whose results are lost, judged from records.
+
+No I/O.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +12,13 @@ from manager.pool.commands import COMMANDS
 from manager.states import SETTLED, WorkerLifecycleStatus
 
 
-def settled(
+def recorded_outcome(
     what: str, generation: int | None, desired: DesiredState | None, info: WorkerInfo | None
 ) -> tuple[str, Any] | None:
-    """Return what became of a command by what is recorded, without its answer; None if that does not tell.
+    """Return a command's outcome as the records show it; None if they do not.
 
-    `generation` is what the command was given when it was written down.
+    `generation` is the command's, from when its desired state was written. The result is `done`, `already` or
+    `failed`, with the worker or the reason.
     """
     spec = COMMANDS.get(what)
     if spec is not None and spec.mode is not None:
@@ -28,9 +32,9 @@ def settled(
     if what == "stop":
         return ("done", info) if info is not None and _has_ended(desired, info) else None
     if not desired.running:
-        return "failed", f"{account_id}: its host refused it and the reason is lost: ask again"
-    started_by = info.metadata.get("generation") if info is not None else None
-    own = isinstance(started_by, int) and started_by >= generation
+        return "failed", f"{account_id}: its host refused the {what} and the reason is lost: send it again"
+    started_by = info.placement.generation if info is not None else None
+    own = started_by is not None and started_by >= generation
     if info is None or not (own or what == "start"):
         return None
     if info.status is WorkerLifecycleStatus.RUNNING:
@@ -41,18 +45,19 @@ def settled(
 
 
 def _has_ended(desired: DesiredState, info: WorkerInfo) -> bool:
-    """Say whether this record proves a stop: by the host that had the account, under whichever name.
+    """Return whether the record proves a stop.
 
-    An older record of another host proves nothing: Redis may have lost the newest one.
+    It does if it is from the account's host, also under the host's old name. An older record of another host
+    proves nothing, because Redis may have lost the newest one.
     """
-    hosts = {info.metadata.get("host"), info.metadata.get("renamed_from")}
+    hosts = {info.placement.host, info.placement.renamed_from}
     return not desired.running and info.status in SETTLED and bool(desired.host) and desired.host in hosts
 
 
 def forced_stops(done: Mapping[str, WorkerInfo]) -> dict[str, str]:
-    """Return why, of accounts that were stopped, some had to be killed."""
+    """Return the stopped accounts whose process was killed → reason."""
     return {
         account_id: str(info.error or "its process was killed")
         for account_id, info in sorted(done.items())
-        if info.metadata.get("forced")
+        if info.placement.forced
     }

@@ -1,4 +1,4 @@
-"""Answers of tasks, read many at a time from Celery's result backend, and its troubles in our words."""
+"""Task results, read in bulk from Celery's result backend."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,32 +13,35 @@ from redis.exceptions import RedisError
 from manager.errors import CommandTimeoutError, FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore, HostState, safe_url
 
-#: Seconds between two looks at the results of a batch.
+#: Seconds between two reads of a batch's results.
 _POLL_SECONDS: Final = 0.05
-#: How Celery's own words begin for a result backend that went away while somebody waited for a result.
+#: Start of Celery's error for a result backend that became unreachable during a wait.
 _BACKEND_GONE: Final = "Retry limit exceeded"
-#: Seconds by which a host's clock is ahead that may have made it drop a command.
+#: Seconds by which a host's clock must be ahead to be named as the reason for a dropped command.
 _AHEAD_SECONDS: Final = 60.0
 #: Results read in one round trip.
-_RESULTS_AT_ONCE: Final = 500
+_RESULTS_PER_READ: Final = 500
 
 
-class Answers:
-    """The answers that one app's tasks get."""
+class TaskResults:
+    """Reads the results of one app's tasks."""
 
     def __init__(self, app: Any, store: FleetStore) -> None:
         self._app = app
         self._store = store
 
     def collect(self, task_ids: set[str], wait_seconds: float) -> Iterator[tuple[str, Any]]:
-        """Yield (task id, value or exception) as they come, many for one round trip, until the time is over."""
+        """Yield (task id, value or exception) as results arrive.
+
+        Blocks for up to `wait_seconds`. Removes each yielded id from `task_ids`.
+        """
         backend = self._app.backend
         deadline = time.monotonic() + wait_seconds
         while task_ids:
             found = False
             pending = sorted(task_ids)
-            for first in range(0, len(pending), _RESULTS_AT_ONCE):
-                some = pending[first : first + _RESULTS_AT_ONCE]
+            for first in range(0, len(pending), _RESULTS_PER_READ):
+                some = pending[first : first + _RESULTS_PER_READ]
                 raw = backend.mget([backend.get_key_for_task(task_id) for task_id in some])
                 for task_id, value in zip(some, raw, strict=True):
                     if not value:
@@ -58,7 +61,10 @@ class Answers:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn Celery's and Redis's troubles into FleetUnavailableError."""
+        """Turn errors of Celery and redis-py into our own.
+
+        These are FleetUnavailableError and CommandTimeoutError.
+        """
         try:
             yield
         except ManagerError:
@@ -70,7 +76,7 @@ class Answers:
         except RuntimeError as error:
             if not str(error).strip().startswith(_BACKEND_GONE):
                 raise
-            raise self._unavailable("it went away while the answer was waited for") from None
+            raise self._unavailable("it became unreachable during the wait for the answer") from None
 
     def _expired(self) -> CommandTimeoutError:
         try:
@@ -81,15 +87,16 @@ class Answers:
 
     def _unavailable(self, why: str) -> FleetUnavailableError:
         return FleetUnavailableError(
-            f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have been "
-            "sent; `manager ps` shows the actual state once Redis is back"
+            f"Redis at {safe_url(self._store.url)} cannot be used ({why}): the command may or may not have "
+            "been sent; `manager ps` shows the actual state once Redis is back"
         )
 
 
 def expired(hosts: Sequence[HostState]) -> CommandTimeoutError:
-    """Return the error for a command that its host dropped by its time, which Celery compares with the host's clock.
+    """Return the error for a command that its host dropped as expired.
 
-    Names each live host whose clock is far ahead: only such a host can take a new command for an old one.
+    Celery compares the expiry with the host's clock. The error names each live host whose clock is far ahead,
+    because only such a host can take a new command for an expired one.
     """
     ahead = [
         f"host {host.name}'s clock is {duration(host.clock_skew_seconds)} ahead of Redis's"
@@ -98,18 +105,22 @@ def expired(hosts: Sequence[HostState]) -> CommandTimeoutError:
     ]
     if ahead:
         return CommandTimeoutError(
-            f"the host dropped this command as expired: {'; '.join(ahead)}; it may still carry the command out, as desired "
-            "state. Set the clock there and run NTP, then send the command again; `manager doctor` compares all clocks"
+            f"the host dropped this command as expired: {'; '.join(ahead)}; it may still carry the command "
+            "out, as desired state. Set the clock there and run NTP, then send the command again; `manager "
+            "doctor` compares all clocks"
         )
     return CommandTimeoutError(
-        "the host took this command for more than a day old and dropped it: its clock is ahead, or the command waited "
-        "that long for its host; it may still be carried out. Compare the clocks with `manager hosts`, set them, then "
-        "send the command again"
+        "the host dropped this command as expired: its clock is ahead, or the command waited more than a "
+        "day for its host; it may still be carried out. Compare the clocks with `manager hosts`, set them, "
+        "then send the command again"
     )
 
 
 def duration(seconds: float) -> str:
-    """Return a span of time in the largest unit of which there are at least two."""
+    """Return seconds as text, for example `3.0 h`.
+
+    Uses the largest unit of which there are at least two.
+    """
     for name, length in (("years", 31_557_600.0), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {name}"
@@ -117,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def forget(result: Any) -> None:
-    """Wait for a result no more."""
-    # Now, and not whenever the object is collected: then, with Redis away, its traceback would go to stderr.
+    """Stop waiting for a result."""
+    # The garbage collector would do it too, but with Redis unreachable its traceback would go to stderr.
     with suppress(RuntimeError, RedisError, OSError):
         result.backend.remove_pending_result(result)

@@ -1,7 +1,7 @@
-"""Texts that YAML reads as numbers or booleans, taken as written: `--port 8080`, `RATE: 0.50`, `DEBUG: true`.
+"""Restores texts that YAML reads as numbers or booleans.
 
-An argument, or a variable of an environment, is a text. What a person sees in the file is what the program
-gets: `0.50` does not become `0.5`, and `true` does not become `True`.
+Arguments and environment variables are texts. The program receives what the file shows: `0.50` does not
+become `0.5`, and `true` does not become `True`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from manager.config.document import Document
 from manager.config.problems import Place
 
 _EACH: Final = object()
-#: Where texts are; `_EACH` is every key or index.
+#: Places that hold texts; `_EACH` stands for every key or index.
 _TEXTS: Final[tuple[tuple[object, ...], ...]] = (
     ("command", _EACH),
     ("environment", _EACH),
@@ -24,12 +24,12 @@ _TEXTS: Final[tuple[tuple[object, ...], ...]] = (
     ("ready", "line"),
     ("health", "line_every", "line"),
 )
-#: Without one of these in its text, a file holds no integer that differs from its own decimal digits.
+#: A file without any of these contains no integer whose spelling differs from its decimal digits.
 _MARKS: Final = ("0x", "0o", "0X", "0O", "+", "-0")
 
 
 def as_written(document: Document) -> Document:
-    """Return the document with such values as texts; the same document where there are none."""
+    """Return the document with these values as texts, or the same document if it has none."""
     data = document.data
     if data is None:
         return document
@@ -41,7 +41,7 @@ def as_written(document: Document) -> Document:
                 changed = _with(changed, place, text)
     umask = data.get("umask")
     if isinstance(umask, int):
-        # Only this form says that the digits are octal; the model says what to write instead of others.
+        # Only this spelling is clearly octal. For others the model reports what to write.
         octal = document.source(("umask",))
         if octal is not None and octal.startswith("0o"):
             changed = _with(changed, ("umask",), octal)
@@ -53,7 +53,7 @@ def as_written(document: Document) -> Document:
 
 
 def _scalars(value: Any, pattern: tuple[object, ...], place: Place) -> Iterator[tuple[Place, int | float]]:
-    """Yield the numbers and truths at the places of a pattern."""
+    """Yield the numbers and booleans at the places of a pattern."""
     if not pattern:
         if isinstance(value, int | float):
             yield place, value
@@ -70,15 +70,15 @@ def _scalars(value: Any, pattern: tuple[object, ...], place: Place) -> Iterator[
 
 def _source(document: Document, place: Place, value: float) -> str | None:
     if isinstance(value, float) and not abs(value) < float("inf"):
-        return None  # `.inf` and `.nan` are refused: it is not clear that a text is meant
+        return None  # `.inf` and `.nan` stay numbers and are rejected: the intention is unclear
     if type(value) is int and not any(mark in document.text for mark in _MARKS):
         return str(value)
-    # The precise reader takes milliseconds: few files need it.
+    # The slow parser takes milliseconds, so only these values are looked up with it.
     return document.source(place)
 
 
 def _with(data: Any, place: Place, text: str) -> Any:
-    """Return the data with a text at a place; what it shares with `data` is not changed."""
+    """Return a copy of the data with a text at a place."""
     key, *rest = place
     inner = text if not rest else _with(data[key], tuple(rest), text)
     if isinstance(data, list):

@@ -1,4 +1,4 @@
-"""Secrets that account files hold in clear: where they stand, and the files' text without them."""
+"""Finds and masks secrets that are in account files as clear text."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,14 +12,15 @@ from manager.config.secret_names import is_secret_value, is_surely_secret
 from manager.system.masking import MASK, Masker
 
 _COMMENT: Final = re.compile(r"(?:^|\s)#\s*(?:-\s+)?[\"']?([A-Za-z][\w.-]*)[\"']?\s*[:=]\s*(\S+)\s*$")
-#: A line of a file, or of a diff of it: `  KEY: value`, also behind a `#`.
+#: A line of a file or of a diff: `  KEY: value`, possibly after a `#`.
 _LINE: Final = re.compile(r"^([-+ ]?[\s#]*(?:-\s+)?[\"']?([A-Za-z][\w.-]*)[\"']?\s*:\s+)([^\s{\[|>#].*)$")
 
 
 def clear_secrets(document: Document) -> list[Problem]:
-    """Return what looks like a secret in a file, with its position; nothing of the secret is in it.
+    """Return a problem for each value in a file that looks like a secret.
 
-    A line that was commented out counts: who pushes a file pushes its comments.
+    The text does not contain the secret. Lines that are commented out are checked too, because a push sends
+    comments as well.
     """
     found: list[Problem] = []
     for literal in literals(document.data or {}):
@@ -34,7 +35,10 @@ def clear_secrets(document: Document) -> list[Problem]:
 
 
 def masked_lines(lines: Iterable[str], texts: Mapping[str, str]) -> list[str]:
-    """Return lines of a diff between files without the secrets that the files hold in clear; `texts` are the files."""
+    """Return the lines of a diff with secrets masked.
+
+    `texts` are the compared files (name → text); their secrets are masked wherever they appear.
+    """
     mask = Masker(secret for file, text in texts.items() for secret in _secrets_of(file, text))
     return [_without_value(mask(line)) for line in lines]
 
@@ -54,7 +58,7 @@ def _secrets_of(file: str, text: str) -> Iterator[str]:
 
 
 def _commented(line: str) -> str | None:
-    """Return the secret in a line that was commented out, if there is one."""
+    """Return the secret in a line that is commented out, or None."""
     found = _COMMENT.search(line)
     if found is None or not is_surely_secret(found[1]):
         return None
@@ -63,7 +67,7 @@ def _commented(line: str) -> str | None:
 
 
 def _without_value(line: str) -> str:
-    """Mask the value of a secret's line, whatever its length, also in a file that cannot be parsed."""
+    """Mask the value of a line whose key names a secret. Works also if the file cannot be parsed."""
     found = _LINE.match(line)
     if found is None or not is_surely_secret(found[2]):
         return line

@@ -1,6 +1,6 @@
-"""Credentials by reference: `env:NAME`, `file:PATH`, `keyring:SERVICE/USER`, and schemes that are plugged in.
+"""Credentials by reference: `env:NAME`, `file:PATH`, `keyring:SERVICE/USER`, and schemes of plug-ins.
 
-Resolved only on the host that runs the account. No message of this module holds what was found.
+References are resolved only on the host that runs the account. No message contains a resolved value.
 """
 
 import os
@@ -18,25 +18,28 @@ from manager.errors import CredentialError
 from manager.system.regular_files import NotRegularError, read_regular_file
 from manager.system.secret_text import SecretTextError, clean_secret, decode_secret
 
-#: (what stands after the scheme, config directory) → the secret. Raises CredentialError.
+#: (text after the scheme, configuration directory) → the secret. Raises CredentialError.
 Resolver = Callable[[str, Path], str]
 
-#: Bytes. A password file is a line.
+#: Maximum size of a secret's file in bytes.
 _MAX_SIZE: Final = 64 * 1024
 
 ENTRY_POINTS: Final = "manager.credentials"
 
 
 def scheme_of(reference: str) -> str | None:
-    """Return the scheme of a reference, or None if the text is no reference but a literal password."""
+    """Return the scheme of a reference, or None if the text is a literal password."""
     scheme, colon, rest = reference.partition(":")
     return scheme if colon and rest and scheme in resolvers() else None
 
 
 def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> SecretStr:
-    """Return the secret that `reference` names; a literal is itself. With `lines` it may have several lines.
+    """Return the secret that `reference` names; a literal is returned unchanged.
 
-    Raises CredentialError: nothing is there, or what is there is not clearly a secret (see `manager.system.secret_text`).
+    With `lines`, the secret may have several lines.
+
+    Raises CredentialError if there is no secret, or if its text is ambiguous: see
+    `manager.system.secret_text`.
     """
     text = reference.get_secret_value()
     scheme = scheme_of(text)
@@ -46,8 +49,8 @@ def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> S
     try:
         if scheme == "file":
             secret = decode_secret(_from_file(rest, config_dir), lines=lines)
-        elif scheme in _OURS:
-            secret = clean_secret(_OURS[scheme](rest, config_dir), lines=lines)
+        elif scheme in _BUILT_IN:
+            secret = clean_secret(_BUILT_IN[scheme](rest, config_dir), lines=lines)
         else:
             secret = resolvers()[scheme](rest, config_dir)
     except SecretTextError as error:
@@ -59,7 +62,7 @@ def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> S
 
 
 def too_open(reference: SecretStr, config_dir: Path) -> str | None:
-    """Return a warning if the reference is a file that others on this machine may read."""
+    """Return a warning if the reference is a file that other users of this machine may read."""
     text = reference.get_secret_value()
     if sys.platform == "win32" or scheme_of(text) != "file":
         return None
@@ -72,15 +75,16 @@ def too_open(reference: SecretStr, config_dir: Path) -> str | None:
 
 
 def file_of(reference: SecretStr, config_dir: Path) -> Path | None:
-    """Return the file that a reference names; None if it names none."""
+    """Return the file that a reference names, or None if it has another scheme."""
     scheme, _, rest = reference.get_secret_value().partition(":")
     return Path(_file_path(rest, config_dir)) if scheme == "file" and rest else None
 
 
 def watch(reference: SecretStr | None, config_dir: Path) -> Callable[[], object] | None:
-    """Return a cheap look at a credential's place, whose answer changes whenever what is found there may have.
+    """Return a cheap change detector for a credential, or None if its scheme has none.
 
-    It holds no secret. None where there is no such look: then only resolving tells.
+    Its result (file status, or presence of the variable) changes when the credential may have changed. The
+    result contains no secret.
     """
     text = "" if reference is None else reference.get_secret_value()
     scheme, rest = scheme_of(text), text.partition(":")[2]
@@ -95,7 +99,7 @@ def watch(reference: SecretStr | None, config_dir: Path) -> Callable[[], object]
 
 
 def _file_path(name: str, config_dir: Path) -> str:
-    # Text instead of Path, here and below: this is done for every account of every check, and several times as fast.
+    # `os.path` instead of Path, here and below: several times as fast, and called for every account.
     return os.path.join(config_dir, os.path.expanduser(name))  # noqa: PTH111, PTH118
 
 
@@ -109,17 +113,21 @@ def _file_state(path: str) -> object:
 
 @cache
 def resolvers() -> Mapping[str, Resolver]:
-    """Return every known scheme's resolver; looked up once a process, since entry points are slow to find."""
+    """Return the resolvers of all schemes. Cached per process, because reading entry points is slow."""
     plugged = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
-    return {**plugged, **_OURS, "file": lambda name, config_dir: decode_secret(_from_file(name, config_dir))}
+    return {
+        **plugged,
+        **_BUILT_IN,
+        "file": lambda name, config_dir: decode_secret(_from_file(name, config_dir)),
+    }
 
 
 def _from_environment(name: str, _config_dir: Path) -> str:
     value = os.environ.get(name)
     if value is None:
         raise CredentialError(
-            f"env:{name}: the environment variable {name} is not set where the host agent runs: set it there, or "
-            "use file:"
+            f"env:{name}: the environment variable {name} is not set where the host agent runs: "
+            "set it there, or use file:"
         )
     return value
 
@@ -131,11 +139,11 @@ def _from_file(name: str, config_dir: Path) -> bytes:
     except FileNotFoundError:
         raise CredentialError(f"file:{name}: {path} is missing") from None
     except NotRegularError:
-        raise CredentialError(f"file:{name}: {path} is no file") from None
+        raise CredentialError(f"file:{name}: {path} is not a regular file") from None
     except OSError as error:
         raise CredentialError(f"file:{name}: {path}: {error.strerror}") from None
     if len(raw) > _MAX_SIZE:
-        raise CredentialError(f"file:{name}: {path} is longer than {_MAX_SIZE} bytes: it is no password")
+        raise CredentialError(f"file:{name}: {path} is longer than {_MAX_SIZE} bytes: it is not a password")
     return raw
 
 
@@ -148,7 +156,8 @@ def _from_keyring(name: str, _config_dir: Path) -> str:
         from keyring.errors import KeyringError
     except ImportError:
         raise CredentialError(
-            f"keyring:{name}: the package keyring is not installed here: pip install 'worker-manager[keyring]'"
+            f"keyring:{name}: the package keyring is not installed here: "
+            "pip install 'worker-manager[keyring]'"
         ) from None
     try:
         found = keyring.get_password(service, user)
@@ -159,4 +168,4 @@ def _from_keyring(name: str, _config_dir: Path) -> str:
     return str(found)
 
 
-_OURS: Final[Mapping[str, Resolver]] = {"env": _from_environment, "keyring": _from_keyring}
+_BUILT_IN: Final[Mapping[str, Resolver]] = {"env": _from_environment, "keyring": _from_keyring}

@@ -1,4 +1,4 @@
-"""The demo fleet's files in a configuration directory: finding them, and moving them aside for a real fleet."""
+"""Finds the demo fleet's files in a configuration directory and moves them aside."""
 
 import contextlib
 import shutil
@@ -11,15 +11,17 @@ from manager.errors import SettingsError
 
 
 def demo_accounts(config_dir: Path) -> list[str]:
-    """Return the accounts of the demo fleet whose files are still as `manager up --demo` wrote them, sorted."""
+    """Return the demo fleet's accounts whose files are unchanged, sorted."""
     return sorted(Path(name).stem for name in _unchanged(config_dir) if name.startswith("accounts/"))
 
 
 def move_demo(config_dir: Path) -> tuple[Path, list[Path], list[Path]]:
     """Move the demo's unchanged files into a new directory beside the configuration directory.
 
-    Returns that directory, the files as they are now, and those of the demo's names that were changed and stay. Raises
-    SettingsError if something cannot be moved; what was moved before is named by it.
+    Returns the new directory, the moved files at their new paths, and the demo's files that stay because they
+    were changed.
+
+    Raises SettingsError if a file cannot be moved; its text says how many files were already moved.
     """
     unchanged = _unchanged(config_dir)
     accounts = {Path(name).stem for name in unchanged if name.startswith("accounts/")}
@@ -35,12 +37,12 @@ def move_demo(config_dir: Path) -> tuple[Path, list[Path], list[Path]]:
             moved.append(target)
     except OSError as error:
         raise SettingsError(
-            f"{error.filename or aside}: {error.strerror}: {len(moved)} of the demo's files were moved to {aside}, the others "
-            "stay; make both directories writable, and run it again"
+            f"{error.filename or aside}: {error.strerror}: {len(moved)} of the demo's files were moved to "
+            f"{aside}, the others stay; make both directories writable, and run it again"
         ) from None
     stay = [config_dir / name for name in demo_files() if (config_dir / name).exists()]
     for name in ("accounts", "secrets"):
-        with contextlib.suppress(OSError):  # not empty: somebody's own files are there
+        with contextlib.suppress(OSError):  # not empty: it holds other files
             (config_dir / name).rmdir()
     return aside, moved, stay
 

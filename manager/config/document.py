@@ -1,8 +1,9 @@
-"""Reading one YAML file: fast when all is well, precise when it is not, and safe whatever is in it.
+"""Safe reading of one YAML file: a fast parser for valid files, a slow one for error positions.
 
-The fast way is a parser in Rust that knows no positions. What it would take in silence (tags, aliases, several
-documents, a leading zero) or could not survive (deep nesting) is looked for in the bytes first; then, and whenever
-something is wrong, ruamel.yaml reads the text again and says where. Both read YAML 1.2: `no` and `on` are words.
+The fast parser, written in Rust, reports no positions. It would accept tags, aliases, several documents and
+leading zeros, and would crash on deep nesting, so the bytes are searched for these first. If one is found, or
+if parsing fails, ruamel.yaml parses the text again to find the position. Both parsers read YAML 1.2: `no` and
+`on` are texts.
 """
 
 import contextlib
@@ -22,21 +23,21 @@ from manager.config.problems import Place, Problem
 from manager.config.secret_names import is_secret_place
 from manager.system.regular_files import NotRegularError, read_regular_file
 
-#: Bytes. An account with a hundred currencies is a tenth of this.
+#: Maximum size in bytes. An account with a hundred currencies has a tenth of this.
 MAX_SIZE: Final = 256 * 1024
-#: Levels of nesting. A configuration has five; the fast parser dies of a hundred thousand.
+#: Maximum nesting. A configuration has five levels; the fast parser crashes at a hundred thousand.
 MAX_DEPTH: Final = 32
 
-#: What sends a file the precise way: anchors, aliases, tags, merge keys, directives and further documents, and
-#: numbers that loaders read differently. It may match within a string; that costs time and changes nothing.
+#: Content that requires the slow parser: anchors, aliases, tags, merge keys, directives, further documents,
+#: and numbers that YAML parsers read differently. A match within a string costs time but does no harm.
 _SUSPECT: Final = re.compile(
     rb"(?:^|[\s,\[{:?-])[&*!](?=\S)|<<\s*:|^(?:---|%|\.\.\.)|[\s,\[{:-][-+]?0[0-9_XOB]|[\s,\[{:-][-+.]?[0-9]*_",
     re.M,
 )
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _NESTED_LINE: Final = re.compile(rb"(?:[-?:][ \t\r\n]+){%d}" % (MAX_DEPTH + 1))
-#: Expressions look at every byte, at ten nanoseconds each; these tables make most files pass with a few searches
-#: for words instead. A word that is found proves nothing yet: the expression has the last word.
+#: A regular expression costs ten nanoseconds per byte. With these tables, a few substring searches clear most
+#: files. A substring that is found proves nothing yet: then the expression decides.
 _NUMBERS: Final = bytes(
     48
     if c == 48
@@ -53,7 +54,7 @@ _NUMBER_WORDS: Final = (b" 00", b" 09", b" 0_", b"0_", b"9_", b" _")
 _OTHER_WORDS: Final = (b"&", b"*", b"!", b"<<", b"---", b"%", b"...", b"0X", b"0O", b"0B")
 _INDICATORS: Final = bytes(45 if chr(c) in "-?:" else 97 for c in range(256))
 _CONTROLS: Final = bytes(c for c in (*range(32), 127) if c not in b"\t\n\r")
-#: What YAML 1.1 and 1.2, or two loaders, take for different things: leading zeros, underscores in a number, and `0X1F`.
+#: Numbers that YAML 1.1, YAML 1.2 or two parsers read differently: leading zeros, underscores, and `0X1F`.
 _AMBIGUOUS: Final = re.compile(
     r"[-+]?0[0-9_]+|[-+]?0[XOB][0-9A-Fa-f_]+|[-+]?(?=[\d.]*_)(?=.*\d)[\d_]*\.?[\d_]*(?:[eE][-+]?[\d_]+)?"
 )
@@ -64,7 +65,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 @dataclass(frozen=True)
 class Document:
-    """A file's content, or the problems that keep it from being read. `data` is None exactly then."""
+    """A file's content, or the problems that prevent reading it. `data` is None exactly then."""
 
     file: str
     text: str = field(default="", repr=False)
@@ -72,11 +73,14 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
     def position(self, place: Place, *, key: bool = False) -> tuple[int, int] | None:
-        """Return line and column (from 1) of the value at `place`, or of its key; None if the file has none there."""
+        """Return line and column (from 1) of the value at `place`, or of its key.
+
+        None if the file has no such value.
+        """
         return self._positions.get((place, key))
 
     def source(self, place: Place) -> str | None:
-        """Return the value at `place` as it is written in the file; None if no scalar is there."""
+        """Return the value at `place` as written in the file, or None if it is not a scalar."""
         node: Node | None = None
         with contextlib.suppress(YAMLError):
             node = _compose(self.text)
@@ -98,7 +102,7 @@ class Document:
 
 
 def read_document(path: str, file: str) -> Document:
-    """Read a file that `file` names in messages. Raises nothing: trouble is in the document's problems."""
+    """Read a file; messages call it `file`. Raises nothing: the document contains the problems."""
     try:
         raw = read_regular_file(path, MAX_SIZE)
         if len(raw) > MAX_SIZE:
@@ -110,12 +114,12 @@ def read_document(path: str, file: str) -> Document:
         return _bad(file, f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return _bad(file, f"byte {raw[error.start]:#04x} is no UTF-8: save the file as UTF-8", line, 1)
+        return _bad(file, f"byte {raw[error.start]:#04x} is not UTF-8: save the file as UTF-8", line, 1)
     return parse_document(text, raw, file)
 
 
 def parse_document(text: str, raw: bytes, file: str) -> Document:
-    """Parse YAML text; `raw` is the same as bytes."""
+    """Parse YAML text; `raw` is the same text as UTF-8. Raises nothing."""
     deep = _too_deep(raw)
     if deep is not None:
         line = raw.count(b"\n", 0, deep) + 1
@@ -125,7 +129,7 @@ def parse_document(text: str, raw: bytes, file: str) -> Document:
     control = _CONTROL.search(text) if odd_bytes else None
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
-        return _bad(file, f"control character {ord(control[0]):#04x}: it is no text file", line, 1, text)
+        return _bad(file, f"control character {ord(control[0]):#04x}: this is not a text file", line, 1, text)
     if _may_be_suspect(raw) and _SUSPECT.search(raw):
         problems = _precise_problems(text, file)
         if problems:
@@ -138,10 +142,10 @@ def parse_document(text: str, raw: bytes, file: str) -> Document:
     if data is None:
         return _bad(file, "is empty: was it only half written?", text=text)
     if not isinstance(data, dict):
-        return _bad(file, "holds no mapping: `key: value` lines are wanted", 1, 1, text)
+        return _bad(file, "is not a mapping: write `key: value` lines", 1, 1, text)
     odd = next((key for key in data if not isinstance(key, str)), None)
     if odd is not None or None in data:
-        return _bad(file, f"key {odd!r} is no word", text=text)
+        return _bad(file, f"key {odd!r} is not a text", text=text)
     return Document(file, text, data)
 
 
@@ -167,7 +171,7 @@ def _too_deep(raw: bytes) -> int | None:
 
 
 def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
-    """Return everything that is wrong with a text as YAML, or that this project does not take, with its position."""
+    """Return all YAML errors and unsupported YAML features of a text, with positions."""
     try:
         lines = text.splitlines()
         found = [
@@ -178,9 +182,13 @@ def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        return (Problem(file, line, column, f"is no YAML: {(error.problem or 'it cannot be read').strip()}"),)
+        return (
+            Problem(
+                file, line, column, f"is not valid YAML: {(error.problem or 'it cannot be read').strip()}"
+            ),
+        )
     except (YAMLError, ValueError) as error:
-        return (Problem(file, None, None, f"is no YAML: {_first_line(error)}"),)
+        return (Problem(file, None, None, f"is not valid YAML: {_first_line(error)}"),)
 
 
 def _refused_events(events: Iterable[Any], lines: list[str]) -> Iterator[tuple[Any, str]]:
@@ -206,25 +214,28 @@ def _refused_node(event: Any, *, secret: bool, octal: bool) -> Iterator[str]:
         yield f"anchors (&name) are not allowed; {_SHARED}"
     tag = getattr(event, "ctag", None) or getattr(event, "tag", None)
     if tag is not None and str(tag) not in ("None", ""):
-        yield f"tags{'' if secret else f' ({tag})'} are not allowed; plain values are wanted"
+        yield f"tags{'' if secret else f' ({tag})'} are not allowed; write a plain value"
     if not isinstance(event, ScalarEvent) or event.style not in (None, ""):
         return
     if _AMBIGUOUS.fullmatch(event.value) and secret:
-        yield "the value is ambiguous (YAML loaders differ): write it in quotes, or as a number without leading zeros"
+        yield (
+            "the value is ambiguous (YAML parsers differ): write it in quotes, or as a number without "
+            "leading zeros"
+        )
     elif _AMBIGUOUS.fullmatch(event.value) and octal:
         yield (
-            f"{event.value} is ambiguous (YAML loaders differ): write the octal digits in quotes, "
+            f"{event.value} is ambiguous (YAML parsers differ): write the octal digits in quotes, "
             f'"{event.value}"'
         )
     elif _AMBIGUOUS.fullmatch(event.value):
         bare = event.value.replace("_", "")
         bare = bare.lower() if bare.lstrip("+-")[1:2] in ("X", "O", "B") else bare.lstrip("+0") or "0"
         yield (
-            f"{event.value} is ambiguous (YAML loaders differ): write {bare} for the number, "
+            f"{event.value} is ambiguous (YAML parsers differ): write {bare} for the number, "
             f'"{event.value}" for the text'
         )
     elif event.value == "<<":
-        yield "merge keys (<<) are not allowed; defaults.yaml is merged by itself"
+        yield "merge keys (<<) are not allowed; defaults.yaml is merged automatically"
 
 
 def _compose(text: str) -> Node | None:

@@ -1,7 +1,8 @@
-"""Files of variables for a program. They stay on the host, and every value in them counts as a secret.
+"""Environment files of a program. They stay on the host, and all their values are treated as secrets.
 
-`NAME=value`, `export NAME=value`, quotes, comments, blank lines; a byte-order mark and CRLF are taken off.
-Nothing is expanded. What is not clear is refused: a value that is taken for another one may be a wrong password.
+Supports `NAME=value`, `export NAME=value`, quotes, comments and blank lines; ignores a byte-order mark and
+CRLF. Variables in values are not expanded. Ambiguous lines are errors: a misread value may be a wrong
+password.
 """
 
 import os
@@ -18,21 +19,21 @@ from manager.errors import CredentialError
 from manager.system.regular_files import NotRegularError, read_regular_file
 from manager.system.secret_text import SecretTextError, decode_text
 
-#: Bytes of one file.
+#: Maximum size of a file in bytes.
 _MAX_SIZE: Final = 256 * 1024
 _START: Final = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\s#'\"]*)[ \t]*(=?)[ \t]*")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[.-][A-Za-z0-9_]+)*")
 _REST: Final = re.compile(r"(?:[ \t]+#[^\n]*|[ \t]*)(?:\n|\Z)")
 _COMMENT: Final = re.compile(r"\s#.*")
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "'": "'", "\\": "\\", "$": "$"}
-#: Values that tell nothing and stand in many lines of a log: hiding them would make it unreadable.
+#: Values that are not secrets. They occur in many log lines, which masking would make unreadable.
 _WORDS: Final = frozenset({"true", "false", "null", "none", "info", "debug"})
 _EXPANDED: Final = re.compile(r"\$\{?[A-Za-z_]")
 
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """What is wrong with a line of such a file. Its text shows nothing of the file but a variable's name."""
+    """A problem in a line of an environment file. Its text shows no content except a variable's name."""
 
     line: int | None
     text: str
@@ -41,19 +42,19 @@ class FileProblem:
 
 @dataclass(slots=True)
 class Variables:
-    """What a file holds."""
+    """The content of an environment file."""
 
     values: dict[str, str] = field(default_factory=dict, repr=False)
     problems: list[FileProblem] = field(default_factory=list)
 
 
 def environment_path(name: str, config_dir: Path) -> Path:
-    """Return the file that an account names; relative names start at the configuration directory."""
+    """Return the path of a file; relative names start at the configuration directory."""
     return Path(os.path.join(config_dir, os.path.expanduser(name)))  # noqa: PTH111, PTH118 - see credentials
 
 
 def read_environment_file(name: str, config_dir: Path) -> Variables:
-    """Return the variables of a file. Raises nothing: what is wrong is among the problems."""
+    """Return the variables of a file. Raises nothing: the result contains the problems."""
     path = environment_path(name, config_dir)
     try:
         raw = read_regular_file(str(path), _MAX_SIZE)
@@ -72,9 +73,9 @@ def read_environment_file(name: str, config_dir: Path) -> Variables:
 
 
 def load_environment_files(names: tuple[str, ...], config_dir: Path) -> dict[str, str]:
-    """Return the variables of all files, later files over earlier ones.
+    """Return the variables of all files; later files have precedence.
 
-    Raises CredentialError with file and line.
+    Raises CredentialError, whose text names file and line.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -88,12 +89,12 @@ def load_environment_files(names: tuple[str, ...], config_dir: Path) -> dict[str
 
 
 def secrets_of(variables: dict[str, str]) -> list[str]:
-    """Return the values that are hidden wherever the account is shown: all but a few words such as `true`."""
+    """Return the values to mask in output: all except a few words such as `true`."""
     return [value for value in variables.values() if value.lower() not in _WORDS]
 
 
 def described(name: str, config_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Yield (problem, whether it is only a warning) with file and line, permissions included."""
+    """Yield (problem with file and line, whether it is a warning), including file permissions."""
     path = environment_path(name, config_dir)
     for problem in read_environment_file(name, config_dir).problems:
         yield f"{path}{_line(problem.line)}: {problem.text}", problem.warning
@@ -122,7 +123,7 @@ def parse_variables(text: str) -> Variables:
 
 
 def _variable(text: str, at: int, end: int, found: Variables) -> int:
-    """Take the variable whose line is `text[at:end]`; returns where its last line ends."""
+    """Parse the variable that begins in `text[at:end]`; returns the end of its last line."""
     number = text.count("\n", 0, at) + 1
     start = _START.match(text, at, end)
     name, equals = (start[1], start[2]) if start is not None else ("", "")
@@ -130,7 +131,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
         found.problems.append(FileProblem(number, "is not NAME=value; begin a comment with #"))
         return end
     if name.upper().startswith("MANAGER_"):
-        text_ = f"{name}: names beginning with MANAGER_ are the manager's own: rename the variable"
+        text_ = f"{name}: names beginning with MANAGER_ are reserved: rename the variable"
         found.problems.append(FileProblem(number, text_))
     quote = text[start.end() : start.end() + 1]
     if quote in ("'", '"'):
@@ -151,17 +152,18 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
         value = _COMMENT.sub("", text[start.end() : end]).strip()
         if value.startswith("#"):
             found.problems.append(
-                FileProblem(number, f"{name}: # begins a value or a comment: write the value in quotes")
+                FileProblem(number, f"{name}: # may begin a value or a comment: write the value in quotes")
             )
     if name in found.values:
         found.problems.append(
-            FileProblem(number, f"{name} appears for the second time; this one counts", True)
+            FileProblem(number, f"{name} appears for the second time; this line is used", True)
         )
     if quote != "'" and _EXPANDED.search(value):
         found.problems.append(
             FileProblem(
                 number,
-                f"{name}: $NAME is not expanded, the program gets it as it is; single quotes end this warning",
+                f"{name}: $NAME is not expanded, the program receives it as written; "
+                "use single quotes to confirm",
                 True,
             )
         )
@@ -170,7 +172,7 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
 
 
 def _closing(text: str, at: int, quote: str) -> int:
-    """Return the closing quote's index, or -1. In double quotes a backslash takes the next character."""
+    """Return the closing quote's index, or -1. In double quotes a backslash escapes the next character."""
     while at < len(text):
         if text[at] == quote:
             return at

@@ -1,4 +1,4 @@
-"""What a validation rule returns."""
+"""The result of a validation rule."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from manager.config.problems import Place
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule found, and where."""
+    """One problem that a rule found, with its place in the configuration."""
 
     place: Place
     text: str

@@ -1,7 +1,8 @@
-"""What tells one broker account from another, whatever its spelling; and what a name in a file may not contain.
+"""Normalization of broker logins and server names, and checks of their characters.
 
-A broker takes `5001`, `05001`, `+5001` and `5001` followed by a blank for one login, and a server's name in any case. Two
-files that spell one login differently are one identity: otherwise each has a lease of its own, and two sessions trade.
+A broker accepts `5001`, `05001`, `+5001` and `5001` with a trailing blank as one login, and ignores the case
+of a server's name. Two spellings must be one identity: otherwise each has its own lease, and two sessions
+trade.
 """
 
 import re
@@ -9,20 +10,23 @@ import unicodedata
 from typing import Final
 from urllib.parse import quote
 
-#: A login that is a number, as people and spreadsheets write it.
+#: A numeric login, also with a sign or as a spreadsheet writes it.
 _NUMBER: Final = re.compile(r"\+?(\d+)(\.0*)?")
-#: Format characters (zero-width spaces, marks of direction), controls and halves of characters: nobody sees them.
+#: Unicode categories of invisible characters: format characters, control characters and surrogates.
 _INVISIBLE: Final = frozenset({"Cf", "Cc", "Cs"})
-#: Blank in every font, though Unicode counts them as letters or marks.
+#: Blank in every font, although Unicode classifies them as letters or marks.
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f")
-#: Digits of a number that is compared as one; more are no login, and would cost time.
+#: Maximum number of digits of a numeric login. Converting longer texts costs time.
 _MAX_DIGITS: Final = 40
 
 
 def plain(text: str) -> str:
-    """Return the text as it is compared: without what nobody sees, one width and case, single blanks, one dash."""
-    # Until nothing changes: a few letters leave their normal form when their case is folded, or when what stands between
-    # a letter and its accent is removed.
+    """Return the text normalized for comparison.
+
+    Removes invisible characters; unifies width, case, blanks and dashes.
+    """
+    # Repeated until nothing changes: some letters leave their normal form when their case is folded, or when
+    # an invisible character between a letter and its accent is removed.
     before = None
     while text != before:
         before = text
@@ -35,9 +39,10 @@ def plain(text: str) -> str:
 
 
 def plain_login(login: int | str) -> str:
-    """Return a login as it is compared: one that reads as a number is that number, at every gateway.
+    """Return a login normalized for comparison: a numeric login becomes its number.
 
-    `7` and `07` are one login even at a venue that tells them apart: there the second is refused, which is the safe side.
+    `7` and `07` are one login, even at a venue that distinguishes them. There the second account is refused,
+    which is safe.
     """
     text = plain(str(login))
     number = _NUMBER.fullmatch(text)
@@ -47,26 +52,26 @@ def plain_login(login: int | str) -> str:
 
 
 def identity(gateway: str, server: str | None, login: int | str) -> str:
-    """Return the claim on one broker account. Its parts are quoted, so that no two identities read alike."""
+    """Return the identity of a broker account. Its parts are quoted, so that identities are unambiguous."""
     return f"{quote(gateway)}:{quote(plain(server or ''))}:{quote(plain_login(login))}"
 
 
 def identity_as_written(gateway: str, server: str | None, login: int | str) -> str:
-    """Return the claim as version 0.2 makes it: by the very bytes of the file.
+    """Return the identity as version 0.2 builds it, without normalization.
 
-    A worker claims both while versions that know only this one may be in the fleet, or a worker of theirs still runs.
+    A worker claims both identities, because hosts or workers of version 0.2 may still be in the fleet.
     """
     return f"{quote(gateway)}:{quote(server or '')}:{quote(str(login))}"
 
 
 def spelling_problem(text: str) -> str | None:
-    """Return what is wrong with the characters of a name; None if nothing is."""
+    """Return what is wrong with the characters of a name, or None."""
     if text != text.strip():
         return f"{text!r} begins or ends with white space; remove it"
     for char in text:
         if _invisible(char) or (char.isspace() and char != " "):
             name = unicodedata.name(char, f"U+{ord(char):04X}")
-            return f"{text!r} contains a character that cannot be seen ({name}); remove it"
+            return f"{text!r} contains an invisible character ({name}); remove it"
     return None
 
 

@@ -1,4 +1,7 @@
-"""Which account ids there may be: each is a file's name on every system, and part of keys, logs and queues."""
+"""Rules for account IDs.
+
+An ID is a file name on every operating system, and part of keys, logs and queue names.
+"""
 
 import re
 from typing import Final
@@ -12,7 +15,7 @@ _RESERVED: Final = frozenset(
 
 
 def id_problem(account_id: str) -> str | None:
-    """Return what is wrong with an account id and what is allowed; None if it is fine."""
+    """Return what is wrong with an account ID and what is allowed, or None if it is valid."""
     if not isinstance(account_id, str) or not _ID.fullmatch(account_id):
         return "an account id is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit"
     if account_id.endswith("."):
@@ -23,7 +26,7 @@ def id_problem(account_id: str) -> str | None:
 
 
 def checked_id(account_id: str) -> str:
-    """Return the id. Raises InvalidAccountIdError if no account file could have it."""
+    """Return the ID. Raises InvalidAccountIdError if it is not valid."""
     problem = id_problem(account_id)
     if problem is not None:
         shown = repr(account_id if len(str(account_id)) <= 80 else f"{str(account_id)[:80]}...")

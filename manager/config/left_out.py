@@ -1,7 +1,7 @@
-"""Files that look as if they were meant to be read, and are not.
+"""Finds files that seem meant as configuration but are not read.
 
-An account whose file is left out does not trade, and nothing else would show that. Two places are read: `defaults.yaml`
-in the configuration directory, and `accounts/<account id>.yaml`.
+An account whose file is not read does not trade, and nothing else would show that. The manager reads
+`defaults.yaml` in the configuration directory and `accounts/<account id>.yaml`.
 """
 
 import contextlib
@@ -19,23 +19,25 @@ import yaml_rs
 from manager.config.ids import id_problem
 from manager.system.regular_files import NotRegularError, read_regular_file
 
-#: What configuration is written in, here and elsewhere, and frequent slips in writing that.
+#: File name endings of configuration files, here and in other programs, and frequent misspellings.
 _DATA: Final = frozenset({"yaml", "yml", "yalm", "ymal", "yam", "yaml_", "json", "jsonc", "json5"})
-#: Leftovers of editors and systems: never said.
+#: Temporary files of editors and operating systems: never reported.
 _LEFTOVER: Final = re.compile(
-    r"\..*|#.*#|~.*|.*~|.*\.(?:swp|swo|swx|tmp|part|crdownload)|Thumbs\.db|desktop\.ini|Icon\r|__pycache__|lost\+found",
+    r"\..*|#.*#|~.*|.*~|.*\.(?:swp|swo|swx|tmp|part|crdownload)|"
+    r"Thumbs\.db|desktop\.ini|Icon\r|__pycache__|lost\+found",
     re.I | re.S,
 )
-#: Files that stand beside accounts for another purpose: texts, programs, secrets, data.
+#: Files with another purpose: texts, programs, secrets, data.
 _OTHER: Final = re.compile(
     r"readme.*|licen[cs]e.*|changelog.*|codeowners|makefile|.*\.(?:example|sample|template|dist|tpl|j2)|"
-    r".*\.(?:md|rst|adoc|py|pyc|sh|bash|ps1|bat|cmd|exe|js|ts|log|csv|db|sqlite|lock|password|passwd|secret|key|pem|crt|pid)",
+    r".*\.(?:md|rst|adoc|py|pyc|sh|bash|ps1|bat|cmd|exe|js|ts|log|csv|db|sqlite|lock|password|passwd|"
+    r"secret|key|pem|crt|pid)",
     re.I | re.S,
 )
-#: Endings that programs and people give to a copy of a file that they keep.
+#: File name endings of backup copies.
 _COPY: Final = re.compile(r"(?:\.(?:bak|backup|old|orig|save|rej|copy)\d*|\.~\d+~|\.\d+)\Z", re.I)
 _OFF: Final = re.compile(r"\.(?:disabled|disable|off|inactive|_)\Z", re.I)
-#: Keys that tell an account file, or the defaults, from another program's file.
+#: Keys that distinguish an account file or the defaults from files of other programs.
 _OUR_KEYS: Final = frozenset(
     {
         "account_id",
@@ -50,7 +52,7 @@ _OUR_KEYS: Final = frozenset(
 )
 _DEFAULTS: Final = re.compile(r"(?:global[-_ ]?)?defaults?", re.I)
 _ACCOUNTS: Final = frozenset({"accounts", "account", "acounts", "accouts", "acount", "accountss"})
-#: Bytes of a file, files of a directory, and levels below it that are looked at.
+#: Limits of the search: bytes of a file, files, and levels of directories.
 _MAX_SIZE: Final = 256 * 1024
 _MAX_FILES: Final = 2_000
 _MAX_DEPTH: Final = 6
@@ -60,24 +62,24 @@ _MAX_DEPTH: Final = 6
 class LeftOut:
     """A file or directory that is not read."""
 
-    #: Its path below the configuration directory, with `/`.
+    #: The path below the configuration directory, with `/`.
     name: str
-    #: Why, and what to do.
-    why: str
+    #: Why it is not read, and what to do.
+    reason: str
 
     @property
     def key(self) -> str:
-        """What stands for it among accounts: the name in `accounts/`, without `.yaml`."""
+        """The key of its entry among account IDs: the name in `accounts/` without `.yaml`."""
         return self.name.removeprefix("accounts/").removesuffix(".yaml")
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
+        return f"{self.name}: {self.reason}"
 
 
 def left_out(directory: Path) -> list[LeftOut]:
-    """Return what is not read in a configuration directory and looks as if it were meant to be, sorted by name.
+    """Return the files and directories that seem meant to be read but are not, sorted by name.
 
-    `accounts/` itself is among them if it is missing or holds nothing. Raises nothing.
+    Contains `accounts/` itself if that directory is missing or has no account. Raises nothing.
     """
     found = [*_beside(directory), *_in_accounts(directory)]
     return sorted(found, key=lambda one: one.name)
@@ -89,7 +91,7 @@ def _in_accounts(directory: Path) -> Iterator[LeftOut]:
         with os.scandir(accounts) as scan:
             entries = {entry.name: entry for entry in scan}
     except OSError as error:
-        yield LeftOut("accounts", _no_directory(accounts, error))
+        yield LeftOut("accounts", _unlisted_directory(accounts, error))
         return
     read = 0
     others: list[LeftOut] = []
@@ -111,57 +113,61 @@ def _in_accounts(directory: Path) -> Iterator[LeftOut]:
                     )
                 )
         elif not _OTHER.fullmatch(name) and not _is_copy_of_one(name, set(entries)):
-            others.append(LeftOut(where, _why_no_account(name, set(entries), directory)))
+            others.append(LeftOut(where, _why_not_read(name, set(entries), directory)))
     yield from others
     if not read and not others:
         yield LeftOut(
             "accounts",
-            f"{accounts.absolute()} holds no account files: is what belongs there mounted? {_INIT}",
+            f"{accounts.absolute()} holds no account files: is the file system mounted? {_INIT}",
         )
 
 
 _INIT: Final = "`manager init` writes the first files; MANAGER_CONFIG_DIR names another directory"
 
 
-def _no_directory(accounts: Path, error: OSError) -> str:
+def _unlisted_directory(accounts: Path, error: OSError) -> str:
     place = accounts.absolute()
     if error.errno == errno.ENOENT:
         if os.path.lexists(accounts):
-            return f"{place} is a link to a place that does not exist: is it mounted? {_INIT}"
+            return f"{place} is a link to a missing directory: is it mounted? {_INIT}"
         return f"{place} does not exist, so there are no accounts: is it mounted? {_INIT}"
     return f"{place} cannot be listed: {error.strerror}"
 
 
-def _why_no_account(name: str, names: set[str], directory: Path) -> str:
+def _why_not_read(name: str, names: set[str], directory: Path) -> str:
     base = name.split(".", 1)[0]
     if _DEFAULTS.fullmatch(base) and _is_data(name):
         target = directory / "defaults.yaml"
         if os.path.lexists(target):
-            return "is not read: values for all accounts belong in defaults.yaml beside accounts/: merge it into that file"
+            return (
+                "is not read: values for all accounts belong in defaults.yaml beside accounts/: "
+                "merge it into that file"
+            )
         return f"is not read: values for all accounts belong in {target.absolute()}: move it there"
-    wanted = _wanted(name)
-    problem = id_problem(wanted)
+    intended = _intended_id(name)
+    problem = id_problem(intended)
     if problem is not None:
         return f"is not read: {problem}: rename it"
-    file = f"{wanted}.yaml"
+    file = f"{intended}.yaml"
     if file in names:
         return f"is not read, and accounts/{file} is: merge them, and remove this one"
     if _OFF.search(name):
-        return (
-            f"is not read: rename it to {file}, and write `enabled: false` into it to leave the account off"
-        )
+        return f"is not read: rename it to {file}, and write `enabled: false` into it to disable the account"
     if not _is_data(name) and _original(name) == name:
-        return f"is not read: rename it to end in .yaml if it is an account ({file}), else move it out of accounts/"
+        return (
+            f"is not read: rename it to end in .yaml if it is an account ({file}), "
+            "else move it out of accounts/"
+        )
     return f"is not read: rename it to end in .yaml ({file})"
 
 
 def _beside(directory: Path) -> Iterator[LeftOut]:
-    """Yield what stands beside `defaults.yaml` and `accounts/`."""
+    """Yield files in the configuration directory itself."""
     try:
         with os.scandir(directory) as scan:
             entries = {entry.name: entry for entry in scan}
     except OSError:
-        return  # `accounts/` in it is missing as well, and that is said
+        return  # `accounts/` is missing too, and is reported
     names = set(entries)
     for name, entry in entries.items():
         if _LEFTOVER.fullmatch(name) or _is_copy_of_one(name, names) or _is_read(directory, entry):
@@ -174,7 +180,8 @@ def _beside(directory: Path) -> Iterator[LeftOut]:
             what = "merge it into defaults.yaml" if "defaults.yaml" in names else "rename it to defaults.yaml"
             yield LeftOut(name, f"is not read: {what}")
         elif _is_data(name) and _looks_like_ours(Path(entry.path)):
-            yield LeftOut(name, f"is not read: if it is an account, move it to accounts/{_wanted(name)}.yaml")
+            target = f"accounts/{_intended_id(name)}.yaml"
+            yield LeftOut(name, f"is not read: if it is an account, move it to {target}")
 
 
 def _directory_beside(name: str, path: Path) -> Iterator[LeftOut]:
@@ -189,8 +196,8 @@ def _directory_beside(name: str, path: Path) -> Iterator[LeftOut]:
         )
 
 
-def _wanted(name: str) -> str:
-    """Return the account id that a file's name seems to mean."""
+def _intended_id(name: str) -> str:
+    """Return the account ID that a file name seems to mean."""
     parts = name.split(".")
     for number, part in enumerate(parts[1:], 1):
         if part.strip().lower() in _DATA:
@@ -203,7 +210,7 @@ def _is_data(name: str) -> bool:
 
 
 def _is_copy_of_one(name: str, names: set[str]) -> bool:
-    """Say whether it is a copy that was kept of a file which is there as well."""
+    """Return whether the file is a backup copy of a file that also exists."""
     original = _original(name)
     return original != name and (original in names or f"{original}.yaml" in names)
 
@@ -215,7 +222,7 @@ def _original(name: str) -> str:
 
 
 def _is_read(directory: Path, entry: "os.DirEntry[str]") -> bool:
-    """Say whether it is `defaults.yaml` or `accounts`, by whatever spelling the file system takes for it."""
+    """Return whether the entry is `defaults.yaml` or `accounts`, also on file systems that ignore case."""
     if entry.name in {"defaults.yaml", "accounts"}:
         return True
     for name in ("defaults.yaml", "accounts"):
@@ -233,16 +240,19 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 
 def _data_files(directory: Path, levels: int = _MAX_DEPTH) -> list[str] | None:
-    """Return the configuration files below a directory; None if it cannot be listed. Follows no links."""
+    """Return the configuration files below a directory, or None if it cannot be listed.
+
+    Does not follow links.
+    """
     found: list[str] = []
     waiting: list[tuple[str, int]] = [("", levels)]
-    seen = 0
-    while waiting and seen < _MAX_FILES:
+    count = 0
+    while waiting and count < _MAX_FILES:
         below, left = waiting.pop()
         try:
             with os.scandir(directory / below) as scan:
                 for entry in scan:
-                    seen += 1
+                    count += 1
                     if _LEFTOVER.fullmatch(entry.name):
                         continue
                     name = f"{below}/{entry.name}" if below else entry.name
@@ -258,14 +268,14 @@ def _data_files(directory: Path, levels: int = _MAX_DEPTH) -> list[str] | None:
 
 
 def _looks_like_ours(path: Path) -> bool:
-    """Say whether a file that is not at an account's place has an account's content, or may have."""
+    """Return whether a file has, or may have, the content of an account file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return False
         text = read_regular_file(str(path), _MAX_SIZE).decode("utf-8-sig")
         data = yaml_rs.loads(text, parse_datetime=False)
     except (OSError, NotRegularError):
-        return True  # as a dangling link, or a file without the right to read it
+        return True  # a dangling link, or a file that may not be read
     except Exception:
         return False
     return isinstance(data, dict) and not _OUR_KEYS.isdisjoint(key for key in data if isinstance(key, str))

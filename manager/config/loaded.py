@@ -1,4 +1,4 @@
-"""One account as it was read: its configuration, or what is wrong, and where every value stands."""
+"""One account as read from its files: configuration or problems, with the position of each value."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from manager.config.merge import merge, sources, with_currency_defaults
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place, Problem, dotted
-from manager.config.program_defaults import beneath_account
+from manager.config.program_defaults import applicable_defaults
 from manager.config.references import Literal, content, literals
 from manager.config.secret_names import is_secret_place
 from manager.config.text_hints import text_hint
@@ -19,10 +19,10 @@ from manager.config.unknown_keys import explain_unknown_key
 from manager.system.masking import MASK
 
 _MISSING: Final = object()
-#: Where a value of the wrong kind may hold secrets whatever it is, and what is wanted there.
+#: Keys whose values may contain secrets even with the wrong type, and the expected type.
 _HIDDEN: Final[Mapping[Place, str]] = {
-    ("environment",): "a mapping; `NAME: value` lines are wanted",
-    ("options",): "a mapping; `key: value` lines are wanted",
+    ("environment",): "a mapping; write `NAME: value` lines",
+    ("options",): "a mapping; write `key: value` lines",
     ("command",): "a list; write [program, argument, argument]",
     ("environment_file",): "a file's name, or a list of them",
 }
@@ -30,7 +30,7 @@ _HIDDEN: Final[Mapping[Place, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A value and where it comes from."""
+    """A value and its source: `file:line` or `built-in`."""
 
     key: str
     value: Any
@@ -39,10 +39,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class LoadedAccount:
-    """What became of an account's files.
+    """The result of reading an account's files.
 
-    `config` is None if it cannot be built. `repaired` is what could be built once the values with `problems` were
-    dropped, so that the rules can say everything else that is wrong in the same pass.
+    `config` is None if there are problems. `repaired` is built without the values that have problems, so that
+    the validation rules can report all other problems in the same pass; it may be None too.
     """
 
     account_id: str
@@ -54,7 +54,7 @@ class LoadedAccount:
     apply_defaults: bool
 
     def locate(self, place: Place, *, key: bool = False) -> tuple[str, int | None, int | None]:
-        """Return file, line and column of the value at `place`, or of the nearest thing around it."""
+        """Return file, line and column of the value at `place`, or of the nearest section around it."""
         around = place
         while True:
             for document in self.layers:
@@ -72,23 +72,23 @@ class LoadedAccount:
         return Problem(file, line, column, f"{dotted(place)}: {text}" if place else text, place)
 
     def shown(self) -> dict[str, Any]:
-        """Return the configuration as JSON has it, the password masked; empty where nothing was built.
+        """Return the configuration as JSON data with secrets masked; empty if there is no `config`.
 
-        Placeholders are filled in, but for `{state_dir}`, which is another directory on each host.
+        Placeholders are filled in, except `{state_dir}`, whose value differs by host.
         """
         if self.config is None:
             return {}
         config = fill_placeholders(self.config, None).config
         data = config.model_dump(mode="json")
         if config.password is not None:
-            # A reference could be shown, a literal not: neither is needed here.
+            # A reference could be shown but a literal could not, so both are masked.
             data["password"] = MASK
         for literal in literals(content(config)):
             _hide(data, literal)
         return data
 
     def origins(self) -> list[Origin]:
-        """Return every value of the configuration with its origin. Raises nothing; empty where nothing was built."""
+        """Return every value of the configuration with its origin; empty if there is no `config`."""
         data = self.shown()
         for name in ("account_id", "strategy", "position_management"):
             data.pop(name, None)
@@ -107,14 +107,14 @@ class LoadedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What lies beneath every account: `defaults.yaml`, and it laid over the built-in defaults."""
+    """The content of `defaults.yaml`, alone and merged with the built-in defaults."""
 
     document: Document
-    beneath: Mapping[str, Any]
+    merged: Mapping[str, Any]
 
 
 def load(account_id: str, account: Document, defaults: Defaults | None) -> LoadedAccount:
-    """Build the configuration from what was read; `defaults` is None where they are not to be applied."""
+    """Build the configuration from the documents; with `defaults` None, no defaults are applied."""
     layers = (account,) if defaults is None else (account, defaults.document)
     if account.data is None:
         return LoadedAccount(
@@ -122,13 +122,13 @@ def load(account_id: str, account: Document, defaults: Defaults | None) -> Loade
         )
     data = account.data
     if defaults is not None:
-        data = with_currency_defaults(merge(beneath_account(defaults.beneath, data), data))
+        data = with_currency_defaults(merge(applicable_defaults(defaults.merged, data), data))
     given_id = data.get("account_id", account_id)
     found = LoadedAccount(account_id, account.file, None, None, (), layers, defaults is not None)
     problems = list(defaults.document.problems) if defaults is not None else []
     if given_id != account_id:
         text = (
-            f"is {given_id!r}, but the file's name says {account_id!r}: leave it out, or let them be the same"
+            f"is {given_id!r}, but the file's name is {account_id}.yaml: remove the key, or rename the file"
         )
         problems.append(found.problem(("account_id",), text))
     config: AccountConfig | None = None
@@ -147,7 +147,7 @@ def load(account_id: str, account: Document, defaults: Defaults | None) -> Loade
         account.file,
         config,
         repaired,
-        # A problem of the defaults is one of the account, too.
+        # Problems of the defaults also concern the account.
         tuple(dict.fromkeys(problems)),
         layers,
         defaults is not None,
@@ -155,7 +155,7 @@ def load(account_id: str, account: Document, defaults: Defaults | None) -> Loade
 
 
 def defaults_problems(document: Document) -> tuple[Problem, ...]:
-    """Return what is wrong with `defaults.yaml` itself."""
+    """Return the problems of `defaults.yaml` itself."""
     if document.data is None:
         return document.problems
     try:
@@ -169,7 +169,7 @@ def defaults_problems(document: Document) -> tuple[Problem, ...]:
 def structural_problems(
     found: LoadedAccount, error: ValidationError, model: type[BaseModel]
 ) -> Iterable[Problem]:
-    """Turn pydantic's errors into problems with positions, words of ours, and the likely right key."""
+    """Convert pydantic's errors to problems with positions, our wording and suggestions."""
     seen: set[Place] = set()
     for entry in error.errors(include_url=False, include_input=True):
         place: Place = tuple(part for part in entry["loc"] if not _is_union_branch(part))
@@ -183,34 +183,34 @@ def structural_problems(
             file, line, column = found.locate(place[:-1])
             yield Problem(file, line, column, f"{dotted(place)}: is missing", place)
         else:
-            yield found.problem(place, _words(entry))
+            yield found.problem(place, _type_error_text(entry))
 
 
-def _words(entry: Any) -> str:
+def _type_error_text(entry: Any) -> str:
     kind, message = entry["type"], entry["msg"].removeprefix("Value error, ")
     hint = text_hint(tuple(entry["loc"]), entry.get("input"))
     if hint is not None:
         return hint
     if is_secret_place(entry["loc"][1:]) or tuple(entry["loc"]) in _HIDDEN:
-        wanted = _HIDDEN.get(
+        expected = _HIDDEN.get(
             tuple(entry["loc"]), "a text, a number, or a reference (env:, file: or keyring:)"
         )
-        return f"is not {wanted}; what it is instead is not shown, since it may be a secret"
+        return f"is not {expected}; its value is not shown because it may be a secret"
     if entry["loc"][0] == "password":
-        return "is no text; write it as a reference (env:, file: or keyring:), or in quotes"
+        return "is not a text; write it as a reference (env:, file: or keyring:), or in quotes"
     shown = _shown(entry.get("input"))
     if kind.startswith("int"):
-        return f"{shown} is no whole number"
+        return f"{shown} is not an integer"
     if kind == "finite_number":
-        return f"{shown} is not finite; a number is wanted"
+        return f"{shown} is not finite; write a number"
     if kind.startswith("float"):
-        return f"{shown} is no number"
+        return f"{shown} is not a number"
     if kind in {"model_type", "dict_type", "mapping_type"}:
-        return f"{shown} is no mapping; `key: value` lines are wanted"
+        return f"{shown} is not a mapping; write `key: value` lines"
     if kind in {"tuple_type", "list_type"}:
-        return f"{shown} is no list"
+        return f"{shown} is not a list"
     if kind.startswith("string"):
-        return f"{shown} is no text"
+        return f"{shown} is not a text"
     if kind == "literal_error":
         return f"{shown} is not allowed; {message[0].lower()}{message[1:]}"
     return f"{shown}: {message[0].lower()}{message[1:]}"
@@ -222,7 +222,7 @@ def _shown(value: object) -> str:
 
 
 def _hide(data: Any, literal: Literal) -> None:
-    """Mask a secret where it stands in a configuration that is shown."""
+    """Mask a secret at its place in configuration data."""
     *around, last = literal.place
     for part in around:
         data = data[part]
@@ -232,18 +232,18 @@ def _hide(data: Any, literal: Literal) -> None:
 
 
 def _repair(data: dict[str, Any], error: ValidationError) -> AccountConfig | None:
-    """Drop what does not fit, fill from the built-in defaults, and try once more."""
+    """Drop the wrong values, complete from the built-in defaults, and validate again."""
     places = sorted({tuple(e["loc"]) for e in error.errors(include_url=False)}, key=len, reverse=True)
-    mended: Any = _copy(data)
+    repaired: Any = _copy(data)
     for place in places:
-        _drop(mended, tuple(part for part in place if not _is_union_branch(part)))
-    currencies = mended.get("currencies")
+        _drop(repaired, tuple(part for part in place if not _is_union_branch(part)))
+    currencies = repaired.get("currencies")
     if isinstance(currencies, list):
-        mended["currencies"] = [c for c in currencies if isinstance(c, dict) and "symbol" in c]
-    mended = with_currency_defaults(merge(BUILT_IN, mended))
-    mended.setdefault("gateway", "")
+        repaired["currencies"] = [c for c in currencies if isinstance(c, dict) and "symbol" in c]
+    repaired = with_currency_defaults(merge(BUILT_IN, repaired))
+    repaired.setdefault("gateway", "")
     try:
-        return AccountConfig.model_validate(mended)
+        return AccountConfig.model_validate(repaired)
     except ValidationError:
         return None
 

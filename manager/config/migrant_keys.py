@@ -1,7 +1,7 @@
-"""Keys of other supervisors and bots, for people who write an account file with the names that they know.
+"""Table of keys of other supervisors and bots that users may write in an account file.
 
-Data only: each row says which key here does the same, or why none does. `explain_unknown_key` finds the row.
-`manager import` translates a whole file of another supervisor.
+Each row names the key with the same effect here, or says why there is none. `explain_unknown_key` uses the
+table. `manager import` translates whole files of other supervisors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 class MigrantKey(NamedTuple):
     """One key of another program's configuration."""
 
-    #: Whose key it is; empty for a name that many programs use.
+    #: The program that has the key; empty for a name that many programs use.
     of: str
-    #: Dotted keys of an account file that do the same; empty where nothing does.
+    #: Dotted keys of an account file with the same effect; empty if there are none.
     ours: tuple[str, ...]
-    #: What to write, or why nothing does it and what to do instead.
+    #: What to write, or why there is no such key and what to do instead.
     text: str
 
 
@@ -27,7 +27,7 @@ _CIRCUS: Final = "circus"
 _FREQTRADE: Final = "freqtrade"
 _MTQ: Final = "TradingMTQ"
 
-#: Of no program in particular.
+#: A key that many programs use.
 _ANY: Final = ""
 
 _LOGS: Final = (
@@ -38,35 +38,36 @@ _ONE_PROCESS: Final = (
 )
 _ORDER: Final = "accounts start at the same time: let the program wait for what it needs"
 _LIMITS: Final = (
-    "it limits nothing: `memory_mb` is what the worker counts with for placement; "
-    "limit the host agent's unit or "
-    "container, or the program itself"
+    "memory is not limited here: `memory_mb` is the worker's share for placement; "
+    "limit the host agent's unit or container, or the program itself"
 )
 _NO_LIMIT: Final = "resources are not limited here: limit the host agent's unit or container"
-_WALLS: Final = (
-    "a program has the rights of its user and nothing around it: set this for the "
-    "unit or container of the host agent"
+_ISOLATION: Final = (
+    "a program is not isolated from its user's other processes: set this for the unit or container of the "
+    "host agent"
 )
-_HOOK: Final = "no command is run around a program: put it into a script, and let `command` run that script"
+_HOOK: Final = (
+    "no other commands are run for a program: put it into a script, and let `command` run that script"
+)
 _OF_CONTAINER: Final = "a program runs on the host itself, not in a container"
 _WHOLE_FILE: Final = "an account file is one program: run `manager import FILE` on the whole file"
 _CRON: Final = "let cron run `manager restart ACCOUNT`"
 _WATCH: Final = "files are not watched: run `manager restart ACCOUNT` after a change"
 _EXIT_CODES: Final = (
-    "a program that ends is restarted whatever its exit code; `recovery: {max_restarts: 0}` restarts it never"
+    "a program that ends is restarted whatever its exit code; `recovery: {max_restarts: 0}` disables restarts"
 )
 _SIGNAL: Final = "write `stop: {signal: INT}`"
 _DEADLINE: Final = "in seconds: write `stop: {deadline_seconds: 20}`"
 _READY: Final = (
     "write `ready: {line: TEXT}`, `{tcp: PORT}`, `{http: URL}`, `{notify: true}` or `{after_seconds: 1}`"
 )
-_RESTARTS: Final = "write `recovery: {max_restarts: 10, window_seconds: 600}`; 0 restarts it never"
+_RESTARTS: Final = "write `recovery: {max_restarts: 10, window_seconds: 600}`; 0 disables restarts"
 _PAUSE: Final = "in seconds, doubled at each further restart: write `recovery: {backoff_seconds: 1}`"
 _ARGV: Final = "write program and arguments as one list, `command: [python3, bot.py, --live]`"
 _ENVIRONMENT: Final = "write `environment: {NAME: value}`"
 _REFERENCES: Final = (
     "write a reference, `environment: {API_KEY: file:secrets/NAME}`, or `options` "
-    "for a gateway that is plugged in"
+    "for a gateway of another package"
 )
 _ONE_REFERENCE: Final = "write a reference, `password: file:secrets/NAME`"
 _TO_FREQTRADE: Final = (
@@ -74,8 +75,7 @@ _TO_FREQTRADE: Final = (
     "[freqtrade, trade, --config, FILE]`"
 )
 _NO_PIPS: Final = (
-    "stops and targets are the strategy's own: write it below `strategy: {params: "
-    "{…}}` if the strategy reads it"
+    "the strategy sets stops and targets: write it below `strategy: {params: {…}}` if the strategy reads it"
 )
 _NAME: Final = "the file's name is the account's id: rename the file to ID.yaml"
 
@@ -86,7 +86,7 @@ def _rows(of: str, names: str, ours: str, text: str) -> Iterable[tuple[str, Migr
 
 
 def normal(key: str) -> str:
-    """Return a key without case, `_`, `-` and dots: ExecStart, exec_start and exec-start are one."""
+    """Return a key without case, `_`, `-` and dots: ExecStart, exec_start and exec-start are the same."""
     return "".join(letter for letter in key.casefold() if letter not in "_-.")
 
 
@@ -141,7 +141,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _CIRCUS,
             "copy_env copy_path filter_env PassEnvironment",
             "environment",
-            "a program gets PATH, HOME, LANG and their like, and what `environment` lists",
+            "a program gets PATH, HOME, LANG and a few others, and what `environment` lists",
         ),
         _rows(
             _COMPOSE,
@@ -160,8 +160,8 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _SUPERVISORD,
             "autostart",
             "enabled",
-            "write `enabled: true` or `false`; `start-all` leaves out what is disabled, and "
-            "no command starts it",
+            "write `enabled: true` or `false`; `start-all` skips a disabled "
+            "account, and no command starts it",
         ),
         _rows(
             _SYSTEMD, "WantedBy on_demand", "enabled", "`manager up` and `start-all` start what is enabled"
@@ -171,15 +171,15 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _SUPERVISORD,
             "autorestart",
             "recovery.max_restarts",
-            "a program that ends is restarted, 10 times in 600 s: `recovery: {max_restarts: "
-            "0}` restarts it never",
+            "a program that ends is restarted, 10 times in 600 s: "
+            "`recovery: {max_restarts: 0}` disables restarts",
         ),
         _rows(
             _COMPOSE,
             "restart restart_policy",
             "recovery.max_restarts",
-            "a program that ends is restarted, 10 times in 600 s: `recovery: {max_restarts: "
-            "0}` restarts it never",
+            "a program that ends is restarted, 10 times in 600 s: "
+            "`recovery: {max_restarts: 0}` disables restarts",
         ),
         _rows(_CIRCUS, "respawn", "recovery.max_restarts", _RESTARTS),
         _rows(
@@ -198,7 +198,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _PM2,
             "min_uptime",
             "recovery.healthy_after_seconds",
-            "in seconds: running so long, a worker has recovered",
+            "in seconds: a worker that runs so long has recovered",
         ),
         _rows(
             _SUPERVISORD,
@@ -210,8 +210,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _SUPERVISORD,
             "startsecs",
             "ready.after_seconds",
-            f"write `ready: {{after_seconds: 1}}`, or better a sign of the program's own: "
-            f"{_READY.removeprefix('write ')}",
+            f"write `ready: {{after_seconds: 1}}`, or better one of these: {_READY.removeprefix('write ')}",
         ),
         _rows(_PM2, "wait_ready", "ready", _READY),
         _rows(_SYSTEMD, "Type NotifyAccess", "ready.notify", "for sd_notify write `ready: {notify: true}`"),
@@ -251,10 +250,10 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _SUPERVISORD,
             "stopasgroup killasgroup stop_children treekill KillMode SendSIGKILL",
             "stop",
-            "the signal always goes to every process that the program started, and what is "
-            "left at the deadline is killed",
+            "the signal always goes to every process that the program started, and "
+            "processes left at the deadline are killed",
         ),
-        # how it is
+        # whether it is healthy
         _rows(
             _SYSTEMD,
             "WatchdogSec",
@@ -268,7 +267,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             "no command is run: write `health: {probe: {tcp: PORT}}` or `{probe: {http: URL}}`, and "
             "`recovery: {restart_unhealthy: true}` to restart it",
         ),
-        _rows(_PM2, "max_memory_restart", "", "memory restarts nothing: `manager ps` shows it"),
+        _rows(_PM2, "max_memory_restart", "", "memory use triggers no restart: `manager ps` shows it"),
         _rows(_COMPOSE, "mem_limit memory mem_reservation", "memory_mb", _LIMITS),
         _rows(_SYSTEMD, "MemoryMax MemoryHigh MemoryLimit", "memory_mb", _LIMITS),
         _rows(
@@ -280,8 +279,8 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             "",
             _NO_LIMIT,
         ),
-        _rows(_CIRCUS, "max_age max_age_variance RuntimeMaxSec", "", f"age restarts nothing: {_CRON}"),
-        _rows(_PM2, "cron cron_restart schedule", "", f"there is no schedule of restarts: {_CRON}"),
+        _rows(_CIRCUS, "max_age max_age_variance RuntimeMaxSec", "", f"age triggers no restart: {_CRON}"),
+        _rows(_PM2, "cron cron_restart schedule", "", f"restarts cannot be scheduled: {_CRON}"),
         _rows(_PM2, "watch ignore_watch watch_delay watch_options autoreload", "", _WATCH),
         # how many, and in which order
         _rows(_SUPERVISORD, "numprocs numprocs_start", "", _ONE_PROCESS),
@@ -318,7 +317,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _SUPERVISORD,
             "stdout_events_enabled stderr_events_enabled serverurl events",
             "",
-            "programs do not talk to the manager: follow `manager events --json` instead",
+            "programs do not communicate with the manager: follow `manager events --json` instead",
         ),
         _rows(
             _PM2,
@@ -331,7 +330,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
         _rows(_COMPOSE, "logging", "", _LOGS),
         _rows(_SYSTEMD, "StandardOutput StandardError StandardInput", "", _LOGS),
         _rows(_PM2, "pid_file PIDFile", "", "`manager ps` shows the pid"),
-        # containers and walls
+        # containers and isolation
         _rows(
             _COMPOSE,
             "image build",
@@ -367,7 +366,7 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             "CapabilityBoundingSet PrivateDevices "
             "RestrictAddressFamilies SystemCallFilter DynamicUser Slice",
             "",
-            _WALLS,
+            _ISOLATION,
         ),
         _rows(
             _SYSTEMD,
@@ -414,13 +413,13 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             _MTQ,
             "default_position_management modifications",
             "position_management",
-            "the same keys stand there",
+            "it has the same keys",
         ),
         _rows(
             _MTQ,
             "default_currency_settings default_currency",
             "default_risk strategy position_management",
-            "these three are what a currency gets that does not give its own",
+            "these three are the defaults of every currency",
         ),
         _rows(
             _MTQ,
@@ -428,9 +427,9 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             "default_risk execution",
             "write `default_risk: {max_concurrent_trades: 15}`, `execution: {interval_seconds: 30}`",
         ),
-        _rows(_MTQ, "emergency notifications", "", "nothing here does this: watch `manager events --json`"),
+        _rows(_MTQ, "emergency notifications", "", "not available: follow `manager events --json`"),
         _rows(
-            _MTQ, "connection mt5", "server login password path timeout", "these stand at the top of the file"
+            _MTQ, "connection mt5", "server login password path timeout", "write these at the top of the file"
         ),
         _rows(_MTQ, "stop_loss_pips take_profit_pips sl_pips tp_pips", "strategy.params", _NO_PIPS),
         _rows(
@@ -459,7 +458,8 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
     )
 )
 
-#: Keys within a section, by the section's last name, then by `normal` name; `ours` is relative to it.
+#: Keys within a section, by the section's last name, then by `normal` name.
+#: `ours` is relative to the section.
 WITHIN: Final[Mapping[str, Mapping[str, MigrantKey]]] = {
     section: _table(*groups)
     for section, groups in {
@@ -476,14 +476,14 @@ WITHIN: Final[Mapping[str, Mapping[str, MigrantKey]]] = {
         "ready": (
             _rows(_COMPOSE, "port", "tcp", "write `tcp: PORT`"),
             _rows(_COMPOSE, "url", "http", "write `http: URL`"),
-            _rows(_COMPOSE, "text log output regex pattern message", "line", "a text that the output holds"),
+            _rows(_COMPOSE, "text log output regex pattern message", "line", "a text in the output"),
             _rows(_SYSTEMD, "sd_notify type", "notify", "write `notify: true`"),
             _rows(_SUPERVISORD, "seconds startsecs delay after", "after_seconds", "write `after_seconds: 1`"),
             _rows(
                 _COMPOSE,
                 "timeout start_period timeout_seconds",
                 "",
-                "the account's `timeout` (milliseconds) holds",
+                "the account's `timeout` (milliseconds) applies",
             ),
         ),
         "probe": (
@@ -509,7 +509,7 @@ WITHIN: Final[Mapping[str, Mapping[str, MigrantKey]]] = {
                 _COMPOSE,
                 "max_attempts retries startretries max_retries attempts enabled autorestart policy restart",
                 "max_restarts",
-                "0 restarts it never",
+                "0 disables restarts",
             ),
             _rows(_COMPOSE, "delay restart_delay RestartSec restart_sec", "backoff_seconds", "in seconds"),
             _rows(_COMPOSE, "window", "window_seconds", "in seconds"),

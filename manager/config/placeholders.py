@@ -1,9 +1,8 @@
-"""Placeholders in what an account's file says of its program.
+"""Placeholders in the program keys of an account file.
 
-Exactly `{account_id}`, `{login}`, `{server}` and `{state_dir}` are replaced, so that JSON in an argument stays as
-it is. `{{login}}` is the text `{login}`, and `${login}` stays a variable of a shell. A value is put into one
-argument, never split, and never becomes a reference. Where a value could name another file, or another command
-of a shell, it is refused.
+Only `{account_id}`, `{login}`, `{server}` and `{state_dir}` are replaced, so that JSON in an argument is not
+changed. `{{login}}` is the text `{login}`, and `${login}` remains a shell variable. A value stays within one
+argument and never becomes a reference. Values that could change a path or a shell command are errors.
 """
 
 import dataclasses
@@ -16,6 +15,7 @@ from typing import Any, Final
 from manager.config import credentials
 from manager.config.models import AccountConfig
 from manager.config.problems import Place, dotted
+from manager.config.program_gateways import runs_programs
 from manager.errors import InvalidConfigError
 
 NAMES: Final = ("account_id", "login", "server", "state_dir")
@@ -28,23 +28,23 @@ _KNOWN: Final = re.compile(
 _PASSWORD: Final = re.compile(r"(?<![\${])\{password\}")
 _ESCAPED: Final = re.compile(r"(?<!\$)\{(account_id|login|server|state_dir|password)\}")
 _LIKELY: Final = re.compile(r"(?<![\${])\{\s*([A-Za-z][A-Za-z_ -]{0,20}?)\s*\}")
-#: How like a placeholder an unknown name must be to be taken for a misspelt one.
+#: Similarity (0 to 1) from which an unknown name counts as a misspelt placeholder.
 _CLOSE: Final = 0.8
 
-#: Programs that take an argument for a text in their own language, and the option before it.
+#: Programs that interpret an argument as code, and the option before that argument.
 _INTERPRETER: Final = re.compile(
     r"(?:ba|da|z|k|c|tc|fi|a|pw)?sh|powershell|cmd|python[\d.]*|node|bun|deno|perl|ruby|php|lua|su", re.I
 )
 _CODE_OPTION: Final = re.compile(r"-[A-Za-z]*[ceEr]|--?(?:command|eval|execute)|/[ck]", re.I)
-#: Options of interpreters whose value is the next argument.
+#: Options of interpreters that have a value as the next argument.
 _WITH_VALUE: Final = frozenset({"-W", "-X", "-o", "-O", "-I", "--rcfile", "--init-file", "--require"})
-#: Characters that no shell and no language takes for more than themselves.
+#: Characters without a special meaning in shells and programming languages.
 _HARMLESS: Final = re.compile(r"(?!-)[\w.@:+,=/-]*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlaceholderProblem:
-    """A placeholder that cannot be filled in, and where it stands."""
+    """A placeholder that cannot be filled in, and its place."""
 
     place: Place
     text: str
@@ -52,23 +52,23 @@ class PlaceholderProblem:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filled:
-    """A configuration with its placeholders filled in; those with problems stay as they are written."""
+    """A configuration with placeholders filled in, except those with problems."""
 
     config: AccountConfig
     problems: tuple[PlaceholderProblem, ...]
 
 
 def has_placeholders(config: AccountConfig) -> bool:
-    """Say whether anything of the program is to be filled in."""
+    """Return whether a program key may contain a placeholder."""
     return any("{" in text for _, text in _texts(config))
 
 
 def fill_placeholders(config: AccountConfig, state_dir: Path | None) -> Filled:
-    """Return the account as its program gets it. Without `state_dir`, `{state_dir}` stays as it is written.
+    """Fill in the placeholders; without `state_dir`, `{state_dir}` is not replaced.
 
-    Raises nothing. The configuration itself is returned where there is nothing to fill in.
+    Raises nothing. Returns the configuration itself if there is nothing to fill in.
     """
-    if config.gateway != "command" or not has_placeholders(config):
+    if not runs_programs(config.gateway) or not has_placeholders(config):
         return Filled(config, ())
     filling = _Filling(config, state_dir)
     changes = filling.changes()
@@ -76,23 +76,26 @@ def fill_placeholders(config: AccountConfig, state_dir: Path | None) -> Filled:
 
 
 def filled(config: AccountConfig, state_dir: Path) -> AccountConfig:
-    """Return the account as its program gets it. Raises InvalidConfigError, which names each wrong key."""
+    """Return the configuration with placeholders filled in.
+
+    Raises InvalidConfigError, whose text names each wrong key.
+    """
     found = fill_placeholders(config, state_dir)
     if found.problems:
-        told = "; ".join(f"{dotted(one.place)}: {one.text}" for one in found.problems)
-        raise InvalidConfigError(f"{config.account_id}: {told}")
+        problems = "; ".join(f"{dotted(one.place)}: {one.text}" for one in found.problems)
+        raise InvalidConfigError(f"{config.account_id}: {problems}")
     return found.config
 
 
 def uses_state_dir(config: AccountConfig) -> bool:
-    """Say whether the account's program has a directory for files of its own."""
-    return config.gateway == "command" and any(
+    """Return whether the account's program uses `{state_dir}`."""
+    return runs_programs(config.gateway) and any(
         any(found[2] == "state_dir" for found in _KNOWN.finditer(text)) for _, text in _texts(config)
     )
 
 
 def misspelt(config: AccountConfig) -> Iterator[tuple[Place, str]]:
-    """Yield what looks like a placeholder and is none, with what was likely meant."""
+    """Yield texts that look like misspelt placeholders, with the likely intention."""
     for place, text in _texts(config):
         for found in _LIKELY.finditer(text):
             name = found[1]
@@ -107,7 +110,7 @@ def misspelt(config: AccountConfig) -> Iterator[tuple[Place, str]]:
 
 
 def escaped(text: str) -> str:
-    """Return how to write a text in which no placeholder is meant."""
+    """Return the text with braces escaped, so that it contains no placeholder."""
     return _ESCAPED.sub(r"{{\1}}", text)
 
 
@@ -167,24 +170,24 @@ class _Filling:
         if _is_code(command, index):
             for name in self._names(text):
                 value = self._values[name] or ""
-                # Without a host its state directory is not known: the start looks at it.
+                # The state directory is known only on the host: it is checked at the start.
                 if value != STATE_DIR and not _HARMLESS.fullmatch(value):
                     self._problem(
                         place,
-                        f"{{{name}}} stands in a text that the program takes for code, and its value has characters "
-                        "that mean something there: put it into `environment` and use the variable, as in "
-                        '"$LOGIN"',
+                        f"{{{name}}} is in an argument that the program runs as code, and its value has "
+                        "characters with a special meaning there: put it into `environment` and use the "
+                        'variable, as in "$LOGIN"',
                     )
                     return text
         elif new.startswith("-") and not text.startswith("-"):
-            self._problem(place, f"{text} becomes an option, since the value begins with '-'")
+            self._problem(place, f"{text} becomes an option, because the value begins with '-'")
             return text
         return new
 
     def _variable(self, name: str, text: str) -> str:
         scheme = credentials.scheme_of(text)
         new = self._text(("environment", name), text, path=scheme is not None)
-        # The value of a placeholder must not make a reference of what is none.
+        # A placeholder's value must not turn a text into a reference.
         was_text = scheme is None and not text.startswith(_LITERAL)
         if was_text and new != text and (credentials.scheme_of(new) or new.startswith(_LITERAL)):
             return _LITERAL + new
@@ -208,9 +211,9 @@ class _Filling:
         if _PASSWORD.search(text):
             self._problem(
                 place,
-                "a password is never filled in, since others could see it: refer to it in `environment` "
-                "(`NAME: file:secrets/…`, env: or keyring:), or let the program read MANAGER_CREDENTIALS_FILE; "
-                "{{password}} is the text {password}",
+                "a password is never filled in, because other users could see it: refer to it in "
+                "`environment` (`NAME: file:secrets/…`, env: or keyring:), or let the program read "
+                "MANAGER_CREDENTIALS_FILE; {{password}} is the text {password}",
             )
             return text
         for name in self._names(text):
@@ -219,13 +222,13 @@ class _Filling:
                 self._problem(place, f"{{{name}}} has no value: this account has no `{name}`")
                 return text
             if "\0" in value:
-                self._problem(place, f"{{{name}}}: the value holds a NUL character")
+                self._problem(place, f"{{{name}}}: the value contains a NUL character")
                 return text
             if path and name in ("login", "server") and _leads_elsewhere(value):
                 self._problem(
                     place,
-                    f"{{{name}}} is {value[:60]!r} here, which leads to another directory: a value with '/', '\\', "
-                    "'..' or '~' may not be part of a path",
+                    f"{{{name}}} is {value[:60]!r} here, which leads to another directory: a value with "
+                    "'/', '\\', '..' or '~' may not be part of a path",
                 )
                 return text
         return _KNOWN.sub(self._replacement, text)
@@ -246,9 +249,9 @@ def _leads_elsewhere(value: str) -> bool:
 
 
 def _is_code(command: Sequence[str], index: int) -> bool:
-    """Say whether an argument is a text in the language of an interpreter before it: `sh -c TEXT`.
+    """Return whether an argument is code for an interpreter before it, as in `sh -c TEXT`.
 
-    What follows that text are plain arguments again, and so is what follows a script's name.
+    Arguments after the code, or after a script's name, are not code.
     """
     for start, word in enumerate(command[:index]):
         name = re.split(r"[/\\]", word)[-1].removesuffix(".exe")
@@ -263,7 +266,7 @@ def _is_code(command: Sequence[str], index: int) -> bool:
 
 
 def _texts(config: AccountConfig) -> Iterator[tuple[Place, str]]:
-    """Yield every text in which placeholders count."""
+    """Yield each text in which placeholders are replaced."""
     given: Mapping[Place, object] = {
         ("directory",): config.directory,
         **{("command", index): text for index, text in enumerate(config.command or ())},

@@ -1,20 +1,23 @@
-"""A problem of a configuration file: where, what is wrong, what is allowed."""
+"""Problems in configuration files."""
 
 from dataclasses import dataclass
 
-#: A place in a configuration: keys and list indexes from the top.
+#: A place in a configuration: the path of keys and list indexes from the top.
 Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem; as text `file:line:column: what is wrong, what is allowed`."""
+    """One problem of a file.
+
+    Its text form is `file:line:column: what is wrong, what is allowed`.
+    """
 
     file: str
     line: int | None
     column: int | None
     text: str
-    #: The place in the configuration, where it is about one.
+    #: The place in the configuration, or None if the problem concerns the whole file.
     place: Place | None = None
 
     def __str__(self) -> str:
@@ -23,7 +26,7 @@ class Problem:
 
 
 def dotted(place: Place) -> str:
-    """Return a place as people write it: `currencies[0].risk.risk_percent`."""
+    """Return a place as text, for example `currencies[0].risk.risk_percent`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))

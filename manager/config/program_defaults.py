@@ -1,24 +1,26 @@
-"""What of `defaults.yaml` lies beneath an account's file: all but the keys of programs that do not fit it."""
+"""Which values of `defaults.yaml` apply to an account.
+
+Keys that configure a program are excluded where they do not fit the account.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from manager.config.models import BUILT_IN
+from manager.config.program_gateways import runs_programs
 
-#: The gateway whose accounts run a program.
-PROGRAM_GATEWAY: Final = "command"
-#: Keys that only say how a program runs. In `defaults.yaml` they count for accounts of that gateway alone: a fleet
-#: may have others beside them.
+#: Keys that configure a program. In `defaults.yaml` they apply only to accounts whose gateway runs programs,
+#: so that a fleet may also have other accounts.
 PROGRAM_KEYS: Final = ("command", "directory", "ready", "environment_file", "user", "group", "umask")
-#: Sections in which exactly one of some keys is allowed: the account's replaces another one in the defaults.
+#: Keys of `ready` and `probe` of which exactly one is allowed: the account's replaces the default's.
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 _PROBES: Final = ("tcp", "http")
 
 
-def beneath_account(beneath: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what lies beneath this account's file; neither mapping is changed."""
-    found = dict(beneath)
-    if account.get("gateway", beneath.get("gateway")) != PROGRAM_GATEWAY:
+def applicable_defaults(defaults: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default values that apply to an account's file. Changes neither mapping."""
+    found = dict(defaults)
+    if not runs_programs(account.get("gateway", defaults.get("gateway"))):
         for key in PROGRAM_KEYS:
             found.pop(key, None)
             if key in BUILT_IN:
@@ -36,7 +38,7 @@ def beneath_account(beneath: Mapping[str, Any], account: Mapping[str, Any]) -> d
 
 
 def _names_another(own: object, below: object, keys: tuple[str, ...]) -> bool:
-    """Say whether the account names one of the keys, and the defaults another."""
+    """Return whether the account sets one of the keys and the defaults set another."""
     if not isinstance(own, Mapping) or not isinstance(below, Mapping):
         return False
     ours = {key for key in keys if own.get(key) is not None}

@@ -1,7 +1,8 @@
-"""Secrets of an account beside its password: references in `environment` and `options`, and what stands there in clear.
+"""Secrets of an account other than its password: references and clear text.
 
-A value there that begins with a known scheme (`env:`, `file:`, `keyring:`, a plugged-in one) is a reference. It is
-resolved on the host that runs the account, when the worker starts. `literal:TEXT` is TEXT, whatever it looks like.
+In `environment` and `options`, a value that begins with a known scheme (`env:`, `file:`, `keyring:`, or that
+of a plug-in) is a reference. The host that runs the account resolves it when the worker starts.
+`literal:TEXT` is always TEXT.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,15 +26,18 @@ from manager.config.secret_names import (
 )
 from manager.errors import CredentialError
 
-#: What a value begins with that looks like a reference and is none: a file name for SQLite, say.
+#: Prefix of a text that would otherwise be read as a reference, such as a file URL of SQLite.
 _LITERAL: Final = "literal:"
-#: Keys of an account file under which references are resolved.
+#: Keys of an account file in which references are resolved.
 _RESOLVED: Final = ("environment", "options")
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A secret, as it seems, that an account file holds in clear. `kind` says by what; it holds nothing of it."""
+    """A value in an account file that looks like a secret in clear text.
+
+    `kind` says why it looks like a secret, without showing it.
+    """
 
     place: Place
     kind: str
@@ -42,7 +46,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a worker gets; `secrets` are all that must not be shown of it, the literals included."""
+    """The resolved values for a worker; `secrets` must not be shown and include literals."""
 
     environment: Mapping[str, str] = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
@@ -50,9 +54,11 @@ class Resolved:
 
 
 def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
-    """Return `environment` (with `environment_file` beneath it) and `options`, every reference resolved.
+    """Return `environment` and `options` with all references resolved.
 
-    Placeholders are filled in before. Raises CredentialError, which names the key and the problem, and no secret.
+    Variables of `environment_file` are included; `environment` has precedence. The caller fills in
+    placeholders.
+    Raises CredentialError, whose text names the key but no secret.
     """
     secrets = [literal.secret for literal in literals(content(config))]
     from_files = load_environment_files(config.environment_file, config_dir)
@@ -81,7 +87,7 @@ def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
 
 
 def resolve_at(place: Place, reference: str, config_dir: Path) -> str:
-    """Return the secret behind a reference. Raises CredentialError, which names the place."""
+    """Return the secret that a reference names. Raises CredentialError, whose text names the place."""
     try:
         return credentials.resolve(SecretStr(reference), config_dir, lines=True).get_secret_value()
     except CredentialError as error:
@@ -89,7 +95,7 @@ def resolve_at(place: Place, reference: str, config_dir: Path) -> str:
 
 
 def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
-    """Yield every reference among the account's `environment` and `options`, with its place."""
+    """Yield each reference in the account's `environment` and `options`, with its place."""
     for name in _RESOLVED:
         for place, text in _texts(getattr(config, name), (name,)):
             if not text.startswith(_LITERAL) and credentials.scheme_of(text) is not None:
@@ -97,19 +103,22 @@ def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
 
 
 def watch(config: AccountConfig, config_dir: Path) -> Callable[[], object] | None:
-    """Return a cheap change detector for all secrets of the account, the password's too; None if a scheme has none."""
+    """Return a cheap change detector for all secrets of the account, including the password.
+
+    None if one of their schemes has none.
+    """
     config = fill_placeholders(config, None).config
-    looks = [credentials.watch(config.password, config_dir)]
-    looks += [credentials.watch(SecretStr(text), config_dir) for _, text in references(config)]
-    looks += [watch_file(name, config_dir) for name in config.environment_file]
-    known = [look for look in looks if look is not None]
-    if len(known) < len(looks):
+    detectors = [credentials.watch(config.password, config_dir)]
+    detectors += [credentials.watch(SecretStr(text), config_dir) for _, text in references(config)]
+    detectors += [watch_file(name, config_dir) for name in config.environment_file]
+    known = [detector for detector in detectors if detector is not None]
+    if len(known) < len(detectors):
         return None
-    return known[0] if len(known) == 1 else lambda: tuple(look() for look in known)
+    return known[0] if len(known) == 1 else lambda: tuple(detector() for detector in known)
 
 
 def content(config: AccountConfig) -> dict[str, Any]:
-    """Return what of an account's configuration may hold a secret, as the file has it, but for the password."""
+    """Return the parts of a configuration that may contain a secret, except the password, as in the file."""
     return {
         "environment": config.environment,
         "options": config.options,
@@ -122,7 +131,7 @@ def content(config: AccountConfig) -> dict[str, Any]:
 
 
 def literals(data: Mapping[str, Any]) -> Iterator[Literal]:
-    """Yield what looks like a secret in an account's file, or `defaults.yaml`, and stands there in clear."""
+    """Yield values of an account's file or `defaults.yaml` that look like secrets in clear text."""
     for key, value in data.items():
         if key == "password":
             continue
@@ -138,7 +147,10 @@ def literals(data: Mapping[str, Any]) -> Iterator[Literal]:
 
 
 def argument_references(command: tuple[str, ...]) -> Iterator[int]:
-    """Yield the index of each argument that looks like a reference: nothing resolves it, since all see arguments."""
+    """Yield the index of each argument that looks like a reference.
+
+    References in arguments are not resolved, because all users of a host can see them.
+    """
     for index, _kind, text in secrets_of_arguments(command):
         if credentials.scheme_of(text) is not None:
             yield index
@@ -150,12 +162,12 @@ def _literals_in(place: Place, text: str) -> Iterator[Literal]:
             text = text.removeprefix(_LITERAL)
         elif credentials.scheme_of(text) is not None:
             return
-    # Beside these, words such as `key` and `token` name a field or a coin as often as a secret.
+    # Elsewhere, words such as `key` and `token` often name a field or a coin instead of a secret.
     named = is_secret_name if place[0] in _RESOLVED else is_surely_secret
     names = [part for part in place[1:] if isinstance(part, str) and named(part)]
     if names:
         if is_secret_value(names[-1], text):
-            yield Literal(place, "its name says that it is a secret", text)
+            yield Literal(place, "by its name", text)
         return
     for kind, secret in secrets_within(text):
         yield Literal(place, f"it holds {kind}" if kind.startswith("a ") else kind, secret)

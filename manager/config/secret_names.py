@@ -1,7 +1,7 @@
-"""Which values of an account file look like secrets: by the name that they have, or by their own form.
+"""Guesses which values of an account file are secrets, by name or by form.
 
-A guess by nature. It decides what `validate` warns of, what `config push` refuses, and what is masked where a file is
-shown; it never decides what a worker gets.
+The guess decides what `validate` warns about, what `config push` refuses, and what is masked in output. It
+never decides what a worker receives.
 """
 
 import re
@@ -12,15 +12,15 @@ from typing import Final
 from manager.config.problems import Place
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_A-Za-z]+")
-#: Secret wherever they are in a name, also without anything that sets them off (`APIKEY`, `dbpassword`).
+#: Secret anywhere in a name, also without separators (`APIKEY`, `dbpassword`).
 _PARTS: Final = (
     *("password", "passwd", "passphrase", "passcode", "secret", "credential", "mnemonic", "seedphrase"),
     *("apikey", "privatekey", "accesskey", "signingkey", "authkey", "encryptionkey", "masterkey"),
     *("accesstoken", "authtoken", "bottoken", "refreshtoken", "apitoken", "authorization", "bearer"),
 )
-#: Secret as a word of a name.
+#: Secret as a separate word of a name.
 _WORDS: Final = frozenset({"key", "keys", "token", "tokens", "pass", "pwd", "pin", "psk", "jwt"})
-#: A name that ends like this says something about a secret, and is none.
+#: A name with one of these as its last word describes a secret but is not one.
 _ABOUT: Final = frozenset(
     {
         *("file", "files", "path", "dir", "directory", "folder", "name", "names", "length", "size", "type"),
@@ -29,17 +29,17 @@ _ABOUT: Final = frozenset(
         *("column", "field", "index", "address", "pair", "pairs", "decimals", "version", "env", "var"),
     }
 )
-#: A name that begins like this is a number or a switch.
+#: A name with one of these as its first word is a number or a switch.
 _NUMBERS: Final = frozenset({"max", "min", "num", "use", "enable", "disable", "has", "is", "require"})
-#: Keys that open nothing.
+#: Words that make a `key` harmless.
 _OTHER_KEYS: Final = frozenset(
     {"public", "primary", "foreign", "sort", "partition", "cache", "idempotency", "routing", "id"}
 )
-#: Where a shell keeps its directory.
+#: Variables in which a shell stores its directory; they look like "password".
 _NO_SECRETS: Final = frozenset({"PWD", "OLDPWD"})
 
 _VALUES: Final = frozenset({"", "true", "false", "yes", "no", "on", "off", "none", "null", "~"})
-#: To be filled in by somebody else: `$NAME`, `${NAME}`, `%NAME%`, `<your key>`, `***`.
+#: Text that stands for a value: `$NAME`, `${NAME}`, `%NAME%`, `<your key>`, `***`.
 _PLACEHOLDER: Final = re.compile(r"\$\{?\w+\}?|\$\(.*\)|%\w+%|<[^<>]*>|\*+|x{3,}|\.{3}", re.IGNORECASE)
 _PATH: Final = re.compile(
     r"(?:~|\.{1,2})?/\S*[/.]\S*|[A-Za-z]:\\\S+|[\w./-]+\.(?:pem|key|crt|cer|json|p12|pfx)"
@@ -50,15 +50,15 @@ _PARAMETER: Final = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*)\s?=\s?[\"']?([^\s\
 _KEY_BLOCK: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S
 )
-#: `Authorization: Basic …` or its value alone, which is a password in base64.
+#: `Authorization: Basic …`, or its value alone: a password in base64.
 _AUTHORIZATION: Final = re.compile(
     r"(?:^(?=\w+\s+\S*[\d=])|authorization[\"']?\s*[:=]\s*[\"']?)(?:basic|bearer|token)\s+([^\s\"',]{8,})",
     re.I,
 )
-#: A member of a JSON object, or a header, with its value.
+#: A member of a JSON object, or a header, and its value.
 _MEMBER: Final = re.compile(r"([A-Za-z][\w-]*)[\"']?\s*:\s*(?:\"([^\"]+)\"|'([^']+)'|([^\s\"'{}\[\],;()]+))")
 _QUERY: Final = re.compile(r"[?&]([A-Za-z][\w.-]*)=([^\s&#\"']+)")
-#: Secrets that are known by their own form: tokens of chat bots and of code hosts, and URLs that let anyone post.
+#: Secrets with a recognizable form: tokens of chat bots and code hosts, and webhook URLs.
 _TOKEN: Final = re.compile(
     r"(?<![\w-])(?:\d{8,10}:[\w-]{35}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{16,}"
     r"|sk_live_\w{16,}|https://hooks\.slack\.com/services/\S{8,}|https://discord(?:app)?\.com/api/webhooks/\S{8,})"
@@ -72,7 +72,7 @@ _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][\w.-]*)=(\S*)")
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Say whether what has this name is likely a secret."""
+    """Return whether a value with this name is likely a secret."""
     if name in _NO_SECRETS:
         return False
     words = [word.lower() for word in _WORD.findall(name)]
@@ -85,17 +85,23 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_surely_secret(name: str) -> bool:
-    """Say whether a name leaves hardly a doubt: `password` or `api_key`, not `key` or `token` alone."""
+    """Return whether the name is unambiguous: `password` or `api_key`, not `key` or `token` alone."""
     return is_secret_name(name) and any(part in "".join(_WORD.findall(name)).lower() for part in _PARTS)
 
 
 def is_secret_place(place: Place) -> bool:
-    """Say whether what stands at a place must not be shown: the password, or something under a secret name."""
+    """Return whether the value at a place must not be shown.
+
+    That is the password, or a value with a secret's name.
+    """
     return any(isinstance(part, str) and (part == "password" or is_secret_name(part)) for part in place)
 
 
 def is_secret_value(name: str, value: str) -> bool:
-    """Say whether `value`, found under a secret name, is the secret itself and not a switch, a path or a placeholder."""
+    """Return whether `value`, which has a secret's name, is the secret itself.
+
+    Switches, paths and placeholders are not.
+    """
     text = value.strip()
     if text.lower() in _VALUES or _PLACEHOLDER.fullmatch(text):
         return False
@@ -107,7 +113,10 @@ def is_secret_value(name: str, value: str) -> bool:
 
 
 def secrets_within(value: str) -> Iterator[tuple[str, str]]:
-    """Yield (what it is, the secret) for each that a text holds whatever its name: a URL's password, a parameter, a key."""
+    """Yield (description, secret) for each secret within a text, regardless of its name.
+
+    Finds URL passwords, parameters, private keys and tokens.
+    """
     for found in _URL_PASSWORD.finditer(value):
         if is_secret_value("password", found[1]):
             yield "a URL with a password in it", found[1]
@@ -135,7 +144,7 @@ def _by_form(text: str) -> Iterator[tuple[str, str]]:
 
 
 def secrets_of_arguments(command: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield (index, what it is, the secret) for each argument that holds one."""
+    """Yield (index, description, secret) for each argument that contains a secret."""
     for index, argument in enumerate(command):
         option = _OPTION.fullmatch(argument) or _ASSIGNMENT.fullmatch(argument)
         if index and option and is_secret_name(option[1]):
@@ -157,7 +166,7 @@ def _secrets_in_shell_text(text: str) -> Iterator[tuple[str, str]]:
     for pattern in (_OPTION_IN_TEXT, _ASSIGNMENT_IN_TEXT, _QUERY):
         for found in pattern.finditer(text):
             value = found[2].strip("\"'")
-            # Code is no value: `API_KEY=$(cat key)`, `TOKEN=os.environ["TOKEN"]`.
+            # Code is not a value: `API_KEY=$(cat key)`, `TOKEN=os.environ["TOKEN"]`.
             if (
                 is_secret_name(found[1])
                 and is_secret_value(found[1], value)

@@ -23,7 +23,7 @@ from manager.config.left_out import LeftOut, left_out
 from manager.config.loaded import Defaults, LoadedAccount, defaults_problems, load
 from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
-from manager.config.program_defaults import beneath_account
+from manager.config.program_defaults import applicable_defaults
 from manager.config.references import Resolved, resolve_values
 from manager.config.shared_programs import SharedPrograms, shared_programs
 from manager.errors import AccountNotFoundError, InvalidConfigError
@@ -31,10 +31,10 @@ from manager.system import atomic_file
 
 Stamp = tuple[int, int, int]
 
-#: How old the list of the other accounts' names may be where one account is asked about.
+#: Maximum age of the list of other accounts' names when one account is checked.
 _TWINS_SECONDS: Final = 1.0
 
-#: The stamp of a file that is not there.
+#: The stamp of a missing file.
 _ABSENT: Final[Stamp] = (0, 0, 0)
 
 
@@ -44,25 +44,26 @@ class _Cached:
     loaded: LoadedAccount
 
 
-#: (server, login) → every account that names it.
+#: (server, login) → all accounts with this login.
 Logins = Mapping[tuple[str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All accounts as they were in one pass over the directory."""
+    """All accounts, as read in one pass over the directory."""
 
     accounts: Mapping[str, LoadedAccount]
     logins: Logins
-    #: Account → the one whose name differs only in case and comes first: on Windows the two are one file.
+    #: Account → the first account whose ID differs only in case: on Windows they are one file.
     twins: Mapping[str, str]
     shared: SharedPrograms
 
 
 class ConfigurationService:
-    """Reads and writes account files. Thread-safe; a file is parsed again only when it has changed.
+    """Reads and writes account files.
 
-    Below the directory: `defaults.yaml`, `accounts/<account id>.yaml`, and whatever `file:` credentials name.
+    Thread-safe. A file is parsed again only after it changed. The directory contains `defaults.yaml`,
+    `accounts/<account id>.yaml`, and the files of `file:` credentials with relative paths.
     """
 
     def __init__(self, config_dir: Path | str) -> None:
@@ -74,12 +75,15 @@ class ConfigurationService:
 
     @property
     def files_dir(self) -> Path:
-        """Where `defaults.yaml` and `accounts/` are; what they refer to is below `config_dir`, on each host."""
+        """The directory of `defaults.yaml` and `accounts/`.
+
+        Relative paths within these files start at `config_dir`, on each host.
+        """
         return self.config_dir
 
     @property
     def version(self) -> int | None:
-        """The number of these files' version; None where nobody counts."""
+        """The version number of these files, or None if they have none."""
         return None
 
     @property
@@ -91,11 +95,16 @@ class ConfigurationService:
         return self.files_dir / "defaults.yaml"
 
     def checked_id(self, account_id: str) -> str:
-        """Return the id. Raises InvalidAccountIdError if no account file could have it."""
+        """Return the ID. Raises InvalidAccountIdError if it is not valid."""
         return checked_id(account_id)
 
     def account_path(self, account_id: str) -> Path:
-        """Return the account's file. Raises InvalidAccountIdError, or AccountNotFoundError if there is none."""
+        """Return the path of the account's file.
+
+        Raises:
+            InvalidAccountIdError: The ID is not valid.
+            AccountNotFoundError: The file does not exist.
+        """
         path = self._path(checked_id(account_id))
         if not os.path.lexists(path):
             raise AccountNotFoundError(
@@ -104,14 +113,19 @@ class ConfigurationService:
         return path
 
     def list_accounts(self) -> list[str]:
-        """Return the ids of all accounts, sorted; files whose names are no account ids are not among them.
+        """Return the IDs of all accounts, sorted.
 
+        Files whose names are not valid account IDs are skipped.
         Raises InvalidConfigError if the directory cannot be read.
         """
         return [name for name in self.file_names() if id_problem(name) is None]
 
     def file_names(self) -> list[str]:
-        """Return the stem of every file in `accounts/` that is meant to be an account's, sorted."""
+        """Return the names of all YAML files in `accounts/`, without the suffix, sorted.
+
+        Hidden files and editors' files are skipped.
+        Raises InvalidConfigError if the directory cannot be read.
+        """
         try:
             with os.scandir(self.accounts_dir) as entries:
                 return sorted(
@@ -123,23 +137,28 @@ class ConfigurationService:
             return []
         except OSError as error:
             raise InvalidConfigError(
-                f"{self.accounts_dir}: {error.strerror}: MANAGER_CONFIG_DIR names the configuration directory"
+                f"{self.accounts_dir}: {error.strerror}: "
+                "set MANAGER_CONFIG_DIR to the configuration directory"
             ) from None
 
     def left_out(self) -> list[LeftOut]:
-        """Return what looks as if it were meant to be read and is not, `accounts/` included if it has nothing."""
+        """Return files that seem meant to be read but are not, and `accounts/` if it has no account."""
         return left_out(self.files_dir)
 
     def twin(self, account_id: str) -> str | None:
-        """Return the account whose name differs from this one only in case and comes first, if there is one."""
+        """Return the first account whose ID differs from this one only in case, or None."""
         return self.snapshot(_TWINS_SECONDS).twins.get(account_id)
 
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
-        """Return the account's configuration, complete.
+        """Return the account's complete configuration.
 
-        With `apply_defaults` what the file leaves out comes from `defaults.yaml` and the built-in defaults; without,
-        what is missing is an error. Raises InvalidAccountIdError, AccountNotFoundError, or InvalidConfigError with
-        every structural problem of the file, one a line. Ranges are the validator's.
+        With `apply_defaults`, missing keys come from `defaults.yaml` and the built-in defaults. Without it,
+        missing required keys are errors. Ranges are not checked; the validator does that.
+
+        Raises:
+            InvalidAccountIdError: The ID is not valid.
+            AccountNotFoundError: The account's file does not exist.
+            InvalidConfigError: The files have structural problems; the text has one line for each.
         """
         loaded = self.read_account(account_id, apply_defaults)
         if loaded.config is None:
@@ -147,17 +166,21 @@ class ConfigurationService:
         return loaded.config
 
     def read_account(self, account_id: str, apply_defaults: bool = True) -> LoadedAccount:
-        """Return what became of the account's files, problems with positions included.
+        """Read the account's files; return the configuration and all problems with positions.
 
-        Raises only InvalidAccountIdError and AccountNotFoundError: what is in the files is never an exception.
+        The content of the files never causes an exception.
+
+        Raises:
+            InvalidAccountIdError: The ID is not valid.
+            AccountNotFoundError: The account's file does not exist.
         """
         path = str(self.account_path(account_id))
         return self._read(account_id, path, self._defaults_now() if apply_defaults else None)
 
     def snapshot(self, max_age: float = 0.0) -> Snapshot:
-        """Read every account, defaults applied; one at most `max_age` seconds old serves as well.
+        """Read all accounts with defaults applied, or return a snapshot of at most `max_age` seconds.
 
-        Files that have not changed are not read again. Raises InvalidConfigError if the directory cannot be read.
+        Unchanged files are not read again. Raises InvalidConfigError if the directory cannot be read.
         """
         now = time.monotonic()
         with self._lock:
@@ -171,7 +194,7 @@ class ConfigurationService:
             if (name, True) in self._cache or id_problem(name) is None:
                 path = f"{directory}{name}.yaml"
                 loaded = self._read(name, path, defaults)
-                # One without content may have been deleted since the directory was listed.
+                # An account without content may have been deleted after the directory was listed.
                 if loaded.repaired is not None or os.path.lexists(path):
                     accounts[name] = loaded
         if last is not None and _same(last[1].accounts, accounts):
@@ -184,35 +207,42 @@ class ConfigurationService:
         return found
 
     def load_global_defaults(self) -> GlobalDefaults:
-        """Return what `defaults.yaml` holds, empty if there is none. Raises InvalidConfigError."""
+        """Return the content of `defaults.yaml`, empty if the file is missing.
+
+        Raises InvalidConfigError if the file has problems.
+        """
         document = self._defaults_now()[1].document
         if document.problems or document.data is None:
             raise InvalidConfigError("\n".join(map(str, document.problems)))
         return GlobalDefaults.model_validate(document.data)
 
     def save_account_config(self, config: AccountConfig) -> Path:
-        """Write the account's file, whole or not at all, mode 0600; returns its path.
+        """Write the account's file atomically with mode 0600; returns its path.
 
-        What the defaults say as well is left to them, unless the file says it already. Where a file exists its
-        comments and the order of its keys are kept. Raises InvalidAccountIdError, or InvalidConfigError if it cannot be written.
+        Values equal to the defaults are omitted, unless the file already has the key. An existing file keeps
+        its comments and the order of its keys.
+
+        Raises:
+            InvalidAccountIdError: The ID is not valid.
+            InvalidConfigError: The file cannot be written.
         """
         path = self._path(checked_id(config.account_id))
         data = config.model_dump(mode="json", exclude={"account_id"}, exclude_none=True)
         if config.password is not None:
             data["password"] = config.password.get_secret_value()
-        beneath = beneath_account(self._defaults_now()[1].beneath, data)
+        defaults = applicable_defaults(self._defaults_now()[1].merged, data)
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 110
         yaml.indent(mapping=2, sequence=4, offset=2)
-        kept: Any = None
+        existing: Any = None
         with contextlib.suppress(OSError, YAMLError, ValueError):
-            kept = yaml.load(path.read_text(encoding="utf-8"))
-        written = kept if isinstance(kept, dict) else {}
-        data = own_values(data, written, beneath)
-        if isinstance(kept, dict):
-            _update(kept, data)
-            data = kept
+            existing = yaml.load(path.read_text(encoding="utf-8"))
+        written = existing if isinstance(existing, dict) else {}
+        data = own_values(data, written, defaults)
+        if isinstance(existing, dict):
+            _update(existing, data)
+            data = existing
         text = StringIO()
         yaml.dump(data, text)
         try:
@@ -224,14 +254,20 @@ class ConfigurationService:
         return path
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
-        """Return the account's password, None if it has none. Raises CredentialError, which names no secret."""
+        """Return the account's password, or None if it has none.
+
+        Raises CredentialError, whose text contains no secret.
+        """
         return None if config.password is None else credentials.resolve(config.password, self.config_dir)
 
     def resolve_values(self, config: AccountConfig) -> Resolved:
-        """Return the account's `environment` and `options`, references resolved. Raises CredentialError, which names the key."""
+        """Return the account's `environment` and `options` with references resolved.
+
+        Raises CredentialError, whose text names the key.
+        """
         return resolve_values(config, self.config_dir)
 
-    # inside
+    # internal
 
     def _path(self, account_id: str) -> Path:
         return self.accounts_dir / f"{account_id}.yaml"
@@ -299,20 +335,20 @@ def _twins(names: Iterable[str]) -> dict[str, str]:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """Return what changes when a file does; None if it cannot be told, so that nothing is cached."""
+    """Return a value that changes with the file; None if it is unknown, so that nothing is cached."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, for every file of every check
+        found = os.stat(path)  # noqa: PTH116 - three times as fast as Path.stat, and called for every file
     except OSError:
         return None if os.path.lexists(path) else _ABSENT
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _update(kept: Any, data: Mapping[str, Any]) -> None:
-    """Bring a commented mapping to `data`, touching only what differs."""
-    for key in [key for key in kept if key not in data]:
-        del kept[key]
+def _update(existing: Any, data: Mapping[str, Any]) -> None:
+    """Update a commented mapping to `data`, changing only what differs."""
+    for key in [key for key in existing if key not in data]:
+        del existing[key]
     for key, value in data.items():
-        present = kept.get(key)
+        present = existing.get(key)
         if isinstance(present, dict) and isinstance(value, dict):
             _update(present, value)
         elif isinstance(present, list) and isinstance(value, list) and len(present) == len(value):
@@ -321,5 +357,5 @@ def _update(kept: Any, data: Mapping[str, Any]) -> None:
                     _update(old, new)
                 elif old != new:
                     present[index] = new
-        elif key not in kept or present != value:
-            kept[key] = value
+        elif key not in existing or present != value:
+            existing[key] = value

@@ -1,6 +1,7 @@
-"""Which accounts of `gateway: command` share a port or a whole program: one bot that is configured twice trades twice.
+"""Finds accounts that share a port or a whole program.
 
-Paths are compared as text, on whatever machine that happens. Pure, but for the home directory in `~`.
+A bot that is configured twice trades twice. Paths are compared as text, because the comparison may run on
+another machine than the program. Pure, except that `~` is expanded to the home directory.
 """
 
 import os
@@ -13,27 +14,36 @@ from urllib.parse import urlsplit
 from manager.config.models import AccountConfig
 from manager.config.placeholders import fill_placeholders
 from manager.config.problems import Place
+from manager.config.program_gateways import runs_programs
 
-#: (host, port) as they are compared.
+#: (host, port), normalized for comparison.
 Endpoint = tuple[str, int]
 
-#: All of what tells one program from another: program, arguments, directory, environment, and the login it is given.
+#: What identifies a program: program and arguments, directory, environment, and broker login.
 _Program = tuple[object, ...]
 
-_THIS_MACHINE: Final = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared only
+_THIS_MACHINE: Final = frozenset(
+    {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}  # noqa: S104 - only compared
+)
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPrograms:
-    """Enabled accounts by their ports, each with the host that it is pinned to, and by their programs."""
+    """Enabled accounts by port and by program."""
+
+    #: Port → (account ID, host that the account is pinned to or None).
 
     ports: Mapping[Endpoint, tuple[tuple[str, str | None], ...]] = field(default_factory=dict)
     programs: Mapping[_Program, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, config: AccountConfig) -> tuple[tuple[Place, str, tuple[str, ...]], ...]:
-        """Return what the account shares: where it stands, what it is (empty: the program), and with which others."""
-        if config.gateway != "command" or not config.enabled:
+        """Return what the account shares with other accounts.
+
+        Each entry is the place in the configuration, the shared port (empty for the whole program), and the
+        other accounts.
+        """
+        if not runs_programs(config.gateway) or not config.enabled:
             return ()
         found: list[tuple[Place, str, tuple[str, ...]]] = []
         for place, endpoint in endpoints(config):
@@ -52,11 +62,11 @@ class SharedPrograms:
 
 
 def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
-    """Return what the enabled ones among these accounts have in common."""
+    """Return the ports and programs of the enabled accounts."""
     ports: dict[Endpoint, tuple[tuple[str, str | None], ...]] = {}
     programs: dict[_Program, tuple[str, ...]] = {}
     for config in configs:
-        if config.gateway != "command" or not config.enabled or not config.command:
+        if not runs_programs(config.gateway) or not config.enabled or not config.command:
             continue
         config = _as_run(config)  # noqa: PLW2901
         for endpoint in dict.fromkeys(endpoint for _, endpoint in endpoints(config)):
@@ -67,7 +77,7 @@ def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
 
 
 def endpoints(config: AccountConfig) -> list[tuple[Place, Endpoint]]:
-    """Return the ports by which the account's program is known as ready or as well, and where they stand."""
+    """Return the ports of the account's `ready` and `health.probe`, with their places."""
     config = _as_run(config)
     found: list[tuple[Place, Endpoint]] = []
     for around, sign in ((("ready",), config.ready), (("health", "probe"), config.health.probe)):
@@ -87,7 +97,7 @@ def _target(url: str) -> Endpoint | None:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
     except (ValueError, KeyError):
-        return None  # its own rule says what is wrong with it
+        return None  # a rule of the gateway reports it
     host = (parts.hostname or "").lower()
     return ("127.0.0.1" if host in _THIS_MACHINE else host), port
 
@@ -100,7 +110,7 @@ def _program(config: AccountConfig) -> _Program:
 
 
 def _as_run(config: AccountConfig) -> AccountConfig:
-    """Return the account as its program gets it; each account has its own state directory."""
+    """Return the account with placeholders filled in; each account has its own state directory."""
     return fill_placeholders(config, Path(config.account_id)).config
 
 

@@ -1,4 +1,4 @@
-"""The files of a beginning: a small fleet to look at, and commented ones to start a real fleet from."""
+"""Starting files: a demo fleet, and commented files for a real fleet."""
 
 import os
 import secrets
@@ -9,7 +9,8 @@ from typing import Final
 from manager.errors import SettingsError
 
 _DEFAULTS_DEMO: Final = """\
-# Values for every account that does not give its own. `manager config show ACCOUNT --origin` tells which came from here.
+# Values for every account that does not set them.
+# `manager config show ACCOUNT --origin` shows the source of each value.
 gateway: paper
 server: Paper-1
 default_risk: {risk_percent: 1.0, max_positions: 5, portfolio_risk_percent: 10.0, max_concurrent_trades: 15}
@@ -19,11 +20,11 @@ execution: {interval_seconds: 2}
 labels: {desk: london}
 """
 
-#: Account → (its own lines, a comment). The login and the password are added to each.
+#: Account → (its lines, a comment). Login and password are added to each.
 _DEMO: Final[Mapping[str, tuple[str, str]]] = {
     "account-001": (
         "groups: [fx]\ncurrencies: [{symbol: EURUSD}, {symbol: GBPUSD}]",
-        "Two currencies, everything else by default.",
+        "Two currencies, default values for the rest.",
     ),
     "account-002": (
         "groups: [metals]\nlabels: {desk: paris}\ncurrencies: [{symbol: XAUUSD, risk: {risk_percent: 0.5}}]",
@@ -31,7 +32,7 @@ _DEMO: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "account-003": (
         "currencies: [{symbol: BTCUSD}, {symbol: ETHUSD, enabled: false}]",
-        "One currency switched off.",
+        "One disabled currency.",
     ),
     "account-004": (
         "default_risk: {risk_percent: 12.0}\ngroups: [fx]\ncurrencies: [{symbol: USDJPY}]",
@@ -44,24 +45,25 @@ _DEMO: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "account-007": (
         "enabled: false\ncurrencies: [{symbol: GBPUSD}]",
-        "Switched off: `manager up` leaves it alone.",
+        "Disabled: `manager up` does not start it.",
     ),
     "account-008": (
         "default_risk: {risk_percnt: 1.0, max_positions: -1}\ncurrencies: [{symbol: EURUSD}]",
-        "Invalid on purpose, to show what `manager validate` says: a misspelt key and a number out of range.",
+        "Invalid on purpose, to show `manager validate`: a misspelt key and a number out of range.",
     ),
 }
 
 _DEFAULTS: Final = """\
-# Values for every account of this fleet that does not give its own. An account's file goes over this one, and a
-# currency's block over its account's; a mapping is merged key by key, a list is replaced whole. What is left out here
-# has a built-in default, which is what stands behind each `#` below.
-# `manager config show ACCOUNT --origin` tells where each value of an account came from.
+# Values for every account of this fleet that does not set them. An account's file has precedence over this
+# file, and a currency's section over its account. Mappings are merged key by key, lists are replaced. Keys
+# that are missing here have built-in defaults; the lines with `#` below show some of them.
+# `manager config show ACCOUNT --origin` shows the source of each value of an account.
 
-# How accounts connect: `paper` (the paper venue that comes along) or `command` (a program of yours).
+# How accounts connect:
+{gateways}
 #gateway: paper
 
-# Milliseconds that connecting may take.
+# Limit for connecting, in milliseconds.
 #timeout: 60000
 
 default_risk:
@@ -81,62 +83,16 @@ position_management:
 
 execution:
   interval_seconds: 30          # between two cycles of a session
-  stop_timeout_seconds: 30      # for a polite stop; then the worker is ended by force
+  stop_timeout_seconds: 30      # for a clean stop; then the worker is killed
   open_positions: keep          # at a stop: keep or close
-"""
-
-_EXAMPLE_PAPER: Final = """\
-# An account at the paper venue. The file's name is the account's id: copy it, one file an account.
-enabled: false                  # true, and `manager up` starts it
-
-gateway: paper
-login: 5001
-server: Paper-1
-# Where the password is, never the password itself. Relative paths start at the configuration directory.
-#   file:PATH             a file that only you can read (chmod 600)
-#   env:NAME              an environment variable of the host agent
-#   keyring:SERVICE/USER  the system's keyring (pip install 'worker-manager[keyring]')
-password: file:secrets/example-paper.password
-
-currencies:
-  - symbol: EURUSD
-    enabled: true
-    risk: {risk_percent: 0.5, max_positions: 3}   # over default_risk
-"""
-
-_EXAMPLE_COMMAND: Final = """\
-# Any program as a worker: a bot of yours, started, watched and stopped like the others.
-enabled: false
-
-gateway: command
-# The program and its arguments; no shell. A relative program is looked for in `directory`, then on PATH.
-command: [python3, -u, -c, "import time; print('ready', flush=True); time.sleep(10**6)"]
-#directory: /opt/bots
-
-# How it shows that it is ready; exactly one of
-#   {line: TEXT}          a text in its output
-#   {tcp: PORT}           a port on 127.0.0.1 that accepts connections
-#   {http: URL}           a URL that answers with 2xx
-#   {after_seconds: N}    it still runs then
-ready: {line: ready}
-
-# How it is asked to stop, and the seconds until it is killed with all that it started.
-stop: {signal: TERM, deadline_seconds: 10}
-
-# It finds MANAGER_ACCOUNT_ID, MANAGER_WORKER_ID, MANAGER_EPOCH and, with login and password, MANAGER_CREDENTIALS_FILE
-# in its environment; besides these only harmless variables and the ones you name here.
-#environment: {LOG_LEVEL: info}
-#environment_file: secrets/example-command.env   # NAME=value lines; it stays on the host
-
-# Several bots alike: put `command`, `directory` and `ready` into defaults.yaml and write "{account_id}", "{login}",
-# "{server}" or "{state_dir}" (a directory for the bot's own files) there.
-
-currencies: [{symbol: EURUSD}]
 """
 
 
 def demo_files() -> dict[str, str | None]:
-    """Return the demo fleet's files below the configuration directory; None for a password, which is new each time."""
+    """Return the demo fleet's files: path below the configuration directory → text.
+
+    None stands for a password file, whose content is random.
+    """
     files: dict[str, str | None] = {"defaults.yaml": _DEFAULTS_DEMO}
     for number, (account_id, (lines, comment)) in enumerate(_DEMO.items(), 1):
         secret = f"secrets/{account_id}.password"
@@ -150,8 +106,8 @@ def demo_files() -> dict[str, str | None]:
 def write_demo_fleet(config_dir: Path) -> list[Path]:
     """Write a fleet of eight accounts, six of which can start; returns the files.
 
-    Only into a directory that is absent or empty; else nothing is written and the list is empty. Raises SettingsError
-    if it cannot be written.
+    Writes nothing and returns an empty list if the directory exists and is not empty.
+    Raises SettingsError if a file cannot be written.
     """
     files = {
         name: secrets.token_urlsafe(18) + "\n" if text is None else text
@@ -160,21 +116,20 @@ def write_demo_fleet(config_dir: Path) -> list[Path]:
     return _write(config_dir, files)
 
 
-def write_starting_files(config_dir: Path, *, beside: bool = False) -> list[Path]:
-    """Write commented files for a real fleet, every account of them switched off; else as `write_demo_fleet`.
+def write_starting_files(
+    config_dir: Path, gateways: Mapping[str, str], examples: Mapping[str, str], *, beside: bool = False
+) -> list[Path]:
+    """Write commented files for a real fleet, with every account disabled; returns the files.
 
-    With `beside` also into a directory that has other files; one that is there already is left as it is.
+    `gateways` describes each gateway in a few words, by name. `examples` are the example files of the
+    gateways: path below the configuration directory → text. Existing files are never changed. If the
+    directory has other files, nothing is written unless `beside` is set.
+
+    Raises SettingsError if a file cannot be written.
     """
-    return _write(
-        config_dir,
-        {
-            "defaults.yaml": _DEFAULTS,
-            "accounts/example-paper.yaml": _EXAMPLE_PAPER,
-            "accounts/example-command.yaml": _EXAMPLE_COMMAND,
-            "secrets/example-paper.password": "change-me\n",
-        },
-        beside=beside,
-    )
+    lines = "\n".join(f"#   {name:<10} {summary}" for name, summary in gateways.items())
+    files = {"defaults.yaml": _DEFAULTS.replace("{gateways}", lines), **examples}
+    return _write(config_dir, files, beside=beside)
 
 
 def _write(config_dir: Path, files: Mapping[str, str], *, beside: bool = False) -> list[Path]:
@@ -185,7 +140,7 @@ def _write(config_dir: Path, files: Mapping[str, str], *, beside: bool = False) 
         for name, text in files.items():
             path = config_dir / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # O_EXCL: whatever appeared since we looked is somebody's.
+            # O_EXCL: never overwrite a file that appeared after the check above.
             try:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
@@ -197,7 +152,7 @@ def _write(config_dir: Path, files: Mapping[str, str], *, beside: bool = False) 
             written.append(path)
     except OSError as error:
         raise SettingsError(
-            f"{error.filename or config_dir}: {error.strerror}: make the directory writable, or set MANAGER_CONFIG_DIR "
-            "to another one"
+            f"{error.filename or config_dir}: {error.strerror}: make the directory writable, or set "
+            "MANAGER_CONFIG_DIR to another one"
         ) from None
     return written

@@ -1,4 +1,4 @@
-"""How to write what is not a text, or a list of texts, in an account's file; shows no secret."""
+"""Error texts for values that are not a text, or not a list of texts. They show no secrets."""
 
 import json
 import re
@@ -11,25 +11,25 @@ from manager.config.problems import Place
 from manager.config.secret_names import is_secret_name, secrets_of_arguments
 from manager.system.masking import MASK
 
-#: Where a text is wanted: an argument, a variable, a directory, …
+#: Keys whose values are texts: arguments, variables, directories, …
 _TEXTS: Final = frozenset(
     {"command", "environment", "environment_file", "directory", "user", "group", "ready", "health"}
 )
-#: What a shell would do something with.
+#: Text with a special meaning in a shell.
 _SHELL: Final = re.compile(r"[|&;<>`*?$]|\$\(|^\w+=")
-#: Text that YAML reads as the same text without quotes, in a list too.
+#: Text that needs no quotes in YAML, also within a list.
 _PLAIN: Final = re.compile(r"(?:--?|\.{0,2}/)?[A-Za-z_][\w./+=-]*")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
 def text_hint(place: Place, value: object) -> str | None:
-    """Return what to write instead of a value of the wrong kind, if it is clear what was meant."""
+    """Return what to write instead of a value of the wrong type, or None if the intention is unclear."""
     if not place or place[0] not in _TEXTS:
         return None
     if place == ("command",) and isinstance(value, str):
         return _as_list(value)
     if isinstance(value, Mapping) and len(value) == 1:
-        # `[bot, {login}]` is a mapping to YAML.
+        # YAML reads `{login}` in `[bot, {login}]` as a mapping.
         (name, inner), *_ = value.items()
         if name in NAMES and inner is None:
             return f'is a mapping, since braces mean one in YAML; write it in quotes: "{{{name}}}"'
@@ -39,14 +39,14 @@ def text_hint(place: Place, value: object) -> str | None:
 
 
 def _as_list(text: str) -> str:
-    """Return the list that a command line means, arguments that look like secrets masked."""
+    """Return how to write a command line as a list, with arguments that look like secrets masked."""
     generic = "is a text; write a list, since no shell splits it: command: [program, argument, argument]"
     try:
         words = shlex.split(text)
     except ValueError:
         return generic
     if _SHELL.search(text):
-        return f'{generic}; what a shell must read is one argument of it: command: [sh, -c, "…"]'
+        return f'{generic}; to use a shell, give it one argument: command: [sh, -c, "…"]'
     if not words or len(text) > 200:
         return generic
     shown = list(words)

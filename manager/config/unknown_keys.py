@@ -1,4 +1,4 @@
-"""Error texts for unknown keys: the likely right key, or our key for that of another program."""
+"""Error texts for unknown keys: the likely intended key, or our key for one of another program."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +10,14 @@ from manager.config.migrant_keys import TOP, WITHIN, MigrantKey, normal
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.problems import Place, dotted
 
-#: Sections whose keys are those of another section.
+#: Sections that have the same keys as another section.
 _LIKE: Final[Mapping[str, str]] = {"default_risk": "risk"}
-#: What the built-in strategy reads; a file of another program often holds it without `params`.
+#: Parameters of the built-in strategy. Files of other programs often have them without `params`.
 _STRATEGY_PARAMS: Final = frozenset(BUILT_IN["strategy"]["params"])
 
 
 def explain_unknown_key(model: type[BaseModel], place: Place) -> str:
-    """Return what to say about the key at `place`, which `model` does not have."""
+    """Return the error text for the key at `place`, which `model` does not have."""
     key = str(place[-1])
     known = keys_at(model, place[:-1])
     section = next((str(part) for part in reversed(place[:-1]) if isinstance(part, str)), None)
@@ -28,12 +28,12 @@ def explain_unknown_key(model: type[BaseModel], place: Place) -> str:
     if row is not None:
         return _explain(row, key, place[:-1], model)
     if section == "strategy":
-        return f"a strategy's own values stand below params: write {dotted((*place[:-1], 'params', key))}"
+        return f"a strategy's own values belong below params: write {dotted((*place[:-1], 'params', key))}"
     return _misplaced(key, place, model) or suggestion(key, known)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?` or what is allowed; capital letters do not count as a difference."""
+    """Return `did you mean X?`, or the allowed words if none is similar. Case is ignored."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not close:
@@ -43,7 +43,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def keys_at(model: type[BaseModel], place: Place) -> list[str]:
-    """Return the keys that a section may hold; none where it is no section."""
+    """Return the keys that a section may contain; empty if the place is not a section."""
     current: Any = model
     for part in place:
         if isinstance(part, int):
@@ -56,7 +56,7 @@ def keys_at(model: type[BaseModel], place: Place) -> list[str]:
 
 
 def all_keys(model: type[BaseModel], around: Place = ()) -> Iterator[Place]:
-    """Yield every key of a model, with those of its sections."""
+    """Yield every key of a model and of its sections."""
     for name, field in model.model_fields.items():
         yield (*around, name)
         inner = _model_in(field.annotation)
@@ -65,7 +65,7 @@ def all_keys(model: type[BaseModel], around: Place = ()) -> Iterator[Place]:
 
 
 def _same_but_for_case(key: str, known: list[str]) -> str | None:
-    # `Timeout` and `time-out` are misspelt; `Requires` is a key of systemd, which means something else.
+    # `Timeout` and `time-out` are misspelt, but `Requires` is a key of systemd with another meaning.
     row = TOP.get(normal(key))
     if row is not None and not row.ours:
         return None
@@ -85,7 +85,7 @@ def _explain(row: MigrantKey, key: str, around: Place, model: type[BaseModel]) -
 
 
 def _misplaced(key: str, place: Place, model: type[BaseModel]) -> str | None:
-    """Say where a key of ours belongs that stands in the wrong section, if that is one place."""
+    """Return where a key belongs that is in the wrong section, or None if there is not exactly one place."""
     around = place[:-1]
     if model is GlobalDefaults and not around and key in AccountConfig.model_fields:
         return f"{key!r} belongs to one account: write it in the account's file"
@@ -99,11 +99,11 @@ def _misplaced(key: str, place: Place, model: type[BaseModel]) -> str | None:
         for found in inside
         if found[: len(_names(around))] == _names(around) and found[len(_names(around))] in below
     ]
-    wanted = near or inside
-    wanted = [found for found in wanted if found[0] != "currencies"] or wanted
-    if len(wanted) != 1:
+    candidates = near or inside
+    candidates = [found for found in candidates if found[0] != "currencies"] or candidates
+    if len(candidates) != 1:
         return None
-    right = (*around, *wanted[0][len(_names(around)) :]) if near else wanted[0]
+    right = (*around, *candidates[0][len(_names(around)) :]) if near else candidates[0]
     return f"it belongs elsewhere: write {dotted(right)}"
 
 

@@ -1,4 +1,4 @@
-"""What `manager doctor` checks: Redis, host agents, clocks, accounts, secrets, disk and versions."""
+"""Checks of `manager doctor`: Redis, hosts, clocks, accounts, secrets, disk."""
 
 from manager.doctor.accounts import file_gone, should_run
 from manager.doctor.check import CODES, Check, Outcome

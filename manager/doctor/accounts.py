@@ -1,4 +1,4 @@
-"""Checks of the accounts: their files, as the hosts see them, and whether what should run does."""
+"""Checks of accounts: their files, their workers, and their desired state."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -9,27 +9,29 @@ from manager.config.left_out import LeftOut
 from manager.doctor.check import Check, Context, Outcome
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.factory import build_service, configuration
-from manager.fleet.desired import DesiredState, DesiredStore
+from manager.fleet.desired import DesiredState
+from manager.fleet.desired_store import DesiredStore
 from manager.models import ValidationResult, WorkerInfo
 from manager.settings import Settings
 from manager.states import SETTLED
 from manager.system.text import counted
 from manager.validation import AccountConfigurationValidator
 
-#: Milliseconds after a command, or after it came to its host, in which an account may have no worker yet.
-_ON_ITS_WAY_MS: Final = 5_000
-#: Seconds in which hosts must have checked the accounts.
+#: Milliseconds after a command, or after its arrival at a host, in which an account may still have no worker.
+_START_GRACE_MS: Final = 5_000
+#: Seconds that hosts have to check the accounts.
 _ANSWER_SECONDS: Final = 15.0
-#: Files that are not read, each in a finding.
+#: Ignored files that get a finding of their own; the others are counted.
 _SHOWN_FILES: Final = 10
 #: Accounts that one finding names.
 _NAMED: Final = 5
 
 
 def config(context: Context) -> Iterator[Check]:
-    """Check every account file: by the host that would run it, else as this shell sees it.
+    """Check every account file: on the host that would run it, else here.
 
-    A host agent has its own environment, so only its answer says whether an `env:` reference leads anywhere.
+    A host agent has its own environment, so only its answer shows whether an `env:` reference can be
+    resolved.
     """
     directory = context.settings.config_dir
     where = str(directory)
@@ -39,7 +41,8 @@ def config(context: Context) -> Iterator[Check]:
             outcome="failure",
             where=where,
             found=f"{directory} is not a directory",
-            advice="`manager init` writes the first files; MANAGER_CONFIG_DIR names another place",
+            advice="run `manager init` to write example files there, or set MANAGER_CONFIG_DIR to your "
+            "directory",
         )
         return
     service = configuration(context.settings)
@@ -49,43 +52,52 @@ def config(context: Context) -> Iterator[Check]:
     keys = {one.key for one in left_out} | {one.name for one in left_out}
     results = {key: result for key, result in results.items() if key not in keys or result.valid}
     answers, trouble = _ask_hosts(context.settings) if results else ({}, None)
-    told = {key: one for key, (host, one) in answers.items() if host and not isinstance(one, Unchecked)}
-    hosts = sorted({host for key, (host, _) in answers.items() if key in told})
-    results = {key: told.get(key, result) for key, result in results.items()}
-    # Of a file that cannot be read a host says nothing else.
-    here = sorted(key for key in results if key not in told and key in answers)
+    checked = {key: one for key, (host, one) in answers.items() if host and not isinstance(one, Unchecked)}
+    hosts = sorted({host for key, (host, _) in answers.items() if key in checked})
+    results = {key: checked.get(key, result) for key, result in results.items()}
+    here = sorted(key for key in results if key not in checked and key in answers)
     invalid = sorted(account for account, result in results.items() if result.has_errors)
     warned = sum(result.has_warnings for result in results.values())
     found = f"{len(results)} accounts in {directory}, {len(invalid)} invalid, {warned} with warnings"
     if hosts:
         found += f"; checked by host{'s' * (len(hosts) > 1)} {', '.join(hosts)}"
     if hosts and here:
-        found += f", but {_names(here)} only in this shell, as no host answered for {'it' if len(here) == 1 else 'them'}"
+        them = "it" if len(here) == 1 else "them"
+        found += f", but {_names(here)} only in this shell, because no host answered for {them}"
     elif not hosts and results:
-        found += f"; checked only in this shell ({trouble or 'no host answered'}): a host agent may have other credentials"
+        why = trouble or "no host answered"
+        found += f"; checked only in this shell ({why}): a host agent may have other credentials"
     if invalid:
-        advice = f"`manager validate` shows what is wrong with {_names(invalid)}"
+        advice = f"run `manager validate` to see what is wrong with {_names(invalid)}"
         yield Check(code="config", outcome="warning", where=where, found=found, advice=advice)
     elif results:
         yield Check(code="config", outcome="ok", where=where, found=found)
 
 
 def _not_read(left_out: Sequence[LeftOut]) -> Iterator[Check]:
-    """Name the files that look as if they were meant to be read, and are not; a missing accounts directory too."""
+    """Name ignored files that look like configuration.
+
+    A missing accounts directory is one of them.
+    """
     for one in left_out[:_SHOWN_FILES]:
         of_accounts = one.name.startswith("accounts")
         effect = (
-            "an account whose file is not read does not trade" if of_accounts else "it has no effect as it is"
+            "fix this: an account whose file is not read does not trade"
+            if of_accounts
+            else "fix this: the file has no effect now"
         )
         yield Check(code="config", outcome="failure", where=one.name, found=str(one), advice=effect)
     if len(left_out) > _SHOWN_FILES:
         more = f"{len(left_out) - _SHOWN_FILES} more files are not read"
-        advice = "`manager validate` names all of them"
+        advice = "run `manager validate` to see all of them"
         yield Check(code="config", outcome="failure", where="accounts", found=more, advice=advice)
 
 
 def _ask_hosts(settings: Settings) -> tuple[Mapping[str, tuple[str, ValidationResult]], str | None]:
-    """Return what the hosts say of the accounts: id → (host, result); or why no host could be asked."""
+    """Return the hosts' results, account id → (host, result), and None.
+
+    If no host could be asked, returns an empty mapping and the reason.
+    """
     seconds = min(_ANSWER_SECONDS, settings.command_timeout_seconds)
     service = build_service(settings.model_copy(update={"command_timeout_seconds": seconds}))
     try:
@@ -97,7 +109,10 @@ def _ask_hosts(settings: Settings) -> tuple[Mapping[str, tuple[str, ValidationRe
 
 
 def workers(context: Context) -> Iterator[Check]:
-    """Count the workers that run, and name those that are not well. Raises FleetUnavailableError."""
+    """Count running workers, and name failed, unknown and unhealthy ones.
+
+    Raises FleetUnavailableError.
+    """
     infos = context.store.list_workers()
     bad = [
         info
@@ -116,33 +131,38 @@ def workers(context: Context) -> Iterator[Check]:
         code="workers",
         outcome="warning",
         where="fleet",
-        found=f"{found}; not well: {names}" + (" ..." if len(bad) > _NAMED else ""),
-        advice=f"`manager info {bad[0].account_id}` and `manager logs {bad[0].account_id}` show why",
+        found=f"{found}; need attention: {names}" + (" ..." if len(bad) > _NAMED else ""),
+        advice=f"run `manager info {bad[0].account_id}` and `manager logs {bad[0].account_id}` for the "
+        "reason",
     )
 
 
 def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[DesiredState]:
-    """Return the desired state of accounts that should run and have no worker, nor one on its way; by account id.
+    """Return the desired state of accounts that should run but do not.
 
-    A worker of which nothing can be said counts as one. Raises FleetUnavailableError.
+    Sorted by account id. A worker with status `unknown` counts as running, and an account within five seconds
+    of its command is left out. Raises FleetUnavailableError.
     """
     snapshot = desired.snapshot()
     if snapshot is None:
         return []
-    there = {info.account_id for info in workers if info.status not in SETTLED}
+    present = {info.account_id for info in workers if info.status not in SETTLED}
     missing = (
         one
         for one in snapshot.desired.values()
         if one.running
-        and one.account_id not in there
-        and snapshot.now - max(one.at, one.claimed) > _ON_ITS_WAY_MS
+        and one.account_id not in present
+        and snapshot.now - max(one.at, one.claimed) > _START_GRACE_MS
     )
     return sorted(missing, key=lambda one: one.account_id)
 
 
-def wanted(context: Context) -> Iterator[Check]:
-    """Name accounts that should run and do not, by what keeps them. Raises FleetUnavailableError."""
-    hosts, infos = context.store.look(None)
+def not_running(context: Context) -> Iterator[Check]:
+    """Name accounts that should run but do not, grouped by cause.
+
+    Raises FleetUnavailableError.
+    """
+    hosts, infos = context.store.snapshot(None)
     missing = should_run(context.desired, infos)
     lost = {host.name for host in hosts if not host.live}
     drained = {host.name for host in hosts if host.live and host.draining}
@@ -151,19 +171,20 @@ def wanted(context: Context) -> Iterator[Check]:
             "drained",
             "warning",
             [one for one in missing if one.host in drained],
-            "`manager resume-host {host}` brings them back",
+            "run `manager resume-host {host}` to start them again",
         ),
         (
             "wanted",
             "failure",
             [one for one in missing if one.host in lost],
-            "start host {host}'s agent; if it is lost for good, `manager move {account} --to HOST --force`",
+            "start the host agent of {host}; if that host is lost for good, run `manager move {account} "
+            "--to HOST --force`",
         ),
         (
             "wanted",
             "failure",
             [one for one in missing if one.host not in lost | drained],
-            "`manager info {account}` shows why",
+            "run `manager info {account}` for the reason",
         ),
     )
     for code, outcome, some, advice in kinds:
@@ -174,15 +195,17 @@ def wanted(context: Context) -> Iterator[Check]:
             code=code,
             outcome=outcome,
             where=", ".join(sorted({f"host {one.host}" if one.host else "no host yet" for one in some})),
-            found=f"{counted(len(some), 'account')} should run and do not: {_names(named)}",
+            found=f"{counted(len(some), 'account')} should be running but "
+            f"{'is' if len(some) == 1 else 'are'} not: {_names(named)}",
             advice=advice.format(host=some[0].host, account=some[0].account_id),
         )
 
 
 def file_gone(configuration: ConfigurationService, workers: Iterable[WorkerInfo]) -> dict[str, str]:
-    """Return the recorded accounts that have no file, with the command that ends that: `stop` or `forget`.
+    """Return recorded accounts without an account file, and the command to run.
 
-    Empty where this machine has no account files at all: then the hosts have them.
+    The command is `stop` or `forget`. Empty if this machine has no account files at all, because then only
+    the hosts have them.
     """
     try:
         known = set(configuration.list_accounts())
@@ -195,13 +218,16 @@ def file_gone(configuration: ConfigurationService, workers: Iterable[WorkerInfo]
 
 
 def files_gone(context: Context) -> Iterator[Check]:
-    """Name recorded accounts whose file was deleted. Raises FleetUnavailableError."""
+    """Name recorded accounts whose account file is missing.
+
+    Raises FleetUnavailableError.
+    """
     gone = file_gone(configuration(context.settings), context.store.list_workers())
     stop = sorted(account_id for account_id, verb in gone.items() if verb == "stop")
     forget = sorted(set(gone) - set(stop))
     kinds: tuple[tuple[list[str], Outcome, str, str], ...] = (
-        (stop, "failure", "still has a worker, or would get one again", "stop"),
-        (forget, "warning", "has no worker any more", "forget"),
+        (stop, "failure", "it still has a worker, or a host will start one again", "stop"),
+        (forget, "warning", "it has no worker", "forget"),
     )
     for names, outcome, text, verb in kinds:
         for account_id in names[:10]:
@@ -209,8 +235,8 @@ def files_gone(context: Context) -> Iterator[Check]:
                 code="file_gone",
                 outcome=outcome,
                 where=f"account {account_id}",
-                found=f"{account_id}: its file is gone, and it {text}",
-                advice=f"`manager {verb} {account_id}`, or put the file back",
+                found=f"{account_id}: its account file is missing, and {text}",
+                advice=f"restore the file, or run `manager {verb} {account_id}`",
             )
 
 

@@ -1,16 +1,16 @@
-"""One finding of `manager doctor`, and the list of codes that a finding may have."""
+"""One finding of `manager doctor`, and the codes that a finding can have."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.settings import Settings
 
 Outcome = Literal["ok", "warning", "failure"]
 
-#: Every code, and what is checked under it; the same list as in docs/reference/doctor.md.
+#: Code → what is checked. docs/reference/doctor.md has the same list.
 CODES: Final[Mapping[str, str]] = {
     "versions": "the versions of Python and of the packages that the manager depends on",
     "config": "every account file, by the host that would run it if a host agent answers",
@@ -23,8 +23,8 @@ CODES: Final[Mapping[str, str]] = {
     "redis_settings": "the settings of Redis that a fleet depends on",
     "clock": "the clocks of this machine and of each live host, compared with Redis's clock",
     "clock_change": "whether a live host was suspended, or its clock was set, within the last day",
-    "host_agent": "each host agent: whether it is live, its version, and what it has trouble with",
-    "workers": "how many workers run, and which of them are not well",
+    "host_agent": "each host agent: whether it is live, its version, and its problems",
+    "workers": "how many workers run, and which of them need attention",
     "wanted": "accounts that should run and have no worker",
     "drained": "accounts that should run and whose host is drained",
     "file_gone": "recorded accounts that have no account file",
@@ -41,7 +41,7 @@ class Check:
     #: The machine, host, file or server that the finding is about.
     where: str
     found: str
-    #: What to do; None where nothing is to be done.
+    #: What to do; None if no action is needed.
     advice: str | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +51,10 @@ class Check:
             raise ValueError(f"{self.code}: a finding without advice: {self.found}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form. `name` is the code with blanks, which readers of version 0.2 know it by."""
+        """Return the JSON form.
+
+        `name` is the code with spaces, for programs written for version 0.2.
+        """
         return {
             "code": self.code,
             "name": self.code.replace("_", " "),
@@ -64,14 +67,15 @@ class Check:
 
 @dataclass(slots=True)
 class Context:
-    """What the checks of one run share."""
+    """Shared state of the checks of one run."""
 
     settings: Settings
     store: FleetStore
     desired: DesiredStore
-    #: Why Redis refuses writes, once that is known: host agents cannot report then.
+    #: Redis's error code if it refuses writes; then host agents cannot report.
     writes_refused: str | None = field(default=None)
 
 
-#: One step: its code, and what it finds. Raises ManagerError if it cannot look.
+#: One step: its code, and a function that yields findings. The function raises ManagerError if it cannot
+#: check.
 Step = tuple[str, Callable[[Context], Iterator[Check]]]

@@ -1,27 +1,29 @@
-"""Checks of the hosts' clocks: how far each is from Redis's, and whether a host was suspended or its clock was set."""
+"""Checks of hosts' clocks: difference from Redis's clock, suspends and jumps."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from manager.doctor.check import Check
 from manager.fleet import HostState
-from manager.fleet.parsing import number
 
-#: Seconds between a clock and Redis's from which on logs of two hosts can no longer be compared.
+#: Seconds of clock difference from which the logs of two hosts can no longer be compared.
 SKEW_SECONDS: Final = 2.0
-#: Seconds between a clock and Redis's from which on commands may expire on their way: a task lives for a day.
+#: Seconds of clock difference from which commands may expire before they arrive: a task is valid for one day.
 _EXPIRES_SECONDS: Final = 3_600.0
-#: Seconds for which a change of a host's clock is named.
+#: Seconds for which a change of a host's clock is reported.
 _RECENT_SECONDS: Final = 86_400.0
 
 
 def skew_text(seconds: float) -> str:
-    """Return `7200.0 s ahead of` or `7200.0 s behind`."""
+    """Return the difference as text, such as `7200.0 s ahead of`."""
     return f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def host_clocks(hosts: Sequence[HostState]) -> Iterator[Check]:
-    """Compare the clock of each live host with Redis's: a finding for each that is off, and one for the others."""
+    """Compare the clock of each live host with Redis's clock.
+
+    Yields a finding for each host that differs, and one for all the others.
+    """
     known = [(host.name, host.clock_skew_seconds) for host in hosts if host.live]
     well: list[float] = []
     for name, skew in known:
@@ -31,35 +33,41 @@ def host_clocks(hosts: Sequence[HostState]) -> Iterator[Check]:
             well.append(abs(skew))
             continue
         far = abs(skew) >= _EXPIRES_SECONDS
-        effect = "commands for it expire on their way or live too long" if far else "times in logs differ"
+        effect = "its commands expire too early or too late" if far else "times in logs differ"
         yield Check(
             code="clock",
             outcome="failure" if far else "warning",
             where=f"host {name}",
-            found=f"{name}: its clock is {skew_text(skew)} Redis's: {effect}",
-            advice="set that machine's clock and run NTP there",
+            found=f"{name}: its clock is {skew_text(skew)} Redis's clock: {effect}",
+            advice=f"set the clock of {name} and run NTP there",
         )
     if well:
-        found = f"the clocks of {len(well)} of {len(known)} live hosts are at most {max(well) * 1000:.0f} ms from Redis's"
+        found = (
+            f"the clocks of {len(well)} of {len(known)} live hosts differ from Redis's clock by at most "
+            f"{max(well) * 1000:.0f} ms"
+        )
         yield Check(code="clock", outcome="ok", where="hosts", found=found)
 
 
 def clock_changes(hosts: Sequence[HostState]) -> Iterator[Check]:
-    """Name each live host that was suspended, or whose clock was set, within the last day."""
+    """Name each live host that was suspended or whose clock was set today.
+
+    Covers the last 24 hours.
+    """
     for host in hosts:
-        change = host.data.get("clock_change")
-        if not host.live or not isinstance(change, dict):
+        change = host.report.clock_change
+        if not host.live or change is None:
             continue
-        age = number(change.get("age_seconds"))
+        age = change.age_seconds
         if age is None or age > _RECENT_SECONDS:
             continue
         yield Check(
             code="clock_change",
             outcome="warning",
             where=f"host {host.name}",
-            found=f"{host.name}: {change.get('text')} ({_ago(age)} ago)",
-            advice="switch off suspend on a machine that trades, and let NTP slew its clock; check open positions of the "
-            "accounts that run there",
+            found=f"{host.name}: {change.text} ({_ago(age)} ago)",
+            advice="check the open positions of the accounts on that host. Turn off suspend on a machine "
+            "that trades, and let NTP slew its clock",
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of the host agents: whether each is live and of a version that fits, and what it has trouble with."""
+"""Checks of host agents: whether each is live, its version, its problems."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from manager.versions import __version__, apart
 
 
 def host_agents(context: Context) -> Iterator[Check]:
-    """Check every host that ever reported. Raises FleetUnavailableError."""
+    """Check every known host. Raises FleetUnavailableError."""
     hosts = context.store.hosts()
     yield from host_clocks(hosts)
     yield from clock_changes(hosts)
@@ -23,8 +23,8 @@ def host_agents(context: Context) -> Iterator[Check]:
             code="host_agent",
             outcome="failure",
             where="hosts",
-            found="none has ever reported here",
-            advice="start one: `manager up` or `manager host`",
+            found="no host agent has ever reported to this Redis",
+            advice="start one with `manager up` or `manager host`",
         )
 
 
@@ -34,12 +34,10 @@ def _agent(host: HostState, hosts: list[HostState], context: Context) -> Check:
     if not host.live:
         replaced = host.state == "ended" and any(one.live for one in hosts)
         advice = (
-            f"start it on that machine: `manager host`, or `manager up`{_log(host.name, context.settings)}"
+            f"start it on that machine with `manager host` or `manager up`{_log(host.name, context.settings)}"
         )
         if context.writes_refused is not None:
-            advice = (
-                f"cure `redis_writes` first: no host can report while Redis refuses writes; then, {advice}"
-            )
+            advice = f"fix `redis_writes` first: no host can report while Redis refuses writes. Then {advice}"
         return Check(
             code="host_agent",
             outcome="warning" if replaced else "failure",
@@ -47,31 +45,35 @@ def _agent(host: HostState, hosts: list[HostState], context: Context) -> Check:
             found=f"{host.name} is {host.state} (last report: {age})",
             advice=advice,
         )
-    if not host.facts.understood:
+    if not host.facts.compatible:
         return Check(
             code="host_agent",
             outcome="failure",
             where=where,
-            found=f"{host.name}: {apart(host.facts.version, __version__)}: it takes stops from here and nothing else",
-            advice="bring the older one to the version before the newer one's first, then to the newer one's",
+            found=f"{host.name}: {apart(host.facts.version, __version__)}: it accepts only stops from this "
+            "manager",
+            advice="upgrade the older one step by step: first to the version before the newer one, then to "
+            "the newer one",
         )
-    if host.data.get("trouble"):
+    report = host.report
+    if report.trouble:
         return Check(
             code="host_agent",
             outcome="failure",
             where=where,
-            found=f"{host.name}: {host.data['trouble']}",
-            advice="see its log; where it is short of disk, files, threads or memory, give it more",
+            found=f"{host.name}: {report.trouble}",
+            advice="see the host agent's log on that machine; if disk space, file descriptors, threads or "
+            "memory are short, raise the limit",
         )
-    if host.data.get("version") != __version__:
+    if report.version != __version__:
         return Check(
             code="host_agent",
             outcome="warning",
             where=where,
-            found=f"{host.name} runs version {host.data.get('version')}, this is {__version__}",
-            advice="restart its agent with the new version; its workers go on meanwhile",
+            found=f"{host.name} runs version {report.version}; this manager is version {__version__}",
+            advice="upgrade the older one and restart its host agent; workers continue meanwhile",
         )
-    found = f"{host.name}: pid {host.data.get('pid')}, {counted(host.workers, 'worker')}, last report {age}"
+    found = f"{host.name}: pid {report.pid}, {counted(host.workers, 'worker')}, last report {age}"
     return Check(code="host_agent", outcome="ok", where=where, found=found)
 
 

@@ -1,4 +1,4 @@
-"""Checks of Redis: whether it answers, takes writes, is the primary, and is set as a fleet needs it."""
+"""Checks of Redis: whether it answers, its writes, role and settings."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,17 +8,20 @@ from manager.doctor.check import Check, Context
 from manager.doctor.clocks import SKEW_SECONDS, skew_text
 from manager.fleet import safe_url
 from manager.fleet.address import parse_redis_url
-from manager.fleet.store import ServerLimits
+from manager.fleet.server import ServerLimits
 
-#: Seconds that a command to Redis takes at most where all is well.
+#: Seconds for one command above which Redis counts as slow.
 _SLOW: Final = 0.05
 _MIN_VERSION: Final = (6, 2)
-#: Part of a server's connections from which on there is little room for more workers.
+#: Share of the server's connections above which few more workers can connect.
 _CROWDED: Final = 0.8
 
 
 def redis_server(context: Context) -> Iterator[Check]:
-    """Run every check of the server. Raises FleetUnavailableError if it does not answer."""
+    """Run every check of the server.
+
+    Raises FleetUnavailableError if it does not answer.
+    """
     store = context.store
     where = safe_url(store.url)
     began = time.monotonic()
@@ -26,7 +29,7 @@ def redis_server(context: Context) -> Iterator[Check]:
     took = (time.monotonic() - began) / 2
     yield _answer(where, server, took)
     yield _writes(context, where)
-    yield from _limits(where, store.server_limits())
+    yield from _limits(where, store.server.limits())
     yield from _settings(context, where)
     yield _clock(server)
 
@@ -34,37 +37,39 @@ def redis_server(context: Context) -> Iterator[Check]:
 def _answer(where: str, server: Mapping[str, Any], took: float) -> Check:
     name, number = server["name"], str(server.get("redis_version", "0"))
     if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < _MIN_VERSION:
-        found, advice = f"{name} at {where}", "use Redis 6.2 or later, or Valkey"
+        found, advice = f"{name} at {where} is too old", "use Redis 6.2 or later, or Valkey"
         return Check(code="redis", outcome="failure", where=where, found=found, advice=advice)
     if took > _SLOW:
         found = f"{name} at {where} takes {took * 1000:.0f} ms to answer"
-        advice = "look at its load and at the network between here and there"
+        advice = "check the load of its machine and the network to it"
         return Check(code="redis", outcome="warning", where=where, found=found, advice=advice)
     found = f"{name} at {where}, answers in {took * 1000:.1f} ms"
     return Check(code="redis", outcome="ok", where=where, found=found)
 
 
 def _writes(context: Context, where: str) -> Check:
-    refusal = context.store.write_refusal()
+    refusal = context.store.server.write_refusal()
     if refusal is None:
-        return Check(code="redis_writes", outcome="ok", where=where, found="it takes writes from this user")
+        return Check(
+            code="redis_writes", outcome="ok", where=where, found="Redis accepts writes from this user"
+        )
     if refusal.code == "NOPERM":
         return Check(
             code="redis_writes",
             outcome="warning",
             where=where,
-            found=f"it refuses this user's writes (NOPERM): {refusal.said}",
-            advice="use a manager's URL to send commands; with a reader's URL this is as it should be. After an upgrade run "
-            "`manager secure init` again, then `ACL LOAD`",
+            found=f"Redis refuses this user's writes (NOPERM): {refusal.said}",
+            advice="use the URL of the user `manager` to send commands; with a reader's URL this is normal. "
+            "After an upgrade run `manager secure init` again, then `ACL LOAD`",
         )
     context.writes_refused = refusal.code
     return Check(
         code="redis_writes",
         outcome="failure",
         where=where,
-        found=f"it refuses writes ({refusal.code}): it {refusal.what}; it said: {refusal.said}",
-        advice=f"{refusal.advice}. Until then commands fail, workers run on, and `manager stop ACCOUNT --local` works on "
-        "the worker's machine",
+        found=f"Redis refuses writes ({refusal.code}): it {refusal.what}; its message: {refusal.said}",
+        advice=f"{refusal.advice}. Until then commands fail and workers continue; `manager stop ACCOUNT "
+        "--local` works on the worker's machine",
     )
 
 
@@ -88,17 +93,17 @@ def _limits(where: str, limits: ServerLimits) -> Iterator[Check]:
             outcome="warning",
             where=where,
             found=found,
-            advice="raise maxclients and the server's limit of open files: each worker needs a connection, and one that gets "
-            "none cannot renew its lease",
+            advice="raise maxclients and the server's limit of open files: each worker needs a connection "
+            "to renew its lease",
         )
     else:
         yield Check(code="redis_connections", outcome="ok", where=where, found=found)
 
 
 def _settings(context: Context, where: str) -> Iterator[Check]:
-    found = context.store.server_settings()
+    found = context.store.server.settings()
     if found is None:
-        text = "this user may not read them"
+        text = "not checked: this user may not read Redis's settings"
         yield Check(code="redis_settings", outcome="ok", where=where, found=text)
         return
     if found.get("maxmemory-policy") != "noeviction":
@@ -107,7 +112,7 @@ def _settings(context: Context, where: str) -> Iterator[Check]:
             outcome="failure",
             where=where,
             found=f"maxmemory-policy is {found.get('maxmemory-policy')}",
-            advice="set it to noeviction: an evicting Redis throws queued commands away",
+            advice="set it to noeviction: a Redis that evicts keys loses queued commands",
         )
     if found.get("appendonly") != "yes":
         yield Check(
@@ -115,7 +120,8 @@ def _settings(context: Context, where: str) -> Iterator[Check]:
             outcome="warning",
             where=where,
             found="appendonly is no",
-            advice="set `appendonly yes` and `appendfsync everysec`: a restart otherwise forgets what was asked",
+            advice="set `appendonly yes` and `appendfsync everysec`: otherwise a restart of Redis loses "
+            "commands",
         )
     kind = parse_redis_url(context.store.url).kind
     if kind == "sentinel" and found.get("min-replicas-to-write", "0") == "0":
@@ -123,9 +129,10 @@ def _settings(context: Context, where: str) -> Iterator[Check]:
             code="redis_settings",
             outcome="failure",
             where=where,
-            found="min-replicas-to-write is 0 although Sentinel may choose another primary",
-            advice="set it to 1 on every server, and min-replicas-max-lag to at most Sentinel's down-after-milliseconds: a "
-            "primary that is cut off otherwise goes on renewing leases that the new one does not know",
+            found="min-replicas-to-write is 0 although Sentinel may elect another primary",
+            advice="set it to 1 on every server, and min-replicas-max-lag to at most Sentinel's "
+            "down-after-milliseconds. Otherwise a disconnected primary renews leases that the new primary "
+            "does not know",
         )
     if found.get("maxmemory-policy") == "noeviction" and found.get("appendonly") == "yes":
         text = "noeviction, append-only file"
@@ -139,8 +146,8 @@ def _clock(server: dict[str, Any]) -> Check:
             code="clock",
             outcome="warning",
             where="this machine",
-            found=f"this machine's clock is {skew_text(skew)} Redis's",
-            advice="let both follow NTP: task expiry and the times in logs depend on it",
+            found=f"this machine's clock is {skew_text(skew)} Redis's clock",
+            advice="run NTP on both machines: task expiry and the times in logs depend on it",
         )
-    found = f"this machine's clock is {abs(skew) * 1000:.0f} ms from Redis's"
+    found = f"this machine's clock differs from Redis's clock by {abs(skew) * 1000:.0f} ms"
     return Check(code="clock", outcome="ok", where="this machine", found=found)

@@ -1,4 +1,4 @@
-"""Checks of this machine: versions, secrets that others may read, and the disk of the state directory."""
+"""Checks of this machine: versions, exposed secrets, and the disk."""
 
 import shutil
 import sys
@@ -9,23 +9,23 @@ from typing import Final
 from manager.doctor.check import Check, Context
 from manager.secure.exposed import open_files, url_problem
 from manager.system.state_dir import StatePaths
-from manager.system.storage import why_not_writable
+from manager.system.storage import write_problem
 from manager.system.text import counted
 from manager.versions import __version__
 
-#: Bytes. Less than this, and logs and Redis's append-only file soon fill the disk.
+#: Free bytes below which logs and Redis's append-only file soon fill the disk.
 _LITTLE_DISK: Final = 500 * 1024 * 1024
 _HERE: Final = "this machine"
 
 
 def versions(_: Context) -> Iterator[Check]:
-    """Check the packages that are known to fail in some versions."""
+    """Check packages of which some versions are known to fail."""
     found = {name: _version(name) for name in ("celery", "kombu", "redis", "pydantic", "flower")}
     text = f"manager {__version__}, Python {sys.version.split()[0]}, " + ", ".join(
         f"{name} {number}" for name, number in found.items()
     )
     if tuple(int(part) for part in found["kombu"].split(".")[:2] if part.isdigit()) < (5, 7):
-        advice = "kombu before 5.7 can reconnect and then consume nothing: pip install --upgrade kombu"
+        advice = "run `pip install --upgrade kombu`: before 5.7 it can receive nothing after a reconnect"
         yield Check(code="versions", outcome="failure", where=_HERE, found=text, advice=advice)
     else:
         yield Check(code="versions", outcome="ok", where=_HERE, found=text)
@@ -39,7 +39,7 @@ def _version(package: str) -> str:
 
 
 def secrets(context: Context) -> Iterator[Check]:
-    """Check who may read the secrets of this machine, and what the Redis URL gives up."""
+    """Check who may read secrets, and whether the Redis URL checks certificates."""
     settings = context.settings
     url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
     unchecked = url_problem(url)
@@ -48,8 +48,8 @@ def secrets(context: Context) -> Iterator[Check]:
             code="secrets",
             outcome="warning",
             where="MANAGER_REDIS_URL",
-            found=f"the Redis URL says {unchecked}",
-            advice="use ssl_cert_reqs=required and ssl_ca_certs=FILE; `manager secure init` makes both",
+            found=f"the Redis URL contains {unchecked}",
+            advice="use ssl_cert_reqs=required and ssl_ca_certs=FILE; `manager secure init` writes such URLs",
         )
     readable = open_files(settings)
     if readable:
@@ -58,29 +58,30 @@ def secrets(context: Context) -> Iterator[Check]:
             code="secrets",
             outcome="warning",
             where=_HERE,
-            found=f"{counted(len(readable), 'file')} with secrets may be read by others: {shown}",
-            advice="chmod 600 them, owned by the user that runs the host agent; change the secrets if others use this machine",
+            found=f"other users can read {counted(len(readable), 'file')} with secrets: {shown}",
+            advice="run chmod 600 on each, with the host agent's user as owner; change the secrets if "
+            "others use this machine",
         )
     if unchecked is None and not readable:
-        found = "no file with secrets may be read by others"
+        found = "other users cannot read any file with secrets"
         yield Check(code="secrets", outcome="ok", where=_HERE, found=found)
 
 
 def state(context: Context) -> Iterator[Check]:
-    """Check that the state directory can be written, and how much room is left."""
+    """Check that the state directory is writable, and its free space."""
     directory = context.settings.state_dir
-    # On a full disk a directory that is missing cannot be made either; the error of that has path and cure.
+    # A full disk prevents the creation of a missing directory as well; that error names the path and the fix.
     StatePaths(directory).create()
-    refused = why_not_writable(directory)
+    refused = write_problem(directory)
     free = shutil.disk_usage(directory).free
     found = f"{directory}, {free / 1e9:.1f} GB free"
     where = str(directory)
     if refused is not None:
-        problem, _, cure = refused.partition(": ")
-        effect = "running workers continue, and a stop is obeyed; nothing new starts until it can be written"
-        yield Check(code="state", outcome="failure", where=where, found=problem, advice=f"{cure}; {effect}")
+        problem, _, fix = refused.partition(": ")
+        effect = "running workers continue and stops work, but no worker starts until it is writable"
+        yield Check(code="state", outcome="failure", where=where, found=problem, advice=f"{fix}; {effect}")
     elif free < _LITTLE_DISK:
-        advice = "free some space: logs and Redis's data are written here"
+        advice = "free some space: logs and Redis's data are on this disk"
         yield Check(code="state", outcome="failure", where=where, found=found, advice=advice)
     else:
         yield Check(code="state", outcome="ok", where=where, found=found)

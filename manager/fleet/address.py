@@ -1,8 +1,8 @@
-"""MANAGER_REDIS_URL, read once: redis-py, kombu and Celery's result backend all connect by what is read here.
+"""Parser of MANAGER_REDIS_URL for redis-py, kombu and Celery.
 
-Each of the three reads a URL in its own way: one verifies certificates where another does not, one ignores an option
-that another refuses. So a URL is taken apart here, and what cannot be honoured is refused by name. A refusal never
-quotes the URL's values: they may be secrets.
+Each of the three parses URLs differently: one verifies certificates where another does not, one ignores an
+option that another refuses. This module parses the URL once and refuses each option that it does not support,
+by name. An error message never quotes the URL's values, because they may be secrets.
 """
 
 import re
@@ -16,7 +16,7 @@ from manager.errors import SettingsError
 
 Kind = Literal["tcp", "unix", "sentinel"]
 
-#: What a scheme means: the kind of address, and whether the connection is TLS.
+#: Scheme → the kind of address, and whether the connection uses TLS.
 _SCHEMES: Final[Mapping[str, tuple[Kind, bool]]] = {
     **dict.fromkeys(("redis", "valkey"), ("tcp", False)),
     **dict.fromkeys(("rediss", "valkeys", "tls", "redis+tls", "redis+ssl"), ("tcp", True)),
@@ -39,7 +39,7 @@ _OPTIONS: Final = frozenset(
         *("ssl_cert_reqs", "ssl_check_hostname"),
     }
 )
-#: How redis-py and Celery spell how far a server's certificate is checked.
+#: Spellings of redis-py and Celery for the level of certificate checks.
 _CERT_REQS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("required", "cert_required"), "required"),
     **dict.fromkeys(("optional", "cert_optional"), "optional"),
@@ -49,8 +49,8 @@ _YES: Final = frozenset({"true", "1", "yes", "on"})
 _NO: Final = frozenset({"false", "0", "no", "off"})
 
 _NO_URL: Final = (
-    "MANAGER_REDIS_URL cannot be read as redis://USER:PASSWORD@HOST:PORT/0: in a password, / # ? @ : and % are written as "
-    "%2F %23 %3F %40 %3A and %25"
+    "MANAGER_REDIS_URL cannot be read as redis://USER:PASSWORD@HOST:PORT/0: in a password, write / # ? @ : "
+    "and % as %2F %23 %3F %40 %3A and %25"
 )
 _SENTINEL_FORM: Final = "sentinel://USER:PASSWORD@HOST1:26379,HOST2:26379,HOST3:26379/0?master=NAME"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}")
@@ -61,32 +61,38 @@ _PLACE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where the fleet's Redis is, and how to log in there. It holds secrets: show `safe_url` of its URL."""
+    """The address of the fleet's Redis and the login there.
+
+    It holds secrets: show only `safe_url` of its URL.
+    """
 
     kind: Kind
-    #: Hosts and ports: the server's, or those of the Sentinels.
+    #: Host and port of the server, or of each Sentinel.
     places: tuple[tuple[str, int | None], ...] = ()
     path: str = ""
     db: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
     tls: bool = False
-    #: redis-py's own options for TLS.
+    #: TLS options of redis-py.
     tls_options: tuple[tuple[str, str | bool], ...] = ()
-    #: The name by which Sentinels know the group of servers.
+    #: The Sentinels' name for the group of servers.
     master: str = ""
     sentinel_username: str = ""
     sentinel_password: str = field(default="", repr=False)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Return what must never be shown, as it is and as a URL spells it."""
+        """Return the passwords, plain and URL-encoded."""
         found = [one for one in (self.password, self.sentinel_password) if one]
         return tuple(dict.fromkeys([*found, *(quote(one, safe="") for one in found)]))
 
     @property
     def url(self) -> str:
-        """Return the URL in its one canonical form, which `parse_redis_url` reads as this very address."""
+        """Return the canonical URL.
+
+        `parse_redis_url` parses it to an equal address.
+        """
         query: dict[str, str] = {}
         if self.kind == "unix":
             if self.db:
@@ -106,7 +112,10 @@ class RedisAddress:
 
     @property
     def celery_url(self) -> str:
-        """Return the URL as a plain Celery app or Flower spells it; TLS and Sentinel options are settings there."""
+        """Return the URL for a plain Celery app or Flower.
+
+        For Sentinels, the group's name and the TLS options are separate settings of Celery.
+        """
         if self.kind == "unix":
             query = {"virtual_host": str(self.db)} if self.db else {}
             return f"redis+socket://{self._credentials()}{quote(self.path)}{_query(query)}"
@@ -135,9 +144,9 @@ class RedisAddress:
 
 @lru_cache(maxsize=64)
 def parse_redis_url(text: str) -> RedisAddress:
-    """Read a URL as providers, redis-py, kombu and Celery spell it.
+    """Parse a URL in the spelling of providers, redis-py, kombu or Celery.
 
-    Raises SettingsError, which says in one line what cannot be taken and never quotes a value.
+    Raises SettingsError, whose one-line text names the unsupported part and never quotes a value.
     """
     text = _bare(text)
     scheme, separator, rest = text.partition("://")
@@ -149,7 +158,8 @@ def parse_redis_url(text: str) -> RedisAddress:
     if meaning is None:
         named = f"{scheme}://" if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme) else "this scheme"
         raise SettingsError(
-            f"MANAGER_REDIS_URL: {named} is not supported; use redis://, rediss:// (TLS), unix:// or sentinel://"
+            f"MANAGER_REDIS_URL: {named} is not supported; use redis://, rediss:// (TLS), unix:// or "
+            "sentinel://"
         )
     kind, tls = meaning
     rest = _one_of_alternates(kind, scheme, rest)
@@ -191,35 +201,40 @@ def parse_redis_url(text: str) -> RedisAddress:
 
 
 def _bare(text: str) -> str:
-    """Take off what copying a URL adds to it: white space around it, a line's end, quotes."""
+    """Remove surrounding white space and quotes, which copying adds."""
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1].strip()
     if not text or any(char.isspace() or ord(char) < 32 for char in text):
         raise SettingsError(
-            "MANAGER_REDIS_URL is more than one URL: white space inside it, or nothing between quotes"
+            "MANAGER_REDIS_URL is not one URL: it contains white space, or nothing between quotes"
         )
     return text
 
 
 def _one_of_alternates(kind: Kind, scheme: str, rest: str) -> str:
-    """Return a single URL's rest: Sentinels that kombu spells as alternates become one list."""
+    """Return the part after the scheme, with all Sentinels in one list.
+
+    kombu writes several Sentinels as alternate URLs, separated by `;`.
+    """
     parts = re.split(r";(?=[A-Za-z][A-Za-z0-9+.-]*://)", rest)
     if len(parts) == 1:
         return rest
     if kind != "sentinel":
         raise SettingsError(
-            "MANAGER_REDIS_URL lists several servers (';'): a fleet has one Redis. Name one of them, or for high availability "
-            f"use {_SENTINEL_FORM}"
+            "MANAGER_REDIS_URL lists several servers (';'), but a fleet has one Redis: name one of them, or "
+            f"for high availability use {_SENTINEL_FORM}"
         )
     credentials, end, places = "", "", []
     for index, part in enumerate(parts):
         other, separator, one = part.partition("://")
         one = one if separator and index else part
         if index and other.lower() != scheme.lower():
-            raise SettingsError("MANAGER_REDIS_URL: Sentinels that are separated by ';' need one scheme")
+            raise SettingsError(
+                "MANAGER_REDIS_URL: Sentinels that are separated by ';' must have the same scheme"
+            )
         found = re.match(r"(?P<netloc>[^/?#]*)(?P<end>.*)", one, re.DOTALL)
-        assert found is not None  # it matches anything
+        assert found is not None  # the pattern matches any text
         login, at, place = found["netloc"].rpartition("@")
         credentials = credentials or login + at
         places.append(place)
@@ -232,7 +247,7 @@ def _split(rest: str) -> tuple[str, str, str]:
         parts = urlsplit(f"redis://{rest}")
     except ValueError:
         raise SettingsError(_NO_URL) from None
-    # What is not escaped in a password ends up in the parts behind it.
+    # An unescaped character of a password moves the rest of it into these parts.
     if "@" in parts.path + parts.query + parts.fragment or parts.fragment or rest.endswith("#"):
         raise SettingsError(_NO_URL)
     return parts.netloc, parts.path, parts.query
@@ -245,15 +260,15 @@ def _options(query: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
     except ValueError:
-        raise SettingsError("MANAGER_REDIS_URL: what follows '?' is not a list of NAME=VALUE") from None
+        raise SettingsError("MANAGER_REDIS_URL: the part after '?' is not a list of NAME=VALUE") from None
     for name, value in pairs:
         if not _NAME.fullmatch(name):
-            raise SettingsError("MANAGER_REDIS_URL: what follows '?' is not a list of NAME=VALUE")
+            raise SettingsError("MANAGER_REDIS_URL: the part after '?' is not a list of NAME=VALUE")
         if name not in _OPTIONS:
             raise SettingsError(
-                f"MANAGER_REDIS_URL: the option {name} is not supported: remove it. Supported are db, username, password, "
-                "ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile and ssl_check_hostname; timeouts and the number of "
-                "connections are set by the manager"
+                f"MANAGER_REDIS_URL: the option {name} is not supported: remove it. Supported are db, "
+                "username, password, ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile and "
+                "ssl_check_hostname; the manager sets timeouts and the number of connections"
             )
         if name in options:
             raise SettingsError(f"MANAGER_REDIS_URL: the option {name} is listed twice")
@@ -274,11 +289,11 @@ def _tls(tls: bool, kind: Kind, options: Mapping[str, str]) -> bool:
         if value is None:
             continue
         if value.lower() not in _YES | _NO:
-            raise SettingsError(f"MANAGER_REDIS_URL: the option {name} is true or false")
-        wanted = value.lower() in _YES
-        if (tls and not wanted) or (wanted and kind == "unix"):
+            raise SettingsError(f"MANAGER_REDIS_URL: the option {name} must be true or false")
+        enabled = value.lower() in _YES
+        if (tls and not enabled) or (enabled and kind == "unix"):
             raise SettingsError(f"MANAGER_REDIS_URL: the option {name} contradicts the scheme")
-        tls = wanted
+        tls = enabled
     return tls
 
 
@@ -287,12 +302,12 @@ def _tls_options(tls: bool, options: Mapping[str, str]) -> tuple[tuple[str, str 
     if not tls:
         if given:
             raise SettingsError(
-                f"MANAGER_REDIS_URL: the option {given[0]} needs TLS: write rediss:// for redis://"
+                f"MANAGER_REDIS_URL: the option {given[0]} needs TLS: write rediss:// instead of redis://"
             )
         return ()
     level = _CERT_REQS.get(options.get("ssl_cert_reqs", "required").lower())
     if level is None:
-        raise SettingsError("MANAGER_REDIS_URL: ssl_cert_reqs is required, optional or none")
+        raise SettingsError("MANAGER_REDIS_URL: ssl_cert_reqs must be required, optional or none")
     found: list[tuple[str, str | bool]] = [("ssl_cert_reqs", level)]
     for name in _TLS_FILES:
         if name in options:
@@ -304,7 +319,7 @@ def _tls_options(tls: bool, options: Mapping[str, str]) -> tuple[tuple[str, str 
     check = options.get("ssl_check_hostname")
     if check is not None:
         if check.lower() not in _YES | _NO:
-            raise SettingsError("MANAGER_REDIS_URL: the option ssl_check_hostname is true or false")
+            raise SettingsError("MANAGER_REDIS_URL: the option ssl_check_hostname must be true or false")
         found.append(("ssl_check_hostname", check.lower() in _YES))
     return tuple(found)
 
@@ -313,8 +328,8 @@ def _places(kind: Kind, text: str) -> tuple[tuple[str, int | None], ...]:
     parts = text.split(",")
     if len(parts) > 1 and kind != "sentinel":
         raise SettingsError(
-            "MANAGER_REDIS_URL lists several hosts (','): a fleet has one Redis. Name one of them, or for high availability "
-            f"use {_SENTINEL_FORM}"
+            "MANAGER_REDIS_URL lists several hosts (','), but a fleet has one Redis: name one of them, or "
+            f"for high availability use {_SENTINEL_FORM}"
         )
     places: list[tuple[str, int | None]] = []
     for part in parts:
@@ -327,21 +342,21 @@ def _places(kind: Kind, text: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _master(path: str, options: Mapping[str, str]) -> tuple[str, str]:
-    """Return the name of the Sentinels' group, and what is left of the path."""
+    """Return the name of the Sentinels' group, and the rest of the path."""
     named = [options[name] for name in _MASTER if options.get(name)]
     parts = [unquote(part) for part in path.split("/") if part]
     if parts and not parts[0].isdecimal():
-        # `redis+sentinel://HOST/NAME/0`, as other libraries spell it.
+        # `redis+sentinel://HOST/NAME/0`, the form of other libraries.
         named.append(parts.pop(0))
     if len(set(named)) != 1:
-        raise SettingsError(f"MANAGER_REDIS_URL: Sentinel needs one name of its group: {_SENTINEL_FORM}")
+        raise SettingsError(f"MANAGER_REDIS_URL: Sentinel needs exactly one group name: {_SENTINEL_FORM}")
     return named[0], "/".join(parts)
 
 
 def _database(path: str, options: Mapping[str, str]) -> int:
     found = [text for text in (path.strip("/"), *(options.get(name, "") for name in _DATABASE)) if text]
     if any(not (text.isascii() and text.isdecimal()) for text in found):
-        raise SettingsError("MANAGER_REDIS_URL: the database after the host is a number, for example /0")
+        raise SettingsError("MANAGER_REDIS_URL: the database after the host must be a number, for example /0")
     numbers = {int(text) for text in found}
     if len(numbers) > 1:
         raise SettingsError("MANAGER_REDIS_URL has two database numbers: after the host and after '?'")

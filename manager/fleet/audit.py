@@ -1,16 +1,17 @@
-"""The audit trail: who asked for what, from where, when, and with what outcome. Read by people, exported as lines.
+"""The audit trail: who sent which command when, and its outcome.
 
-    manager:audit               stream: what managers asked, and everything in a fleet without a Redis user for each host
-    manager:audit:host:<name>   list: what that host wrote, `<seconds of Redis's clock> <JSON>`, the oldest first
+    manager:audit               stream: entries of managers, and of every host that has no Redis user
+    manager:audit:host:<name>   list: entries of that host, `<seconds of Redis's clock> <JSON>`, oldest first
     manager:audit:hosts         set: the hosts that have such a list
 
-An entry is `asked` (written in the same script as the desired state) or `done` (by the host that carried it
-out or refused it, or by the manager that refused it unsent). The command's id, which is its Celery
-task's id, ties the two.
+An entry's stage is `asked` or `done`. The script that writes desired state also writes `asked`. The host that
+carried the command out or refused it writes `done`, or the manager that refused it before sending. The
+command's id, which is the id of its Celery task, links the two.
 
-A Redis user may be kept from a command, not from an option of it: who may add to a stream may also trim it. A host with
-a user (`manager secure init`) therefore writes to a list, where it may do RPUSH and nothing else: its credential, stolen,
-changes and removes no entry, neither its own nor another's. Readers merge the lists and the stream by time.
+Redis's ACL can deny a command, but not one of its options: a user with XADD may also trim the stream. A host
+with a user (`manager secure init`) therefore writes to a list, on which it may only RPUSH. A stolen
+credential then changes and removes no entry, neither the host's own nor another's. Readers merge the lists
+and the stream by time.
 """
 
 import heapq
@@ -31,16 +32,17 @@ from manager.settings import HOST_NAME
 AUDIT_KEY: Final = "manager:audit"
 HOSTS_KEY: Final = "manager:audit:hosts"
 
-#: Entries kept, in the stream and of each host: about half a year of a desk that gives 250 commands a day.
+#: Entries that the stream keeps, and each list: half a year at 250 commands a day and two entries a command.
 _KEPT: Final = 100_000
-_AT_ONCE: Final = 1000
-#: Characters of a text that are kept; whoever reaches Redis can send any length.
-_TEXT: Final = 500
-#: What begins the name of a host's Redis user; see `manager secure`.
+_PAGE: Final = 1000
+#: Characters to which each text is cut.
+_MOST_CHARS: Final = 500
+#: Prefix of a host's Redis user; see `manager secure`.
 _HOST_USER: Final = "host-"
 
-#: ARGV: host whose list is written ('': the stream), entry (JSON), entries kept in the stream, fields and values. A host
-#: whose rights are those of version 0.2 writes to the stream, as that version does.
+#: ARGV: host whose list is written ('': the stream), entry (JSON), entries that the stream keeps, fields and
+#: values. A host with the ACL of version 0.2 may not write the list: its entry goes to the stream, as with
+#: 0.2.
 _NOTE: Final = """
 if ARGV[1] ~= '' then
   local t = redis.call('TIME')
@@ -60,7 +62,10 @@ def host_key(host: str) -> str:
 
 
 def writing_host(url: str) -> str:
-    """Return the host whose Redis user a URL names; empty for a manager's, or where hosts have no users."""
+    """Return the host whose Redis user the URL names.
+
+    Empty for a manager's URL, and where hosts have no users.
+    """
     try:
         user = unquote(urlsplit(url).username or "")
     except ValueError:
@@ -71,25 +76,26 @@ def writing_host(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """One line of the trail."""
+    """One entry of the trail."""
 
     id: str
     time: datetime
     #: `asked` or `done`.
     stage: str
-    #: What was asked for: start, stop, restart, move, drain, config push, ...
+    #: The command: start, stop, restart, move, drain, config push, ...
     what: str
     account_id: str
-    #: Who: user and machine, or for a plain Celery task the process that sent it.
+    #: User and machine that sent it; for a plain Celery task, the sending process.
     by: str
-    #: Where it was sent, or was done.
+    #: Of `asked`, the host that it was sent to; of `done`, the host that carried it out.
     host: str
     #: The command's id.
     command: str
-    #: Of `done`: `ok`, or the code of the error.
+    #: Of `done`: `ok`, or the error's code.
     outcome: str
     text: str
-    #: The host whose Redis user wrote it, which no other could; empty where hosts have no users, and for managers.
+    #: The host whose Redis user wrote the entry, which no other user could. Empty for managers, and where
+    #: hosts have no users.
     recorded_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +103,10 @@ class AuditEntry:
 
 
 class AuditTrail:
-    """Writes and reads the trail. Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Writes and reads the trail.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -131,7 +140,7 @@ class AuditTrail:
             "outcome": outcome,
             "text": text,
         }
-        fields = {key: value[:_TEXT] for key, value in fields.items()}
+        fields = {key: value[:_MOST_CHARS] for key, value in fields.items()}
         with translated(self._url):
             flat = [part for pair in fields.items() for part in pair]
             self._note(args=[self._host, json.dumps(fields), _KEPT, *flat])
@@ -140,18 +149,18 @@ class AuditTrail:
 
     @contextmanager
     def refusals(self, what: str, *, by: str, host: str = "", account_id: str = "") -> Iterator[None]:
-        """Write why the command that is checked inside is refused, if it is, and raise the error on."""
+        """Record a ManagerError that the block raises, and re-raise it."""
         try:
             yield
         except FleetUnavailableError:
-            raise  # there is no trail to write to
+            raise  # the trail cannot be reached either
         except ManagerError as error:
             with suppress(FleetUnavailableError):
                 self.note(what, by=by, host=host, account_id=account_id, outcome=error.code, text=str(error))
             raise
 
     def last(self, count: int) -> list[AuditEntry]:
-        """Return the newest `count` entries, the oldest of them first."""
+        """Return the newest `count` entries, oldest first."""
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.xrevrange(AUDIT_KEY, count=count)
@@ -166,23 +175,23 @@ class AuditTrail:
         return sorted(found, key=_order)[-count:]
 
     def everything(self) -> Iterator[AuditEntry]:
-        """Yield every entry, the oldest first."""
+        """Yield every entry, oldest first."""
         with translated(self._url):
             hosts = self._hosts()
         yield from heapq.merge(self._stream(), *(self._list(host) for host in hosts), key=_order)
 
     def follower(self) -> "TrailFollower":
-        """Return a reader of what comes from now on."""
+        """Return a reader of the entries that are added from now on."""
         return TrailFollower(self._url, self._client, self._hosts)
 
     def _stream(self) -> Iterator[AuditEntry]:
         after = "-"
         while True:
             with translated(self._url):
-                found = self._client.xrange(AUDIT_KEY, min=after, count=_AT_ONCE)
+                found = self._client.xrange(AUDIT_KEY, min=after, count=_PAGE)
             for entry_id, fields in found:
                 yield _read(entry_id, fields)
-            if len(found) < _AT_ONCE:
+            if len(found) < _PAGE:
                 return
             after = f"({found[-1][0].decode()}"
 
@@ -190,9 +199,9 @@ class AuditTrail:
         at = 0
         while True:
             with translated(self._url):
-                found = self._client.lrange(host_key(host), at, at + _AT_ONCE - 1)
+                found = self._client.lrange(host_key(host), at, at + _PAGE - 1)
             yield from _read_list(host, at, found)
-            if len(found) < _AT_ONCE:
+            if len(found) < _PAGE:
                 return
             at += len(found)
 
@@ -201,7 +210,10 @@ class AuditTrail:
         return sorted(name for name in names if HOST_NAME.fullmatch(name))
 
     def _trim(self) -> None:
-        """Keep the lists from growing for ever: a host may not, so a manager does when it writes."""
+        """Trim the hosts' lists.
+
+        A host may not, so a manager does when it writes an entry.
+        """
         try:
             with translated(self._url):
                 pipe = self._client.pipeline(transaction=False)
@@ -209,11 +221,11 @@ class AuditTrail:
                     pipe.ltrim(host_key(host), -_KEPT, -1)
                 pipe.execute()
         except FleetUnavailableError:
-            return  # the entry is written; the next one trims
+            return  # the entry is written; the next write trims
 
 
 class TrailFollower:
-    """Reads what is added to the trail from the moment on at which it is made."""
+    """Reads entries that are added after its creation."""
 
     def __init__(self, url: str, client: Any, hosts: Callable[[], list[str]]) -> None:
         self._url = url
@@ -225,7 +237,10 @@ class TrailFollower:
             self._lengths = {host: client.llen(host_key(host)) for host in hosts()}
 
     def next(self, *, wait_seconds: float = 1.0) -> list[AuditEntry]:
-        """Return new entries by time, waiting for the first at most `wait_seconds`. Raises FleetUnavailableError."""
+        """Return new entries by time.
+
+        Blocks up to `wait_seconds` for the first one. Raises FleetUnavailableError.
+        """
         with translated(self._url):
             found = self._of_hosts()
             answer = self._client.xread(
@@ -246,7 +261,7 @@ class TrailFollower:
         answers = pipe.execute()
         for host, length, entries in zip(hosts, answers[::2], answers[1::2], strict=True):
             found += _read_list(host, self._lengths.get(host, 0), entries)
-            # A manager may have trimmed the list: what was new then is missed, and the next is not.
+            # If a manager trimmed the list meanwhile, this read misses entries; the next one must not.
             self._lengths[host] = (
                 max(length, self._lengths.get(host, 0) + len(entries)) if entries else length
             )
@@ -254,7 +269,7 @@ class TrailFollower:
 
 
 def _order(entry: AuditEntry) -> datetime:
-    # To the millisecond, as the stream's ids are. At the same one the stream's come first: asked before done.
+    # Both sources have milliseconds. A stable sort keeps the stream's entry first: `asked` before `done`.
     return entry.time
 
 
@@ -264,13 +279,16 @@ def _read(entry_id: bytes, fields: Mapping[bytes, bytes]) -> AuditEntry:
 
 
 def _read_list(host: str, first: int, entries: Sequence[bytes]) -> Iterator[AuditEntry]:
-    """Yield a host's entries; what is no entry is shown as one, since only a forger writes such a thing."""
+    """Yield a host's entries.
+
+    A malformed value is shown too, because only a forger writes one.
+    """
     for index, raw in enumerate(entries, start=first):
         stamp, _, payload = raw.partition(b" ")
-        data = json_object(payload) or {"text": "an entry that cannot be read"}
+        data = json_object(payload) or {"text": "malformed entry"}
         text = {key: value if isinstance(value, str) else "" for key, value in data.items()}
         if text.get("stage") != "asked":
-            # Where it was done is where it was written.
+            # A host may report only what it did itself.
             text["host"] = host
         try:
             seconds = math.floor(float(stamp) * 1000) / 1000

@@ -1,9 +1,11 @@
-"""Batches: what was asked for many accounts at once, so that whoever asked may leave and come back.
+"""Records of batches: commands for many accounts at once.
 
-    manager:batch:<id>     hash: `` (the batch itself, JSON), account id → task id, or what was known without a task
-    manager:batches        sorted set: batch id → when (seconds, by Redis's clock)
+A caller can leave and query the outcome later.
 
-A batch's id is the id of its Celery group. What became of a member stands in its task's result, not here.
+    manager:batch:<id>     hash: `` (the batch, JSON), account id → task id, or the outcome without a task
+    manager:batches        sorted set: batch id → time (seconds, by Redis's clock)
+
+A batch's id is the id of its Celery group. The outcome of a task is in the task's result, not here.
 """
 
 import json
@@ -16,16 +18,16 @@ from manager.fleet.parsing import json_object, moment, string
 from manager.fleet.redis_client import open_client, translated
 
 BATCHES_KEY: Final = "manager:batches"
-#: Seconds; as long as Celery keeps the results.
+#: As long as Celery keeps results.
 _KEPT_SECONDS: Final = 86_400
 _LISTED: Final = 1000
-#: What may have become of an account without a task.
+#: Outcomes of an account without a task.
 _SETTLED: Final = ("skipped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """A batch as it was asked for."""
+    """A batch as it was requested."""
 
     id: str
     #: start, restart or stop.
@@ -34,12 +36,15 @@ class BatchRecord:
     time: datetime
     #: Account → id of its task.
     tasks: Mapping[str, str] = field(default_factory=dict)
-    #: Accounts for which no task was sent → (`skipped` or `failed`, why).
+    #: Account for which no task was sent → (`skipped` or `failed`, reason).
     settled: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class BatchStore:
-    """Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Reads and writes batches.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -56,7 +61,7 @@ class BatchStore:
         tasks: Mapping[str, str],
         settled: Mapping[str, tuple[str, str]],
     ) -> None:
-        """Write a batch down, before its tasks are sent."""
+        """Record a batch, before its tasks are sent."""
         with translated(self._url):
             seconds, micros = self._client.time()
             now = seconds + micros / 1e6
@@ -77,13 +82,13 @@ class BatchStore:
             pipe.execute()
 
     def settle(self, batch_id: str, settled: Mapping[str, tuple[str, str]]) -> None:
-        """Note for which of a batch's accounts no task was sent after all."""
+        """Record the outcomes of accounts whose tasks could not be sent after all."""
         fields = {account_id: json.dumps({"settled": list(end)}) for account_id, end in settled.items()}
         with translated(self._url):
             self._client.hset(_key(batch_id), mapping=fields)
 
     def read(self, batch_id: str) -> BatchRecord | None:
-        """Return the batch; None if there is none, or if it is more than a day old."""
+        """Return the batch; None if it does not exist or is more than a day old."""
         with translated(self._url):
             raw = self._client.hgetall(_key(batch_id))
         fields = {string(key): json_object(value) or {} for key, value in raw.items()}
@@ -102,7 +107,7 @@ class BatchStore:
         return BatchRecord(batch_id, str(head.get("what")), str(head.get("by")), when, tasks, settled)
 
     def newest(self, count: int) -> list[str]:
-        """Return the ids of the newest batches, the newest first."""
+        """Return the ids of the `count` newest batches, newest first."""
         with translated(self._url):
             found = self._client.zrevrange(BATCHES_KEY, 0, count - 1)
         return [string(batch_id) for batch_id in found]

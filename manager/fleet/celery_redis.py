@@ -1,10 +1,10 @@
-"""Celery's two ways to Redis, broker and result backend, over the connections that the fleet's own clients use.
+"""Celery's broker and result backend on the fleet's own connections.
 
-kombu and Celery would each read the URL in their own way, fail when a pool has no free connection, and end a consumer
-when a server refuses. Here both take the address as `manager.fleet.address` reads it, wait for a connection, and treat a
-server that refuses as one that is away: they connect again.
+By themselves kombu and Celery parse the URL differently, fail when a pool has no free connection, and end a
+consumer when a server refuses a command. Here both use the address that `manager.fleet.address` parsed, wait
+for a free connection, and treat a refusing server as unreachable: they reconnect.
 
-A host agent checks messages on top of this: the consumer subclasses its connection's transport (`tasks.consumer`).
+A host agent also checks messages: its consumer subclasses the transport of its connection (`tasks.consumer`).
 """
 
 from typing import Any, Final
@@ -19,13 +19,14 @@ from manager.fleet.outages import ServerRefusesError
 from manager.fleet.pools import make_pool
 from manager.fleet.urls import safe_url
 
-#: Connections of one of kombu's channels, which few threads use, and seconds to wait for one.
+#: Connections of one kombu channel, which few threads use, and seconds to wait for a free one.
 _CHANNEL_CONNECTIONS: Final = 32
 _WAIT_SECONDS: Final = 10.0
-#: A write that changes nothing: setting no bytes makes no key. Every server that refuses writes refuses it.
+#: A write that changes nothing, because an empty SETRANGE creates no key. A server that refuses writes
+#: refuses it.
 _PROBE: Final = ("SETRANGE", "_kombu.binding.celery.pidbox.probe", 0, "")
 
-#: What Celery hands its backend that a connection takes.
+#: Options that Celery passes to its backend and that a connection accepts.
 _CONNECTION_OPTIONS: Final = (
     *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
     *("retry_on_timeout", "client_name", "driver_info", "lib_name", "lib_version"),
@@ -33,7 +34,7 @@ _CONNECTION_OPTIONS: Final = (
 
 
 class FleetChannel(redis_transport.Channel):
-    """A channel whose connections lead where the URL does as this project reads it."""
+    """A channel whose connections use the address as this project parses it."""
 
     def _get_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:
         address = parse_redis_url(self.connection.client.hostname)
@@ -60,7 +61,7 @@ class FleetChannel(redis_transport.Channel):
         return pool
 
     def _polled(self, connection_class: Any) -> Any:
-        """Return a class of connections that tell the channel's poller when they close."""
+        """Return a connection class that notifies the poller when it closes."""
         channel = self
 
         class Polled(connection_class):  # type: ignore[misc]
@@ -73,16 +74,17 @@ class FleetChannel(redis_transport.Channel):
 
 
 class FleetTransport(redis_transport.Transport):
-    """kombu's Redis transport for the fleet's one URL, in every form that a fleet may have."""
+    """kombu's Redis transport, for every supported form of URL."""
 
     Channel: Any = FleetChannel
-    #: kombu hands the URL over as it is.
+    #: kombu then passes the URL on unparsed.
     can_parse_url = True
 
     def establish_connection(self) -> Any:
-        """Connect. Raises a connection error if the server refuses writes, so that kombu's growing pause applies.
+        """Connect, and check that the server accepts writes.
 
-        Without this a consumer would connect, be refused at its first write, and begin again several times a second.
+        Raises a connection error if it refuses them. kombu then backs off; without the check a consumer would
+        connect, fail at its first write, and reconnect several times a second.
         """
         connection = super().establish_connection()  # type: ignore[no-untyped-call]
         try:
@@ -93,7 +95,7 @@ class FleetTransport(redis_transport.Transport):
         return connection
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return the URL without its password, or as a plain Celery app spells it."""
+        """Return the URL without its password, or as a plain Celery app's."""
         del mask
         return parse_redis_url(uri).celery_url.partition(";")[0] if include_password else safe_url(uri)
 
@@ -104,11 +106,11 @@ class FleetTransport(redis_transport.Transport):
         except ServerRefusesError:
             raise
         except redis.ResponseError:
-            pass  # a user who may not write there; the server itself takes writes
+            pass  # this user may not write the key, but the server accepts writes
 
 
 class FleetBackend(RedisBackend):  # type: ignore[misc]
-    """Celery's result backend on Redis, for the fleet's one URL in every form that it may have."""
+    """Celery's Redis result backend, for every supported form of URL."""
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         address = parse_redis_url(url)

@@ -1,10 +1,10 @@
-"""Account files in Redis: versions that are pushed whole, and the one that hosts read.
+"""Versions of the account files in Redis.
 
     manager:config:versions    hash: version → JSON (hash, by, time, message, files: path → text)
-    manager:config:current     `<version> <hash>` of the one that counts
+    manager:config:current     `<version> <hash>` of the current version
 
-They hold references to credentials, never credentials. A version is never changed; rolling back makes an old one count
-again.
+The files hold references to credentials, never credentials. A version contains all files and is never
+changed. A rollback pushes an old version's files as a new version.
 """
 
 import hashlib
@@ -19,15 +19,18 @@ from manager.fleet.redis_client import open_client, translated
 
 VERSIONS_KEY: Final = "manager:config:versions"
 CURRENT_KEY: Final = "manager:config:current"
-#: Versions kept.
+#: Versions that Redis keeps.
 _KEPT: Final = 50
 
-#: KEYS: versions, current. ARGV: version that is replaced (0: none), hash, version (JSON), how many to keep.
+#: Pushes a version; returns {1, new version}, or {0, current version} if that is not the expected one.
+#: KEYS: versions, current. ARGV: expected current version (0: none), hash, version (JSON), how many to keep.
 _PUSH: Final = """
 local current = tonumber(string.match(redis.call('GET', KEYS[2]) or '0', '^%d+')) or 0
 if current ~= tonumber(ARGV[1]) then return {0, current} end
 local newest = 0
-for _, version in ipairs(redis.call('HKEYS', KEYS[1])) do newest = math.max(newest, tonumber(version) or 0) end
+for _, version in ipairs(redis.call('HKEYS', KEYS[1])) do
+  newest = math.max(newest, tonumber(version) or 0)
+end
 newest = newest + 1
 redis.call('HSET', KEYS[1], string.format('%d', newest), ARGV[3])
 redis.call('HDEL', KEYS[1], string.format('%d', newest - tonumber(ARGV[4])))
@@ -38,7 +41,7 @@ return {1, newest}
 
 @dataclass(frozen=True, slots=True)
 class ConfigVersion:
-    """One pushed state of all account files."""
+    """One version of all account files."""
 
     version: int
     hash: str
@@ -60,7 +63,10 @@ class ConfigVersion:
 
 
 class ConfigStore:
-    """Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Reads and pushes versions of the account files.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -71,7 +77,7 @@ class ConfigStore:
         self._client.close()
 
     def current(self) -> tuple[int, str] | None:
-        """Return version and hash of the files that count; None if none were ever pushed."""
+        """Return the current version and its hash; None if none was ever pushed."""
         with translated(self._url):
             raw = self._client.get(CURRENT_KEY)
         version, _, digest = (raw or b"").decode(errors="replace").partition(" ")
@@ -84,21 +90,22 @@ class ConfigStore:
         found = _read(version, raw) if raw is not None else None
         if found is None:
             raise NoConfigVersionError(
-                f"no version {version} of the configuration: the last {_KEPT} are kept, `manager config history` lists them"
+                f"no version {version} of the configuration: Redis keeps the last {_KEPT}; "
+                "see `manager config history`"
             )
         return found
 
     def history(self) -> list[ConfigVersion]:
-        """Return every version that is kept, the newest first."""
+        """Return every version that Redis keeps, newest first."""
         with translated(self._url):
             raw = self._client.hgetall(VERSIONS_KEY)
         found = [_read(int(key), value) for key, value in raw.items() if key.isdigit()]
         return sorted((one for one in found if one is not None), key=lambda one: -one.version)
 
     def push(self, files: Mapping[str, str], *, replaces: int, by: str, message: str) -> int:
-        """Make these files the ones that count; returns their version.
+        """Push these files as the new current version; return its number.
 
-        Raises ConfigChangedError if somebody else pushed after version `replaces` (0: there was none).
+        Raises ConfigChangedError if the current version is not `replaces` (0: none).
         """
         with translated(self._url):
             seconds, _ = self._client.time()
@@ -109,12 +116,17 @@ class ConfigStore:
             )
         if not done:
             raise ConfigChangedError(
-                f"somebody pushed version {version} meanwhile: look at `manager config diff`, then push again"
+                f"version {version} was pushed meanwhile: check `manager config diff`, then push again"
             )
         return int(version)
 
     def roll_back(self, version: int, by: str) -> int:
-        """Make an old version count again, as a new version. Raises NoConfigVersionError, ConfigChangedError."""
+        """Push an old version's files as a new version; return its number.
+
+        Raises:
+            NoConfigVersionError: Redis does not have `version`.
+            ConfigChangedError: another version was pushed meanwhile.
+        """
         old = self.read(version)
         now = self.current()
         return self.push(
@@ -123,7 +135,7 @@ class ConfigStore:
 
 
 def content_hash(files: Mapping[str, str]) -> str:
-    """Return 64 hexadecimal digits that are the same for the same files, and for no others."""
+    """Return the SHA-256 of the files' paths and texts, in hexadecimal."""
     digest = hashlib.sha256()
     for path, text in sorted(files.items()):
         for part in (path.encode(), text.encode()):

@@ -1,29 +1,32 @@
-"""A host as readers see it, and the order to empty it."""
+"""The state of a host by its status report, and its drain request."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from manager.fleet.host_report import HostReport
 from manager.fleet.parsing import json_object, number
+from manager.fleet.timestamped import Timestamped
 from manager.placement.engine import HostFacts
 
-#: Seconds. A host agent writes each second; one that missed this many is lost to readers.
+#: Seconds without a status report after which a host is lost. Its agent writes one each second.
 HOST_STALE_AFTER: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainRequest:
-    """That a host takes no new workers, and what becomes of those that it has.
+    """A request to empty a host.
 
-    `off` is written when the host takes workers again: no order at all means that Redis has lost it, and the host
-    knows better.
+    The host accepts no new workers, and moves or stops those that it has. The mode `off` ends a drain. It is
+    written rather than deleted: if the key is missing, Redis has lost it, and the host restores the request
+    that it remembers.
     """
 
-    #: `move`: to other hosts; `stop`: stopped until the host takes workers again.
+    #: `move`: workers move to other hosts. `stop`: they are stopped until the drain ends.
     mode: Literal["move", "stop", "off"]
     by: str = ""
-    #: Workers with open positions go on until they have none, or until the deadline.
+    #: Whether workers with open positions stay until they have none, or until the deadline.
     when_flat: bool = False
     #: Seconds since the epoch, by Redis's clock; 0: none.
     deadline: float = 0.0
@@ -37,7 +40,7 @@ class DrainRequest:
 
     @classmethod
     def from_json(cls, text: str | bytes | None) -> "DrainRequest | None":
-        """Read one; None if there is none, or if it cannot be read."""
+        """Parse a request; None if it is missing or malformed."""
         data = json_object(text) or {}
         mode, deadline = data.get("mode"), number(data.get("deadline", 0.0))
         if mode not in ("move", "stop", "off") or deadline is None:
@@ -51,29 +54,24 @@ class DrainRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Timestamped:
-    """A JSON object and how many seconds ago, by Redis's clock, it was written."""
-
-    age_seconds: float
-    data: dict[str, Any]
-    #: Seconds since the epoch, by Redis's clock.
-    stamp: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class HostState:
-    """A host as readers see it."""
+    """A host's state at one moment."""
 
     name: str
     #: Whether its agent reported within HOST_STALE_AFTER.
     live: bool
-    #: Seconds since the agent's last word; None if it never gave one.
+    #: Seconds since the agent's last report; None if there is none.
     age_seconds: float | None
-    #: What the agent said: pid, version, started_at, workers.
+    #: The agent's last report: pid, version, started_at, workers, ...
     data: Mapping[str, Any]
     drain: DrainRequest | None = None
-    #: Seconds that the host's clock is before Redis's; None if it does not say.
+    #: Seconds by which the host's clock is ahead of Redis's; None if the report has no time.
     clock_skew_seconds: float | None = None
+
+    @property
+    def report(self) -> HostReport:
+        """What the agent reported, typed; parsed on each access."""
+        return HostReport.read(self.data)
 
     @property
     def draining(self) -> bool:
@@ -81,22 +79,38 @@ class HostState:
 
     @property
     def state(self) -> str:
-        """`live`, `draining`, `drained`, `lost` (it fell silent) or `ended` (in order)."""
+        """`live`, `draining`, `drained`, `lost` or `ended`.
+
+        `lost` is a host without a recent report, `ended` one whose agent ended cleanly.
+        """
         if not self.live:
             return "ended" if self.age_seconds is None else "lost"
         if not self.draining:
             return "live"
-        return "draining" if self.data.get("workers") else "drained"
+        return "draining" if self.workers else "drained"
 
     @property
     def workers(self) -> int:
-        """How many workers have a process there, as it said last."""
-        return int(number(self.data.get("workers")) or 0)
+        """Number of workers with a process there, by its last report."""
+        return self.report.workers or 0
 
     @property
     def facts(self) -> HostFacts:
-        """The host as placement sees it."""
-        return HostFacts.from_word(self.name, self.live, self.draining, self.data)
+        """The host's properties for placement."""
+        report = self.report
+        known = {
+            "capacity": report.capacity,
+            "memory_mb": report.memory_mb,
+            "available_mb": report.available_mb,
+        }
+        return HostFacts(
+            name=self.name,
+            live=self.live,
+            draining=self.draining,
+            labels=report.labels or {},
+            version=report.version or "",
+            **{name: value for name, value in known.items() if value},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         data = dict(self.data)
@@ -110,16 +124,16 @@ class HostState:
         }
 
 
-def host_state(name: str, word: Timestamped | None, drain: DrainRequest | None = None) -> HostState:
-    """Judge a host by its agent's last word."""
-    if word is None:
+def host_state(name: str, report: Timestamped | None, drain: DrainRequest | None = None) -> HostState:
+    """Return a host's state by its agent's last report."""
+    if report is None:
         return HostState(name, live=False, age_seconds=None, data={}, drain=drain)
-    said = number(word.data.get("time"))
+    time = number(report.data.get("time"))
     return HostState(
         name,
-        live=word.age_seconds <= HOST_STALE_AFTER,
-        age_seconds=word.age_seconds,
-        data=word.data,
+        live=report.age_seconds <= HOST_STALE_AFTER,
+        age_seconds=report.age_seconds,
+        data=report.data,
         drain=drain,
-        clock_skew_seconds=None if said is None else round(said - word.stamp, 3),
+        clock_skew_seconds=None if time is None else round(time - report.stamp, 3),
     )

@@ -1,16 +1,18 @@
-"""Leases: the fleet-wide claim on one broker identity, so that no two workers ever hold a session for it.
+"""Leases: fleet-wide claims on broker identities.
 
-    manager:lease:<claim>   hash: epoch, host, home, worker_id, account_id, since, ttl, renewed (times in milliseconds)
+A lease ensures that no two workers ever hold a session for one identity.
+
+    manager:lease:<claim>   hash: epoch, host, home, worker_id, account_id, since, ttl, renewed (milliseconds)
     manager:epoch           the last epoch that was given
-    manager:fleet           hash: run_id of the Redis that holds all this, until (milliseconds) when it may be trusted
+    manager:fleet           hash: run_id of the Redis server, and until when (ms) it is in quarantine
 
-A claim is a broker identity (gateway, server, login) or a terminal of one host. Its epoch is the fencing token: every
-new holder has a greater one, and whoever comes with a smaller one is refused.
+A claim is a broker identity (gateway, server, login) or a terminal of one host. Its epoch is the fencing
+token: each new holder gets a greater one, and a renewal with a smaller one is refused.
 
-Every time here is Redis's own clock. A lease without a time to live (`ttl` 0, the default) ends only by the word of
-its host that the worker has ended, or by force. A Redis that was started anew may have lost what was written last, or
-everything: for one quarantine nobody new is let in, and only workers that run may register again, which their next
-heartbeat does. docs/decisions/005-one-live-session.md has the arithmetic.
+All times are Redis's own clock. A lease without a time to live (`ttl` 0, the default) ends only when its host
+reports that the worker has ended, or when it is revoked. A Redis that has restarted may have lost its last
+writes, or everything. It is then in quarantine: new leases are refused, and only running workers may register
+again, with their next heartbeat. docs/decisions/005-one-live-session.md has the arithmetic.
 """
 
 import json
@@ -26,28 +28,33 @@ MARKER_KEY: Final = "manager:fleet"
 EPOCH_KEY: Final = "manager:epoch"
 LEASE_PREFIX: Final = "manager:lease:"
 
-#: Shared by the scripts: the clock, and the fields of a lease that may have been edited by hand into anything.
+#: Shared by the scripts: the clock, and `lease`, which marks a malformed record as broken.
 _COMMON: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function lease(key)
-  local f = redis.pcall('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id', 'since', 'revoked', 'home')
+  local f = redis.pcall('HMGET', key, 'epoch', 'ttl', 'renewed', 'host', 'worker_id', 'account_id',
+    'since', 'revoked', 'home')
   if f.err then return {key = key, broken = true} end
   if not (f[1] or f[2] or f[3]) and redis.call('EXISTS', key) == 0 then return nil end
-  local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]), host = f[4] or '',
-    home = f[9] or '', worker_id = f[5] or '', account_id = f[6] or '', since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
-  -- Beyond 1e15 a number is no time of ours, and not far from where one more is the same number.
-  found.broken = not (found.epoch and found.ttl and found.renewed) or found.epoch < 0 or found.epoch > 1e15
+  local found = {key = key, epoch = tonumber(f[1]), ttl = tonumber(f[2]), renewed = tonumber(f[3]),
+    host = f[4] or '', home = f[9] or '', worker_id = f[5] or '', account_id = f[6] or '',
+    since = tonumber(f[7]) or 0, revoked = f[8] == '1'}
+  -- 1e15 ms is beyond every clock, and near the point where doubles cannot represent n + 1.
+  found.broken = not (found.epoch and found.ttl and found.renewed)
+    or found.epoch < 0 or found.epoch > 1e15
   return found
 end
 local function holder(found)
-  return {0, found.key, found.host or '', found.worker_id or '', found.account_id or '', string.format('%d', found.epoch or 0),
-    string.format('%d', found.since or 0), string.format('%d', math.max(0, now - (found.renewed or 0))),
-    found.broken and 1 or 0, found.home or ''}
+  return {0, found.key, found.host or '', found.worker_id or '', found.account_id or '',
+    string.format('%d', found.epoch or 0), string.format('%d', found.since or 0),
+    string.format('%d', math.max(0, now - (found.renewed or 0))), found.broken and 1 or 0, found.home or ''}
 end
 """
 
-#: KEYS: marker, epoch, leases. ARGV: host, worker_id, account_id, ttl, quarantine, epoch held already (0: none), home.
+#: Takes all leases or none; returns {1, epoch}, {0, holder} or {-1, milliseconds of quarantine left}.
+#: KEYS: marker, epoch, leases. ARGV: host, worker_id, account_id, ttl, quarantine, epoch that is already held
+#: (0: none), home.
 _ACQUIRE: Final = (
     _COMMON
     + """
@@ -79,15 +86,16 @@ local epoch = math.max(last + 1, held + 1, now)
 redis.call('SET', KEYS[2], string.format('%d', epoch))
 for i = 3, #KEYS do
   redis.call('DEL', KEYS[i])
-  redis.call('HSET', KEYS[i], 'epoch', string.format('%d', epoch), 'host', ARGV[1], 'home', ARGV[7], 'worker_id', ARGV[2],
-    'account_id', ARGV[3], 'ttl', ARGV[4], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
+  redis.call('HSET', KEYS[i], 'epoch', string.format('%d', epoch), 'host', ARGV[1], 'home', ARGV[7],
+    'worker_id', ARGV[2], 'account_id', ARGV[3], 'ttl', ARGV[4],
+    'since', string.format('%d', now), 'renewed', string.format('%d', now))
 end
 return {1, string.format('%d', epoch)}
 """
 )
 
-#: One call a heartbeat. KEYS: epoch, heartbeats' hash, leases. ARGV: epoch, host, worker_id, account_id, ttl, heartbeat,
-#: home.
+#: Stores a heartbeat and renews the leases; returns {1}, or {0, holder} if a lease belongs to another.
+#: KEYS: epoch, heartbeats' hash, leases. ARGV: epoch, host, worker_id, account_id, ttl, heartbeat, home.
 _RENEW: Final = (
     _COMMON
     + """
@@ -96,8 +104,11 @@ local leases = {}
 for i = 3, #KEYS do
   local found = lease(KEYS[i])
   if found and not found.broken then
-    local theirs = found.host ~= ARGV[2] or (found.home ~= '' and ARGV[7] ~= '' and found.home ~= ARGV[7])
-    if found.epoch > mine or (found.epoch == mine and (found.revoked or theirs)) then return holder(found) end
+    local theirs = found.host ~= ARGV[2]
+      or (found.home ~= '' and ARGV[7] ~= '' and found.home ~= ARGV[7])
+    if found.epoch > mine or (found.epoch == mine and (found.revoked or theirs)) then
+      return holder(found)
+    end
   end
   leases[i] = found
 end
@@ -106,10 +117,11 @@ for i = 3, #KEYS do
   if found and found.epoch == mine and not found.broken then
     redis.call('HSET', KEYS[i], 'renewed', string.format('%d', now), 'worker_id', ARGV[3])
   else
-    -- Redis lost it, or somebody edited it: this worker runs, so it is its lease.
+    -- The record is lost or malformed: this worker runs, so the lease is its own.
     redis.call('DEL', KEYS[i])
-    redis.call('HSET', KEYS[i], 'epoch', ARGV[1], 'host', ARGV[2], 'home', ARGV[7], 'worker_id', ARGV[3], 'account_id', ARGV[4],
-      'ttl', ARGV[5], 'since', string.format('%d', now), 'renewed', string.format('%d', now))
+    redis.call('HSET', KEYS[i], 'epoch', ARGV[1], 'host', ARGV[2], 'home', ARGV[7],
+      'worker_id', ARGV[3], 'account_id', ARGV[4], 'ttl', ARGV[5],
+      'since', string.format('%d', now), 'renewed', string.format('%d', now))
     if (tonumber(redis.call('GET', KEYS[1])) or 0) < mine then redis.call('SET', KEYS[1], ARGV[1]) end
   end
 end
@@ -118,19 +130,21 @@ return {1}
 """
 )
 
-#: KEYS: leases. ARGV: epoch. Gives up what is held with exactly this epoch.
+#: Deletes the leases that are held with exactly this epoch. KEYS: leases. ARGV: epoch.
 _RELEASE: Final = (
     _COMMON
     + """
 for i = 1, #KEYS do
   local found = lease(KEYS[i])
-  if found and not found.broken and found.epoch == tonumber(ARGV[1]) then redis.call('DEL', KEYS[i]) end
+  if found and not found.broken and found.epoch == tonumber(ARGV[1]) then
+    redis.call('DEL', KEYS[i])
+  end
 end
 return 1
 """
 )
 
-#: KEYS: lease. A revoked lease is free to take, and its holder is refused when it comes again.
+#: Revokes a lease: others may acquire it, and its holder's next renewal is refused. KEYS: lease.
 _REVOKE: Final = (
     _COMMON
     + """
@@ -144,7 +158,7 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a claim."""
+    """The holder of a claim."""
 
     claim: str
     host: str
@@ -153,15 +167,15 @@ class Holder:
     epoch: int
     #: Milliseconds since the epoch, by Redis's clock.
     since_ms: int
-    #: How long ago the holder was heard of last.
+    #: Milliseconds since the last renewal.
     renewed_age_ms: int
-    #: Its time to live; 0: it has none.
+    #: Time to live in milliseconds; 0: unlimited.
     ttl_ms: int = 0
-    #: When it was renewed last, by Redis's clock.
+    #: Time of the last renewal, in milliseconds since the epoch by Redis's clock.
     renewed_ms: int = 0
-    #: Which state directory of a host of that name: two machines may have one name by mistake.
+    #: Identifies the holder's state directory: two machines may have the same host name by mistake.
     home: str = ""
-    #: The record is no lease: edited by hand, or of a version that does not fit.
+    #: Whether the record is malformed or of an incompatible version.
     broken: bool = False
 
     @property
@@ -169,8 +183,8 @@ class Holder:
         return self.ttl_ms > 0 and self.renewed_age_ms > self.ttl_ms
 
 
-class LeaseHeld(Exception):  # noqa: N818 - a word of the protocol, caught by those who hold leases
-    """Raised when somebody else has the claim."""
+class LeaseHeld(Exception):  # noqa: N818 - an answer of the protocol that every caller handles
+    """Raised when another worker holds the claim."""
 
     def __init__(self, holder: Holder) -> None:
         super().__init__(f"{holder.claim} is held by {holder.host}")
@@ -178,15 +192,18 @@ class LeaseHeld(Exception):  # noqa: N818 - a word of the protocol, caught by th
 
 
 class Quarantine(Exception):  # noqa: N818
-    """Raised while Redis may have forgotten who holds what."""
+    """Raised while Redis, after a restart, may have lost leases."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"Redis was started anew: no new session for {seconds:.1f} s")
+        super().__init__(f"Redis has restarted and may have lost leases: no new session for {seconds:.1f} s")
         self.seconds = seconds
 
 
 class LeaseStore:
-    """The leases of a fleet. Every method raises FleetUnavailableError if Redis cannot be used."""
+    """The leases of a fleet.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -207,9 +224,13 @@ class LeaseStore:
         held_epoch: int = 0,
         home: str = "",
     ) -> int:
-        """Take every claim or none; returns the epoch. Raises LeaseHeld, Quarantine.
+        """Acquire all claims or none; return the epoch.
 
-        `held_epoch` is the epoch of an ended worker of this host, whose claims pass to the new one.
+        `held_epoch` is the epoch of an ended worker of this host whose claims pass to the new worker.
+
+        Raises:
+            LeaseHeld: another worker holds one of the claims.
+            Quarantine: Redis has restarted and may have lost leases.
         """
         with translated(self._url):
             answer = self._acquire(
@@ -231,22 +252,28 @@ class LeaseStore:
         return int(answer[1])
 
     def release(self, claims: Sequence[str], epoch: int) -> None:
-        """Give up what is held with `epoch`; what somebody else holds by now is not touched. Idempotent."""
+        """Release the claims that are held with `epoch`, and no others.
+
+        Idempotent.
+        """
         with translated(self._url):
             self._release(keys=[lease_key(claim) for claim in claims], args=[epoch])
 
     def revoke(self, claim: str) -> bool:
-        """Take a claim from its holder without proof that it has ended; False if nobody has it."""
+        """Free a claim without proof that its holder has ended.
+
+        Returns False if it has no holder.
+        """
         with translated(self._url):
             return bool(self._revoke(keys=[lease_key(claim)]))
 
     def holder(self, claim: str) -> Holder | None:
-        """Return who has the claim; None if nobody has."""
+        """Return the claim's holder, or None."""
         found = self._read([lease_key(claim)])
         return found[0] if found else None
 
     def holders(self) -> list[Holder]:
-        """Return every lease of the fleet, by claim; revoked ones are nobody's."""
+        """Return all holders, by claim. A revoked lease has none."""
         with translated(self._url):
             keys = sorted(self._client.scan_iter(match=f"{LEASE_PREFIX}*", count=1000))
         return self._read([key.decode(errors="replace") for key in keys])
@@ -266,7 +293,10 @@ class LeaseStore:
         ]
 
     def quarantine_seconds(self) -> float:
-        """Return how long nobody new is let in still; 0 if leases are given, or if nobody has asked for one yet."""
+        """Return the seconds for which new leases are still refused.
+
+        0 if the quarantine is over, or if no lease was requested since Redis restarted.
+        """
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.info("server")
@@ -281,14 +311,20 @@ class LeaseStore:
             return 0.0
 
     def trust(self) -> None:
-        """Say that this Redis has lost nothing: it is new with its fleet, or was ended in order and has all its data."""
+        """End the quarantine: this Redis has lost nothing.
+
+        For a Redis that is as new as its fleet, or that was stopped cleanly and has all its data.
+        """
         with translated(self._url):
             run_id = self._client.info("server")["run_id"]
             self._client.hset(MARKER_KEY, mapping={"run_id": run_id, "until": 0})
 
 
 class LeaseBeats:
-    """What a worker needs of all this: its heartbeat, which renews its lease in the same call."""
+    """Sends a worker's heartbeats.
+
+    Each one also renews its lease, in one round trip.
+    """
 
     def __init__(
         self,
@@ -309,7 +345,12 @@ class LeaseBeats:
         self._ttl_ms = int(ttl_seconds * 1000)
 
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None:
-        """Renew and store the heartbeat. Raises LeaseHeld if the lease is another's, and redis's own errors."""
+        """Renew the lease and store the heartbeat.
+
+        Raises:
+            LeaseHeld: another worker holds the lease.
+            redis.RedisError, OSError: Redis cannot be used.
+        """
         text = json.dumps(beat, separators=(",", ":"))
         args = [
             self._epoch,
@@ -346,7 +387,7 @@ def _holder(answer: Sequence[Any]) -> Holder:
 
 def _read(key: str, fields: Any, now: int) -> Holder | None:
     if fields == {}:
-        return None  # given up in the meantime
+        return None  # released since the keys were listed
     claim = key.removeprefix(LEASE_PREFIX)
     try:
         text = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
@@ -365,7 +406,8 @@ def _read(key: str, fields: Any, now: int) -> Holder | None:
             renewed,
             text.get("home", ""),
         )
-    except (AttributeError, KeyError, ValueError):  # the first: redis's own error, for a key of another type
+    except (AttributeError, KeyError, ValueError):
+        # AttributeError: `fields` is the error that redis-py returns for a key of another type.
         return Holder(claim, "", "", "", 0, 0, 0, broken=True)
 
 

@@ -1,9 +1,10 @@
-"""A Redis that answers but refuses: each such state has a name, a cause and a remedy, and counts as an outage.
+"""Server states in which Redis answers but refuses commands.
 
-A server that became a replica, waits for its replicas, cannot write to its disk or runs as a cluster answers every
-command with an error. Clients that take this for the command's own mistake end, or keep a connection to the wrong server
-for ever. A connection made by `refusal_aware` raises ServerRefusesError instead, a connection error, and closes: the
-next command connects again, and finds the server that a failover chose.
+Each counts as an outage. A server that became a replica, waits for its replicas, cannot write to its disk or
+runs as a cluster answers every command with an error. A client that blames the command ends, or keeps its
+connection to the wrong server for ever. A connection class made by `refusal_aware` raises ServerRefusesError,
+a connection error, and closes the connection. The next command then connects to the server that a failover
+chose.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from redis.connection import AbstractConnection
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A state in which a server refuses what it is asked."""
+    """A state in which a server refuses commands."""
 
-    #: How the server spells it.
+    #: The server's own code for it.
     code: str
-    #: What it is, as the end of "Redis at X ...".
+    #: The end of a sentence that begins with "Redis at X".
     what: str
-    #: What to do.
+    #: What to do next.
     advice: str
 
 
@@ -41,7 +42,7 @@ _OUTAGES: Final = {
         _READ_ONLY,
         Outage(
             "NOREPLICAS",
-            "accepts no writes because too few replicas are in step (NOREPLICAS, min-replicas-to-write)",
+            "accepts no writes because too few replicas are in sync (NOREPLICAS, min-replicas-to-write)",
             "bring the replicas back, or lower min-replicas-to-write",
         ),
         Outage(
@@ -57,14 +58,14 @@ _OUTAGES: Final = {
         ),
         Outage(
             "OOM",
-            "is out of memory (OOM) and takes nothing new",
+            "is out of memory (OOM) and accepts no new data",
             "raise maxmemory, or find out what fills it; running workers continue",
         ),
         Outage("UNBLOCKED", "changed its role during the command", "try again in a moment"),
         Outage(
             "BUSY",
             "is busy with a script that does not end (BUSY)",
-            "end it with SCRIPT KILL as a user who may",
+            "end it with SCRIPT KILL, as a user with that right",
         ),
         Outage("CLUSTERDOWN", "runs as a cluster, and the cluster is down", _CLUSTER_ADVICE),
         *(Outage(code, _CLUSTER.what, _CLUSTER_ADVICE) for code in ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT")),
@@ -72,10 +73,11 @@ _OUTAGES: Final = {
 }
 _MAX_CLIENTS: Final = Outage(
     "MAXCLIENTS",
-    "takes no more connections (its maxclients is reached)",
-    "raise maxclients and the server's limit of open files: each worker needs one connection; `manager doctor` shows the number",
+    "accepts no more connections (its maxclients is reached)",
+    "raise maxclients and the server's limit of open files: each worker needs one connection; "
+    "`manager doctor` shows the number",
 )
-#: redis-py takes the code off the text of the errors that it has a class for. Subclasses first.
+#: Errors for which redis-py has a class, and whose text it strips of the code. Subclasses first.
 _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (exceptions.ReadOnlyError, "READONLY"),
     (exceptions.BusyLoadingError, "LOADING"),
@@ -87,12 +89,13 @@ _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (exceptions.MovedError, "MOVED"),
     (exceptions.AskError, "ASK"),
 )
-#: At the start, or inside a script's error: "ERR Error running script ...: @user_script: 1: -READONLY You can't ...".
+#: A code at the start, or inside a script's error: "ERR Error running script ...: @user_script: 1: -READONLY
+#: ...".
 _CODE: Final = re.compile(rf"(?:^|[\s:]-?)({'|'.join(_OUTAGES)}) ")
 
 
 class ServerRefusesError(exceptions.ConnectionError):
-    """Raised instead of a server's refusal that is about its own state."""
+    """Raised when a server refuses a command because of its own state."""
 
     def __init__(self, outage: Outage, text: str) -> None:
         super().__init__(text if text.startswith(outage.code) else f"{outage.code} {text}")
@@ -100,7 +103,7 @@ class ServerRefusesError(exceptions.ConnectionError):
 
 
 def outage_of(error: BaseException) -> Outage | None:
-    """Return the state of the server that this error tells of; None if it is about something else."""
+    """Return the server state that caused the error; None for any other error."""
     if isinstance(error, ServerRefusesError):
         return error.outage
     for kind, code in _CLASSES:
@@ -122,11 +125,11 @@ def outage_of(error: BaseException) -> Outage | None:
 
 
 class _RefusalAware:
-    """Mixed into a redis-py connection."""
+    """Mixin for redis-py's connection classes."""
 
-    #: Whether the socket is open and the server has not answered on it yet.
+    #: Whether the socket is open but the server has not answered on it yet.
     _unanswered = False
-    #: What the server said before it closed such a socket.
+    #: The server's error before it closed such a socket.
     _farewell = b""
 
     def _connect(self) -> Any:
@@ -149,7 +152,8 @@ class _RefusalAware:
     def disconnect(self, *args: Any, **options: Any) -> Any:
         sock = getattr(self, "_sock", None)
         if self._unanswered and sock is not None:
-            # A server with too many clients says so and closes; a write that fails then hides what it said.
+            # A server with too many clients sends an error and closes. Our failed write would hide that
+            # error.
             with contextlib.suppress(OSError, ValueError):
                 sock.setblocking(False)
                 self._farewell = sock.recv(200)
@@ -168,7 +172,7 @@ class _RefusalAware:
 
 @lru_cache(maxsize=64)
 def refusal_aware(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return a class of connections that treats a refusing server as one that is away."""
+    """Return a connection class that treats a refusing server as unreachable."""
     if issubclass(connection_class, _RefusalAware):
         return connection_class
     return type(f"RefusalAware{connection_class.__name__}", (_RefusalAware, connection_class), {})

@@ -1,4 +1,7 @@
-"""Reading what lies in Redis: whoever reaches it can write anything there, and no value may break a reader."""
+"""Parsers for values from Redis.
+
+Any client with access can write any value there, so no value may break a reader.
+"""
 
 import json
 import math
@@ -7,7 +10,7 @@ from typing import Any
 
 
 def json_object(text: str | bytes | None) -> dict[str, Any] | None:
-    """Return a JSON object; None if it is none, however it is broken."""
+    """Parse a JSON object; None if the text is anything else."""
     try:
         found = json.loads(text or "")
     except (ValueError, RecursionError):
@@ -16,14 +19,20 @@ def json_object(text: str | bytes | None) -> dict[str, Any] | None:
 
 
 def number(value: object) -> float | None:
-    """Return a number that can be reckoned with; None if it is none, or beyond what a clock or a count could be."""
+    """Return a number as a float.
+
+    Returns None for anything else, and for 1e15 and more, beyond any clock.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def moment(value: object) -> datetime | None:
-    """Return seconds since the epoch as a moment; None if that is none."""
+    """Return seconds since the epoch as a datetime in UTC.
+
+    Returns None if they are not a valid one.
+    """
     seconds = number(value)
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

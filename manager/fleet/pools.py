@@ -1,4 +1,7 @@
-"""Pools of connections to the fleet's Redis: bounded, and waiting for a free connection instead of failing."""
+"""Bounded connection pools to the fleet's Redis.
+
+A thread waits for a free connection; redis-py's default pool would fail.
+"""
 
 import weakref
 from collections.abc import Callable
@@ -18,20 +21,21 @@ from redis.sentinel import (
 from manager.fleet.address import RedisAddress
 from manager.fleet.outages import refusal_aware
 
-#: Connections that one process opens at most for the fleet's records. Each is in use for a millisecond at a time, so
-#: that many more threads share them; and a fleet of many processes stays below the server's own limit.
+#: Connections that one process opens at most for the fleet's records. Each command needs one for about a
+#: millisecond, so many more threads can share them. The limit keeps a fleet of many processes below the
+#: server's own.
 CONNECTIONS: Final = 128
 
-#: Seconds that one Sentinel has to answer.
+#: Timeout of one Sentinel's answer.
 _SENTINEL_SECONDS: Final = 1.0
-#: Every new connection asks a Sentinel for the primary, and a burst of threads asks at once.
+#: Every new connection asks a Sentinel for the primary, and a burst of threads does so at once.
 _SENTINEL_CONNECTIONS: Final = 1024
 _SENTINEL_PORT: Final = 26379
 _PORT: Final = 6379
 
 
 class BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the primary that the Sentinels name; waits for a free one."""
+    """A blocking pool of connections to the primary that the Sentinels name."""
 
 
 def make_pool(
@@ -42,9 +46,10 @@ def make_pool(
     adapt: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> BlockingConnectionPool:
-    """Return a pool of at most `size` connections to `address`; `options` are redis-py's for a connection.
+    """Return a pool of at most `size` connections to `address`.
 
-    A thread waits `wait_seconds` for a free connection. `adapt` may change the class of the connections.
+    A thread waits up to `wait_seconds` for a free connection. `adapt` may replace the connection class.
+    `options` are redis-py's options of a connection.
     """
     classes = {
         ("tcp", False): Connection,
@@ -74,7 +79,7 @@ def make_pool(
 
 
 def sentinel_options(address: RedisAddress) -> dict[str, Any]:
-    """Return redis-py's options for connections to the Sentinels themselves."""
+    """Return redis-py's options for connections to the Sentinels."""
     login = {"username": address.sentinel_username or None, "password": address.sentinel_password}
     return {
         "socket_timeout": _SENTINEL_SECONDS,
@@ -100,7 +105,10 @@ _lock: Final = Lock()
 def shared_pool(
     address: RedisAddress, reply_timeout: float, make: Callable[[], BlockingConnectionPool]
 ) -> BlockingConnectionPool:
-    """Return this process's one pool for an address, made by `make` if there is none; it lives as long as its clients."""
+    """Return this process's pool for the address.
+
+    `make` creates it if there is none. The pool lives as long as its clients.
+    """
     with _lock:
         pool = _shared.get((address, reply_timeout))
         if pool is None:

@@ -1,4 +1,4 @@
-"""How this project opens a Redis client: bounded in every wait, and failing with one kind of error."""
+"""Redis clients with bounded waits and one kind of error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ from manager.fleet.outages import outage_of
 from manager.fleet.pools import CONNECTIONS, make_pool, shared_pool
 from manager.fleet.urls import safe_url
 
-#: Seconds. A Redis on the same continent connects in a tenth of this; longer waits only hold the caller up.
+#: Seconds. A connection within one continent takes a tenth of this; a longer wait only blocks the caller.
 CONNECT_TIMEOUT: Final = 2.0
-#: Seconds that one reply may take.
+#: Timeout of one reply, in seconds.
 REPLY_TIMEOUT: Final = 3.0
 
-#: How servers refuse a database's number.
+#: Texts with which servers refuse a database number.
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index")
 
 
 def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Redis":
-    """Return a client for `url`. Connects at the first command, waits boundedly, and does not retry by itself.
+    """Return a client for `url`.
 
-    The clients of a process share one pool. A thread that finds every connection in use waits for one, at most as long as
-    for a reply.
+    It connects at the first command and does not retry. The clients of a process share one pool. A thread
+    waits up to `reply_timeout` seconds for a free connection.
     """
     address = parse_redis_url(url)
     pool = shared_pool(
@@ -52,21 +52,25 @@ def open_client(url: str, *, reply_timeout: float = REPLY_TIMEOUT) -> "redis.Red
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn any trouble with Redis into FleetUnavailableError: what, where, and what to do next."""
+    """Turn redis-py's errors into FleetUnavailableError.
+
+    Its text says what happened, where, and what to do next.
+    """
     try:
         yield
     except AuthenticationError as error:
         raise FleetUnavailableError(
-            f"Redis at {safe_url(url)} refuses the login ({error}): check user and password in MANAGER_REDIS_URL"
+            f"Redis at {safe_url(url)} refuses the login ({error}): "
+            "check user and password in MANAGER_REDIS_URL"
         ) from None
     except NoPermissionError as error:
         raise FleetUnavailableError(
-            f"Redis at {safe_url(url)} does not permit this user what was asked ({error}): check its ACL"
+            f"Redis at {safe_url(url)} does not permit this user the command ({error}): check its ACL"
         ) from None
     except MasterNotFoundError:
         raise FleetUnavailableError(
-            f"Redis at {safe_url(url)}: no Sentinel names a primary: a failover is under way, the Sentinels cannot be reached, "
-            "or the name after master= is not theirs; try again in a moment"
+            f"Redis at {safe_url(url)}: no Sentinel names a primary: a failover is under way, the Sentinels "
+            "cannot be reached, or they do not know the name after master=; try again in a moment"
         ) from None
     except (RedisError, OSError) as error:
         outage = outage_of(error)
@@ -74,12 +78,14 @@ def translated(url: str) -> Iterator[None]:
             raise FleetUnavailableError(f"Redis at {safe_url(url)} {outage.what}: {outage.advice}") from None
         if any(words in str(error) for words in _NO_DATABASE):
             raise FleetUnavailableError(
-                f"Redis at {safe_url(url)} does not have this database: correct the number at the end of MANAGER_REDIS_URL"
+                f"Redis at {safe_url(url)} does not have this database: correct the number at the end of "
+                "MANAGER_REDIS_URL"
             ) from None
         here = "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"
-        there = "does it run there, and may this machine reach it?"
+        there = "is it running there, and can this machine reach it?"
+        advice = here if url.startswith("unix") else there
         raise FleetUnavailableError(
-            f"Redis at {safe_url(url)} cannot be used ({_short(error)}): {here if url.startswith('unix') else there}"
+            f"Redis at {safe_url(url)} cannot be used ({_short(error)}): {advice}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The fleet's Redis by URL: found from the settings, and spelt as this project or as Celery wants it."""
+"""The URL of the fleet's Redis, for clients, Celery and messages."""
 
 import sys
 from urllib.parse import quote
@@ -9,7 +9,11 @@ from manager.system.state_dir import StatePaths
 
 
 def fleet_address(settings: Settings) -> RedisAddress:
-    """Return where MANAGER_REDIS_URL leads, else the Redis of `manager up` on this machine. Raises SettingsError."""
+    """Return the address in MANAGER_REDIS_URL, or the local default.
+
+    The default is the Redis that `manager up` starts on this machine. Raises SettingsError if the URL cannot
+    be used.
+    """
     url = "" if settings.redis_url is None else settings.redis_url.get_secret_value()
     if url:
         return parse_redis_url(url)
@@ -19,7 +23,7 @@ def fleet_address(settings: Settings) -> RedisAddress:
 
 
 def fleet_url(settings: Settings) -> str:
-    """Return the URL in its canonical form, for every client of this project.
+    """Return the canonical URL, for this project's clients.
 
     It may hold a password: never log it, show `safe_url` of it. Raises SettingsError if it cannot be used.
     """
@@ -27,17 +31,23 @@ def fleet_url(settings: Settings) -> str:
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the same place as a plain Celery app spells it (`redis+socket://` for a Unix socket)."""
+    """Return the URL for a plain Celery app.
+
+    For a Unix socket it begins with `redis+socket://`.
+    """
     return fleet_address(settings).celery_url
 
 
 def safe_url(url: str) -> str:
-    """Return `url` without its secrets and options, fit for messages. Raises SettingsError if it cannot be read."""
+    """Return `url` without its secrets and options, for messages.
+
+    Raises SettingsError if it cannot be parsed.
+    """
     address = parse_redis_url(url)
     scheme, _, rest = address.url.partition("?")[0].partition("://")
     credentials, at, place = rest.rpartition("@")
     if at:
-        # A name without a password is a password in the wrong place, as often as not.
+        # A user name without a password is often a misplaced password: hide it too.
         user = f"{quote(address.username, safe='')}:" if address.password else ""
         credentials = f"{user}***@"
     if address.kind == "sentinel":

@@ -1,4 +1,7 @@
-"""A gateway without a venue, for tests of whatever uses one: it passes the same contract suite as the real ones."""
+"""FakeGateway: a gateway without a venue, for tests.
+
+It passes the same contract suite as the real gateways.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -26,7 +29,7 @@ _SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD")
 
 
 class FakeGateway:
-    """One account at a price that never moves. `script` says what goes wrong, and `calls` what was asked."""
+    """One account at a fixed price. `script` injects errors; `calls` lists the calls."""
 
     def __init__(
         self, *, login: int | str = 1, server: str = "Fake-1", right: str = "right", given: str = "right"
@@ -37,14 +40,14 @@ class FakeGateway:
         self._connected = False
         self._scripted: dict[str, list[Callable[[], None]]] = {}
         self._positions: dict[str, Position] = {}
-        self._start_requests: dict[str, Position] = {}
+        self._orders: dict[str, Position] = {}
         self._numbers = count(1)
         self.calls: list[str] = []
-        #: What `check` says; change it to make the account degraded or gone.
+        #: The result of `check`; assign another value to simulate a degraded or lost session.
         self.health = Health(ipc_ok=True, venue_connected=True, can_trade=True, account_matches=True)
 
     def script(self, call: str, trouble: GatewayError | Callable[[], None]) -> None:
-        """Have the next `call` raise an error, or do something first (block, for example)."""
+        """Make the next `call` raise an error, or run a function first, for example one that blocks."""
 
         def act() -> None:
             if isinstance(trouble, GatewayError):
@@ -124,8 +127,8 @@ class FakeGateway:
     ) -> Position:
         del comment
         self._note("submit_order", symbol)
-        if client_order_id in self._start_requests:
-            return self._start_requests[client_order_id]
+        if client_order_id in self._orders:
+            return self._orders[client_order_id]
         if not Decimal("0.01") <= volume <= 100:
             raise InvalidRequest(f"volume {volume}; 0.01 to 100 is allowed")
         position = Position(
@@ -137,7 +140,7 @@ class FakeGateway:
             opened_at=datetime.now(UTC),
             profit=Decimal(0),
         )
-        self._positions[position.id] = self._start_requests[client_order_id] = position
+        self._positions[position.id] = self._orders[client_order_id] = position
         return position
 
     def close_position(self, position_id: str, volume: Decimal | None = None) -> None:
@@ -151,6 +154,6 @@ class FakeGateway:
         if waiting:
             waiting.pop(0)()
         if connected and not self._connected:
-            raise ConnectionLost("there is no session")
+            raise ConnectionLost("the session is not connected")
         if symbol is not None and symbol not in _SYMBOLS:
             raise InvalidRequest(f"{symbol!r} is not listed here; {', '.join(_SYMBOLS)} are")

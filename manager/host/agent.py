@@ -13,18 +13,25 @@ from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_report import HostReport
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.factory import build_pool
 from manager.host.local_control import LocalControl
 from manager.host.name_claim import NameClaim
+from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
-from manager.host.reconcile.reconciler import Answer, Reconciler
+from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.factory import build_reconciler
+from manager.host.reconcile.reconciler import Reconciler, ReportStop
+from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
 from manager.host.reporting.self_test import SelfTest
 from manager.host.reporting.upkeep import StateUpkeep
+from manager.host.routing import Router
+from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.pool import WorkerPoolManager
@@ -57,7 +64,7 @@ class HostAgent:
         self,
         settings: Settings,
         config_service: ConfigurationService,
-        answer: Answer | None = None,
+        answer: ReportStop | None = None,
         send_self_test: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -66,7 +73,7 @@ class HostAgent:
         self._closed = threading.Event()
         self._guard = ThreadGuard(self._essential, _end)
         self._self_test_thread: EssentialThread | None = None
-        self._answer: Answer = answer or (lambda _token, _outcome: None)
+        self._answer: ReportStop = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
         self.config_service = config_service
         self.validator = AccountConfigurationValidator(self.config_service)
@@ -152,48 +159,51 @@ class HostAgent:
                 unrecorded=unrecorded,
             )
             desired = DesiredStore(self.store.url)
-            self._reconciler = reconciler = Reconciler(
+            desired_state_file = self.paths.root / "desired.json"
+            account_files = BoundedConfiguration(self.config_service)
+            pending_stops = PendingStops(StopNotes(self.paths.stops_dir))
+            self._reconciler = reconciler = build_reconciler(
                 host=settings.host,
                 pool=pool,
                 start_requests=StartRequestFactory(self.config_service, self.validator),
-                config_service=self.config_service,
+                config_service=account_files,
                 desired=desired,
+                desired_cache=DesiredStateCache(settings.host, desired, DesiredStateFile(desired_state_file)),
                 store=self.store,
                 leases=leases,
-                desired_state_file=DesiredStateFile(self.paths.root / "desired.json"),
-                answer=self._answer,
-                me=self._facts,
-                drain_memory=self.paths.root / "drain.json",
+                drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
+                pending_stops=pending_stops,
+                facts=self._facts,
+                report_stop=self._answer,
+                record_removed=self._publisher.forget,
                 settle=self._note_unrecorded,
             )
             self._commands = HostCommands(
                 host=settings.host,
                 pool=pool,
                 reconciler=reconciler,
+                router=Router(settings.host, pool, reconciler, desired),
                 config_service=self.config_service,
+                account_files=account_files,
                 desired=desired,
-                fleet_snapshot=reconciler.fleet_snapshot,
                 leases=leases,
                 ready=name.ensure,
             )
             self._local = local = LocalControl(
-                settings.host, self.paths, pool, reconciler, self.audit_writer.note
+                settings.host, self.paths, pool, reconciler, pending_stops, self.audit_writer.note
             )
-            reconciler.forbids_start = local.forbids_start
-            desired_state_file = self.paths.root / "desired.json"
             menders = (
                 pool.restore_records,
                 lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
-                reconciler.drain.mend,
+                reconciler.drain_state.restore_file,
                 local.mend,
             )
             self._upkeep = StateUpkeep(self.paths, self._lock, menders, self._stand_down)
             local.upkeep = self._upkeep.look
-            reconciler.forgotten = self._publisher.forget
             # Before the workers are adopted: one that has ended since may be one that a stop was to end.
             reconciler.desired_cache.read()
-            noted = local.noted()
-            adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.wants_stopped(key))
+            noted = pending_stops.accounts()
+            adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.should_be_stopped(key))
             self._publisher.start()
             self.audit_writer.start()
             local.take_notes()  # before anything is started
@@ -272,13 +282,13 @@ class HostAgent:
         for state in hosts:
             if state.name != self.settings.host or not state.live:
                 continue
-            if state.data.get("machine") == _machine():
+            if state.report.machine == _machine():
                 other = ProcessRef.from_dict(dict(state.data))
                 if other is None or not other.alive():
                     continue
             raise HostAgentError(
-                f"a host agent named {state.name} is alive already (pid {state.data.get('pid')} on machine "
-                f"{state.data.get('machine')}): every host needs its own MANAGER_HOST"
+                f"a host agent named {state.name} is alive already (pid {state.report.pid} on machine "
+                f"{state.report.machine}): every host needs its own MANAGER_HOST"
             )
 
     def _stand_down(self, why: str) -> None:
@@ -302,7 +312,7 @@ class HostAgent:
         if pool is not None and reconciler is not None:
             pool.detect_unrecorded()
             known = {info.account_id for info in pool.queries.records()}
-            self.store.settle(self.settings.host, known, reconciler.desired_cache.wants_stopped)
+            self.store.settle(self.settings.host, known, reconciler.desired_cache.should_be_stopped)
 
     def _note_unrecorded(self) -> bool:
         """Note workers that live without a record; returns whether none is left to look after."""
@@ -364,29 +374,30 @@ class HostAgent:
         self._guard.check()  # who watches the guard: the thread that publishes this
         pool = self._pool
         memory, available = memory_mb()
-        return {
-            **self._process.to_dict(),
-            "machine": _machine(),
-            "version": __version__,
-            "python": sys.version.split()[0],
-            "started_at": self._started_at.isoformat(),
-            "workers": pool.queries.count_live() if pool else 0,
-            "states": pool.queries.states() if pool else {},
-            "heard_seconds_ago": _rounded(self.self_test.heard_seconds_ago),
-            "looks": self._reconciler.looks if self._reconciler else 0,
-            "trouble": self._trouble(),
-            "clock_change": self._reconciler.clocks.explain() if self._reconciler else None,
-            "drain": self._reconciler.drain.explain() if self._reconciler else None,
-            "commands": sorted(COMMANDS),
-            "config_source": self.settings.config_source,
-            "config_version": self.config_service.version,
-            "labels": self.settings.labels,
-            "capacity": self.settings.capacity,
-            "memory_mb": memory,
-            "available_mb": available,
-            "load": load(),
-            "time": time.time(),
-        }
+        return HostReport(
+            pid=self._process.pid,
+            start_time=self._process.start_time,
+            machine=_machine(),
+            version=__version__,
+            python=sys.version.split()[0],
+            started_at=self._started_at.isoformat(),
+            workers=pool.queries.count_live() if pool else 0,
+            states=pool.queries.states() if pool else {},
+            heard_seconds_ago=_rounded(self.self_test.heard_seconds_ago),
+            looks=self._reconciler.reconciliations if self._reconciler else 0,
+            trouble=self._trouble(),
+            clock_change=self._reconciler.clocks.explain() if self._reconciler else None,
+            drain=self._reconciler.drain.explain() if self._reconciler else None,
+            commands=sorted(COMMANDS),
+            config_source=self.settings.config_source,
+            config_version=self.config_service.version,
+            labels=dict(self.settings.labels),
+            capacity=self.settings.capacity,
+            memory_mb=memory,
+            available_mb=available,
+            load=load(),
+            time=time.time(),
+        ).to_dict()
 
     def _facts(self) -> HostFacts:
         memory, available = memory_mb()
@@ -403,7 +414,7 @@ class HostAgent:
         logs.event(
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
-        return self._reconciler.restarts.lost(info, reason) if self._reconciler is not None else None
+        return self._reconciler.restarts.on_exit(info, reason) if self._reconciler is not None else None
 
 
 def _end(thread: str) -> None:

@@ -25,14 +25,14 @@ from manager.system.processes import prevent_core_dumps
 
 assert sys.platform != "win32", "there is no fork on Windows"
 
+from manager.gateways import preloaded_modules  # noqa: E402
 from manager.gateways.command.program import GUARD_MARK  # noqa: E402
 from manager.gateways.command.program_guard import become_subreaper, descendants  # noqa: E402
 
 #: What a worker imports sooner or later. Whatever is missing here costs every worker its own copy.
 PRELOADED: Final = (
     "manager.session.entry",
-    "manager.gateways.paper.gateway",
-    "manager.gateways.command.gateway",
+    *preloaded_modules(),
     "redis.connection",
     "redis.client",
 )

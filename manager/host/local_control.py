@@ -21,7 +21,7 @@ from uuid import uuid4
 from manager.errors import ManagerError, NoWorkerError
 from manager.fleet.desired import DesiredStateRequest
 from manager.host.reconcile.reconciler import Reconciler
-from manager.host.reconcile.stop_notes import StopNote, StopNotes
+from manager.host.reconcile.stop_notes import PendingStops, StopNote
 from manager.host.workers.pool import WorkerPoolManager
 from manager.pool.arguments import check_account_id, check_timeout
 from manager.session.control import ControlError, ControlServer, ask
@@ -46,22 +46,26 @@ class LocalControl:
     """The agent's end. `take_notes` before the reconciler starts, `start` and `close` once each."""
 
     def __init__(
-        self, host: str, paths: StatePaths, pool: WorkerPoolManager, reconciler: Reconciler, audit: Audit
+        self,
+        host: str,
+        paths: StatePaths,
+        pool: WorkerPoolManager,
+        reconciler: Reconciler,
+        pending_stops: PendingStops,
+        audit: Audit,
     ) -> None:
         self._host = host
         self._paths = paths
         self._pool = pool
         self._reconciler = reconciler
         self._audit = audit
-        self._notes = StopNotes(paths.stops_dir)
+        self._pending_stops = pending_stops
         #: Called at each look for notes: the state directory may have been tidied.
         self.upkeep: Callable[[], None] = lambda: None
         self._token = secrets.token_hex(16)
         self._server: ControlServer | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        #: Tokens of notes that were taken and could not be removed, as on a full disk.
-        self._taken: set[str] = set()
         #: The channel's address and token, until they could be written down; and whether the log names what prevents it.
         self._unsaid: dict[str, str] | None = None
         self._told = False
@@ -106,28 +110,17 @@ class LocalControl:
 
     def mend(self) -> None:
         """Listen again, and tell others where, if somebody has removed the channel's files. Raises OSError."""
-        if self._server is not None and (self._server.mend() or not self._paths.agent_control.exists()):
+        if self._server is not None and (self._server.restore() or not self._paths.agent_control.exists()):
             self._unsaid = {"address": self._server.address, "token": self._token}
             self._say_where()
-
-    def noted(self) -> set[str]:
-        """Return the accounts that a note stops."""
-        return {note.account_id for note in self._notes.read_all()}
-
-    def forbids_start(self, account_id: str) -> bool:
-        """Say whether a note stops the account that this agent has not taken yet."""
-        note = self._notes.read(account_id)
-        return note is not None and note.token not in self._taken
 
     def take_notes(self) -> None:
         """Make every note desired state, and carry it out. A note goes once that is on disk elsewhere."""
         with self._lock:
-            for note in self._notes.read_all():
-                if note.token not in self._taken:
-                    self._take(note)
-                if self._reconciler.desired_cache.saved:
-                    self._notes.remove(note)
-                    self._taken.discard(note.token)
+            for note in self._pending_stops.untaken():
+                self._take(note)
+            if self._reconciler.desired_cache.saved:
+                self._pending_stops.remove_taken()
 
     def _take(self, note: StopNote) -> None:
         change = DesiredStateRequest(
@@ -140,7 +133,7 @@ class LocalControl:
         )
         done = self._reconciler.stop_locally(change, note.generation)
         self._reconciler.desired_cache.save()
-        self._taken.add(note.token)
+        self._pending_stops.mark_taken(note)
         done.add_done_callback(lambda future: self._note_outcome(change, future))
 
     def _look(self) -> None:
@@ -182,7 +175,7 @@ class LocalControl:
         under_way: dict[str, Future[bool]] = {}
         for account_id in account_ids:
             here = self._pool.queries.occupied(account_id)
-            desired = self._reconciler.desired_cache.of(account_id)
+            desired = self._reconciler.desired_cache.get(account_id)
             if not here and desired is not None and desired.host not in {"", self._host}:
                 results[account_id] = ("elsewhere", f"host {desired.host} has it")
             elif not here and (desired is None or not desired.running):
@@ -217,7 +210,7 @@ class LocalControl:
         """Say of each stop that the next host agent would not know of: on a read-only disk, while Redis is away."""
         self._reconciler.desired_cache.read()  # tells Redis, if it is there
         for account_id, (outcome, _) in results.items():
-            desired = self._reconciler.desired_cache.of(account_id)
+            desired = self._reconciler.desired_cache.get(account_id)
             if (
                 outcome != "stopped"
                 or desired is None

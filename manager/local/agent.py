@@ -1,4 +1,4 @@
-"""How a host agent is started: Celery's own command with the options that this project needs."""
+"""Starts a host agent: Celery's worker command with this project's options."""
 
 import os
 
@@ -9,7 +9,10 @@ from manager.system.child_process import celery_argv, run_in_place
 
 
 def agent_argv(settings: Settings) -> list[str]:
-    """Return the command line of this host's agent. It holds no secret: the URL comes from the environment."""
+    """Return the command line of this host's agent.
+
+    It contains no secret, because the Redis URL comes from the environment.
+    """
     return celery_argv(
         "worker",
         *("-P", "threads", "-c", str(settings.agent_threads)),
@@ -20,16 +23,20 @@ def agent_argv(settings: Settings) -> list[str]:
 
 
 def agent_environment(settings: Settings) -> dict[str, str]:
-    """Return the agent's environment: all of this process's, since `env:` credentials are resolved in the agent."""
-    # The log is the agent's alone: two processes that rotate one file would lose lines.
+    """Return the agent's environment: all variables of this process.
+
+    The agent resolves `env:` credentials, so it needs every variable.
+    """
+    # Only the agent gets the log file: two processes that rotate one file would lose lines.
     log = {} if settings.log_file is None else {"MANAGER_LOG_FILE": str(settings.log_file)}
     return {**os.environ, **shared_settings(settings), **log}
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:
-    """Return the settings that every process of one machine must have alike, as environment variables.
+    """Return the settings that all processes of one machine share.
 
-    Raises SettingsError if MANAGER_REDIS_URL cannot be used: a Celery process would say so with a traceback.
+    The result is a mapping of environment variables. Raises SettingsError if MANAGER_REDIS_URL is invalid,
+    because a Celery process would report it with a traceback.
     """
     fleet_address(settings)
     given = {name: value for name, value in os.environ.items() if name.startswith("MANAGER_")}
@@ -43,5 +50,5 @@ def shared_settings(settings: Settings) -> dict[str, str]:
 
 
 def run_agent(settings: Settings) -> int:
-    """Run the agent in the foreground, in this process's place where the system allows that."""
+    """Run the agent in the foreground, in place of this process where possible."""
     return run_in_place(agent_argv(settings), agent_environment(settings))

@@ -1,4 +1,4 @@
-"""One process that `manager up` owns: found again after a killed `up`, restarted when it dies, ended with it."""
+"""One child process of `manager up`, which the next `up` can adopt."""
 
 import contextlib
 import json
@@ -17,16 +17,17 @@ from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import disk_refuses
 
-#: Bytes of a log that are looked at for its last line.
+#: Bytes at the end of a log that are searched for its last line.
 _TAIL: Final = 4_096
-#: Seconds within which a killed process must be gone.
+#: Seconds in which a killed process must end.
 _KILL_SECONDS: Final = 5.0
 
 
 class Component:
-    """A child process in a session of its own: Ctrl-C in the terminal reaches `up` alone, which ends things in order.
+    """A child process in its own session.
 
-    Its pid and start time are kept in a file, so that the next `up` takes over what a killed one left instead of
+    Ctrl-C in the terminal therefore reaches only `up`, which stops its components one after the other. A file
+    stores the child's pid and start time, so that the next `up` adopts the child of a killed `up` instead of
     starting a second one.
     """
 
@@ -41,15 +42,15 @@ class Component:
         self._paths = paths
         self._child: subprocess.Popen[bytes] | None = None
         self.process: ProcessRef | None = None
-        #: Whether the next `up` would find the process that runs now.
+        #: Whether the record names the present process, so that the next `up` can adopt it.
         self.recorded = False
-        #: Known once it was stopped; None also where another `up` had started it.
+        #: Set by `stop`; None for an adopted process.
         self.exit_code: int | None = None
-        #: Whether it had to be killed when it was asked to stop.
+        #: Whether `stop` had to kill it.
         self.forced = False
 
-    def find(self) -> bool:
-        """Take over the process that an earlier `up` started, if it still lives; True if it does."""
+    def adopt(self) -> bool:
+        """Adopt the live process of an earlier `up`; return whether there is one."""
         with contextlib.suppress(OSError, ValueError):
             process = ProcessRef.from_dict(json.loads(self._record.read_text()))
             if process is not None and process.alive():
@@ -58,7 +59,12 @@ class Component:
         return False
 
     def start(self) -> None:
-        """Start it. Raises ComponentError if the system refuses, SettingsError if the state directory cannot be used."""
+        """Start the process.
+
+        Raises:
+            ComponentError: the system cannot start the program.
+            SettingsError: the state directory cannot be used.
+        """
         self._paths.create()
         try:
             with self._open_log() as log:
@@ -76,8 +82,11 @@ class Component:
         self.recorded = False
         self.record()
 
-    def mend(self) -> None:
-        """Write down again which process it is, if somebody has removed that. Raises nothing; call it again."""
+    def restore_record(self) -> None:
+        """Write the record again if it was removed.
+
+        Raises nothing; the next call tries again.
+        """
         if self.process is not None and not self._record.exists():
             self.recorded = False
             with contextlib.suppress(SettingsError):
@@ -85,11 +94,14 @@ class Component:
         self.record()
 
     def record(self) -> None:
-        """Write the pid down for the next `up`, if that is still to be done. A disk that refuses is tried again later."""
+        """Write the record for the next `up`, unless it is written already.
+
+        After an error of the disk, the next call tries again.
+        """
         if self.process is None or self.recorded:
             return
         try:
-            # Whole: a reader of half a record would take the process for none.
+            # Atomically: with half a record the next `up` would start a second process.
             atomic_file.write(self._record, json.dumps(self.process.to_dict()))
         except OSError:
             return
@@ -101,7 +113,7 @@ class Component:
         except OSError as error:
             if not disk_refuses(error):
                 raise
-            return Path(os.devnull).open("wb")  # without a log it still does its work
+            return Path(os.devnull).open("wb")  # the component works without a log
 
     @property
     def alive(self) -> bool:
@@ -109,15 +121,18 @@ class Component:
             return False
         return self.process is not None and self.process.alive()
 
-    def ending(self) -> str:
-        """Say how it ended: its exit code, if known, and the last line of its log."""
+    def exit_reason(self) -> str:
+        """Return how it ended: its exit code, if known, and its last log line."""
         code = self._child.poll() if self._child is not None else None
-        words = _last_line(self.log_file)
+        last = _last_line(self.log_file)
         how = f"{self.name} ended" + (f" with code {code}" if code is not None else "")
-        return f"{how}: {words} (log: {self.log_file})" if words else f"{how} (log: {self.log_file})"
+        return f"{how}: {last} (log: {self.log_file})" if last else f"{how} (log: {self.log_file})"
 
     def stop(self, seconds: float) -> bool:
-        """Ask it to end, kill it after `seconds`; True once it has provably ended. Idempotent."""
+        """Send SIGTERM, then SIGKILL after `seconds`; return whether it ended.
+
+        Blocks. Idempotent.
+        """
         process = self.process
         if process is not None:
             if seconds > 0 and sys.platform != "win32":
@@ -131,7 +146,9 @@ class Component:
             if self._child is not None:
                 self.exit_code = self._child.wait()
         self.process = self._child = None
-        with contextlib.suppress(OSError):  # what it names has ended, and is known by its start time
+        with contextlib.suppress(
+            OSError
+        ):  # a record that stays is harmless: its start time matches no live process
             self._record.unlink(missing_ok=True)
         return True
 

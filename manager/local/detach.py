@@ -1,4 +1,4 @@
-"""`manager up --detach`: the same `up` in the background, with its output in a log file."""
+"""`manager up --detach`: `up` in the background, with its output in a log."""
 
 import subprocess
 import time
@@ -18,15 +18,15 @@ from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
 from manager.system.text import printable
 
-#: Seconds between two looks at how far it is.
-_LOOK_SECONDS: Final = 0.1
+#: Seconds between reads of the record and log of `up`.
+_POLL_SECONDS: Final = 0.1
 
 
 def run_detached(settings: Settings, options: Sequence[str]) -> int:
-    """Start `manager up` with these options in a session of its own; returns when its fleet is up, or could not be.
+    """Start `manager up` in its own session; return when its start is over.
 
-    Prints what it says meanwhile. Returns 0, or 1 if it ended, or if an account that should run does not. Raises
-    ComponentError if one runs already.
+    Blocks and prints its output meanwhile. Returns 0, or 1 if `up` ended or if an account that should run
+    does not. Raises ComponentError if a `manager up` already runs.
     """
     paths = StatePaths(settings.state_dir)
     paths.create()
@@ -38,7 +38,8 @@ def run_detached(settings: Settings, options: Sequence[str]) -> int:
         record = _await_start(process, files, log)
     except KeyboardInterrupt:
         click.echo(
-            f"left; `manager up` goes on in the background (pid {process.pid}, log: {files.log}), `manager down` ends it",
+            f"Interrupted. `manager up` continues in the background (pid {process.pid}, log: {files.log}); "
+            "`manager down` stops it.",
             err=True,
         )
         return 130
@@ -48,7 +49,8 @@ def run_detached(settings: Settings, options: Sequence[str]) -> int:
         click.echo(f"error: `manager up` ended with code {code} (log: {files.log})", err=True)
         return code if code > 0 else 1
     click.echo(
-        f"runs in the background (pid {process.pid}, log: {files.log}); `manager ps` shows the fleet, `manager down` stops it"
+        f"running in the background (pid {process.pid}, log: {files.log}); `manager ps` shows the fleet, "
+        "`manager down` stops it"
     )
     return record.code
 
@@ -63,19 +65,19 @@ def _spawn(settings: Settings, options: Sequence[str], log_file: Path) -> "subpr
 
 
 def _await_start(process: "subprocess.Popen[bytes]", files: UpFiles, log: "_Tail") -> UpRecord | None:
-    """Wait until its start is over; None if it ends before."""
+    """Wait until the start is over and return the record; None if `up` ended."""
     while process.poll() is None:
         log.print_new()
         record = files.read()
         if record is not None and record.process.pid == process.pid and record.phase == "up":
             log.print_new()
             return record
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return None
 
 
 class _Tail:
-    """Prints what is added to a log from now on."""
+    """Prints the lines that are added to a log."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

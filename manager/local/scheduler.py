@@ -1,4 +1,4 @@
-"""How the scheduler is started: Celery's own, which sends what is due and does nothing itself."""
+"""Starts the scheduler: Celery beat, which sends housekeeping tasks."""
 
 from manager.local.agent import shared_settings
 from manager.settings import Settings
@@ -8,9 +8,9 @@ from manager.system.state_dir import StatePaths
 
 
 def run_scheduler(settings: Settings) -> int:
-    """Run the scheduler in the foreground, in this process's place where the system allows that.
+    """Run the scheduler in the foreground, in place of this process where possible.
 
-    Two of them do no harm: what they send may be done twice.
+    Two schedulers are harmless, because the tasks that they send are idempotent.
     """
     paths = StatePaths(settings.state_dir)
     paths.create()

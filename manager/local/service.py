@@ -1,4 +1,4 @@
-"""`manager service`: has the system's own supervisor run the host agent, or `manager up`, at boot and for ever."""
+"""`manager service`: runs the host agent or `manager up` under systemd or Windows."""
 
 import getpass
 import os
@@ -22,35 +22,35 @@ from manager.system.child_process import manager_argv
 
 Scope = Literal["system", "user"]
 
-#: Variables of a running process that belong into no service.
+#: MANAGER_ variables of a running process that a service must not inherit.
 _NOT_SETTINGS: Final = frozenset({"MANAGER_CORE_LIMIT", "MANAGER_SERVICE"})
 _PATHS: Final = ("MANAGER_REDIS_URL_FILE", "MANAGER_FLOWER_AUTH_FILE")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A file of a service."""
+class ServiceFile:
+    """A file that belongs to a service."""
 
     path: Path
     text: str
-    #: May be edited by a person: one that exists stays as it is.
+    #: Whether users may edit the file; then an existing one is neither overwritten nor removed.
     keep: bool = False
     encoding: str = "utf-8"
-    #: The text as it may be shown.
+    #: The text without secrets, for the screen.
     shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServicePlan:
     """What `install`, `uninstall` and `status` do for one service."""
 
     name: str
-    files: Sequence[Written]
+    files: Sequence[ServiceFile]
     install: Sequence[Sequence[str]]
     uninstall: Sequence[Sequence[str]]
     status: Sequence[str]
     hints: Sequence[str] = field(default_factory=list)
-    #: Whose the service is, if it is not its caller's.
+    #: The user that runs the service, if it is not the caller.
     user: str = ""
 
 
@@ -61,31 +61,43 @@ def service_plan(
     name: str = "worker-manager",
     scope: Scope | None = None,
     user: str | None = None,
-) -> Plan:
-    """Return the plan for this system. Writes nothing. Raises SettingsError."""
+) -> ServicePlan:
+    """Return the plan for this system without writing anything.
+
+    Raises SettingsError if the system or the combination of options is not supported.
+    """
     if sys.platform == "win32":
         return windows_plan(settings, manager_argv(runs), name, user or this_user())
     if sys.platform != "linux":
-        raise SettingsError("there is no service for this system yet: it needs systemd (Linux) or Windows")
+        raise SettingsError(
+            "`manager service` supports Linux with systemd, and Windows: on this system run `manager host` "
+            "under your own supervisor"
+        )
     scope = scope or ("system" if os.geteuid() == 0 else "user")
     if scope == "user" and user:
-        raise SettingsError("--run-as goes with --system: a user's own unit runs as that user")
+        raise SettingsError("--run-as needs --system: a user unit always runs as its own user")
     return systemd_plan(settings, manager_argv(runs), runs, name, scope, user)
 
 
 def require_paths(user: str) -> None:
-    """Raise SettingsError if a service of `user` would get directories that are this user's by default."""
+    """Raise SettingsError if a service of another user would get our directories.
+
+    The default directories belong to the user of this process.
+    """
     if user and user != this_user():
         missing = [n for n in ("MANAGER_CONFIG_DIR", "MANAGER_STATE_DIR") if not os.environ.get(n)]
         if missing:
             raise SettingsError(
-                f"the service is to run as {user}, and the default directories belong to {this_user()}: set "
-                f"{' and '.join(missing)} for it, or choose another user with --run-as"
+                f"the service would run as {user}, but the default directories belong to {this_user()}: set "
+                f"{' and '.join(missing)}, or choose another user with --run-as"
             )
 
 
 def this_user() -> str:
-    """Return the name of the user that this process runs as, whatever the environment says (as under `sudo -E`)."""
+    """Return the name of the effective user of this process.
+
+    The environment may name another user, for example under `sudo -E`.
+    """
     if sys.platform == "win32":
         return getpass.getuser()
     import pwd
@@ -95,8 +107,8 @@ def this_user() -> str:
 
 def systemd_plan(
     settings: Settings, argv: Sequence[str], runs: Runs, name: str, scope: Scope, user: str | None
-) -> Plan:
-    """Return the plan for a unit of the system, or of this user alone."""
+) -> ServicePlan:
+    """Return the plan for a systemd unit of the system or of this user."""
     system = scope == "system"
     if system:
         user = user or _owner(settings)
@@ -117,22 +129,23 @@ def systemd_plan(
             user=(user or "") if system else "",
         )
     )
-    hints = ["workers go on when the agent ends, and when the service is removed"] if runs == "host" else []
+    hints = ["workers continue when the service stops or is removed"] if runs == "host" else []
     if not system:
         me = this_user()
         hints.append(
-            f"`loginctl enable-linger {me}` starts it at boot; without it, systemd ends it AND ITS WORKERS when {me} logs out"
+            f"run `loginctl enable-linger {me}` to start it at boot; otherwise systemd stops it AND ITS "
+            f"WORKERS when {me} logs out"
         )
-    return Plan(
+    return ServicePlan(
         name,
         [
-            Written(
+            ServiceFile(
                 environment_file,
                 environment_text(values),
                 keep=True,
                 shown=environment_text(_masked(values, settings)),
             ),
-            Written(units / unit, text),
+            ServiceFile(units / unit, text),
         ],
         [[*control, "daemon-reload"], [*control, "enable", "--now", unit]],
         [[*control, "disable", "--now", unit], [*control, "daemon-reload"]],
@@ -142,38 +155,45 @@ def systemd_plan(
     )
 
 
-def windows_plan(settings: Settings, argv: Sequence[str], name: str, user: str) -> Plan:
-    """Return the plan for a scheduled task: it needs no program beside Windows, which a true service would."""
+def windows_plan(settings: Settings, argv: Sequence[str], name: str, user: str) -> ServicePlan:
+    """Return the plan for a Windows scheduled task.
+
+    A Windows service would need an additional program; a scheduled task does not.
+    """
     values = service_environment(settings)
     directory = settings.state_dir
     script, task = directory / f"{name}.cmd", directory / f"{name}.xml"
     log_file = str(directory / "logs" / f"{name}.log")
-    return Plan(
+    return ServicePlan(
         name,
         [
-            Written(
+            ServiceFile(
                 script,
                 loop_script(argv, values, log_file),
                 shown=loop_script(argv, _masked(values, settings), log_file),
             ),
-            Written(task, task_xml(user, str(script)), encoding="utf-16"),
+            ServiceFile(task, task_xml(user, str(script)), encoding="utf-16"),
         ],
         [
-            # Asks for the user's password itself.
+            # `/RP *` asks for the user's password.
             ["schtasks", "/Create", "/TN", name, "/XML", str(task), "/RU", user, "/RP", "*", "/F"],
             ["schtasks", "/Run", "/TN", name],
         ],
         [["schtasks", "/Delete", "/TN", name, "/F"]],
         ["schtasks", "/Query", "/TN", name, "/V", "/FO", "LIST"],
         [
-            "removing the task does not end what runs: its script and the host agent end with the machine, or by their pids",
-            f"only {user} may be able to read {directory}: the script there holds the environment",
+            "removing the task does not stop the running script and host agent: stop them by their pids, or "
+            "reboot",
+            f"make sure that only {user} can read {directory}: the script there contains the environment",
         ],
     )
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
-    """Return the settings of this process, for a service that inherits nothing of it."""
+    """Return the settings of this process as environment variables.
+
+    The service inherits nothing else of this process.
+    """
     given = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -190,13 +210,16 @@ def service_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def install(plan: Plan) -> list[str]:
-    """Write the files and run the commands; returns what was done. Raises ComponentError."""
+def install(plan: ServicePlan) -> list[str]:
+    """Write the files, run the commands, and return one line per step.
+
+    Raises ComponentError if a file cannot be written or a command fails.
+    """
     done: list[str] = []
-    need(plan.install[0][0])
+    require_program(plan.install[0][0])
     for file in plan.files:
         if file.keep and file.path.exists():
-            done.append(f"{file.path} exists and stays as it is")
+            done.append(f"kept {file.path}, which already exists")
             continue
         try:
             file.path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +227,7 @@ def install(plan: Plan) -> list[str]:
             atomic_file.write(file.path, file.text.encode(file.encoding), mode=mode)
         except OSError as error:
             raise ComponentError(
-                f"{file.path}: {error.strerror or error}: a system service needs root (or an administrator); --user does not"
+                f"{file.path}: {error.strerror or error}: run this as root (or administrator), or use --user"
             ) from None
         done.append(f"wrote {file.path}")
     for command in plan.install:
@@ -213,12 +236,15 @@ def install(plan: Plan) -> list[str]:
     return done
 
 
-def uninstall(plan: Plan) -> list[str]:
-    """Run the commands and remove the files that no person edits; returns what was done. Raises ComponentError."""
+def uninstall(plan: ServicePlan) -> list[str]:
+    """Run the commands, remove our files, and return one line per step.
+
+    Files that users may edit stay. Raises ComponentError.
+    """
     ours = [file for file in plan.files if not file.keep]
     if not any(file.path.exists() for file in ours):
         return []
-    need(plan.uninstall[0][0])
+    require_program(plan.uninstall[0][0])
     done: list[str] = []
     first, *rest = plan.uninstall
     run_command(first)
@@ -236,31 +262,35 @@ def uninstall(plan: Plan) -> list[str]:
 
 
 def run_command(command: Sequence[str]) -> None:
-    """Run one command with this process's terminal. Raises ComponentError if it fails."""
+    """Run one command on this process's terminal.
+
+    Raises ComponentError if it fails.
+    """
     code = subprocess.run(list(command), check=False).returncode
     if code != 0:
-        raise ComponentError(f"{shown_command(command)} ended with code {code}: see what it says above")
+        raise ComponentError(f"{shown_command(command)} ended with code {code}: see its output above")
 
 
 def shown_command(command: Sequence[str]) -> str:
-    """Return the command as a person would type it."""
+    """Return the command with the shell's quoting."""
     import shlex
 
     return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
 
 
-def need(program: str) -> None:
-    """Raise ComponentError if there is no such program."""
+def require_program(program: str) -> None:
+    """Raise ComponentError if the program is not on PATH."""
     if shutil.which(program) is None:
         raise ComponentError(
-            f"there is no {program} on this machine: --dry-run prints what would be installed, for another supervisor"
+            f"{program} is not installed on this machine: --dry-run prints the files, for use with another "
+            "supervisor"
         )
 
 
 def _owner(settings: Settings) -> str:
-    """Return the user of a system unit who is not named: the one that the state directory belongs to."""
+    """Return the default user of a system unit: the state directory's owner."""
     if sys.platform == "win32":
-        raise SettingsError("a unit is of Linux")
+        raise SettingsError("systemd units exist only on Linux")
     import pwd
 
     if settings.state_dir.exists():

@@ -1,4 +1,4 @@
-"""`manager up`: one machine's whole fleet in the foreground, from nothing to a live table, and back to nothing."""
+"""`manager up`: runs the whole fleet of one machine in the foreground."""
 
 import contextlib
 import sys
@@ -15,10 +15,11 @@ from manager.config import ConfigurationService
 from manager.config.starting_files import write_demo_fleet
 from manager.errors import ComponentError, ManagerError, SettingsError
 from manager.factory import build_service
-from manager.local.ending import Ending
+from manager.gateways import uses_local_venue
 from manager.local.interrupts import Interrupted, Interrupts
-from manager.local.lasting_output import LastingOutput
 from manager.local.machine import Machine, port_is_free
+from manager.local.resilient_output import ResilientOutput
+from manager.local.shutdown import Shutdown
 from manager.local.up_record import Phase, RequestWatch, UpFiles
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.service import WorkerManagerService
@@ -30,10 +31,10 @@ from manager.system.storage import explain
 from manager.terminal.progress import batch_progress
 from manager.terminal.tables import change_lines, validation_lines, worker_table
 
-#: Seconds in which a process that only asks for the holder of the lock gives it back.
+#: Seconds to wait for the lock, which a process that only reads its holder takes for a moment.
 _LOCK_SECONDS: Final = 0.5
-#: Seconds between two looks at the fleet.
-_LOOK_SECONDS: Final = 1.0
+#: Seconds between reads of the fleet.
+_POLL_SECONDS: Final = 1.0
 
 
 def run_up(
@@ -45,10 +46,11 @@ def run_up(
     once: bool,
     background: bool = False,
 ) -> int:
-    """Run until an interrupt (or, with `once`, until all have started), then end everything that was started.
+    """Run the fleet until an interrupt, then stop everything that was started.
 
-    Returns 0, or 1 if something could not be started or ended. Raises ManagerError before anything was started.
-    `background` says that no terminal is there for Ctrl-C.
+    With `once`, stops when the accounts have started. `background` says that no terminal exists for Ctrl-C.
+    Returns 0, or 1 if something could not be started or stopped. Raises ManagerError only before anything was
+    started.
     """
     paths = StatePaths(settings.state_dir)
     paths.create()
@@ -56,11 +58,11 @@ def run_up(
     files = UpFiles(paths)
     lock = FileLock(files.lock)
     try:
-        take_up_lock(lock, paths)
+        acquire_up_lock(lock, paths)
     except OSError as error:
         raise ComponentError(explain(error, paths.run_dir)) from None
-    # Its own output may go away, with its terminal: the fleet is ended all the same.
-    output = LastingOutput(sys.stdout, files.log)
+    # The terminal may close at any time; the fleet must be stopped nevertheless.
+    output = ResilientOutput(sys.stdout, files.log)
     console = Console(file=output, soft_wrap=not sys.stdout.isatty())  # type: ignore[arg-type]
     try:
         configuration = ConfigurationService(settings.config_dir)
@@ -72,7 +74,7 @@ def run_up(
             with RequestWatch(files, interrupts.request):
                 return up.run(once=once)
     except Interrupted:
-        return 130  # before anything was started
+        return 130  # nothing was started yet
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(paths.run_dir)):
             raise
@@ -81,21 +83,24 @@ def run_up(
         lock.release()
 
 
-def take_up_lock(lock: FileLock, paths: StatePaths) -> None:
-    """Take the lock of the one `manager up`. Raises ComponentError if another one has it."""
+def acquire_up_lock(lock: FileLock, paths: StatePaths) -> None:
+    """Acquire the lock that allows one `manager up` per state directory.
+
+    Raises ComponentError if another `manager up` has it.
+    """
     deadline = time.monotonic() + _LOCK_SECONDS
     while not lock.acquire():
         if time.monotonic() > deadline:
             refuse_second(lock, paths)
-        time.sleep(0.02)  # who only asks whether somebody has it has it for a moment
+        time.sleep(0.02)  # a process that only checks the lock holds it for a moment
 
 
 def refuse_second(lock: FileLock, paths: StatePaths) -> None:
-    """Raise ComponentError if a `manager up` runs on this state directory already."""
+    """Raise ComponentError if a `manager up` already uses this state directory."""
     if lock.held():
         raise ComponentError(
-            f"`manager up` runs here already (pid {lock.holder()}, state in {paths.root}): look with `manager ps`, "
-            "end it with `manager down`"
+            f"`manager up` already runs here (pid {lock.holder()}, state directory {paths.root}): `manager "
+            "ps` shows its workers, `manager down` stops it"
         )
 
 
@@ -107,11 +112,11 @@ def _prepare_accounts(
         if write_demo_fleet(directory):
             _say(console, f"wrote a demo fleet to {directory}")
         else:
-            _say(console, f"{directory} has files already: they are used as they are")
+            _say(console, f"using the existing files in {directory}; no demo fleet was written")
     if not directory.exists():
         raise SettingsError(
-            f"no configuration in {directory}: `manager init` writes starting files there, `manager up --demo` an "
-            "example fleet; MANAGER_CONFIG_DIR names another directory"
+            f"no configuration: {directory} does not exist. Run `manager init` to write example files "
+            "there, run `manager up --demo` for a demo fleet, or set MANAGER_CONFIG_DIR to your directory"
         )
     configuration.list_accounts()
 
@@ -133,8 +138,8 @@ class _Up:
         self._settings = settings
         self._background = background
         self._files = UpFiles(paths)
-        #: What the end has said, once it began.
-        self._said: list[str] | None = None
+        #: Lines that the shutdown has printed; None before it begins.
+        self._shutdown_lines: list[str] | None = None
         self._paths = paths
         self._configuration = configuration
         self._interrupts = interrupts
@@ -142,7 +147,7 @@ class _Up:
         self._flower_port = flower_port
         self._machine = Machine(settings, paths, interrupts, self._say)
         self._service: WorkerManagerService = build_service(settings)
-        self._ending = Ending(settings, paths, self._machine, self._service, console, self._say)
+        self._shutdown = Shutdown(settings, paths, self._machine, self._service, console, self._say)
         self._others: dict[str, tuple[str, str]] = {}
         self._not_read: dict[str, str] = {}
 
@@ -156,40 +161,42 @@ class _Up:
                 if not once:
                     self._show_fleet()
             except Interrupted:
-                self._interrupts.taken()
-                self._said = []
-                self._say("stopping" if self._background else "stopping; Ctrl-C again to stop at once")
+                self._interrupts.acknowledge()
+                self._shutdown_lines = []
+                self._say(
+                    "stopping" if self._background else "stopping; press Ctrl-C again to kill everything now"
+                )
             except (ManagerError, OSError) as error:
                 self._say(f"error: {error}", style="red")
                 code = 1
-            self._said = self._said or []
+            self._shutdown_lines = self._shutdown_lines or []
             self._note_phase("ending", code)
-            code = max(code, self._ending.politely())
+            code = max(code, self._shutdown.graceful())
         except Interrupted:
             self._interrupts.ignore()
-            code = max(code, self._ending.at_once())
+            code = max(code, self._shutdown.forced())
         self._interrupts.ignore()
         self._note_phase("ended", code)
         return code
 
     def _say(self, text: str, style: str = "") -> None:
-        if self._said is not None:
-            self._said.append(text)
+        if self._shutdown_lines is not None:
+            self._shutdown_lines.append(text)
         _say(self._console, text, style)
 
     def _note_phase(self, phase: Phase, code: int) -> None:
-        with contextlib.suppress(OSError):  # a full disk: whoever reads this waits for the process as well
-            self._files.write(phase, code, tuple(self._said or ()))
+        with contextlib.suppress(OSError):  # a full disk: readers of the record also wait for the process
+            self._files.write(phase, code, tuple(self._shutdown_lines or ()))
 
-    # from nothing to a fleet
+    # start
 
     def _start_machine(self) -> None:
         port = self._flower_port
         address = self._settings.flower_address
         if port is not None and not port_is_free(address, port) and not self._machine.flower_runs():
             raise ComponentError(
-                f"port {port} on {address} is in use, and Flower wants it: choose another with --flower-port "
-                "(MANAGER_FLOWER_PORT), or go without: --no-flower"
+                f"Flower cannot start: port {port} on {address} is in use. Choose another with --flower-port "
+                "(or MANAGER_FLOWER_PORT), or use --no-flower"
             )
         self._machine.start_redis()
         if self._needs_venue():
@@ -203,7 +210,7 @@ class _Up:
         if self._settings.venue_url is not None:
             return False
         loaded = (self._configuration.read_account(a).config for a in self._configuration.list_accounts())
-        return any(c is not None and c.enabled and c.gateway == "paper" and c.venue is None for c in loaded)
+        return any(c is not None and c.enabled and uses_local_venue(c) for c in loaded)
 
     def _header(self) -> str:
         flower = f", Flower at http://{self._settings.flower_address}:{self._flower_port}"
@@ -214,26 +221,32 @@ class _Up:
         )
 
     def _how_it_ends(self) -> str:
-        """Say what stops everything; closing the terminal does too, where there is one."""
+        """Return the sentence that says how to stop everything."""
         if self._background:
             return "`manager down` stops everything."
         if not self._console.is_terminal:
             return "Ctrl-C stops everything."
         if sys.platform == "win32":
-            return "Ctrl-C stops everything; do that before you close this window. `manager up --detach` needs no window."
+            return (
+                "Ctrl-C stops everything: press it before you close this window. `manager up --detach` "
+                "needs no window."
+            )
         if not self._interrupts.hangup:
             return "Ctrl-C stops everything; closing this terminal stops nothing."
-        return "Ctrl-C stops everything, and so does closing this terminal; `manager up --detach` needs no terminal."
+        return "Ctrl-C or closing this terminal stops everything; `manager up --detach` needs no terminal."
 
     def _start_accounts(self) -> int:
-        """Validate and start; 1 if a valid, enabled account does not run now."""
+        """Validate and start the accounts.
+
+        Returns 1 if a valid, enabled account does not run, or if a file could not be read.
+        """
         results = self._service.validate_all_configs()
         self._not_read = self._service.not_read()
         for style, line in validation_lines(results):
             self._say(line, style)
         enabled = [name for name, on in self._service.enabled_accounts().items() if on]
         with batch_progress(
-            self._console, "starting", enabled, self._machine.awaited(starts=True)
+            self._console, "starting", enabled, self._machine.pending_reasons(starts=True)
         ) as progress:
             batch = self._service.start_all(progress=progress)
         self._others = _not_started(batch, results) | {
@@ -247,15 +260,16 @@ class _Up:
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
         parts += [f"{len(batch.pending)} unknown ({batch.trouble})"] if batch.trouble else []
         self._say(", ".join(parts))
-        # An invalid account is one that was looked at; a file that is not read may be an account that does not trade.
+        # A known invalid account is not a failure of `up`, but a file that was not read may be a missing
+        # account.
         invalid = {name for name, result in results.items() if result.has_errors} - set(self._not_read)
         return int(not set(batch.failed) <= invalid or bool(batch.trouble))
 
-    # a fleet that lives
+    # run
 
     def _show_fleet(self) -> None:
         if not self._console.is_terminal:
-            self._tell_changes()
+            self._print_changes()
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
@@ -270,38 +284,39 @@ class _Up:
         counts: dict[str, int] = {}
         for info in workers:
             counts[info.status] = counts.get(info.status, 0) + 1
-        # The line of counts, a blank line above and below it, the table's header, and one for what does not fit.
+        # Reserve lines for the counts with a blank line above and below, the header, and the count of hidden
+        # rows.
         room = max(1, self._console.height - 6)
         table = worker_table(workers, self._others, width=self._console.width, rows=room)
         hidden = len({*self._others, *(info.account_id for info in workers)}) - room
         more = [Text(f"{hidden} more: `manager ps -a` shows all", style="dim")] if hidden > 0 else []
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no workers"
-        # Above the table: a fleet of hundreds is longer than the screen, and what does not fit is cut below.
+        # Above the table, because the end of a table that does not fit is cut.
         hangup = self._interrupts.hangup
         ends = "Ctrl-C, or closing this terminal, stops everything." if hangup else "Ctrl-C stops everything."
         return Group(Text(""), Text(f"{counted}. {ends}", style="dim"), Text(""), table, *more)
 
-    def _tell_changes(self) -> None:
-        seen: Mapping[str, WorkerInfo] | None = None
-        told = ""
+    def _print_changes(self) -> None:
+        before: Mapping[str, WorkerInfo] | None = None
+        printed = ""
         while True:
             try:
                 now = {info.account_id: info for info in self._service.list_workers()}
             except (ManagerError, OSError) as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._say(f"error: {told}")
+                if str(error) != printed:
+                    printed = str(error)
+                    self._say(f"error: {printed}")
             else:
-                told = ""
-                for line in change_lines(seen, now) if seen is not None else ():
+                printed = ""
+                for line in change_lines(before, now) if before is not None else ():
                     self._say(line)
-                seen = now
+                before = now
             self._pause()
 
     def _pause(self) -> None:
-        self._machine.keep()
+        self._machine.supervise()
         self._lock.renew()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) -> dict[str, tuple[str, str]]:
@@ -311,7 +326,7 @@ def _not_started(batch: BatchResult, results: Mapping[str, ValidationResult]) ->
         result = results.get(account_id)
         if result is not None and result.has_errors:
             more = f" (and {len(result.errors) - 1} more)" if len(result.errors) > 1 else ""
-            # Its file has its name: a narrow table has room for what is wrong in it.
+            # Leave out the file name, which repeats the account id: a narrow table has no room for it.
             others[account_id] = (
                 "invalid",
                 result.errors[0].removeprefix(f"accounts/{account_id}.yaml:") + more,

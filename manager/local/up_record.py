@@ -1,4 +1,4 @@
-"""What the `manager up` of a state directory says of itself, and how `manager down` asks it to end."""
+"""The record of a running `manager up`, and the stop requests for it."""
 
 import contextlib
 import json
@@ -13,28 +13,28 @@ from manager.system import atomic_file
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 
-#: Seconds between two looks for a request.
-_LOOK_SECONDS: Final = 0.2
+#: Seconds between checks for a request.
+_POLL_SECONDS: Final = 0.2
 
 Phase = Literal["starting", "up", "ending", "ended"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpRecord:
-    """One `manager up`: which process it is, and how far it is."""
+    """One `manager up`: its process and its phase."""
 
     process: ProcessRef
     phase: Phase
-    #: The exit code of the start (`up`), or of everything (`ended`).
+    #: The exit code of the start (phase `up`), or of the whole run (phase `ended`).
     code: int = 0
-    #: The service as which it runs, by MANAGER_SERVICE: that would start it again.
+    #: The systemd service that runs it (MANAGER_SERVICE) and would restart it; empty for none.
     service: str = ""
-    #: What its end has said.
+    #: Lines that its shutdown has printed.
     lines: tuple[str, ...] = ()
 
 
 class UpFiles:
-    """The files of a state directory by which `up`, `up --detach` and `down` know of each other."""
+    """The files that `up`, `up --detach` and `down` of a state directory share."""
 
     def __init__(self, paths: StatePaths) -> None:
         self.lock = paths.run_dir / "up.lock"
@@ -43,13 +43,13 @@ class UpFiles:
         self._request = paths.run_dir / "up.end"
 
     def write(self, phase: Phase, code: int = 0, lines: tuple[str, ...] = ()) -> None:
-        """Say how far this process is. Raises OSError."""
+        """Write the phase of this process. Raises OSError."""
         data = {**ProcessRef.me().to_dict(), "phase": phase, "code": code, "lines": list(lines)}
         data["service"] = os.environ.get("MANAGER_SERVICE", "")
         _replace(self._record, data)
 
     def read(self) -> UpRecord | None:
-        """Return what the last `up` said; None if there was none, or if it cannot be read."""
+        """Return the record of the last `up`, or None if it is missing or unreadable."""
         data = _read(self._record)
         process = ProcessRef.from_dict(data)
         if process is None or data.get("phase") not in get_args(Phase):
@@ -63,12 +63,18 @@ class UpFiles:
             lines=tuple(map(str, lines)) if isinstance(lines, list) else (),
         )
 
-    def request_end(self, process: ProcessRef) -> None:
-        """Ask exactly this process to end politely. Raises OSError. Idempotent."""
+    def request_shutdown(self, process: ProcessRef) -> None:
+        """Request a graceful shutdown of exactly this process.
+
+        Idempotent. Raises OSError.
+        """
         _replace(self._request, process.to_dict())
 
     def take_request(self) -> bool:
-        """Say whether this process was asked to end; a request is taken once, and one for another process dropped."""
+        """Return whether there was a request for this process, and remove it.
+
+        A request for another process is removed too.
+        """
         if not self._request.exists():
             return False
         asked = ProcessRef.from_dict(_read(self._request))
@@ -78,11 +84,11 @@ class UpFiles:
 
 
 class RequestWatch:
-    """Looks for a request on a thread, for as long as the context lasts."""
+    """Context manager with a thread that checks for requests."""
 
-    def __init__(self, files: UpFiles, asked: Callable[[], None]) -> None:
+    def __init__(self, files: UpFiles, on_request: Callable[[], None]) -> None:
         self._files = files
-        self._asked = asked
+        self._on_request = on_request
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="down-requests", daemon=True)
 
@@ -94,10 +100,10 @@ class RequestWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+        while not self._closed.wait(_POLL_SECONDS):
             with contextlib.suppress(OSError):
                 if self._files.take_request():
-                    self._asked()
+                    self._on_request()
 
 
 def _replace(path: Path, data: dict[str, Any]) -> None:

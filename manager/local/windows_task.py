@@ -1,4 +1,4 @@
-"""The text of a Windows scheduled task that runs the host agent at boot, and of the script that it runs. Pure."""
+"""The text of a Windows scheduled task and of its script. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -45,12 +45,19 @@ _TASK: Final = """\
 
 
 def task_xml(user: str, script: str) -> str:
-    """Return the task, for `schtasks /Create /XML`: at boot, for ever, whether anybody is logged on or not."""
+    """Return the XML of a task that runs `script` at boot, for `schtasks /Create`.
+
+    The task runs without a time limit, also if no user is logged on. Raises SettingsError for an invalid
+    path.
+    """
     return _TASK.format(user=escape(user), script=escape(_checked("the script's path", script)))
 
 
 def loop_script(argv: Sequence[str], environment: Mapping[str, str], log_file: str) -> str:
-    """Return the script that the task runs: it starts the command again two seconds after each end."""
+    """Return the task's script, which restarts the command two seconds after it ends.
+
+    Raises SettingsError for text that a script cannot contain.
+    """
     sets = [f'set "{name}={_percent(_checked(name, value))}"' for name, value in environment.items()]
     words = [word if word.isalnum() else f'"{_percent(_checked("the command", word))}"' for word in argv]
     lines = [
@@ -60,7 +67,7 @@ def loop_script(argv: Sequence[str], environment: Mapping[str, str], log_file: s
         *sets,
         ":again",
         f'{" ".join(words)} >> "{_percent(_checked("the log", log_file))}" 2>&1',
-        # `timeout` needs a console, which a task has not.
+        # `timeout` needs a console, and a task has none.
         "ping -n 3 127.0.0.1 >nul",
         "goto again",
     ]
@@ -73,5 +80,7 @@ def _percent(text: str) -> str:
 
 def _checked(what: str, text: str) -> str:
     if '"' in text or not text.isprintable():
-        raise SettingsError(f"{what}: {text!r} has a character that a Windows script cannot hold")
+        raise SettingsError(
+            f"{what}: {text!r} contains a character that a Windows script cannot contain: change it"
+        )
     return text

@@ -1,4 +1,4 @@
-"""What commands accept, checked before anything is sent or written down."""
+"""Checks of command arguments, before anything is sent or written."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,20 @@ from manager.errors import InvalidPayloadError
 from manager.placement.labels import Selection
 from manager.settings import HOST_NAME
 
-#: Seconds. A stop that may take longer than a day is a mistake.
+#: Longest timeout of a stop, in seconds.
 MAX_TIMEOUT: Final = 86_400.0
 
 
 def check_account_id(account_id: Any) -> str:
-    """Return the id. Raises InvalidAccountIdError if no account can have it."""
+    """Return the id. Raises InvalidAccountIdError if it is not a valid one."""
     return checked_id(account_id)
 
 
 def check_timeout(timeout: Any) -> float | None:
-    """Return a stop's timeout in seconds, None for the account's own. Raises InvalidPayloadError."""
+    """Return a stop's timeout in seconds; None for the account's own.
+
+    Raises InvalidPayloadError if it is not a number from 0 to MAX_TIMEOUT.
+    """
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
@@ -32,7 +35,10 @@ def check_timeout(timeout: Any) -> float | None:
 
 
 def check_host_name(host: Any) -> str:
-    """Return the name of a host. Raises InvalidPayloadError if no host can have it."""
+    """Return a host's name.
+
+    Raises InvalidPayloadError if it is not a valid one.
+    """
     if not isinstance(host, str) or not HOST_NAME.fullmatch(host):
         raise InvalidPayloadError(
             f"host {host!r}: a host's name is 1 to 63 letters, digits, '.', '_' or '-'; nothing was done"
@@ -41,22 +47,25 @@ def check_host_name(host: Any) -> str:
 
 
 def check_flags(**flags: Any) -> None:
-    """Raise InvalidPayloadError for the first flag that is neither true nor false."""
+    """Raise InvalidPayloadError for the first flag that is not a boolean."""
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise InvalidPayloadError(f"{name} {value!r} is neither true nor false; nothing was done")
+            raise InvalidPayloadError(f"{name} {value!r} must be true or false; nothing was done")
 
 
 def check_selection(group: Any, labels: Any) -> Selection:
-    """Return the selection of a group, or several, and of labels. Raises InvalidPayloadError."""
+    """Return the selection of one or several groups and of labels.
+
+    Raises InvalidPayloadError if either has another type.
+    """
     groups = [group] if isinstance(group, str) else [] if group is None else group
     if not isinstance(groups, Sequence) or not all(isinstance(one, str) and one for one in groups):
         raise InvalidPayloadError(
-            f"group {group!r} is not a group's name or a list of them; nothing was done"
+            f"group {group!r} must be a group's name or a list of names; nothing was done"
         )
     if labels is not None and not (
         isinstance(labels, Mapping)
         and all(isinstance(key, str) and key and isinstance(value, str) for key, value in labels.items())
     ):
-        raise InvalidPayloadError(f"labels {labels!r} do not map names to texts; nothing was done")
+        raise InvalidPayloadError(f"labels {labels!r} must map names to strings; nothing was done")
     return Selection.of(groups, labels)

@@ -1,6 +1,6 @@
-"""The commands to one account: what each is called everywhere, and what it makes desired. The one registry of them.
+"""The registry of account commands.
 
-Tasks, batches, the command line, the audit trail and both pools take from here what they need to know of a command.
+Tasks, batches, the command line, the audit trail and both pools use it.
 """
 
 from dataclasses import dataclass
@@ -12,27 +12,30 @@ from manager.states import TradingMode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSpec:
-    """One command. `name` is its name in the audit trail, in batches and on the command line."""
+    """An account command.
+
+    `name` is used in the audit trail, in batches and on the command line.
+    """
 
     name: str
-    #: The task for one account, and the one for all accounts or a selection of them.
+    #: The task for one account, and the task for all accounts or a selection.
     task: str
     batch_task: str
-    #: What its answer says in one word, of an account: `account-001: paused`.
+    #: The outcome in one word: `account-001: paused`.
     done: str
-    #: What a progress bar says meanwhile.
+    #: The activity in one word, for a progress bar.
     doing: str
     #: One line of help.
     summary: str
-    #: What it makes desired: a state, or how the session trades.
+    #: The state or the trading mode that it makes desired.
     state: Literal["running", "stopped"] | None = None
     mode: TradingMode | None = None
-    #: Whether a worker that runs is replaced.
+    #: Whether it replaces a running worker.
     restart: bool = False
 
     @property
     def starts(self) -> bool:
-        """Whether it may bring an account to a host that did not have it."""
+        """Whether it may place an account on another host."""
         return self.state == "running"
 
 
@@ -51,7 +54,7 @@ RESTART: Final = CommandSpec(
     batch_task="tasks.restart_all_workers",
     done="restarted",
     doing="restarting",
-    summary="Stop the workers that run and start them with the configuration as it is now.",
+    summary="Stop running workers and start them with the current configuration.",
     state="running",
     restart=True,
 )
@@ -70,7 +73,7 @@ PAUSE: Final = CommandSpec(
     batch_task="tasks.pause_all_workers",
     done="paused",
     doing="pausing",
-    summary="Keep sessions connected but let them trade no more, until they are resumed.",
+    summary="Keep sessions connected, but stop trading until they are resumed.",
     mode=TradingMode.PAUSED,
 )
 RESUME: Final = CommandSpec(
@@ -85,13 +88,13 @@ RESUME: Final = CommandSpec(
 
 #: Every command, by its name.
 COMMANDS: Final = {spec.name: spec for spec in (START, RESTART, STOP, PAUSE, RESUME)}
-#: Those that change how a session trades. All of them travel the same way, from the task to the worker.
+#: Commands that change the trading mode. They take the same path from the task to the worker.
 MODE_COMMANDS: Final = tuple(spec for spec in COMMANDS.values() if spec.mode is not None)
 
 
 def mode_not_supported(account_id: str, command: str) -> NotSupportedError:
-    """Return the error for an account whose program decides by itself when to trade."""
+    """Return the error for an account whose gateway runs a program."""
     return NotSupportedError(
-        f"{account_id}: {command} is not supported by this program, which decides by itself when to trade: use what the "
-        f"program offers, or `manager stop {account_id}`"
+        f"{account_id}: {command} is not supported: the program decides by itself when to trade. Use the "
+        f"program's own controls, or `manager stop {account_id}`"
     )

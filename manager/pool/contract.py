@@ -1,7 +1,7 @@
-"""What every `WorkerPool` does alike, as tests: a pool of yours passes them, or it does not fit the service.
+"""The contract of `WorkerPool` as a test suite.
 
-Subclass `WorkerPoolContract` in a test module, and give it a pytest fixture `case` that returns a new
-`PoolCase` for each test. Nothing here imports pytest.
+The service works with any pool that passes it. Subclass `WorkerPoolContract` in a test module, with a pytest
+fixture `case` that returns a new `PoolCase` for each test. This module does not import pytest.
 """
 
 import json
@@ -27,7 +27,7 @@ from manager.states import TradingMode, WorkerLifecycleStatus
 
 _S: Final = WorkerLifecycleStatus
 
-#: What `WorkerInfo.metadata` has at least once a worker was made.
+#: Keys that `WorkerInfo.metadata` has at least, once a worker was created.
 METADATA_KEYS: Final = frozenset(
     {
         *("host", "pid", "gateway", "epoch", "generation", "restarts", "last_cause"),
@@ -35,12 +35,12 @@ METADATA_KEYS: Final = frozenset(
     }
 )
 
-#: Seconds within which every thread of a test has its answer.
+#: Seconds for which a test waits for its threads.
 _WAIT: Final = 60.0
 
 
 class PoolCase(Protocol):
-    """A pool under test, and accounts that it can start.
+    """A pool under test, and the accounts that it can start.
 
     The accounts are `good-1`, `good-2` and `good-3` (valid; `good-1` has the group `desk` and the label
     `book=7`), `off` (disabled), `bad` (`max_positions` and `max_concurrent_trades` are 0) and `refused` (its
@@ -51,14 +51,14 @@ class PoolCase(Protocol):
     def pool(self) -> WorkerPool: ...
 
     def request(self, account_id: str) -> StartRequest:
-        """Return a request to start the account, with defaults and validation."""
+        """Return a request to start the account, validated, with defaults."""
 
     def spoil(self, account_id: str) -> None:
-        """Make the account's configuration invalid from now on, as `bad` is."""
+        """Make the account's configuration invalid in the way of `bad`."""
 
 
 class WorkerPoolContract:
-    """The contract. Each test gets a case in which nothing runs."""
+    """The contract. Each test gets a case without workers."""
 
     def test_a_start_returns_the_running_worker(self, case: PoolCase) -> None:
         info = case.pool.start_worker(case.request("good-1"))
@@ -84,14 +84,14 @@ class WorkerPoolContract:
         assert (seen.groups, seen.labels) == (info.groups, info.labels)
         assert case.pool.has_worker_for_account("good-1")
 
-    def test_a_second_start_returns_what_runs(self, case: PoolCase) -> None:
+    def test_a_second_start_returns_the_running_worker(self, case: PoolCase) -> None:
         first = case.pool.start_worker(case.request("good-1"))
         again = case.pool.start_worker(case.request("good-1"))
         assert again.worker_id == first.worker_id
         assert again.metadata["already_running"] is True
         assert set(again.metadata) >= METADATA_KEYS
 
-    def test_many_starts_of_one_account_at_once_make_one_worker(self, case: PoolCase) -> None:
+    def test_concurrent_starts_of_one_account_create_one_worker(self, case: PoolCase) -> None:
         found: list[str] = []
 
         def start() -> None:
@@ -105,7 +105,7 @@ class WorkerPoolContract:
         assert len(found) == 5
         assert len(set(found)) == 1
 
-    def test_a_stop_ends_the_worker_and_a_second_has_nothing_to_stop(self, case: PoolCase) -> None:
+    def test_a_stop_ends_the_worker_and_a_second_stop_is_refused(self, case: PoolCase) -> None:
         started = case.pool.start_worker(case.request("good-1"))
         assert case.pool.stop_worker("good-1") is True
         info = case.pool.get_worker_info("good-1")
@@ -117,7 +117,7 @@ class WorkerPoolContract:
         _raises(NoWorkerError, lambda: case.pool.stop_worker("good-1"))
         assert case.pool.start_worker(case.request("good-1")).worker_id != started.worker_id
 
-    def test_a_pause_holds_through_a_stop_and_a_start_until_it_is_resumed(self, case: PoolCase) -> None:
+    def test_a_pause_survives_a_stop_and_a_start_until_it_is_resumed(self, case: PoolCase) -> None:
         _raises(NoWorkerError, lambda: case.pool.set_mode(PAUSE, "missing"))
         started = case.pool.start_worker(case.request("good-1"))
         paused = case.pool.set_mode(PAUSE, "good-1")
@@ -130,14 +130,14 @@ class WorkerPoolContract:
         assert (list(result.done), list(result.skipped)) == (["good-1"], ["missing"])
         assert result.done["good-1"].trading_mode is TradingMode.NORMAL
 
-    def test_an_account_that_never_ran_has_nothing_to_stop_or_show(self, case: PoolCase) -> None:
+    def test_an_account_that_never_ran_has_no_worker(self, case: PoolCase) -> None:
         error = _raises(NoWorkerError, lambda: case.pool.stop_worker("good-1"))
         assert isinstance(error, ValueError)
         assert "good-1" in str(error)
         assert case.pool.get_worker_info("missing") is None
         assert not case.pool.has_worker_for_account("missing")
 
-    def test_what_is_wrong_with_an_account_refuses_its_start(self, case: PoolCase) -> None:
+    def test_a_start_of_a_missing_disabled_or_invalid_account_is_refused(self, case: PoolCase) -> None:
         wrong: dict[str, type[ManagerError]] = {
             "missing": AccountNotFoundError,
             "off": AccountDisabledError,
@@ -152,21 +152,23 @@ class WorkerPoolContract:
                 assert "max_positions" in str(error)
                 assert "max_concurrent_trades" in str(error)
 
-    def test_a_start_that_fails_leaves_nothing_and_is_recorded(self, case: PoolCase) -> None:
+    def test_a_failed_start_leaves_no_worker_and_is_recorded(self, case: PoolCase) -> None:
         error = _raises(AuthenticationRefusedError, lambda: case.pool.start_worker(case.request("refused")))
         assert isinstance(error, RuntimeError)
         assert not case.pool.has_worker_for_account("refused")
         info = case.pool.get_worker_info("refused")
         assert info is not None
         assert (info.status, info.started_at) == (_S.FAILED, None)
-        assert info.error == str(error).removeprefix("refused: "), "the record has the account's name already"
+        assert info.error == str(error).removeprefix("refused: "), (
+            "the record names the account in another field"
+        )
         assert info.stopped_at is not None
         assert case.pool.stop_worker("refused") is True
         stopped = case.pool.get_worker_info("refused")
         assert stopped is not None
         assert stopped.status is _S.STOPPED
 
-    def test_a_restart_makes_a_new_worker_and_starts_one_that_does_not_run(self, case: PoolCase) -> None:
+    def test_a_restart_creates_a_new_worker_whether_or_not_one_runs(self, case: PoolCase) -> None:
         first = case.pool.restart_worker(case.request("good-1"))
         second = case.pool.restart_worker(case.request("good-1"))
         assert (first.status, second.status) == (_S.RUNNING, _S.RUNNING)
@@ -181,18 +183,18 @@ class WorkerPoolContract:
         assert info is not None
         assert (info.worker_id, info.status) == (running.worker_id, _S.RUNNING)
 
-    def test_a_batch_accounts_for_every_account(self, case: PoolCase) -> None:
+    def test_a_batch_result_contains_every_account(self, case: PoolCase) -> None:
         case.pool.start_worker(case.request("good-1"))
         names = ["good-1", "good-2", "bad", "off", "refused", "missing"]
-        told: dict[str, str] = {}
-        result = case.pool.start_many([case.request(name) for name in names], told.__setitem__)
+        reported: dict[str, str] = {}
+        result = case.pool.start_many([case.request(name) for name in names], reported.__setitem__)
         assert set(result.done) == {"good-2"}
         assert set(result.already) == {"good-1"}
         assert set(result.failed) == {"bad", "off", "refused", "missing"}
         assert (result.skipped, result.pending, result.trouble, result.ok) == ({}, {}, "", False)
         assert "max_positions" in result.failed["bad"]
         assert result.done["good-2"].status is _S.RUNNING
-        assert told == {
+        assert reported == {
             **dict.fromkeys(("bad", "off", "refused", "missing"), "failed"),
             "good-1": "already",
             "good-2": "done",
@@ -211,18 +213,18 @@ class WorkerPoolContract:
         assert {info.status for info in stopped.done.values()} == {_S.STOPPED}
         assert not {"good-1", "good-2", "good-3"} & set(case.pool.stoppable())
 
-    def test_nothing_to_do_is_an_empty_result(self, case: PoolCase) -> None:
+    def test_an_empty_batch_has_an_empty_result(self, case: PoolCase) -> None:
         for result in (case.pool.start_many([]), case.pool.restart_many([]), case.pool.stop_many([])):
             assert (result.done, result.failed, result.ok) == ({}, {}, True)
 
-    def test_a_wrong_timeout_does_nothing(self, case: PoolCase) -> None:
+    def test_an_invalid_timeout_is_refused(self, case: PoolCase) -> None:
         case.pool.start_worker(case.request("good-1"))
         wrong: tuple[Any, ...] = (-1, float("nan"), "soon", True)
         for timeout in wrong:
             _raises(InvalidPayloadError, partial(case.pool.stop_worker, "good-1", timeout))
         assert case.pool.has_worker_for_account("good-1")
 
-    def test_a_move_to_a_host_that_is_not_there_stops_nothing(self, case: PoolCase) -> None:
+    def test_a_move_to_an_unknown_host_stops_nothing(self, case: PoolCase) -> None:
         running = case.pool.start_worker(case.request("good-1"))
         _raises(HostUnavailableError, lambda: case.pool.move_worker("good-1", "no-such-host"))
         info = case.pool.get_worker_info("good-1")

@@ -1,4 +1,7 @@
-"""A clock that moves only when a test moves it: starts that take minutes are tested without waiting."""
+"""A clock that only a test advances.
+
+With it, tests of slow starts need not wait.
+"""
 
 import threading
 from collections.abc import Callable
@@ -9,31 +12,34 @@ _BEGIN: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 class FakeClock:
-    """A time that stands still until `advance`. Any thread may use it."""
+    """A clock that changes only by `advance`. Thread-safe."""
 
     def __init__(self, now: datetime = _BEGIN) -> None:
         self._now = now
-        self._moved = threading.Condition()
+        self._changed = threading.Condition()
 
     def now(self) -> datetime:
-        """Return the present moment, in UTC."""
-        with self._moved:
+        """Return the current time, in UTC."""
+        with self._changed:
             return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the time on; everything that waits for a moment up to then goes on."""
-        with self._moved:
+        """Advance the time; each `wait` whose time is over returns."""
+        with self._changed:
             self._now += timedelta(seconds=seconds)
-            self._moved.notify_all()
+            self._changed.notify_all()
 
-    def look(self) -> None:
-        """Have everything that waits look again at what else it waits for."""
-        with self._moved:
-            self._moved.notify_all()
+    def recheck(self) -> None:
+        """Make every `wait` call its `interrupted` again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def wait(self, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """Wait until the time has moved on by `seconds`; True if `interrupted` became true before."""
-        with self._moved:
+        """Block until the time has advanced by `seconds`.
+
+        Returns True if `interrupted()` became true before.
+        """
+        with self._changed:
             until = self._now + timedelta(seconds=seconds)
-            self._moved.wait_for(lambda: self._now >= until or interrupted())
+            self._changed.wait_for(lambda: self._now >= until or interrupted())
             return self._now < until

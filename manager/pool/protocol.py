@@ -1,4 +1,4 @@
-"""What the service needs of a pool of workers, wherever the workers are. A leaf but for the models."""
+"""The protocol between the service and a pool of workers, local or remote."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,33 +13,34 @@ from manager.states import TradingMode
 if TYPE_CHECKING:
     from manager.config import AccountConfig
 
-#: Called once for each account of a batch: its id, and `done`, `already`, `skipped`, `failed` or `pending`
-#: (unknown).
+#: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
+#: or `pending` (unknown).
 Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """An account to be started, and how to get its configuration.
+    """A request to start an account, and the means to load its configuration.
 
-    `prepare` loads and validates, and raises ValueErrors. It is called where the worker will run and not before, so
-    that a restart uses the files as they are then, and the caller of a remote pool need not have them.
+    `prepare` loads and validates the configuration, and raises ValueErrors. Only the pool that runs the
+    worker calls it, at the start. A restart therefore uses the files of that moment, and the caller of a
+    remote pool need not have them.
     """
 
     account_id: str
     apply_defaults: bool
     validate: bool
     prepare: "Callable[[], AccountConfig]"
-    #: Of the desired state that asks for it; 0 where nobody keeps one.
+    #: Generation of the desired state that it carries out; 0 without desired state.
     generation: int = 0
-    #: What the account asks of its host, where its file is at hand.
+    #: The account's requirements on its host; None if this process does not have its file.
     needs: Needs | None = None
-    #: Whether another host may take over.
+    #: Whether another host may take the account when its host is lost.
     failover: bool = False
-    #: Says how its session trades from the beginning, asked when the worker is made; None: as the pool knows it.
+    #: Returns the initial trading mode, called when the worker is created; None: the pool's own record of it.
     trading_mode: "Callable[[], TradingMode] | None" = None
-    #: What the caller's own validator says, for a pool that sends the order away: it does not call `prepare`.
-    #: Raises as that does. None if it would say nothing that the host does not.
+    #: Runs the caller's own validator, for a remote pool, which does not call `prepare`. Raises the same
+    #: errors. None if the host's validation is the same.
     check: "Callable[[], object] | None" = None
 
 
@@ -49,49 +50,68 @@ def new_batch_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is said about a batch beyond its members. `id` is how its progress is found again."""
+    """Options of a batch. Its progress can be queried by `id`."""
 
     id: str = field(default_factory=new_batch_id)
-    #: Accounts for which there is nothing to be done → (`skipped` or `failed`, why).
+    #: Account without a command → (`skipped` or `failed`, reason).
     settled: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    #: False: the caller does not stay for the answers.
+    #: Whether the call blocks until the results arrive.
     wait: bool = True
 
 
 class WorkerPool(Protocol):
-    """The host agent's pool of processes, or the one that sends the same commands through Celery."""
+    """A pool of workers, local or remote.
+
+    The local pool is the host agent's; the remote one sends commands through Celery.
+    """
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
-        """Start the account's worker and return it once its session is connected.
+        """Start the account's worker.
 
-        If it runs already, answers with what runs and `metadata["already_running"]` true. Raises ValueError (the
-        account or its configuration is wrong) or RuntimeError (it could not start; nothing is left behind).
+        Blocks until its session is connected, and returns the worker. If a worker runs already, returns it
+        with `metadata["already_running"]` true.
+
+        Raises:
+            ValueError: the account or its configuration is invalid.
+            RuntimeError: the worker could not start; no process is left.
         """
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
-        """Stop the account's worker if it has one, then start it; nobody else's start gets in between."""
+        """Stop the account's worker, if any, and start a new one.
+
+        No other command runs in between.
+        """
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """Stop the account's worker; True once its process is proven to have ended.
+        """Stop the account's worker.
 
-        `timeout` is in seconds, by default the account's own. Raises NoWorkerError (a ValueError) if there is none,
-        StopFailedError if it could not be ended.
+        Blocks until its process has ended, and returns True. `timeout` is in seconds; None is the account's
+        own.
+
+        Raises:
+            NoWorkerError: the account has no worker (a ValueError).
+            StopFailedError: the process could not be ended.
         """
 
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None
     ) -> WorkerInfo:
-        """Stop the account's worker where it is and start it on `host`; with `force`, without proof that it has ended.
+        """Stop the account's worker on its present host and start it on `host`.
 
-        `needs`, where known, are looked at before anything is stopped.
+        `needs`, where known, are checked before the stop. With `force`, the worker need not be proven to have
+        ended.
         """
 
     def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
-        """Change how the account's session trades, and the sessions that follow; `command` is `PAUSE` or `RESUME`.
+        """Change the trading mode of the account.
 
-        Returns once the worker has done so; at once for an account that has no worker. Raises NoWorkerError if
-        it never had one, NotSupportedError if what it runs decides by itself when to trade, CommandRefusedError if
-        its worker did not answer.
+        The mode applies to its present session and to later ones. `command` is `PAUSE` or `RESUME`. Blocks
+        until the worker has acknowledged; returns at once if there is none.
+
+        Raises:
+            NoWorkerError: the account never had a worker.
+            NotSupportedError: the gateway runs a program, which decides by itself when to trade.
+            CommandRefusedError: the worker did not answer.
         """
 
     def set_mode_many(
@@ -101,17 +121,20 @@ class WorkerPool(Protocol):
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """Change the mode of many at once; every account is accounted for."""
+        """Change the mode of many accounts. The result contains every account."""
 
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """Start many at once; every order is accounted for in the result. Raises only if nothing could be tried."""
+        """Start many accounts. The result contains every account.
+
+        Raises only if no start could be attempted.
+        """
 
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """Stop and start many at once; every order is accounted for."""
+        """Restart many accounts. The result contains every account."""
 
     def stop_many(
         self,
@@ -120,23 +143,29 @@ class WorkerPool(Protocol):
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """Stop many at once; every account is accounted for."""
+        """Stop many accounts. The result contains every account."""
 
     def validate_many(self, needs: "Mapping[str, Needs]") -> dict[str, tuple[str, ValidationResult]] | None:
-        """Check accounts on the hosts that would run them: account → (host, what it found).
+        """Validate accounts on the hosts that would run them.
 
-        None if there are no other hosts to ask: this process is where the accounts would run.
+        Returns account → (host, result). Returns None if the accounts would run in this process.
         """
 
     def stoppable(self) -> list[str]:
-        """Return the accounts that a stop of everything must stop: those that may have a worker, or will again."""
+        """Return the accounts that a stop of all must stop.
+
+        They have, may have or should have a worker.
+        """
 
     def recorded_needs(self, account_ids: Sequence[str]) -> "Mapping[str, Needs]":
-        """Return what is recorded of accounts since they were started last, for when their files cannot be read."""
+        """Return the needs recorded at the accounts' last starts.
+
+        Used for accounts whose files cannot be read.
+        """
 
     def list_workers(self) -> list[WorkerInfo]: ...
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None: ...
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Say whether the account has a worker process, in whichever state."""
+        """Return whether the account has a worker process, in any state."""

@@ -1,4 +1,7 @@
-"""From an account's name to an order that a pool carries out, its configuration checked when that happens."""
+"""Creates start requests.
+
+They load and validate the account's configuration when a pool starts the account.
+"""
 
 import logging
 from typing import Final
@@ -14,7 +17,7 @@ logger: Final = logging.getLogger(__name__)
 
 
 class StartRequestFactory:
-    """Makes orders for the accounts of one configuration service."""
+    """Creates start requests for the accounts of one configuration service."""
 
     def __init__(self, config_service: AccountConfigs, validator: Validator | None = None) -> None:
         self.accounts = Accounts(config_service, validator)
@@ -27,9 +30,9 @@ class StartRequestFactory:
         generation: int = 0,
         config: AccountConfig | None = None,
     ) -> StartRequest:
-        """Return the order to start the account; nothing is read before it is carried out.
+        """Return a request to start the account. Reads no file before the start.
 
-        `config`, where it is at hand, tells where the account may run.
+        `config`, if the caller has it, provides the account's requirements on its host.
         """
 
         def prepare() -> AccountConfig:
@@ -47,7 +50,7 @@ class StartRequestFactory:
         )
 
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
-        """Return the error that tells everything that is wrong with the account's files."""
+        """Return the error that lists every problem of the account's files."""
         return _invalid(self.accounts.check(account_id, apply_defaults))
 
     def _prepare(self, account_id: str, apply_defaults: bool, validate: bool) -> AccountConfig:
@@ -56,7 +59,7 @@ class StartRequestFactory:
         except InvalidConfigError:
             if not validate:
                 raise
-            # What keeps the file from being read is not all that is wrong with it.
+            # The error names only what prevents reading the file. Report every problem of it.
             raise self.problems(account_id, apply_defaults) from None
         if not config.enabled:
             raise AccountDisabledError(

@@ -1,7 +1,8 @@
-"""A pool of workers in memory, for tests of services that command a fleet: no Redis, no Celery, no process.
+"""An in-memory pool of workers, for tests of services.
 
-`manager.testing.fake_service` returns a service over one. What it does is what the real pools do: the same
-states, errors, results and metadata keys, held by the same contract suite (`manager.pool.contract`).
+It needs no Redis, Celery or process. It has the states, errors, results and metadata keys of the real pools,
+and passes the same contract suite (`manager.pool.contract`). `manager.testing.fake_service` returns a service
+over one.
 """
 
 import threading
@@ -26,7 +27,15 @@ from manager.errors import (
     StartTimeoutError,
 )
 from manager.gateways import runs_programs
-from manager.models import BatchResult, UtcDatetime, ValidationResult, WorkerInfo, new_worker_id
+from manager.models import (
+    BatchResult,
+    UtcDatetime,
+    ValidationResult,
+    WorkerInfo,
+    WorkerMetrics,
+    WorkerPlacement,
+    new_worker_id,
+)
 from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec, mode_not_supported
@@ -36,15 +45,15 @@ from manager.states import LIVE, TradingMode, WorkerLifecycleStatus, may_move
 from manager.versions import __version__
 
 _S: Final = WorkerLifecycleStatus
-#: Greater than every pid that a system gives: a test that kills by pid hits nothing.
+#: Greater than any real pid, so that a test that kills by pid hits no process.
 _FIRST_PID: Final = 1 << 30
-#: Accounts of a batch that are started at once.
+#: Accounts of a batch that start in parallel.
 _THREADS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class FakeEvent:
-    """One change of a worker's state, in the order in which they happened."""
+    """One change of a worker's state."""
 
     time: UtcDatetime
     host: str
@@ -56,7 +65,10 @@ class FakeEvent:
 
 @dataclass(eq=False)
 class _Slot:
-    """One account: `lock` is held through a whole command, so that its commands follow each other."""
+    """One account.
+
+    Each command holds `lock`, so that commands run one after the other.
+    """
 
     account_id: str
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -64,7 +76,7 @@ class _Slot:
     request: StartRequest | None = None
     needs: Needs | None = None
     claims: tuple[str, ...] = ()
-    #: Stops that wait for a start which is under way.
+    #: Number of stops that wait for a start in progress.
     stops: int = 0
     starting: bool = False
     mode: TradingMode = TradingMode.NORMAL
@@ -75,17 +87,15 @@ class _Slot:
 
     @property
     def host(self) -> str:
-        return "" if self.info is None else str(self.info.metadata["host"])
+        return "" if self.info is None else self.info.placement.host or ""
 
 
 class FakePool:
-    """The `WorkerPool` protocol in memory, on one or several fake hosts.
+    """An in-memory `WorkerPool` with one or several fake hosts. Thread-safe.
 
-    Every method may be called from any thread.
-
-    `hosts` are names, or `HostFacts` with labels and capacity, which placement follows. `request_for` returns
-    a start request for an account that is moved before it was ever started; `fake_service` gives one.
-    `events` holds every change of a state.
+    `hosts` are names, or `HostFacts` whose labels and capacity placement respects. `request_for` returns the
+    start request of an account that is moved before its first start; `fake_service` provides one. `events`
+    holds every change of a state, oldest first.
     """
 
     def __init__(
@@ -107,23 +117,26 @@ class FakePool:
         self._pids = count(_FIRST_PID)
         self._epochs = count(1)
 
-    # what a test scripts
+    # scripted by a test
 
     def fail_next(self, account_id: str, error: Exception) -> None:
-        """Have the next start of the account fail with `error`.
+        """Make the account's next start fail with `error`, after its validation.
 
-        The start is validated first. Called twice, the next two starts fail.
+        Called twice, the next two starts fail.
         """
         self._failures[account_id].append(error)
 
     def start_takes(self, account_id: str, seconds: float) -> None:
-        """Have starts of the account take so long by `clock`; a start waits until a test advances it."""
+        """Make the account's starts take `seconds` by `clock`.
+
+        The test must advance the clock.
+        """
         self._seconds[account_id] = seconds
 
     def end_worker(self, account_id: str, reason: str) -> WorkerInfo:
-        """Have the account's worker end without a command, as a crash does: it becomes `failed`.
+        """End the account's worker without a command, like a crash.
 
-        Raises NoWorkerError if it does not run.
+        The worker becomes `failed`. Raises NoWorkerError if it does not run.
         """
         with self._guard:
             slot = self._slots.get(account_id)
@@ -133,11 +146,14 @@ class FakePool:
             return self._move(slot, _S.FAILED, reason)
 
     def silence(self, host: str) -> None:
-        """Have a host fall silent: its workers are `unknown`, and nothing starts, stops or moves there."""
+        """Make a host silent.
+
+        Its workers become `unknown`, and it carries out no commands.
+        """
         self._hosts[host] = replace(self._hosts[host], live=False)
 
     def wake(self, host: str) -> None:
-        """Have a silent host be back, its workers as they were."""
+        """Make a silent host live again, with its workers unchanged."""
         self._hosts[host] = replace(self._hosts[host], live=True)
 
     # commands
@@ -148,11 +164,14 @@ class FakePool:
         with slot.lock:
             if slot.live and slot.info is not None:
                 self._require_live(slot)
-                return slot.info.with_(metadata={"already_running": True})
+                return slot.info.with_(metadata=WorkerPlacement(already_running=True))
             return self._start(slot, request)
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.restart_worker`. An invalid configuration stops nothing."""
+        """See `manager.pool.protocol.WorkerPool.restart_worker`.
+
+        An invalid configuration stops nothing.
+        """
         slot = self._slot(request.account_id)
         with slot.lock:
             config = request.prepare()
@@ -162,7 +181,10 @@ class FakePool:
             return self._start(slot, request, config)
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.protocol.WorkerPool.stop_worker`. A start that is under way is broken off."""
+        """See `manager.pool.protocol.WorkerPool.stop_worker`.
+
+        Cancels a start in progress.
+        """
         check_timeout(timeout)
         with self._guard:
             slot = self._slots.get(account_id)
@@ -170,7 +192,7 @@ class FakePool:
                 raise NoWorkerError(f"{account_id} has no worker here: nothing to stop")
             present = slot.live or slot.starting
             slot.stops += 1
-        self.clock.look()
+        self.clock.recheck()
         try:
             with slot.lock:
                 if slot.info is not None and (slot.live or slot.info.status is _S.FAILED):
@@ -219,14 +241,14 @@ class FakePool:
         if slot is None or slot.info is None:
             raise NoWorkerError(f"{account_id} never had a worker: nothing to {command.name}")
         with slot.lock:
-            if runs_programs(str(slot.info.metadata["gateway"])):
+            if runs_programs(slot.info.placement.gateway or ""):
                 raise mode_not_supported(account_id, command.name)
             if slot.live:
                 self._require_live(slot)
             with self._guard:
                 slot.mode = command.mode
-                slot.info = slot.info.with_(metadata={"trading_mode": command.mode})
-                return self._seen(slot.info)
+                slot.info = slot.info.with_(metadata=WorkerMetrics(trading_mode=command.mode))
+                return self._current(slot.info)
 
     def set_mode_many(
         self,
@@ -235,7 +257,7 @@ class FakePool:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.set_mode_many`, and `start_many` here."""
+        """See `WorkerPool.set_mode_many`, and `start_many` here."""
 
         def change(account_id: str) -> tuple[str, WorkerInfo | str]:
             try:
@@ -250,7 +272,7 @@ class FakePool:
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.start_many`. Blocks, whatever `batch` says."""
+        """See `manager.pool.protocol.WorkerPool.start_many`. Always blocks."""
         return self._many(
             [(one.account_id, _started(self.start_worker, one)) for one in requests], progress, batch
         )
@@ -258,7 +280,7 @@ class FakePool:
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
+        """See `WorkerPool.restart_many`, and `start_many` here."""
         return self._many(
             [(one.account_id, _started(self.restart_worker, one)) for one in requests], progress, batch
         )
@@ -281,14 +303,17 @@ class FakePool:
             except ManagerError as error:
                 return "failed", str(error)
             info = self.get_worker_info(account_id)
-            return ("done", info) if info is not None else ("skipped", f"{account_id}: no worker was made")
+            return ("done", info) if info is not None else ("skipped", f"{account_id}: no worker was created")
 
         return self._many([(one, _stopping(stop, one)) for one in account_ids], progress, batch)
 
-    # questions
+    # queries
 
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]] | None:
-        """See `manager.pool.protocol.WorkerPool.validate_many`: the accounts run in this process."""
+        """See `manager.pool.protocol.WorkerPool.validate_many`.
+
+        Returns None, because the accounts run in this process.
+        """
         del needs
         return None
 
@@ -304,19 +329,22 @@ class FakePool:
         return {account_id: needs for account_id, needs in found.items() if needs is not None}
 
     def list_workers(self) -> list[WorkerInfo]:
-        """Return every worker that this pool knows of, ended ones too, by account id."""
+        """Return every worker of this pool, also ended ones, by account id."""
         with self._guard:
             slots = sorted(self._slots.values(), key=lambda slot: slot.account_id)
-            return [self._seen(slot.info) for slot in slots if slot.info is not None]
+            return [self._current(slot.info) for slot in slots if slot.info is not None]
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker as it is now, or None if this pool never had one."""
+        """Return the account's worker with its current state.
+
+        Returns None if this pool never had one.
+        """
         with self._guard:
             slot = self._slots.get(account_id)
-            return self._seen(slot.info) if slot is not None and slot.info is not None else None
+            return self._current(slot.info) if slot is not None and slot.info is not None else None
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Say whether the account has a worker, in whichever state."""
+        """Return whether the account has a worker, in any state."""
         with self._guard:
             slot = self._slots.get(account_id)
             return slot is not None and slot.live
@@ -351,7 +379,7 @@ class FakePool:
             slot.starting = False
 
     def _connect(self, slot: _Slot, config: AccountConfig) -> None:
-        """Take as long as was scripted, and fail as was scripted."""
+        """Take the scripted time, and raise the scripted failure."""
         limit, seconds = config.timeout / 1000, self._seconds.get(slot.account_id, 0.0)
         cancelled = self.clock.wait(min(seconds, limit), lambda: slot.stops > 0)
         if cancelled or slot.stops:
@@ -399,27 +427,26 @@ class FakePool:
             created_at=self.clock.now(),
             groups=config.groups,
             labels=config.labels,
-            metadata={
-                "host": host,
-                "pid": next(self._pids),
-                "gateway": config.gateway,
-                "epoch": next(self._epochs),
-                "generation": request.generation,
-                "restarts": 0,
-                "last_cause": None,
-                "version": __version__,
-                "config_version": config_version(config),
-                "health": "unknown",
-                "trading_mode": mode,
-                "log_file": "",
-            },
+            metadata=WorkerPlacement(
+                host=host,
+                pid=next(self._pids),
+                gateway=config.gateway,
+                epoch=next(self._epochs),
+                generation=request.generation,
+                restarts=0,
+                last_cause=None,
+                version=__version__,
+                config_version=config_version(config),
+                log_file="",
+            ).to_dict()
+            | WorkerMetrics(health="unknown", trading_mode=mode).to_dict(),
         )
 
     def _move(self, slot: _Slot, status: WorkerLifecycleStatus, error: str | None = None) -> WorkerInfo:
         with self._guard:
             if slot.info is None or not may_move(slot.info.status, status):
                 before = None if slot.info is None else slot.info.status
-                raise AssertionError(f"{slot.account_id}: {before} may not become {status}")
+                raise AssertionError(f"{slot.account_id}: {before} cannot become {status}")
             now = self.clock.now()
             if error is not None:
                 error = error.removeprefix(f"{slot.account_id}: ")
@@ -427,17 +454,20 @@ class FakePool:
             if status is _S.RUNNING:
                 changes |= {
                     "started_at": now,
-                    "metadata": {"health": "healthy", "heartbeat_age_seconds": 0.0},
+                    "metadata": WorkerMetrics(health="healthy", heartbeat_age_seconds=0.0),
                 }
             elif status not in LIVE:
                 code = 0 if status is _S.STOPPED else 1
-                changes |= {"stopped_at": now, "metadata": {"exit_code": code}}
+                changes |= {"stopped_at": now, "metadata": WorkerPlacement(exit_code=code)}
             slot.info = slot.info.with_(**changes)
             self.events.append(FakeEvent(now, slot.host, slot.account_id, slot.info.worker_id, status, error))
             return slot.info
 
     def _claim(self, slot: _Slot, config: AccountConfig) -> None:
-        """Take the account's broker identity: two sessions of one login never exist, here too."""
+        """Claim the account's broker identity.
+
+        It ensures that no two sessions have one login. Raises SessionHeldError.
+        """
         claims = config.identity_claims()
         for claim in claims:
             holder = self._holders.get(claim, slot.account_id)
@@ -455,7 +485,7 @@ class FakePool:
         slot.claims = ()
 
     def _view(self, account_id: str) -> FleetView:
-        """Return the fleet as placement sees it, without the account itself."""
+        """Return the hosts and their accounts, without this account."""
         with self._guard:
             view = FleetView(self._hosts.values())
             for slot in self._slots.values():
@@ -469,13 +499,13 @@ class FakePool:
                 f"{slot.account_id}: host {slot.host} is silent: its worker may trade; nothing was done"
             )
 
-    def _seen(self, info: WorkerInfo) -> WorkerInfo:
-        host = str(info.metadata["host"])
+    def _current(self, info: WorkerInfo) -> WorkerInfo:
+        host = info.placement.host or ""
         if info.status not in LIVE or self._hosts[host].live:
             return info
         reason = "the host agent is silent"
         return info.with_(
-            status=_S.UNKNOWN, error=reason, metadata={"health": "unknown", "health_reason": reason}
+            status=_S.UNKNOWN, error=reason, metadata=WorkerMetrics(health="unknown", health_reason=reason)
         )
 
     def _slot(self, account_id: str) -> _Slot:
@@ -495,7 +525,8 @@ class FakePool:
             "failed": {},
         }
         slow = any(account_id in self._seconds for account_id, _ in commands)
-        # One after the other, so that events come in the order asked; at once where one may delay the others.
+        # Sequential, so that events have the order of the commands; parallel if a slow start may delay
+        # others.
         with ThreadPoolExecutor(_THREADS if slow else 1, thread_name_prefix="fake-batch") as threads:
             outcomes = threads.map(lambda item: item[1](), commands)
             for (account_id, _), (outcome, what) in zip(commands, outcomes, strict=True):
@@ -517,7 +548,7 @@ def _started(
             info = command(request)
         except ManagerError as error:
             return "failed", str(error)
-        return ("already" if info.metadata.get("already_running") else "done"), info
+        return ("already" if info.placement.already_running else "done"), info
 
     return run
 

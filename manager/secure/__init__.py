@@ -1,1 +1,1 @@
-"""What makes a fleet's Redis private: certificates, users with least rights, and the URLs that name them."""
+"""Certificates, restricted users and URLs for a fleet's private Redis."""

@@ -14,15 +14,17 @@ CA_KEY: Final = "ca.key"
 REDIS_CERT: Final = "redis.crt"
 REDIS_KEY: Final = "redis.key"
 
-#: Minutes by which certificates begin earlier than now: clocks of hosts differ.
+#: Certificates are valid from this long before now, because the clocks of hosts differ.
 _EARLIER: Final = timedelta(minutes=5)
 _CA_DAYS: Final = 3650
 
 
 def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[Path]:
-    """Write an authority, unless there is one, and a new certificate for Redis under these names and addresses.
+    """Write a new certificate for Redis, and a certificate authority if none exists.
 
-    Raises SettingsError if the package `cryptography` is missing, or if the authority's files cannot be read.
+    The certificate has these names and addresses and is valid for `days`. Returns the written files. Raises
+    SettingsError if the package `cryptography` is missing, or if the authority's files are missing, invalid
+    or expired.
     """
     try:
         from cryptography import x509
@@ -31,7 +33,7 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
         from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
     except ImportError:
         raise SettingsError(
-            "certificates need the package cryptography: pip install 'worker-manager[secure]'"
+            "certificates need the package cryptography: run pip install 'worker-manager[secure]'"
         ) from None
 
     now = datetime.now(UTC)
@@ -61,10 +63,10 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
 
     cert_path, key_path = directory / CA_CERT, directory / CA_KEY
     if cert_path.exists() != key_path.exists():
-        there, gone = (cert_path, key_path) if cert_path.exists() else (key_path, cert_path)
+        present, missing = (cert_path, key_path) if cert_path.exists() else (key_path, cert_path)
         raise SettingsError(
-            f"{there} is there and {gone.name} is not: put it back, or move the other away as well to have a new authority "
-            "made (every host then needs its new ca.crt)"
+            f"{present} exists but {missing.name} is missing: restore it, or move {present.name} away to "
+            "create a new authority (then copy the new ca.crt to every host)"
         )
     if cert_path.exists():
         try:
@@ -72,18 +74,19 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
             loaded = serialization.load_pem_private_key(key_path.read_bytes(), None)
         except (OSError, ValueError, TypeError) as error:
             raise SettingsError(
-                f"{cert_path} and {key_path} cannot be read as an authority: {error}"
+                f"{cert_path} and {key_path} are not a readable authority ({error}): restore them from a "
+                "backup"
             ) from None
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-            raise SettingsError(f"{key_path} is no key that this command has made")
+            raise SettingsError(f"{key_path} was not created by this command: restore the original key")
         if loaded.public_key() != authority.public_key():
             raise SettingsError(
-                f"{cert_path} and {key_path} do not belong together: put the right ones there"
+                f"{cert_path} and {key_path} do not belong together: restore the matching files"
             )
         if authority.not_valid_after_utc <= now + timedelta(days=1):
             raise SettingsError(
-                f"{cert_path} ends on {authority.not_valid_after_utc:%Y-%m-%d}: move it and {key_path.name} away to have a new "
-                "authority made; every host then needs its new ca.crt"
+                f"{cert_path} expires on {authority.not_valid_after_utc:%Y-%m-%d}: move it and "
+                f"{key_path.name} away to create a new authority, then copy the new ca.crt to every host"
             )
         authority_key = loaded
     else:
@@ -126,7 +129,7 @@ def make_certificates(directory: Path, names: Sequence[str], days: int) -> list[
 
 
 def certificate_names(directory: Path) -> tuple[str, ...]:
-    """Return the names and addresses in Redis's certificate, in its order; none if there is no such file."""
+    """Return the names and addresses in Redis's certificate; empty without a file."""
     try:
         from cryptography import x509
 

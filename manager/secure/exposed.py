@@ -1,4 +1,4 @@
-"""What others could read or listen to: files that hold secrets, and a Redis URL that trusts any certificate."""
+"""Finds exposed secrets: readable files, and URLs that trust any certificate."""
 
 import stat
 import sys
@@ -16,28 +16,39 @@ from manager.config.references import content, references
 from manager.errors import ManagerError
 from manager.settings import Settings
 
-#: How a URL says that any certificate will do, for redis-py, kombu and Python's ssl.
+#: URL values that turn the check off in redis-py, kombu and Python's ssl.
 _NO_CHECK: Final = frozenset(
     {"none", "cert_none", "ssl.cert_none", "0", "false", "no", "verifymode.cert_none"}
 )
 
 
 def url_problem(url: str) -> str | None:
-    """Say how a Redis URL gives up the check of who answers; None if it does not. Shows nothing of the URL but that."""
+    """Return how a Redis URL turns the check of the server off, or None.
+
+    The text contains only that option, and no other part of the URL.
+    """
     try:
         query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     except ValueError:
         return None
     for name, value in query:
         if name.lower() == "ssl_cert_reqs" and value.strip().lower() in _NO_CHECK:
-            return f"ssl_cert_reqs={value}: whoever can redirect the connection can pass for this Redis"
+            return (
+                f"ssl_cert_reqs={value}: an attacker who redirects the connection can impersonate this Redis"
+            )
         if name.lower() == "ssl_check_hostname" and value.strip().lower() in _NO_CHECK:
-            return f"ssl_check_hostname={value}: any server with a certificate of this authority can pass for this Redis"
+            return (
+                f"ssl_check_hostname={value}: any server with a certificate of this authority can "
+                "impersonate this Redis"
+            )
     return None
 
 
 def open_files(settings: Settings) -> list[str]:
-    """Return the files with secrets that others on this machine may read, as `PATH (mode 0644): what it holds`."""
+    """Return the files with secrets that other users of this machine can access.
+
+    Each entry is `PATH (mode 0644): content`. Empty on Windows.
+    """
     if sys.platform == "win32":
         return []
     found: dict[Path, str] = {}
@@ -62,7 +73,7 @@ def _files(settings: Settings) -> Iterator[tuple[Path, str]]:
     try:
         accounts = service.snapshot().accounts
     except ManagerError:
-        return  # the check of the configuration says so
+        return  # the check `config` reports this error
     for account_id, loaded in accounts.items():
         config = loaded.repaired
         if config is None:
@@ -77,7 +88,10 @@ def _files(settings: Settings) -> Iterator[tuple[Path, str]]:
                 yield path, f"a secret of account {account_id}"
         in_clear = any(text and scheme_of(text) is None for text in password)
         if in_clear or any(True for _ in literals(content(config))):
-            yield service.accounts_dir / f"{account_id}.yaml", f"account {account_id} with secrets in clear"
+            yield (
+                service.accounts_dir / f"{account_id}.yaml",
+                f"account {account_id} with secrets in plain text",
+            )
 
 
 def _mode(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""`manager secure`: everything that a private Redis needs, in one directory, made once and added to later."""
+"""`manager secure`: one directory with everything that a private Redis needs."""
 
 import hashlib
 import os
@@ -25,38 +25,41 @@ from manager.system import atomic_file
 
 ACL_FILE: Final = "users.acl"
 CONF_FILE: Final = "redis.conf"
-#: Users that every fleet has, and what each is for.
+#: Users of every fleet, and the purpose of each.
 USERS: Final = {
-    "manager": "the command line and services that command the fleet",
-    "reader": "who only looks",
-    "flower": "Flower",
+    "manager": "for the command line and services that send commands",
+    "reader": "for read-only access",
+    "flower": "for Flower",
 }
 
 
-#: Whoever gives no name is nobody: the user is off, and has no password by which it could be on. It has every right all the
-#: same, because Redis replays its append-only file as this user, and leaves out each transaction that it may not do.
-_NOBODY: Final = "user default off resetpass allkeys allchannels +@all"
+#: A client without a user name cannot log in, because the user `default` is off and has no password. It needs
+#: all rights nevertheless: Redis replays its append-only file as this user, and skips transactions that it
+#: has no right to.
+_DEFAULT_USER: Final = "user default off resetpass allkeys allchannels +@all"
 
 
-#: A line that was made here.
-_OURS: Final = re.compile(r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) ")
-#: Names, and addresses of either kind.
+#: A line of the ACL file that this module wrote.
+_GENERATED_LINE: Final = re.compile(
+    r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) "
+)
+#: Host names, IPv4 and IPv6 addresses.
 _REDIS_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What was made."""
+class Created:
+    """What one call has written."""
 
     directory: Path
     files: tuple[Path, ...]
-    #: Users that are new.
+    #: The new users.
     users: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What `init` was asked for the last time; as if by default, if it never was."""
+class PreviousSetup:
+    """The arguments of the last `init`; the defaults if it never ran."""
 
     redis_names: tuple[str, ...] = ("localhost", "127.0.0.1")
     port: int = 6379
@@ -64,23 +67,26 @@ class Before:
 
 
 class SecureDirectory:
-    """One directory with the fleet's authority, users and URLs; everything in it is mode 0600."""
+    """One directory with the fleet's authority, users and URLs.
+
+    Every file has mode 0600.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def init(
         self, *, hosts: Sequence[str], redis_names: Sequence[str], port: int, days: int, tls: bool = True
-    ) -> Made:
-        """Make what is missing: authority, Redis's certificate (always a new one), users, URLs, Redis's configuration.
+    ) -> Created:
+        """Write a new certificate and configuration for Redis, and what is missing.
 
-        Users that there are keep their passwords; their rights, and where their URLs lead, are renewed. Raises
-        SettingsError.
+        Creates the authority, users and URLs that do not exist. Existing users keep their passwords and get
+        new rights and URLs. `days` is the validity of the certificate. Raises SettingsError.
         """
         self._prepare()
         for name in redis_names:
             if not _REDIS_NAME.fullmatch(name):
-                raise SettingsError(f"{name!r} is no name or address that a Redis could have")
+                raise SettingsError(f"{name!r} is not a valid host name or address: correct --redis-host")
         files = make_certificates(self.directory, redis_names, days) if tls else []
         users = [*USERS, *(self._host_user(host) for host in hosts)]
         known = self._renew_rights()
@@ -89,22 +95,25 @@ class SecureDirectory:
         end = f"?{urlencode(query, safe='/')}" if tls else ""
         url = _Url("rediss" if tls else "redis", f"{place}:{port}/0{end}")
         for user in known:
-            self._lead_to(user, url)
+            self._update_url(user, url)
         new = [user for user in dict.fromkeys(users) if user not in known]
         for user in new:
             self._add(user, url)
         files.append(
             atomic_file.write(self.directory / CONF_FILE, self._conf(port, tls=tls).encode(), durable=True)
         )
-        made = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
-        return Made(self.directory, tuple(made), tuple(new))
+        created = [*files, self.directory / ACL_FILE, *(self.url_file(user) for user in new)]
+        return Created(self.directory, tuple(created), tuple(new))
 
-    def before(self) -> Before:
-        """Return what there is: a certificate that is renewed must not lose the names that the fleet knows Redis by."""
+    def previous_setup(self) -> PreviousSetup:
+        """Return the arguments of the last `init`, from the files that it wrote.
+
+        A renewed certificate must keep the names that the fleet's URLs use.
+        """
         try:
             conf = (self.directory / CONF_FILE).read_text()
         except (OSError, UnicodeDecodeError):
-            return Before()
+            return PreviousSetup()
         tls = re.search(r"^tls-port (\d+)$", conf, re.MULTILINE)
         plain = re.search(r"^port (\d+)$", conf, re.MULTILINE)
         port = tls or plain
@@ -112,20 +121,31 @@ class SecureDirectory:
         names = certificate_names(self.directory) if tls is not None else ()
         if not names and url is not None:
             names = (url.rest.partition("/")[0].rpartition(":")[0].strip("[]"),)
-        return Before(names or Before().redis_names, int(port[1]) if port else Before().port, tls is not None)
+        return PreviousSetup(
+            names or PreviousSetup().redis_names,
+            int(port[1]) if port else PreviousSetup().port,
+            tls is not None,
+        )
 
-    def add_host(self, host: str) -> Made:
-        """Add a host's user; its URL is like the manager's. Raises SettingsError if there is no such directory yet."""
+    def add_host(self, host: str) -> Created:
+        """Add a user for a host, with the same address as the manager's URL.
+
+        Raises SettingsError if `init` has not run, or if the host already has a user.
+        """
         url = _Url.read(self.url_file("manager"))
         if url is None or not (self.directory / ACL_FILE).exists():
             raise SettingsError(
-                f"{self.directory} has no {self.url_file('manager').name} and {ACL_FILE}: `manager secure init` makes them first"
+                f"{self.directory} does not contain {self.url_file('manager').name} and {ACL_FILE}: run "
+                "`manager secure init` first"
             )
         user = self._host_user(host)
         if user in self._renew_rights():
-            raise SettingsError(f"{self.directory / ACL_FILE} has a user {user} already")
+            raise SettingsError(
+                f"{self.directory / ACL_FILE} already contains the user {user}: its URL is in "
+                f"{self.url_file(user)}"
+            )
         self._add(user, url)
-        return Made(self.directory, (self.directory / ACL_FILE, self.url_file(user)), (user,))
+        return Created(self.directory, (self.directory / ACL_FILE, self.url_file(user)), (user,))
 
     def url_file(self, user: str) -> Path:
         return self.directory / f"{user}.url"
@@ -138,19 +158,24 @@ class SecureDirectory:
             if sys.platform != "win32":
                 os.chmod(self.directory, 0o700)  # noqa: PTH101
         except OSError as error:
-            raise SettingsError(f"{self.directory}: {error.strerror}: choose another with --dir") from None
+            raise SettingsError(
+                f"{self.directory}: {error.strerror}: choose another directory with --dir"
+            ) from None
 
     def _renew_rights(self) -> list[str]:
-        """Give every user of ours the rights that this version has for it; returns them. Other lines stay as they are."""
+        """Rewrite the rights of our users as this version defines them.
+
+        Returns their names. Other lines of the ACL file are not changed. Raises SettingsError.
+        """
         path = self.directory / ACL_FILE
         try:
             before = path.read_text().splitlines() if path.exists() else []
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} cannot be read: {error}") from None
+            raise SettingsError(f"{path} cannot be read ({error}): correct or restore the file") from None
         known: list[str] = []
-        lines = [_NOBODY]
+        lines = [_DEFAULT_USER]
         for line in before:
-            found = _OURS.match(line)
+            found = _GENERATED_LINE.match(line)
             if found is not None:
                 known.append(found["user"])
                 line = _acl_line(found["user"], found["digest"])  # noqa: PLW2901
@@ -162,15 +187,15 @@ class SecureDirectory:
     def _add(self, user: str, url: "_Url") -> None:
         password = secrets.token_urlsafe(32)
         path = self.directory / ACL_FILE
-        # First the URL: a user whose password is nowhere could never log in.
+        # Write the URL before the ACL line: the password of a user without a URL file would be lost.
         atomic_file.write(
             self.url_file(user), url.of(f"{quote(user)}:{quote(password)}").encode(), durable=True
         )
         line = _acl_line(user, hashlib.sha256(password.encode()).hexdigest())
         atomic_file.write(path, path.read_bytes() + line.encode() + b"\n", durable=True)
 
-    def _lead_to(self, user: str, url: "_Url") -> None:
-        """Have the user's URL, if it is still here, lead to where Redis is now."""
+    def _update_url(self, user: str, url: "_Url") -> None:
+        """Rewrite the address in the user's URL file, if that file still exists."""
         before = _Url.read(self.url_file(user))
         if before is not None and before.of(before.credentials) != url.of(before.credentials):
             atomic_file.write(self.url_file(user), url.of(before.credentials).encode(), durable=True)
@@ -179,7 +204,8 @@ class SecureDirectory:
     def _host_user(host: str) -> str:
         if not HOST_NAME.fullmatch(host):
             raise SettingsError(
-                f"{host!r} is no host's name: 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit"
+                f"{host!r} is not a valid host name: use 1 to 63 letters, digits, '.', '_' or '-', and "
+                "begin with a letter or digit"
             )
         return f"host-{host}"
 
@@ -195,22 +221,22 @@ class SecureDirectory:
             else f"port {port}\n"
         )
         return (
-            "# For the Redis of one fleet; nobody else's data in it. Made by `manager secure init`.\n"
+            "# For a Redis that only this fleet uses. Written by `manager secure init`.\n"
             f"{listen}aclfile {at(ACL_FILE)}\n"
             "appendonly yes\nappendfsync everysec\nmaxmemory-policy noeviction\n"
-            "# A client that sends more than this in one value is cut off.\n"
+            "# Redis disconnects a client that sends a larger value.\n"
             "proto-max-bulk-len 16mb\nclient-query-buffer-limit 32mb\n"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Url:
-    """A URL without who uses it."""
+    """A Redis URL, split so that the credentials can be replaced."""
 
     scheme: str
-    #: Place, database and options.
+    #: Address, database and options.
     rest: str
-    #: Of whom it was read; empty for none.
+    #: `USER:PASSWORD` of the file that it was read from; empty if there was none.
     credentials: str = ""
 
     @classmethod
@@ -223,7 +249,7 @@ class _Url:
         return cls(scheme, rest, credentials)
 
     def of(self, credentials: str) -> str:
-        """Return it as a line of a file."""
+        """Return the URL with these credentials, as a line of a file."""
         return f"{self.scheme}://{credentials}@{self.rest}\n"
 
 

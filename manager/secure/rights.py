@@ -1,59 +1,65 @@
-"""The rights of each kind of user in Redis, as its ACL spells them (Redis 7 or later: keys to read and keys to write).
+"""The rights of each kind of Redis user, as ACL rules (Redis 7 or later).
 
-Found by running everything with `ACL LOG` at hand; tests/e2e/test_secure.py does so again. docs/explanation/security.md says what
-these rights still allow.
+The rules were found by running every command and reading `ACL LOG`; tests/e2e/test_secure.py repeats that.
+docs/explanation/security.md says what these rights still allow.
 """
 
 from typing import Final
 
-#: kombu's lists for the four priorities of a queue: the name itself, then with these ends.
+#: kombu uses four lists for the priorities of a queue: its name, and its name with this separator and a
+#: number.
 _STEP: Final = "\x06\x16"
 
-#: What no user of the fleet needs: to administer, to look at everything, or to change how Redis works.
+#: All commands except those that administer Redis, scan the whole keyspace, or change how Redis works.
 _COMMANDS: Final = (
-    "+@all -@admin -@dangerous -script|flush -script|kill -function -scan -randomkey -dbsize -select -xgroup -xclaim "
-    "-xautoclaim -xreadgroup +info"
+    "+@all -@admin -@dangerous -script|flush -script|kill -function -scan -randomkey -dbsize -select "
+    "-xgroup -xclaim -xautoclaim -xreadgroup +info"
 )
 
-#: Who subscribes to a pattern must have that very pattern, however wide the others are.
+#: Redis allows a pattern subscription only if the ACL contains exactly that pattern, even if a wider one
+#: matches.
 _BROADCASTS: Final = ("/0.celery*", "/0.celery.pidbox", "/0.celeryev/*")
-#: Celery publishes what it stores: results of tasks, and saved groups.
+#: Celery publishes task results and saved groups on these channels.
 _CELERY_CHANNELS: Final = ("celery-task-meta-*", "celery-taskset-meta-*", *_BROADCASTS)
-#: Queues on which services take the callbacks of chords and links. A host agent sends those, so a name outside this
-#: pattern would need a right of its own on every host.
+#: Queues from which services take callbacks of chords and links. Host agents send these callbacks, so a queue
+#: name outside this pattern would need an additional right for every host.
 _CALLBACKS: Final = "callback.*"
 
 
 def manager_rights() -> list[str]:
-    """Everything of the fleet, nothing of the server: who commands it."""
-    # `unacked*` is for the workers of services, which take callbacks; host agents read nothing there.
+    """Return the rights of managers: all keys of the fleet, no administration."""
+    # `unacked*` is for Celery workers of services, which take callbacks; host agents do not read these keys.
     keys = ("manager:*", "celery*", "host.*", _CALLBACKS, "unacked*", "_kombu.binding*", "*.celery.pidbox*")
     return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan", "+script|kill"]
 
 
 def host_rights(host: str) -> list[str]:
-    """What one host's agent and workers need: its own records, and what hosts share."""
+    """Return the rights of one host's agent and workers.
+
+    They write the host's own records and what all hosts share.
+    """
     own = (f"manager:host:{host}:*", f"host.{host}", f"host.{host}{_STEP}*", f"agent@{host}.celery.pidbox*")
     shared = (
         *("manager:desired", "manager:desired:*", "manager:seen:*"),
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
         *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*"),
-        # The host that ends the last task of a chord counts the others and reads their results.
+        # The host that ends the last task of a chord counts the tasks and reads their results.
         "celery-taskset-meta-*",
     )
     seen = (
         *("manager:hosts", "manager:config:*"),
         *("manager:host:*:agent", "manager:host:*:workers", "manager:host:*:beats", "manager:host:*:drain"),
     )
-    # To these something is added, by one command each and nothing else. A right to write a key would be one to delete it,
-    # and who may add to a stream may trim it: of streams only the events are, the audit trail is of lists.
+    # Each selector allows one command that adds to a key. A general right to write would also allow deletion.
+    # A user that may add to a stream may also trim it, so only events are a stream, and the audit trail uses
+    # lists.
     added = (
         "(+sadd %W~manager:hosts %W~manager:audit:hosts)",
         f"(+rpush %W~manager:audit:host:{host})",
         "(+xadd %W~manager:events)",
         "(+rpush +expire %W~manager:host:*:nudges)",
-        # Before it sends to a queue, kombu asks for its length.
+        # kombu reads the length of a queue before it sends to it.
         f"(+lpush +llen %RW~host.* %RW~{_CALLBACKS} %RW~*.reply.celery.pidbox*)",
     )
     return [
@@ -67,9 +73,13 @@ def host_rights(host: str) -> list[str]:
 
 
 def reader_rights() -> list[str]:
-    """Looking at the fleet: `manager ps`, `hosts`, `events`, `info`, `batch`, `audit`. Commands nothing."""
+    """Return the rights of readers: `ps`, `hosts`, `events`, `info`, `batch`, `audit`.
+
+    Readers cannot send commands.
+    """
     keys = ("manager:*", "celery-task-meta-*")
-    # Rights count in their order: @connection has commands that end or pause others.
+    # Redis applies the rules one after the other: @connection includes commands that end or pause other
+    # clients.
     allowed = (
         "-@all +@read +@connection -@admin -@dangerous -scan -randomkey -dbsize -select "
         "+time +info +multi +exec +discard"
@@ -78,16 +88,17 @@ def reader_rights() -> list[str]:
 
 
 def flower_rights() -> list[str]:
-    """What Flower shows: events, the lengths of queues, what agents say of themselves. It cannot send a task.
+    """Return the rights of Flower: events, queue lengths, replies of agents.
 
-    It may broadcast to the agents, because it must; they obey nothing there that changes anything.
+    Flower cannot send a task. It needs the right to broadcast to agents, but agents ignore broadcasts that
+    would change something.
     """
     queues = ("celery", f"celery{_STEP}*", "host.*", "celery-task-meta-*")
     own = ("_kombu.binding*celeryev*", "_kombu.binding*pidbox*", "_kombu.binding_deadlines", "celeryev*")
     return [
         *_keys("R", queues),
         *_keys("RW", (*own, "*.reply.celery.pidbox*")),
-        # No answers: what it says there would be believed by those who wait.
+        # No channels of results: a waiting caller would accept a forged result.
         *_channels(_BROADCASTS),
         *_COMMANDS.split(),
     ]

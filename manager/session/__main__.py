@@ -1,4 +1,7 @@
-"""`python -m manager.session`: a worker in a fresh interpreter; order on stdin, its answers on stdout."""
+"""`python -m manager.session`: a worker in a new interpreter.
+
+It reads its launch specification from stdin and writes messages for the host to stdout.
+"""
 
 import os
 import sys
@@ -7,7 +10,7 @@ from manager.session.entry import run
 
 
 def main() -> int:
-    # Whatever prints must not end up between the messages to the host.
+    # Printed output must not mix with the messages to the host.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return run(sys.stdin.buffer, answers)

@@ -1,7 +1,4 @@
-"""Closes every open position at a stop.
-
-Each one is tried until the stop's deadline, and what stays open is reported.
-"""
+"""Closes open positions at a stop and reports those that stay open."""
 
 import logging
 import time
@@ -14,28 +11,28 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before a refused request is sent again: at first, and at most.
+#: First and longest pause before a refused request is repeated, in seconds.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
-#: Positions that the report names.
+#: Maximum number of positions that the report names.
 _NAMED: Final = 5
 _NOT_TRIED: Final = "not tried"
 
 
 @dataclass(slots=True)
 class ClosingReport:
-    """What became of the positions."""
+    """Which positions were closed and which stay open."""
 
-    #: Every position that was seen, by id: its symbol.
+    #: Every position that was read: id → symbol.
     seen: dict[str, str] = field(default_factory=dict)
-    #: Those that are open, or may be → why.
+    #: Positions that are or may be open: id → reason.
     open: dict[str, str] = field(default_factory=dict)
-    #: Why the positions could not be read, if they never could.
+    #: Why the positions could never be read; None if they were.
     unread: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether no position is left open."""
+        """Whether every position is closed."""
         return not self.open and self.unread is None
 
     def __str__(self) -> str:
@@ -51,11 +48,12 @@ class ClosingReport:
 
 
 def close_positions(gateway: Gateway, deadline: float) -> ClosingReport:
-    """Close every open position until `deadline` (`time.monotonic()` seconds). Raises nothing of a gateway's.
+    """Close every open position until `deadline` (`time.monotonic()` seconds).
 
-    A request that was refused for a reason that passes is sent again, after a pause. One whose outcome is
-    unknown is not: the positions are read again first, and only what is still open is closed. Any other
-    refusal leaves its position open and stops no other. Once the session is gone nothing more is tried.
+    A request that was refused with a retryable error is repeated after a pause. After an unknown outcome the
+    positions are read again first, and only those still open are closed. Another refusal leaves that position
+    open and does not affect the others. If the session is lost, no further request is sent. No GatewayError
+    is raised.
     """
     return _Closer(gateway, deadline).run()
 
@@ -65,7 +63,7 @@ class _Closer:
         self._gateway = gateway
         self._deadline = deadline
         self._report = ClosingReport(unread=_NOT_TRIED)
-        #: Positions whose refusal does not pass, and those for which a request was sent.
+        #: Positions with a refusal that is not retryable, and positions for which a request was sent.
         self._final: set[str] = set()
         self._sent: set[str] = set()
         self._pause = _FIRST_PAUSE
@@ -81,7 +79,7 @@ class _Closer:
             except GatewayError as error:
                 _log(error)
                 if report.unread is not None:
-                    report.unread = _told(error)
+                    report.unread = _text(error)
                 if error.ends_session or not error.retryable:
                     return report
                 again_at_once = False
@@ -92,15 +90,17 @@ class _Closer:
                 todo = [position.id for position in found if position.id not in self._final]
                 if not todo:
                     return report
-                # A venue may show for a moment what it has closed. Then, and after a refusal, it gets a
-                # pause.
+                # A venue may list a closed position for a moment: pause then, and after a refusal.
                 fresh = self._sent.isdisjoint(todo)
                 again_at_once = self._close(todo) and fresh
             if not self._wait(again_at_once):
                 return report
 
     def _close(self, todo: Sequence[str]) -> bool:
-        """Try each of these positions once, while there is time; True if every one was closed."""
+        """Request the close of each position once until the deadline.
+
+        Return whether all were closed.
+        """
         closed = 0
         for position_id in todo:
             if time.monotonic() >= self._deadline:
@@ -121,17 +121,17 @@ class _Closer:
 
     def _refused(self, position_id: str, error: GatewayError) -> None:
         still_open = self._report.open
-        still_open[position_id] = _told(error)
+        still_open[position_id] = _text(error)
         if error.ends_session:
             self._deadline = 0.0
             for other, why in still_open.items():
                 if why == _NOT_TRIED:
-                    still_open[other] = f"{_NOT_TRIED}: {_told(error)}"
+                    still_open[other] = f"{_NOT_TRIED}: {_text(error)}"
         elif not (error.retryable or error.outcome_unknown):
             self._final.add(position_id)
 
     def _wait(self, again_at_once: bool) -> bool:
-        """Wait before the next round; False if there is no time for one."""
+        """Wait before the next round; return False after the deadline."""
         left = self._deadline - time.monotonic()
         if left > 0 and not again_at_once:
             time.sleep(min(self._pause, left))
@@ -139,7 +139,7 @@ class _Closer:
         return left > 0
 
 
-def _told(error: GatewayError) -> str:
+def _text(error: GatewayError) -> str:
     return f"{error.code}: {error}"
 
 

@@ -1,8 +1,8 @@
-"""The local control channel: how a host agent talks to a running worker, its own or one that it found.
+"""The channel for requests of a host agent to a running worker.
 
-A Unix socket in the state directory, or a named pipe on Windows; `tcp:127.0.0.1:0` exists so that the portable path
-is exercised everywhere. One JSON object each way, then the connection closes. The token of the worker's record must
-come with every request: a named pipe's default rights would let others in.
+It is a Unix socket in the state directory, or a named pipe on Windows. `tcp:127.0.0.1:0` exists so that tests
+on every system use the portable code. A connection carries one JSON object each way. Every request must
+contain the token of the worker's record, because a named pipe's default rights admit other users.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from manager.system.spare_files import with_spare
 
 logger = logging.getLogger(__name__)
 
-#: Bytes. The largest is the stop of every account of a host.
+#: Maximum size of a message in bytes. The largest request stops every account of a host.
 _MAX_MESSAGE: Final = 1 << 20
-#: Seconds that one connection may take to say what it wants; a silent one must not keep a stop out.
+#: Seconds within which a connection must send its request, so that a silent one cannot block a stop.
 _REQUEST_SECONDS: Final = 2.0
-#: Seconds between two tries to accept a connection while that fails.
+#: Seconds between attempts to accept a connection after a failure.
 _AGAIN_SECONDS: Final = 0.05
-#: Connections served at once; the rest are closed unheard.
+#: Maximum number of concurrent connections; further ones are closed without an answer.
 _MAX_CONNECTIONS: Final = 8
 
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -40,7 +40,7 @@ class ControlError(Exception):
 
 
 class ControlServer:
-    """Serves requests on daemon threads: it must answer while the worker's loop is inside a call."""
+    """Serves requests on daemon threads, also while the loop is in a call."""
 
     def __init__(self, address: str, token: str, handler: Handler) -> None:
         self._token = token
@@ -52,20 +52,23 @@ class ControlServer:
     def _open(self, address: str) -> None:
         self._listener = listener = _listen(address)
         where = listener.address
-        #: Where it listens, in the form that `ask` takes.
+        #: Its address in the form that `ask` takes.
         self.address = f"tcp:{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
         self._inode = _inode_of(self.address)
         threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
 
-    def mend(self) -> bool:
-        """Listen again if somebody has removed the socket; returns whether that was so. Raises OSError if it cannot."""
+    def restore(self) -> bool:
+        """Create the socket again if it was removed; return whether it was.
+
+        Raises OSError.
+        """
         if self._closed or self._inode is None:
-            return False  # neither a port nor a named pipe can be removed
+            return False  # a port and a named pipe cannot be removed
         found = _inode_of(self.address)
         if found == self._inode:
             return False
         ensure_private_dir(Path(self.address).parent)
-        # Closed first: it removes its name, which is the new one's as well.
+        # Close first: closing unlinks the path, which the new socket has as well.
         _end_listener(self._listener)
         with contextlib.suppress(FileNotFoundError):
             Path(self.address).unlink()
@@ -84,7 +87,7 @@ class ControlServer:
             except (OSError, EOFError):
                 if self._closed or listener is not self._listener:
                     return
-                time.sleep(_AGAIN_SECONDS)  # no descriptor may be free for a while
+                time.sleep(_AGAIN_SECONDS)  # file descriptors may be exhausted for a while
                 continue
             if not self._slots.acquire(blocking=False):
                 connection.close()
@@ -92,7 +95,7 @@ class ControlServer:
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
             except (RuntimeError, MemoryError):
-                # The system grants no thread now; a stop must arrive all the same.
+                # No thread can be started now, and a stop must still be answered.
                 self._serve(connection)
 
     def _serve(self, connection: "Connection[Any, Any]") -> None:
@@ -110,7 +113,7 @@ class ControlServer:
                     return
                 connection.send_bytes(json.dumps(self._answer(request)).encode())
         except (OSError, EOFError, ValueError, RecursionError) as error:
-            logs.event(logger, logging.DEBUG, "control_broken", str(error))
+            logs.event(logger, logging.DEBUG, "control_failed", str(error))
         finally:
             self._slots.release()
 
@@ -123,7 +126,10 @@ class ControlServer:
 
 
 def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
-    """Send one request and return the answer; raises ControlError if none comes within `timeout` seconds."""
+    """Send one request and return the answer.
+
+    Raises ControlError if no answer arrives within `timeout` seconds.
+    """
     try:
         with with_spare(lambda: _connect(address)) as connection:
             connection.send_bytes(json.dumps({**request, "token": token}).encode())
@@ -133,12 +139,12 @@ def ask(address: str, token: str, request: Mapping[str, Any], *, timeout: float 
     except (OSError, EOFError, ValueError) as error:
         raise ControlError(f"{address}: {error or type(error).__name__}") from None
     if not isinstance(answer, dict):
-        raise ControlError(f"{address}: an answer that is no object")
+        raise ControlError(f"{address}: the answer is not a JSON object")
     return answer
 
 
 def _inode_of(address: str) -> tuple[int, int] | None:
-    """Return what tells the socket's file from every other; None where it has none."""
+    """Return device and inode of the socket's file; None if it has no file."""
     if address.startswith(("tcp:", "\\\\")):
         return None
     try:
@@ -149,7 +155,10 @@ def _inode_of(address: str) -> tuple[int, int] | None:
 
 
 def _end_listener(listener: Listener) -> None:
-    """Close a listener that a thread waits on: on Linux a close alone does not wake that thread."""
+    """Close a listener and wake its thread.
+
+    On Linux `close` alone does not wake the thread.
+    """
     inner: Any = getattr(getattr(listener, "_listener", None), "_socket", None)
     if inner is not None:
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
-"""The first code of a worker process: read the order from the launch pipe, build the worker, run it, leave.
+"""The entry point of a worker process.
 
-`run` is called in a forked child of the preloaded process, or by `python -m manager.session` in a fresh interpreter.
+`run` is called in a forked child of the preloaded process, or by `python -m manager.session` in a new
+interpreter.
 """
 
 import contextlib
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from manager.errors import DiskRefusesError
+from manager.fleet.keys import beats_key
 from manager.fleet.leases import LeaseBeats
 from manager.fleet.redis_client import open_client
-from manager.fleet.store import beats_key
 from manager.gateways import GatewayOptions, make_gateway
 from manager.session.exit_codes import WorkerExit
 from manager.session.guardian import start_guardian
@@ -35,12 +36,16 @@ logger = logging.getLogger(__name__)
 
 
 def run(reader: BinaryIO, writer: BinaryIO) -> int:
-    """Run the worker whose order comes from `reader`; returns its exit code. Raises nothing."""
-    # Before the first secret is here.
+    """Run the worker whose launch specification comes from `reader`.
+
+    Return its exit code.
+    Raises nothing.
+    """
+    # Before the first secret is in memory.
     prevent_core_dumps()
     line = reader.readline()
     if not line.endswith(b"\n"):
-        return WorkerExit.CRASHED  # the host died before it could give the order: nothing was started
+        return WorkerExit.CRASHED  # the host died before it sent the specification: nothing was started
     spec = LaunchSpec.from_json(line)
     del line
     mask = Masker(spec.all_secrets())
@@ -48,7 +53,7 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     beat: HeartbeatWriter | None = None
     try:
         _prepare_logging(spec, mask)
-        # Before anything else: from its first call to the venue on, a new agent must be able to find this process.
+        # First, so that a new agent finds this process from its first call to the venue on.
         if spec.note is not None:
             hold_note(spec.beat_file, spec.note)
         beat = HeartbeatWriter(spec.beat_file, mask)
@@ -56,7 +61,7 @@ def run(reader: BinaryIO, writer: BinaryIO) -> int:
     except BaseException as error:
         code, text = "crashed", f"{type(error).__name__}: {error}"
         if beat is None and isinstance(error, OSError):
-            # The system refused a file: the text says which.
+            # A file could not be created: the text names it.
             code = DiskRefusesError.code if disk_refuses(error) else code
             text = explain(error, Path(error.filename or spec.beat_file))
         else:
@@ -96,7 +101,7 @@ def _build(spec: LaunchSpec, beat: HeartbeatWriter, notify: Callable[[Mapping[st
 
 
 def gateway_options(spec: LaunchSpec) -> GatewayOptions:
-    """Return what the account's gateway is made from."""
+    """Return the options from which the account's gateway is created."""
     config = spec.config
     return GatewayOptions(
         account_id=config.account_id,
@@ -135,14 +140,14 @@ def _prepare_logging(spec: LaunchSpec, mask: Masker) -> None:
         secrets=mask.secrets,
         max_bytes=spec.log_file_bytes,
         backups=spec.log_files - 1,
-        # What the interpreter itself says when it dies by SIGSEGV belongs with the rest.
+        # The interpreter's output at a SIGSEGV goes to the same log.
         also_stderr=True,
     )
     for name in ("manager.program", "manager.printed"):
-        # What a program prints is its own, and no matter of our log's level.
+        # A program's output does not depend on the manager's log level.
         logging.getLogger(name).setLevel(min(logging.INFO, logging.getLogger().level))
     faulthandler.enable(file=2, all_threads=True)
-    # A gateway from elsewhere may print what it was given; a thread that fails prints its traceback.
+    # A third-party gateway may print secrets, and a failing thread prints its traceback.
     logs.catch_printing(mask)
     set_title(f"worker-manager: {spec.account_id}")
     if sys.platform == "linux":
@@ -154,7 +159,7 @@ def _notifier(writer: BinaryIO, mask: Masker) -> Callable[[Mapping[str, Any]], N
     def notify(message: Mapping[str, Any]) -> None:
         if "message" in message:
             message = {**message, "message": mask(str(message["message"]))}
-        # The host may have died meanwhile; the worker lives on and will be found through its record.
+        # The host agent may have died; the worker continues, and the next agent adopts it by its record.
         with contextlib.suppress(OSError, ValueError):
             writer.write(json.dumps(message).encode() + b"\n")
             writer.flush()

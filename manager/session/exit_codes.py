@@ -1,31 +1,31 @@
-"""How a worker ends, as exit codes that its host reads. A leaf."""
+"""The exit codes of a worker, which its host agent reads. A leaf."""
 
 from enum import IntEnum
 
 
 class WorkerExit(IntEnum):
-    #: It was asked to stop, and its session is closed.
+    #: Stopped on request; the session is closed.
     STOPPED = 0
-    #: Its own code failed; the log has the traceback.
+    #: The worker's code failed; the log has the traceback.
     CRASHED = 70
-    #: The session was never connected; the reason went to the host over the launch pipe.
+    #: The session was never connected; the host got the reason over the launch pipe.
     NOT_CONNECTED = 71
-    #: The venue or its connection went away.
+    #: The venue or the connection to it was lost.
     CONNECTION_LOST = 72
-    #: It was asked to stop, but the session could not be closed in order.
+    #: Stopped on request, but the session could not be closed cleanly.
     STOPPED_UNCLEANLY = 73
-    #: Another worker has its lease, or it could not be renewed in time.
+    #: Another worker holds the lease, or it could not be renewed in time.
     LEASE_LOST = 74
-    #: It was asked to stop, and its session is closed; but the program that it ran was killed for that.
+    #: Stopped on request; the session is closed, but its program had to be killed.
     STOPPED_BY_FORCE = 76
 
 
 MEANINGS = {
-    WorkerExit.STOPPED: "stopped in order",
+    WorkerExit.STOPPED: "stopped cleanly",
     WorkerExit.CRASHED: "its own code failed",
     WorkerExit.NOT_CONNECTED: "its session was never connected",
     WorkerExit.CONNECTION_LOST: "its connection to the venue was lost",
-    WorkerExit.STOPPED_UNCLEANLY: "it stopped, but could not close its session in order",
+    WorkerExit.STOPPED_UNCLEANLY: "it stopped, but could not close its session cleanly",
     WorkerExit.LEASE_LOST: "it lost its lease",
     WorkerExit.STOPPED_BY_FORCE: "its program did not stop in time and was killed",
 }

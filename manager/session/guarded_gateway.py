@@ -1,6 +1,7 @@
-"""The gateway as a session uses it: every call checks the lease, has a deadline, and is written to the heartbeat file.
+"""The gateway of a session: each call checks the lease and has a deadline.
 
-A call that never returns is so seen from outside, and a worker that lost its lease sends nothing more.
+The call and its deadline are in the heartbeat file, so that the host detects a call that never returns. A
+worker without a lease sends nothing to the venue.
 """
 
 import inspect
@@ -29,18 +30,19 @@ from manager.session.lease import Lease
 
 T = TypeVar("T")
 
-#: Seconds. No read of an account, a position or a tick takes this long at a venue that is well.
+#: Seconds. A healthy venue reads an account, a position or a tick faster.
 READ_SECONDS: Final = 10.0
-#: Seconds. A venue may hold a market order for longer than a read; a worker killed meanwhile leaves its outcome open.
+#: Seconds. A venue may take longer for an order than for a read, and killing the worker meanwhile leaves the
+#: outcome of the order unknown.
 ORDER_SECONDS: Final = 30.0
 #: Seconds that a disconnect without a deadline may take.
 DISCONNECT_SECONDS: Final = 10.0
 
 
 class GuardedGateway(Gateway):
-    """A `Gateway` around another one. A strategy is given this one and cannot tell the difference.
+    """A `Gateway` that wraps the account's gateway; strategies get this one.
 
-    Every method but `disconnect` raises LeaseLost instead of calling the venue once the lease is lost.
+    Once the lease is lost every method except `disconnect` raises LeaseLost instead of calling the venue.
     """
 
     def __init__(
@@ -50,14 +52,17 @@ class GuardedGateway(Gateway):
         lease: Lease,
         disconnect_seconds: float = DISCONNECT_SECONDS,
     ) -> None:
-        """`disconnect_seconds`: what a disconnect without a deadline may take before the worker counts as hung."""
+        """Wrap `gateway`.
+
+        A disconnect without a deadline that takes longer than `disconnect_seconds` counts as hung.
+        """
         self._gateway = gateway
         self._wakes = gateway if isinstance(gateway, WakesLoop) else None
         self._beat = beat
         self._lease = lease
         self._disconnect_seconds = disconnect_seconds
         self._takes_deadline = _takes_deadline(gateway)
-        #: Held while an order is on its way, so that a pause that was acknowledged is one.
+        #: Held while an order is in flight, so that no order is sent after a pause was acknowledged.
         self._ordering = threading.Lock()
         self._paused = False
 
@@ -65,7 +70,10 @@ class GuardedGateway(Gateway):
         return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
 
     def disconnect(self, deadline: float | None = None) -> None:
-        """Close the session, also without a lease: whoever has it now must not find this session open."""
+        """Close the session, even without a lease.
+
+        The next holder of the lease must not find it open.
+        """
         noted = time.monotonic() + self._disconnect_seconds if deadline is None else deadline
         options = (deadline,) if self._takes_deadline else ()
         self._noted("disconnect", noted, lambda: self._gateway.disconnect(*options))
@@ -74,7 +82,10 @@ class GuardedGateway(Gateway):
         return self._call("check", self._within(READ_SECONDS), self._gateway.check)
 
     def wake_source(self) -> socket | None:
-        """Return what is readable while `check` should be called; None where the gateway has none."""
+        """Return a socket that is readable when `check` should be called.
+
+        None if there is none.
+        """
         return None if self._wakes is None else self._wakes.wake_source()
 
     def account(self) -> Account:
@@ -92,7 +103,10 @@ class GuardedGateway(Gateway):
     def submit_order(
         self, client_order_id: str, *, symbol: str, side: Side, volume: Decimal, comment: str = ""
     ) -> Position:
-        """See `Gateway.submit_order`. Raises TradingPaused, and sends nothing, while the session is paused."""
+        """See `Gateway.submit_order`.
+
+        Raises TradingPaused while the session is paused.
+        """
         with self._ordering:
             if self._paused:
                 raise TradingPaused("the session is paused: no order is sent until it is resumed")
@@ -105,9 +119,10 @@ class GuardedGateway(Gateway):
             )
 
     def pause(self, paused: bool, seconds: float) -> bool:
-        """Let no more orders through, or let them through again. Thread-safe.
+        """Block orders, or allow them again. Thread-safe.
 
-        Waits up to `seconds` for an order that is on its way. Returns False, and changes nothing, if it is still.
+        Waits up to `seconds` for an order in flight. Returns False and changes nothing if it has not ended by
+        then.
         """
         if not self._ordering.acquire(timeout=max(0.0, seconds)):
             return False
@@ -141,7 +156,7 @@ class GuardedGateway(Gateway):
 
 
 def _takes_deadline(gateway: Gateway) -> bool:
-    """Say whether the gateway's `disconnect` takes a deadline; one written before 0.3 does not."""
+    """Return whether the gateway's `disconnect` takes a deadline (since 0.3)."""
     try:
         inspect.signature(gateway.disconnect).bind(0.0)
     except TypeError:

@@ -1,15 +1,16 @@
-"""A small process beside a worker whose account may move to another host: it ends the worker when the lease's time is up.
+"""The guardian process, which kills its worker when the lease expires.
 
-The worker stops itself well before. But it cannot while it is paused (SIGSTOP, a frozen container, a debugger) or while
-a library holds the interpreter, and its session at the venue would stay open into its successor's. Where there is no
-fork (Windows), the check before every call is all there is.
+Workers whose account may fail over to another host have one. A worker stops itself well before its lease
+expires. It cannot while it is paused (SIGSTOP, a frozen container, a debugger) or while a library holds the
+interpreter. Its session would then overlap with its successor's. On Windows, which has no fork, the check
+before every call is the only protection.
 
-The guardian itself can die: the system runs out of memory, or somebody kills it. What this prevents: the guardian is gone,
-nobody notices, the worker is paused, its lease's time passes, and a successor's session begins beside its own. Twice:
-- The worker notices the end of its guardian at once and leaves its session; recovery starts a new pair. It does not fork
-  another guardian: a process with threads and open connections must not fork.
-- A timer of the kernel (`manager.session.kill_timer`, Linux) kills the worker a moment after the guardian would have, so
-  that a worker which is paused when its guardian dies, or is paused together with it, ends in time as well.
+The guardian itself can die, for example when the system runs out of memory. Two measures cover that:
+- The worker notices the guardian's end at once and closes its session; recovery starts a new worker and
+  guardian. The worker does not fork another guardian: a process with threads and open connections must not
+  fork.
+- A kernel timer (`manager.session.kill_timer`, Linux) kills the worker shortly after the guardian would have.
+  It covers a worker that is paused when its guardian dies, or together with it.
 """
 
 import contextlib
@@ -28,18 +29,18 @@ from manager.session.kill_timer import make_kill_timer
 from manager.session.lease import lease_clock
 from manager.system.processes import ProcessRef
 
-_WORD: Final = struct.Struct("<d")
+_DEADLINE: Final = struct.Struct("<d")
 #: The guardian's end of the pipe from its worker.
 _PIPE: Final = 3
-#: Seconds after the guardian's moment, at which the kernel does it: only the guardian can say why.
+#: Seconds after the guardian's deadline at which the kernel kills: only the guardian can record the reason.
 _GRACE_SECONDS: Final = 0.1
 
 
 class Guardian:
-    """The worker's end: tells its guardian until when it may live, and notices when the guardian ends."""
+    """The worker's side: sends deadlines and notices the guardian's end."""
 
     def __init__(self, pid: int, pipe: int, first_deadline: float) -> None:
-        """`pid` is a child of this process, which reads deadlines from the other end of `pipe`."""
+        """Use the child process `pid`, which reads deadlines from `pipe`."""
         self._pid = pid
         self._pipe = pipe
         self._timer = make_kill_timer()
@@ -47,13 +48,13 @@ class Guardian:
 
     def extend(self, deadline: float) -> None:
         """Let this process live until `deadline`, by `lease_clock`."""
-        # A full pipe holds deadlines that the guardian has yet to read; a closed one is noticed by `watch`.
+        # A full pipe holds deadlines that the guardian will read; `watch` notices a closed one.
         with contextlib.suppress(OSError):
-            os.write(self._pipe, _WORD.pack(deadline))
+            os.write(self._pipe, _DEADLINE.pack(deadline))
         self._set_timer(deadline)
 
     def watch(self, on_end: Callable[[str], None]) -> None:
-        """Call `on_end` once, with the reason and from another thread, when the guardian ends before this process."""
+        """Call `on_end` with the reason, on another thread, if the guardian ends."""
         threading.Thread(target=self._await_end, args=(on_end,), name="guardian", daemon=True).start()
 
     def _set_timer(self, deadline: float) -> None:
@@ -65,7 +66,7 @@ class Guardian:
         if sys.platform == "win32":
             return
         how = ""
-        # Its end of the pipe closes with it, however it ends: that wakes this thread without delay.
+        # The guardian's end of the pipe closes however it ends, which wakes this thread at once.
         poll = select.poll()
         poll.register(self._pipe, 0)
         while not poll.poll():
@@ -86,32 +87,35 @@ def _watch(worker: ProcessRef, deadline: float, beat: HeartbeatWriter) -> None:
             return
         readable, _, _ = select.select([_PIPE], [], [], left)
         if readable:
-            words = os.read(_PIPE, _WORD.size * 512)
-            if not words:
+            data = os.read(_PIPE, _DEADLINE.size * 512)
+            if not data:
                 return  # the worker has ended
-            deadline = _WORD.unpack(words[-_WORD.size :])[0]
+            deadline = _DEADLINE.unpack(data[-_DEADLINE.size :])[0]
 
 
 if sys.platform == "win32":
 
     def start_guardian(first_deadline: float, beat: HeartbeatWriter) -> Guardian | None:
-        """There is no fork here, and no guardian."""
+        """Return None: Windows has no fork."""
         del first_deadline, beat
         return None
 
 else:
 
     def start_guardian(first_deadline: float, beat: HeartbeatWriter) -> Guardian | None:
-        """Fork a guardian that lets this process live until `first_deadline` (by `lease_clock`).
+        """Fork a guardian that kills this process at `first_deadline`.
 
-        Call it before there are threads, sockets or credentials in use: the guardian keeps a copy of this process.
+        The deadline is in seconds of `lease_clock` and can be extended.
+
+        Call it before this process has threads, sockets or credentials: the guardian is a copy of the
+        process.
         """
         worker = ProcessRef.me()
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                _keep_only(reading)
+                _close_all_except(reading)
                 _watch(worker, first_deadline, beat)
             finally:
                 os._exit(0)
@@ -119,11 +123,14 @@ else:
         os.set_blocking(writing, False)
         return Guardian(pid, writing, first_deadline)
 
-    def _keep_only(fd: int) -> None:
-        """Let go of what was inherited but `fd`, which becomes `_PIPE`: an open socket here would outlive the worker's."""
+    def _close_all_except(fd: int) -> None:
+        """Close every inherited descriptor except `fd`, which becomes `_PIPE`.
+
+        An inherited socket would otherwise stay open after the worker closed it.
+        """
         gc.disable()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Meant for the worker, where it takes its time; it has to be watched until it has ended.
+            # The signal is for the worker, which may take time to stop and must be watched until it ends.
             signal.signal(number, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):

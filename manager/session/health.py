@@ -1,21 +1,25 @@
-"""How well a running worker does: a separate thing from whether it runs."""
+"""The health of a running worker, independent of its lifecycle status."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from manager.config import HealthConfig
+from manager.models import WorkerMetrics
 from manager.states import WorkerHealth
 
 _NEW_YORK: Final = ZoneInfo("America/New_York")
-#: The hour, there, at which the week of foreign exchange begins on Sunday and ends on Friday.
+#: The New York hour at which the foreign exchange week begins on Sunday and ends on Friday.
 _FX_HOUR: Final = 17
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 
 
 def market_is_open(hours: str, now: datetime) -> bool:
-    """Say whether ticks are to be expected at `now` (aware): `always`, or `fx`, Sunday 17:00 to Friday 17:00 New York."""
+    """Return whether ticks are expected at `now` (timezone-aware).
+
+    `hours` is `always`, or `fx`: Sunday 17:00 to Friday 17:00 in New York.
+    """
     if hours == "always":
         return True
     there = now.astimezone(_NEW_YORK)
@@ -27,7 +31,7 @@ def market_is_open(hours: str, now: datetime) -> bool:
 
 
 class HealthJudge:
-    """Judges each look at a session, and counts."""
+    """Judges a session's health at each check; counts checks and failures."""
 
     def __init__(
         self, config: HealthConfig, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -41,13 +45,16 @@ class HealthJudge:
         self._failures = 0
 
     def session(self, connected: bool, can_trade: bool, reason: str | None, *, lasting: bool = False) -> None:
-        """Note what the gateway says of the session; `lasting` trouble is unhealthy at once."""
+        """Record the gateway's report of the session.
+
+        A `lasting` problem is unhealthy at once.
+        """
         self._session = (connected, can_trade, reason)
         self._lasting = lasting
 
-    def judge(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Return health, its reason and the counts; `figures` are the latest cycle's."""
-        reason = self._trouble(figures)
+    def judge(self, cycle: WorkerMetrics) -> WorkerMetrics:
+        """Return health, reason and counts, given the latest cycle's figures."""
+        reason = self._trouble(cycle)
         self._checks += 1
         self._failures += reason is not None
         health = WorkerHealth.HEALTHY
@@ -59,26 +66,26 @@ class HealthJudge:
             lasted = (now - self._trouble_since).total_seconds()
             long = self._lasting or lasted >= self._config.unhealthy_after_seconds
             health = WorkerHealth.UNHEALTHY if long else WorkerHealth.DEGRADED
-        return {
-            "health": health,
-            "health_reason": reason,
-            "can_trade": self._session[1],
-            "checks": self._checks,
-            "failed_checks": self._failures,
-        }
+        return WorkerMetrics(
+            health=health,
+            health_reason=reason,
+            can_trade=self._session[1],
+            checks=self._checks,
+            failed_checks=self._failures,
+        )
 
-    def _trouble(self, figures: Mapping[str, Any]) -> str | None:
+    def _trouble(self, cycle: WorkerMetrics) -> str | None:
         connected, can_trade, reason = self._session
         if not (connected and can_trade):
             return reason or ("cannot trade" if connected else "venue not connected")
-        age = figures.get("last_tick_age_seconds")
+        age = cycle.last_tick_age_seconds
         if (
             age is not None
             and age > self._config.tick_age_seconds
             and market_is_open(self._config.market_hours, self._clock())
         ):
             return f"no tick for {age:.0f} s (health.tick_age_seconds: {self._config.tick_age_seconds:g})"
-        took = figures.get("cycle_seconds")
+        took = cycle.cycle_seconds
         if took is not None and took > self._config.cycle_seconds:
             return f"the last cycle took {took:.1f} s (health.cycle_seconds: {self._config.cycle_seconds:g})"
         return None

@@ -1,9 +1,10 @@
-"""A worker's pulse on disk: two mapped pages that the worker writes and its host reads, with no call in between.
+"""The heartbeat file: two mapped pages from a worker to its host.
 
-Some gateways hold the interpreter for as long as a call blocks, so a worker cannot be trusted to say that it hangs.
-It notes each call and its deadline here before it makes it; the host judges from outside, without Redis and even for
-a worker that an earlier host agent started. It writes the pages in turn, so that one of them is whole wherever the
-system, or a signal, holds the writer up. Times are `time.monotonic()`, which all processes of a machine share.
+Some gateways hold the interpreter while a call blocks, so a hung worker cannot report that it hangs. The
+worker records each call and its deadline before it makes the call. The host detects a hang from the file,
+without Redis and also for a worker that an earlier agent started. The worker writes the pages alternately, so
+that one is consistent even if the writer is interrupted. Times are `time.monotonic()`, which all processes of
+a machine share.
 """
 
 import contextlib
@@ -21,43 +22,46 @@ from manager.system.masking import Masker
 from manager.system.private_dirs import ensure_private_dir
 
 _MAGIC: Final = b"WMBEAT01"
-#: Of one page, and pages in a file; a worker of an older version writes one.
+#: Size of a page, and number of pages; a worker of an older version writes one.
 _SIZE: Final = 4096
 _PAGES: Final = 2
-#: magic, sequence (odd while it is being written), beat, deadline of the call, name of the call, payload length,
-#: length of the last words
+#: Magic, sequence (odd while the page is being written), time of the beat, deadline of the call, name of the
+#: call, length of the payload, length of the exit reason.
 _HEAD: Final = struct.Struct("<8sQdd64sII")
-_WORDS_AT: Final = 128
-_WORDS_SIZE: Final = 1024
-_PAYLOAD_AT: Final = _WORDS_AT + _WORDS_SIZE
+_REASON_AT: Final = 128
+_REASON_SIZE: Final = 1024
+_PAYLOAD_AT: Final = _REASON_AT + _REASON_SIZE
 _PAYLOAD_SIZE: Final = _SIZE - _PAYLOAD_AT
 
-#: Texts of a status that the worker makes itself; a password that is such a word must not hide it.
-_OUR_WORDS: Final = ("phase", "health", "environment", "currency", "balance", "equity")
+#: Status keys whose values the worker creates: a password equal to such a value must not mask it.
+_OWN_KEYS: Final = ("phase", "health", "environment", "currency", "balance", "equity")
 
-#: How often a reader tries again when it met the writer in the middle.
+#: Attempts of a reader that meets the writer in the middle of a page.
 _READ_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a beat file says at one moment."""
+    """The contents of a heartbeat file at one moment."""
 
-    #: Seconds since the worker's loop last gave a sign of life.
+    #: Seconds since the last beat of the worker's loop.
     age_seconds: float
-    #: The gateway call that it is inside, if any.
+    #: The gateway call that the worker is inside, if any.
     call: str | None
-    #: Seconds by which that call is past its deadline; negative while it has time left, None outside calls.
+    #: Seconds by which that call is past its deadline; negative before it, None outside calls.
     overdue_seconds: float | None
     status: Mapping[str, Any] = field(default_factory=dict)
     exit_reason: str | None = None
 
 
 class HeartbeatWriter:
-    """The worker's end. Used by one thread, but for `exit_reason`, which any may set on the way out."""
+    """The worker's side.
+
+    Used by one thread, except `exit_reason`, which any thread may call.
+    """
 
     def __init__(self, path: Path, mask: Masker | None = None) -> None:
-        """Make the file. Raises OSError that names it."""
+        """Create the file. Raises OSError that names it."""
         self._mask = mask or Masker(())
         self._path = path
         self._file, self._inode = _make(path)
@@ -65,7 +69,7 @@ class HeartbeatWriter:
         self._call = b""
         self._deadline = 0.0
         self._payload = b"{}"
-        self._words = b""
+        self._reason = b""
         self._beat_at = time.monotonic()
         self._write()
 
@@ -79,12 +83,15 @@ class HeartbeatWriter:
         return self._call.decode(errors="replace") or None
 
     def beat(self) -> None:
-        """Note that the loop lives."""
+        """Record that the loop is alive."""
         self._beat_at = time.monotonic()
         self._write()
 
     def begin_call(self, name: str, deadline: float) -> None:
-        """Note that `name` is about to be called and should be back by `deadline` (monotonic seconds)."""
+        """Record a call that is about to start.
+
+        `deadline` is in seconds of `time.monotonic()`.
+        """
         self._call, self._deadline = name.encode()[:64], deadline
         self.beat()
 
@@ -93,44 +100,54 @@ class HeartbeatWriter:
         self.beat()
 
     def masked(self, status: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the figures with secrets in their texts masked: they go to the host, to Redis and to readers.
+        """Return the status with secrets masked.
 
-        A venue's or a program's error text may hold what the worker gave it.
+        It goes to the host, to Redis and to every reader.
+
+        An error text of a venue or a program may contain a secret.
         """
-        return {**self._mask.values(status), **{key: status[key] for key in _OUR_WORDS if key in status}}
+        return {**self._mask.values(status), **{key: status[key] for key in _OWN_KEYS if key in status}}
 
     def status(self, status: Mapping[str, Any]) -> None:
-        """Publish the latest figures, masked already; what does not fit the page is left out whole."""
+        """Write the latest status, already masked.
+
+        A status too large for the page is written as empty.
+        """
         payload = json.dumps(status, separators=(",", ":")).encode()
         self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
         self.beat()
 
-    def mend(self) -> None:
-        """Make the file again if somebody has moved or removed it. Raises OSError that names what cannot be made."""
+    def restore(self) -> None:
+        """Create the file again if it was moved or removed.
+
+        Raises OSError that names the path.
+        """
         if _inode_of(self._path) == self._inode:
             return
         ensure_private_dir(self._path.parent)
         draft = self._path.with_suffix(".draft")
-        # The old pages are let go of only once nothing writes to them any more.
+        # Both pages are written before the file gets its name, so that a reader never sees an empty one.
         self._file, self._inode = _make(draft)
         for _ in range(_PAGES):
             self._write()
         draft.replace(self._path)
 
     def catch_up(self) -> None:
-        """Go on from what the file says now: a forked copy of this writer is as old as its fork."""
+        """Load the file's present contents.
+
+        A forked copy of this writer still has those of the fork.
+        """
         inode = _inode_of(self._path)
         if inode not in (None, self._inode):
             with contextlib.suppress(OSError, ValueError), self._path.open("r+b") as file:
                 self._file, self._inode = mmap.mmap(file.fileno(), _PAGES * _SIZE), inode
         page = _newest_page(self._file[:])
         if page is not None:
-            self._sequence, self._beat_at, self._deadline, self._call, self._payload, self._words = page
+            self._sequence, self._beat_at, self._deadline, self._call, self._payload, self._reason = page
 
     def exit_reason(self, text: str) -> None:
-        """Leave the reason of the end where it can be read after it."""
-        # Cut at the end: it must be valid text whatever was in the middle of it.
-        self._words = self._mask(text).encode(errors="replace")[:_WORDS_SIZE]
+        """Write the reason of the worker's end, for its host to read afterwards."""
+        self._reason = self._mask(text).encode(errors="replace")[:_REASON_SIZE]
         self._write()
 
     def close(self) -> None:
@@ -139,8 +156,8 @@ class HeartbeatWriter:
     def _write(self) -> None:
         at = self._sequence // 2 % _PAGES * _SIZE
         self._head(at, self._sequence + 1)
-        words, payload = at + _WORDS_AT, at + _PAYLOAD_AT
-        self._file[words : words + len(self._words)] = self._words
+        reason, payload = at + _REASON_AT, at + _PAYLOAD_AT
+        self._file[reason : reason + len(self._reason)] = self._reason
         self._file[payload : payload + len(self._payload)] = self._payload
         self._sequence += 2
         self._head(at, self._sequence)
@@ -155,7 +172,7 @@ class HeartbeatWriter:
             self._deadline,
             self._call,
             len(self._payload),
-            len(self._words),
+            len(self._reason),
         )
 
 
@@ -182,10 +199,13 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:
-    """Return what the beat file says now; None if there is none, or if it is no beat file."""
+    """Return the current contents.
+
+    None if the file is missing or not a heartbeat file.
+    """
     for _ in range(_READ_TRIES):
         try:
-            # It may be named through a process (`/proc/PID/fd/N`) that has ended: what has its pid now may hold a pipe there.
+            # The path may be `/proc/PID/fd/N` of an ended process, and a new process may have a pipe there.
             if not path.is_file():
                 return None
             data = path.read_bytes()
@@ -206,7 +226,7 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
             call=page.call.decode(errors="replace") or None,
             overdue_seconds=now - page.deadline if page.deadline else None,
             status=status if isinstance(status, dict) else {},
-            exit_reason=page.words.decode(errors="replace") or None,
+            exit_reason=page.reason.decode(errors="replace") or None,
         )
     return None
 
@@ -217,21 +237,24 @@ class _Page(NamedTuple):
     deadline: float
     call: bytes
     payload: bytes
-    words: bytes
+    reason: bytes
 
 
 def _newest_page(data: bytes) -> _Page | None:
-    """Return the page that was finished last; None if the only one is being written."""
+    """Return the page that was completed last.
+
+    None if the only page is being written.
+    """
     whole = []
     for at in range(0, len(data), _SIZE):
-        magic, sequence, beat_at, deadline, call, payload_length, words_length = _HEAD.unpack_from(data, at)
+        magic, sequence, beat_at, deadline, call, payload_length, reason_length = _HEAD.unpack_from(data, at)
         if (
             magic == _MAGIC
             and not sequence % 2
             and payload_length <= _PAYLOAD_SIZE
-            and words_length <= _WORDS_SIZE
+            and reason_length <= _REASON_SIZE
         ):
-            payload, words = at + _PAYLOAD_AT, at + _WORDS_AT
+            payload, reason = at + _PAYLOAD_AT, at + _REASON_AT
             whole.append(
                 _Page(
                     sequence,
@@ -239,7 +262,7 @@ def _newest_page(data: bytes) -> _Page | None:
                     deadline,
                     call.rstrip(b"\0"),
                     data[payload : payload + payload_length],
-                    data[words : words + words_length],
+                    data[reason : reason + reason_length],
                 )
             )
     return max(whole, default=None)

@@ -1,7 +1,7 @@
-"""A timer of the kernel that kills this process at a given moment, whatever state it is in (Linux).
+"""A kernel timer that kills this process at a given time (Linux).
 
-It needs no other process and no thread: it goes off while this process is paused, while its guardian is paused too, and
-after the guardian has died. It counts while the machine sleeps, as `lease_clock` does.
+It needs no other process and no thread: it fires while this process or its guardian is paused, and after the
+guardian has died. It counts while the machine is suspended, as `lease_clock` does.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from typing import Any, Final
 _CLOCK_BOOTTIME: Final = 7
 _TIMER_ABSTIME: Final = 1
 _SIGEV_SIGNAL: Final = 0
-#: Bytes of the C library's `struct sigevent`.
+#: Size of the C library's `struct sigevent` in bytes.
 _SIGEVENT_SIZE: Final = 64
 
 
@@ -34,10 +34,10 @@ class _TimerSpec(ctypes.Structure):
 
 
 class KillTimer:
-    """Kills this process at the moment that was set last."""
+    """Kills this process at the time that was set last."""
 
     def __init__(self, library: Any) -> None:
-        """Raises OSError if the kernel gives no timer."""
+        """Create the timer. Raises OSError if the kernel refuses it."""
         self._library = library
         self._timer = ctypes.c_void_p()
         event = _SigEvent(value=None, signo=int(getattr(signal, "SIGKILL", 9)), notify=_SIGEV_SIGNAL)
@@ -45,9 +45,9 @@ class KillTimer:
             raise OSError(ctypes.get_errno(), "timer_create")
 
     def set(self, moment: float) -> None:
-        """Set the moment, by `lease_clock`, instead of the one before. Raises OSError."""
+        """Replace the time, in seconds of `lease_clock`. Raises OSError."""
         seconds = max(0.0, moment)
-        # A value of nothing at all would switch the timer off.
+        # A value of zero would disarm the timer.
         whole, part = int(seconds), max(1, int(seconds % 1 * 1e9))
         spec = _TimerSpec(interval=_TimeSpec(0, 0), value=_TimeSpec(whole, part))
         if self._library.timer_settime(self._timer, _TIMER_ABSTIME, ctypes.byref(spec), None) != 0:
@@ -55,10 +55,10 @@ class KillTimer:
 
 
 def make_kill_timer() -> KillTimer | None:
-    """Return a timer that is not set yet; None where the system has none."""
+    """Return a timer that is not set; None if the system has none."""
     if sys.platform != "linux":
         return None
-    for name in (None, "librt.so.1"):  # before glibc 2.34 the timers are in a library of their own
+    for name in (None, "librt.so.1"):  # before glibc 2.34 the timers are in librt
         try:
             library = ctypes.CDLL(name, use_errno=True)
             return KillTimer(library)

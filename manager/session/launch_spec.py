@@ -1,4 +1,4 @@
-"""What a host agent tells a new worker: everything it needs, secrets too, over a pipe and nowhere else."""
+"""What a host agent sends to a new worker over a pipe, secrets included."""
 
 import json
 from collections.abc import Mapping
@@ -15,35 +15,38 @@ from manager.system.masking import url_secrets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """The order that starts a worker. Its JSON holds secrets; it is written to the worker's pipe only."""
+    """Everything a worker needs to start.
+
+    Its JSON contains secrets: write it to the pipe only.
+    """
 
     worker_id: str
     config: AccountConfig
-    #: The resolved password; `config.password` is only the reference to it.
+    #: The resolved password; `config.password` is its reference.
     password: SecretStr | None = field(repr=False)
-    #: The account's `environment` and `options`, references resolved; `config` has the references.
+    #: The account's `environment` and `options` with resolved references.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Every secret among them, and among what the account file holds in clear.
+    #: Every secret among them and in the account file.
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    #: None for a worker that reports to no Redis (a local pool in a script).
+    #: None for a worker without Redis (a local pool in a script).
     redis_url: SecretStr | None = field(repr=False)
     host: str
-    #: Which state directory of that host; see `manager.fleet.leases.Holder`.
+    #: The id of the host's state directory; see `manager.fleet.leases.Holder`.
     home: str
-    #: What it holds in the fleet, its fencing token, and the lease's time to live in seconds (0: none).
+    #: The claims of its lease, its fencing token, and the lease's time to live in seconds (0: none).
     claims: tuple[str, ...]
     epoch: int
     lease_seconds: float
-    #: When it was asked for, by `lease_clock`.
+    #: When the lease was requested, by `lease_clock`.
     leased_at: float
     venue_address: str | None
     log_file: Path
     beat_file: Path
     private_dir: Path
-    #: Where the account's program runs, absolute; None for the gateways that run none.
+    #: Working directory of the account's program, absolute; None for gateways without a program.
     directory: Path | None
-    #: `{state_dir}` of its files; None if they do not use it.
+    #: The value of `{state_dir}` in the account file; None if it is not used.
     state_dir: Path | None = None
     control_address: str
     control_token: SecretStr = field(repr=False)
@@ -52,9 +55,9 @@ class LaunchSpec:
     log_json: bool
     log_file_bytes: int = 5_000_000
     log_files: int = 4
-    #: The mode in which it begins; one that was paused runs no cycle, however often it is started.
+    #: The initial trading mode; a paused account stays paused across starts.
     trading_mode: str = str(TradingMode.NORMAL)
-    #: Its host's record of it, which it keeps as its note; None for a worker that nobody adopts.
+    #: The host's record of the worker, which it holds open as its note; None for a worker without adoption.
     note: SecretStr | None = field(default=None, repr=False)
 
     @property
@@ -62,7 +65,7 @@ class LaunchSpec:
         return self.config.account_id
 
     def all_secrets(self) -> list[str]:
-        """Return all that this worker must never show."""
+        """Return every secret that the worker must mask in its output."""
         found = [*self.secrets, self.control_token.get_secret_value()]
         if self.password is not None:
             found.append(self.password.get_secret_value())
@@ -71,7 +74,7 @@ class LaunchSpec:
         return found
 
     def to_json(self) -> bytes:
-        """Return the order as one line of JSON, secrets in clear."""
+        """Return one line of JSON with secrets in plain text."""
         data: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
@@ -80,7 +83,7 @@ class LaunchSpec:
             elif isinstance(value, Path):
                 value = str(value)
             elif isinstance(value, AccountConfig):
-                # The reference is resolved already, and may be a literal: the worker needs neither.
+                # The reference may be a literal password, and the worker does not need it.
                 value = value.model_dump(mode="json", exclude={"password"})
             data[name] = value
         return json.dumps(data, separators=(",", ":")).encode() + b"\n"

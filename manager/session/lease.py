@@ -1,11 +1,10 @@
-"""A worker's own view of its lease: whether it may still act, judged by its own clock and without asking anybody.
+"""A worker's local view of its lease, by its own clock and without I/O.
 
-Where another host may take over (`failover: auto`) the worker must have stopped before that: it stops itself when it
-could not renew for half of the lease's time, and its guardian (a process of its own) ends it at four fifths: a call
-that never returns, or a pause, cannot hold that up.
+With `failover: auto` the worker must be gone before another host starts one. It stops itself half a lease
+time after the last successful renewal. Its guardian process kills it at four fifths, so a paused worker or a
+blocked call ends too.
 """
 
-import contextlib
 import os
 import sys
 import threading
@@ -16,27 +15,59 @@ from typing import Final
 from manager.gateways.base import GatewayError
 from manager.session.exit_codes import WorkerExit
 
-#: Parts of the lease's time, from the last renewal that went well: stop in order, and be gone.
+#: Fractions of the lease time since the last successful renewal: the worker stops, the guardian kills it.
 _STOP_AT: Final = 0.5
 _GONE_AT: Final = 0.8
-#: Seconds that a worker whose lease another one has may take to leave its session.
+#: Seconds that a worker without a lease gets to close its session before it exits.
 _LEAVE_SECONDS: Final = 5.0
 
 
 def last_moment(asked_at: float, seconds: float) -> float:
-    """Return when (by `lease_clock`) a worker must be gone whose lease was renewed last at `asked_at`."""
+    """Return when a worker must be gone, by `lease_clock`.
+
+    `asked_at` is when its last successful renewal was sent, `seconds` the lease time.
+    """
     return asked_at + seconds * _GONE_AT
 
 
 class LeaseLost(GatewayError):  # noqa: N818 - beside ConnectionLost, in the words of the protocol
-    """Raised instead of a call that a worker without a lease would make."""
+    """Raised instead of a gateway call when the worker has no lease."""
 
     code = "lease_lost"
     ends_session = True
 
 
+if sys.platform == "linux":
+
+    def lease_clock() -> float:
+        """Return seconds of a clock that all processes share.
+
+        It counts during suspend.
+        """
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+
+    def lease_clock() -> float:
+        """Return seconds of a clock that all processes of a machine share."""
+        return time.monotonic()
+
+
+def exit_without_lease() -> None:
+    """Exit this process in 5 s.
+
+    It uses a daemon thread, so that a blocked gateway call cannot delay the exit.
+    """
+    timer = threading.Timer(_LEAVE_SECONDS, os._exit, [WorkerExit.LEASE_LOST])
+    timer.daemon = True
+    timer.start()
+
+
 class Lease:
-    """Whether this worker may act. Thread-safe: the loop asks, the reporter tells."""
+    """Whether this worker may act.
+
+    Thread-safe: the trading loop calls `check`, the reporter the rest.
+    """
 
     def __init__(
         self,
@@ -44,23 +75,35 @@ class Lease:
         asked_at: float,
         on_lost: Callable[[str], None],
         extend: Callable[[float], None] | None = None,
+        *,
+        clock: Callable[[], float] = lease_clock,
+        schedule_exit: Callable[[], None] = exit_without_lease,
     ) -> None:
-        """`extend` tells the guardian until when this process may live."""
-        #: 0: it has no time to live, and is lost only to somebody who has it.
+        """Start with a lease that was requested at `asked_at`, by `clock`.
+
+        `seconds` is the lease time; 0: the lease does not expire and ends only when another worker takes it.
+        `extend` tells the guardian until when this process may live. `schedule_exit` is called once, after
+        `on_lost`.
+        """
         self._seconds = seconds
         self._on_lost = on_lost
         self._extend = extend
+        self._clock = clock
+        self._schedule_exit = schedule_exit
         self._lock = threading.Lock()
         self._renewed_at = asked_at
         self._lost: str | None = None
 
     @property
     def lost(self) -> str | None:
-        """Why it is lost; None while it is not."""
+        """Why the lease is lost, or None while the worker has it."""
         return self._lost
 
     def renewed(self, asked_at: float) -> None:
-        """Note that a renewal which was asked for at `asked_at` went well."""
+        """Record a successful renewal whose request was sent at `asked_at`.
+
+        Ignored once the lease is lost.
+        """
         with self._lock:
             if self._lost is None:
                 self._renewed_at = asked_at
@@ -68,40 +111,31 @@ class Lease:
                     self._extend(last_moment(asked_at, self._seconds))
 
     def lose(self, why: str) -> None:
-        """Another one has it: act no more, and be gone soon. The first reason counts."""
+        """Mark the lease as lost and schedule this process's exit.
+
+        Idempotent; the first reason counts.
+        """
         with self._lock:
             if self._lost is not None:
                 return
             self._lost = why
         self._on_lost(why)
-        timer = threading.Timer(_LEAVE_SECONDS, os._exit, [WorkerExit.LEASE_LOST])
-        timer.daemon = True
-        timer.start()
+        self._schedule_exit()
 
     def check(self) -> None:
-        """Raise LeaseLost unless this worker may act now. Called before every call to the venue."""
-        if self._lost is None and self._overdue() > 0:
-            self.lose(f"it could not be renewed for {lease_clock() - self._renewed_at:.1f} s")
+        """Raise LeaseLost unless this worker may act now.
+
+        Called before every gateway call.
+        """
+        self.tick(self._clock())
         if self._lost is not None:
             raise LeaseLost(self._lost)
 
-    def tend(self) -> None:
-        """Lose it if it is time; for the thread that renews."""
-        with contextlib.suppress(LeaseLost):
-            self.check()
+    def tick(self, now: float) -> None:
+        """Lose the lease if it is overdue at `now` (seconds by the lease's clock).
 
-    def _overdue(self) -> float:
-        return lease_clock() - self._renewed_at - self._seconds * _STOP_AT if self._seconds else -1.0
-
-
-if sys.platform == "linux":
-
-    def lease_clock() -> float:
-        """Return seconds by a clock that all processes of a machine share and that goes on while it sleeps."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-else:
-
-    def lease_clock() -> float:
-        """Return seconds by a clock that all processes of a machine share."""
-        return time.monotonic()
+        Raises nothing.
+        """
+        overdue = self._seconds > 0 and now - self._renewed_at > self._seconds * _STOP_AT
+        if self._lost is None and overdue:
+            self.lose(f"it could not be renewed for {now - self._renewed_at:.1f} s")

@@ -1,4 +1,7 @@
-"""Sends a worker's heartbeat to Redis, which renews its lease, from a thread of its own: an outage delays no call."""
+"""Sends a worker's heartbeats, which renew its lease.
+
+It uses a thread, so that no call waits for Redis.
+"""
 
 import logging
 import threading
@@ -11,7 +14,7 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds. While Redis is away it is tried again at intervals that grow from the heartbeat's to this.
+#: Longest interval between attempts while Redis is unavailable, in seconds; the first is the heartbeat's.
 _MAX_BACKOFF: Final = 1.0
 
 
@@ -20,7 +23,7 @@ class Sender(Protocol):
 
 
 class Reporter:
-    """Calls `snapshot` every interval and sends what it returns."""
+    """Calls `snapshot` at each interval and sends the result."""
 
     def __init__(
         self,
@@ -42,7 +45,10 @@ class Reporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; a last heartbeat after the worker's end would tell a lie, so none is sent."""
+        """End the thread.
+
+        It sends no last heartbeat, which would show an ended worker as running.
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
@@ -60,18 +66,21 @@ class Reporter:
                 failures += 1
                 if failures == 1:
                     logs.event(
-                        logger, logging.WARNING, "report_failed", f"Redis is away ({error}); trading goes on"
+                        logger,
+                        logging.WARNING,
+                        "report_failed",
+                        f"Redis is unavailable ({error}); trading continues",
                     )
             else:
                 if failures:
                     logs.event(logger, logging.INFO, "report_resumed", missed=failures)
                 failures = 0
                 self._lease.renewed(asked_at)
-            self._lease.tend()
+            self._lease.tick(lease_clock())
             self._stop.wait(min(self._interval * 2 ** min(failures, 6), max(_MAX_BACKOFF, self._interval)))
 
 
 def _who(holder: Holder) -> str:
     if holder.worker_id == "":
-        return "its lease was taken away"
+        return "its lease was revoked"
     return f"worker {holder.worker_id} on host {holder.host} has it"

@@ -1,12 +1,12 @@
-"""What a worker, with every process below it, uses of its machine: CPU, memory, number of processes.
+"""Measures CPU, memory and processes of a worker's process tree.
 
-A thread measures it every few seconds, and more rarely where measuring is expensive: the session's loop only
-reads the latest figures. Reading a process's memory map can block for as long as that process holds it, and
-must not make the worker look hung.
+A thread measures every few seconds, less often where measuring is expensive; the session's loop only reads
+the latest figures. Reading a process's memory map blocks while that process holds it, which must not make the
+worker look hung.
 
 Memory is the proportional set size (PSS): workers are forked from one preloaded process, and the resident set
-(RSS) counts the pages that they share once for each of them. A program in a control group with a memory
-controller is measured by that.
+size (RSS) counts their shared pages once for each of them. The memory of a program in a control group with a
+memory controller is read from the controller.
 """
 
 import contextlib
@@ -14,49 +14,54 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import psutil
 
 from manager.gateways.command.cgroups import cgroup_of, members
 from manager.gateways.command.process_tree import tree
+from manager.models import WorkerMetrics
 
 #: Seconds before the first measurement, before the second, and between later ones.
 _FIRST_SECONDS: Final = 1.0
 _SECOND_SECONDS: Final = 4.0
 _SAMPLE_SECONDS: Final = 10.0
-#: Seconds between two looks at memory maps, which cost ten times as much as all the rest: where the resident
-#: memory has changed by more than this part of it, and where it has not.
+#: Seconds between reads of memory maps, which cost ten times as much as everything else: if the resident
+#: memory has changed by more than this fraction, and if it has not.
 _MEMORY_SECONDS: Final = 15.0
 _STEADY_SECONDS: Final = 60.0
 _STEADY_PART: Final = 0.02
-#: Measuring takes at most one part in so many of one core's time; waiting for the system is not counted.
+#: Measuring uses at most 1/500 of one core's time, waiting excluded.
 _SHARE: Final = 500
-#: Of a process's `stat`, after the name: state, user and system time, those of ended children, resident size.
+#: Fields of `/proc/PID/stat` after the name: state, user and system time, with those of ended children,
+#: resident pages.
 _STATE: Final = 0
 _OWN_TIME: Final = slice(11, 13)
 _ALL_TIME: Final = slice(11, 15)
 _PAGES: Final = 21
 
 
-class _Look(NamedTuple):
-    """What one cheap look at the tree shows."""
+class _Sample(NamedTuple):
+    """One cheap measurement of the process tree."""
 
     cpu_seconds: float
-    #: Processes whose memory maps are to be read.
+    #: Processes whose memory maps are read.
     pids: list[int]
     processes: int
-    #: Of the worker's own process, and the sum of all.
+    #: Resident bytes of the worker's process, and of all processes.
     rss: int
     resident: int
-    #: The program's control group's, where that is known.
+    #: Memory of the program's control group in bytes, if known.
     grouped: int | None = None
 
 
 class ResourceMeter:
-    """Measures the tree below this process. `start` and `stop` once each; `figures` from any thread."""
+    """Measures the process tree below this process.
+
+    Call `start` and `stop` once each; `figures` is thread-safe.
+    """
 
     def __init__(
         self,
@@ -66,7 +71,10 @@ class ResourceMeter:
         root: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`cgroup_note` names the control group of the worker's program, once there is one."""
+        """Measure `root`, by default this process.
+
+        The file `cgroup_note` names the control group of the worker's program, once there is one.
+        """
         self._worker_id = worker_id
         self._note = cgroup_note
         self._root = root or os.getpid()
@@ -77,7 +85,7 @@ class ResourceMeter:
         self._cpu: tuple[float, float] | None = None
         self._memory: int | None = None
         self._memory_due = float("-inf")
-        self._figures: Mapping[str, Any] = {"rss_bytes": self._process.memory_info().rss}
+        self._figures = WorkerMetrics(rss_bytes=self._process.memory_info().rss)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
 
@@ -85,39 +93,40 @@ class ResourceMeter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Measure no more; does not wait for a measurement that is under way."""
+        """End the thread; does not wait for a running measurement."""
         self._stopped.set()
 
-    def figures(self) -> Mapping[str, Any]:
-        """Return the latest figures: `rss_bytes` always, the others once they are measured."""
+    def figures(self) -> WorkerMetrics:
+        """Return the latest figures: always `rss_bytes`, the others once measured."""
         return self._figures
 
     def measure(self) -> float:
-        """Measure now; returns the seconds until the next measurement is due."""
+        """Measure now and return the seconds until the next measurement."""
         began = time.thread_time()
         now = self._clock()
-        look = self._read()
-        cpu = look.cpu_seconds
-        figures: dict[str, Any] = {"rss_bytes": look.rss, "processes": look.processes}
+        sample = self._read()
+        cpu = sample.cpu_seconds
+        figures = WorkerMetrics(rss_bytes=sample.rss, processes=sample.processes)
         if self._cpu is not None and now > self._cpu[0]:
-            # A process that leaves without being waited for takes its time along: never less than nothing.
+            # A process that ends without being waited for takes its CPU time away from the sum.
             used = max(0.0, cpu - self._cpu[1])
-            figures["cpu_percent"] = round(100 * used / (now - self._cpu[0]), 1)
+            percent = round(100 * used / (now - self._cpu[0]), 1)
+            figures = figures.updated(WorkerMetrics(cpu_percent=percent))
         first = self._cpu is None
         self._cpu = (now, cpu)
-        self._read_memory(look, now)
+        self._read_memory(sample, now)
         if self._memory is not None:
-            figures["memory_bytes"] = self._memory
+            figures = figures.updated(WorkerMetrics(memory_bytes=self._memory))
         self._figures = figures
         return max(_SECOND_SECONDS if first else _SAMPLE_SECONDS, _SHARE * (time.thread_time() - began))
 
-    def _read_memory(self, look: _Look, now: float) -> None:
-        moved = abs(look.resident - self._resident) > _STEADY_PART * self._resident
+    def _read_memory(self, sample: _Sample, now: float) -> None:
+        moved = abs(sample.resident - self._resident) > _STEADY_PART * self._resident
         if now < (self._memory_due if moved else self._memory_due + _STEADY_SECONDS - _MEMORY_SECONDS):
             return
         began = time.thread_time()
-        self._memory = (look.grouped or 0) + sum(map(memory_of, look.pids))
-        self._resident = look.resident
+        self._memory = (sample.grouped or 0) + sum(map(memory_of, sample.pids))
+        self._resident = sample.resident
         self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.thread_time() - began))
 
     # inside
@@ -128,16 +137,16 @@ class ResourceMeter:
             try:
                 seconds = self.measure()
             except (OSError, ValueError, psutil.Error):
-                seconds = _MEMORY_SECONDS  # figures for people: the session goes on without them
+                seconds = _MEMORY_SECONDS  # the session does not need these figures
 
-    def _read(self) -> _Look:
+    def _read(self) -> _Sample:
         if sys.platform != "linux":
             return _read_psutil(self._process)
         group = self._group()
         inside = set() if group is None else set(members(group))
         times, living, pages = 0, [], {self._root: 0}
         for pid, stat in tree(self._root, inside):
-            # What a control group counts must not be counted again by the parent that waited for it.
+            # The control group already counts these children; their parent would count them again.
             times += sum(map(int, stat[_OWN_TIME if group is not None else _ALL_TIME]))
             if stat[_STATE] not in (b"Z", b"X"):
                 living.append(pid)
@@ -148,7 +157,7 @@ class ResourceMeter:
             cpu += (_value(group / "cpu.stat", "usage_usec") or 0) / 1e6
             memory = cgroup_memory(group)
         page = os.sysconf("SC_PAGE_SIZE")
-        return _Look(
+        return _Sample(
             cpu,
             living if memory is not None else [*living, *inside],
             len(living) + len(inside),
@@ -160,16 +169,17 @@ class ResourceMeter:
     def _group(self) -> Path | None:
         if self._cgroup is None and self._note is not None and self._note.exists():
             found = cgroup_of(self._worker_id, self._note)
-            # Before its CPU time counts, it must be known how much that is.
+            # Start the CPU interval again, because the group's earlier CPU time is not in the last sum.
             if found is not None and _value(found / "cpu.stat", "usage_usec") is not None:
                 self._cgroup, self._cpu = found, None
         return self._cgroup
 
 
 def memory_of(pid: int) -> int:
-    """Return the memory of one process in bytes, shared pages by how many share them; 0 if it has ended.
+    """Return the proportional set size of a process in bytes.
 
-    Where that is not readable (another user's process) or not known (not Linux) it is the private part alone.
+    0 if it has ended.
+    If that cannot be read (another user's process, or not Linux) the private memory is returned.
     """
     if sys.platform != "linux":
         with contextlib.suppress(psutil.Error):
@@ -190,9 +200,9 @@ def memory_of(pid: int) -> int:
 
 
 def cgroup_memory(directory: Path) -> int | None:
-    """Return the memory of a control group, without file pages that the system can give up at once.
+    """Return a control group's memory in bytes, without inactive file pages.
 
-    None where the group has no memory controller.
+    None if the group has no memory controller.
     """
     try:
         current = int((directory / "memory.current").read_text())
@@ -210,7 +220,7 @@ def _value(path: Path, key: str) -> int | None:
     return None
 
 
-def _read_psutil(process: psutil.Process) -> _Look:
+def _read_psutil(process: psutil.Process) -> _Sample:
     cpu, pids, resident = 0.0, [], 0
     for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
@@ -218,4 +228,4 @@ def _read_psutil(process: psutil.Process) -> _Look:
             cpu += sum(times[:4]) if sys.platform != "win32" else times.user + times.system
             resident += one.memory_info().rss
             pids.append(one.pid)
-    return _Look(cpu, pids, len(pids), process.memory_info().rss, resident)
+    return _Sample(cpu, pids, len(pids), process.memory_info().rss, resident)

@@ -1,19 +1,20 @@
-"""What `ps` shows of a process: a title in place of the command line (Linux)."""
+"""Sets the title that `ps` shows instead of the command line (Linux)."""
 
 import ctypes
 import sys
 from pathlib import Path
 from typing import Final
 
-#: An argument that a process is started with whose title is to be set: the title is written over the arguments.
+#: Extra argument of a process whose title will be set: the title overwrites the arguments.
 ROOM: Final = "-" * 96
 
 
 def set_title(title: str) -> bool:
-    """Show `title` as this process's command line; False if this system has no way, or no room for it.
+    """Show `title` as this process's command line.
 
-    The kernel shows text up to its first zero byte if the last byte of the arguments' memory is not zero. Nothing beyond
-    that memory is written.
+    Return False if that is not possible.
+    The kernel shows text up to its first zero byte if the last byte of the arguments' memory is not zero.
+    Nothing beyond that memory is written.
     """
     if sys.platform != "linux":
         return False

@@ -1,7 +1,7 @@
 """The worker: one gateway, one loop, from connect to disconnect.
 
-The loop is single-threaded because gateways are. Two small daemon threads stand beside it: the control channel, which
-only sets flags and wakes the loop, and the reporter, which sends what the loop last noted.
+The loop is single-threaded because gateways are. Two daemon threads run beside it: the control channel, which
+only sets flags and wakes the loop, and the reporter, which sends the loop's latest metrics.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from manager.gateways.base import (
 )
 from manager.gateways.base import Session as VenueSession
 from manager.gateways.command.program import CGROUP_NOTE
+from manager.models import WorkerMetrics
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.exit_codes import WorkerExit
@@ -45,14 +46,17 @@ from manager.trading.cycle import Cycle
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a polite disconnect may take once the stop's own deadline is not known (a signal).
+#: Seconds for a disconnect if the stop has no deadline (a signal).
 _DISCONNECT_SECONDS: Final = 10.0
-#: Characters of a refusal in the worker's status.
+#: Maximum length of a refusal in the worker's metrics.
 _REFUSAL_LENGTH: Final = 200
 
 
 class Worker:
-    """Runs one session. `notify` sends one message to the host over the launch pipe; `extend` is the lease's."""
+    """Runs one session.
+
+    `notify` sends a message to the host over the launch pipe; `extend` is passed to the lease.
+    """
 
     def __init__(
         self,
@@ -72,11 +76,11 @@ class Worker:
         self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
         self._cycle = cycle
         self._notify = notify
-        self._status: dict[str, Any] = {"health": WorkerHealth.UNKNOWN}
-        self._figures: Mapping[str, Any] = {}
+        self._metrics = WorkerMetrics(health=WorkerHealth.UNKNOWN)
+        self._cycle_metrics = WorkerMetrics()
         self._judge = HealthJudge(spec.config.health)
         self._has_account = True
-        self._refusal: dict[str, Any] = {"refusals": 0}
+        self._refusals = WorkerMetrics(refusals=0)
         self._phase = "connecting"
         programs = runs_programs(spec.config.gateway)
         self._resources = ResourceMeter(spec.worker_id, spec.private_dir / CGROUP_NOTE if programs else None)
@@ -85,11 +89,11 @@ class Worker:
         self._gateway.pause(self._mode is TradingMode.PAUSED, 0.0)
         self._stop_deadline: float | None = None
         self._stop_reason = ""
-        #: Whether what the gateway runs had to be killed.
+        #: Whether the gateway's program had to be killed.
         self._forced = False
         self._control: ControlServer | None = None
-        #: Why the worker's files cannot be made again, so that it is said once.
-        self._mend_trouble: str | None = None
+        #: Why the worker's files cannot be restored, so that it is logged once.
+        self._restore_error: str | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -102,14 +106,17 @@ class Worker:
         )
 
     def run(self) -> WorkerExit:
-        """Connect, report, run cycles until told to stop. Returns how it ended; raises only for faults of our own."""
+        """Connect, then report and run cycles until a stop; return the exit code.
+
+        Raises only for errors in the manager's code.
+        """
         self._catch_signals()
         self._beat.status({"phase": self._phase})
         self._control = control = ControlServer(
             self._spec.control_address, self._spec.control_token.get_secret_value(), self._handle
         )
         if self._reporter:
-            # From before the session: its lease must not run out while it connects.
+            # Before the session, so that the lease does not expire while it connects.
             self._reporter.start()
         self._resources.start()
         try:
@@ -123,25 +130,28 @@ class Worker:
             self._wake_write.close()
 
     def heartbeat(self) -> dict[str, Any]:
-        """Return what is sent to Redis: the loop's age is in it, since this is called from another thread."""
+        """Return the heartbeat for Redis.
+
+        Called on the reporter's thread, so it includes the loop's age.
+        """
         return {
             "worker_id": self._spec.worker_id,
             "epoch": self._spec.epoch,
-            # By these a host that has lost its record of this worker can still end it.
+            # With pid and start time a host that lost the record of this worker can still end it.
             **self._ref.to_dict(),
             "loop_age_seconds": round(self._beat.age_seconds, 3),
             "call": self._beat.call,
             "last_heartbeat": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **self._status,
+            **self._metrics.to_dict(),
         }
 
     def _run(self, control_address: str) -> WorkerExit:
         deadline = time.monotonic() + self._spec.config.timeout / 1000
-        logs.event(logger, logging.INFO, "connect", gateway=self._spec.config.gateway)
+        logs.event(logger, logging.INFO, "connect_started", gateway=self._spec.config.gateway)
         try:
             session = self._gateway.connect(deadline)
             self._phase = "connected"
-            self._note(session)
+            self._record_session(session)
             self._refresh(self._gateway.check())
         except GatewayError as error:
             logs.event(logger, logging.WARNING, "connect_failed", str(error), code=error.code)
@@ -160,21 +170,24 @@ class Worker:
         except LeaseLost as error:
             return self._leave(str(error))
         except GatewayError as error:
-            # Recovery is the host's work: a worker that lost its venue ends and says why, and never trades blind.
+            # The host does recovery: a worker that lost its venue records the reason and ends.
             logs.event(logger, logging.ERROR, "connection_lost", str(error), code=error.code)
-            self._beat.exit_reason(self._why_ended(error))
+            self._beat.exit_reason(self._exit_reason(error))
             self._disconnect(None)
             return WorkerExit.CONNECTION_LOST
         if self._lease.lost is not None:
             return self._leave(self._lease.lost)
         return self._end()
 
-    def _why_ended(self, error: GatewayError) -> str:
-        """Return the reason for people. How a program ended is a whole one; of a venue's text the code says what it is about."""
+    def _exit_reason(self, error: GatewayError) -> str:
+        """Return the exit reason.
+
+        A venue's text needs the error's code, a program's does not.
+        """
         return str(error) if runs_programs(self._spec.config.gateway) else f"{error.code}: {error}"
 
     def _leave(self, why: str) -> WorkerExit:
-        """Leave the session without touching what is in it: somebody else may trade there."""
+        """Close the session but no position: another worker may trade the account."""
         self._phase = "stopping"
         logs.event(logger, logging.ERROR, "lease_lost", why)
         self._beat.exit_reason(f"it lost its lease: {why}")
@@ -182,7 +195,7 @@ class Worker:
         return WorkerExit.LEASE_LOST
 
     def lose_lease(self, why: str) -> None:
-        """Leave the session as one that has no lease any more. Safe in any thread."""
+        """End the session because its lease is lost. Thread-safe."""
         self._lease.lose(why)
 
     def _on_lease_lost(self, why: str) -> None:
@@ -196,99 +209,105 @@ class Worker:
             now = time.monotonic()
             health: Health | None = None
             if now >= next_cycle:
-                # What an earlier cycle saw says nothing of a session that runs none.
-                self._figures = {} if self._mode is TradingMode.PAUSED else self._run_cycle()
+                # The figures of an earlier cycle do not describe a paused session.
+                paused = self._mode is TradingMode.PAUSED
+                self._cycle_metrics = WorkerMetrics() if paused else self._run_cycle()
                 health = self._gateway.check()
                 next_cycle = _next(next_cycle, cycle_interval)
             if now >= next_beat:
-                # Where the account can be read, reading it proves the session; else the gateway is asked each time.
+                # Reading the account proves the session; a gateway without accounts needs a check each time.
                 self._refresh(health if health or self._has_account else self._gateway.check())
                 next_beat = _next(next_beat, interval)
             mode = self._mode
             if self._sleep_until(min(next_beat, next_cycle)):
                 self._refresh(self._gateway.check())
             if self._mode is not mode:
-                next_beat = time.monotonic()  # readers learn of a new mode at once
+                next_beat = time.monotonic()  # publish the new mode at once
 
-    def _run_cycle(self) -> Mapping[str, Any]:
+    def _run_cycle(self) -> WorkerMetrics:
         try:
             return self._cycle.run(self._gateway)
         except GatewayError as error:
             self._refused(error, "cycle_skipped")
-            return self._figures
+            return self._cycle_metrics
 
     def _refused(self, error: GatewayError, event: str) -> None:
-        """Count a request that the venue refused.
+        """Count a refused request.
 
-        Raises the error again if it says that the session is gone.
+        Raises the error again if it means that the session is lost.
         """
         if error.ends_session:
             raise error
         text = f"{error.code}: {error}"[:_REFUSAL_LENGTH]
-        self._refusal = {"refusals": self._refusal["refusals"] + 1, "last_refusal": text}
+        self._refusals = WorkerMetrics(refusals=(self._refusals.refusals or 0) + 1, last_refusal=text)
         logs.event(logger, logging.WARNING, event, str(error), code=error.code)
 
     def _refresh(self, health: Health | None) -> None:
-        """Publish figures and health to the host (and, by the reporter, to Redis)."""
-        self._mend()
-        status: dict[str, Any] = {**self._status, **self._figures}
+        """Publish metrics and health to the host and to Redis."""
+        self._restore_files()
+        metrics = self._metrics.updated(self._cycle_metrics)
         if health is not None:
             if not health.ipc_ok:
-                raise ConnectionLost(health.reason or "the session is gone")
+                raise ConnectionLost(health.reason or "the session is lost")
             connected = health.venue_connected and health.account_matches
             self._judge.session(connected, health.can_trade, health.reason, lasting=health.unhealthy)
-            status["program_status"] = health.status
+            metrics = metrics.updated(WorkerMetrics(program_status=health.status))
         if self._has_account:
-            try:
-                account = self._gateway.account()
-                status |= {
-                    "balance": str(account.balance),
-                    "equity": str(account.equity),
-                    "currency": account.currency,
-                    "open_positions": account.open_positions,
-                }
-            except NotSupported:
-                self._has_account = False
-            except GatewayError as error:
-                self._refused(error, "account_not_read")
-                status |= self._status
-        status |= self._judge.judge(self._figures) | self._refusal | {"trading_mode": self._mode}
-        status |= self._resources.figures()
+            metrics = metrics.updated(self._read_account())
+        judged = self._judge.judge(self._cycle_metrics)
+        metrics = metrics.updated(
+            judged, self._refusals, WorkerMetrics(trading_mode=self._mode), self._resources.figures()
+        )
         if missing := logs.missing_lines():
-            status["log_lines_missing"] = missing
-        self._status = self._beat.masked(status)
-        self._beat.status({"phase": self._phase, **self._status})
-        if status["health"] is WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
-            raise ConnectionLost(
-                f"unhealthy, and recovery.restart_unhealthy is set: {status['health_reason']}"
-            )
+            metrics = metrics.updated(WorkerMetrics(log_lines_missing=missing))
+        self._metrics = WorkerMetrics.read(self._beat.masked(metrics.to_dict()))
+        self._beat.status({"phase": self._phase, **self._metrics.to_dict()})
+        if judged.health == WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
+            raise ConnectionLost(f"unhealthy, and recovery.restart_unhealthy is set: {judged.health_reason}")
 
-    def _mend(self) -> None:
-        """Make again what somebody removed of this worker's files: its heartbeat file and its control socket."""
+    def _read_account(self) -> WorkerMetrics:
+        """Return the account's figures; the previous ones if the venue refuses."""
         try:
-            self._beat.mend()
-            if self._control is not None and self._control.mend():
-                logs.event(logger, logging.WARNING, "control_made_again", f"{self._control.address} was gone")
-        except OSError as error:
-            trouble = f"{error.filename or self._spec.beat_file.parent}: {error.strerror or error}"
-            if trouble != self._mend_trouble:
-                text = f"files of this worker are gone and cannot be made again: {trouble}"
-                logs.event(logger, logging.ERROR, "files_gone", text)
-            self._mend_trouble = trouble
-        else:
-            self._mend_trouble = None
+            account = self._gateway.account()
+        except NotSupported:
+            self._has_account = False
+            return WorkerMetrics()
+        except GatewayError as error:
+            self._refused(error, "account_not_read")
+            return self._metrics
+        return WorkerMetrics(
+            balance=str(account.balance),
+            equity=str(account.equity),
+            currency=account.currency,
+            open_positions=account.open_positions,
+        )
 
-    def _note(self, session: VenueSession) -> None:
-        self._status |= {
-            "environment": str(session.environment),
-            "currency": session.currency,
-        }
+    def _restore_files(self) -> None:
+        """Create removed files again: heartbeat file and control socket."""
+        try:
+            self._beat.restore()
+            if self._control is not None and self._control.restore():
+                text = f"{self._control.address} was removed"
+                logs.event(logger, logging.WARNING, "control_socket_restored", text)
+        except OSError as error:
+            problem = f"{error.filename or self._spec.beat_file.parent}: {error.strerror or error}"
+            if problem != self._restore_error:
+                text = f"files of this worker were removed and cannot be restored: {problem}"
+                logs.event(logger, logging.ERROR, "files_missing", text)
+            self._restore_error = problem
+        else:
+            self._restore_error = None
+
+    def _record_session(self, session: VenueSession) -> None:
+        self._metrics = self._metrics.updated(
+            WorkerMetrics(environment=str(session.environment), currency=session.currency)
+        )
         self._judge.session(True, session.can_trade, session.blocked_reason)
 
     def _end(self) -> WorkerExit:
         deadline = self._stop_deadline or time.monotonic() + _DISCONNECT_SECONDS
         self._phase = "stopping"
-        logs.event(logger, logging.INFO, "stop", self._stop_reason)
+        logs.event(logger, logging.INFO, "stop_requested", self._stop_reason)
         clean = True
         if self._spec.config.execution.open_positions == "close":
             clean = self._close_positions(deadline)
@@ -306,7 +325,10 @@ class Worker:
         return report.complete
 
     def _disconnect(self, seconds: float | None) -> bool:
-        """Close the session within `seconds`; None: in the time that its gateway takes. False if that failed."""
+        """Close the session within `seconds` (None: without a deadline).
+
+        Return whether that succeeded.
+        """
         try:
             self._gateway.disconnect(None if seconds is None else time.monotonic() + seconds)
         except ForcedEnd as error:
@@ -318,7 +340,7 @@ class Worker:
             return False
         return True
 
-    # asked from other threads and from signal handlers: they set flags and wake the loop, nothing else
+    # Called on other threads and in signal handlers: they only set flags and wake the loop.
 
     def _handle(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         operation = request.get("op")
@@ -335,7 +357,10 @@ class Worker:
         return {"ok": False, "error": f"unknown operation {operation!r}; known: mode, ping, status, stop"}
 
     def _set_mode(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Change the trading mode. Once `paused` is answered with ok, no order leaves until the session is resumed."""
+        """Change the trading mode.
+
+        After the answer `ok` to `paused` no order is sent until it is resumed.
+        """
         try:
             mode = TradingMode(str(request.get("mode")))
         except ValueError:
@@ -343,16 +368,22 @@ class Worker:
         if not self._gateway.pause(mode is TradingMode.PAUSED, float(request.get("seconds", 0.0))):
             return {
                 "ok": False,
-                "error": "an order is on its way, and its answer has not come yet: ask again",
+                "error": "an order is in flight and has no answer yet; try again",
             }
         if mode is not self._mode:
             self._mode = mode
-            logs.event(logger, logging.INFO, "mode", str(request.get("by", ""))[:200], mode=mode)
+            logs.event(
+                logger, logging.INFO, "trading_mode_changed", str(request.get("by", ""))[:200], mode=mode
+            )
         self._wake()
         return {"ok": True, "mode": mode}
 
     def request_stop(self, reason: str, seconds: float) -> None:
-        """Ask the loop to end the session within `seconds`. Safe in a signal handler; the first request counts."""
+        """Request the end of the session within `seconds`.
+
+        The first request counts.
+        Safe in a signal handler.
+        """
         if self._stop_deadline is None:
             self._stop_reason = reason
             self._stop_deadline = time.monotonic() + seconds
@@ -361,20 +392,23 @@ class Worker:
         self._wake()
 
     def _wake(self) -> None:
-        # A full pipe is enough to wake up from already; a closed one belongs to a loop that has ended.
+        # A full pipe wakes the loop anyway; a closed one belongs to a loop that has ended.
         with contextlib.suppress(OSError):
             self._wake_write.send(b"x")
 
     def _catch_signals(self) -> None:
         seconds = self._spec.config.stop_seconds()
         signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", seconds))
-        # Ctrl-C in the terminal of whoever started the agent is not meant for the trading.
+        # Ctrl-C in the agent's terminal must not stop trading.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _sleep_until(self, when: float) -> bool:
-        """Wait, until a stop is asked for at most; True if the gateway is to be checked at once."""
+        """Wait until `when` or a wake-up.
+
+        Return whether the gateway is to be checked at once.
+        """
         source = self._gateway.wake_source()
         watched = [self._wake_read] if source is None else [self._wake_read, source]
         readable, _, _ = select.select(watched, [], [], max(0.0, when - time.monotonic()))
@@ -384,6 +418,9 @@ class Worker:
 
 
 def _next(due: float, interval: float) -> float:
-    """Return the next due time on the same beat; ticks that a long call slept through are not made up for."""
+    """Return the next due time of the schedule.
+
+    Times missed during a long call are skipped.
+    """
     now = time.monotonic()
     return due + interval * (1 + max(0.0, now - due) // interval)

@@ -1,4 +1,4 @@
-"""Writes a file whole: a reader sees the old content or the new one, never a part of either. A leaf."""
+"""Atomic writes: a reader sees either the old or the new content. A leaf."""
 
 import contextlib
 import errno
@@ -11,29 +11,27 @@ import time
 from pathlib import Path
 from typing import Final
 
-#: Seconds after which a draft that is still there was left by a process that ended while it wrote.
+#: Age in seconds from which a draft counts as left behind by a process that died while writing.
 _LEFT_AFTER: Final = 3_600.0
 _DRAFT: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-#: What a file system answers that cannot sync a directory.
+#: Errors of file systems that cannot sync a directory.
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM})
 
 
 def write(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = False) -> Path:
-    """Write `data` to `path` whole, or leave the file as it was; returns the path.
+    """Replace the file at `path` atomically with `data` and return the path.
 
-    The file is new: it has `mode` (less the umask) whatever the old one had, and a symbolic link at `path` is
-    replaced, not followed. Any thread or process may write the same path at the same time: the last one
-    stays. Text is written as UTF-8. With `durable` the file survives a power cut once this returns; that
-    costs two syncs to disk.
+    The new file has `mode` (less the umask), and replaces a symbolic link at `path` instead of following it.
+    Concurrent writers of one path are safe: the last one wins. Text is written as UTF-8. With `durable` the
+    file survives a power failure after this returns, at the cost of two syncs to disk.
 
     Raises:
-        OSError: It could not be written; the error names `path`.
+        OSError: The file could not be written and is unchanged; the error names `path`.
     """
     raw = data.encode() if isinstance(data, str) else data
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        # A name that cannot be guessed, and O_EXCL: in a shared directory a link may not lead the write
-        # elsewhere.
+        # An unguessable name and O_EXCL: in a shared directory a planted link could redirect the write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(draft, flags, mode), "wb") as file:
             file.write(raw)
@@ -47,7 +45,7 @@ def write(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = F
         _discard(draft)
         if error.errno is None:
             raise
-        # The draft's name says nothing to a reader of the message.
+        # The draft's name would mean nothing to a reader of the message.
         raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         _discard(draft)
@@ -56,7 +54,7 @@ def write(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = F
 
 
 def remove_left_drafts(directory: Path, *, older_than_seconds: float = _LEFT_AFTER) -> None:
-    """Remove drafts that processes left in `directory` when they ended while they wrote. Raises nothing."""
+    """Remove drafts of processes that died while writing. Raises nothing."""
     before = time.time() - older_than_seconds
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
@@ -74,7 +72,10 @@ def _discard(draft: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Have the new name of a file on disk. Without this a power cut may bring the old file back."""
+    """Sync a rename to disk.
+
+    Without it a power failure may bring the old file back.
+    """
     if sys.platform == "win32":
         return  # a directory cannot be opened there, and NTFS journals the rename
     try:

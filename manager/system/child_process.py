@@ -1,4 +1,4 @@
-"""How this project starts its own processes: command lines, detached children, replacing this process."""
+"""Starts the project's processes: command lines, detached children, exec."""
 
 import os
 import subprocess
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
-#: What `Popen` takes for a stream: a descriptor, a constant of `subprocess`, or a file.
+#: A stream for `Popen`: a descriptor, a constant of `subprocess`, or a file.
 Stream = int | IO[bytes]
 
-#: `umask` of `Popen`: the child keeps this process's.
+#: `umask` of `Popen` for a child that inherits this process's umask.
 KEEP_UMASK: Final = -1
 
 
@@ -22,7 +22,8 @@ def module_argv(module: str, *arguments: str) -> list[str]:
 def manager_argv(*arguments: str) -> list[str]:
     """Return the command line of this installation's `manager`.
 
-    Without the script on disk it is the module, and the current directory is not on the path of imports, as for the script.
+    If the script is not on disk, the module is run. The current directory is not on the import path in both
+    cases.
     """
     program = Path(sys.executable).with_name("manager.exe" if sys.platform == "win32" else "manager")
     start = [str(program)] if program.exists() else [sys.executable, "-P", "-m", "manager.cli"]
@@ -30,8 +31,8 @@ def manager_argv(*arguments: str) -> list[str]:
 
 
 def celery_argv(command: str, *arguments: str) -> list[str]:
-    """Return the command line of one of Celery's commands on this project's app."""
-    # --quiet: Celery writes its banner unguarded, which on a full disk would end the process before it has begun.
+    """Return the command line of a Celery command on this project's app."""
+    # --quiet: an error while writing Celery's banner, as on a full disk, would end the process at its start.
     return module_argv("celery", "--quiet", "-A", "tasks", command, *arguments)
 
 
@@ -48,11 +49,13 @@ def start_detached(
     bufsize: int = -1,
     user: tuple[int, int, Sequence[int]] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in its own session (on Windows: its own process group, without a console).
+    """Start a child in its own session.
+
+    On Windows the child gets its own process group and no console.
 
     A signal that a terminal sends to this process's group, such as Ctrl-C, does not reach the child. The
-    child has `environment` and nothing of this process's. `user` is whom it runs as (uid, gid, further
-    groups), if not as this process. Does not wait. Raises OSError if the system refuses.
+    child's environment is exactly `environment`. It runs as `user` (uid, gid, further groups), by default as
+    this process's user. Does not wait for the child. Raises OSError if it cannot be started.
     """
     creation_flags, new_session = 0, True
     if sys.platform == "win32":
@@ -77,7 +80,7 @@ def start_detached(
 
 
 def run_in_place(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Become another program, so that a service manager's signals reach it; returns only on Windows.
+    """Replace this process by a program, which then gets all signals.
 
     Windows cannot replace a process: there the program runs as a child, and its exit code is returned.
     """
@@ -87,5 +90,8 @@ def run_in_place(argv: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for a child's output: appended to, mode 0600. Raises OSError."""
+    """Open a log (mode 0600) to which a child appends its output.
+
+    Raises OSError.
+    """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

@@ -1,7 +1,7 @@
-"""The environment that a child process is given: what programs need to run, and nothing that may be a secret.
+"""Environments for child processes, without variables that may be secrets.
 
-An operator's `env:` passwords stand in the environment of the host agent. A worker, a program that it runs, or Flower
-inheriting them would show them in `/proc/<pid>/environ` of every process.
+The host agent's environment contains the passwords of `env:` references. A worker, its program or Flower must
+not inherit them, because `/proc/<pid>/environ` would show them.
 """
 
 import os
@@ -15,7 +15,7 @@ _NAMES: Final = frozenset(
         *("TMPDIR", "TEMP", "TMP", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
         *("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
-        # Windows starts hardly anything without these.
+        # Most programs on Windows fail without these.
         *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "APPDATA", "LOCALAPPDATA"),
         *(
             "PROGRAMDATA",
@@ -32,9 +32,10 @@ _PREFIXES: Final = ("LC_", "XDG_")
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment cut down to well-known harmless variables, with `extra` over it.
+    """Return this process's harmless variables, updated by `extra`.
 
-    Proxies are not among them: their URLs hold passwords. A program that needs one is given it by name.
+    Proxy variables are excluded because their URLs may contain passwords. A program that needs one gets it by
+    name.
     """
     kept = {
         name: value
@@ -44,23 +45,23 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, **(extra or {})}
 
 
-#: Of the manager's own interpreter, and what it sets for its own processes.
+#: Variables of the manager's interpreter and of its own processes.
 _OWN: Final = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
 
 
-#: What belongs to the user that the manager runs as, beside what a login sets.
+#: Variables that belong to the manager's user, beside those of a login.
 _OF_USER: Final = frozenset({"TMPDIR", "TEMP", "TMP", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY"})
 
 
 def program_environment(
     extra: Mapping[str, str] | None = None, user: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return the environment of a program that is not ours, with `extra` over it.
+    """Return the environment of an account's program, updated by `extra`.
 
-    `user` are the variables of the user that it runs as, if that is another one than ours.
-
-    The manager's virtual environment comes last on its PATH: `python3` is the system's, and a program that was installed
-    beside the manager is still found. Python prints at once (PYTHONUNBUFFERED): a pipe would otherwise get nothing for a long time.
+    `user` has the variables of the user that it runs as, if that is not the manager's user. The manager's
+    virtual environment is last on PATH, so that `python3` is the system's and programs installed beside the
+    manager are found. PYTHONUNBUFFERED is set because Python would otherwise hold back output to a pipe for a
+    long time.
     """
     kept = {name: value for name, value in clean_environment().items() if name.upper() not in _OWN}
     if "PATH" in kept and sys.prefix != sys.base_prefix:

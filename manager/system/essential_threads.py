@@ -1,4 +1,4 @@
-"""Threads that a host agent cannot live without: a failure in one is logged and survived, its death is noticed."""
+"""Threads that survive failures, and detection of dead ones."""
 
 import contextlib
 import logging
@@ -11,18 +11,18 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before the loop of a thread is entered again after it failed, and at most after many failures in a row.
+#: Shortest and longest pause in seconds before a failed loop is entered again.
 _PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
-#: Seconds for which a failure is told as trouble, and seconds between two log lines about failures.
-_TOLD_SECONDS: Final = 30.0
+#: Seconds for which a failure is reported, and minimum seconds between log lines about failures.
+_REPORTED_SECONDS: Final = 30.0
 _LOG_SECONDS: Final = 5.0
 
 
 class EssentialThread:
-    """Runs `loop` until it returns, and runs it again whenever it raises, whatever it raises.
+    """Runs `loop` until it returns, and again whenever it raises.
 
-    A loop that catches its own errors reports them with `failed`. `start` and `join` once each.
+    A loop that catches its own errors reports them with `failed`. Call `start` and `join` once each.
     """
 
     def __init__(self, name: str, loop: Callable[[], None]) -> None:
@@ -38,12 +38,12 @@ class EssentialThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError if the system grants no further thread."""
+        """Start the thread. Raises RuntimeError if the system cannot start one."""
         self._thread.start()
         self._started = True
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the thread has ended; returns at once if it never started."""
+        """Wait until the thread has ended; return at once if it never started."""
         if self._started:
             self._thread.join(timeout)
 
@@ -58,17 +58,20 @@ class EssentialThread:
 
     @property
     def trouble(self) -> str | None:
-        """What failed within the last half minute; None if nothing did."""
+        """The latest failure within the last 30 seconds; None if there is none."""
         if self.dead:
             return f"thread {self.name} of the host agent has died"
-        if not self._failures or time.monotonic() - self._failed_at > _TOLD_SECONDS:
+        if not self._failures or time.monotonic() - self._failed_at > _REPORTED_SECONDS:
             return None
         return (
             f"thread {self.name} of the host agent failed {self._failures} times, last with: {self._reason}"
         )
 
     def failed(self, error: BaseException) -> None:
-        """Count and log a failure that the thread survives. Raises nothing."""
+        """Count and log a failure after which the thread continues.
+
+        Raises nothing.
+        """
         try:
             self._failures += 1
             self._failed_at = time.monotonic()
@@ -82,7 +85,7 @@ class EssentialThread:
                     exc_info=error,
                 )
         except BaseException:
-            return  # without memory or files even a log line can fail; the count above is kept
+            return  # logging can fail for want of memory or files; the failure is counted
 
     def _run(self) -> None:
         pause = _PAUSE_SECONDS
@@ -103,7 +106,10 @@ class EssentialThread:
 
 
 class ThreadGuard:
-    """Watches essential threads from one more thread, and calls `lost` with the reason when one has died."""
+    """Watches essential threads on another thread.
+
+    Calls `lost` with the name of a dead one.
+    """
 
     def __init__(
         self, threads: Callable[[], list[EssentialThread]], lost: Callable[[str], None], seconds: float = 1.0
@@ -119,14 +125,17 @@ class ThreadGuard:
         self._closed.set()
 
     def check(self) -> None:
-        """Call `lost` if a thread has died, the guard's own included; another essential thread calls this too."""
+        """Call `lost` if a thread has died, the guard's own included.
+
+        The thread that publishes calls this too, so that the guard's death is detected.
+        """
         for thread in [*self._threads(), self.thread]:
             if thread.dead and not self._closed.is_set():
                 self._lost(thread.name)
                 return
 
     def trouble(self) -> str | None:
-        """What is wrong with the first thread that has trouble; None if all are well."""
+        """The failure of the first thread that has one; None if all are well."""
         return next((text for thread in self._threads() if (text := thread.trouble) is not None), None)
 
     def _watch(self) -> None:
@@ -135,11 +144,11 @@ class ThreadGuard:
 
 
 def log_lost(name: str) -> None:
-    """Log that the agent ends because a thread has died."""
+    """Log that the agent exits because a thread has died."""
     logs.event(
         logger,
         logging.CRITICAL,
         "thread_lost",
-        f"thread {name} has died; exiting with code 75 so that the supervisor restarts this agent. Running workers "
-        "are not affected.",
+        f"thread {name} has died; exiting with code 75 so that the supervisor restarts this agent. "
+        "Running workers are not affected.",
     )

@@ -1,4 +1,4 @@
-"""A lock that one process holds and the system releases when that process dies."""
+"""A file lock, which the system releases when its process dies."""
 
 import contextlib
 import os
@@ -14,22 +14,23 @@ else:
 
 
 class FileLock:
-    """Locks a file; the holder's pid is in it, for messages."""
+    """Locks a file and writes the holder's pid to it, for messages."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock; False if another process holds it. Never waits.
+        """Acquire the lock without waiting.
 
-        A full or read-only disk is no obstacle if the file exists: only the pid is not written then. Raises OSError if the
-        file cannot be opened.
+        Return False if another process holds it.
+        If the file exists, this works on a full or read-only disk too, without writing the pid. Raises
+        OSError if the file cannot be opened.
         """
         fd = self._open()
         try:
             if sys.platform == "win32":
-                # Beyond the pid's text, which must stay readable to others.
+                # Lock bytes beyond the pid's text, which other processes read.
                 os.lseek(fd, 64, os.SEEK_SET)
                 msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
                 os.lseek(fd, 0, os.SEEK_SET)
@@ -39,7 +40,7 @@ class FileLock:
             os.close(fd)
             return False
         with contextlib.suppress(OSError):
-            # Over the old pid before the rest is cut off: a full disk has room for what is there already.
+            # Overwrite before truncating: a full disk still has the file's present blocks.
             length = os.write(fd, f"{os.getpid()}\n".encode())
             os.ftruncate(fd, length)
         self._fd = fd
@@ -53,12 +54,14 @@ class FileLock:
                 raise
             if not self._path.exists():
                 raise
-            return os.open(self._path, os.O_RDONLY)  # enough for flock
+            return os.open(self._path, os.O_RDONLY)  # sufficient for flock
 
     def renew(self) -> bool:
-        """Lock the file once more if somebody has removed it; False if another process holds the one that is there.
+        """Create and lock the file again if it was removed.
 
-        True, without a lock under that name, where no file can be made now. Does nothing while the lock is not held.
+        Return False if another process locked it.
+        Returns True without a lock on that path if no file can be created now. Does nothing while the lock is
+        not held.
         """
         if self._fd is None or self._named():
             return True
@@ -84,7 +87,7 @@ class FileLock:
         return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
     def held(self) -> bool:
-        """Say whether another process holds the lock now."""
+        """Return whether another process holds the lock now."""
         if not self._path.exists():
             return False
         if self.acquire():
@@ -93,13 +96,13 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def holder(self) -> int | None:
-        """Return the pid in the file, which is the holder's while somebody holds it."""
+        """Return the pid in the file: the holder's, if the lock is held."""
         with contextlib.suppress(OSError, ValueError):
             return int(self._path.read_text().strip())
         return None

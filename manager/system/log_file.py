@@ -1,7 +1,7 @@
-"""A log file that its owner alone may read: rotated by size, and opened again when its name no longer leads to it.
+"""A private log file that is rotated by size and reopened if moved.
 
-Other programs move and remove log files while they are written (logrotate, `rm -r logs`). What this
-prevents: a worker writes for days into a file without a name, and `manager logs` shows nothing.
+Other programs move and remove log files while they are written (logrotate, `rm -r logs`). Without reopening,
+a worker would write for days to an unlinked file, and `manager logs` would show nothing.
 """
 
 import contextlib
@@ -13,21 +13,23 @@ from manager.system.private_dirs import ensure_private_dir
 
 
 class FileTarget:
-    """Writes to `path`. At `max_bytes` the file becomes `.1`, the earlier `.1` becomes `.2`, and so on.
+    """Writes to `path`.
 
-    Used by one thread. A line is written whole or counts as lost: `write` raises OSError for the latter.
+    At `max_bytes` the file becomes `.1`, the earlier `.1` becomes `.2`, and so on.
+    Used by one thread. `write` raises OSError if it could not write the whole line.
     """
 
     def __init__(self, path: Path, max_bytes: int, backups: int, also_fd: int | None = None) -> None:
-        """Open the file, and make its directory. Raises OSError that names the path.
+        """Create the directory and open the file.
 
-        `also_fd` is a descriptor (2: standard error) that leads to the same file from here on, whichever
-        that is.
+        Raises OSError that names the path.
+        The descriptor `also_fd` (2: standard error) is redirected to the current file, after each rotation
+        too.
         """
         self._path, self._max_bytes, self._backups = path, max_bytes, backups
         self._also_fd = also_fd
         self._size = 0
-        #: Whether the last line was cut, as by a full disk.
+        #: Whether the last line is incomplete, for example because the disk was full.
         self._torn = False
         self._fd = -1
         self._replace(self._open())
@@ -63,7 +65,7 @@ class FileTarget:
         return fd
 
     def _named(self) -> bool:
-        """Say whether the path still leads to the open file."""
+        """Return whether the path still names the open file."""
         try:
             found = self._path.stat()
         except OSError:
@@ -76,8 +78,7 @@ class FileTarget:
             self._replace(self._open())
         if self._named():
             return
-        # Where no new file can be made, the open one still takes lines: somebody may have it under another
-        # name.
+        # If no new file can be created, write to the open one: it may still exist under another name.
         with contextlib.suppress(OSError):
             self._replace(self._open())
 
@@ -92,7 +93,7 @@ class FileTarget:
 
     def _rotate(self) -> None:
         if not self._named():
-            return  # a file of somebody else must not be renamed
+            return  # the path names another file, which must not be renamed
         if sys.platform == "win32":
             self.close()  # an open file cannot be renamed there
         for number in range(self._backups - 1, 0, -1):
@@ -105,7 +106,7 @@ class FileTarget:
             self._replace(self._open())
 
     def _drop_older(self) -> None:
-        """Remove what a larger number of files has left."""
+        """Remove rotated files that a larger setting has left."""
         number = self._backups + 1
         with contextlib.suppress(OSError):
             while True:

@@ -1,4 +1,4 @@
-"""The lines of a log as they are read back: when each was written, and what of it a program printed."""
+"""Parses the lines of a log: their time and the output of programs."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from manager.system.output_text import unescape_output
 
-#: What `manager.system.logs.LineFormatter` writes.
+#: A line of `manager.system.logs.LineFormatter`.
 _LINE: Final = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) [A-Z]+ \S+"
     r"(?P<fields>(?: \w+=(?:\"(?:[^\"\\]|\\.)*\"|[^\s\"]*))*)(?: \| (?P<message>.*))?",
@@ -23,25 +23,20 @@ _AGO: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 class LogLine:
     """One line of a log file."""
 
-    #: As it stands in the file, without its end.
+    #: The raw line without its end.
     raw: bytes
-    #: When it was written, in seconds since 1970; that of the line before for a line of a traceback, 0.0
-    #: where none is known.
+    #: Seconds since 1970. A line of a traceback has the time of the line before; 0.0 if none is known.
     time: float = 0.0
-    #: `stdout` or `stderr` for what a program printed; None for all else, and for what was logged before
-    #: version 0.3.
+    #: `stdout` or `stderr` for a program's output; None for other lines, and for logs before version 0.3.
     stream: str | None = None
-    #: What the program printed, without the line's end; None if the line is not output of a program.
+    #: The program's output without the line's end; None if the line is not output of a program.
     printed: bytes | None = None
-    #: Whether that line goes on in the next one of its stream.
+    #: Whether the output continues in the next line of its stream.
     cut: bool = False
 
 
 def parse_line(raw: bytes) -> LogLine | None:
-    """Return the line that a worker logged.
-
-    Returns None for one that goes on from the line before, or is not ours.
-    """
+    """Return the parsed line; None for a continuation line or a foreign one."""
     if raw.startswith(b"{"):
         return _parse_json(raw)
     found = _LINE.fullmatch(raw.decode(errors="surrogateescape"))
@@ -79,10 +74,11 @@ def _line(raw: bytes, time: str, fields: dict[str, Any], message: str, escaped: 
 
 
 def parse_since(text: str, now: datetime) -> float:
-    """Return the moment that `10m`, `1h30m`, `2026-11-25` or `2026-11-25T10:00` means, in seconds since 1970.
+    """Parse a time or a time ago to seconds since 1970.
 
-    A time without a zone is UTC, as all times in logs are. Raises ValueError, whose text says what is
-    allowed.
+    Examples: `10m`, `1h30m`, `2026-11-25`, `2026-11-25T10:00`.
+
+    A time without a zone is UTC, like the times in logs. Raises ValueError that lists the valid forms.
     """
     text = text.strip()
     ago = _AGO.fullmatch(text)
@@ -94,6 +90,6 @@ def parse_since(text: str, now: datetime) -> float:
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is neither a time ago (45s, 10m, 2h, 1h30m, 3d) nor a time (2026-11-25T10:00, UTC unless it "
-            "has a zone)"
+            f"{text!r} is neither a time ago (45s, 10m, 2h, 1h30m, 3d) nor a time "
+            "(2026-11-25T10:00, UTC unless it has a zone)"
         ) from None

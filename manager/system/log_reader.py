@@ -1,6 +1,6 @@
-"""Reading an account's log over its rotated files: the last lines, the lines since a time, and those to come.
+"""Reads an account's log across its rotated files.
 
-A file may be rotated, moved, removed or emptied by anybody while it is read.
+Other processes may rotate, move, remove or truncate the files meanwhile.
 """
 
 import os
@@ -11,33 +11,36 @@ from typing import BinaryIO, Final
 
 from manager.system.log_lines import LogLine, parse_line
 
-#: Bytes that are read at once from the end of a file.
+#: Size in bytes of a read from the end of a file.
 _BLOCK: Final = 262_144
 
-DesiredStateCache = Callable[[LogLine], bool]
+LineFilter = Callable[[LogLine], bool]
 
 
 class LogReader:
-    """Reads one log. First `last` or `since`, then `new` as often as wanted, then `close`; by one thread."""
+    """Reads one log.
 
-    def __init__(self, path: Path, wanted: DesiredStateCache = lambda _line: True) -> None:
-        """`wanted` says which lines are returned, and counted."""
+    Call `last` or `since`, then `new` repeatedly, then `close`, on one thread.
+    """
+
+    def __init__(self, path: Path, matches: LineFilter = lambda _line: True) -> None:
+        """Return and count only lines for which `matches` is true."""
         self._path = path
-        self._wanted = wanted
+        self._matches = matches
         self._file: BinaryIO | None = None
         self._begun = b""
         self._time = 0.0
 
     def exists(self) -> bool:
-        """Say whether there is anything to read, a rotated file too."""
+        """Return whether the log or a rotated file exists."""
         return bool(_files(self._path))
 
     def last(self, count: int) -> list[LogLine]:
-        """Return the last `count` lines that are wanted, the oldest first."""
+        """Return the last `count` matching lines, the oldest first."""
         found: list[LogLine] = []
         files = self._open()
         try:
-            # From the end: a log may be large, and mostly a few lines are wanted.
+            # Read from the end: a log may be large, and callers mostly need a few lines.
             for file in reversed(files):
                 following: list[bytes] = []
                 for raw in _backward(file, self._end(file)):
@@ -45,11 +48,11 @@ class LogReader:
                         break
                     line = parse_line(raw)
                     if line is None:
-                        following.append(raw)  # it belongs to a line before it
+                        following.append(raw)  # continues an earlier line
                         continue
-                    found += [one for one in _with_following(line, following) if self._wanted(one)]
+                    found += [one for one in _with_following(line, following) if self._matches(one)]
                     following.clear()
-                found += [one for raw in following if self._wanted(one := LogLine(raw))]
+                found += [one for raw in following if self._matches(one := LogLine(raw))]
         finally:
             self._let_go(files)
         found = found[:count]
@@ -58,7 +61,7 @@ class LogReader:
         return found[::-1]
 
     def since(self, time: float) -> Iterator[LogLine]:
-        """Yield the lines that were written at `time` (seconds since 1970) or later and are wanted."""
+        """Yield the matching lines since `time` (seconds since 1970)."""
         files = self._open(time)
         try:
             for file in files:
@@ -67,19 +70,19 @@ class LogReader:
                 while file.tell() < end:
                     raw = file.readline()
                     line = self._read(raw.removesuffix(b"\n"))
-                    if line.time >= time and self._wanted(line):
+                    if line.time >= time and self._matches(line):
                         yield line
         finally:
             self._let_go(files)
 
     def new(self) -> list[LogLine]:
-        """Return the wanted lines that were written since the last call, to rotated files too."""
+        """Return matching lines since the last call, also from rotated files."""
         lines: list[LogLine] = []
         if self._file is None:
             self._file = _opened(self._path)
             if self._file is None:
                 return lines
-        # Asked before what is left is read: nothing comes into a file that has lost its name.
+        # Check before reading the rest: nothing is added to a file after it was renamed.
         moved = _moved(self._path, self._file)
         lines += self._rest(self._file)
         if moved:
@@ -104,12 +107,9 @@ class LogReader:
     # inside
 
     def _open(self, time: float = 0.0) -> list[BinaryIO]:
-        """Open every file that has lines since `time`, the oldest first.
-
-        All at once, before they are rotated again.
-        """
+        """Open every file with lines since `time`, the oldest first."""
         self.close()
-        # The present one first: a file that is rotated meanwhile is met twice, and not missed.
+        # The current file first: a file that is rotated meanwhile is opened twice instead of missed.
         self._file = _opened(self._path)
         files: list[BinaryIO] = [] if self._file is None else [self._file]
         seen = {_inode(file) for file in files}
@@ -125,7 +125,10 @@ class LogReader:
         return files[::-1]
 
     def _end(self, file: BinaryIO) -> int:
-        """Return where the last whole line ends in the present file; the size of any other."""
+        """Return where the last complete line of the current file ends.
+
+        The size of other files.
+        """
         size = file.seek(0, os.SEEK_END)
         end = size
         while end:
@@ -148,10 +151,10 @@ class LogReader:
 
     def _rest(self, file: BinaryIO) -> list[LogLine]:
         if file.tell() > os.fstat(file.fileno()).st_size:
-            file.seek(0)  # it was emptied in its place
+            file.seek(0)  # the file was truncated
             self._begun = b""
         *lines, self._begun = (self._begun + file.read()).split(b"\n")
-        return [line for raw in lines if self._wanted(line := self._read(raw))]
+        return [line for raw in lines if self._matches(line := self._read(raw))]
 
     def _read(self, raw: bytes) -> LogLine:
         line = parse_line(raw)
@@ -162,7 +165,7 @@ class LogReader:
 
 
 def _with_following(line: LogLine, following: list[bytes]) -> Iterator[LogLine]:
-    """Yield the lines of a traceback that follow a line, the last one first, then the line itself."""
+    """Yield the continuation lines, the last one first, then the line itself."""
     for raw in following:
         yield replace(LogLine(raw), time=line.time)
     yield line
@@ -200,16 +203,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _newer(path: Path, file: BinaryIO) -> list[Path]:
-    """Return the rotated files that are newer than an open one, the oldest first.
+    """Return the rotated files newer than an open one, the oldest first.
 
-    There are none if it is not among them.
+    Empty if it is not found.
     """
     rotated = _rotated(path)
     ours = os.fstat(file.fileno())
     for number, found in enumerate(rotated):
         try:
             if found.stat().st_ino == ours.st_ino:
-                # By their times too: who moved the file may count in another way.
+                # Compare times too: another program may number its rotated files differently.
                 return [one for one in rotated[number + 1 :] if one.stat().st_mtime_ns >= ours.st_mtime_ns]
         except OSError:
             continue
@@ -229,7 +232,7 @@ def _inode(file: BinaryIO) -> tuple[int, int]:
 
 
 def _moved(path: Path, file: BinaryIO) -> bool:
-    """Say whether the log's name leads to another file by now; a name that leads nowhere may come back."""
+    """Return whether the path names another file; a missing path may reappear."""
     try:
         found = path.stat()
     except OSError:

@@ -1,6 +1,6 @@
-"""Writing of log lines from one thread.
+"""Writes log lines on one thread.
 
-A log that takes no more lines (a full pipe, a hung disk) stops no other thread.
+A full pipe or a hung disk therefore blocks no other thread.
 """
 
 import contextlib
@@ -15,28 +15,29 @@ from typing import Any, Final, Protocol
 
 from manager.system.text import counted
 
-#: The attribute of a log record that holds an event's fields.
+#: The attribute of a log record with the event's fields.
 FIELDS: Final = "manager_fields"
-#: Lines that wait while the log takes none; lines after that are dropped and counted.
+#: Maximum number of waiting lines; further ones are dropped and counted.
 _WAITING: Final = 5_000
-#: Seconds between two tries to say how many lines were lost, while the log takes none.
+#: Seconds between attempts to log the number of lost lines.
 _AGAIN_SECONDS: Final = 1.0
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-#: Seconds that the end of a process waits for its lines to be written.
+#: Seconds that a process waits at its end for its lines to be written.
 FLUSH_SECONDS: Final = 2.0
 
 
 class Target(Protocol):
-    """Where lines go. No lock of `logging` or of a stream is held while it writes: an exit would wait for it.
+    """Where lines are written.
 
-    A line that cannot be written (a full disk) raises OSError; the next one is tried all the same.
+    `write` raises OSError for a line that it could not write.
+    It is called without a lock of `logging` or of a stream, because an exit would wait for that lock.
     """
 
     def write(self, text: str) -> None: ...
 
 
 class StderrTarget:
-    """Standard error as it is when a line is written."""
+    """The standard error stream at the time of each write."""
 
     def write(self, text: str) -> None:
         stream = sys.stderr
@@ -56,10 +57,10 @@ def _write_all(fd: int, text: str) -> None:
 
 
 class WriterHandler(logging.Handler):
-    """Formats each record on the thread that logs it, and writes the line from its own thread, in order.
+    """Formats records on the logging thread; writes lines on another one.
 
-    Never blocks and never fails: beyond a number of waiting lines it drops the newest, and what the target
-    does not take is lost. Once lines flow again, one line says how many there were, and why.
+    Never blocks or raises: it drops the newest lines if too many wait, and loses lines that the target
+    refuses. When lines can be written again, one line reports how many were lost, and why.
     """
 
     def __init__(self, target: Target, waiting: int = _WAITING) -> None:
@@ -69,10 +70,10 @@ class WriterHandler(logging.Handler):
         self._changed = threading.Condition(threading.Lock())
         self._lines: deque[str] = deque()
         self._dropped = 0
-        #: Lines that the target did not take since it took one, and why. The writing thread's own.
+        #: Lines that the target refused since it last accepted one, and why. Used by the writing thread only.
         self._lost = 0
-        self._lost_why = ""
-        #: Lines that were dropped or lost in this process's time.
+        self._lost_reason = ""
+        #: Lines dropped or lost since this process started.
         self.missing = 0
         self._writing = False
         self._closed = False
@@ -98,7 +99,10 @@ class WriterHandler(logging.Handler):
             self._changed.notify_all()
 
     def flush_within(self, seconds: float) -> bool:
-        """Wait until every line is written, `seconds` at most; False if some are not."""
+        """Wait at most `seconds` until every line is written.
+
+        Return whether all are.
+        """
         deadline = time.monotonic() + seconds
         with self._changed:
             while self._lines or self._writing:
@@ -109,11 +113,14 @@ class WriterHandler(logging.Handler):
         return True
 
     def flush(self) -> None:
-        """Called by `logging.shutdown`, which must end while the log is blocked."""
+        """Flush in bounded time: `logging.shutdown` must end with a blocked log."""
         self.flush_within(FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Write what waits, in bounded time, and end the thread; a later line starts one again."""
+        """Write waiting lines in bounded time and end the thread.
+
+        A later line starts it again.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -122,7 +129,7 @@ class WriterHandler(logging.Handler):
         super().close()
 
     def _after_fork(self) -> None:
-        # Threads do not survive a fork; the lines that waited belong to the parent, which writes them.
+        # Threads do not survive a fork, and the parent writes the waiting lines.
         self._lines.clear()
         self._thread, self._writing, self._dropped, self._process = None, False, 0, os.getpid()
         self._lost = self.missing = 0
@@ -144,40 +151,40 @@ class WriterHandler(logging.Handler):
                         self._thread = None
                         return
                     if not self._changed.wait(_AGAIN_SECONDS if self._lost else None):
-                        break  # there may be room again, although nobody logs
+                        break  # the target may accept lines again, although none is waiting
                 dropped, self._dropped = self._dropped, 0
                 lines = list(self._lines)
                 self._lines.clear()
                 self._writing = True
-            self._tell_lost()
+            self._report_lost()
             for line in lines:
                 if not self._put(line):
                     self._lost += 1
                     self.missing += 1
             if dropped:
-                text = f"{dropped} log lines were dropped: the log took no lines for a while"
-                self._tell("lines_dropped", text, dropped)
+                text = f"{dropped} log lines were dropped: the log accepted no lines for a while"
+                self._report("lines_dropped", text, dropped)
 
     def _put(self, line: str) -> bool:
-        # Where one line fails, as on a full disk, the next is tried all the same.
+        # A line can fail, as on a full disk; the next one is still tried.
         try:
             self._target.write(line)
         except OSError as error:
-            self._lost_why = "disk full" if error.errno in _FULL else error.strerror or str(error)
+            self._lost_reason = "disk full" if error.errno in _FULL else error.strerror or str(error)
         except BaseException as error:
-            self._lost_why = f"{type(error).__name__}: {error}"
+            self._lost_reason = f"{type(error).__name__}: {error}"
         else:
             return True
         return False
 
-    def _tell_lost(self) -> None:
-        """Say how many lines were lost, if the target takes lines again."""
-        if self._lost and self._tell(
-            "lines_lost", f"{counted(self._lost, 'line')} lost: {self._lost_why}", self._lost
+    def _report_lost(self) -> None:
+        """Log how many lines were lost, if the target accepts lines again."""
+        if self._lost and self._report(
+            "lines_lost", f"{counted(self._lost, 'line')} lost: {self._lost_reason}", self._lost
         ):
             self._lost = 0
 
-    def _tell(self, action: str, text: str, count: int) -> bool:
+    def _report(self, action: str, text: str, count: int) -> bool:
         record = logging.LogRecord("manager.system.logs", logging.WARNING, __file__, 0, text, None, None)
         fields: dict[str, Any] = {"action": action, "lines": count}
         setattr(record, FIELDS, fields)
@@ -193,9 +200,9 @@ def missing_lines() -> int:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> None:
-    """Wait until this process's log is written, `seconds` at most.
+    """Wait at most `seconds` until this process's log is written.
 
-    For the way out, where `os._exit` follows.
+    Call it before `os._exit`.
     """
     for handler in _handlers:
         handler.flush_within(seconds)
@@ -206,5 +213,5 @@ def _renew_locks() -> None:
         handler._changed = threading.Condition(threading.Lock())
 
 
-if hasattr(os, "register_at_fork"):  # another thread may have held a lock when this process was forked
+if hasattr(os, "register_at_fork"):  # another thread may hold a lock during the fork
     os.register_at_fork(after_in_child=_renew_locks)

@@ -1,4 +1,4 @@
-"""How the project logs: one line an event, with a machine-readable `action` and the ids; JSON on request."""
+"""Logging: one line per event, with an `action` and ids; text or JSON."""
 
 import json
 import logging
@@ -14,13 +14,16 @@ from manager.system.log_file import FileTarget
 from manager.system.log_writer import FIELDS, StderrTarget, WriterHandler, flush, missing_lines
 from manager.system.masking import Masker
 
-#: Bytes of a printed line that are kept before its end has come.
+#: Maximum bytes of an incomplete printed line that are held.
 _MAX_PRINTED: Final = 8_192
 _printed: Final = logging.getLogger("manager.printed")
 
 
 def event(logger: logging.Logger, level: int, action: str, message: str = "", **fields: Any) -> None:
-    """Log one event. `action` is a stable word such as `start`; `fields` are ids and figures, never a secret."""
+    """Log one event.
+
+    `action` is a stable word such as `worker_started`. `fields` are ids and figures, never secrets.
+    """
     if logger.isEnabledFor(level):
         logger.log(level, message, extra={FIELDS: {"action": action, **fields}}, stacklevel=2)
 
@@ -40,7 +43,10 @@ def _quote(value: object) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """`2026-01-02T03:04:05.678Z INFO manager.host action=start account=a-1 | text`, always one line an event."""
+    """Formats an event as one line of text.
+
+    Example: `2026-01-02T03:04:05.678Z INFO manager.host action=start account=a-1 | text`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [_timestamp(record), record.levelname, record.name]
@@ -55,7 +61,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the event's fields."""
+    """Formats an event as JSON: time, level, logger, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         data: dict[str, Any] = {"time": _timestamp(record), "level": record.levelname, "logger": record.name}
@@ -67,7 +73,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _MaskingFormatter(logging.Formatter):
-    """Wraps a formatter and masks secrets in the finished line, so that a traceback is masked too."""
+    """Masks secrets in another formatter's lines, tracebacks included."""
 
     def __init__(self, inner: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
@@ -88,11 +94,11 @@ def configure(
     backups: int = 3,
     also_stderr: bool = False,
 ) -> None:
-    """Send this process's log to `file` (rotated, mode 0600), or to stderr where there is none.
+    """Write this process's log to `file` (rotated, mode 0600) or stderr.
 
-    With `also_stderr` file descriptor 2 leads to `file` too: there the interpreter writes when it dies by a signal.
-    Logging never blocks: see `manager.system.log_writer`. Call `flush` before `os._exit`. Raises OSError if the file cannot
-    be opened; nothing has changed then.
+    `also_stderr` redirects file descriptor 2 to `file`, where the interpreter writes when it dies by a
+    signal. Logging never blocks; see `manager.system.log_writer`. Call `flush` before `os._exit`. Raises
+    OSError, and changes nothing, if the file cannot be opened.
     """
     target = (
         StderrTarget() if file is None else FileTarget(file, max_bytes, backups, 2 if also_stderr else None)
@@ -109,12 +115,12 @@ def configure(
 
 
 def formatter(*, as_json: bool = False, secrets: Iterable[str] = ()) -> logging.Formatter:
-    """Return the formatter that `configure` uses, for handlers that somebody else owns (Celery's)."""
+    """Return the formatter of `configure`, for Celery's handlers."""
     return _MaskingFormatter(JsonFormatter() if as_json else LineFormatter(), secrets)
 
 
 class _PrintedText(TextIOBase):
-    """What is printed in this process: masked as one stream, and logged line by line."""
+    """A stream that masks printed text as a whole and logs its lines."""
 
     def __init__(self, mask: Masker, stream_name: str) -> None:
         self._stream = mask.stream()
@@ -127,7 +133,7 @@ class _PrintedText(TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        # A log that cannot be written (a full disk) says so on standard error, which is this log.
+        # A log that fails (a full disk) reports that on standard error, which leads here again.
         if getattr(self._inside, "yes", False):
             return len(text)
         self._inside.yes = True
@@ -149,7 +155,7 @@ class _PrintedText(TextIOBase):
 
 
 def catch_printing(mask: Masker) -> None:
-    """Log what this process prints to standard output and error from here on, secrets masked."""
+    """Log what this process prints from now on, with secrets masked."""
     sys.stdout, sys.stderr = _PrintedText(mask, "stdout"), _PrintedText(mask, "stderr")
 
 

@@ -1,11 +1,11 @@
-"""What this machine is and has, for those who place accounts on it."""
+"""Memory and load of this machine, for placement."""
 
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-#: Where a container's limit stands, and what it uses of it: in the second version of control groups, and in the first.
+#: Files with a container's memory limit and usage: control groups version 2, then version 1.
 _LIMITS: Final = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -16,7 +16,7 @@ _LIMITS: Final = (
 
 
 def memory_mb() -> tuple[int, int]:
-    """Return the memory of the machine, or of the container if that has less, and what of it is free now, in megabytes."""
+    """Return total and available memory in MiB; of the container if less."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     for limit_file, used_file in _LIMITS:
@@ -27,7 +27,7 @@ def memory_mb() -> tuple[int, int]:
 
 
 def load() -> float:
-    """Return how much waits to run for each processor, over the last minute."""
+    """Return the load average of the last minute per processor."""
     return round(psutil.getloadavg()[0] / (psutil.cpu_count() or 1), 2)
 
 

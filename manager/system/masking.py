@@ -1,7 +1,7 @@
-"""Keeps secrets out of text that leaves the process: log lines, output of programs, error texts.
+"""Masks secrets in log lines, program output and error texts.
 
-A secret is hidden in every form that it usually takes on its way: as it is, escaped for JSON, Python, HTML or a URL,
-and in base64. `Masker` works on a whole text, `StreamMasker` on a stream whose parts may cut a secret anywhere.
+It masks a secret as it is, escaped for JSON, Python, HTML or a URL, and in base64. `Masker` works on a whole
+text, `StreamMasker` on a stream whose parts may split a secret anywhere.
 """
 
 import base64
@@ -11,29 +11,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote
 
-#: What a secret is replaced with wherever one would have been shown.
+#: The replacement for a secret.
 MASK: Final = "***"
 
-#: A masked secret is at least this long: masking every "1" would make a log unreadable and reveal the password.
+#: Minimum length of a masked secret: masking every "1" would make a log unreadable and reveal the password.
 _MIN_SECRET_LENGTH: Final = 4
-#: A line of a secret of several lines is hidden by itself from this length on.
+#: Minimum length from which a line of a multi-line secret is masked separately.
 _MIN_LINE_LENGTH: Final = 8
-#: Characters of a base64 text below which it may be anything.
+#: Minimum length of a masked base64 text; a shorter one occurs by chance.
 _MIN_BASE64_LENGTH: Final = 8
-#: Bytes of a secret by which its beginning is looked for.
+#: Number of bytes by which the beginning of a secret is searched.
 _FEW: Final = 8
-#: Characters without which most secrets are, so that most of their forms are one.
+#: Characters that need escaping in some form; most secrets have none, so their forms are equal.
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
 def forms(secret: str) -> set[str]:
-    """Return every text that shows `secret`; empty for one that is too short to be hidden."""
+    """Return every form of `secret` to mask; empty if it is too short."""
     if len(secret) < _MIN_SECRET_LENGTH:
         return set()
     found: set[str] = set()
     lines = [line.strip() for line in secret.splitlines()]
     if len(lines) > 1:
-        # A program that prints a key prints its lines. The frame of a key is the same for all keys.
+        # A program prints a key line by line. The first and last lines are the same for all keys.
         parts = [secret, *(s for s in lines if len(s) >= _MIN_LINE_LENGTH and not s.startswith("-----"))]
     else:
         parts = [secret]
@@ -44,14 +44,17 @@ def forms(secret: str) -> set[str]:
 
 
 def url_secrets(url: str) -> list[str]:
-    """Return the password in a URL, as it stands there and decoded; nothing if it has none. Raises nothing."""
+    """Return the password in a URL, as written and decoded.
+
+    Returns an empty list if it has none. Raises nothing.
+    """
     _scheme, separator, rest = url.partition("://")
-    # A password that should have been encoded may hold any of the marks: the last @ before a query ends it.
+    # A password that should have been encoded may contain any character: the last @ before a query ends it.
     credentials, at, _place = rest.partition("?")[0].rpartition("@")
     user, colon, password = credentials.partition(":")
     if not separator or not at:
         return []
-    # A name without a password is a password in the wrong place, as often as not.
+    # A user name without a password is often a password in the wrong place.
     found = password if colon else user
     return list(dict.fromkeys(text for text in (found, unquote(found)) if text))
 
@@ -62,7 +65,7 @@ class Masker:
     def __init__(self, secrets: Iterable[str]) -> None:
         self.secrets: Final = tuple(dict.fromkeys(secrets))
         shown = {form for secret in self.secrets for form in forms(secret)}
-        # The longest first: a secret that contains another must not leave its rest behind.
+        # Longest first, so that a secret that contains another one is masked completely.
         self._forms = sorted(shown, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -72,12 +75,12 @@ class Masker:
         return text
 
     def values(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the mapping with every text in it masked, at any depth."""
+        """Return the mapping with every text masked, at any depth."""
         return {key: self._value(value) for key, value in data.items()} if self._forms else dict(data)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):
-            # A word of an enumeration stays what it is.
+            # An enumeration member is never a secret.
             masked = self(value)
             return value if masked == value else masked
         if isinstance(value, Mapping):
@@ -90,34 +93,34 @@ class Masker:
 
 
 class StreamMasker:
-    """Masks a stream of bytes, wherever it is cut into parts.
+    """Masks a stream of bytes, however it is split into parts.
 
-    It holds back only what may be the beginning of a secret, and no more than the longest form of one.
+    It holds back only bytes that may begin a secret, at most the length of its longest form.
     """
 
     def __init__(self, patterns: Iterable[bytes]) -> None:
         self._patterns = sorted({p for p in patterns if p}, key=len, reverse=True)
         self._held = b""
-        #: Bytes at the beginning of what is held that belong to a secret which was replaced already.
+        #: Number of held bytes at the beginning that belong to an already replaced secret.
         self._covered = 0
 
     def feed(self, part: bytes) -> bytes:
-        """Take the next part; returns what can be shown of the stream so far."""
+        """Add the next part and return the masked bytes that are final."""
         data = self._held + part
         return self._shown(data, self._safe_until(data))
 
     def flush(self) -> bytes:
-        """Return what was held back: the stream has ended, or a secret that began did not go on."""
+        """Return the held bytes: they are not the beginning of a secret."""
         return self._shown(self._held, len(self._held))
 
     def _shown(self, data: bytes, end: int) -> bytes:
-        """Return `data` up to `end`, masked; the rest is held."""
+        """Return `data` up to `end`, masked; hold the rest."""
         out: list[bytes] = []
         at = self._covered
         for begin, stop in self._spans(data):
             if begin >= end:
                 break
-            # One that overlaps what is covered belongs to the mask that was shown for it.
+            # A secret that overlaps a replaced one is covered by the same mask.
             if begin >= at:
                 out += [data[at:begin], MASK.encode()]
             at = max(at, stop)
@@ -126,7 +129,10 @@ class StreamMasker:
         return b"".join(out)
 
     def _spans(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where secrets stand in `data`, in order; those that overlap as one."""
+        """Yield start and end of the secrets in `data`, ascending.
+
+        Overlapping ones are merged.
+        """
         found: list[tuple[int, int]] = []
         for pattern in self._patterns:
             at = data.find(pattern)
@@ -145,14 +151,14 @@ class StreamMasker:
             yield begin, end
 
     def _safe_until(self, data: bytes) -> int:
-        """Return from where on `data` may be the beginning of a secret that goes on in the next part."""
+        """Return the position from which `data` may begin an incomplete secret."""
         end = len(data)
         safe = end
         for pattern in self._patterns:
             for size in range(1, min(len(pattern), end + 1, _FEW + 1)):
                 if data.endswith(pattern[:size]):
                     safe = min(safe, end - size)
-            # A longer beginning of it begins with its first few bytes, which are found faster.
+            # Any longer beginning starts with these first bytes, and searching for them is faster.
             at = data.find(pattern[:_FEW], max(0, end - len(pattern) + 1), safe + _FEW)
             while at >= 0:
                 if pattern.startswith(data[at:]):
@@ -163,7 +169,10 @@ class StreamMasker:
 
 
 def _escaped(secret: str) -> set[str]:
-    """Return the secret as it is and as JSON, Python, HTML and URLs write it, for JSON and Python even twice."""
+    """Return the secret as in JSON, Python, HTML and URLs.
+
+    The forms of JSON and Python are also escaped twice.
+    """
     found = {secret}
     for _ in range(2):
         found |= {json.dumps(text, ensure_ascii=plain)[1:-1] for text in found for plain in (True, False)} | {
@@ -184,12 +193,15 @@ def _lower_hex(text: str) -> str:
 
 
 def _base64(secret: str) -> set[str]:
-    """Return what is the same in every base64 text that holds the secret, wherever it begins in it (`user:password`)."""
+    """Return the common part of base64 texts with the secret, per offset.
+
+    The secret may be a part of the encoded text, as in `user:password`.
+    """
     raw = secret.encode(errors="surrogatepass")
     found: set[str] = set()
     for before in range(3):
         text = base64.b64encode(b"\0" * before + raw).rstrip(b"=").decode()
-        # The first characters mix in what stands before, and the last one what stands behind.
+        # The first characters also encode the text before, and the last one the text after.
         first = (0, 2, 3)[before]
         last = len(text) if (before + len(raw)) % 3 == 0 else len(text) - 1
         if last - first >= _MIN_BASE64_LENGTH:

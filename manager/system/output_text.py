@@ -1,16 +1,22 @@
-"""How the log keeps what a program printed on one line, so that every byte of it can be had back. A leaf."""
+"""Escapes a program's output to one log line, reversibly for every byte.
+
+A leaf.
+"""
 
 import re
 from typing import Final
 
-#: What would break a line of the log, or get lost in it: controls but for the tab and the escape character,
-#: and bytes that are not UTF-8.
+#: Characters that would break a log line or get lost: controls except tab and escape, and bytes that are not
+#: UTF-8.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f\udc80-\udcff]")
 _ESCAPED: Final = re.compile(r"\\(\\|r|x[0-9a-f]{2})")
 
 
 def escape_output(text: str) -> tuple[str, bool]:
-    r"""Return a line's text as the log keeps it, and whether it was escaped: `\\`, `\r`, `\xNN`."""
+    r"""Return a line's text for the log, and whether it was escaped.
+
+    The escapes are `\\`, `\r` and `\xNN`.
+    """
     if not _UNSAFE.search(text):
         return text, False
     text = text.replace("\\", "\\\\").replace("\r", "\\r")
@@ -18,7 +24,10 @@ def escape_output(text: str) -> tuple[str, bool]:
 
 
 def unescape_output(text: str, *, escaped: bool) -> bytes:
-    """Return what a program printed from its text in the log; see `escape_output`."""
+    """Return a program's output from its text in the log.
+
+    The inverse of `escape_output`.
+    """
     if not escaped:
         return text.encode(errors="surrogateescape")
     raw: list[bytes] = []

@@ -1,13 +1,13 @@
-"""Directories that their owner alone may use, made when they are needed: somebody may have removed them."""
+"""Creates private directories when needed, also after their removal."""
 
 import os
 from pathlib import Path
 
 
 def ensure_private_dir(directory: Path) -> None:
-    """Make the directory and those above it that are missing, mode 0700. Idempotent.
+    """Create the directory and its missing parents, mode 0700. Idempotent.
 
-    Raises OSError, whose `filename` is the directory that could not be made.
+    Raises OSError whose `filename` is the directory that could not be created.
     """
     missing: list[Path] = []
     at = directory

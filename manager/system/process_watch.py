@@ -1,4 +1,4 @@
-"""Notices at once that a process has ended, whoever its parent is."""
+"""Reports the end of a process at once, also of one that is not a child."""
 
 import contextlib
 import os
@@ -15,24 +15,25 @@ from manager.system.processes import ProcessRef
 
 Ended = Callable[[ProcessRef], None]
 
-#: Seconds between two looks at processes that could not be given to the system to watch.
+#: Seconds between polls of processes that have no pidfd.
 _POLL_SECONDS: Final = 0.2
 
 
 class ProcessWatch:
-    """Calls back when a watched process ends: on Linux from one thread over pidfds, elsewhere from one thread each.
+    """Calls back when a watched process ends.
 
-    The callback runs on a watching thread and must be quick; one that raises is called again until it succeeds. A process
-    that has ended already is reported too. Where a pidfd or a thread is not granted, the process is polled until one is:
-    a shortage delays the news of an end, and loses none.
+    Linux uses one thread with pidfds, other systems one thread per process. The callback runs on such a
+    thread and must be quick; if it raises it is called again until it succeeds. A process that has already
+    ended is reported too. If no pidfd or thread is available, the process is polled: a shortage delays the
+    report and never loses it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: dict[int, tuple[ProcessRef, Ended]] = {}
-        #: Processes that nothing but polling watches.
+        #: Processes that are polled.
         self._polled: list[tuple[ProcessRef, Ended]] = []
-        #: Processes that have ended, whose callback must still be called.
+        #: Ended processes whose callback has not succeeded yet.
         self._owed: list[tuple[ProcessRef, Ended]] = []
         self._closed = False
         self._woken = threading.Event()
@@ -46,7 +47,10 @@ class ProcessWatch:
         self.thread.start()
 
     def watch(self, process: ProcessRef, ended: Ended) -> None:
-        """Call `ended(process)` once, from another thread, as soon as `process` has ended. Raises nothing."""
+        """Call `ended(process)` once, on another thread, when `process` has ended.
+
+        Raises nothing.
+        """
         try:
             if sys.platform == "linux":
                 self._watch_pidfd(process, ended)
@@ -61,7 +65,7 @@ class ProcessWatch:
             self._wake()
 
     def close(self) -> None:
-        """Watch no more. The processes are not touched."""
+        """End watching. The processes are not affected."""
         self._closed = True
         self._wake()
         self.thread.join()
@@ -87,13 +91,13 @@ class ProcessWatch:
         try:
             ended(process)
         except BaseException as error:
-            self.thread.failed(error)  # it stays owed
+            self.thread.failed(error)  # the entry stays, so the call is repeated
         else:
             with self._lock:
                 self._owed.remove(entry)
 
     def _poll(self) -> None:
-        """Look at the processes that nothing else watches, and try again to have the system watch them."""
+        """Poll processes without a pidfd or thread, and try to get one."""
         with self._lock:
             polled = list(self._polled)
         for entry in polled:
@@ -107,7 +111,7 @@ class ProcessWatch:
                     with self._lock:
                         self._owed.append(entry)
             except (OSError, RuntimeError, MemoryError):
-                continue  # not known yet: it is looked at again
+                continue  # not known yet: poll again
             with self._lock:
                 self._polled.remove(entry)
 
@@ -124,7 +128,10 @@ class ProcessWatch:
     if sys.platform == "linux":
 
         def _watch_pidfd(self, process: ProcessRef, ended: Ended) -> None:
-            """Have the system watch it. Raises OSError if it cannot; then nothing has changed."""
+            """Watch the process by a pidfd.
+
+            Raises OSError, and changes nothing, if that fails.
+            """
             fd = process.open_pidfd()
             if fd is None:
                 with self._lock:
@@ -140,7 +147,7 @@ class ProcessWatch:
                 self._watched[fd] = (process, ended)
 
         def _wake(self) -> None:
-            with contextlib.suppress(OSError):  # full: it is awake
+            with contextlib.suppress(OSError):  # a full pipe has woken the thread
                 os.write(self._wake_write, b"x")
 
         def _await(self) -> None:

@@ -1,7 +1,7 @@
-"""Operating-system processes: who one is, whether it still is, and how to end it. A leaf.
+"""Operating-system processes: identity, liveness and signals. A leaf.
 
-A process is known by its pid and its start time together. A pid alone is never enough: it is given to somebody else
-soon after its owner died, and to end that one would end what is not ours.
+A process is identified by pid and start time. A pid alone is not sufficient: the system reuses it soon after
+the process died, and a signal would then reach an unrelated process.
 """
 
 import os
@@ -18,27 +18,28 @@ import psutil
 
 from manager.system.spare_files import close_file, is_shortage, reserve_files, with_spare
 
-#: How often a process without a pidfd is asked whether it has ended, in seconds.
+#: Interval in seconds for polling a process without a pidfd.
 _POLL_SECONDS: Final = 0.02
-#: The environment variable in which agent, fork server and worker pass the ordinary limit of core files on.
+#: Environment variable in which agent, fork server and worker pass on the original limit of core files.
 CORE_LIMIT: Final = "MANAGER_CORE_LIMIT"
 _KILL: Final = int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @cache
 def _boot_id() -> str:
-    # Start times on Linux count from the boot: without the boot's id, a pid of the last boot could match by chance.
+    # Linux counts start times from the boot: without the boot id, a pid of an earlier boot could match by
+    # chance.
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _start_time(pid: int) -> str | None:
-    """Return a text that no other process with this pid will ever have, or None if there is no such process."""
+    """Return a text unique to the process with this pid; None if none."""
     if sys.platform == "linux":
         try:
             stat = with_spare(lambda: Path(f"/proc/{pid}/stat").read_bytes())
         except (FileNotFoundError, ProcessLookupError):
             return None
-        # The name, in parentheses, may itself hold spaces and parentheses.
+        # The name, in parentheses, may itself contain spaces and parentheses.
         fields = stat[stat.rindex(b")") + 2 :].split()
         if fields[0] in (b"Z", b"X"):
             return None
@@ -54,14 +55,17 @@ def _start_time(pid: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """One process that lives or lived, by pid and start time."""
+    """A process, live or ended, identified by pid and start time."""
 
     pid: int
     start_time: str
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """Return the process that has `pid` now; None if none has, or if it is a zombie."""
+        """Return the process that has `pid` now.
+
+        None if there is none or it is a zombie.
+        """
         start_time = _start_time(pid)
         return None if start_time is None else cls(pid, start_time)
 
@@ -69,12 +73,15 @@ class ProcessRef:
     def me(cls) -> Self:
         ref = cls.of(os.getpid())
         if ref is None:
-            raise RuntimeError("this process has no entry of its own in the process table")
+            raise RuntimeError("this process is not in the process table")
         return ref
 
     @classmethod
     def from_dict(cls, data: object) -> Self | None:
-        """Read what `to_dict` wrote; None if it is anything else (a foreign or damaged file)."""
+        """Read the output of `to_dict`.
+
+        None if `data` is anything else, such as a damaged file.
+        """
         if not isinstance(data, dict):
             return None
         pid, start_time = data.get("pid"), data.get("start_time")
@@ -86,16 +93,19 @@ class ProcessRef:
         return {"pid": self.pid, "start_time": self.start_time}
 
     def alive(self) -> bool:
-        """Say whether this very process still runs. A zombie does not."""
+        """Return whether this process runs. A zombie does not."""
         return _start_time(self.pid) == self.start_time
 
     def signal(self, number: int) -> bool:
-        """Send a signal to this very process; False if it has ended. On Windows every signal ends it."""
+        """Send a signal to this process; return False if it has ended.
+
+        On Windows every signal ends the process.
+        """
         if hasattr(signal, "pidfd_send_signal"):
             try:
                 fd = self.open_pidfd()
             except OSError as error:
-                # Its start time needs one file and only for a moment; between the look and the kill lie microseconds.
+                # Checking the start time needs one file only briefly; it precedes the kill by microseconds.
                 if not is_shortage(error):
                     raise
                 return self._kill_by_pid(number)
@@ -120,22 +130,25 @@ class ProcessRef:
         return True
 
     def kill(self) -> bool:
-        """End it at once; False if it has ended already."""
+        """Kill this process; return False if it has already ended."""
         return self.signal(_KILL)
 
     def open_pidfd(self) -> int | None:
-        """Return a pidfd of this very process (Linux), or None if it has ended. The caller closes it."""
+        """Return a pidfd of this process (Linux), which the caller closes.
+
+        None if it has ended.
+        """
         if sys.platform != "linux":
-            raise NotImplementedError("pidfd is of Linux")
+            raise NotImplementedError("pidfds exist on Linux only")
         try:
             fd = with_spare(lambda: os.pidfd_open(self.pid))
         except ProcessLookupError:
             return None
-        # Between reading the record and opening the pidfd the pid may have gone to somebody else.
+        # Another process may have got the pid before the pidfd was opened.
         try:
             alive = self.alive()
         except BaseException:
-            close_file(fd)  # as when no further file may be opened: a leak would make that permanent
+            close_file(fd)  # the error may be a shortage of files, which a leak would make permanent
             raise
         if not alive:
             close_file(fd)
@@ -143,7 +156,11 @@ class ProcessRef:
         return fd
 
     def wait(self, timeout: float) -> bool:
-        """Wait until it has ended, `timeout` seconds at most; True if it has. Needs no parenthood."""
+        """Wait at most `timeout` seconds until the process has ended.
+
+        Return whether it has.
+        It need not be a child of this process.
+        """
         deadline = time.monotonic() + timeout
         if sys.platform == "linux":
             try:
@@ -169,9 +186,9 @@ class ProcessRef:
 
 
 def raise_file_limit() -> None:
-    """Allow this process as many open files as the system grants it, and keep a few in reserve for ending processes.
+    """Raise the limit of open files, and reserve a few for ending processes.
 
-    The usual 1,024 end at a thousand workers.
+    The usual limit of 1,024 is reached with a thousand workers.
     """
     if sys.platform != "win32":
         import resource
@@ -184,9 +201,9 @@ def raise_file_limit() -> None:
 
 
 def prevent_core_dumps() -> None:
-    """Keep this process and its children from leaving a core file, which would hold every secret in their memory.
+    """Prevent core files, which would contain every secret in memory.
 
-    Only the soft limit is lowered, so that a program of an account can be given back what `ordinary_core_limit` says.
+    It lowers the soft limit only, so that an account's program can get `ordinary_core_limit` back.
     """
     if sys.platform != "win32":
         import resource
@@ -197,9 +214,10 @@ def prevent_core_dumps() -> None:
 
 
 def ordinary_core_limit() -> int | None:
-    """Return the soft limit of core files that this process had before `prevent_core_dumps`; None if that is not known.
+    """Return the soft limit of core files before `prevent_core_dumps`.
 
-    It is passed on in the environment: a worker is the child of a process that lowered it already.
+    None if unknown.
+    It is passed on in the environment, because a worker's parent has already lowered the limit.
     """
     try:
         return int(os.environ[CORE_LIMIT])

@@ -1,7 +1,7 @@
-"""The text of a secret without what editors and shells leave around it; refused where it is not clear what was meant.
+"""Reads secrets from text, and refuses text whose secret is ambiguous.
 
-A wrong password locks an account at its broker after a few tries, so nothing is guessed: only a byte-order mark and one
-line end are taken off, since neither can be part of a secret that somebody typed.
+Brokers lock an account after a few wrong passwords, so nothing is guessed. Only a byte-order mark and one
+line end are removed, because neither can be part of a typed secret.
 """
 
 import codecs
@@ -14,19 +14,25 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-#: Unicode categories of what nobody sees or types: controls, format marks, line and paragraph separators, surrogates,
-#: private and unassigned characters.
+#: Unicode categories of invisible characters: controls, format marks, line and paragraph separators,
+#: surrogates, private and unassigned characters.
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
-#: Drawn as nothing or as a blank, although their category says letter or mark.
+#: Characters that are invisible although their category is letter or mark.
 _BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\ufe0e\ufe0f\ufffd")
 
 
 class SecretTextError(ValueError):
-    """Raised where it is not clear which secret is meant. Its text holds nothing of the secret."""
+    """Raised when a secret is ambiguous.
+
+    Its text contains nothing of the secret.
+    """
 
 
 def decode_text(raw: bytes) -> str:
-    """Return a file's text without a byte-order mark. Raises SecretTextError unless it is UTF-8."""
+    """Return a file's text without a byte-order mark.
+
+    Raises SecretTextError unless it is UTF-8.
+    """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if raw.startswith(mark):
             raise SecretTextError(f"is {encoding} text; save it as UTF-8 without a byte-order mark")
@@ -41,12 +47,19 @@ def decode_text(raw: bytes) -> str:
 
 
 def decode_secret(raw: bytes, *, lines: bool = False) -> str:
-    """Return the secret in a file's bytes. With `lines` it may have several lines, as a key has. Raises SecretTextError."""
+    """Return the secret in a file's bytes.
+
+    With `lines` it may have several lines, like a key.
+    Raises SecretTextError.
+    """
     return clean_secret(decode_text(raw), lines=lines)
 
 
 def clean_secret(text: str, *, lines: bool = False) -> str:
-    """Return the secret without one line end behind it. Raises SecretTextError; empty stays empty."""
+    """Return the secret without its final line end; empty stays empty.
+
+    Raises SecretTextError.
+    """
     for end in ("\r\n", "\n", "\r"):
         if text.endswith(end):
             text = text.removesuffix(end)
@@ -60,7 +73,10 @@ def clean_secret(text: str, *, lines: bool = False) -> str:
 
 
 def secret_problem(text: str, *, lines: bool = False) -> str | None:
-    """Say why it is not clear which secret is meant, without showing any of it; None if it is."""
+    """Return why a secret is ambiguous, without any of its characters.
+
+    None if it is not.
+    """
     if not text:
         return None
     if not lines and "\n" in text.strip("\n"):
@@ -75,5 +91,6 @@ def secret_problem(text: str, *, lines: bool = False) -> str | None:
             kind = "a control character" if unicodedata.category(letter) == "Cc" else "an invisible character"
             return f"holds {kind} (U+{ord(letter):04X}, character {place}); type the secret again without it"
         if letter.isspace() and letter != " ":
-            return f"holds an unusual blank (U+{ord(letter):04X}, character {place}); type the secret again without it"
+            what = f"an unusual blank (U+{ord(letter):04X}, character {place})"
+            return f"holds {what}; type the secret again without it"
     return None

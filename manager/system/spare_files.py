@@ -1,7 +1,8 @@
-"""File descriptors in reserve, for what must work when no further file may be opened: ending a process. A leaf.
+"""Reserved file descriptors for ending processes. A leaf.
 
-What this prevents: a host agent that has used up its open files cannot look at a process or open a pidfd, so that a stop
-fails while the worker trades; or a search for what a program left running sees nothing, and is taken for proof.
+Without them, a host agent that has used up its open files cannot open a pidfd, and a stop fails while the
+worker trades. A search for a program's remaining processes would find none, which would count as proof of its
+end.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-#: Descriptors in reserve: enough to walk through directories of the system, read a file there, and open a pidfd.
+#: Number of reserved descriptors: enough to walk /proc, read a file there, and open a pidfd.
 _SPARE: Final = 8
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -23,12 +24,12 @@ _reserving = False
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Return whether the error says that no further file may be opened."""
+    """Return whether the error means that no more files can be opened."""
     return isinstance(error, OSError) and error.errno in _SHORT
 
 
 def is_own_shortage(error: BaseException | None) -> bool:
-    """Return whether this process has used up its open files, by an error or by what caused it."""
+    """Return whether the error or its cause is this process's file limit."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -39,13 +40,16 @@ def is_own_shortage(error: BaseException | None) -> bool:
 
 
 def raise_shortage(error: OSError) -> None:
-    """Raise the error if it is a shortage of files; for callers that may ignore every other error."""
+    """Raise the error if it is a shortage of files.
+
+    For callers that ignore other errors.
+    """
     if is_shortage(error):
         raise error
 
 
 def reserve_files() -> None:
-    """Keep descriptors in reserve from now on, in this process. Idempotent."""
+    """Reserve descriptors in this process. Idempotent."""
     global _reserving  # noqa: PLW0603 - a process has one table of open files
     with _lock:
         _reserving = True
@@ -53,14 +57,14 @@ def reserve_files() -> None:
 
 
 def with_spare(call: Callable[[], T]) -> T:
-    """Return what `call` returns; if it fails for want of files, call it once more with the reserve set free."""
+    """Return `call()`; if files are exhausted, free the reserve and retry."""
     try:
         return call()
     except OSError as error:
         if not (is_shortage(error) and _reserving):
             raise
     with _lock:
-        # What was used up before, by a connection that is open no more, comes back first.
+        # Refill the reserve first: files of closed connections may be available again.
         _refill()
         while _spare:
             os.close(_spare.pop())
@@ -71,7 +75,7 @@ def with_spare(call: Callable[[], T]) -> T:
 
 
 def close_file(fd: int) -> None:
-    """Close a descriptor that `with_spare` may have given; the reserve gets it back."""
+    """Close a descriptor that may come from the reserve; refill the reserve."""
     os.close(fd)
     if _reserving and len(_spare) < _SPARE:
         with _lock:
@@ -85,7 +89,7 @@ def _refill() -> None:
 
 
 def _forget() -> None:
-    # A forked child that wants a reserve asks for one; what it inherited is only in its way.
+    # A forked child reserves its own descriptors; the inherited ones would only use up files.
     global _reserving  # noqa: PLW0603
     _reserving = False
     for fd in _spare:

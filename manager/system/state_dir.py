@@ -1,4 +1,4 @@
-"""Where things are in the state directory, and its making: private to its owner, refused if it cannot be."""
+"""The paths in the state directory, and its creation."""
 
 import os
 import stat
@@ -11,20 +11,20 @@ from manager.errors import SettingsError
 from manager.system import atomic_file
 from manager.system.storage import disk_refuses, explain
 
-#: A Unix socket's path is at most 107 bytes on Linux and 103 on macOS; the longest name below the state directory
-#: is `run/<24 characters>.sock`.
+#: A Unix socket's path is at most 107 bytes on Linux and 103 on macOS; the longest name below the state
+#: directory is `run/<24 characters>.sock`.
 _MAX_STATE_DIR_BYTES = 70
 
 
 @dataclass(frozen=True)
 class StatePaths:
-    """Every path below the state directory that more than one part of the project uses."""
+    """Every path in the state directory that more than one package uses."""
 
     root: Path
 
     @property
     def redis_dir(self) -> Path:
-        """Data, socket and log of the Redis that `manager up` started."""
+        """Data, socket and log of the Redis of `manager up`."""
         return self.root / "redis"
 
     @property
@@ -42,27 +42,30 @@ class StatePaths:
 
     @property
     def venue_address(self) -> Path:
-        """A file that holds the venue's address where it is no Unix socket (Windows)."""
+        """File with the venue's address if that is not a Unix socket (Windows)."""
         return self.venue_dir / "address"
 
     @property
     def run_dir(self) -> Path:
-        """Sockets, process records and private files of what runs now."""
+        """Sockets, process records and private files of running components."""
         return self.root / "run"
 
     @property
     def workers_dir(self) -> Path:
-        """One record for each worker on this host, by which a new host agent finds those that run."""
+        """One record per worker, by which a new host agent adopts workers."""
         return self.root / "workers"
 
     @property
     def stops_dir(self) -> Path:
-        """Stops that were asked for on this machine while no host agent answered; see `manager.host.reconcile.stop_notes`."""
+        """Local stop requests without a host agent.
+
+        See `manager.host.reconcile.stop_notes`.
+        """
         return self.root / "stops"
 
     @property
     def agent_lock(self) -> Path:
-        """Locked by the host agent for as long as it runs."""
+        """Lock file that the running host agent holds."""
         return self.run_dir / "agent.lock"
 
     @property
@@ -71,7 +74,7 @@ class StatePaths:
 
     @property
     def agent_control(self) -> Path:
-        """How commands of this machine reach the host agent without Redis. Holds a token, mode 0600."""
+        """Address and token (mode 0600) for local commands without Redis."""
         return self.run_dir / "agent-control.json"
 
     @property
@@ -80,21 +83,27 @@ class StatePaths:
 
     @property
     def config_dir(self) -> Path:
-        """Account files that were read from the fleet, a directory for each version."""
+        """Account files read from the fleet, one directory per version."""
         return self.root / "config"
 
     @property
     def accounts_dir(self) -> Path:
-        """Directories of the accounts' programs for files of their own; nothing of ours is in them."""
+        """Directories for files of the accounts' programs.
+
+        The manager writes nothing there.
+        """
         return self.root / "accounts"
 
     def account_dir(self, account_id: str) -> Path:
-        """Return what `{state_dir}` is in an account's file; made when its program starts."""
+        """Return the value of `{state_dir}` in an account's file.
+
+        Created when its program starts.
+        """
         return self.accounts_dir / account_id
 
     @property
     def home(self) -> str:
-        """What tells this state directory from every other, for as long as it exists; made with it."""
+        """The unique id of this state directory, created with it."""
         return (self.root / "id").read_text().strip()
 
     def worker_log(self, account_id: str) -> Path:
@@ -104,9 +113,10 @@ class StatePaths:
         return self.logs_dir / f"{name}.log"
 
     def create(self, home: str = "") -> None:
-        """Make the directories, mode 0700. Idempotent. Raises SettingsError with what is wrong and what to do.
+        """Create the directories, mode 0700. Idempotent.
 
-        `home` is the id that the state directory has had, for one whose file was removed while it is in use.
+        `home` restores the directory's id if its file was removed while in use. Raises SettingsError that
+        names the problem and the remedy.
         """
         length = len(os.fsencode(self.root))
         if sys.platform != "win32" and length > _MAX_STATE_DIR_BYTES:
@@ -142,9 +152,10 @@ class StatePaths:
             ) from error
 
     def open_for_users(self) -> None:
-        """Let other users pass through to their own files in the state directory: for programs that run as them.
+        """Let other users reach their own files, for programs with `user`.
 
-        Mode 0711: they can list nothing, and each file of ours stays private by its own mode. Raises OSError.
+        With mode 0711 they cannot list it, and the manager's files stay private by their modes. Raises
+        OSError.
         """
         self.accounts_dir.mkdir(mode=0o711, exist_ok=True)
         for directory in (self.root, self.run_dir, self.accounts_dir):
@@ -165,6 +176,6 @@ class StatePaths:
                     f"state directory {directory} belongs to another user (uid {found.st_uid}): "
                     "set MANAGER_STATE_DIR to one of your own"
                 )
-            # A program that runs as another user may be using what `open_for_users` opened.
+            # A program of another user may be using a directory that `open_for_users` opened.
             if stat.S_IMODE(found.st_mode) & (0o066 if passable else 0o077):
                 directory.chmod(0o700)

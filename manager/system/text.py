@@ -1,4 +1,4 @@
-"""Words for people: counted, and fit for a terminal. A leaf."""
+"""Text helpers: plurals, and text that is safe for a terminal. A leaf."""
 
 
 def counted(number: int, word: str) -> str:
@@ -7,14 +7,17 @@ def counted(number: int, word: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` without what would steer a terminal: it may come from anybody."""
+    """Return untrusted text without terminal control characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def shortened(text: str, room: int | None) -> str:
-    """Return as many whole words as there is room for, and a part of the first one if none fits."""
+    """Return the leading words that fit in `room`.
+
+    A part of the first word if none fits.
+    """
     if room is None or len(text) <= room:
         return text
     kept = text[: max(0, room - 4)]

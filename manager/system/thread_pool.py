@@ -1,4 +1,4 @@
-"""A pool of threads that survives a shortage of threads: work waits for a thread, it is neither refused nor lost."""
+"""A thread pool in which work waits while no thread can be started."""
 
 import copy
 import logging
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Threads that are started with the crew, so that there is always one to work with.
+#: Threads that start with the pool, so that at least these exist.
 _READY: Final = 2
 
 
-def bare(error: BaseException) -> BaseException:
+def without_traceback(error: BaseException) -> BaseException:
     """Return a copy of an error without traceback, cause and context."""
     found = copy.copy(error)
     found.__cause__ = found.__context__ = found.__traceback__ = None
@@ -27,10 +27,11 @@ def bare(error: BaseException) -> BaseException:
 
 
 class ThreadPool:
-    """Carries out calls on up to `size` threads.
+    """Runs calls on up to `size` threads.
 
-    `concurrent.futures.ThreadPoolExecutor.submit` raises when the system grants no further thread, after it has queued
-    the call: the caller takes for refused what happens later. `submit` here never raises for that reason.
+    `concurrent.futures.ThreadPoolExecutor.submit` queues the call and then raises if no thread can be
+    started: its caller would take a call that runs later for refused. `submit` of this class never raises for
+    that reason.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -43,7 +44,7 @@ class ThreadPool:
         for _ in range(min(_READY, size)):
             self._grow()
         if not self._threads:
-            raise RuntimeError(f"the system grants no thread for {name}")
+            raise RuntimeError(f"the system cannot start a thread for {name}")
 
     @property
     def threads(self) -> list[EssentialThread]:
@@ -51,7 +52,10 @@ class ThreadPool:
             return list(self._threads)
 
     def submit(self, call: Callable[..., T], *args: Any) -> "Future[T]":
-        """Have `call(*args)` carried out; raises RuntimeError after `shutdown` alone."""
+        """Queue `call(*args)` and return its future.
+
+        Raises RuntimeError only after `shutdown`.
+        """
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
@@ -63,7 +67,10 @@ class ThreadPool:
         return future
 
     def shutdown(self, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and wait for those that are under way; those that wait are carried out or cancelled."""
+        """Refuse new calls and wait for running ones.
+
+        Waiting calls are run or cancelled.
+        """
         with self._changed:
             self._closed = True
             if cancel_futures:
@@ -98,12 +105,12 @@ class ThreadPool:
                     return
                 future, call = self._calls.popleft()
                 if self._calls and not self._idle and len(self._threads) < self._size and not self._closed:
-                    self._grow()  # the thread that these calls wait for was not granted before
+                    self._grow()  # these calls wait for a thread that could not be started earlier
             if future.set_running_or_notify_cancel():
                 try:
                     result = call()
                 except BaseException as error:
-                    # Without the frames of the call: futures may be kept, and frames hold all that was in hand.
+                    # Drop the call's frames: futures may be kept, and frames keep every local object alive.
                     future.set_exception(
                         error.with_traceback(None) if isinstance(error, ManagerError) else error
                     )

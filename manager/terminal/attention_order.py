@@ -1,8 +1,11 @@
-"""The order in which accounts are shown where they may not all fit: trouble first, then by account id."""
+"""The attention order of accounts: trouble first, then by account id.
+
+Used where a screen may not have room for all accounts.
+"""
 
 from typing import Final
 
-#: From what a person should look at first to what is at rest. Health counts for workers that run.
+#: State → rank; 0 needs attention most. For running workers the rank depends on health.
 _STATES: Final = {
     "failed": 0,
     "invalid": 0,
@@ -14,17 +17,17 @@ _STATES: Final = {
     "never started": 6,
 }
 _HEALTH: Final = {"unhealthy": 2, "unknown": 3, "degraded": 4}
-_WELL: Final = 5
+_NORMAL: Final = 5
 
 
 def attention_rank(state: str, health: str = "") -> int:
-    """Return 0 for what needs attention most; equal ranks keep the order of their account ids."""
+    """Return the rank of an account; 0 needs attention most."""
     rank = _STATES.get(state)
     if rank is not None:
         return rank
-    return _HEALTH.get(health, _WELL) if state == "running" else _WELL
+    return _HEALTH.get(health, _NORMAL) if state == "running" else _NORMAL
 
 
 def needs_attention(state: str, health: str = "") -> bool:
-    """Say whether a person should look at it."""
-    return attention_rank(state, health) < _WELL
+    """Return whether an operator should check the account."""
+    return attention_rank(state, health) < _NORMAL

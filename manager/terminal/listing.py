@@ -1,4 +1,4 @@
-"""`manager ps` as lines of text: whole words at every width, and one line for each account."""
+"""`manager ps` as lines of text: one line per account, no word cut in columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ COLUMNS: Final = (
 _RIGHT: Final = frozenset(
     {"pid", "uptime", "restarts", "cpu", "memory", "procs", "equity", "pos", "beat"},
 )
-#: What a narrow terminal does without, in this order. The host is never among them.
+#: Columns that a narrow terminal leaves out, in this order. The host is always shown.
 _DROPPED: Final = (
     *("procs", "pid", "beat", "memory", "cpu", "pos", "equity", "uptime", "restarts", "health"),
 )
 _FIGURES: Final = frozenset({"uptime", "restarts", "cpu", "memory", "procs", "equity"})
-#: Columns that an error should have at least, before others give way to it.
+#: Width of the error column, in characters, below which other columns are left out.
 _ERROR_WIDTH: Final = 24
 
-#: By what the list is sorted; of figures the largest comes first.
+#: Sort keys. Numbers sort largest first.
 SORTS: Final = (
     "account",
     "attention",
@@ -55,12 +55,15 @@ class Row:
 
     @property
     def rank(self) -> int:
-        """How much it needs a person; see `attention_rank`."""
+        """The rank in attention order; see `attention_rank`."""
         return attention_rank(self.cells.get("state", ""), self.cells.get("health", ""))
 
 
 def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | None = None) -> list[Row]:
-    """Return a row for each worker, and for each account that has none with the reason; by account id."""
+    """Return a row for each worker and each other account, by account id.
+
+    `others` gives the state and reason of accounts that have no worker or cannot start.
+    """
     moment = now or datetime.now(UTC)
     shown = {info.account_id: info for info in workers}
     rows: list[Row] = []
@@ -72,7 +75,7 @@ def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | Non
             continue
         row = _row(info, moment)
         if account_id in others:
-            # The file's own trouble is said beside what its worker does.
+            # A worker may run although its account file has a problem: show both.
             state, why = others[account_id]
             error = "; ".join(filter(None, (why, row.cells["error"])))
             cells = {**row.cells, "error": error}
@@ -84,7 +87,7 @@ def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | Non
 
 
 def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
-    """Return the rows sorted; figures with the largest first, `attention` with trouble first."""
+    """Return the rows sorted: numbers largest first, `attention` trouble first."""
     if by == "attention":
         return sorted(rows, key=lambda row: (row.rank, row.cells["account"]))
     if by in _FIGURES:
@@ -93,9 +96,10 @@ def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
 
 
 def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) -> list[str]:
-    """Return the header and a line for each row; without a width nothing is cut or left out.
+    """Return the header and a line for each row.
 
-    `chosen` are the columns that are shown, in this order; none of them is left out.
+    Without a `width` (in characters) nothing is cut or left out. `chosen` are the columns to show, in this
+    order; all of them are shown.
     """
     shown = tuple(chosen) or COLUMNS
     columns = list(shown)
@@ -130,39 +134,39 @@ def _line(
 
 
 def _row(info: WorkerInfo, now: datetime) -> Row:
-    data = info.metadata
+    placement, metrics = info.placement, info.metrics
     present = info.status not in SETTLED
     uptime = (now - info.started_at).total_seconds() if present and info.started_at is not None else 0.0
     if info.status in (WorkerLifecycleStatus.RESTARTING, WorkerLifecycleStatus.STARTING):
         uptime = 0.0
-    restarts = data.get("restarts")
-    equity, age, positions = data.get("equity"), data.get("heartbeat_age_seconds"), data.get("open_positions")
-    cpu, memory, procs = (_figure(data.get(key)) for key in ("cpu_percent", "memory_bytes", "processes"))
-    why = info.error or (data.get("health_reason") if present else None) or mode_text(info)
-    # A worker that has ended, and waits for the next one, is not as well as it said last.
+    restarts = placement.restarts or 0
+    equity, age, positions = metrics.equity, metrics.heartbeat_age_seconds, metrics.open_positions
+    cpu, memory, procs = metrics.cpu_percent, metrics.memory_bytes, metrics.processes
+    why = info.error or (metrics.health_reason if present else None) or mode_text(info)
+    # A restarting account has no process: its last health report is out of date.
     healthy = present and info.status is not WorkerLifecycleStatus.RESTARTING
     cells = {
         "account": info.account_id,
         "state": str(info.status),
         "health": str(info.health) if healthy and info.status not in NOT_UP else "",
-        "host": str(data.get("host") or ""),
-        "pid": str(data.get("pid") or "") if healthy else "",
+        "host": placement.host or "",
+        "pid": str(placement.pid or "") if healthy else "",
         "uptime": seconds_text(uptime) if uptime else "",
-        "restarts": str(restarts) if isinstance(restarts, int) and restarts else "",
+        "restarts": str(restarts) if restarts else "",
         "cpu": f"{cpu:.1f}%" if healthy and cpu is not None else "",
         "memory": size_text(memory) if healthy and memory is not None else "",
-        "procs": str(int(procs)) if healthy and procs is not None else "",
-        "equity": f"{equity} {data.get('currency') or ''}".strip() if present and equity else "",
+        "procs": str(procs) if healthy and procs is not None else "",
+        "equity": f"{equity} {metrics.currency or ''}".strip() if present and equity else "",
         "pos": str(positions) if present and positions is not None else "",
-        "beat": f"{age:.0f}s" if healthy and isinstance(age, int | float) else "",
+        "beat": f"{age:.0f}s" if healthy and age is not None else "",
         "error": str(why),
     }
     figures = [figure if healthy and figure is not None else 0.0 for figure in (cpu, memory, procs)]
-    return Row(cells, uptime, restarts if isinstance(restarts, int) else 0, _number(equity), *figures)
+    return Row(cells, uptime, restarts, _number(equity), *figures)
 
 
 def size_text(size: float) -> str:
-    """Return a size in bytes as people say it: 512 kB, 13.4 MB, 2.1 GB."""
+    """Return a size in bytes as text: 512 kB, 13.4 MB, 2.1 GB."""
     if size < 1e6:
         return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

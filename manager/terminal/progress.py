@@ -1,4 +1,7 @@
-"""The progress bar of a batch on a terminal, with what is awaited; elsewhere only what holds everything up."""
+"""Progress of a batch: a bar with pending accounts on a terminal.
+
+Without a terminal only the quarantine is reported, once.
+"""
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,15 +21,15 @@ from rich.progress import (
 from rich.text import Text
 
 from manager.system.text import counted
-from manager.terminal.awaited import Awaited, Wait, waiting_for
+from manager.terminal.pending_reasons import PendingReasons, Wait, waiting_line
 
-#: What is called for each account that is done, with its outcome; `manager.pool.protocol.Progress`.
+#: Called with account id and outcome for each account that is done; `manager.pool.protocol.Progress`.
 OnProgress = Callable[[str, str], None]
 
-#: Hosts that are named.
+#: Hosts that the line names; the others are counted.
 _HOSTS_NAMED: Final = 3
-#: Seconds between two looks at what is awaited.
-_LOOK_SECONDS: Final = 1.0
+#: Seconds between reads of what pending accounts do.
+_POLL_SECONDS: Final = 1.0
 
 
 @contextmanager
@@ -34,34 +37,38 @@ def batch_progress(
     console: Console,
     what: str,
     accounts: Collection[str],
-    awaited: Awaited | None = None,
+    reasons: PendingReasons | None = None,
     *,
     quiet: bool = False,
 ) -> Iterator[OnProgress | None]:
-    """Yield what to call for each account that is done; None where nobody wants to know.
+    """Yield the function to call for each account that is done.
 
-    The total is the number of `accounts`: what is told of any other account does not change it.
+    Yields None if `quiet` or if there are no accounts. The total is the number of `accounts`; calls for other
+    accounts do not change it.
     """
     if quiet or not accounts:
         yield None
         return
-    shown = _Shown(console, what, accounts, awaited)
-    watch = threading.Thread(target=shown.watch, name="awaited", daemon=True)
+    view = _BatchView(console, what, accounts, reasons)
+    watch = threading.Thread(target=view.watch, name="batch-progress", daemon=True)
     watch.start()
     try:
         if console.is_terminal:
-            with Live(get_renderable=shown.render, console=console, transient=True, refresh_per_second=8):
-                yield shown.on_progress
+            with Live(get_renderable=view.render, console=console, transient=True, refresh_per_second=8):
+                yield view.on_progress
         else:
-            yield shown.on_progress
+            yield view.on_progress
     finally:
-        shown.closed.set()
+        view.closed.set()
         watch.join()
 
 
 @contextmanager
 def check_progress(console: Console, count: int, hosts: Sequence[str]) -> Iterator[None]:
-    """Show on a terminal that hosts are waited for, which check so many accounts: each answers for all of its own."""
+    """Show on a terminal which hosts are checking accounts.
+
+    There is no bar, because each host answers once for all of its accounts.
+    """
     if not console.is_terminal:
         yield
         return
@@ -73,20 +80,20 @@ def check_progress(console: Console, count: int, hosts: Sequence[str]) -> Iterat
         yield
 
 
-class _Shown:
+class _BatchView:
     def __init__(
-        self, console: Console, what: str, accounts: Collection[str], awaited: Awaited | None
+        self, console: Console, what: str, accounts: Collection[str], reasons: PendingReasons | None
     ) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, auto_refresh=False)
         self._task = self._bar.add_task(what, total=len(accounts))
         self._console = console
-        self._awaited = awaited
+        self._reasons = reasons
         self._guard = threading.Lock()
         self._waiting = set(accounts)
         self._total = len(accounts)
         self._waits: list[Wait] = []
-        self._held_up = ""
+        self._quarantine_text = ""
         self.closed = threading.Event()
 
     def on_progress(self, account_id: str, _outcome: str) -> None:
@@ -97,22 +104,22 @@ class _Shown:
 
     def render(self) -> RenderableType:
         with self._guard:
-            text = waiting_for(self._waiting, self._waits)
-        lines = [Text(self._held_up, style="yellow")] if self._held_up else []
+            text = waiting_line(self._waiting, self._waits)
+        lines = [Text(self._quarantine_text, style="yellow")] if self._quarantine_text else []
         lines += [Text(text, no_wrap=True, overflow="ellipsis", style="dim")] if text else []
         return Group(self._bar, *lines)
 
     def watch(self) -> None:
-        told = False
-        while self._awaited is not None and not self.closed.wait(_LOOK_SECONDS):
+        printed = False
+        while self._reasons is not None and not self.closed.wait(_POLL_SECONDS):
             with self._guard:
                 waiting = set(self._waiting)
             if not waiting:
                 continue
-            self._held_up = self._awaited.quarantine()
+            self._quarantine_text = self._reasons.quarantine()
             if self._console.is_terminal:
-                self._waits = self._awaited.look(waiting)
-            elif self._held_up and not told:
-                # Plain lines: once is enough, since it says how long.
-                told = True
-                self._console.print(self._held_up, markup=False, highlight=False, soft_wrap=True)
+                self._waits = self._reasons.read(waiting)
+            elif self._quarantine_text and not printed:
+                # Once is enough, because the line says how long the quarantine lasts.
+                printed = True
+                self._console.print(self._quarantine_text, markup=False, highlight=False, soft_wrap=True)

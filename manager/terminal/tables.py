@@ -1,4 +1,4 @@
-"""How a fleet looks on a terminal: one table, and plain lines where there is none."""
+"""The live table of `manager up`, and its plain lines without a terminal."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -28,13 +28,13 @@ _STYLES = {
     "unhealthy": "bold red",
 }
 
-#: Columns that a narrow terminal does without.
+#: Terminal width, in characters, from which host and pid are shown.
 _WIDE_ONLY = 100
 
-#: Columns that an error has at least.
+#: Smallest width of the error column, in characters.
 _ERROR_WIDTH = 12
 
-#: Account → (what it is instead of a worker, why).
+#: Account → (state to show instead of a worker's, reason).
 Others = Mapping[str, tuple[str, str]]
 
 
@@ -46,9 +46,10 @@ def worker_table(
     width: int | None = None,
     rows: int | None = None,
 ) -> Table:
-    """Return the table of workers; `others` are accounts that have none, with the reason.
+    """Return the table of workers in attention order.
 
-    `rows` is how many there is room for; those that need attention come first.
+    `others` are accounts without a worker, with the reason. `rows` is the number of rows that fit, `width`
+    the terminal's width in characters.
     """
     moment = now or datetime.now(UTC)
     wide = width is None or width >= _WIDE_ONLY
@@ -60,12 +61,12 @@ def worker_table(
     table.add_column("error", ratio=1, overflow="fold")
     shown = {info.account_id: info for info in workers}
     extra = others or {}
-    # Trouble comes first: of hundreds, a screen shows the first ones.
+    # Trouble first, because a screen shows only the first of hundreds.
     ordered = sorted({*shown, *extra}, key=lambda one: (_rank(one, shown, extra), one))
     lines: list[list[Any]] = []
     for account_id in ordered[:rows]:
         info = shown.get(account_id)
-        # What keeps an account from starting says more than the end of its last worker.
+        # The reason that prevents a start is more useful than the exit reason of the last worker.
         if info is None or (account_id in extra and not _present(info)):
             state, why = extra[account_id]
             cells: list[Any] = [
@@ -82,7 +83,7 @@ def worker_table(
         else:
             cells = _cells(info, moment, wide)
         lines.append(cells)
-    # One line an account, so that many fit: `manager info` has the whole text.
+    # One line per account, so that many fit: `manager info` shows the complete text.
     names = [str(column.header) for column in table.columns[:-1]]
     taken = sum(
         2 + max(len(name), *(len(str(line[index])) for line in lines), 0) for index, name in enumerate(names)
@@ -101,20 +102,19 @@ def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> in
 
 
 def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
-    data = info.metadata
+    placement, metrics = info.placement, info.metrics
     live = _present(info)
-    placed = [str(data.get("host") or ""), str(data.get("pid") or "") if live else ""] if wide else []
+    placed = [placement.host or "", str(placement.pid or "") if live else ""] if wide else []
     uptime = seconds_text((now - info.started_at).total_seconds()) if live and info.started_at else ""
-    equity = f"{data['equity']} {data.get('currency') or ''}".strip() if data.get("equity") else ""
-    positions = data.get("open_positions")
-    age = data.get("heartbeat_age_seconds")
-    why = info.error or (data.get("health_reason") if live else None) or mode_text(info)
+    equity = f"{metrics.equity} {metrics.currency or ''}".strip() if metrics.equity else ""
+    positions, age = metrics.open_positions, metrics.heartbeat_age_seconds
+    why = info.error or (metrics.health_reason if live else None) or mode_text(info)
     cells = [
         *placed,
         uptime,
         equity if live else "",
         str(positions) if live and positions is not None else "",
-        f"{age:.0f}s" if live and isinstance(age, int | float) else "",
+        f"{age:.0f}s" if live and age is not None else "",
         " ".join(str(why).split()),
     ]
     return [
@@ -126,7 +126,10 @@ def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:
 
 
 def plain(text: str) -> Text:
-    """Return a table's cell that shows what others wrote as it is."""
+    """Return a table cell without markup or control characters.
+
+    The text may come from other hosts or programs.
+    """
     return Text(printable(text))
 
 
@@ -135,7 +138,7 @@ def _present(info: WorkerInfo) -> bool:
 
 
 def _up(info: WorkerInfo) -> bool:
-    """Say whether the worker is there, so that its health can be told."""
+    """Return whether the worker has a process that can report health."""
     return _present(info) and info.status not in NOT_UP
 
 
@@ -144,12 +147,12 @@ def _styled(word: str) -> Text:
 
 
 def mode_text(info: WorkerInfo) -> str:
-    """Return what a reader must know of how the account may trade; empty where it may trade."""
+    """Return a note about a trading mode that blocks orders, else empty text."""
     return "paused: it sends no orders" if info.trading_mode is TradingMode.PAUSED else ""
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration as people say it: 42s, 3m07s, 5h12m, 3d04h."""
+    """Return a duration as text: 42s, 3m07s, 5h12m, 3d04h."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -161,7 +164,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def validation_lines(results: Mapping[str, ValidationResult]) -> list[tuple[str, str]]:
-    """Return (style, line) for what validation found: every problem, and one line that counts."""
+    """Return (style, line) for every validation finding, then a summary line."""
     lines: list[tuple[str, str]] = []
     for result in results.values():
         lines += [("red", f"error: {text}") for text in result.errors]
@@ -174,13 +177,13 @@ def validation_lines(results: Mapping[str, ValidationResult]) -> list[tuple[str,
 
 
 def change_lines(before: Mapping[str, WorkerInfo], now: Mapping[str, WorkerInfo]) -> list[str]:
-    """Return a line for each account whose state or health is not what it was."""
+    """Return a line for each account whose state or health changed."""
     lines: list[str] = []
     for account_id, info in sorted(now.items()):
         old = before.get(account_id)
         if old is not None and (old.status, old.health) == (info.status, info.health):
             continue
-        why = info.error or info.metadata.get("health_reason")
+        why = info.error or info.metrics.health_reason
         line = f"{account_id} {info.status}" + (f" {info.health}" if _up(info) else "")
         lines.append(line + (f": {' '.join(str(why).split())}" if why else ""))
     return lines

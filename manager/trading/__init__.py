@@ -1,1 +1,4 @@
-"""Strategies and what they need: cycles over a gateway. Nothing here knows of sessions, hosts or Redis."""
+"""Strategies and what they need: cycles over a gateway.
+
+Nothing here knows of sessions, hosts or Redis.
+"""

@@ -5,29 +5,20 @@ raises for a bad value. Other packages add rules by entry point.
 """
 
 import re
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
 
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
-from manager.config.placeholders import fill_placeholders
-from manager.config.program_defaults import PROGRAM_KEYS
 from manager.config.shared_programs import SharedPrograms
-from manager.gateways import known_gateways
-from manager.gateways.command.rules import (
-    placeholders,
-    program,
-    program_health,
-    readiness,
-    variables,
-)
+from manager.gateways import gateway_type, known_gateways
 from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
 
@@ -126,7 +117,8 @@ def default_risk_in_range(config: AccountConfig, _: ValidationContext) -> Iterat
 
 @rule
 def currencies_present(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
-    if not config.currencies and config.gateway != "command":
+    found = gateway_type(config.gateway)
+    if not config.currencies and (found is None or ("currencies",) not in found.ignored_keys):
         yield Finding(("currencies",), "is empty; an account needs at least one currency with a symbol")
 
 
@@ -290,13 +282,7 @@ def program_is_one_accounts(config: AccountConfig, around: ValidationContext) ->
 
 
 @rule
-def paper_fields(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
-    if config.gateway == "paper":
-        for name in ("login", "server", "password"):
-            value = getattr(config, name)
-            if value is None or value == "":
-                yield Finding((name,), "is missing; gateway paper logs in with login, server and password")
-        yield from _not_of(config, "paper", (*PROGRAM_KEYS, "path"))
+def venue_is_an_address(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
     if config.venue is not None and not _ADDRESS.fullmatch(config.venue):
         yield Finding(
             ("venue",), f"{config.venue!r} is not a valid address; unix:/path or tcp:host:port is allowed"
@@ -304,26 +290,29 @@ def paper_fields(config: AccountConfig, _: ValidationContext) -> Iterator[Findin
 
 
 @rule
-def command_fields(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
-    if config.gateway != "command":
+def gateway_rules(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
+    """Apply the rules that the account's gateway registers."""
+    found = gateway_type(config.gateway)
+    if found is None:
         return
-    yield from _not_of(config, "command", ("path", "venue"))
-    # Check what the program would receive, with placeholders filled in.
-    found = fill_placeholders(config, None)
-    yield from placeholders(config, found)
-    yield from program(found, around.config_dir)
-    config = found.config
-    yield from variables(config)
-    yield from readiness(config)
-    yield from program_health(config)
-    name = config.stop.signal.upper().removeprefix("SIG")
-    if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
-        yield Finding(
-            ("stop", "signal"), f"{config.stop.signal!r} is not a signal; TERM, INT, QUIT or HUP are usual"
-        )
-    if not 0 < config.stop.deadline_seconds <= 3_600:
-        text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
-        yield Finding(("stop", "deadline_seconds"), text)
+    for name in found.rejected_keys:
+        if getattr(config, name) not in (None, ()):
+            yield Finding((name,), f"is not a field of gateway {found.name}: remove it")
+    if found.options is not None:
+        yield from _option_findings(config.options, found.options)
+    yield from found.rules(config, around.config_dir)
+
+
+def _option_findings(options: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Finding]:
+    try:
+        model.model_validate(options)
+    except ValidationError as error:
+        # The message of a validator may contain the value, which may be a secret.
+        for one in error.errors(include_url=False, include_input=False, include_context=False):
+            kind, text = one["type"], one["msg"]
+            if kind in ("value_error", "assertion_error"):
+                text = "is not allowed"
+            yield Finding(("options", *one["loc"]), text[0].lower() + text[1:])
 
 
 def _risk_percent(percent: float, place: Place) -> Iterator[Finding]:
@@ -345,9 +334,3 @@ def _portfolio_risk(percent: float, place: Place) -> Iterator[Finding]:
         yield Finding(place, f"{percent:g} is below 1.0; 1.0 to 20.0 is allowed")
     elif percent > 20.0:
         yield Finding(place, f"{percent:g} is above 20.0: all open trades may lose that much", True)
-
-
-def _not_of(config: AccountConfig, gateway: str, names: tuple[str, ...]) -> Iterator[Finding]:
-    for name in names:
-        if getattr(config, name) not in (None, ()):
-            yield Finding((name,), f"is not a field of gateway {gateway}: remove it")

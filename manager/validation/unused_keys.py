@@ -4,36 +4,11 @@ Without the warning such a key would seem to have an effect.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from manager.config import AccountConfig, Place
 from manager.config.findings import Finding
-
-#: Gateway → keys without effect for its accounts. Other rules report keys that a gateway rejects.
-#: Gateways of other packages receive every key.
-IGNORED: Final[Mapping[str, tuple[Place, ...]]] = {
-    "paper": (
-        ("portable",),
-        ("stop",),
-        ("environment",),
-        ("options",),
-        ("health", "line_every"),
-        ("health", "probe"),
-        ("health", "watchdog_seconds"),
-    ),
-    "command": (
-        ("portable",),
-        ("options",),
-        ("default_risk",),
-        ("strategy",),
-        ("position_management",),
-        ("currencies",),
-        ("execution", "open_positions"),
-        ("health", "tick_age_seconds"),
-        ("health", "market_hours"),
-        ("health", "cycle_seconds"),
-    ),
-}
+from manager.gateways import gateway_type
 
 
 def unused_keys(config: AccountConfig, written: object) -> Iterator[Finding]:
@@ -42,7 +17,8 @@ def unused_keys(config: AccountConfig, written: object) -> Iterator[Finding]:
     `written` is the content of the file. Values of `defaults.yaml` apply
     to all accounts and cause no warning.
     """
-    for place in IGNORED.get(config.gateway, ()):
+    found = gateway_type(config.gateway)
+    for place in () if found is None else found.ignored_keys:
         if _gives(written, place):
             text = f"has no effect with gateway {config.gateway}, which ignores it: remove it"
             yield Finding(place, text, warning=True)

@@ -37,7 +37,7 @@ from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import build_service
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus

@@ -28,7 +28,7 @@ def far(bare_fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
 def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, far: Fleet) -> None:
     desk = bare_fleet
     desk.add_accounts(2)
-    assert desk.run("config", "push", "--dry-run").stdout.endswith("nothing was pushed (--dry-run)\n")
+    assert desk.run("config", "push", "--dry-run").stdout.endswith("dry run: nothing was pushed\n")
     pushed = desk.run("config", "push", "-m", "the first two")
     assert pushed.returncode == 0, pushed.stderr
     assert "+++ accounts/account-001.yaml" in pushed.stdout
@@ -87,7 +87,7 @@ def test_a_secret_in_clear_reaches_redis_only_with_a_reason_that_is_kept(bare_fl
         assert client.keys("manager:config:*") == []
     pushed = desk.run("config", "push", "--allow-literals", "the demo key of a closed account")
     assert pushed.returncode == 0, pushed.stderr
-    assert "1 secret in clear: accounts/account-001.yaml" in pushed.stderr
+    assert "1 secret in plain text: accounts/account-001.yaml" in pushed.stderr
     trail = desk.run("audit").stdout
     assert "config push literals" in trail
     assert "the demo key of a closed account" in trail

@@ -7,7 +7,7 @@ import redis
 from support.fleet import SIGKILL, Fleet
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -35,11 +35,11 @@ def test_an_account_whose_file_is_gone_is_named_and_can_be_forgotten(fleet: Flee
 
     listed = fleet.run("ps", "-a").stdout
     told = {line.split()[0]: line for line in listed.splitlines()[1:]}
-    assert "its file is gone" in told[A]
+    assert "its account file is missing" in told[A]
     assert "running" in told[A]
     assert told[B].split()[1:3] == ["never", "started"]
     assert told[C].split()[1] == "disabled"
-    assert f"{A}: its file is gone" in fleet.run("doctor").stdout
+    assert f"{A}: its account file is missing" in fleet.run("doctor").stdout
     refused = fleet.run("forget", A)
     assert refused.returncode == 1
     assert "has a worker" in refused.stderr

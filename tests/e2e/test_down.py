@@ -45,7 +45,7 @@ def desired(machine: Machine) -> set[str]:
 
 def test_closing_the_terminal_stops_the_workers_politely_and_leaves_nothing(machine: Machine) -> None:
     terminal = machine.terminal("up", "--no-flower")
-    terminal.wait_for("so does closing this terminal")
+    terminal.wait_for("closing this terminal stops everything")
     terminal.wait_for("2 running. Ctrl-C, or closing this terminal, stops everything.")
     assert "manager up --detach" in terminal.text
     terminal.close()
@@ -55,7 +55,7 @@ def test_closing_the_terminal_stops_the_workers_politely_and_leaves_nothing(mach
     assert machine.processes() == []
     log = machine.paths.component_log("up").read_text()
     assert "stopped 2 workers, agent, venue, redis" in log
-    assert "stopping at once" not in log
+    assert "killing everything now" not in log
     assert "by force" not in log
 
 
@@ -64,20 +64,20 @@ def test_detached_it_returns_when_all_run_and_down_ends_it(machine: Machine) -> 
     assert started.returncode == 0, started.stderr
     pid = record(machine, "run/up.json").pid
     assert "2 running\n" in started.stdout
-    assert f"runs in the background (pid {pid}" in started.stdout
+    assert f"running in the background (pid {pid}" in started.stdout
     assert "`manager down` stops everything." in started.stdout
 
     for again in (machine.run("up", "--detach"), machine.run("up")):
         assert again.returncode == 1
-        assert f"`manager up` runs here already (pid {pid}" in again.stderr
+        assert f"`manager up` already runs here (pid {pid}" in again.stderr
 
     down = machine.run("down")
     assert (down.returncode, down.stderr) == (0, "")
-    assert "stopped 2 workers, agent, venue, redis; data and logs stay in" in down.stdout
+    assert "stopped 2 workers, agent, venue, redis; data and logs are in" in down.stdout
     assert machine.processes() == []
     nothing = machine.run("down")
     assert nothing.returncode == 0
-    assert "`manager up` does not run here, and has left nothing to stop" in nothing.stdout
+    assert "nothing to stop: `manager up` does not run here" in nothing.stdout
 
 
 def test_a_detached_start_that_fails_says_why(machine: Machine) -> None:
@@ -106,7 +106,7 @@ def test_down_of_another_terminal_names_what_was_forced_and_two_of_them_kill_not
     for text in (first.read(), second.read(), terminal.read()):
         assert "account-001 stopped by force" in text
         assert "account-002 stopped by force" not in text
-        assert "stopping at once" not in text
+        assert "killing everything now" not in text
         assert "stopped 2 workers" in text
     assert machine.processes() == []
 
@@ -120,7 +120,7 @@ def test_down_ends_what_a_killed_up_has_left_without_redis(machine: Machine) -> 
     record(machine, "workers/account-002.json").signal(SIGSTOP)
     down = machine.run("down")
     assert down.returncode == 0, down.stderr
-    assert "stopping what an earlier `manager up` has left" in down.stdout
+    assert "stopping what an earlier `manager up` left running" in down.stdout
     assert "account-002 stopped by force" in down.stdout
     assert "account-001 stopped by force" not in down.stdout
     assert machine.processes() == []

@@ -51,7 +51,7 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
     assert not first.alive()
     agent = up.component("agent")
     agent.signal(SIGKILL)
-    up.wait_for("agent ended with code -9.*started again")
+    up.wait_for("agent ended with code -9.*restarting it")
     eventually(lambda: _agent(up) not in {None, agent}, within=30, what="another agent holds the lock")
     # A worker dies meanwhile: it is started again once there is room, and not given up.
     third.kill()
@@ -70,7 +70,7 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
 
     disk.free()
 
-    up.wait_for("can be written again")
+    up.wait_for("is writable again")
     eventually(lambda: _status(up, C) == "running", within=40, what="it runs again")
     assert _status(up, A) == "stopped", "the stop outlived the agent that took it"
     assert second.alive()

@@ -81,7 +81,7 @@ except Exception as error:
     assert fleet.run("start", "terminal").returncode == 0
     explained = fleet.run("place", "nowhere", "--explain")
     assert explained.returncode == 1
-    assert "two: refused: it lacks label moon" in explained.stdout
+    assert "two: rejected: it lacks label moon" in explained.stdout
     assert fleet.run_json("place", "terminal")["host"] == "three"
     # A person cannot move it against a rule either, and it is not stopped for the try.
     moved = fleet.run("move", "terminal", "--to", "two")
@@ -153,12 +153,12 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     assert not two.workers()
     # It is wanted, and shown to be missing.
     eventually(
-        lambda: f"1 account should run and do not ({A})" in fleet.run("ps").stderr,
+        lambda: f"1 account should be running but is not: {A}" in fleet.run("ps").stderr,
         within=20,
         what="it is missed",
     )
     told = fleet.run("doctor")
-    assert f"warn  drained: 1 account should run and do not: {A} (on two)" in told.stdout
+    assert f"warn  drained: 1 account should be running but is not: {A} (on two)" in told.stdout
     assert "`manager resume-host two` brings them back" in told.stdout
     assert "two is drained" in fleet.run("info", A).stdout
     refused = fleet.run("start", A)
@@ -238,7 +238,7 @@ print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}
     assert out.split()[2] in [one["id"] for one in batches]
     mistyped = fleet.run("start", "--group", "nope")
     assert mistyped.returncode == 1
-    assert "no account is of group nope (groups: fx, metals)" in mistyped.stderr
+    assert "no account matches group nope; groups in the account files: fx, metals" in mistyped.stderr
     assert fleet.run("start").returncode == 2
     assert fleet.run("start", A, "--group", "fx").returncode == 2
     # Every command is in the trail: asked, and done.

@@ -73,7 +73,7 @@ def test_an_agent_that_does_not_answer_obeys_the_note_when_it_wakes(fleet: Fleet
     done = fleet.run("stop", A, "--local")
 
     assert done.returncode == 1
-    assert "may start it again" in done.stderr
+    assert "may restart the account" in done.stderr
     assert not worker.alive()
     fleet.agent.send_signal(SIGCONT)
     eventually(lambda: fleet.status(A) == "stopped", within=20, what="the agent has taken the note")

@@ -62,6 +62,6 @@ def test_a_group_by_task_and_a_stopped_account(fleet: Fleet) -> None:
     assert json.loads(printed[1])["metadata"]["trading_mode"] == "normal"
     assert fleet.run("stop", "account-002").returncode == 0
     done = fleet.run("pause", "account-002")
-    assert "account-002: paused; it is stopped, and this holds when it starts" in done.stdout
+    assert "account-002: paused from its next start (its worker is stopped now)" in done.stdout
     assert fleet.run_json("start", "account-002")["metadata"]["trading_mode"] == "paused"
     assert fleet.run("pause", "no-such-account").returncode == 1

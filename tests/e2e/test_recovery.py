@@ -10,7 +10,8 @@ import pytest
 from support.fleet import SIGKILL, SIGSTOP, Fleet, plain_celery
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.system.processes import ProcessRef
 
@@ -169,9 +170,9 @@ def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fle
 
     fleet.start_agent()
 
-    eventually(lambda: "not_recovered" in fleet.log("agent"), what="it is tried")
+    eventually(lambda: "restart_refused" in fleet.log("agent"), what="it is tried")
     fleet.look_again(3)  # and it is not tried again and again
-    assert fleet.log("agent").count("not_recovered") == 1
+    assert fleet.log("agent").count("restart_refused") == 1
     assert worker.alive()
     path.write_text(good)
     running_again(fleet, worker)

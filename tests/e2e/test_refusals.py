@@ -16,7 +16,7 @@ A = "account-001"
         (
             ("config", "set", "min-replicas-to-write", "2"),
             ("config", "set", "min-replicas-to-write", "0"),
-            "too few replicas are in step",
+            "too few replicas are in sync",
         ),
     ],
 )

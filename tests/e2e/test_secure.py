@@ -19,7 +19,7 @@ from support.waiting import eventually
 
 from manager.client.celery_app import sender_app
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.redis_client import open_client
 
 BINARY = secure_redis_binary()

@@ -9,7 +9,7 @@ from support.fleet import Fleet
 from support.sentinel import SentinelRedis
 from support.waiting import eventually
 
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]

@@ -159,11 +159,11 @@ def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
 
     second = up.run("up", "--no-flower")
     assert second.returncode == 1
-    assert f"`manager up` runs here already (pid {process.pid}" in second.stderr
+    assert f"`manager up` already runs here (pid {process.pid}" in second.stderr
 
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=40) == 0
-    assert "stopping; Ctrl-C again to stop at once" in up.text
+    assert "stopping; press Ctrl-C again to kill everything now" in up.text
     assert "stopped 6 workers, flower, agent, venue, redis" in up.text
     assert up.processes() == []
 
@@ -187,10 +187,10 @@ def test_a_second_interrupt_is_impatient_and_leaves_no_process_behind(up: Up) ->
     worker = up.worker("account-001")
     worker.signal(SIGSTOP)
     process.send_signal(signal.SIGTERM)
-    up.wait_for("stopping; Ctrl-C again")
+    up.wait_for("stopping; press Ctrl-C again")
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=20)
-    assert "stopping at once" in up.text
+    assert "killing everything now" in up.text
     assert up.processes() == []
 
 
@@ -204,7 +204,7 @@ def test_the_trading_outlives_the_managing_and_the_next_up_takes_it_over(up: Up)
     again = up.start("--no-flower")
     up.wait_for("6 running")
     for name in ("Redis", "venue", "host agent"):
-        assert f"{name}: the one of an earlier run goes on" in up.text
+        assert f"{name}: using the one of an earlier run" in up.text
     assert {name: entry["worker_id"] for name, entry in up.ps().items()} == before
     again.send_signal(signal.SIGINT)
     assert again.wait(timeout=40) == 0
@@ -219,7 +219,7 @@ def test_what_dies_is_started_again_and_said(up: Up, name: str) -> None:
     dead = up.component(name)
     before = {account: entry["worker_id"] for account, entry in up.ps().items()}
     dead.kill()
-    up.wait_for(f"{name} ended.*; started again")
+    up.wait_for(f"{name} ended.*; restarting it")
     eventually(lambda: up.component(name).alive() and up.component(name) != dead, within=20)
     if name != "venue":
         # Workers need neither the agent nor Redis to trade; without their venue they end and say so.
@@ -246,7 +246,7 @@ def test_data_stays_between_runs(up: Up) -> None:
     (up.config_dir / "accounts" / "account-006.yaml").unlink()
     done = up.run("up", "--demo", "--no-flower", "--exit-after-start")
     assert done.returncode == 0
-    assert f"{up.config_dir} has files already: they are used as they are" in done.stdout
+    assert f"using the existing files in {up.config_dir}; no demo fleet was written" in done.stdout
     assert "5 running, 1 disabled, 1 not started" in done.stdout
     assert up.processes() == []
 
@@ -254,13 +254,13 @@ def test_data_stays_between_runs(up: Up) -> None:
 def test_what_keeps_it_from_starting_is_one_clear_line(up: Up, short_dir: Path) -> None:
     done = up.run("up")
     assert done.returncode == 1
-    assert f"error: no configuration in {up.config_dir}: `manager init` writes starting files" in done.stderr
+    assert f"error: no configuration: {up.config_dir} does not exist. Run `manager init`" in done.stderr
 
     with socket.create_server(("127.0.0.1", up.port)):
         done = up.run("up", "--demo")
     assert done.returncode == 1
     assert (
-        f"port {up.port} on 127.0.0.1 is in use, and Flower wants it: choose another with --flower-port"
+        f"Flower cannot start: port {up.port} on 127.0.0.1 is in use. Choose another with --flower-port"
         in done.stdout
     )
     assert up.processes() == []

@@ -136,7 +136,7 @@ class Fleet:
     def _agent_is_live(self) -> bool:
         assert self.agent is not None
         assert self.agent.poll() is None, self.log("agent")
-        return any(state.live and state.data.get("pid") == self.agent.pid for state in self.store.hosts())
+        return any(state.live and state.report.pid == self.agent.pid for state in self.store.hosts())
 
     def log(self, name: str) -> str:
         path = self.paths.component_log(name)
@@ -179,7 +179,7 @@ class Fleet:
         """Wait until the agent has compared what is with what is wanted so many times more."""
 
         def looks() -> int:
-            return next(int(state.data["looks"]) for state in self.store.hosts() if state.name == self.host)
+            return next(state.report.looks or 0 for state in self.store.hosts() if state.name == self.host)
 
         before = looks()
         eventually(lambda: looks() >= before + times, within=30, what="the agent looks again")

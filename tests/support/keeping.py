@@ -1,7 +1,8 @@
-"""Hosts with everything but processes: their keepers, leases and Redis are real, and a look is taken when the test says so."""
+"""Hosts without worker processes: reconciler, leases and Redis are real, and reconcile when the test says so."""
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,18 @@ from typing import Any
 from manager.config import ConfigurationService, RecoveryConfig
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
+from manager.host.reconcile.clock_watch import ClockWatch
+from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
-from manager.host.reconcile.reconciler import Reconciler
+from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.factory import build_reconciler
+from manager.host.reconcile.stop_notes import PendingStops, StopNotes
+from manager.host.routing import Router
+from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
@@ -25,10 +33,11 @@ from manager.pool.protocol import StartRequest
 from manager.pool.start_requests import StartRequestFactory
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.validation import AccountConfigurationValidator
+from support.waiting import eventually
 
 
 class PoolOfNames:
-    """Stands in for a host's pool: a worker is a name, and starts as it is told to."""
+    """A pool whose workers are only names; starts fail as the test says."""
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
@@ -36,25 +45,27 @@ class PoolOfNames:
         self.started: list[str] = []
         self.abandoned: dict[str, str] = {}
         self.fails: dict[str, ManagerError] = {}
-        #: How the workers trade.
+        #: Trading modes of the workers.
         self.modes: dict[str, TradingMode] = {}
         #: Accounts whose worker has failed.
         self.failed: set[str] = set()
-        #: Epoch of the leases of workers here.
+        #: Claims and epoch of the leases of workers here.
         self.epochs: dict[str, tuple[tuple[str, ...], int]] = {}
-        #: How workers that were adopted are to be recovered, by what they were started with.
+        #: Recovery settings that adopted workers were started with.
         self.recoveries: dict[str, RecoveryConfig] = {}
+        #: How often workers were checked for hanging.
+        self.hang_checks = 0
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
 
-    def start_worker(self, order: StartRequest) -> WorkerInfo:
-        order.prepare()
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
+        request.prepare()
         self.while_starting()
-        if order.account_id in self.fails:
-            raise self.fails[order.account_id]
-        self.started.append(order.account_id)
-        self.live[order.account_id] = order.generation
-        return WorkerInfo(worker_id="w", account_id=order.account_id, status=WorkerLifecycleStatus.RUNNING)
+        if request.account_id in self.fails:
+            raise self.fails[request.account_id]
+        self.started.append(request.account_id)
+        self.live[request.account_id] = request.generation
+        return WorkerInfo(worker_id="w", account_id=request.account_id, status=WorkerLifecycleStatus.RUNNING)
 
     recover_worker = restart_worker = start_worker
 
@@ -122,14 +133,28 @@ class PoolOfNames:
         return None
 
     def end_hung_workers(self) -> list[str]:
+        self.hang_checks += 1
         return []
 
     def cancel_start(self, account_id: str) -> None:
         self.starting.discard(account_id)
 
 
+class SkippingClock:
+    """A monotonic clock that runs as the real one does, and that a test sets forward."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds
+
+
 class ReconciledHost:
-    """One host of a fleet in `directory`, whose keeper looks when it is told to."""
+    """One host of a fleet in `directory`, which reconciles when the test calls `look`."""
 
     def __init__(
         self,
@@ -139,7 +164,10 @@ class ReconciledHost:
         *,
         capacity: int = 0,
         labels: dict[str, str] | None = None,
-        clocks: Clocks | None = None,
+        task_grace_seconds: float = 30.0,
+        clocks: ClockWatch | None = None,
+        settle: Callable[[], bool] = lambda: True,
+        lease_clocks: Clocks | None = None,
     ) -> None:
         self.name = name
         self.config_dir = directory / "config"
@@ -151,28 +179,41 @@ class ReconciledHost:
         self.pool = PoolOfNames()
         pool: Any = self.pool
         self.lease_store = LeaseStore(url)
-        configuration = ConfigurationService(self.config_dir)
-        self.leases = leases = FleetLeases(self.lease_store, name, 2.0, clocks=clocks)
-        self.reconciler = Reconciler(
+        self.configuration = configuration = ConfigurationService(self.config_dir)
+        self.leases = leases = FleetLeases(self.lease_store, name, 2.0, clocks=lease_clocks)
+        self.clock = SkippingClock()
+        account_files = BoundedConfiguration(configuration)
+        self.reconciler = build_reconciler(
             host=name,
             pool=pool,
             start_requests=StartRequestFactory(configuration, AccountConfigurationValidator(configuration)),
-            config_service=configuration,
+            config_service=account_files,
             desired=self.desired,
+            desired_cache=DesiredStateCache(
+                name,
+                self.desired,
+                DesiredStateFile(state / "desired.json"),
+                task_grace_seconds=task_grace_seconds,
+            ),
             store=self.store,
             leases=leases,
-            desired_state_file=DesiredStateFile(state / "desired.json"),
-            answer=lambda _token, _outcome: None,
-            me=lambda: self.facts,
-            drain_memory=state / "drain.json",
+            drain_state=DrainState(name, self.store, state / "drain.json"),
+            pending_stops=PendingStops(StopNotes(state / "stops")),
+            facts=lambda: self.facts,
+            report_stop=lambda _token, _outcome: None,
+            settle=settle,
+            clocks=clocks,
+            clock=self.clock,
         )
+        self.router = Router(name, pool, self.reconciler, self.desired)
         self.commands = HostCommands(
             host=name,
             pool=pool,
             reconciler=self.reconciler,
+            router=self.router,
             config_service=configuration,
+            account_files=account_files,
             desired=self.desired,
-            fleet_snapshot=self.reconciler.fleet_snapshot,
             leases=leases,
         )
         self.report()
@@ -190,7 +231,7 @@ class ReconciledHost:
         (self.config_dir / "accounts" / f"{account_id}.yaml").write_text(json.dumps(data))
 
     def wanted(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> DesiredState:
-        """Have somebody command that the account runs."""
+        """Record a command that the account should run."""
         change = DesiredStateRequest(
             account_id=account_id,
             state="running",
@@ -202,29 +243,24 @@ class ReconciledHost:
         return self.desired.set_desired(change)[1]
 
     def report(self) -> None:
-        """Say what its agent says each second."""
+        """Report the agent, as it does each second."""
         self.store.report_agent(
             self.name, {"capacity": self.facts.capacity, "labels": self.facts.labels, "version": "0.2.0"}
         )
 
     def look(self, times: int = 1) -> None:
-        """Compare desired and actual, and see its starts through; what waits for its time is due at once."""
+        """Reconcile, and wait for the starts and moves that begin. Delayed starts begin at once."""
         reconciler = self.reconciler
         for _ in range(times):
-            reconciler.fleet_snapshot._until = 0.0
+            self.clock.skip(1.0)  # the fleet is read again
             with contextlib.suppress(FleetUnavailableError):
                 self.report()
-            reconciler._look()
-            for account_id in list(reconciler.restarts._due):
-                reconciler.restarts._due[account_id] = 0.0
-            reconciler.restarts.launch()
-            self._await(lambda: not reconciler.restarts._busy and not reconciler.drain._busy)
-
-    @staticmethod
-    def _await(done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not done():
-            assert time.monotonic() < deadline, "the host does not come to rest"
+            reconciler.reconcile()
+            reconciler.restarts.tick(math.inf)
+            eventually(
+                lambda: not reconciler.restarts.in_progress and not reconciler.drain.leaving,
+                what="the host comes to rest",
+            )
 
     def close(self) -> None:
         self.reconciler.close()

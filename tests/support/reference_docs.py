@@ -7,12 +7,17 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from manager.cli.main import cli
 from manager.doctor.check import CODES
+from manager.fleet.host_report import ClockChangeReport, DrainReport, HostReport
 from manager.local.service_unit import UnitPlan, unit_text
+from manager.models import OpenPayload, WorkerMetrics, WorkerPlacement
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -138,7 +143,67 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"commands.md": commands_page, "log-events.md": log_events_page}
+#: Title → the model whose keys the section lists.
+PAYLOADS: dict[str, type[OpenPayload]] = {
+    "WorkerInfo.metadata: placement": WorkerPlacement,
+    "WorkerInfo.metadata: metrics": WorkerMetrics,
+    "HostState.data": HostReport,
+    "HostState.data: drain": DrainReport,
+    "HostState.data: clock_change": ClockChangeReport,
+}
+
+_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
+
+
+def payloads_page() -> str:
+    """Return docs/reference/payloads.md."""
+    lines = [
+        "# Payload keys",
+        "",
+        "This page lists every key of `WorkerInfo.metadata` and of a host agent's report.",
+        "",
+        "A key is missing if its value is not known. A value can also be `null`. Later versions may add keys.",
+        "In Python, `info.placement`, `info.metrics` and `host.report` read these keys typed.",
+        "There a key that is missing or has an invalid value is `None`.",
+        "This page is generated from the models by `.ci/reference-docs`.",
+        "",
+        "The component in the column “written by” is the host agent, the worker process, the reader (the process that asks",
+        "for the worker and computes the value), or the batch task that returns the result.",
+        "",
+    ]
+    for title, model in PAYLOADS.items():
+        lines += [f"## {title}", "", _text((model.__doc__ or "").partition("\n\n")[0]), ""]
+        lines += ["| key | type | unit | written by | meaning |", "|---|---|---|---|---|"]
+        lines += [_payload_row(name, field) for name, field in model.model_fields.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _payload_row(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    if not isinstance(extra, dict) or not field.description:
+        raise ValueError(f"{name} is not declared with `key`")
+    cells = (f"`{name}`", _type_name(field.annotation), extra["unit"], extra["by"], _cell(field.description))
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _type_name(annotation: Any) -> str:
+    """Return the name of a JSON type; None is left out, since every key can be missing."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is UnionType or str(origin) == "typing.Union":
+        return " or ".join(_type_name(one) for one in arguments if one is not type(None))
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return f"object of {_type_name(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, OpenPayload):
+        return "object"
+    return _TYPES[annotation]
+
+
+PAGES = {"commands.md": commands_page, "log-events.md": log_events_page, "payloads.md": payloads_page}
 
 
 def write_unit() -> None:

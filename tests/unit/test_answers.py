@@ -9,7 +9,7 @@ from celery.exceptions import TaskRevokedError
 from support.servers import RedisServer
 
 from manager.client.celery_app import sender_app
-from manager.client.results import Answers, duration
+from manager.client.results import TaskResults, duration
 from manager.errors import CommandTimeoutError
 from manager.fleet import FleetStore
 
@@ -20,7 +20,7 @@ def test_a_command_that_its_host_calls_expired_is_one_clear_error(redis_server: 
     """As by an agent whose clock is ahead by years: Celery compares the sender's clock with the host's."""
     app = sender_app("redis+socket://" + redis_server.url.removeprefix("unix://"))
     store = FleetStore(redis_server.url)
-    answers = Answers(app, store)
+    answers = TaskResults(app, store)
     app.backend.store_result("an-id", TaskRevokedError("expired"), states.REVOKED)
     [(task_id, answer)] = answers.collect({"an-id"}, 5)
     assert task_id == "an-id"
@@ -38,7 +38,7 @@ def test_a_command_that_its_host_calls_expired_is_one_clear_error(redis_server: 
     store.close()
 
 
-def _raised(answers: Answers, app: Any) -> BaseException:
+def _raised(answers: TaskResults, app: Any) -> BaseException:
     with pytest.raises(CommandTimeoutError) as found, answers.translated():
         app.AsyncResult("an-id").get(timeout=5)
     return found.value

@@ -14,7 +14,7 @@ from manager.config import ConfigurationService
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.service import WorkerManagerService
 

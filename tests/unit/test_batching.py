@@ -14,11 +14,12 @@ from support.waiting import eventually
 
 from manager.client import batch_sender, sender
 from manager.client.celery_pool import CeleryWorkerPool
-from manager.client.outcomes import settled
+from manager.client.outcomes import recorded_outcome
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
 from manager.pool.protocol import Batch, StartRequest
 from manager.service import stopped_count
@@ -106,7 +107,7 @@ def host(redis_server: RedisServer) -> Iterator[Host]:
 def test_a_redis_that_restarts_while_answers_come_costs_no_account(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_sender, "_QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(batch_sender, "_QUIET_RECHECK_SECONDS", 0.5)
     batch = host.start_all()
     tokens = host.tokens()
     host.answer(tokens["a"], "a")
@@ -121,7 +122,7 @@ def test_a_redis_that_restarts_while_answers_come_costs_no_account(
 def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
+    monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
     batch = host.start_all()
     tokens = host.tokens()
     host.redis.stop()
@@ -142,8 +143,8 @@ def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
 def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
-    written = host.pool._sender._written
+    monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
+    written = host.pool._sender._with_desired
 
     def then_gone(commands: Any) -> Any:
         found = written(commands)
@@ -151,7 +152,7 @@ def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
             host.redis.stop()
         return found
 
-    monkeypatch.setattr(host.pool._sender, "_written", then_gone)
+    monkeypatch.setattr(host.pool._sender, "_with_desired", then_gone)
     result = host.start_all().result(60)
     assert set(result.pending) == set(ACCOUNTS)
     assert not result.ok
@@ -162,7 +163,7 @@ def test_commands_that_meet_a_restart_are_sent_after_it_and_once(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sent twice they are the same tasks: ids and generations stay."""
-    written = host.pool._sender._written
+    written = host.pool._sender._with_desired
     generations: list[list[int]] = []
 
     def restarted(commands: Any) -> Any:
@@ -174,7 +175,7 @@ def test_commands_that_meet_a_restart_are_sent_after_it_and_once(
             raise FleetUnavailableError("the reply is lost")
         return found
 
-    monkeypatch.setattr(host.pool._sender, "_written", restarted)
+    monkeypatch.setattr(host.pool._sender, "_with_desired", restarted)
     batch = host.start_all()
     for account_id, token in host.tokens().items():
         host.answer(token, account_id)
@@ -191,7 +192,7 @@ def test_a_redis_that_is_away_before_anything_was_sent_is_an_error_that_says_so(
 def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_sender, "_PATIENCE", 0.2)
+    monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
     batch = host.stop_all()
     host.tokens()
     host.redis.stop()
@@ -208,7 +209,7 @@ def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
 ) -> None:
     """Its task lies in the queue of the old name for good; the agent stopped the worker at its start."""
     monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
-    monkeypatch.setattr(sender, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(sender, "_RECHECK_SECONDS", 0.1)
     host.desired.set_desired(
         DesiredStateRequest(account_id="a", state="running", token="t", by="me", why="start", host="h")
     )
@@ -263,5 +264,5 @@ STOP = replace(D, state="stopped", why="stop")
 def test_what_is_recorded_tells_what_became_of_a_command(
     what: str, generation: int | None, desired: DesiredState | None, info: WorkerInfo | None, part: str | None
 ) -> None:
-    found = settled(what, generation, desired, info)
+    found = recorded_outcome(what, generation, desired, info)
     assert (found[0] if found is not None else None) == part

@@ -17,7 +17,7 @@ from manager.client.celery_pool import CeleryWorkerPool
 from manager.errors import CommandTimeoutError
 from manager.fleet import fleet_url
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
@@ -61,7 +61,7 @@ class LiveHost:
 
     url = "redis://nowhere"
 
-    def look(self, account_ids: list[str]) -> tuple[list[Any], list[WorkerInfo]]:
+    def snapshot(self, account_ids: list[str]) -> tuple[list[Any], list[WorkerInfo]]:
         host = SimpleNamespace(name="h1", live=True, facts=HostFacts(name="h1"))
         there = WorkerInfo(
             worker_id="w",

@@ -133,8 +133,8 @@ def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
 def test_who_waits_is_told_and_no_account_holds_the_next_one_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(waiting, "_SAY_SO_SECONDS", 0.0)
-    monkeypatch.setattr(fleet, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(fleet, "_POLL_SECONDS", 0.05)
     both = threading.Barrier(2)
     goes_on = threading.Event()
 

@@ -59,7 +59,7 @@ def test_a_stop_of_many_names_those_that_were_killed(capsys: pytest.CaptureFixtu
     told = capsys.readouterr()
     assert told.out == "2 stopped\n"
     assert told.err == (
-        "warning: a stopped by force: it hung. Its orders and positions may be open: check them at the broker\n"
+        "warning: a stopped by force: it hung. Orders and positions may still be open: check them at the broker\n"
     )
 
 
@@ -72,7 +72,7 @@ def test_a_check_of_many_shows_those_with_remarks_and_errors_last(
     warned = ValidationResult(valid=True, account_id="account-002", warnings=("odd",))
     _say_results([invalid, warned, *results], set())
     assert capsys.readouterr().out.splitlines() == [
-        "40 accounts: valid (`manager validate ACCOUNT` and --json show each)",
+        "40 accounts: valid (--json lists each)",
         "account-002: valid, with warnings",
         "  warning: odd",
         "account-001: invalid",

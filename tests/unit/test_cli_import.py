@@ -66,7 +66,7 @@ def test_an_existing_file_is_overwritten_only_by_force(home: Path) -> None:
     (accounts / "bot.yaml").write_text("mine\n")
     answer = manager("import", supervisord(home))
     assert answer.returncode == 1
-    assert "accounts/bot.yaml exists" in answer.stderr
+    assert "accounts/bot.yaml already exists" in answer.stderr
     assert (accounts / "bot.yaml").read_text() == "mine\n"
     assert not (accounts / "other.yaml").exists()
     assert not (home / "config" / "secrets").exists()
@@ -88,7 +88,7 @@ def test_a_program_that_is_not_here_is_imported_disabled_with_what_to_do(home: P
     found = json.loads(manager("import", source, "--json").stdout)
     (account,) = found["accounts"]
     assert account["enabled"] is False
-    assert "/nowhere is no directory" in account["to_do"][0]
+    assert "/nowhere is not a directory" in account["to_do"][0]
     text = (home / "config" / "accounts" / "bot.yaml").read_text()
     assert "\nenabled: false\n" in text
     assert f"#  - {account['to_do'][0]}" in text
@@ -113,9 +113,9 @@ def test_every_account_that_is_enabled_after_an_import_is_valid(home: Path, name
 def test_the_home_of_a_user_that_is_not_here_is_a_missing_directory(home: Path) -> None:
     source = supervisord(home, "[program:bot]\ncommand=sleep 600\ndirectory=~no-such-user/bots\n")
     (account,) = json.loads(manager("import", source, "--json").stdout)["accounts"]
-    assert "no-such-user/bots is no directory" in account["to_do"][0]
+    assert "no-such-user/bots is not a directory" in account["to_do"][0]
     checked = manager("validate", "--here")
-    assert "no-such-user/bots is no directory" in checked.stdout
+    assert "no-such-user/bots is not a directory" in checked.stdout
     assert "Traceback" not in checked.stderr
 
 

@@ -51,12 +51,14 @@ def test_each_hosts_clock_is_compared(settings: Settings) -> None:
     told = {check.where: check for check in others}
     assert told["host two"].outcome == "failure"
     assert re.search(
-        r"two: its clock is 7(200\.\d|199\.9) s ahead of Redis's: commands", told["host two"].found
+        r"two: its clock is 7(200\.\d|199\.9) s ahead of Redis's clock: its commands", told["host two"].found
     )
     assert told["host three"].outcome == "warning"
     assert "behind Redis's" in told["host three"].found
     assert told["hosts"].outcome == "ok"
-    assert told["hosts"].found.startswith("the clocks of 1 of 4 live hosts are at most ")
+    assert told["hosts"].found.startswith(
+        "the clocks of 1 of 4 live hosts differ from Redis's clock by at most "
+    )
 
 
 def test_a_host_that_was_suspended_is_named_for_a_day(settings: Settings) -> None:

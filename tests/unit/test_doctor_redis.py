@@ -41,7 +41,7 @@ def test_a_server_that_takes_no_more_connections_is_named(redis_server: RedisSer
         client.config_set("maxclients", 1)
         check = checks(redis_server, short_dir)["redis"]
     assert check.outcome == "failure"
-    assert "takes no more connections (its maxclients is reached)" in check.found
+    assert "accepts no more connections (its maxclients is reached)" in check.found
 
 
 def test_a_server_that_takes_writes_is_well_and_nothing_is_left_in_it(
@@ -67,7 +67,7 @@ def test_refused_writes_are_called_by_name_and_the_other_checks_go_on(
         client.execute_command(*change)
     found = checks(redis_server, short_dir)
     assert found["redis_writes"].outcome == "failure"
-    assert f"it refuses writes ({code}): " in found["redis_writes"].found
+    assert f"Redis refuses writes ({code}): " in found["redis_writes"].found
     assert cure in str(found["redis_writes"].advice)
     assert "--local` works" in str(found["redis_writes"].advice)
     assert "host_agent" in found

@@ -28,7 +28,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="modes of files are o
 def test_a_url_that_trusts_any_server_is_named(query: str) -> None:
     problem = url_problem(f"rediss://user:s3cret@redis:6379/0?{query}")
     assert problem is not None
-    assert "can pass for this Redis" in problem
+    assert "can impersonate this Redis" in problem
     assert "s3cret" not in problem
 
 
@@ -95,12 +95,12 @@ def test_files_with_secrets_that_others_may_read_are_named(
         f"{users} (mode 0604): MANAGER_FLOWER_AUTH_FILE",
         f"{directory.root / 'password'} (mode 0644): a secret of account a",
         f"{directory.root / 'key'} (mode 0644): a secret of account b",
-        f"{directory.root / 'accounts' / 'c.yaml'} (mode 0640): account c with secrets in clear",
+        f"{directory.root / 'accounts' / 'c.yaml'} (mode 0640): account c with secrets in plain text",
     ]
     found = [check for check in run_checks(settings) if check.code == "secrets"]
     assert [check.outcome for check in found] == ["warning", "warning"]
     assert "ssl_cert_reqs=none" in found[0].found
-    assert "5 files with secrets may be read by others" in found[1].found
+    assert "other users can read 5 files with secrets" in found[1].found
     assert "s3cret" not in str(found)
     for path in (url_file, users, directory.root / "password", directory.root / "key"):
         path.chmod(0o600)

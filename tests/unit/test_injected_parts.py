@@ -20,7 +20,7 @@ from manager.errors import (
 )
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.host import build_pool
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from support.servers import RedisServer
 
 from manager.cli.main import cli
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.system import logs
 from manager.system.log_lines import parse_line, parse_since
 from manager.system.log_reader import LogReader
@@ -288,7 +289,7 @@ def test_several_accounts_come_by_time_with_their_names(home: Write) -> None:
     assert manager("a-1", "b", "--raw", "--since", "2026-11-25T11:02").stdout.splitlines() == lines[1:]
     with_prefix = manager("--group", "bots", "--stream", "stderr").stdout
     assert with_prefix == "b   | " + output(3, "three", "stderr")
-    assert "no account is of" in str(manager("--group", "none").exception)
+    assert "no account matches" in str(manager("--group", "none").exception)
 
 
 def test_several_are_followed_together(home: Write) -> None:
@@ -312,8 +313,8 @@ def test_without_redis_only_this_machine_was_looked_at(home: Write) -> None:
     told = manager("a")
     assert told.return_value == 1
     assert "a has no log on this machine" in told.stderr
-    assert "it never ran here" in told.stderr
-    assert "only this machine was looked at: Redis at redis://127.0.0.1:1" in told.stderr
+    assert "the account never ran here" in told.stderr
+    assert "only this machine was checked: Redis at redis://127.0.0.1:1" in told.stderr
 
 
 def test_an_account_of_another_machine_is_told_with_its_host(
@@ -333,7 +334,7 @@ def test_an_account_of_another_machine_is_told_with_its_host(
     home("here", None)
     far = manager("far", "-f")
     assert far.return_value == 1
-    assert "far runs on london-2; run this command there" in far.stderr
+    assert "far runs on london-2, and its log is not on " in far.stderr
     moved = manager("moved", "--raw")
     assert (moved.return_value, moved.stdout) == (0, "of old\n")
     assert "moved runs on london-2" in moved.stderr

@@ -11,13 +11,14 @@ import pytest
 from support.servers import RedisServer
 
 import manager
-from manager.client.commands import Command, without_older_hosts, without_strangers
+from manager.client.commands import Command, refuse_incompatible_hosts, refuse_unknown_commands
 from manager.errors import InvalidPayloadError
 from manager.fleet import FleetStore
-from manager.fleet.desired import DESIRED_KEY, VERSION_KEY, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DESIRED_KEY, VERSION_KEY, DesiredStore
 from manager.fleet.hosts import HostState
+from manager.fleet.keys import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.fleet.leases import LeaseStore, lease_key
-from manager.fleet.store import HOSTS_KEY, agent_key, beats_key, workers_key
 from manager.host.workers.records import WorkerRecord
 from manager.models import ValidationResult, WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs
@@ -73,7 +74,7 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
     assert info.status is WorkerLifecycleStatus.RUNNING
     wanted = desired.read("account-001")
     assert wanted is not None
-    assert wanted.tenant == Needs(account_id="account-001")
+    assert wanted.placement_needs == Needs(account_id="account-001")
     assert LeaseStore(redis_server.url).holders()[0].worker_id == info.worker_id
     assert store.events()[0].account_id == "account-001"
     # A command of this version, and what an older agent makes of the record: it reads by name, and all names are there.
@@ -106,20 +107,20 @@ def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() 
 
 def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     ours = HostFacts(name="ours")
-    theirs = HostFacts.from_word("theirs", True, False, {"version": "0.9.0"})
-    silent = HostFacts.from_word("silent", False, False, {})
+    theirs = HostState("theirs", True, 0.1, {"version": "0.9.0"}).facts
+    silent = HostState("silent", False, None, {}).facts
     placement = FleetView([theirs]).place(Needs(account_id="a"))
     assert placement.host is None
     assert "version 0.9.0 and version" in placement.explain()
     command = Command(START, "a")
     moved = Command(START, "b", why="move", host="theirs")
     places = {"a": ("theirs", True)}
-    ready, refused = without_strangers([command, moved], places, [ours, theirs])
+    ready, refused = refuse_incompatible_hosts([command, moved], places, [ours, theirs])
     assert (ready, set(refused)) == ([], {"a", "b"})
     assert "host theirs and this manager do not work together: version 0.9.0" in str(refused["a"])
-    assert without_strangers([command], {}, [ours, theirs]) == ([command], {})
-    assert set(without_strangers([command], {}, [theirs, silent])[1]) == {"a"}
-    assert without_strangers([command], {}, [silent]) == ([command], {})
+    assert refuse_incompatible_hosts([command], {}, [ours, theirs]) == ([command], {})
+    assert set(refuse_incompatible_hosts([command], {}, [theirs, silent])[1]) == {"a"}
+    assert refuse_incompatible_hosts([command], {}, [silent]) == ([command], {})
 
 
 def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_written_down() -> None:
@@ -129,7 +130,7 @@ def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_writt
     lost = HostState("lost", False, 60.0, {"version": "0.2.0"})
     places = {"a": ("old", True), "b": ("new", True), "c": ("lost", True)}
     commands = [Command(PAUSE, account_id) for account_id in ("a", "b", "c", "d")]
-    ready, refused = without_older_hosts(commands, places, [old, new, lost])
+    ready, refused = refuse_unknown_commands(commands, places, [old, new, lost])
     assert [one.account_id for one in ready] == ["b", "d"]
     assert set(refused) == {"a", "c"}, "a silent host of 0.2 would forget it when it is back"
     assert "host old runs version 0.2.0, which does not know pause" in str(refused["a"])

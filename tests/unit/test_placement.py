@@ -132,7 +132,7 @@ def test_every_refusal_names_its_rule() -> None:
         "drained": "it is drained (`manager resume-host drained` ends that)",
         "plain": "it lacks label mt5",
         "full": "it is full: 1 of 1 workers",
-        "small": "its memory is promised: 0 of 90 MB, 95 more needed",
+        "small": "its memory is reserved: 0 of 90 MB, 95 more needed",
         "busy": "10 MB of memory are free, 95 needed",
         "shared": "another account of server mt5:B is behind its address 203.0.113.9 (avoid_sharing: egress_ip)",
     }
@@ -162,10 +162,10 @@ def test_what_others_know_of_an_account_is_read_back_whatever_was_written() -> N
 
 def test_labels_select() -> None:
     fx = Selection(("fx", "metals"), ("desk=london", "live"))
-    assert fx.takes(["fx"], {"desk": "london", "live": "yes"})
-    assert not fx.takes(["crypto"], {"desk": "london", "live": "yes"})
-    assert not fx.takes(["fx"], {"desk": "paris", "live": "yes"})
-    assert not fx.takes(["fx"], {"desk": "london"})
+    assert fx.matches(["fx"], {"desk": "london", "live": "yes"})
+    assert not fx.matches(["crypto"], {"desk": "london", "live": "yes"})
+    assert not fx.matches(["fx"], {"desk": "paris", "live": "yes"})
+    assert not fx.matches(["fx"], {"desk": "london"})
     assert Selection.of("fx", {"desk": "london"}) == Selection(("fx",), ("desk=london",))
     assert not Selection.of(None, None)
     assert parse_labels(" mt5, desk=london ,") == {"mt5": "", "desk": "london"}

@@ -88,7 +88,9 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["start", "--help"], ["up", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["start", "--help"], ["up", "--help"], ["token", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -96,7 +98,8 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         f"sys.argv = ['manager', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'celery', 'kombu', 'redis', 'pydantic', 'flower', 'rich', 'ruamel', 'yaml_rs'} & set(sys.modules)\n"
+        "heavy = {'celery', 'kombu', 'redis', 'pydantic', 'flower', 'rich', 'ruamel', 'yaml_rs',\n"
+        " 'fastapi', 'starlette', 'uvicorn', 'msgspec'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     assert "manager" in python(code)

@@ -79,7 +79,7 @@ def test_a_version_that_was_tampered_with_is_not_read(
     assert str(one.load_account_config("a").login) == "5001"
 
 
-def test_only_account_files_are_laid_out(short_dir: Path, store: ConfigStore) -> None:
+def test_only_account_files_are_written(short_dir: Path, store: ConfigStore) -> None:
     evil = {
         **FILES,
         "../../evil": "x",
@@ -117,7 +117,7 @@ def test_a_password_in_a_file_is_never_pushed(tmp_path: Path) -> None:
     for allow in (False, True):
         with pytest.raises(InvalidConfigError) as told:
             collect(directory.service, allow_invalid=allow)
-        assert "accounts/a.yaml holds its password" in str(told.value)
+        assert "accounts/a.yaml contains its password" in str(told.value)
         assert "accounts/b.yaml cannot be read" in str(told.value)
         assert "hunter2" not in str(told.value)
 
@@ -202,7 +202,7 @@ def test_what_is_invalid_on_every_host_is_not_pushed_and_what_only_a_host_can_sa
 
 
 def test_an_account_that_is_not_among_what_was_pushed_is_told_so(short_dir: Path, store: ConfigStore) -> None:
-    with pytest.raises(AccountNotFoundError, match="nothing was pushed yet"):
+    with pytest.raises(AccountNotFoundError, match="none were pushed yet"):
         reader(short_dir, store).account_path("b")
     store.push(FILES, replaces=0, by="me", message="")
     with pytest.raises(AccountNotFoundError) as told:

@@ -12,7 +12,7 @@ from manager.cli.main import cli
 from manager.errors import SettingsError
 from manager.secure import certificates
 from manager.secure.certificates import certificate_names
-from manager.secure.fleet import Before, SecureDirectory
+from manager.secure.fleet import PreviousSetup, SecureDirectory
 
 
 def init(directory: Path, **changes: object) -> SecureDirectory:
@@ -34,7 +34,7 @@ def url(directory: Path, user: str) -> str:
 
 def test_what_is_not_said_again_stays_as_it_was(tmp_path: Path) -> None:
     where = init(tmp_path)
-    assert where.before() == Before(("redis.desk", "10.0.0.5"), 6390, True)
+    assert where.previous_setup() == PreviousSetup(("redis.desk", "10.0.0.5"), 6390, True)
     before = {path.name: path.read_text() for path in tmp_path.glob("*.url")}
     done = CliRunner().invoke(cli, ["secure", "init", "--dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -42,7 +42,7 @@ def test_what_is_not_said_again_stays_as_it_was(tmp_path: Path) -> None:
     assert "tls-port 6390" in (tmp_path / "redis.conf").read_text()
     assert {path.name: path.read_text() for path in tmp_path.glob("*.url")} == before
     plain = tmp_path / "plain"
-    assert init(plain, tls=False).before() == Before(("redis.desk",), 6390, False)
+    assert init(plain, tls=False).previous_setup() == PreviousSetup(("redis.desk",), 6390, False)
 
 
 def test_urls_follow_redis_to_another_place_and_keep_their_passwords(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_authority_that_is_half_gone_foreign_or_over_is_refused(
     init(other)
     good = (tmp_path / "ca.crt").read_bytes()
     (tmp_path / "ca.crt").unlink()
-    with pytest.raises(SettingsError, match=r"ca\.key is there and ca\.crt is not"):
+    with pytest.raises(SettingsError, match=r"ca\.key exists but ca\.crt is missing"):
         init(tmp_path)
     (tmp_path / "ca.crt").write_bytes((other / "ca.crt").read_bytes())
     with pytest.raises(SettingsError, match="do not belong together"):
@@ -95,8 +95,8 @@ def test_an_authority_that_is_half_gone_foreign_or_over_is_refused(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "user@host", "{", "r\u00e9dis", "x" * 300, 'a"b'])
-def test_what_could_be_no_name_of_a_redis_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="no name or address"):
+def test_an_invalid_name_of_redis_is_rejected(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="not a valid host name or address"):
         init(tmp_path, redis_names=[name])
 
 
@@ -109,7 +109,7 @@ def test_a_long_name_and_a_directory_with_a_space_are_no_trouble(tmp_path: Path)
 
 
 def redis_line(path: Path, *options: str) -> list[str]:
-    done = CliRunner().invoke(cli, ["secure", "init", "--dir", str(path / "made"), *options])
+    done = CliRunner().invoke(cli, ["secure", "init", "--dir", str(path / "created"), *options])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("next: "))
@@ -123,7 +123,7 @@ def test_it_names_a_redis_that_can_be_used_or_how_to_get_one(
     monkeypatch.setenv("PATH", str(tmp_path / "bin dir"))
     (tmp_path / "bin dir").mkdir()
     text = "\n".join(redis_line(tmp_path))
-    assert "this machine has no Redis 7 or later with TLS on PATH: install " in text
+    assert "no Redis 7 or later with TLS is on PATH of this machine: install " in text
     server = tmp_path / "bin dir" / "redis-server"
     server.write_text(
         '#!/bin/sh\nif [ "$1" = --version ]; then echo v=6.2.14; else echo "No tls-cert-file configured!"; fi\n'
@@ -131,4 +131,4 @@ def test_it_names_a_redis_that_can_be_used_or_how_to_get_one(
     server.chmod(0o755)
     assert f"  not used: {server} (version 6.2) is too old" in redis_line(tmp_path)
     server.write_text(server.read_text().replace("6.2.14", "7.0.15"))
-    assert redis_line(tmp_path)[0] == f"next: '{server}' {tmp_path / 'made' / 'redis.conf'} --dir DATA"
+    assert redis_line(tmp_path)[0] == f"next: '{server}' {tmp_path / 'created' / 'redis.conf'} --dir DATA"

@@ -1,7 +1,7 @@
-"""Account files from the configuration of other supervisors: supervisord, PM2, docker-compose.
+"""Converts configurations of supervisord, PM2 and docker-compose to account files.
 
-A translator is pure: it gets a `SourceFile` and returns a `Translation`, which holds drafts of accounts and notes on
-what it could not translate. `account_files` turns a draft into files.
+A translator is pure: it takes a `SourceFile` and returns a `Translation` with drafts of accounts and notes
+about keys that it could not translate. `account_files` returns the files of a draft.
 """
 
 from manager.config.importing.drafts import Draft, Note, SourceFile, Translation

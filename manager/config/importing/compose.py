@@ -1,4 +1,7 @@
-"""docker-compose.yml → drafts. A container is not a program of the host, so every account waits for a person."""
+"""Translates docker-compose.yml.
+
+Every account is disabled until a person completes it, because a container is not a program of the host.
+"""
 
 import re
 import shlex
@@ -36,7 +39,7 @@ _URL: Final = re.compile(r"https?://(?:localhost|127\.0\.0\.1)[^\s\"']*")
 
 def translate(source: SourceFile, environment: str | None = None) -> Translation:
     """Translate every service. Raises ImportSourceError if the file cannot be parsed."""
-    del environment  # PM2 alone has one
+    del environment  # used only for PM2
     tree = read_yaml(source)
     notes = Notes(source.name)
     services = tree.data.get("services") if isinstance(tree.data, dict) else None
@@ -45,7 +48,7 @@ def translate(source: SourceFile, environment: str | None = None) -> Translation
             f"{source.name}: `services` is missing: a mapping of services is needed there"
         )
     if "include" in tree.data:
-        notes.lost("include", "is not followed: import the files that it names too", tree.line(("include",)))
+        notes.lost("include", "is not followed: also import the files that it names", tree.line(("include",)))
     file = source.read(source.path(".env"))
     variables = dict(dotenv(file)) if file is not None else {}
     ids = AccountIds(notes)
@@ -61,7 +64,7 @@ def translate(source: SourceFile, environment: str | None = None) -> Translation
 
 
 class _Service:
-    """One service, which is one or several containers."""
+    """One service, with one or several containers."""
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class _Service:
         self._variables = variables
 
     def drafts(self, ids: AccountIds) -> Iterator[Draft]:
-        self._say_what_is_lost()
+        self._note_untranslated_keys()
         count = self._replicas()
         for index in range(1, count + 1):
             name = self._name if count == 1 else f"{self._name}-{index}"
@@ -104,13 +107,13 @@ class _Service:
         origin = f"image {text_of(image)[:120]}" if image else "its image"
         if not words:
             words = ["FILL-IN"]
-            draft.to_do.append(f"write the program into `command`: {origin} has it as ENTRYPOINT and CMD")
+            draft.to_do.append(f"write the program into `command`: see ENTRYPOINT and CMD of {origin}")
         draft.values["command"] = words
         draft.to_do.append(
-            f"install on this host what {origin} holds; a container is not a program of the host"
+            f"install the content of {origin} on this host; a container is not a program of the host"
         )
         if "image" not in self._service and "build" not in self._service:
-            self._lost("image", "is missing, and so is `build`: what the service runs is not known")
+            self._lost("image", "and `build` are missing: it is unknown what the service runs")
         directory = self._service.get("working_dir")
         context = self._context()
         if context is not None:
@@ -121,7 +124,7 @@ class _Service:
             )
 
     def _context(self) -> str | None:
-        """Return the directory that the image is built from, which is on this host."""
+        """Return the directory on this host from which the image is built."""
         build = self._service.get("build")
         context = build.get("context", ".") if isinstance(build, dict) else build
         if not isinstance(context, str) or "://" in context or "$" in context:
@@ -146,7 +149,7 @@ class _Service:
         for path in self._list("env_file"):
             file = str(path.get("path") if isinstance(path, dict) else path)
             found = self._source.path(self._expand(file, missing))
-            # Compose expands variables in these files and we do not: only a file without any stays where it is.
+            # docker-compose expands variables in these files, the manager does not: such files are copied.
             if use_file(draft, self._source, found) is None:
                 continue
             text = self._source.read(found)
@@ -155,7 +158,7 @@ class _Service:
                     self._set(draft, "env_file", variable, value)
             elif not isinstance(path, dict) or path.get("required", True):
                 self._lost("env_file", f"{file} cannot be read: its variables are missing")
-                draft.to_do.append(f"add to `environment` what {file} holds")
+                draft.to_do.append(f"add the variables of {file} to `environment`")
         given = self._service.get("environment")
         if isinstance(given, dict):
             pairs: list[tuple[str, Any]] = [(str(name), value) for name, value in given.items()]
@@ -164,20 +167,23 @@ class _Service:
             pairs = [(name, value if equals else None) for name, equals, value in split]
         for name, value in pairs:
             text = f"${{{name}}}" if value is None else text_of(value)
-            wanted = self._of_host(text)
-            if wanted is None:
+            host_variable = self._of_host(text)
+            if host_variable is None:
                 self._set(draft, "environment", name, self._expand(text, missing))
                 continue
-            problem = draft.set_reference(name, wanted, available=wanted in self._source.variables)
+            problem = draft.set_reference(
+                name, host_variable, available=host_variable in self._source.variables
+            )
             if problem is not None:
                 self._lost("environment", f"{name} {problem}")
             else:
                 self._noted(
-                    "environment", f"{name}: env:{wanted} was written: the host agent must have that variable"
+                    "environment",
+                    f"{name}: env:{host_variable} was written: the host agent must have that variable",
                 )
 
     def _of_host(self, text: str) -> str | None:
-        """Return the variable that a value is, if it has no default and `.env` does not set it."""
+        """Return the variable that is the whole value, unless it has a default or `.env` sets it."""
         found = _INTERPOLATION.fullmatch(text)
         name: str | None = None if found is None else found[2] or found[5]
         if found is None or not name or name in self._variables or found[3] not in (None, "?", ":?"):
@@ -199,7 +205,7 @@ class _Service:
                 f"ready: {{http: {url[0]}}}" if url else "ready: {line: TEXT}, {tcp: PORT} or {http: URL}"
             )
             self._noted(
-                "healthcheck", f"no program is run for it here: `{better}` says when the account is ready"
+                "healthcheck", f"no command is run for it here: set `{better}` to define when it is ready"
             )
         name = None
         if self._service.get("stop_signal") is not None:
@@ -209,7 +215,7 @@ class _Service:
         period = self._service.get("stop_grace_period")
         seconds = None if period is None else duration(period)
         if period is not None and seconds is None:
-            self._lost("stop_grace_period", "is not a duration such as 1m30s: 10 s was left")
+            self._lost("stop_grace_period", "is not a duration such as 1m30s: 10 s was used")
         note = set_stop(draft, name, seconds)
         if note is not None:
             self._lost("stop_grace_period", note)
@@ -230,11 +236,11 @@ class _Service:
                 draft.values["recovery"] = {"max_restarts": int(min(max(attempts, 0), MAX_RESTARTS))}
             self._lost(
                 "restart" if deploy is None else "deploy",
-                "a program that ends is restarted whatever its exit code: set `recovery: {max_restarts: 0}` if it ends by "
-                "itself when its work is done",
+                "a program that ends is restarted whatever its exit code: set "
+                "`recovery: {max_restarts: 0}` if it ends when its work is done",
             )
         elif policy not in ("always", "unless-stopped"):
-            self._lost("restart", "is not a restart policy: the built-in default was left")
+            self._lost("restart", "is not a restart policy: the built-in default was used")
 
     def _set_memory(self, draft: Draft) -> None:
         limits = self._deploy("resources")
@@ -246,12 +252,10 @@ class _Service:
             return
         found = megabytes(limit)
         if found is None:
-            self._lost(key, "the memory's limit is not a size: it was left out")
+            self._lost(key, "the memory limit is not a size: it was left out")
             return
         draft.values["memory_mb"] = min(found, 1_048_576)
-        self._lost(
-            key, f"memory_mb: {found} counts for placement, but limits nothing: limit it in the program"
-        )
+        self._lost(key, f"memory_mb: {found} is used for placement only: limit the memory in the program")
 
     def _user(self, draft: Draft, missing: dict[str, str]) -> None:
         if self._service.get("user") is None:
@@ -261,7 +265,7 @@ class _Service:
         if group:
             draft.values["group"] = group
         self._noted(
-            "user", "was a user of the container: the host must have it, and the host agent run as root"
+            "user", "was a user of the container: create it on the host, and run the host agent as root"
         )
 
     def _replicas(self) -> int:
@@ -284,7 +288,7 @@ class _Service:
         return [] if value is None else list(value) if isinstance(value, list) else [value]
 
     def _expand(self, text: str, missing: dict[str, str], *, of_arguments: bool = False) -> str:
-        """Put in variables of `.env` and of the import's environment, and defaults that stand in the text."""
+        """Expand variables with the values of `.env` and of the import's environment, or their defaults."""
 
         def one(found: re.Match[str]) -> str:
             if found[1]:
@@ -292,7 +296,7 @@ class _Service:
             name = str(found[2] or found[5])
             if of_arguments and is_secret_name(name):
                 missing[found[0]] = (
-                    "every user of the host can see arguments; let the program read `environment`"
+                    "all users of the host can see arguments; let the program read `environment`"
                 )
                 self._lost("command", f"{found[0]} looks like a secret, and was not put into the arguments")
                 return found[0]
@@ -303,18 +307,20 @@ class _Service:
             if value is None or (value == "" and operator.startswith(":")):
                 if operator in ("-", ":-"):
                     return rest
-                missing[found[0]] = "it is set neither in .env nor where the import ran"
-                self._lost("environment", f"{found[0]} is set neither in .env nor where the import ran")
+                missing[found[0]] = "it is set neither in .env nor in the environment of the import"
+                self._lost(
+                    "environment", f"{found[0]} is set neither in .env nor in the import's environment"
+                )
                 return found[0]
             return value
 
         return _INTERPOLATION.sub(one, text)
 
-    def _say_what_is_lost(self) -> None:
+    def _note_untranslated_keys(self) -> None:
         self._lost(
             "image" if "image" in self._service else "build",
-            "a container is not a program of the host: install what it holds on the host, then check `command` and "
-            "`directory` and set `enabled: true`",
+            "a container is not a program of the host: install its content on the host, then check "
+            "`command` and `directory` and set `enabled: true`",
         )
         for key in map(str, self._service):
             if key in LOST:
@@ -322,7 +328,7 @@ class _Service:
             elif key in NOTED:
                 self._noted(key, NOTED[key])
             elif key not in HANDLED and not key.startswith("x-"):
-                self._lost(key, "has no equal here: it was left out")
+                self._lost(key, "has no equivalent here: it was left out")
         if self._service.get("profiles"):
             self._noted("profiles", "became groups: `manager start --group PROFILE` starts them")
 

@@ -1,4 +1,4 @@
-"""docker-compose's keys: which are translated, and what to say about each that is not."""
+"""Table of docker-compose's keys: those that are translated, and notes for the others."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -29,8 +29,8 @@ HANDLED: Final = frozenset(
     }
 )
 NOTED: Final[Mapping[str, str]] = {
-    "depends_on": "accounts start together, in no order: let the program wait for what it needs",
-    "links": "accounts start together, in no order: let the program wait for what it needs",
+    "depends_on": "accounts start at the same time: let the program wait for what it needs",
+    "links": "accounts start at the same time: let the program wait for what it needs",
     "logging": "its output goes to the worker's log (`manager logs ACCOUNT`), which rotates by itself",
     "container_name": "the account's id is the service's name",
     "labels": "labels of a container are for other tools; `labels` of an account select it (`-l KEY=VALUE`)",
@@ -46,23 +46,26 @@ NOTED: Final[Mapping[str, str]] = {
             "develop",
             "annotations",
         ),
-        "belongs to a container, and has no equal here",
+        "concerns a container, and has no equivalent here",
     ),
 }
 LOST: Final[Mapping[str, str]] = {
-    "ports": "the program listens on the host itself, on the port that it opens: give it the published one",
-    "volumes": "paths inside of the container do not exist here: use the host's paths in `command` and `environment`",
+    "ports": "the program listens on the host itself: let it open the published port",
+    "volumes": "container paths do not exist here: use the host's paths in `command` and `environment`",
     "networks": "names of services are not addresses here: use 127.0.0.1 or the host's name",
     "network_mode": "the program uses the host's network",
     "extra_hosts": "put these names into the host's /etc/hosts",
     "dns": "the program uses the host's name servers",
-    "secrets": "put each secret into a file below `secrets/` (mode 0600) and refer to it in `environment` as file:secrets/NAME",
+    "secrets": (
+        "put each secret into a file below `secrets/` (mode 0600) and refer to it in `environment` as "
+        "file:secrets/NAME"
+    ),
     "configs": "put these files on the host and use their paths there",
-    "extends": "is not followed: import the file that it names too, or write out what it adds",
+    "extends": "is not followed: also import the file that it names, or add its keys here",
     "ulimits": "programs start with a soft limit of 1,024 open files: raise it in the program",
     **dict.fromkeys(
         ("cpus", "cpu_shares", "cpuset", "cpu_quota", "pids_limit", "blkio_config", "oom_score_adj"),
-        "resources are not limited here: use the host's own means",
+        "resources are not limited here: use the means of the host",
     ),
     **dict.fromkeys(
         (
@@ -76,6 +79,6 @@ LOST: Final[Mapping[str, str]] = {
             "sysctls",
             "shm_size",
         ),
-        "a program has the rights of the host agent's user, and no walls around it",
+        "a program has the rights of the host agent's user and is not isolated",
     ),
 }

@@ -1,4 +1,4 @@
-"""What a translator gets and what it returns."""
+"""Input and output of a translator."""
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,32 +19,32 @@ _SWITCHES: Final = frozenset({"", "true", "false", "yes", "no", "on", "off", "no
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A configuration file of another supervisor, and a view of the files that it names."""
+    """A configuration file of another supervisor, and access to the files that it names."""
 
-    #: As messages show it.
+    #: The name in messages.
     name: str
-    #: Where relative paths start; absolute.
+    #: The absolute directory in which relative paths start.
     directory: str
     text: str = field(repr=False)
     #: Path → text; None if the file cannot be read.
     read: Callable[[str], str | None] = field(default=lambda _path: None, repr=False)
     #: Pattern → paths.
     glob: Callable[[str], Sequence[str]] = field(default=lambda _pattern: (), repr=False)
-    #: The environment of the import. Values with a secret's name are not taken from it.
+    #: The environment of the import. Variables with a secret's name are not used.
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def path(self, name: str) -> str:
-        """Return a path that stands in the file, made absolute."""
+        """Return a path of the file as an absolute path."""
         return posixpath.normpath(posixpath.join(self.directory, name))
 
     def variable(self, name: str) -> str | None:
-        """Return a variable of the environment, None if it is not set or has a secret's name."""
+        """Return a variable of the environment, or None if it is not set or has a secret's name."""
         return None if is_secret_name(name) else self.variables.get(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something of the source that has no equal here, and what to do about it."""
+    """A part of the source that has no equivalent here, and what to do about it."""
 
     file: str
     line: int | None
@@ -59,18 +59,18 @@ class Note:
 
 
 class Notes:
-    """Collects notes; each text once for each key and line."""
+    """Collects notes, without duplicates."""
 
     def __init__(self, file: str) -> None:
         self._file = file
         self._notes: dict[Note, None] = {}
 
     def lost(self, key: str, text: str, line: int | None = None, file: str | None = None) -> None:
-        """Note something that changes how the account behaves."""
+        """Add a note about a difference in behaviour."""
         self._notes[Note(file or self._file, line, key, text, True)] = None
 
     def noted(self, key: str, text: str, line: int | None = None, file: str | None = None) -> None:
-        """Note something that changes nothing that the program does."""
+        """Add a note about a difference that does not affect the program."""
         self._notes[Note(file or self._file, line, key, text, False)] = None
 
     def all(self) -> tuple[Note, ...]:
@@ -79,65 +79,65 @@ class Notes:
 
 @dataclass(slots=True)
 class Draft:
-    """One account file that is to be written."""
+    """The content of one account file to be written."""
 
     account_id: str
-    #: What it comes from, for the file's first comment.
+    #: The source, for the comment at the top of the file.
     origin: str
     values: dict[str, Any] = field(default_factory=dict)
-    #: Variable → what stands in the account file: text, or a reference.
+    #: Variable → its value in the account file: text, or a reference.
     environment: dict[str, str] = field(default_factory=dict)
-    #: Variable → the secret, which is written to a file that only its owner can read.
+    #: Variable → secret, which is written to a file of mode 0600.
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    #: What a person must do first; with an entry, the account is disabled.
+    #: Tasks for the user. With any task, the account is disabled.
     to_do: list[str] = field(default_factory=list)
 
     def set_variable(self, name: str, value: str) -> str | None:
-        """Add a variable of the program's environment; returns what is wrong with its name, if anything.
+        """Add a variable of the program's environment; returns what is wrong with its name, or None.
 
-        A value that looks like a secret goes to a secrets file.
+        A value that looks like a secret is written to a secrets file.
         """
         if not name or "=" in name or "\0" in name or "\0" in value:
             return "is not a valid environment variable; it was left out"
         if name.upper().startswith("MANAGER_"):
-            return "names beginning with MANAGER_ are the manager's own; it was left out: rename the variable"
+            return "names beginning with MANAGER_ are reserved; it was left out: rename the variable"
         self.environment.pop(name, None)
         self.secrets.pop(name, None)
-        # More is moved than `validate` would warn of: a short token or a path in a secrets file does no harm.
+        # Stricter than the warnings of `validate`: a short token or a path in a secrets file does no harm.
         named = is_secret_name(name) and value.strip().lower() not in _SWITCHES
         if named or any(secrets_within(value)):
             self.secrets[name] = value
         else:
-            # A value such as `file:data.db` is text here, and would otherwise be read as a reference.
+            # A value such as `file:data.db` is text here, but would be read as a reference.
             self.environment[name] = f"literal:{value}" if scheme_of(value) is not None else value
         return None
 
     def set_reference(self, name: str, variable: str, *, available: bool) -> str | None:
-        """Have a variable come from the host agent's environment; returns what is wrong with its name, if anything.
+        """Set a variable from the host agent's environment; returns what is wrong with its name, or None.
 
-        `available` says whether the import's environment has it; the host agent's then likely has it too.
+        `available` says whether the import's environment has it; then the host agent's likely has it too.
         """
         problem = self.set_variable(name, "")
         if problem is None:
             self.environment[name] = f"env:{variable}"
             if not available:
                 self.to_do.append(
-                    f"set {variable} in the host agent's environment, or put its value into a file (mode 0600) and write "
-                    f"`environment: {{{name}: file:PATH}}`"
+                    f"set {variable} in the host agent's environment, or put its value into a file "
+                    f"(mode 0600) and write `environment: {{{name}: file:PATH}}`"
                 )
         return problem
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What became of a file."""
+    """The result of a translation."""
 
     drafts: tuple[Draft, ...]
     notes: tuple[Note, ...]
 
 
 class AccountIds:
-    """Hands out account ids: valid, and no two alike, not even on a file system that ignores case."""
+    """Generates account IDs that are valid and unique, also on file systems that ignore case."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -145,10 +145,10 @@ class AccountIds:
         self._numbers: dict[str, int] = {}
 
     def make(self, name: str, key: str, line: int | None = None, file: str | None = None) -> str:
-        """Return the id for a program of this name; a note tells if it had to be changed."""
+        """Return the ID for a program of this name; adds a note if it differs from the name."""
         if len(self._taken) >= MAX_ACCOUNTS:
             raise ImportSourceError(
-                f"more than {MAX_ACCOUNTS} programs: import the file in parts, or lower the number of processes"
+                f"more than {MAX_ACCOUNTS} programs: import the file in parts, or reduce the processes"
             )
         account_id = valid = _valid(name)
         number = self._numbers.get(valid.lower(), 1)
@@ -170,7 +170,7 @@ def _valid(name: str) -> str:
 
 
 def group_names(names: Iterable[str]) -> list[str]:
-    """Return names as groups may have them, each once."""
+    """Return valid group names for these names, without duplicates."""
     found: dict[str, None] = {}
     for name in names:
         usable = name if label_problem(name, "") is None else _valid(name)
@@ -181,12 +181,12 @@ def group_names(names: Iterable[str]) -> list[str]:
 def note_secret_arguments(
     draft: Draft, notes: Notes, key: str, line: int | None, file: str | None = None
 ) -> None:
-    """Note arguments that look like secrets: every user of a host can see them."""
+    """Add a note for each argument that looks like a secret: all users of a host can see arguments."""
     for _index, kind, _secret in secrets_of_arguments(tuple(draft.values.get("command", ()))):
         notes.noted(
             key,
-            f"{draft.account_id}: {kind} looks like a secret, and every user of the host can see a program's "
-            "arguments: let the program read it from its environment, and refer to a file there",
+            f"{draft.account_id}: {kind} looks like a secret, and all users of the host can see a program's "
+            "arguments: let the program read it from its environment, with a reference to a file",
             line,
             file,
         )

@@ -1,11 +1,11 @@
-"""Files of variables of another supervisor: the account reads them in place, if both read them alike."""
+"""Environment files of another supervisor: used in place if both programs read them in the same way."""
 
 from manager.config.environment_files import parse_variables
 from manager.config.importing.drafts import Draft, SourceFile
 
 
 def use_file(draft: Draft, source: SourceFile, path: str) -> str | None:
-    """Have the account read a file as `environment_file`; returns why it cannot, without any value."""
+    """Add a file to `environment_file`; returns why that is not possible, without any value, or None."""
     text = source.read(path)
     if text is None:
         return "cannot be read"

@@ -1,4 +1,4 @@
-"""Which translator a file is for."""
+"""Selects the translator for a file."""
 
 import posixpath
 import re
@@ -20,9 +20,9 @@ _SCRIPT: Final = re.compile(r"^\s*(?:module\.exports|exports\.|export\s+default|
 def translate(
     source: SourceFile, kind: str | None = None, environment: str | None = None
 ) -> tuple[str, Translation]:
-    """Translate a file; returns its format too. `environment` is PM2's `--env`.
+    """Translate a file; returns its format and the translation. `environment` is PM2's `--env`.
 
-    Raises ImportSourceError if its format is not known, or if it cannot be read as what it is.
+    Raises ImportSourceError if the format is unknown, if the file cannot be parsed, or if it has no program.
     """
     found = kind or _kind(source)
     translation = FORMATS[found](source, environment)
@@ -33,7 +33,7 @@ def translate(
         values = [*draft.values["command"], draft.values.get("directory", "")]
         if any("\0" in value for value in values):
             raise ImportSourceError(
-                f"{source.name}: {draft.origin}: has a NUL character, which no program can be given"
+                f"{source.name}: {draft.origin}: has a NUL character, which is not possible in arguments"
             )
     return found, translation
 
@@ -51,5 +51,5 @@ def _kind(source: SourceFile) -> str:
     if ending in {".yml", ".yaml"}:
         return "pm2" if re.search(r"^apps\s*:", source.text, re.M) else "compose"
     raise ImportSourceError(
-        f"{source.name}: its format is not known by its name: give --format {', '.join(FORMATS)}"
+        f"{source.name}: its name does not show its format: give --format {', '.join(FORMATS)}"
     )

@@ -1,4 +1,4 @@
-"""The files of a draft: the account's YAML, and one file for each secret."""
+"""Renders a draft as an account file and one file for each secret."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from manager.config.importing.drafts import Draft
 from manager.config.placeholders import escaped
 from manager.system.text import printable
 
-#: Text that every YAML loader reads as the same text without quotes.
+#: Text that every YAML parser reads as the same text without quotes.
 _PLAIN: Final = re.compile(r"(?:--?|\./|(?:file|env):)?[A-Za-z_/][A-Za-z0-9_./+-]*")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -35,8 +35,8 @@ def account_path(account_id: str) -> str:
 
 
 def _secret_path(account_id: str, variable: str, taken: Container[str]) -> str:
-    """Return the file of one secret below the configuration directory; no two accounts or variables share one."""
-    # The name after the last dot is the variable's: an account's id may hold dots.
+    """Return the path of a secret's file, unique for each account and variable."""
+    # The variable's name follows the last dot, because an account ID may contain dots.
     stem = path = f"secrets/{account_id}.{re.sub(r'[^A-Za-z0-9_-]', '_', variable)}"
     number = 1
     while path in taken:
@@ -46,7 +46,7 @@ def _secret_path(account_id: str, variable: str, taken: Container[str]) -> str:
 
 
 def account_files(draft: Draft) -> dict[str, str]:
-    """Return path below the configuration directory → content; the account's own file is the first."""
+    """Return path below the configuration directory → content. The account's own file is first."""
     environment = dict(draft.environment)
     files: dict[str, str] = {}
     for variable, secret in draft.secrets.items():
@@ -64,7 +64,7 @@ def account_files(draft: Draft) -> dict[str, str]:
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """Return a value with its braces escaped: another supervisor's file means no placeholders of ours."""
+    """Return a value with braces escaped: in another supervisor's file they are not placeholders."""
     if key not in ("command", "directory", "environment_file"):
         return value
     return escaped(value) if isinstance(value, str) else [escaped(word) for word in value]

@@ -1,4 +1,4 @@
-"""PM2's ecosystem file, as JSON or YAML → drafts. What each key means is taken from PM2 7.0."""
+"""Translates PM2's ecosystem file (JSON or YAML), with the meaning of each key in PM2 7.0."""
 
 import json
 import posixpath
@@ -30,7 +30,7 @@ from manager.config.importing.values import (
 )
 from manager.errors import ImportSourceError
 
-#: What PM2 runs a script with, by its ending.
+#: PM2's interpreters by the ending of the script.
 _INTERPRETERS: Final[Mapping[str, str]] = {
     **dict.fromkeys((".js", ".cjs", ".mjs"), "node"),
     **dict.fromkeys((".ts", ".tsx"), "bun"),
@@ -42,17 +42,18 @@ _INTERPRETERS: Final[Mapping[str, str]] = {
     ".coffee": "coffee",
     ".ls": "lsc",
 }
-#: What PM2 takes where the file gives no time.
+#: PM2's defaults.
 _READY_SECONDS: Final = 1.0
 _KILL_SECONDS: Final = 1.6
 _LONGEST_BACKOFF: Final = 15.0
 
 
 def script_refused(name: str) -> str:
-    """Return why a JavaScript file is not read, and how to make JSON of it."""
+    """Return why a JavaScript file is not read, and how to convert it to JSON."""
     return (
-        f"{name}: is JavaScript, which is not run here: make JSON of it with `node -p "
-        f"'JSON.stringify(require(\"./{posixpath.basename(name)}\"), null, 2)' > ecosystem.config.json`, then import that"
+        f"{name}: is JavaScript, which is not run here: convert it to JSON with `node -p "
+        f"'JSON.stringify(require(\"./{posixpath.basename(name)}\"), null, 2)' > ecosystem.config.json`, "
+        "then import that file"
     )
 
 
@@ -73,7 +74,9 @@ def translate(source: SourceFile, environment: str | None = None) -> Translation
                 )
         if "deploy" in data:
             notes.noted(
-                "deploy", "describes how code gets to a host; nothing runs by it", tree.line(("deploy",))
+                "deploy",
+                "describes how code is deployed; it does not affect how programs run",
+                tree.line(("deploy",)),
             )
     listed = isinstance(apps, list)
     if isinstance(apps, dict):
@@ -91,14 +94,14 @@ def translate(source: SourceFile, environment: str | None = None) -> Translation
     if drafts:
         notes.noted(
             "environment",
-            "a program gets PATH, HOME, LANG and their like, and what its account file lists; whatever else it had from "
-            "the shell that ran pm2 must be added to `environment`",
+            "a program gets PATH, HOME, LANG and a few others, and what its account file lists; add other "
+            "variables of the shell that ran pm2 to `environment`",
         )
     return Translation(tuple(drafts), notes.all())
 
 
 class _App:
-    """One of `apps`, which is one or several processes."""
+    """One of `apps`, with one or several processes."""
 
     def __init__(
         self,
@@ -120,7 +123,7 @@ class _App:
         if not self._script:
             self._lost("script", "is missing: the app was left out")
             return
-        self._say_what_is_lost()
+        self._note_untranslated_keys()
         count = self._instances()
         for process in range(count):
             name = self._name if count == 1 else f"{self._name}-{process}"
@@ -146,7 +149,7 @@ class _App:
                 draft.values["enabled"] = False
                 self._noted(
                     "autostart",
-                    "enabled: false, with which no command starts it: set `enabled: true` for that",
+                    "enabled: false, so that no command starts it: set `enabled: true` to allow it",
                 )
             note_secret_arguments(draft, self._notes, self._key("args"), self._line("args"))
             yield draft
@@ -157,7 +160,7 @@ class _App:
             if args:
                 self._lost(
                     "args",
-                    "PM2 leaves them out, since `script` is a command line for bash; so does the import",
+                    "PM2 ignores them because `script` is a command line for bash; so does the import",
                 )
             return ["bash", "-c", self._script]
         interpreter = self._interpreter() or _INTERPRETERS.get(posixpath.splitext(self._script)[1], "none")
@@ -200,17 +203,18 @@ class _App:
         if count is None or count < 1:
             self._lost(
                 "instances",
-                f"{text_of(given)[:20]!r} depends on the machine's cores: one account was written; copy its file for more",
+                f"{text_of(given)[:20]!r} depends on the machine's cores: one account was written; "
+                "copy its file for more",
             )
             count = 1
         if mode.startswith("cluster") and (count > 1 or given in ("max", 0, -1)):
             self._lost(
                 "exec_mode",
-                "cluster mode, in which processes share one port, has no equal here: give each account's `environment` "
-                "its own port, or one account that runs Node's cluster module itself",
+                "cluster mode, in which processes share one port, has no equivalent here: set a port in each "
+                "account's `environment`, or use one account that runs Node's cluster module",
             )
         elif mode.startswith("cluster"):
-            self._noted("exec_mode", "runs as a plain process: one process shares its port with none")
+            self._noted("exec_mode", "runs as a plain process: a single process does not share its port")
         return int(count)
 
     def _set_environment(self, draft: Draft) -> None:
@@ -221,7 +225,7 @@ class _App:
             if problem is not None:
                 self._lost("env_file", f"{path}: {problem}: its variables are missing")
                 draft.to_do.append(
-                    f"write what {path} holds into a file of NAME=value lines, `environment_file`"
+                    f"copy the variables of {path} to a file of NAME=value lines, `environment_file`"
                 )
         chosen = None if self._environment is None else f"env_{self._environment}"
         for key in ("env", chosen):
@@ -240,7 +244,7 @@ class _App:
                     line = self._tree.line((*self._place, key, str(name)))
                     self._notes.lost(f"{self._key(key)}.{name}", problem, line)
         if chosen is not None and chosen not in self._app:
-            self._noted("env", f"there is no {chosen}: `env` alone was taken, as `pm2 start --env` does")
+            self._noted("env", f"there is no {chosen}: only `env` was used, as `pm2 start --env` does")
 
     def _set_times(self, draft: Draft) -> None:
         ready = self._seconds("min_uptime", _READY_SECONDS)
@@ -269,7 +273,7 @@ class _App:
         if retries is not None:
             set_retries(draft, int(retries), ready, backoff, longest)
         elif "max_restarts" in self._app:
-            self._lost("max_restarts", "is not a number: the built-in default was left")
+            self._lost("max_restarts", "is not a number: the built-in default was used")
 
     def _set_memory(self, draft: Draft) -> None:
         if not self._app.get("max_memory_restart"):
@@ -281,8 +285,8 @@ class _App:
         draft.values["memory_mb"] = min(found, 1_048_576)
         self._lost(
             "max_memory_restart",
-            f"memory_mb: {found} counts for placement, but a program that grows beyond it is not restarted: limit it in the "
-            "program (`node --max-old-space-size`)",
+            f"memory_mb: {found} is used for placement, but a program that exceeds it is not restarted: "
+            "limit it in the program (`node --max-old-space-size`)",
         )
 
     def _user(self, draft: Draft) -> None:
@@ -291,7 +295,7 @@ class _App:
             if value is not None:
                 draft.values[ours] = text_of(value)
 
-    def _say_what_is_lost(self) -> None:
+    def _note_untranslated_keys(self) -> None:
         for key, value in self._app.items():
             if key in HANDLED or value in (None, False):
                 continue
@@ -312,8 +316,8 @@ class _App:
         if self._app.get("wait_ready"):
             self._lost(
                 "wait_ready",
-                "`process.send('ready')` is not heard here: the account counts as ready after `min_uptime`; let the program "
-                "print a line and name it in `ready: {line: TEXT}`",
+                "`process.send('ready')` has no effect here: the account is ready after `min_uptime`; let "
+                "the program print a line and set `ready: {line: TEXT}`",
             )
 
     def _seconds(self, key: str, default: float) -> float:
@@ -321,7 +325,7 @@ class _App:
             return default
         found = duration(self._app[key], unit=0.001)
         if found is None or found < 0:
-            self._lost(key, f"is not a number of milliseconds: {default:g} s was taken")
+            self._lost(key, f"is not a number of milliseconds: {default:g} s was used")
             return default
         return round(found, 3)
 

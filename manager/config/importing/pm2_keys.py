@@ -1,4 +1,4 @@
-"""PM2's keys: which are translated, and what to say about each that is not."""
+"""Table of PM2's keys: those that are translated, and notes for the others."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -51,11 +51,11 @@ NOTED: Final[Mapping[str, str]] = {
     ),
     "pid_file": "`manager ps` shows the pid",
     "pid": "`manager ps` shows the pid",
-    "watch_delay": "nothing is watched",
-    "kill_retry_time": "the stop's outcome is proven, not polled for",
-    "ignore_watch": "nothing is watched",
-    "watch_options": "nothing is watched",
-    "listen_timeout": "`ready` and `timeout` say when the program counts as started",
+    "watch_delay": "files are not watched",
+    "kill_retry_time": "a stop does not poll for the end of the program",
+    "ignore_watch": "files are not watched",
+    "watch_options": "files are not watched",
+    "listen_timeout": "`ready` and `timeout` define when the program is started",
     "source_map_support": "PM2 loads this into Node; add `--enable-source-maps` to the command",
     **dict.fromkeys(
         (
@@ -70,7 +70,7 @@ NOTED: Final[Mapping[str, str]] = {
             "windowsHide",
             *("trace", "v8", "event_loop_inspector", "deep_monitoring", "io", "write", "install_url"),
         ),
-        "has no equal here, and needs none",
+        "has no equivalent here and needs none",
     ),
 }
 LOST: Final[Mapping[str, str]] = {
@@ -79,9 +79,9 @@ LOST: Final[Mapping[str, str]] = {
     "cron": "let cron run `manager restart ACCOUNT` at these times",
     "cron_restart": "let cron run `manager restart ACCOUNT` at these times",
     "shutdown_with_message": "the program is sent a signal instead of a message: handle SIGINT in it",
-    "stop_exit_codes": "a program that ends is restarted whatever its exit code: set `recovery: {max_restarts: 0}` if it "
-    "ends by itself when its work is done",
-    "post_update": "run it by hand after an update, then `manager restart ACCOUNT`",
+    "stop_exit_codes": "a program that ends is restarted whatever its exit code: set "
+    "`recovery: {max_restarts: 0}` if it ends when its work is done",
+    "post_update": "run it yourself after an update, then `manager restart ACCOUNT`",
     "increment_var": "give each account file its own value in `environment`",
-    "filter_env": "a program gets only PATH, HOME, LANG and their like, and what `environment` lists",
+    "filter_env": "a program gets only PATH, HOME, LANG and a few others, and what `environment` lists",
 }

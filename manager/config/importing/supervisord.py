@@ -1,4 +1,4 @@
-"""supervisord.conf → drafts. What each key means is taken from supervisor 4.3."""
+"""Translates supervisord.conf, with the meaning of each key in supervisor 4.3."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ _EXPANSION: Final = re.compile(r"%(?:(%)|\((\w+)\)([-+ #0]{0,3}\d{0,3}(?:\.\d{1,
 _ENVIRONMENT_VALUE: Final = re.compile(r"%\(ENV_(\w+)\)s")
 
 _LOG: Final = "its output goes to the worker's log (`manager logs ACCOUNT`), which rotates by itself"
-#: Keys of a program that need no note, or are handled below.
+#: Keys of a program that are translated, or need no note.
 _HANDLED: Final = frozenset(
     {
         *("command", "directory", "environment", "user", "umask", "autostart", "autorestart", "exitcodes"),
@@ -32,7 +32,7 @@ _HANDLED: Final = frozenset(
     }
 )
 _NOTED: Final[Mapping[str, str]] = {
-    "priority": "accounts start together, in no order: let the program wait for what it needs",
+    "priority": "accounts start at the same time: let the program wait for what it needs",
     **dict.fromkeys(
         [
             f"{stream}_{key}"
@@ -43,19 +43,19 @@ _NOTED: Final[Mapping[str, str]] = {
     ),
 }
 _LOST: Final[Mapping[str, str]] = {
-    "stdout_events_enabled": "event listeners have no equal here: follow `manager events`",
-    "stderr_events_enabled": "event listeners have no equal here: follow `manager events`",
-    "serverurl": "there is no server like supervisord's for programs to talk to",
+    "stdout_events_enabled": "event listeners have no equivalent here: follow `manager events`",
+    "stderr_events_enabled": "event listeners have no equivalent here: follow `manager events`",
+    "serverurl": "programs cannot communicate with the manager as they do with supervisord",
 }
 _SECTIONS_LOST: Final[Mapping[str, str]] = {
-    "eventlistener": "event listeners have no equal here: follow `manager events --json` in a service of its own",
-    "fcgi-program": "sockets that are opened for a program have no equal here: let the program open its own",
+    "eventlistener": "event listeners have no equivalent here: run `manager events --json` as a service",
+    "fcgi-program": "sockets are not opened for a program here: let the program open its own",
 }
 
 
 def translate(source: SourceFile, environment: str | None = None) -> Translation:
     """Translate every `[program:x]`. Raises ImportSourceError if the file cannot be parsed."""
-    del environment  # PM2 alone has one
+    del environment  # used only for PM2
     notes = Notes(source.name)
     sections = read_sections(source, notes)
     groups = groups_of_programs(sections)
@@ -72,8 +72,8 @@ def translate(source: SourceFile, environment: str | None = None) -> Translation
     if drafts:
         notes.noted(
             "environment",
-            "a program gets PATH, HOME, LANG and their like, and what its account file lists; whatever else it had from "
-            "supervisord's own environment must be added to `environment`",
+            "a program gets PATH, HOME, LANG and a few others, and what its account file lists; add other "
+            "variables of supervisord's own environment to `environment`",
         )
     return Translation(tuple(drafts), notes.all())
 
@@ -86,7 +86,7 @@ def _shared_environment(sections: Mapping[str, Section], notes: Notes) -> dict[s
 
 
 class _Program:
-    """One `[program:x]`, which is one or several processes."""
+    """One `[program:x]`, with one or several processes."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Program:
         if not command:
             self._lost("command", "is missing: the program was left out")
             return
-        self._say_what_is_lost()
+        self._note_untranslated_keys()
         count = int(self._number("numprocs", 1))
         first = int(self._number("numprocs_start", 0))
         for number_ in range(first, first + max(1, count)):
@@ -129,14 +129,14 @@ class _Program:
             "host_node_name": "",
         }
         missing: list[str] = []
-        wanted = self._expand(self._section.get("process_name") or "%(program_name)s", values, missing)
-        if self._name not in wanted:
-            wanted = f"{self._name}-{wanted}"
+        name = self._expand(self._section.get("process_name") or "%(program_name)s", values, missing)
+        if self._name not in name:
+            name = f"{self._name}-{name}"
         if count > 1 and "process_num" not in (self._section.get("process_name") or ""):
-            wanted = f"{wanted}-{process}"
+            name = f"{name}-{process}"
         line, file = self._section.line, self._section.file
         key = f"[{self._section.name}]"
-        draft = Draft(ids.make(wanted, key, line, file), f"{file}, {key}")
+        draft = Draft(ids.make(name, key, line, file), f"{file}, {key}")
         draft.values["command"] = self._command(self._expand(command, values, missing), draft)
         self._directory(draft, values, missing)
         self._set_environment(draft, shared, values, missing)
@@ -144,16 +144,17 @@ class _Program:
         if self._bool("autostart", True) is False:
             draft.values["enabled"] = False
             self._noted(
-                "autostart", "enabled: false, with which no command starts it: set `enabled: true` for that"
+                "autostart", "enabled: false, so that no command starts it: set `enabled: true` to allow it"
             )
         groups = [self._group] if self._group else [self._name] if count > 1 else []
         if groups:
             draft.values["groups"] = group_names(groups)
         self._user(draft)
         self._umask(draft)
-        for name in dict.fromkeys(missing):
-            draft.to_do.append(f"replace %({name})s, which is not set here")
-            self._lost(name, f"%({name})s is not set here: replace it in accounts/{draft.account_id}.yaml")
+        for variable in dict.fromkeys(missing):
+            draft.to_do.append(f"replace %({variable})s, which is not set here")
+            text = f"%({variable})s is not set here: replace it in accounts/{draft.account_id}.yaml"
+            self._lost(variable, text)
         note_secret_arguments(draft, self._notes, f"{key} command", *self._section.at("command"))
         return draft
 
@@ -176,8 +177,8 @@ class _Program:
         else:
             self._noted(
                 "directory",
-                "is not given, so the working directory was supervisord's; here it is the configuration directory: set "
-                "`directory` if the program uses relative paths",
+                "is not set, so the working directory was supervisord's; here it is the configuration "
+                "directory: set `directory` if the program uses relative paths",
             )
 
     def _set_environment(
@@ -224,8 +225,8 @@ class _Program:
         if restart == "unexpected" or self._section.get("exitcodes") is not None:
             self._lost(
                 "exitcodes" if "exitcodes" in self._section.values else "autorestart",
-                "a program that ends is restarted whatever its exit code: set `recovery: {max_restarts: 0}` if it ends "
-                "by itself when its work is done",
+                "a program that ends is restarted whatever its exit code: set "
+                "`recovery: {max_restarts: 0}` if it ends when its work is done",
             )
         if self._section.get("startretries") is not None:
             set_retries(draft, int(self._number("startretries", 3)), ready)
@@ -234,7 +235,7 @@ class _Program:
         for section in (self._section, self._main):
             user = None if section is None else section.get("user")
             if section is self._main and user == "root":
-                return  # says only that supervisord itself keeps running as root
+                return  # means only that supervisord itself continues as root
             if section is not None and user:
                 draft.values["user"] = user
                 return
@@ -249,10 +250,10 @@ class _Program:
                     draft.values["umask"] = f"{int(text, 8):03o}"
             else:
                 line, file = section.at("umask")
-                self._notes.lost(f"[{section.name}] umask", "is not octal: 022 was left", line, file)
+                self._notes.lost(f"[{section.name}] umask", "is not octal: 022 was used", line, file)
             return
 
-    def _say_what_is_lost(self) -> None:
+    def _note_untranslated_keys(self) -> None:
         for key in self._section.values:
             if key in _NOTED:
                 self._noted(key, _NOTED[key])
@@ -271,7 +272,7 @@ class _Program:
             return default
         found = number(text)
         if found is None or found < 0:
-            self._lost(key, f"{text[:40]!r} is not a number: {default:g} was taken")
+            self._lost(key, f"{text[:40]!r} is not a number: {default:g} was used")
             return default
         return found
 

@@ -1,4 +1,4 @@
-"""A supervisord.conf with all files that it includes: sections, values, and the line of each."""
+"""Parses supervisord.conf and its included files: sections and values, with their lines."""
 
 import configparser
 import posixpath
@@ -23,6 +23,8 @@ class _Value:
 
 
 class Section:
+    """One section, possibly from several files."""
+
     def __init__(self, name: str, file: str, line: int | None) -> None:
         self.name, self.file, self.line = name, file, line
         self.values: dict[str, _Value] = {}
@@ -38,7 +40,7 @@ class Section:
 
 
 def pairs(section: Section, notes: Notes) -> dict[str, str]:
-    """Return `KEY="value",KEY2=value` as supervisor reads it."""
+    """Parse `KEY="value",KEY2=value` as supervisor does."""
     text = section.get("environment")
     if not text:
         return {}
@@ -54,11 +56,12 @@ def pairs(section: Section, notes: Notes) -> dict[str, str]:
             found[name] = value.strip("'\"")
             tokens = tokens[4:]
     except ValueError:
-        # The error is not shown: its text may hold a part of a value, which may be a secret.
+        # The error is not shown: its text may contain a part of a secret.
         line, file = section.at("environment")
         notes.lost(
             f"[{section.name}] environment",
-            f'is not KEY="value",KEY2="value" after {", ".join(found) or "its beginning"}: add the rest by hand',
+            f'is not KEY="value",KEY2="value" after {", ".join(found) or "its beginning"}: '
+            "add the rest to `environment`",
             line,
             file,
         )
@@ -110,7 +113,7 @@ def _parse(file: str, text: str, sections: dict[str, Section]) -> None:
 
 
 def _line_of(error: configparser.Error) -> str:
-    """Return where parsing failed, without the line's text, which may hold a secret."""
+    """Return where parsing failed, without the line's text, which may contain a secret."""
     number_ = getattr(error, "lineno", None)
     errors = getattr(error, "errors", None)
     if number_ is None and errors:

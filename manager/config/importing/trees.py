@@ -1,7 +1,7 @@
-"""JSON and YAML of others, with the line of every key.
+"""Parses JSON and YAML of other programs, with the line of every key.
 
-Account files may hold no anchors and merge keys (`manager.config.document`); docker-compose files do, so they are read
-with ruamel.yaml's safe loader, and what anchors could blow up to is counted first.
+Account files may not contain anchors and merge keys (`manager.config.document`), but docker-compose files do.
+They are parsed with ruamel.yaml's safe loader, after the size of the expanded document was checked.
 """
 
 import json
@@ -16,20 +16,20 @@ from manager.config.importing.drafts import SourceFile
 from manager.config.problems import Place
 from manager.errors import ImportSourceError
 
-#: Nodes of a document with its aliases written out. A compose file of 256 KiB without aliases has fewer.
+#: Maximum number of nodes after aliases are expanded. A file of 256 KiB without aliases has fewer.
 _MAX_NODES: Final = 200_000
 _MAX_DEPTH: Final = 64
 
 
 class Tree:
-    """A document's data, and where its keys stand."""
+    """A document's data, and the lines of its keys."""
 
     def __init__(self, data: Any, root: Node | None) -> None:
         self.data = data
         self._root = root
 
     def line(self, place: Place) -> int | None:
-        """Return the line of a key, or of a list's entry; None if it is not known."""
+        """Return the line of a key or of a list's entry, or None if it is unknown."""
         node, line = self._root, None
         for part in place:
             if isinstance(node, MappingNode):
@@ -47,19 +47,20 @@ class Tree:
 
 
 def read_json(source: SourceFile, hint: str) -> Tree:
-    """Parse JSON. Raises ImportSourceError; `hint` is added where it may be JavaScript."""
+    """Parse JSON. Raises ImportSourceError, with `hint` added because the file may be JavaScript."""
     try:
         data = json.loads(source.text)
         json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ImportSourceError(
-            f"{source.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}. If it {hint.partition(': ')[2]}"
+            f"{source.name}:{error.lineno}:{error.colno}: not JSON: {error.msg}. "
+            f"If it {hint.partition(': ')[2]}"
         ) from None
     except (RecursionError, ValueError) as error:
-        raise ImportSourceError(f"{source.name}: not JSON that can be read: {type(error).__name__}") from None
+        raise ImportSourceError(f"{source.name}: not JSON: {type(error).__name__}") from None
     root: Node | None = None
     try:
-        # JSON is YAML, but for tabs: then lines are not known.
+        # JSON is also YAML, except for tabs. If parsing fails, lines are unknown.
         root = YAML(pure=True).compose(source.text.replace("\t", " "))
     except (YAMLError, RecursionError, ValueError):
         root = None
@@ -83,11 +84,11 @@ def read_yaml(source: SourceFile) -> Tree:
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ImportSourceError(f"{source.name}{at}: not YAML: {(error.problem or '').strip()}") from None
     except (YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ImportSourceError(f"{source.name}: not YAML that can be read: {type(error).__name__}") from None
+        raise ImportSourceError(f"{source.name}: not YAML: {type(error).__name__}") from None
 
 
 def _check_size(name: str, root: Node) -> None:
-    """Refuse aliases that lead back to themselves, or that would grow beyond all memory."""
+    """Raise ImportSourceError for recursive aliases, and for aliases that expand to too many nodes."""
     sizes: dict[int, int] = {}
     open_: set[int] = set()
 
@@ -96,7 +97,7 @@ def _check_size(name: str, root: Node) -> None:
         if known is not None:
             return known
         if id(node) in open_ or depth > _MAX_DEPTH:
-            raise ImportSourceError(f"{name}:{node.start_mark.line + 1}: nested too deeply, or in itself")
+            raise ImportSourceError(f"{name}:{node.start_mark.line + 1}: nested too deeply, or recursive")
         open_.add(id(node))
         total = 1
         if isinstance(node, MappingNode):
@@ -105,7 +106,9 @@ def _check_size(name: str, root: Node) -> None:
             total += sum(size(value, depth + 1) for value in node.value)
         open_.discard(id(node))
         if total > _MAX_NODES:
-            raise ImportSourceError(f"{name}:{node.start_mark.line + 1}: its aliases make it too large")
+            raise ImportSourceError(
+                f"{name}:{node.start_mark.line + 1}: too large after its aliases are expanded"
+            )
         sizes[id(node)] = total
         return total
 

@@ -1,4 +1,4 @@
-"""Values as other supervisors write them: durations, sizes, signals, `KEY=value` files, numbers of restarts."""
+"""Conversion of values of other supervisors: durations, sizes, signals, variables, restart limits."""
 
 import math
 import re
@@ -14,7 +14,7 @@ _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _MEGABYTES: Final = {"": 1 / 1024 / 1024, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
 _DOTENV: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*=\s*(.*?)\s*$")
 
-#: What the configuration model allows.
+#: Limits of the validation rules.
 MAX_DEADLINE: Final = 3_600.0
 MAX_READY: Final = 600.0
 MAX_RESTARTS: Final = 1_000
@@ -23,7 +23,7 @@ _MAX_WINDOW: Final = 86_400.0
 
 
 def number(value: object) -> float | None:
-    """Return a number that may stand there as text; None if it is none."""
+    """Return a number that may be written as text, or None if the value is not a finite number."""
     if isinstance(value, bool):
         return None
     try:
@@ -34,12 +34,15 @@ def number(value: object) -> float | None:
 
 
 def plain(value: float) -> int | float:
-    """Return a whole number as an integer: `10`, not `10.0`."""
+    """Return an integral number as int: `10`, not `10.0`."""
     return int(value) if value == int(value) else value
 
 
 def duration(value: object, unit: float = 1.0) -> float | None:
-    """Return seconds of `1m30s`, `500ms`, or of a bare number of `unit` seconds; None if it is no duration."""
+    """Return a duration such as `1m30s` or `500ms` in seconds, or None if the value is not a duration.
+
+    A number without a unit is multiplied by `unit` seconds.
+    """
     bare = number(value)
     if bare is not None:
         return bare * unit
@@ -51,7 +54,10 @@ def duration(value: object, unit: float = 1.0) -> float | None:
 
 
 def megabytes(value: object) -> int | None:
-    """Return whole megabytes of `512m`, `1.5G` or a number of bytes; None if it is no size."""
+    """Return a size such as `512m`, `1.5G` or a number of bytes in megabytes, rounded up.
+
+    None if the value is not a size.
+    """
     found = _SIZE.fullmatch(str(value).strip())
     if found is None:
         return None
@@ -59,7 +65,7 @@ def megabytes(value: object) -> int | None:
 
 
 def signal_name(value: object) -> str | None:
-    """Return a signal's name without SIG, of `SIGINT`, `int` or 2; None if there is none."""
+    """Return the name without SIG of a signal such as `SIGINT`, `int` or 2, or None if it is not a signal."""
     text = str(value).strip().upper()
     if text.isdecimal():
         try:
@@ -71,7 +77,7 @@ def signal_name(value: object) -> str | None:
 
 
 def dotenv(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the variables of a `.env` file: `KEY=value` lines, quotes and comments as docker-compose reads them."""
+    """Yield the variables of a `.env` file as docker-compose reads them."""
     for line in text.splitlines():
         if line.lstrip().startswith("#"):
             continue
@@ -88,7 +94,7 @@ def dotenv(text: str) -> Iterator[tuple[str, str]]:
 
 
 def set_ready_after(draft: Draft, seconds: float) -> str | None:
-    """Have the account count as ready after so long; returns a note if that is longer than allowed."""
+    """Set `ready.after_seconds`; returns a note if the value exceeds the limit."""
     after = min(seconds, MAX_READY)
     draft.values["ready"] = {"after_seconds": plain(after)}
     if after > 60.0:
@@ -97,7 +103,7 @@ def set_ready_after(draft: Draft, seconds: float) -> str | None:
 
 
 def set_stop(draft: Draft, name: str | None, seconds: float | None) -> str | None:
-    """Set signal and deadline of a stop; returns a note if the deadline is outside of what is allowed."""
+    """Set signal and deadline of `stop`; returns a note if the deadline is not allowed."""
     stop: dict[str, Any] = {}
     if name is not None:
         stop["signal"] = name
@@ -119,9 +125,9 @@ def set_retries(
     backoff: float = 1.0,
     longest: float = _MAX_BACKOFF,
 ) -> None:
-    """Have `retries` failed starts in a row end the restarts, and no number of later ends.
+    """Set `recovery` so that only `retries` failed starts in a row end the restarts.
 
-    The window is as long as that many starts in a row can take, so that ends which are further apart never fill it.
+    The window is as long as that many starts in a row can take, so that exits further apart never fill it.
     """
     count = min(max(retries, 1), MAX_RESTARTS)
     pauses = sum(min(longest, backoff * 2.0 ** min(n, 30)) for n in range(count - 1))
@@ -132,7 +138,7 @@ def set_retries(
 
 
 def text_of(value: object) -> str:
-    """Return a scalar of JSON or YAML as an environment variable has it."""
+    """Return a scalar of JSON or YAML as the text of an environment variable."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

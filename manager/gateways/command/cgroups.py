@@ -1,7 +1,8 @@
-"""A control group for each worker's program, where this process may make one (Linux, cgroup v2).
+"""A control group for each worker's program, if this process may create one (Linux, cgroup v2).
 
-A process cannot leave its control group without the rights to another one, and `cgroup.kill` ends a whole group in one
-step. That holds even after the guard of the program was killed. Without the rights, the guard alone owns the program.
+A process cannot leave its control group without write access to another one, and `cgroup.kill` kills a whole
+group at once, even after the program's guard was killed. Without a control group, the guard alone owns the
+program.
 """
 
 import contextlib
@@ -14,20 +15,20 @@ from typing import Final
 
 from manager.system.spare_files import raise_shortage
 
-#: Seconds between two looks at a group whose processes were killed.
+#: Seconds between two checks of a killed group.
 _POLL_SECONDS: Final = 0.01
 _PREFIX: Final = "worker-manager."
 
 
 def make_cgroup(worker_id: str) -> Path | None:
-    """Return a new control group below this process's own one; None where that is not possible."""
+    """Create a control group below that of this process; returns None if that is not possible."""
     own = _own_cgroup()
     if own is None:
         return None
     directory = own / f"{_PREFIX}{worker_id}"
     try:
         directory.mkdir(exist_ok=True)
-        # Without `cgroup.kill` (before Linux 5.14) the group brings nothing that the guard does not have.
+        # Without `cgroup.kill` (before Linux 5.14) the group has no advantage over the guard.
         if not (directory / "cgroup.kill").exists():
             directory.rmdir()
             return None
@@ -37,14 +38,17 @@ def make_cgroup(worker_id: str) -> Path | None:
 
 
 def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
-    """Return the control group of a worker's program: as `note` names it, or where this process would make it."""
+    """Return the control group of a worker's program: the one in the file `note`, or the default one.
+
+    None if neither exists.
+    """
     name = f"{_PREFIX}{worker_id}"
     try:
         noted = Path("" if note is None else note.read_text())
     except OSError as error:
         raise_shortage(error)
     else:
-        # A file that somebody else could change must not have us kill another group.
+        # A changed file must not make the manager kill another group.
         if noted.name == name and noted.is_dir():
             return noted
     own = _own_cgroup()
@@ -52,9 +56,9 @@ def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
 
 
 def members(directory: Path) -> list[int]:
-    """Return the pids in the control group and those below it; none if the group is gone.
+    """Return the pids in the control group and the groups below it; empty if the group does not exist.
 
-    Raises OSError if no further file may be opened: then nothing is known.
+    Raises OSError if no file can be opened, because the result would be incomplete.
     """
     found: list[int] = []
     for path, _, _ in os.walk(directory, onerror=raise_shortage):
@@ -66,7 +70,10 @@ def members(directory: Path) -> list[int]:
 
 
 def end_cgroup(directory: Path, deadline: float) -> bool:
-    """Kill what is in the control group and remove it; True once it is empty. `deadline`: `time.monotonic()`."""
+    """Kill the processes of the control group and remove it; returns whether it is empty.
+
+    Blocks until `deadline` (`time.monotonic()` seconds) at most.
+    """
     if sys.platform == "linux":
         from manager.gateways.command.program_guard import kill_cgroup, remove_cgroup
 

@@ -1,4 +1,4 @@
-"""Why the system would not start a file as a program, in words that say what to do."""
+"""Explains why the system cannot execute a file, and what to do."""
 
 import errno
 import os
@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Final
 
-#: Bytes of a file's beginning by which it is judged. A `#!` line that is longer is cut by Linux, too.
+#: Bytes to read from a file's beginning. Linux also truncates a longer `#!` line.
 _HEAD: Final = 256
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def find_program(program: str, directory: Path | None, search_path: str | None = None) -> str | None:
-    """Return the file of a program: in `directory`, else on PATH; None if there is none.
+    """Return the path of a program in `directory` or on PATH, or None if it is not found.
 
-    One that cannot be executed is returned if it is named by its path; see `program_trouble`.
+    A program that is named by its path is returned even if it cannot be executed; see `program_trouble`.
     """
     if not program or "\0" in program:
         return None
@@ -26,7 +26,7 @@ def find_program(program: str, directory: Path | None, search_path: str | None =
 
 
 def program_trouble(path: str, search_path: str | None = None) -> str | None:
-    """Return why this file cannot be started on this machine, and what to do; None if it can, as it seems."""
+    """Return why this file cannot be executed here and what to do, or None if no problem is found."""
     if sys.platform == "win32":
         return None
     try:
@@ -48,8 +48,8 @@ def program_trouble(path: str, search_path: str | None = None) -> str | None:
 
 
 def start_failure(path: str, error: OSError, search_path: str | None = None) -> str:
-    """Return why a program could not be started, from the system's own error."""
-    # The error also names a working directory, or the guard's files.
+    """Return why a program could not be started, based on the system's error."""
+    # The error may concern the working directory or the guard's files.
     if error.filename is not None and os.fspath(error.filename) != path:
         return f"{error.filename}: {error.strerror or error}"
     known = program_trouble(path, search_path)
@@ -71,18 +71,18 @@ def _head_trouble(path: str, head: bytes, search_path: str | None) -> str | None
             return f"{path} begins with a byte-order mark before #!: save it as UTF-8 without one"
         return _interpreter_trouble(path, text[2:].split(b"\n", 1)[0], search_path)
     if b"\0" in head or not _is_text(head):
-        return None  # a binary: whether it is one for this machine is the system's to say
+        return None  # a binary, which only the system can check
     return (
-        f"{path} has no #! line, so the system does not know what runs it: begin it with #!/usr/bin/env bash "
-        f"(or python3, …), or name the interpreter first, as in [bash, {_name(path)}]"
+        f"{path} has no #! line, so the system does not know its interpreter: begin it with "
+        f"#!/usr/bin/env bash (or python3, …), or name the interpreter first, as in [bash, {_name(path)}]"
     )
 
 
 def _interpreter_trouble(path: str, line: bytes, search_path: str | None) -> str | None:
     if line.endswith(b"\r"):
         return (
-            f"{path}: its first line ends with a carriage return, as files from Windows do, and no interpreter has "
-            f"such a name: convert it (sed -i 's/\\r$//' {_name(path)})"
+            f"{path}: its first line ends with a carriage return, as in files from Windows, so its "
+            f"interpreter is not found: convert it (sed -i 's/\\r$//' {_name(path)})"
         )
     words = line.decode(errors="replace").split()
     if not words:
@@ -101,11 +101,11 @@ def _interpreter_trouble(path: str, line: bytes, search_path: str | None) -> str
     if not os.access(interpreter, os.X_OK) or Path(interpreter).is_dir():
         return f"{path}: its first line names {interpreter[:80]}, which may not be executed"
     if Path(interpreter).name == "env":
-        wanted = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), None)
-        if wanted is not None and shutil.which(wanted, path=search_path) is None:
+        command = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), None)
+        if command is not None and shutil.which(command, path=search_path) is None:
             return (
-                f"{path}: its first line wants {wanted[:80]!r}, which is not on PATH: install it, or give its "
-                "full path"
+                f"{path}: its first line needs {command[:80]!r}, which is not on PATH: install it, or give "
+                "its full path"
             )
     return None
 
@@ -114,7 +114,7 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        return error.start >= len(head) - 3  # the end of what was read cuts a character
+        return error.start >= len(head) - 3  # the limit of the read splits a character
     return True
 
 

@@ -1,4 +1,4 @@
-"""A program below its guard, as the worker uses it (Linux); see `manager.gateways.command.program_guard`."""
+"""The worker's side of a guarded program (Linux); see `manager.gateways.command.program_guard`."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import psutil
 
-assert sys.platform == "linux", "child subreapers are of Linux"
+assert sys.platform == "linux", "only Linux has child subreapers"
 
 from manager.gateways.command import program_guard  # noqa: E402
 from manager.gateways.command.cgroups import end_cgroup  # noqa: E402
@@ -30,17 +30,17 @@ from manager.gateways.command.program_user import ProgramUser  # noqa: E402
 from manager.system.child_process import start_detached  # noqa: E402
 from manager.system.processes import ordinary_core_limit  # noqa: E402
 
-#: Seconds in which the guard must have started the program, or have said why it cannot.
+#: Seconds within which the guard must start the program or report why it cannot.
 _START_SECONDS: Final = 20.0
-#: The part of the time for killing after which the worker kills beside a guard that does not answer.
+#: Part of the time for killing after which the worker itself kills, because the guard does not answer.
 _GUARD_PART: Final = 0.5
 _POLL_SECONDS: Final = 0.02
-#: Seconds in which a guard that has nothing left to guard ends.
+#: Seconds within which a guard without processes ends.
 _EXIT_SECONDS: Final = 5.0
 
 
 class GuardedProgram:
-    """A program and all that it started. Used by one thread, like the gateway that runs it."""
+    """A program and its descendants. Used by one thread, like its gateway."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class GuardedProgram:
         umask: int = 0o022,
         make_directory: bool = False,
     ) -> None:
-        """Start it. Raises OSError if there is no guard or no program."""
-        # What a guard that was killed leaves behind becomes this process's own, and is ended by it.
+        """Start the program. Raises OSError if the guard or the program cannot be started."""
+        # If the guard is killed, its processes become children of this process, which kills them.
         become_subreaper()
-        #: Children that are not the program's; the failover guardian is one.
+        #: Children that do not belong to the program, such as the failover guardian.
         self._others = set(descendants(os.getpid()))
         self._cgroup = cgroup
         self._received = b""
@@ -74,7 +74,7 @@ class GuardedProgram:
                 directory=Path("/"),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                # Unbuffered: what a buffer holds would not wake who waits for the pipe.
+                # Unbuffered: data in a buffer would not wake a reader that waits for the pipe.
                 bufsize=0,
                 pass_fds=[theirs.fileno()],
             )
@@ -103,7 +103,7 @@ class GuardedProgram:
             self.close()
             failure = self._failure or {
                 "errno": 0,
-                "text": "its guard process ended at once",
+                "text": "its guard process ended during the start",
                 "file": argv[0],
             }
             raise OSError(failure["errno"], failure["text"], failure["file"])
@@ -114,24 +114,24 @@ class GuardedProgram:
         return self._guard.pid
 
     def exit_code(self) -> int | None:
-        """Return how the program itself ended (negative: by that signal); None while it runs."""
+        """Return the program's exit code (negative: signal number), or None while it runs."""
         self._pump(0.0, lambda: False)
         return self._code
 
     @property
     def guard_lost(self) -> bool:
-        """Whether the guard has ended before everything that it guards."""
+        """Whether the guard ended before the program's processes."""
         return self._channel is None and not self._empty
 
     def wake_source(self) -> socket.socket | None:
-        """Return what is readable while the guard has something to say; `exit_code` reads it."""
+        """Return a socket that is readable when the guard has sent an event; `exit_code` reads it."""
         return self._channel
 
-    def ask_to_stop(self, name: str) -> None:
-        """Send the program and all that it started the signal for a polite stop, as systemd does.
+    def send_stop_signal(self, name: str) -> None:
+        """Send the stop signal to the program and its descendants, as systemd does.
 
-        A shell or `npm start` in front of a bot does not pass the signal on. A process that is stopped (SIGSTOP) is
-        continued: it takes the signal first, before anything else of it runs.
+        A shell or `npm start` in front of a bot does not pass the signal on. Stopped processes (SIGSTOP) are
+        continued; they handle the signal before other code runs.
         """
         number = getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM)
         self._wake_guard()
@@ -141,7 +141,7 @@ class GuardedProgram:
         self._send({"op": "signal", "number": int(number)})
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the program and all that it started have ended; True if they have."""
+        """Wait until the program and its descendants have ended; returns whether they have."""
         deadline = time.monotonic() + seconds
         self._pump(seconds, lambda: self._empty)
         while self.guard_lost and not self._empty:
@@ -152,7 +152,7 @@ class GuardedProgram:
         return self._empty
 
     def kill_all(self, seconds: float) -> bool:
-        """Kill the program and whatever it started; True once nothing of it is left."""
+        """Kill the program and its descendants; returns whether all have ended."""
         deadline = time.monotonic() + seconds
         self._wake_guard()
         self._send({"op": "kill"})
@@ -161,7 +161,8 @@ class GuardedProgram:
             return True
         if self._cgroup is not None:
             end_cgroup(self._cgroup, deadline)
-        # A guard that does not answer is ended last: what is below it would get lost among this process's children.
+        # A guard that does not answer is killed last: otherwise its descendants could not be told from other
+        # children of this process.
         while self._guard.poll() is None:
             if kill_descendants(self._guard.pid) == 0:
                 self._guard.kill()
@@ -172,16 +173,16 @@ class GuardedProgram:
         return self._end_orphans(deadline)
 
     def processes(self) -> list[int]:
-        """Return the pids of the program and of all that it started."""
+        """Return the pids of the program and its descendants."""
         return self._tree()
 
     def left(self) -> list[str]:
-        """Return what still lives of the program, by name and pid, for messages."""
+        """Return the live processes of the program as `name (pid N)`, for messages."""
         return [_named(pid) for pid in self._tree()]
 
     def stopped(self) -> list[str]:
-        """Return which of these processes are stopped (SIGSTOP), by name and pid."""
-        # Asked every few seconds, for as long as the program runs.
+        """Return the stopped processes (SIGSTOP) of the program as `name (pid N)`."""
+        # Called every few seconds while the program runs, so it uses the cheap `tree`.
         below = tree(os.getpid(), self._others)
         return [_named(pid) for pid, stat in below if stat[0] == b"T" and pid != self._guard.pid]
 
@@ -192,17 +193,17 @@ class GuardedProgram:
         for output in self.outputs.values():
             with contextlib.suppress(OSError):
                 output.close()
-        # A guard that still has something to end goes on with that.
+        # A guard that still has processes continues to kill them.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(_EXIT_SECONDS if self._empty else 0)
 
-    # inside
+    # internal
 
     def _tree(self) -> list[int]:
         return [pid for pid in descendants(os.getpid(), self._others) if pid != self._guard.pid]
 
     def _end_orphans(self, deadline: float) -> bool:
-        """End what came to this process when the guard was killed; True once there is none."""
+        """Kill the processes of a guard that was killed; returns whether all have ended."""
         while left := self._tree():
             _send_signal(left, signal.SIGKILL)
             if time.monotonic() > deadline:
@@ -212,7 +213,7 @@ class GuardedProgram:
         return True
 
     def _wake_guard(self) -> None:
-        """Continue a guard that somebody has stopped (SIGSTOP)."""
+        """Continue the guard in case it is stopped (SIGSTOP)."""
         if self._guard.poll() is None:
             self._guard.send_signal(signal.SIGCONT)
 
@@ -222,7 +223,7 @@ class GuardedProgram:
                 self._channel.sendall(json.dumps(request).encode() + b"\n")
 
     def _pump(self, seconds: float, done: Callable[[], bool]) -> None:
-        """Read events of the guard until `done()` or for `seconds`; at least those that are there."""
+        """Read events of the guard until `done()`, for at most `seconds`; at least the available ones."""
         deadline = time.monotonic() + seconds
         while self._channel is not None:
             left = 0.0 if done() else max(0.0, deadline - time.monotonic())

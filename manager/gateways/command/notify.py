@@ -1,6 +1,7 @@
-"""The notification socket of a program, by systemd's protocol: READY=1, STATUS=…, WATCHDOG=1.
+"""The notification socket of a program with systemd's protocol: READY=1, STATUS=…, WATCHDOG=1.
 
-Source: sd_notify(3). The socket lies in the worker's private directory, so that only its own user can write to it.
+Source: sd_notify(3). The socket is in the worker's private directory, so that only the program's user can
+write to it.
 """
 
 import contextlib
@@ -15,23 +16,26 @@ from typing import Final
 
 from manager.system.private_dirs import ensure_private_dir
 
-#: Bytes of one message.
+#: Maximum size of a message in bytes.
 _MAX_MESSAGE: Final = 4_096
 _MAX_STATUS: Final = 200
 
 
 class NotifySocket:
-    """Listens from its making to `close`. Linux and other systems with Unix datagram sockets."""
+    """A socket that receives messages until `close`. Needs Unix datagram sockets."""
 
     def __init__(self, directory: Path, watchdog_seconds: float | None, uid: int | None = None) -> None:
-        """Make the socket; `uid` is the user of the program, if it is not this one. Raises OSError."""
+        """Create the socket in `directory`. Raises OSError.
+
+        `uid` is the program's user, or None for this process's user.
+        """
         self._uid = uid
         self._path = directory / "notify"
         self._watchdog_seconds = watchdog_seconds
         self._lock = threading.Lock()
         self._ready = self._closing = False
         self._status: str | None = None
-        self._sign_at = time.monotonic()
+        self._alive_at = time.monotonic()
         self._trouble: str | None = None
         self._listen()
 
@@ -57,14 +61,14 @@ class NotifySocket:
         )
         self._thread.start()
 
-    def mend(self) -> None:
-        """Make the socket again if somebody has removed it. Raises OSError."""
+    def restore(self) -> None:
+        """Create the socket again if it was removed. Raises OSError."""
         if not self._path.exists():
             self._end()
             self._listen()
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which a program finds the socket."""
+        """Return the environment variables that announce the socket to the program."""
         found = {"NOTIFY_SOCKET": str(self._path)}
         if self._watchdog_seconds is not None:
             found["WATCHDOG_USEC"] = str(int(self._watchdog_seconds * 1_000_000))
@@ -72,24 +76,24 @@ class NotifySocket:
 
     @property
     def ready(self) -> bool:
-        """Whether the program has said READY=1."""
+        """Whether the program has sent READY=1."""
         with self._lock:
             return self._ready
 
     @property
     def status(self) -> str | None:
-        """What the program said of itself last (STATUS=)."""
+        """The last status text of the program (STATUS=), or None."""
         with self._lock:
             return self._status
 
     def trouble(self) -> str | None:
-        """Return why the program is not well by its watchdog; None if it is, or if none is set."""
+        """Return why the watchdog has expired, or None if it has not or is not configured."""
         with self._lock:
             if self._trouble is not None:
                 return self._trouble
             if self._watchdog_seconds is None or not self._ready:
                 return None
-            age = time.monotonic() - self._sign_at
+            age = time.monotonic() - self._alive_at
         if age <= self._watchdog_seconds:
             return None
         return f"no WATCHDOG=1 for {age:.0f} s (health.watchdog_seconds: {self._watchdog_seconds:g})"
@@ -108,20 +112,20 @@ class NotifySocket:
 
     def _receive(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            # An empty message is one, and not the end: that is an error, or `_end`.
+            # An empty message is valid. The end of the socket is an error, or `_closing`.
             while not self._closing:
                 self._take(listening.recv(_MAX_MESSAGE))
 
     def _take(self, message: bytes) -> None:
         lines = message.decode(errors="replace").splitlines()
-        said: Mapping[str, str] = dict(line.split("=", 1) for line in lines if "=" in line)
+        fields: Mapping[str, str] = dict(line.split("=", 1) for line in lines if "=" in line)
         with self._lock:
-            if said.get("READY") == "1":
+            if fields.get("READY") == "1":
                 self._ready = True
-                self._sign_at = time.monotonic()
-            if "STATUS" in said:
-                self._status = said["STATUS"][:_MAX_STATUS] or None
-            if said.get("WATCHDOG") == "1":
-                self._sign_at, self._trouble = time.monotonic(), None
-            elif said.get("WATCHDOG") == "trigger":
+                self._alive_at = time.monotonic()
+            if "STATUS" in fields:
+                self._status = fields["STATUS"][:_MAX_STATUS] or None
+            if fields.get("WATCHDOG") == "1":
+                self._alive_at, self._trouble = time.monotonic(), None
+            elif fields.get("WATCHDOG") == "trigger":
                 self._trouble = "the program itself reported a fault (WATCHDOG=trigger)"

@@ -1,4 +1,7 @@
-"""Whose a listening port is: a port that answers does not prove that the program serves it."""
+"""Checks of ports: whether they answer, and which process serves them.
+
+A port that answers does not prove that the program serves it.
+"""
 
 import contextlib
 import ipaddress
@@ -12,16 +15,16 @@ from urllib.parse import urlsplit
 
 import psutil
 
-#: Seconds that one look may take.
+#: Timeout of one check, in seconds.
 _TIMEOUT: Final = 2.0
 _LISTENING: Final = "0A"
 _LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 
 def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
-    """Return why nothing answers at the port of this machine; None if something does.
+    """Return why nothing answers at a port of this machine, or None if a process does.
 
-    Programs that listen at `localhost` may do so at ::1 alone; Node does.
+    Tries IPv6 too, because some programs, such as Node's, listen only at ::1 for `localhost`.
     """
     trouble = "nothing answers"
     for address in ("::1", "127.0.0.1"):
@@ -35,7 +38,7 @@ def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
 
 
 def local_port(url: str) -> int | None:
-    """Return the port of this machine that a URL names; None if it names another machine, or none."""
+    """Return the port in a URL of this machine, or None if the URL is invalid or of another machine."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         if parts.hostname and _is_local(parts.hostname):
@@ -44,7 +47,7 @@ def local_port(url: str) -> int | None:
 
 
 def _is_local(host: str) -> bool:
-    """Say whether a host of a URL, in small letters, is this machine."""
+    """Return whether a host name in lower case is this machine."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -54,12 +57,12 @@ def _is_local(host: str) -> bool:
 
 
 def served_by(port: int, pids: Collection[int]) -> bool | None:
-    """Say whether one of these processes listens at the port; None if that cannot be known."""
+    """Return whether one of these processes listens at the port, or None if that is unknown."""
     if sys.platform != "linux":
         return None
     sockets = _listening(port)
     if not sockets:
-        return None  # in another network namespace, or closed meanwhile
+        return None  # in another network namespace, or already closed
     readable = True
     for pid in pids:
         try:
@@ -75,7 +78,7 @@ def served_by(port: int, pids: Collection[int]) -> bool | None:
 
 
 def server_of(port: int) -> str:
-    """Return who listens at the port, for a message."""
+    """Return the process that listens at the port, for messages."""
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):
             if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
@@ -84,7 +87,7 @@ def server_of(port: int) -> str:
 
 
 def _listening(port: int) -> set[str]:
-    """Return the sockets that listen at the port, as the links of file descriptors name them (Linux)."""
+    """Return the sockets that listen at the port, named as in links of file descriptors (Linux)."""
     found: set[str] = set()
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):

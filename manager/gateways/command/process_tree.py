@@ -1,6 +1,7 @@
-"""The processes below one, cheaply: for figures and looks that are repeated every few seconds (Linux).
+"""Cheap listing of a process tree, for checks that run every few seconds (Linux).
 
-What must find every process, as before one is killed, uses `manager.gateways.command.program_guard`, which reads all.
+It may miss processes. Code that must find every process, for example to kill it, uses
+`manager.gateways.command.program_guard`, which reads the whole process table.
 """
 
 import contextlib
@@ -12,7 +13,10 @@ from pathlib import Path
 
 
 def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield pid and `stat` (after the name) of `root` and what is below it, but for `without` and below."""
+    """Yield pid and `stat` fields (after the name) of `root` and its descendants.
+
+    Skips the processes in `without` and their descendants.
+    """
     waiting, listed = [root], _lists_children()
     if not listed:
         waiting += _scan(root, without)
@@ -22,8 +26,8 @@ def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
             with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
                 stat = file.read()
         except OSError:
-            continue  # it has ended meanwhile
-        # The name, in parentheses, may itself hold spaces and parentheses.
+            continue  # the process has ended
+        # The name is in parentheses and may itself contain spaces and parentheses.
         yield pid, stat[stat.rindex(b")") + 2 :].split()
         if listed:
             waiting += [child for child in children_of(pid) if child not in without]
@@ -31,12 +35,12 @@ def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
 
 @cache
 def _lists_children() -> bool:
-    """Say whether this kernel keeps a list of each process's children (CONFIG_PROC_CHILDREN)."""
+    """Return whether the kernel lists the children of each process (CONFIG_PROC_CHILDREN)."""
     return Path("/proc/thread-self/children").exists()
 
 
 def _scan(root: int, without: set[int]) -> list[int]:
-    """Return what is below `root` by a look at all processes."""
+    """Return the descendants of `root` by reading the whole process table."""
     if sys.platform == "linux":
         from manager.gateways.command.program_guard import descendants
 
@@ -45,13 +49,13 @@ def _scan(root: int, without: set[int]) -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process, zombies too, by the kernel's own list of them.
+    """Return the children of a process from the kernel's list, including zombies.
 
-    The list may miss a child that is made meanwhile: it is for figures, not for what must find every process.
+    The list may miss a child that is created at the same time.
     """
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a name is all that is needed
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - only the names are needed
             with (
                 contextlib.suppress(OSError, ValueError),
                 open(f"/proc/{pid}/task/{task}/children", "rb") as file,  # noqa: PTH123

@@ -1,4 +1,4 @@
-"""A program that must not outlive its worker, with everything that it starts."""
+"""Starts a program that must not outlive its worker, including its descendants."""
 
 import contextlib
 import os
@@ -19,59 +19,59 @@ from manager.gateways.command.program_user import ProgramUser
 from manager.gateways.command.windows_job import join_own_job
 from manager.system.child_process import start_detached
 
-#: The environment variable that a program is given; most of what it starts inherits it.
+#: Environment variable of the program with its worker's ID; most descendants inherit it.
 MARK: Final = "MANAGER_WORKER_ID"
-#: The environment variable that tells whose guard a process is; see `program_guard`.
+#: Environment variable of a guard with its worker's ID; see `program_guard`.
 GUARD_MARK: Final = "MANAGER_GUARD_OF"
-#: Seconds between two looks at processes that were killed.
+#: Seconds between two checks of killed processes.
 _POLL_SECONDS: Final = 0.02
 #: The file in a worker's private directory that names the control group of its program.
 CGROUP_NOTE: Final = "cgroup"
 
 
 class Program(Protocol):
-    """A running program and all that it started. Used by one thread."""
+    """A running program and its descendants. Used by one thread."""
 
     @property
     def pid(self) -> int: ...
 
     @property
     def outputs(self) -> Mapping[str, BinaryIO]:
-        """`stdout` and `stderr`, each in a pipe."""
+        """The pipes `stdout` and `stderr`."""
 
     @property
     def guard_lost(self) -> bool:
-        """Whether what owns the program's processes has ended before them."""
+        """Whether the owner of the program's processes ended before them."""
 
     def exit_code(self) -> int | None:
-        """Return how the program itself ended (negative: by that signal); None while it runs."""
+        """Return the program's exit code (negative: signal number), or None while it runs."""
 
     def wake_source(self) -> socket.socket | None:
-        """Return a socket that is readable once the program has ended, or what owns its processes has."""
+        """Return a socket that is readable once the program, or the owner of its processes, has ended."""
 
-    def ask_to_stop(self, name: str) -> None:
-        """Send the signal for a polite stop."""
+    def send_stop_signal(self, name: str) -> None:
+        """Send the stop signal; `name` may begin with SIG."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the program has ended, on Linux with all that it started; True if it has."""
+        """Wait until the program has ended, on Linux with its descendants; returns whether it has."""
 
     def kill_all(self, seconds: float) -> bool:
-        """Kill the program and whatever it started; True once nothing of it is left."""
+        """Kill the program and its descendants; returns whether all have ended."""
 
     def processes(self) -> list[int]:
-        """Return the pids of the program and of what it started, as far as they are known."""
+        """Return the known pids of the program and its descendants."""
 
     def left(self) -> list[str]:
-        """Return what still lives of the program, for messages."""
+        """Return the live processes of the program, for messages."""
 
     def stopped(self) -> list[str]:
-        """Return which of its processes are stopped by a signal, for messages."""
+        """Return the processes that are stopped by a signal, for messages."""
 
     def close(self) -> None: ...
 
 
 class PlainProgram:
-    """A program without a guard: on Windows a job object owns its processes, on macOS its process group."""
+    """A program without a guard: a job object (Windows) or process group (macOS) owns its processes."""
 
     guard_lost = False
 
@@ -85,7 +85,7 @@ class PlainProgram:
         user: ProgramUser | None = None,
         umask: int = 0o022,
     ) -> None:
-        """Start it. Raises OSError."""
+        """Start the program. Raises OSError."""
         if sys.platform == "win32":
             join_own_job()
         self._process = start_detached(
@@ -94,7 +94,7 @@ class PlainProgram:
             directory=directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Unbuffered: what a buffer holds would not wake who waits for the pipe.
+            # Unbuffered: data in a buffer would not wake a reader that waits for the pipe.
             bufsize=0,
             umask=umask,
             user=None if user is None else (user.uid, user.gid, user.groups),
@@ -118,13 +118,13 @@ class PlainProgram:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def ask_to_stop(self, name: str) -> None:
+    def send_stop_signal(self, name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             if sys.platform == "win32":
                 self._process.send_signal(signal.CTRL_BREAK_EVENT)
             else:
                 os.killpg(self.pid, getattr(signal, f"SIG{name.upper().removeprefix('SIG')}", signal.SIGTERM))
-                # A stopped process takes a signal only once it is continued.
+                # A stopped process handles a signal only after it is continued.
                 os.killpg(self.pid, signal.SIGCONT)
 
     def wait(self, seconds: float) -> bool:
@@ -139,7 +139,7 @@ class PlainProgram:
         if sys.platform == "win32":
             self._process.kill()
         else:
-            # A group's id is not given to a new process while a member lives; without one there is nothing to kill.
+            # The system does not reuse a group's ID while the group has a member.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         return self.wait(seconds) and kill_marked(self._worker_id, deadline - time.monotonic())
@@ -175,12 +175,11 @@ def start_program(
     umask: int = 0o022,
     make_directory: bool = False,
 ) -> Program:
-    """Start a program, marked with its worker's id. Raises OSError.
+    """Start a program, marked with its worker's ID. Raises OSError.
 
-    `user` is whom it runs as, if not as this process. `make_directory`: a missing directory is made.
-
-    `keep_user`: neither the program nor what it starts may become another user (sudo, setuid files), whose processes
-    this user could not kill.
+    `user` is the program's user, or None for this process's user. With `make_directory`, a missing directory
+    is created. With `keep_user`, the program and its descendants cannot become another user (sudo, setuid
+    files), because this user could not kill such processes.
     """
     environment = {**environment, MARK: worker_id}
     if sys.platform == "linux":
@@ -214,9 +213,9 @@ def start_program(
 
 
 def kill_marked(worker_id: str, seconds: float) -> bool:
-    """Kill every process that carries the worker's mark; True once there is none.
+    """Kill all processes with the worker's mark; returns whether all have ended.
 
-    The worker itself is none of them. A process that changed its environment is not found: see `program_guard`.
+    The worker itself has no mark. A process that changed its environment is not found: see `program_guard`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -232,7 +231,7 @@ def kill_marked(worker_id: str, seconds: float) -> bool:
 
 
 def marked(worker_id: str) -> tuple[list[int], list[int]]:
-    """Return the living guards of the worker's program, and the processes of the program that carry its mark."""
+    """Return the live guards of the worker's program, and the program's processes with its mark."""
     guards: list[int] = []
     program: list[int] = []
     found = _environments(worker_id) if sys.platform == "linux" else _psutil_environments()
@@ -245,11 +244,12 @@ def marked(worker_id: str) -> tuple[list[int], list[int]]:
 
 
 def _environments(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yield the processes whose environment holds `text`: a tenth of psutil's time, at each end of each worker."""
+    """Yield the processes whose environment contains `text`. Ten times as fast as psutil."""
     needle = text.encode()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            # One that has ended meanwhile, or another user's. No other error may be taken for "not the program's".
+            # A process that has ended, or of another user. Other errors must not hide a process of the
+            # program.
             with (
                 contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError),
                 open(f"/proc/{entry.name}/environ", "rb") as environ,  # noqa: PTH123

@@ -1,15 +1,16 @@
-"""The guard of one worker's program: it starts the program and owns every process that the program starts.
+"""The guard process of a worker's program: starts the program and owns all its descendants.
 
-A worker runs it as a script in an isolated interpreter: `python -I -S program_guard.py FD ACCOUNT`. It imports the standard
-library alone, so that it is small and holds no secret.
+A worker runs it as a script in an isolated interpreter: `python -I -S program_guard.py FD ACCOUNT`. It
+imports only the standard library, so that it is small and contains no secrets.
 
-The guard is a child subreaper (Linux, PR_SET_CHILD_SUBREAPER): a process whose parent ends becomes a child of the guard.
-Double forks, new sessions, an emptied environment and another process title therefore change nothing: every
-descendant stays below the guard, and "the guard has no child" proves that nothing is left. When the worker ends, however
-it ends, the guard reads the end of its channel and kills them all.
+The guard is a child subreaper (Linux, PR_SET_CHILD_SUBREAPER): a process whose parent ends becomes a child
+of the guard. Double forks, new sessions, an empty environment or another process title change nothing:
+every descendant stays below the guard. If the guard has no child, no process of the program is left. When the
+worker ends in any way, the guard reads the end of its channel and kills all descendants.
 
-The channel carries one JSON object a line. Requests: `start`, `signal`, `kill`. Events: `started`, `failed`, `exited`
-(the program itself), `empty` (the program and all that it started have ended; the guard exits).
+The channel carries one JSON object per line. Requests: `start`, `signal`, `kill`. Events: `started`,
+`failed`, `exited` (the program itself), `empty` (the program and its descendants have ended; the guard
+exits).
 """
 
 import contextlib
@@ -30,43 +31,43 @@ assert sys.platform != "win32", (
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
-#: Seconds between two passes over the processes while some of them resist.
+#: Seconds between two passes over processes that do not end.
 _PASS_SECONDS: Final = 0.05
-#: Soft limit of open files for a program: what systems give by default. The agent raises its own, and programs that use
-#: select() fail with more.
+#: Soft limit of open files for a program: the default of most systems. The agent raises its own limit, but
+#: programs that use select() fail with a higher one.
 _PROGRAM_FILES: Final = 1024
 
-#: Meant for the worker or the program, or sent to a whole terminal; the guard ends when nothing is left to guard.
+#: Signals for the worker or the program, or for a whole terminal. The guard ends only after the program.
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 _KILL: Final = int(signal.SIGKILL)
 
 
 def become_subreaper() -> None:
-    """Make this process the parent of every descendant whose parent ends. Linux only; raises OSError."""
+    """Make this process the new parent of descendants whose parent ends. Linux only; raises OSError."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants(root: int, without: Collection[int] = ()) -> list[int]:
-    """Return the pids of every living process below `root`, but for those in `without` and what is below them."""
+    """Return the pids of all live processes below `root`, except `without` and their descendants."""
     return list(states_below(root, without))
 
 
 def states_below(root: int, without: Collection[int] = ()) -> dict[int, str]:
-    """Return the state of every living process below `root`, by pid, as proc(5) names it: `R`, `S`, `D`, `T`, …"""
+    """Return pid → state of all live processes below `root`; states as in proc(5): `R`, `S`, `D`, `T`, …"""
     children: dict[int, list[int]] = {}
     states: dict[int, str] = {}
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        # One that has ended meanwhile. No other error, as a shortage of files, may be taken for "not there".
+        # A process that has ended. Other errors, such as a lack of file descriptors, must not hide a process.
         with (
             contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError, ValueError),
             open(f"/proc/{entry.name}/stat", "rb") as file,  # noqa: PTH123
         ):
             stat = file.read()
-            # The name, in parentheses, may itself hold spaces and parentheses.
+            # The name is in parentheses and may itself contain spaces and parentheses.
             state, parent = stat[stat.rindex(b")") + 2 :].split(maxsplit=2)[:2]
-            # A zombie has no children: they have gone to the subreaper already.
+            # A zombie has no children: the subreaper is already their parent.
             if state not in (b"Z", b"X"):
                 children.setdefault(int(parent), []).append(int(entry.name))
                 states[int(entry.name)] = state.decode()
@@ -81,7 +82,7 @@ def states_below(root: int, without: Collection[int] = ()) -> dict[int, str]:
 
 
 def kill_descendants(root: int) -> int:
-    """Send SIGKILL to everything below `root`; returns how many processes were found."""
+    """Send SIGKILL to all processes below `root`; returns their number."""
     found = descendants(root)
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -90,13 +91,16 @@ def kill_descendants(root: int) -> int:
 
 
 def kill_cgroup(directory: str) -> None:
-    """Kill every process of a control group at once (`cgroup.kill`, Linux 5.14); does nothing where that is missing."""
+    """Kill all processes of a control group at once (`cgroup.kill`, Linux 5.14).
+
+    Does nothing on older kernels.
+    """
     with contextlib.suppress(OSError), open(f"{directory}/cgroup.kill", "w") as file:  # noqa: PTH123
         file.write("1")
 
 
 def remove_cgroup(directory: str) -> None:
-    """Remove an empty control group with the groups below it. Raises nothing."""
+    """Remove an empty control group and the groups below it. Raises nothing."""
     for path, _, _ in os.walk(directory, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(path)  # noqa: PTH106
@@ -113,14 +117,14 @@ class _Guard:
         self._wake_read, self._wake_write = os.pipe()
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
-        # Before the program exists: its end must wake this process.
+        # Set before the program exists, because its end must wake this process.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
         while True:
             if self._program and self._reap():
-                self._tell({"event": "empty"})
+                self._send({"event": "empty"})
                 if self._cgroup:
                     remove_cgroup(self._cgroup)
                 return
@@ -129,7 +133,7 @@ class _Guard:
             for request in self._requests(_PASS_SECONDS if self._killing else None):
                 self._handle(request)
             if not self._program and self._killing:
-                return  # nothing was ever started
+                return  # no program was started
 
     def _requests(self, timeout: float | None) -> Iterator[dict[str, Any]]:
         watched: list[Any] = [self._wake_read]
@@ -146,7 +150,7 @@ class _Guard:
         except OSError:
             data = b""
         if not data:
-            # The worker has ended: nothing that it started may go on.
+            # The worker has ended: its program must not continue.
             self._channel.close()
             self._killing = True
             return
@@ -158,11 +162,11 @@ class _Guard:
         if request["op"] == "start":
             self._start(request)
         elif request["op"] == "signal":
-            # A stopped process takes a signal only once it is continued.
+            # A stopped process handles a signal only after it is continued.
             for number in (request["number"], int(signal.SIGCONT)):
                 try:
                     program = descendants(os.getpid())
-                except OSError:  # a shortage of files: at least the process that was started
+                except OSError:  # no file descriptor left: signal at least the program itself
                     program = [self._program] if self._program else []
                 for pid in program:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -183,19 +187,19 @@ class _Guard:
             failure = outcome.read()
         if failure:
             os.waitpid(pid, 0)
-            self._tell({"event": "failed", **json.loads(failure)})
+            self._send({"event": "failed", **json.loads(failure)})
             self._killing = True
             return
         self._program = pid
-        # The output is open for as long as a process of the program has it, and not for as long as its guard lives.
+        # The guard closes the output, so that it is open only while a process of the program has it.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (1, 2):
             os.dup2(null, standard)
         os.close(null)
-        self._tell({"event": "started", "pid": pid})
+        self._send({"event": "started", "pid": pid})
 
     def _reap(self) -> bool:
-        """Collect every child that has ended; True if there is none left, which no living descendant survives."""
+        """Collect ended children; returns whether no child, and so no descendant, is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -205,26 +209,26 @@ class _Guard:
                 return False
             if pid == self._program and not self._reported:
                 self._reported = True
-                self._tell({"event": "exited", "code": os.waitstatus_to_exitcode(status)})
+                self._send({"event": "exited", "code": os.waitstatus_to_exitcode(status)})
 
     def _kill(self) -> None:
         if self._cgroup:
             kill_cgroup(self._cgroup)
-        with contextlib.suppress(OSError):  # a shortage of files: the next pass tries again
+        with contextlib.suppress(OSError):  # no file descriptor left: the next pass retries
             kill_descendants(os.getpid())
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _send(self, event: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             self._channel.sendall(json.dumps(event).encode() + b"\n")
 
 
 def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoReturn:
-    """Become the program: nothing that the manager or its parents changed for themselves may leak into it."""
+    """Reset what the manager changed for its own processes, and execute the program."""
     try:
         os.setsid()
         _end_with(guard)
         if request["keep_user"]:
-            # A descendant of another user could not be killed by us.
+            # The guard could not kill a descendant of another user.
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _reset_limits(request["core_limit"])
         _reset_privileges()
@@ -234,15 +238,15 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if request["cgroup"]:
-            # Without it the guard alone owns the program.
+            # If this fails, the guard alone owns the program.
             with contextlib.suppress(OSError), open(f"{request['cgroup']}/cgroup.procs", "w") as file:  # noqa: PTH123
                 file.write("0")
         if request["user"]:
             _become_user(*request["user"])
-            # The kernel forgets the parent-death signal when a process changes its user.
+            # The kernel clears the parent-death signal when a process changes its user.
             _end_with(guard)
         if request["directory"]:
-            # Made and entered as the program's own user: what that user may not do, nothing does for it.
+            # Created and entered as the program's user, without the privileges of the guard.
             if request["make_directory"]:
                 os.makedirs(request["directory"], 0o700, exist_ok=True)  # noqa: PTH103
             os.chdir(request["directory"])
@@ -257,23 +261,23 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
 
 
 def _end_with(guard: int) -> None:
-    """Have the kernel end this process with its guard."""
+    """Make the kernel kill this process when its guard ends."""
     _prctl(_PR_SET_PDEATHSIG, _KILL)
     if os.getppid() != guard:
         os._exit(1)
 
 
 def _become_user(uid: int, gid: int, groups: list[int]) -> None:
-    """Give up this user and its groups for good."""
+    """Change user and groups permanently."""
     with contextlib.suppress(OSError):
-        os.fchown(1, uid, -1)  # a program that opens /dev/stdout opens the pipe again
+        os.fchown(1, uid, -1)  # opening /dev/stdout opens the pipe again, which checks its owner
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
 
 
 def _reset_limits(core: int | None) -> None:
-    """Take back what the manager changed for its own processes: more open files, and no core files."""
+    """Reset the limits that the manager changed for its own processes: open files and core files."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -286,9 +290,9 @@ def _reset_limits(core: int | None) -> None:
 
 
 def _reset_privileges() -> None:
-    """Give up what the agent may have been given over other processes; its limits and a lower priority stay.
+    """Reset privileges over other processes that the agent may have; limits and a lower priority stay.
 
-    A bot that leaks memory must not be protected from the system's out-of-memory killer because its agent is.
+    The agent may be protected from the out-of-memory killer; a bot that leaks memory must not be.
     """
     with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as score:  # noqa: PTH123
         if int(score.read()) < 0:
@@ -319,7 +323,7 @@ def main() -> None:
     os.chdir("/")
     become_subreaper()
     _Guard(channel).run()
-    os._exit(0)  # the worker waits for this end: nothing needs to be torn down
+    os._exit(0)  # no cleanup, because the worker waits for this exit
 
 
 if __name__ == "__main__":

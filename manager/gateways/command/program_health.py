@@ -1,4 +1,7 @@
-"""Whether a program that runs is well: its own signs, and looks from outside. A wrapper that lives proves nothing."""
+"""Health of a running program: output lines, watchdog, probes and stopped processes.
+
+A live process alone proves nothing, because it may be a wrapper around the bot.
+"""
 
 import threading
 import time
@@ -12,17 +15,17 @@ from manager.gateways.command.notify import NotifySocket
 from manager.gateways.command.ports import port_trouble
 from manager.gateways.command.visible_text import VisibleText
 
-#: Seconds between two looks for processes that were stopped (SIGSTOP); each reads the process table.
+#: Seconds between two searches for stopped processes (SIGSTOP). Each reads the process table.
 _STOPPED_SECONDS: Final = 5.0
 
 
 class ProgramHealth:
-    """Judges one run of a program, from its start to `close`."""
+    """Health of one run of a program, from its start to `close`."""
 
     def __init__(
         self, config: HealthConfig, notify: NotifySocket | None, stopped: Callable[[], list[str]]
     ) -> None:
-        """`stopped` returns the processes of the program that are stopped, by name and pid."""
+        """`stopped` returns the program's stopped processes as `name (pid N)`."""
         self._config = config
         self._notify = notify
         self._stopped = stopped
@@ -30,28 +33,28 @@ class ProgramHealth:
         self._stopped_found: list[str] = []
         self._was_silent = False
         every = config.line_every
-        #: One for each stream: their parts come in between one another.
+        #: One per stream, because their parts are interleaved.
         self._lines: dict[str, VisibleText] = {}
         self._text = every.line if every is not None else None
         self._line_at = time.monotonic()
         self._probe = _Probe(config.probe) if config.probe is not None else None
 
     def started(self) -> None:
-        """Begin to judge: the program is ready."""
+        """Begin to check: the program is ready."""
         self._line_at = time.monotonic()
         if self._probe is not None:
             self._probe.start()
 
     def feed(self, stream: str, part: bytes) -> None:
-        """Take the next part of one stream of the output; from any one thread."""
+        """Process the next part of an output stream. Called by one thread only."""
         if not self._text or self._lines.setdefault(stream, VisibleText(self._text)).feed(part):
             self._line_at = time.monotonic()
 
     def trouble(self) -> str | None:
-        """Return why the program is not well; None if it is. Each reason has passed a threshold of its own."""
+        """Return why the program is unhealthy, or None. Each reason has exceeded its threshold."""
         now = time.monotonic()
         sign = self._missing_sign(now)
-        # A program that went silent may be stopped: that is the better reason, so look at once.
+        # A program that became silent may be stopped. That is the better reason, so search at once.
         if now >= self._stopped_next or (sign is not None and not self._was_silent):
             self._stopped_next = now + _STOPPED_SECONDS
             self._stopped_found = self._stopped()
@@ -61,7 +64,7 @@ class ProgramHealth:
         return sign
 
     def _missing_sign(self, now: float) -> str | None:
-        """Return which sign of the program, or answer to a probe, has failed to come; None if none has."""
+        """Return which expected line, watchdog message or probe is missing, or None."""
         every = self._config.line_every
         if every is not None and now - self._line_at > every.seconds:
             what = f"it has not printed {every.line!r}" if every.line else "it has printed nothing"
@@ -76,13 +79,13 @@ class ProgramHealth:
 
 
 class _Probe:
-    """Asks a port or a URL now and then, on a thread of its own: an answer that hangs holds nothing up."""
+    """Probes a port or a URL periodically, on a separate thread because an answer may hang."""
 
     def __init__(self, config: ProbeConfig) -> None:
         self._config = config
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
-        #: Why the last `failures` looks in a row failed; None before that.
+        #: Why the last `failures` probes in a row failed, or None.
         self.trouble: str | None = None
 
     def start(self) -> None:
@@ -94,14 +97,14 @@ class _Probe:
     def _run(self) -> None:
         failures = 0
         while not self._closing.wait(self._config.interval_seconds):
-            reason = self._look()
+            reason = self._probe_once()
             failures = 0 if reason is None else failures + 1
             if failures >= self._config.failures:
                 self.trouble = f"{reason} ({failures} failed probes in a row)"
             elif reason is None:
                 self.trouble = None
 
-    def _look(self) -> str | None:
+    def _probe_once(self) -> str | None:
         config = self._config
         if config.http is not None:
             return url_trouble(config.http, config.timeout_seconds)
@@ -109,9 +112,9 @@ class _Probe:
 
 
 def url_trouble(url: str, timeout: float) -> str | None:
-    """Return why a URL does not answer with a 2xx status within `timeout` seconds; None if it does."""
+    """Return why a URL does not answer with a 2xx status within `timeout` seconds, or None if it does."""
     try:
-        # Without the proxies of the environment: such a URL is this machine's own.
+        # Proxies of the environment are ignored, because the URL is usually on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=timeout) as answer:
             status = answer.status

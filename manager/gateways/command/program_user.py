@@ -1,4 +1,4 @@
-"""The user and group that a program runs as. Only root can have a program run as another user."""
+"""The user and group of a program. Only root can run a program as another user."""
 
 import os
 import stat
@@ -8,22 +8,22 @@ from pathlib import Path
 
 
 class ProgramUserError(ValueError):
-    """Raised when a program cannot run as the wanted user here; the text says why and what to do."""
+    """Raised when a program cannot run as the configured user; the text says why and what to do."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
-        #: `user` or `group`: which of the two is wrong.
+        #: The wrong key: `user` or `group`.
         self.key = key
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramUser:
-    """Whom a program runs as, by numbers."""
+    """The user of a program."""
 
     name: str
     uid: int
     gid: int
-    #: All groups, the primary one among them.
+    #: All groups, including the primary one.
     groups: tuple[int, ...]
     home: str
     shell: str
@@ -35,7 +35,7 @@ class ProgramUser:
     def cannot_reach(self, path: Path) -> str | None:
         """Return the first directory on the way to `path` that the user may not enter, with its mode.
 
-        None if there is none. By owner, group and mode alone: access lists and other means of the system are not looked at.
+        None if there is none. Checks only owner, group and mode, not access control lists.
         """
         if self.uid == 0:
             return None
@@ -48,26 +48,24 @@ class ProgramUser:
                 return f"{directory} (mode {stat.S_IMODE(found.st_mode):04o})"
         return None
 
-    def may(self, found: os.stat_result, wanted: int) -> bool:
-        """Say whether the mode gives the user the right `wanted`, a bit for others such as `stat.S_IXOTH`."""
+    def may(self, found: os.stat_result, right: int) -> bool:
+        """Return whether the mode grants a right, given as the bit for others, such as `stat.S_IXOTH`."""
         if self.uid == 0:
             return True
         if found.st_uid == self.uid:
-            wanted <<= 6
+            right <<= 6
         elif found.st_gid in self.groups:
-            wanted <<= 3
-        return bool(found.st_mode & wanted)
+            right <<= 3
+        return bool(found.st_mode & right)
 
 
 if sys.platform == "win32":
 
     def program_user(user: str | None, group: str | None) -> ProgramUser | None:
-        """Return whom the program runs as; None: as its worker. Raises ProgramUserError."""
+        """Return the program's user, or None for the worker's user. Raises ProgramUserError."""
         for key, value in (("user", user), ("group", group)):
             if value is not None:
-                raise ProgramUserError(
-                    key, "is not supported on Windows: run the host agent as the wanted user"
-                )
+                raise ProgramUserError(key, "is not supported on Windows: run the host agent as that user")
         return None
 
 else:
@@ -75,9 +73,9 @@ else:
     import pwd
 
     def program_user(user: str | None, group: str | None) -> ProgramUser | None:
-        """Return whom the program runs as; None: as its worker. Raises ProgramUserError.
+        """Return the program's user, or None for the worker's user. Raises ProgramUserError.
 
-        A user or group that is the process's own already needs no root.
+        Root is not needed for the user and group of this process.
         """
         if user is None and group is None:
             return None
@@ -89,8 +87,8 @@ else:
             key = "user" if user is not None and found.pw_uid != os.geteuid() else "group"
             raise ProgramUserError(
                 key,
-                f"only a host agent that runs as root can run a program as another {key}, and this process runs "
-                f"as {_name_of(os.geteuid())}: run the host agent as root, or as "
+                f"only a host agent that runs as root can run a program as another {key}, and this process "
+                f"runs as {_name_of(os.geteuid())}: run the host agent as root, or as "
                 f"{user if key == 'user' else group} itself",
             )
         return ProgramUser(

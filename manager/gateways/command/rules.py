@@ -1,6 +1,7 @@
-"""Rules on programs (gateway `command`): what is started, as whom, and the signs that it is ready and well."""
+"""Validation rules of the command gateway: program, user, readiness, health and stop."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.config.findings import Finding
 from manager.config.models import ProbeConfig
-from manager.config.placeholders import STATE_DIR, Filled, misspelt
+from manager.config.placeholders import STATE_DIR, Filled, fill_placeholders, misspelt
 from manager.config.problems import Place
 from manager.gateways.command.executables import find_program, program_trouble
 from manager.gateways.command.program_user import ProgramUser, ProgramUserError, program_user
@@ -18,32 +19,45 @@ from manager.system.environment import program_environment
 _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 
 
+def program_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
+    """Apply all rules to an account. Without `config_dir`, nothing on this machine is checked."""
+    # The rules check what the program would receive, so placeholders are filled in first.
+    found = fill_placeholders(config, None)
+    yield from placeholders(config, found)
+    yield from program(found, config_dir)
+    config = found.config
+    yield from variables(config)
+    yield from readiness(config)
+    yield from program_health(config)
+    yield from stopping(config)
+
+
 def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
-    """Check that each placeholder has a value and none is misspelt; `found` has them filled in."""
+    """Check that each placeholder has a value and none is misspelt; `found` is the filled-in account."""
     for problem in found.problems:
         yield Finding(problem.place, problem.text)
     for place, text in misspelt(config):
-        yield Finding(place, f"{text} It is given to the program as it is written", warning=True)
+        yield Finding(place, f"{text} The program receives it as written", warning=True)
 
 
 def program(found: Filled, config_dir: Path | None) -> Iterator[Finding]:
-    """Check what is started, where, and as whom. Without `config_dir` nothing on this machine is checked."""
+    """Check program, directory and user. Without `config_dir`, nothing on this machine is checked."""
     config = found.config
     for index, argument in enumerate(config.command or ()):
         if "\0" in argument:
-            yield Finding(("command", index), "holds a NUL character, which no argument may")
+            yield Finding(("command", index), "contains a NUL character, which is not possible in arguments")
     for index, name in enumerate(config.environment_file):
         if not name or "\0" in name:
-            yield Finding(("environment_file", index), "is not a file's name")
+            yield Finding(("environment_file", index), "is not a file name")
     if sys.platform == "win32" and config.umask is not None:
-        yield Finding(("umask",), "is not supported on Windows, which has none: remove it")
+        yield Finding(("umask",), "is not supported on Windows: remove it")
     if not config.command:
         yield Finding(
             ("command",), "is missing; gateway command needs the program and its arguments as a list"
         )
         return
     if not config.command[0]:
-        yield Finding(("command", 0), "is empty; the first of the list is the program")
+        yield Finding(("command", 0), "is empty; the first entry is the program")
         return
     if config_dir is None:
         return
@@ -60,11 +74,11 @@ def _program_here(
     config: AccountConfig, name: str, config_dir: Path, who: ProgramUser | None
 ) -> Iterator[Finding]:
     directory: Path | None = None
-    if STATE_DIR not in (config.directory or ""):  # that one is made before the program starts
-        # Path.expanduser() raises for `~name` of an unknown user; this leaves it, and it is not a directory.
+    if STATE_DIR not in (config.directory or ""):  # created before the program starts
+        # Path.expanduser() raises for `~name` of an unknown user; os.path leaves the name unchanged.
         directory = config_dir / os.path.expanduser(config.directory or ".")  # noqa: PTH111
         if "\0" in str(directory) or not directory.is_dir():
-            yield Finding(("directory",), f"{directory} is no directory on this host")
+            yield Finding(("directory",), f"{directory} is not a directory on this host")
             return
         barred = None if who is None else who.cannot_reach(directory)
         if who is not None and barred is not None:
@@ -77,7 +91,7 @@ def _program_here(
     found = find_program(name, directory, search_path)
     if found is None:
         yield Finding(
-            ("command", 0), f"{name!r} is no program on this host: give its full path, or install it"
+            ("command", 0), f"{name!r} is not an executable on this host: give its full path, or install it"
         )
         return
     trouble = program_trouble(found, search_path)
@@ -104,11 +118,13 @@ def variables(config: AccountConfig) -> Iterator[Finding]:
     for name, value in config.environment.items():
         place: Place = ("environment", name)
         if not name or "=" in name:
-            yield Finding(place, f"{name!r} is not a variable's name: it must not be empty or hold '='")
+            yield Finding(
+                place, f"{name!r} is not a valid variable name: it must not be empty or contain '='"
+            )
         elif "\0" in name or "\0" in value:
-            yield Finding(place, "holds a NUL character, which no variable may")
+            yield Finding(place, "contains a NUL character, which is not possible in variables")
         elif name.upper().startswith("MANAGER_"):
-            yield Finding(place, "names beginning with MANAGER_ are the manager's own")
+            yield Finding(place, "names beginning with MANAGER_ are reserved")
 
 
 def readiness(config: AccountConfig) -> Iterator[Finding]:
@@ -127,7 +143,7 @@ def readiness(config: AccountConfig) -> Iterator[Finding]:
         verb = "are" if len(given) > 1 else "is"
         yield Finding(("ready",), f"{found} {verb} given; exactly one of {', '.join(_SIGNS)} is allowed")
     if ready.notify is False:
-        yield Finding(("ready", "notify"), "false says nothing; give true, or another sign")
+        yield Finding(("ready", "notify"), "is false; write true, or another key")
     yield from _target(ready.tcp, ready.http, ("ready",))
     if ready.line == "":
         yield Finding(("ready", "line"), "is empty; give a text that appears in the program's output")
@@ -137,7 +153,7 @@ def readiness(config: AccountConfig) -> Iterator[Finding]:
 
 
 def program_health(config: AccountConfig) -> Iterator[Finding]:
-    """Check those of `health` and `recovery` that are about a program."""
+    """Check the keys of `health` that concern a program."""
     health = config.health
     if health.watchdog_seconds is not None:
         place: Place = ("health", "watchdog_seconds")
@@ -145,17 +161,30 @@ def program_health(config: AccountConfig) -> Iterator[Finding]:
             yield Finding(place, f"{health.watchdog_seconds:g}; more than 0 is allowed")
         if config.ready is None or not config.ready.notify:
             yield Finding(
-                place, "needs `ready: {notify: true}`: only then is the program told where to report"
+                place, "needs `ready: {notify: true}`, because the program reports through that socket"
             )
     if (every := health.line_every) is not None:
         if every.seconds <= 0:
             yield Finding(("health", "line_every", "seconds"), f"{every.seconds:g}; more than 0 is allowed")
         if every.line == "":
             yield Finding(
-                ("health", "line_every", "line"), "is empty; give a text, or leave it out for any output"
+                ("health", "line_every", "line"),
+                "is empty; write a text, or remove the key to accept any output",
             )
     if health.probe is not None:
         yield from _probe(health.probe)
+
+
+def stopping(config: AccountConfig) -> Iterator[Finding]:
+    """Check `stop`."""
+    name = config.stop.signal.upper().removeprefix("SIG")
+    if sys.platform != "win32" and not hasattr(signal, f"SIG{name}"):
+        yield Finding(
+            ("stop", "signal"), f"{config.stop.signal!r} is not a signal; TERM, INT, QUIT or HUP are usual"
+        )
+    if not 0 < config.stop.deadline_seconds <= 3_600:
+        text = f"{config.stop.deadline_seconds:g}; more than 0 and up to 3600 is allowed"
+        yield Finding(("stop", "deadline_seconds"), text)
 
 
 def _probe(probe: ProbeConfig) -> Iterator[Finding]:

@@ -1,4 +1,7 @@
-"""What a program prints, as a person sees it: without colours and cursor movements, wherever the output is cut into parts."""
+"""Output as it appears on a screen: without colours and cursor movements.
+
+Works on output in parts that may be split anywhere.
+"""
 
 import codecs
 import re
@@ -6,27 +9,28 @@ import time
 import unicodedata
 from typing import Final
 
-#: Characters of the present line that are kept to look for a text in.
+#: Maximum number of characters of the current line to search.
 _MAX_LINE: Final = 8_192
-#: Characters that an unfinished control sequence may have; more is text.
+#: Maximum length of an unfinished control sequence; a longer one is text.
 _MAX_SEQUENCE: Final = 256
-#: Seconds after which a line that does not go on is taken as it is.
+#: Seconds after which an unfinished line counts as finished.
 _UNFINISHED_SECONDS: Final = 0.2
 
 #: ECMA-48 control sequences (colours, cursor), operating system commands (window titles), and other escapes.
 _SEQUENCE: Final = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b\n]*\x1b\\|\x1b[ -/]*[0-Z\\^-~]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|"
+    r"\x1b[PX^_][^\x1b\n]*\x1b\\|\x1b[ -/]*[0-Z\\^-~]"
 )
-#: The cursor moves right: terminal libraries and Windows' consoles write blanks like this.
+#: Cursor to the right: terminal libraries and Windows consoles write blanks in this way.
 _FORWARD: Final = re.compile(r"\x1b\[(\d{0,3})C")
-#: What may become one of these when more has come.
+#: The beginning of a control sequence at the end of a part.
 _UNFINISHED: Final = re.compile(r"\x1b[^\n]*\Z")
-#: Printed for the terminal, not for the eye.
+#: Control characters without visible effect.
 _INVISIBLE: Final = dict.fromkeys([*range(0x08), 0x0B, 0x0C, *range(0x0E, 0x1B), 0x7F])
 
 
 class VisibleText:
-    """Finds lines in a stream of output that hold a text."""
+    """Searches a stream of output for lines that contain a text."""
 
     def __init__(self, text: str) -> None:
         self._text = _normal(text)
@@ -38,7 +42,7 @@ class VisibleText:
         self._finished_at: float | None = None
 
     def feed(self, part: bytes) -> bool:
-        """Take the next part; True if the text appeared in it, where it had not appeared in the same line before."""
+        """Process the next part; returns whether a line contains the text for the first time."""
         raw = self._raw + self._decoder.decode(part)
         raw = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), raw))
         unfinished = _UNFINISHED.search(raw)
@@ -47,7 +51,7 @@ class VisibleText:
         else:
             self._raw = ""
         found = False
-        # A carriage return alone goes back to the start of the line: what follows is another line to the eye.
+        # A lone carriage return moves to the start of the line, so the following text appears as a new line.
         pieces = re.split(r"[\r\n]", raw)
         for number, piece in enumerate(pieces):
             if number:
@@ -58,7 +62,10 @@ class VisibleText:
 
     @property
     def seen(self) -> bool:
-        """Whether the text has appeared, and its line has ended or does not go on: a program may print no line end."""
+        """Whether the text has appeared and its line is finished.
+
+        A line without an end counts as finished after 0.2 seconds.
+        """
         if self._seen_at is None:
             return False
         return self._finished_at is not None or time.monotonic() - self._seen_at >= _UNFINISHED_SECONDS
@@ -80,20 +87,20 @@ class VisibleText:
 
 
 def _typed_over(line: str) -> str:
-    """Return a line as it is after its backspaces, by which spinners and progress bars write over themselves."""
+    """Return a line with its backspaces applied; spinners and progress bars use them."""
     if "\b" not in line:
         return line
-    seen: list[str] = []
+    shown: list[str] = []
     for letter in line:
         if letter != "\b":
-            seen.append(letter)
-        elif seen:
-            seen.pop()
-    return "".join(seen)
+            shown.append(letter)
+        elif shown:
+            shown.pop()
+    return "".join(shown)
 
 
 def visible(text: str) -> str:
-    """Return one line as a person sees it: without control sequences, and what a carriage return has not covered."""
+    """Return one line as it appears: without control sequences and overwritten text."""
     text = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), text))
     text = _UNFINISHED.sub("", text).translate(_INVISIBLE)
     shown = [part for part in text.split("\r") if part.strip()]
@@ -101,7 +108,7 @@ def visible(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return a text in which what looks the same is the same: composed characters, one kind of blank, no joiners."""
+    """Return a text normalized for comparison: composed characters, one kind of blank, no joiners."""
     if text.isascii():
         return text
     shown = (

@@ -1,8 +1,8 @@
-"""Windows: have the system end what this process starts when this process ends, however it does.
+"""Windows: the system kills the descendants of this process when this process ends.
 
-A job object with kill-on-close, to which this process itself belongs and of which it holds the only handle: its children
-and theirs belong to it from their first moment, and the handle closes with the process. Source of structures and
-constants: Microsoft's documentation of `JOBOBJECT_EXTENDED_LIMIT_INFORMATION`.
+This process joins a job object with kill-on-close and has its only handle. All descendants belong to the job
+from their start, and the system closes the handle when this process ends. Source of structures and constants:
+Microsoft's documentation of `JOBOBJECT_EXTENDED_LIMIT_INFORMATION`.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ class _ExtendedLimits(ctypes.Structure):
 
 @cache
 def join_own_job() -> None:
-    """Put this process into a job of its own, once; does nothing elsewhere than on Windows. Raises OSError."""
+    """Put this process into a new job, once. Does nothing on other systems. Raises OSError."""
     if sys.platform == "win32":
         kernel: Any = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.CreateJobObjectW.restype = ctypes.c_void_p
@@ -56,7 +56,7 @@ def join_own_job() -> None:
         limits = _ExtendedLimits()
         limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
         job = kernel.CreateJobObjectW(None, None)
-        # The handle is never closed: the system does that when this process ends.
+        # The handle is never closed here: the system closes it when this process ends.
         if (
             not job
             or not kernel.SetInformationJobObject(

@@ -1,4 +1,4 @@
-"""Where this machine's paper venue is. A leaf: gateways and the host agent ask it, the venue itself does not."""
+"""The address of this machine's paper venue."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from manager.system.state_dir import StatePaths
 
 
 def venue_address(settings: Settings) -> str | None:
-    """Return the paper venue's address, `unix:/path` or `tcp:host:port`; None if none is known here."""
+    """Return the paper venue's address, `unix:/path` or `tcp:host:port`, or None if it is unknown."""
     if settings.venue_url:
         return settings.venue_url
     paths = StatePaths(settings.state_dir)

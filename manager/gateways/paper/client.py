@@ -1,4 +1,4 @@
-"""The other end of a venue's connection: for the paper gateway, and for whoever administers a venue."""
+"""Client of the paper venue: requests of the paper gateway, and administration."""
 
 import contextlib
 import socket
@@ -44,13 +44,19 @@ _ERRORS: Mapping[str, type[GatewayError]] = {
 
 
 class VenueLink:
-    """One connection; one request at a time, each with a deadline (`time.monotonic()` seconds).
+    """One connection to a venue; one request at a time, each with a deadline (`time.monotonic()` seconds).
 
-    After ConnectionLost or ConnectTimeout it is closed: an answer that comes late must not be taken for the next one's.
+    ConnectionLost and ConnectTimeout close it, so that a late answer is not used for the next request.
     """
 
     def __init__(self, address: str, deadline: float) -> None:
-        """Connect. Raises VenueNotFound, ConnectTimeout or InvalidRequest."""
+        """Connect; blocks until `deadline` at most.
+
+        Raises:
+            VenueNotFound: No venue listens at the address.
+            ConnectTimeout: The connection was not made before `deadline`.
+            InvalidRequest: The address is not valid here.
+        """
         try:
             where = split_address(address)
         except ValueError as error:
@@ -59,7 +65,12 @@ class VenueLink:
         self._socket = _connected(where, address, deadline)
 
     def ask(self, message: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        """Send a request and return the answer, whole. Raises ConnectionLost, ConnectTimeout."""
+        """Send a request and return the answer.
+
+        Raises:
+            ConnectionLost: The connection broke; the venue may have handled the request.
+            ConnectTimeout: No answer arrived before `deadline`.
+        """
         try:
             self._socket.settimeout(_left(deadline))
             self._socket.sendall(encode(message))
@@ -70,7 +81,7 @@ class VenueLink:
                     raise ConnectionLost(f"the venue closed the connection during {message['op']}")
                 self._received += data
                 if len(self._received) > 16 * MAX_LINE:
-                    raise ConnectionLost("the venue sent a line without an end")
+                    raise ConnectionLost("the venue sent a line that is too long")
             line, _, rest = self._received.partition(b"\n")
             self._received = rest
             return decode(bytes(line))
@@ -92,7 +103,7 @@ class VenueLink:
 
 
 def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a good answer; raise the GatewayError of a bad one."""
+    """Return the content of an answer. Raises the GatewayError of an error answer."""
     error = answer.get("error")
     if isinstance(error, dict):
         raise _ERRORS.get(str(error.get("code")), OrderRejected)(str(error.get("message")))
@@ -101,7 +112,10 @@ def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VenueAdmin:
-    """Administers a venue: enrols accounts, scripts faults, reads the counters. A context manager."""
+    """Administration of a venue: accounts, scripted faults and counters. A context manager.
+
+    Methods raise GatewayError.
+    """
 
     def __init__(self, address: str, *, timeout_seconds: float = 5.0) -> None:
         self._timeout = timeout_seconds
@@ -114,7 +128,10 @@ class VenueAdmin:
         self._link.close()
 
     def create_account(self, server: str, login: int | str, password: str, **terms: Any) -> None:
-        """Open an account; `terms` are balance, leverage and position_mode. Raises InvalidRequest if it exists."""
+        """Create an account; `terms` are balance, leverage and position_mode.
+
+        Raises InvalidRequest if the account exists.
+        """
         self._ask("enrol", server=server, login=login, password=password, **terms)
 
     def script_fault(
@@ -128,9 +145,10 @@ class VenueAdmin:
         seconds: float = 0.0,
         on: tuple[str, ...] = (),
     ) -> None:
-        """Have `kind` happen to this account, after so many good calls, so many times; None: until it is cleared.
+        """Inject the fault `kind` into calls of this account.
 
-        `on` narrows it to some calls; `seconds` is the delay of `slow`.
+        It begins after `after` successful calls and happens `count` times (None: until it is cleared). `on`
+        limits it to some operations; `seconds` is the delay of the fault `slow`.
         """
         self._ask(
             "fault",
@@ -147,11 +165,15 @@ class VenueAdmin:
         self._ask("clear_faults", server=server, login=login)
 
     def stats(self) -> dict[str, Any]:
-        """Return sessions (live ones), overlaps (since the venue started) and live (server, login, who)."""
+        """Return the counters of the venue.
+
+        `sessions` is the number of live sessions, `overlaps` counts overlapping sessions since the venue
+        started, and `live` lists server, login and worker of each session.
+        """
         return self._ask("stats")
 
     def accounts(self) -> list[dict[str, Any]]:
-        """Return every account with its balance and its counters of logins and overlaps, ever."""
+        """Return all accounts with balance and total numbers of logins and overlaps."""
         found: list[dict[str, Any]] = self._ask("accounts")["accounts"]
         return found
 
@@ -171,7 +193,7 @@ def _connected(where: str | tuple[str, int], address: str, deadline: float) -> s
                 found.connect(where)
                 break
             except BlockingIOError:
-                # A Unix socket whose queue of connections is full says so at once instead of waiting.
+                # A Unix socket with a full connection queue fails at once instead of waiting.
                 time.sleep(0.01)
         if isinstance(where, tuple):
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

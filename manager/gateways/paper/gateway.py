@@ -1,4 +1,4 @@
-"""The paper gateway: a session at the paper venue."""
+"""The paper gateway: sessions at the paper venue."""
 
 import os
 import signal
@@ -30,12 +30,12 @@ from manager.gateways.base import (
 )
 from manager.gateways.paper.client import VenueLink, result_of
 
-#: Seconds that one call may take.
+#: Timeout of one call, in seconds.
 CALL_SECONDS: Final = 5.0
 
 
 class PaperGateway:
-    """Never reconnects by itself: after ConnectionLost the session is over."""
+    """A session at the paper venue. Never reconnects: ConnectionLost ends the session."""
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
@@ -46,10 +46,11 @@ class PaperGateway:
         options = self._options
         if options.venue_address is None:
             raise VenueNotFound(
-                "no paper venue is known here: `manager up` starts one, or set `venue` in the account or MANAGER_VENUE_URL"
+                "no paper venue is known here: `manager up` starts one, or set `venue` in the account's file "
+                "or MANAGER_VENUE_URL"
             )
         if options.password is None:
-            raise InvalidRequest("gateway paper logs in with a password; give the account one")
+            raise InvalidRequest("gateway paper needs a password: set `password` in the account's file")
         self.disconnect()
         self._link = VenueLink(options.venue_address, deadline)
         try:
@@ -62,7 +63,7 @@ class PaperGateway:
                 worker=options.worker_id,
                 pid=os.getpid(),
             )
-            self._refuse_another(answer)
+            self._check_identity(answer)
         except GatewayError:
             self._close()
             raise
@@ -91,7 +92,7 @@ class PaperGateway:
                 reason=str(error),
             )
         now = time.monotonic()
-        matches = self._is_ours(answer)
+        matches = self._is_own_account(answer)
         reason = answer.get("blocked_reason")
         return Health(
             ipc_ok=True,
@@ -110,7 +111,7 @@ class PaperGateway:
             latest = time.monotonic() + CALL_SECONDS
             self._ask("logout", latest if deadline is None else min(deadline, latest))
         except GatewayError:
-            pass  # it is gone, which is what was wanted
+            pass  # the venue is unreachable, so the session has ended
         finally:
             self._close()
 
@@ -169,29 +170,29 @@ class PaperGateway:
 
     def _send_order(self, op: str, **request: Any) -> dict[str, Any]:
         if self._link is None:
-            raise ConnectionLost("there is no session")
+            raise ConnectionLost("the session is not connected")
         try:
             return self._ask(op, **request)
         except (ConnectionLost, ConnectTimeout) as error:
-            raise OutcomeUnknown(f"{error}: look at positions before it is sent again") from None
+            raise OutcomeUnknown(f"{error}: check the positions before you send it again") from None
 
     def _ask(self, op: str, deadline: float | None = None, **request: Any) -> dict[str, Any]:
         if self._link is None:
-            raise ConnectionLost("there is no session")
+            raise ConnectionLost("the session is not connected")
         until = time.monotonic() + CALL_SECONDS if deadline is None else deadline
         answer = self._link.ask({"op": op, **request}, until)
         if "fault" in answer:
-            _obey(str(answer["fault"]))
+            _apply_fault(str(answer["fault"]))
         return result_of(answer)
 
-    def _refuse_another(self, answer: dict[str, Any]) -> None:
-        if not self._is_ours(answer):
+    def _check_identity(self, answer: dict[str, Any]) -> None:
+        if not self._is_own_account(answer):
             raise WrongAccount(
-                f"login {self._options.login} at {self._options.server} was asked for; the venue answered for "
-                f"{answer.get('account_id')} at {answer.get('server')}"
+                f"login {self._options.login} at {self._options.server} was requested; "
+                f"the venue answered for {answer.get('account_id')} at {answer.get('server')}"
             )
 
-    def _is_ours(self, answer: dict[str, Any]) -> bool:
+    def _is_own_account(self, answer: dict[str, Any]) -> bool:
         asked = (str(self._options.login), self._options.server)
         return (answer.get("account_id"), answer.get("server")) == asked
 
@@ -213,16 +214,16 @@ def _position(found: dict[str, Any]) -> Position:
     )
 
 
-def _obey(fault: str) -> NoReturn:
-    """Do to this process what a venue's script of faults asks for."""
+def _apply_fault(fault: str) -> NoReturn:
+    """Apply a fault that the venue scripted to this process: crash or hang."""
     if fault == "crash":
         os.abort()
     import ctypes
 
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        # PyDLL keeps the interpreter's lock, as a gateway's library in a blocked call does: no thread of this
-        # process runs any more, and no signal handler.
+        # PyDLL holds the GIL, like a gateway's library in a blocked call: no thread and no signal handler of
+        # this process runs any more.
         libc: Any = ctypes.PyDLL(None)
         while True:
             libc.pause()

@@ -1,13 +1,14 @@
-"""The paper venue's wire protocol: JSON lines over a stream socket, one request, one answer, in order.
+"""The paper venue's wire protocol: JSON lines over a stream socket, one answer per request.
 
-A request is `{"op": NAME, ...}`; its answer is `{"ok": {...}}` or `{"error": {"code": CODE, "message": TEXT}}`, where
-CODE is the `code` of a `manager.gateways.base.GatewayError`. Money, prices and volumes are decimal text.
+A request is `{"op": NAME, ...}`. Its answer is `{"ok": {...}}` or
+`{"error": {"code": CODE, "message": TEXT}}`, where CODE is the `code` of a
+`manager.gateways.base.GatewayError`. Money, prices and volumes are decimal text.
 
-Before `login` only `login` and the operations of the administrator are answered:
+Before `login`, the venue answers only `login` and the operations of the administrator:
 
 | op | takes | answers |
 |---|---|---|
-| login | server, login, password, worker, pid | account_id, server, environment, position_mode, can_trade, … |
+| login | server, login, password, worker, pid | account_id, server, environment, can_trade, … |
 | check | | can_trade, account_id, server |
 | account | | balance, equity, margin, free_margin, currency, open_positions |
 | positions | | positions: id, symbol, side, volume, open_price, opened_at, profit |
@@ -17,25 +18,25 @@ Before `login` only `login` and the operations of the administrator are answered
 | close | position_id, volume | |
 | logout | | ; then the venue closes the connection |
 
-The administrator's, for tests and demonstrations: `create_account` (server, login, password, balance, leverage,
-position_mode), `fault` (server, login, kind, after, count, seconds, on), `clear_faults` (server, login), `stats`,
-`accounts`. There is no password for them: the socket is its owner's alone (mode 0600), and a TCP address should be
-loopback.
+Operations of the administrator, for tests and demonstrations: `enrol` (server, login, password, balance,
+leverage, position_mode) creates an account, `fault` (server, login, kind, after, count, seconds, on),
+`clear_faults` (server, login), `stats`, `accounts`. They need no password: only the owner can use the socket
+(mode 0600), and a TCP address should be a loopback address.
 
-An answer `{"fault": "hang"}` or `{"fault": "crash"}` asks the gateway itself to hang or to crash: that is how a
-script of faults reaches into a worker.
+An answer `{"fault": "hang"}` or `{"fault": "crash"}` makes the gateway's process hang or crash. With it, a
+test injects faults into a worker.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: Bytes. No request or answer comes near it; a longer line is a mistake or an attack.
+#: Maximum line length in bytes. Valid requests and answers are much shorter.
 MAX_LINE: Final = 65_536
 
 
 class ProtocolError(Exception):
-    """Raised when the other end sent something that is no message."""
+    """Raised when received data is not a valid message."""
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -43,13 +44,13 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Return one message. Raises ProtocolError."""
+    """Parse one line. Raises ProtocolError."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise ProtocolError("a line of JSON is wanted") from None
+        raise ProtocolError("the line is not JSON") from None
     if not isinstance(message, dict):
-        raise ProtocolError("a JSON object is wanted")
+        raise ProtocolError("the line is not a JSON object")
     return message
 
 

@@ -1,41 +1,39 @@
-"""Whether a host reaches the venue of an account, found without logging in: a warning beforehand, not a verdict."""
+"""Checks whether this host reaches a paper venue, without a login."""
 
 import threading
 import time
 from typing import Final
 
-from manager.config import AccountConfig
 from manager.gateways.base import GatewayError
 from manager.gateways.paper.client import VenueAdmin
 
-#: Seconds that one look may take, and for which its answer serves the other accounts of that venue.
+#: Timeout of one check, in seconds.
 _TIMEOUT: Final = 1.0
-_KEPT_SECONDS: Final = 5.0
+#: Seconds for which a result also serves the other accounts of that venue.
+_CACHE_SECONDS: Final = 5.0
 
 _lock: Final = threading.Lock()
-_found: dict[str, tuple[float, str | None]] = {}
+_results: dict[str, tuple[float, str | None]] = {}
 
 
-def reach_problem(config: AccountConfig, own_venue: str | None) -> str | None:
-    """Return why the account's venue cannot be reached from here; None if it can, or if only a login would tell.
+def reach_problem(address: str | None) -> str | None:
+    """Return why the venue cannot be reached from here, or None if it can.
 
-    `own_venue` is this machine's paper venue, for accounts that name none.
+    `address` is `unix:/path` or `tcp:host:port`; None if this host knows no venue. Blocks for one second at
+    most.
     """
-    if config.gateway != "paper":
-        return None
-    address = config.venue or own_venue
     if address is None:
         return "no paper venue is known on this host: set MANAGER_VENUE_URL, or `venue` in the account's file"
     with _lock:
-        kept = _found.get(address)
-    if kept is None or time.monotonic() - kept[0] > _KEPT_SECONDS:
+        result = _results.get(address)
+    if result is None or time.monotonic() - result[0] > _CACHE_SECONDS:
         try:
             with VenueAdmin(address, timeout_seconds=_TIMEOUT) as venue:
                 venue.stats()
             problem = None
         except GatewayError as error:
             problem = f"its venue cannot be reached from this host now: {error}"
-        kept = (time.monotonic(), problem)
+        result = (time.monotonic(), problem)
         with _lock:
-            _found[address] = kept
-    return kept[1]
+            _results[address] = result
+    return result[1]

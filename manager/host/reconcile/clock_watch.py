@@ -5,9 +5,11 @@ The monotonic clock stands still while a machine is suspended, the boot clock do
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from manager.fleet.host_report import ClockChangeReport
 
 #: Seconds by which two clocks must part between two looks; less is how exactly they can be read.
 _LEAST_SECONDS: Final = 1.0
@@ -99,17 +101,17 @@ class ClockWatch:
             self._latest = found[0]
         return found
 
-    def explain(self) -> Mapping[str, Any] | None:
-        """Return what readers are told of the latest change; None if there was none within a day."""
+    def explain(self) -> ClockChangeReport | None:
+        """Return the latest change, or None if there was none within a day."""
         latest = self._latest
         if latest is None:
             return None
         age = self._read().boot - latest.noticed_at
         if age > _TOLD_SECONDS:
             return None
-        return {
-            "kind": latest.kind,
-            "seconds": round(latest.seconds, 1),
-            "text": latest.text,
-            "age_seconds": round(age, 1),
-        }
+        return ClockChangeReport(
+            kind=latest.kind,
+            seconds=round(latest.seconds, 1),
+            text=latest.text,
+            age_seconds=round(age, 1),
+        )

@@ -1,13 +1,15 @@
-"""What this host knows to be wanted of accounts: read from Redis, told to a Redis that lost it, remembered on disk."""
+"""Desired state as this host knows it: read from Redis, written back to a Redis that lost it, saved on disk."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest, DesiredStore, Snapshot
+from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DesiredSnapshot, DesiredStore
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.workers.modes import reported_mode
 from manager.host.workers.records import WorkerRecord
@@ -16,37 +18,51 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which everything is read even if nothing seems to have changed.
+#: Seconds after which everything is read even if the version in Redis has not changed.
 _READ_ALL_SECONDS: Final = 30.0
-#: Milliseconds that a start is left to the task that was sent for it, before the task counts as lost.
-_TASK_GRACE_MS: Final = 30_000
+#: Seconds after which the task that was sent for a start counts as lost.
+_TASK_GRACE_SECONDS: Final = 30.0
 
 
 class DesiredStateCache:
-    """One host's view of desired state. Thread-safe; every method but `set_desired` works while Redis is away."""
+    """One host's view of desired state. Thread-safe; methods that do not name FleetUnavailableError never raise it."""
 
-    def __init__(self, host: str, store: DesiredStore, desired_state_file: DesiredStateFile) -> None:
+    def __init__(
+        self,
+        host: str,
+        store: DesiredStore,
+        desired_state_file: DesiredStateFile,
+        *,
+        task_grace_seconds: float = _TASK_GRACE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Load the saved state. `clock` returns monotonic seconds; `task_grace_seconds`: see `task_is_lost`."""
         self._host = host
         self._desired = store
+        self._task_grace_seconds = task_grace_seconds
+        self._clock = clock
         self._desired_state_file = desired_state_file
         self._lock = threading.Lock()
         self._saving = threading.Lock()
         self._version: int | None = None
         self._read_all_at = 0.0
-        #: Redis's clock less ours, milliseconds.
+        #: Milliseconds of Redis's clock minus those of ours, or None before the first read.
         self._clock_offset: float | None = None
-        #: What is known, and accounts that ran on another host when Redis lost that: who knows whether they still do?
+        #: Desired state by account, and the other hosts where accounts ran when Redis lost that. They may still run there.
         self._known, self._uncertain = desired_state_file.load()
-        #: Generation and host of what this host gave to others: Redis may lose that before they have seen it.
-        self._handed: dict[str, tuple[int, str]] = {}
-        self._told_broken: frozenset[str] = frozenset()
-        #: Whether there is something that `save` has not written.
+        #: Generation and new host of accounts that this host reassigned: Redis may lose that before the new host reads it.
+        self._reassigned: dict[str, tuple[int, str]] = {}
+        self._logged_unreadable: frozenset[str] = frozenset()
+        #: Whether something has changed since the last `save`.
         self.unsaved = False
-        #: What keeps it from being written; None if nothing does.
+        #: Why the last `save` failed, or None if it did not.
         self.trouble: str | None = None
 
     def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
-        """Write a command's wish down, in Redis and here. Raises FleetUnavailableError, but never for a stop."""
+        """Record what a command asks for, in Redis and here; return its generation and the state now desired.
+
+        Raises FleetUnavailableError, except for a stop: that is recorded here, and in Redis once it is back.
+        """
         try:
             generation, desired = self._desired.set_desired(replace(change, writer=self._host))
         except FleetUnavailableError:
@@ -72,7 +88,7 @@ class DesiredStateCache:
         return desired
 
     def withdraw_mode(self, desired: DesiredState, mode: TradingMode) -> None:
-        """Take back a mode that was refused. Raises FleetUnavailableError."""
+        """Withdraw a mode that was refused. Raises FleetUnavailableError."""
         self._desired.withdraw_mode(desired, mode)
         now = self._desired.read(desired.account_id)
         if now is not None:
@@ -83,7 +99,10 @@ class DesiredStateCache:
     def stop_locally(
         self, change: DesiredStateRequest, *, least_generation: int = 0, here: bool = False
     ) -> DesiredState:
-        """Note a stop that did not come through Redis; it is told at the next `read`. `here`: the worker is on this host."""
+        """Record a stop that did not come through Redis; `read` writes it there.
+
+        The generation is at least `least_generation`. `here`: the account's worker runs on this host.
+        """
         with self._lock:
             desired = self._without_redis(change)
             generation = max(desired.generation, least_generation)
@@ -94,7 +113,7 @@ class DesiredStateCache:
         return desired
 
     def withdraw(self, account_id: str, generation: int) -> None:
-        """Take back what was refused. Without Redis it stays wanted, and is tried again."""
+        """Withdraw a start that was refused. While Redis is down it stays desired, and this host tries it again."""
         try:
             self._desired.withdraw(account_id, generation)
             desired = self._desired.read(account_id)
@@ -107,71 +126,80 @@ class DesiredStateCache:
                 self.unsaved = True
 
     def host_elsewhere(self, account_id: str, there: DesiredState | None) -> str | None:
-        """Return the other host whose the account is, as Redis (`there`) or else this host knows; None if none is."""
+        """Return the other host that the account is assigned to in Redis (`there`), or None.
+
+        If this host knows an assignment that Redis has lost, the account is uncertain from here on.
+        """
         with self._lock:
             known = self._known.get(account_id)
             if known is not None and known.host and (there is None or not there.host):
-                self._doubt(known)
+                self._mark_uncertain(known)
         host = there.host if there is not None else ""
         return host if host not in {"", self._host} else None
 
-    def of(self, account_id: str) -> DesiredState | None:
-        """Return what this host knows to be wanted of the account."""
+    def get(self, account_id: str) -> DesiredState | None:
+        """Return the account's desired state, or None if this host knows none."""
         with self._lock:
             return self._known.get(account_id)
 
-    def wants_stopped(self, account_id: str) -> bool:
-        """Say whether this host knows that the account should be stopped."""
-        desired = self.of(account_id)
+    def should_be_stopped(self, account_id: str) -> bool:
+        """Return whether the account's desired state is `stopped`."""
+        desired = self.get(account_id)
         return desired is not None and not desired.running
 
     def running(self) -> list[DesiredState]:
-        """Return what should run, on whichever host."""
+        """Return the accounts that should run, on any host."""
         with self._lock:
             return [desired for desired in self._known.values() if desired.running]
 
     def forgotten(self) -> list[str]:
-        """Return the accounts whose records a person has cleared."""
+        """Return the accounts whose records were cleared by `manager forget`."""
         with self._lock:
             return [
                 one.account_id for one in self._known.values() if one.why == FORGOTTEN and not one.running
             ]
 
     def uncertain_host(self, account_id: str) -> str | None:
-        """Return the host where the account ran when Redis lost its records, until `certain` is called; else None."""
+        """Return the host where the account ran when Redis lost its data, or None if its host is known.
+
+        It is unknown until `clear_uncertainty`, or until a host claims the account.
+        """
         with self._lock:
             return self._uncertain.get(account_id)
 
-    def certain(self, account_id: str) -> None:
-        """Note that the account's host is back, or that somebody took the account from it."""
+    def clear_uncertainty(self, account_id: str) -> None:
+        """Note that an operator moved the account, so that its former host no longer matters."""
         with self._lock:
             self._uncertain.pop(account_id, None)
 
     def task_is_lost(self, desired: DesiredState) -> bool:
-        """Say whether the task that was sent for a start should long have arrived."""
+        """Return whether the task that was sent for a start is overdue by more than the grace time."""
         with self._lock:
             if self._clock_offset is None:
                 return True
-            age = time.monotonic() * 1000 + self._clock_offset - desired.at
-        return age > _TASK_GRACE_MS
+            age = self._clock() * 1000 + self._clock_offset - desired.at
+        return age > self._task_grace_seconds * 1000
 
     def reassign_here(self, desired: DesiredState) -> bool:
-        """Make an account of another host this host's; False if it has gone elsewhere. Raises FleetUnavailableError."""
-        return self._give(desired, self._host, "")
+        """Reassign an account to this host. Returns False if it was changed meanwhile. Raises FleetUnavailableError."""
+        return self._reassign(desired, self._host, "")
 
     def reassign(self, desired: DesiredState, host: str, why: str) -> bool:
-        """Give an account of this host, which has no worker here any more, to another one. Raises FleetUnavailableError."""
-        return self._give(desired, host, why)
+        """Reassign an account of this host, which has no worker here any more, to another host.
+
+        Returns False if it was changed meanwhile. Raises FleetUnavailableError.
+        """
+        return self._reassign(desired, host, why)
 
     def redis_time(self) -> float:
-        """Return the time, in seconds since the epoch, by Redis's clock where that is known."""
+        """Return seconds since the epoch by Redis's clock, or by this machine's if Redis's is unknown."""
         with self._lock:
             offset = self._clock_offset
-        return time.time() if offset is None else (time.monotonic() * 1000 + offset) / 1000
+        return time.time() if offset is None else (self._clock() * 1000 + offset) / 1000
 
     def read(self) -> None:
-        """Learn what has changed in Redis, if it is there."""
-        now = time.monotonic()
+        """Read what has changed in Redis, and write back what it has lost. Does nothing while Redis is down."""
+        now = self._clock()
         known = self._version if now < self._read_all_at else None
         try:
             snapshot = self._desired.snapshot(known)
@@ -180,14 +208,14 @@ class DesiredStateCache:
                 self._version = snapshot.version
                 self._read_all_at = now + _READ_ALL_SECONDS
         except FleetUnavailableError:
-            self._version = None  # as it was known here; whatever Redis says when it is back is read whole
+            self._version = None  # read everything once Redis is back
 
-    def read_all_next(self) -> None:
-        """Have the next `read` take everything, and Redis's time: our clock stood still, as in a suspend."""
+    def invalidate(self) -> None:
+        """Make the next `read` read everything, and Redis's clock: ours stood still while the machine was suspended."""
         self._version, self._read_all_at = None, 0.0
 
-    def believe(self, workers: list[WorkerRecord]) -> None:
-        """Take a worker that was found running as proof that it is wanted, where neither Redis nor memory knows."""
+    def adopt_running(self, workers: list[WorkerRecord]) -> None:
+        """Record running workers as desired whose desired state neither Redis nor this host's file has."""
         for record in workers:
             with self._lock:
                 if record.generation == 0 or record.account_id in self._known:
@@ -202,10 +230,10 @@ class DesiredStateCache:
                     failover=record.lease_seconds > 0,
                     mode=reported_mode(record),
                 )
-                self._version = None  # so that Redis is told
+                self._version = None  # so that `read` writes it to Redis
 
     def save(self) -> None:
-        """Write what is known to this host's memory; `trouble` says whether that went well."""
+        """Write the desired state file. Raises nothing; `trouble` is the error, or None."""
         with self._saving:
             with self._lock:
                 self.unsaved = False
@@ -216,11 +244,11 @@ class DesiredStateCache:
 
     @property
     def saved(self) -> bool:
-        """Whether a restart of this host would know what `save` was called for last."""
+        """Whether an agent that starts now would find what was last saved."""
         return self._desired_state_file.safe
 
     def outlasts_restart(self, desired: DesiredState) -> bool:
-        """Return whether the next host agent of this state directory will know of this command."""
+        """Return whether the next host agent of this state directory will know this command, from disk or Redis."""
         if self._desired_state_file.safe:
             return True
         try:
@@ -229,77 +257,76 @@ class DesiredStateCache:
             return False
         return there is not None and there.generation >= desired.generation
 
-    # inside
-
-    def _give(self, desired: DesiredState, host: str, why: str) -> bool:
-        given = self._desired.reassign(desired, host, why)
-        if given is None:
+    def _reassign(self, desired: DesiredState, host: str, why: str) -> bool:
+        reassigned = self._desired.reassign(desired, host, why)
+        if reassigned is None:
             return False
         with self._lock:
-            self._know(given)
+            self._know(reassigned)
             if host != self._host:
-                self._handed[given.account_id] = (given.generation, host)
+                self._reassigned[reassigned.account_id] = (reassigned.generation, host)
             self.unsaved = True
         return True
 
-    def _merge(self, snapshot: Snapshot) -> None:
-        """Take what Redis says, and tell it what it has forgotten."""
+    def _merge(self, snapshot: DesiredSnapshot) -> None:
+        """Take over what Redis has, after writing back what it has lost."""
         with self._lock:
-            self._clock_offset = snapshot.now - time.monotonic() * 1000
-            forgotten = [
-                desired
-                for desired in self._known.values()
-                if (there := snapshot.desired.get(desired.account_id)) is None
-                or there.generation < desired.generation
+            self._clock_offset = snapshot.now - self._clock() * 1000
+            lost = [one for one in self._known.values() if _is_newer(one, snapshot)]
+            lost_modes = [
+                one
+                for one in self._known.values()
+                if not _is_newer(one, snapshot)
+                and snapshot.desired[one.account_id].mode_at < one.mode_at
+                and one.host == self._host
             ]
-            modes = [
-                desired
-                for desired in self._known.values()
-                if (there := snapshot.desired.get(desired.account_id)) is not None
-                and there.generation >= desired.generation
-                and there.mode_at < desired.mode_at
-                and desired.host == self._host
-            ]
-            for desired in forgotten:
+            for desired in lost:
                 if not (desired.running or desired.host or desired.account_id in self._uncertain):
-                    del self._known[desired.account_id]  # nobody ever had it
-        for desired in forgotten:
-            if desired.host != self._host and desired.account_id not in self._handed:
+                    del self._known[desired.account_id]  # no host ever had it
+        self._restore(lost, lost_modes)
+        self._log_unreadable(snapshot)
+        with self._lock:
+            for desired in snapshot.desired.values():
+                self._know(desired)
+
+    def _restore(self, lost: list[DesiredState], lost_modes: list[DesiredState]) -> None:
+        for desired in lost:
+            if desired.host != self._host and desired.account_id not in self._reassigned:
                 with self._lock:
-                    self._doubt(desired)
+                    self._mark_uncertain(desired)
             elif self._desired.restore(desired):
                 logs.event(
                     logger,
                     logging.WARNING,
                     "desired_restored",
-                    "Redis had lost what was wanted of the account",
+                    "Redis had lost the desired state of the account",
                     account=desired.account_id,
                     state=desired.state,
                     generation=desired.generation,
                 )
-        for desired in modes:
+        for desired in lost_modes:
             if self._desired.restore(desired):
                 logs.event(
                     logger,
                     logging.WARNING,
                     "mode_restored",
-                    "Redis had lost how the account is to trade",
+                    "Redis had lost the trading mode of the account",
                     account=desired.account_id,
                     mode=desired.mode,
                 )
-        new = snapshot.broken - self._told_broken
-        self._told_broken = snapshot.broken
+
+    def _log_unreadable(self, snapshot: DesiredSnapshot) -> None:
+        new = snapshot.broken - self._logged_unreadable
+        self._logged_unreadable = snapshot.broken
         for account_id in sorted(new):
             logs.event(
                 logger,
                 logging.ERROR,
-                "desired_broken",
-                "what is wanted of it cannot be read in Redis (edited by hand?): nothing is done until a command",
+                "desired_unreadable",
+                "its desired state in Redis cannot be read (edited outside the manager?); nothing is done for the account "
+                "until a command for it",
                 account=account_id,
             )
-        with self._lock:
-            for desired in snapshot.desired.values():
-                self._know(desired)
 
     def _know(self, desired: DesiredState) -> None:
         before = self._known.get(desired.account_id)
@@ -307,31 +334,31 @@ class DesiredStateCache:
             self._known[desired.account_id] = before.with_newest_mode(desired)
             return
         desired = desired.with_newest_mode(before)
-        if self._handed.get(desired.account_id) != (desired.generation, desired.host):
-            self._handed.pop(desired.account_id, None)
-        # Of the same generation it was refused and taken back, or handed over.
+        if self._reassigned.get(desired.account_id) != (desired.generation, desired.host):
+            self._reassigned.pop(desired.account_id, None)
+        # The same generation again means that it was withdrawn or reassigned.
         later = before is not None and before.generation < desired.generation
         if before is not None and later and before.host and not desired.host:
-            # A command that came after Redis had lost where the account is: it is there all the same.
-            self._doubt(before)
+            # A command arrived after Redis had lost the account's host. The account is still there.
+            self._mark_uncertain(before)
             if before.host == self._host:
                 desired = replace(desired, host=self._host)
         if desired.host:
             self._uncertain.pop(desired.account_id, None)
         self._known[desired.account_id] = desired
 
-    def _doubt(self, desired: DesiredState) -> None:
-        """Remember where an account ran whose lease Redis may have lost as well.
+    def _mark_uncertain(self, desired: DesiredState) -> None:
+        """Remember the host of an account whose lease Redis may have lost as well. The caller holds the lock.
 
-        A worker that is paused, or cut off with its host, cannot register again in time. Where failover is allowed it
-        has ended by itself by then.
+        A worker that is paused or cut off cannot register its lease again in time. With failover there is no
+        uncertainty: such a worker has ended itself by then.
         """
         if desired.running and desired.host != self._host and not desired.failover:
             self._uncertain[desired.account_id] = desired.host
             self.unsaved = True
 
     def _without_redis(self, change: DesiredStateRequest) -> DesiredState:
-        """Return what a wish comes to that Redis cannot be told. The caller holds the lock."""
+        """Return the desired state after a command that cannot reach Redis. The caller holds the lock."""
         before = self._known.get(change.account_id)
         now = int(time.time() * 1000)
         return DesiredState(
@@ -345,3 +372,9 @@ class DesiredStateCache:
             timeout=change.timeout,
             at=now,
         ).with_newest_mode(before)
+
+
+def _is_newer(desired: DesiredState, snapshot: DesiredSnapshot) -> bool:
+    """Return whether Redis does not have this generation of an account's desired state."""
+    there = snapshot.desired.get(desired.account_id)
+    return there is None or there.generation < desired.generation

@@ -1,145 +1,163 @@
-"""A host agent's view of the fleet, to place accounts by: its hosts, and where every account is wanted."""
+"""What a host agent knows of the fleet for placement: the hosts, and the host that every account is assigned to."""
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from manager.fleet import FleetStore, HostState
 from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.drain_state import DrainState
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs, Placement
 
-#: Seconds that a look at the fleet serves: a batch of starts must not read everything for each.
+#: Seconds for which one read of the fleet is used: a batch of starts must not read everything for each account.
 _FRESH_SECONDS: Final = 0.5
 
 
 class FleetSnapshot:
-    """Thread-safe. What reads Redis raises FleetUnavailableError if it cannot be used."""
+    """Hosts and assignments at one moment, and the reservations of this agent. Thread-safe.
+
+    Methods that read Redis raise FleetUnavailableError if it cannot be used.
+    """
 
     def __init__(
-        self, host: str, store: FleetStore, wanted: DesiredStateCache, me: Callable[[], HostFacts]
+        self,
+        host: str,
+        store: FleetStore,
+        desired_cache: DesiredStateCache,
+        drain_state: DrainState,
+        facts: Callable[[], HostFacts],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`me` is this host as it is now: newer than what it said of itself."""
+        """`facts` describes this host at the moment of the call, except for `draining`."""
         self._host = host
         self._store = store
-        self._desired_cache = wanted
-        self._me = me
+        self._desired_cache = desired_cache
+        self._drain_state = drain_state
+        self._facts = facts
+        self._clock = clock
         self._lock = threading.RLock()
         self._hosts: list[HostState] = []
         self._view: FleetView | None = None
-        self._until = 0.0
-        #: Accounts whose start was let in and has not ended.
+        self._fresh_until = 0.0
+        #: Accounts that have a reservation on this host and whose start has not ended.
         self._reserved_here: set[str] = set()
-        #: Accounts that are about to leave this host, and the places that are kept for them.
-        self._reserved: dict[str, tuple[Needs, str]] = {}
+        #: Accounts that are about to leave this host: what they need, and the host that is reserved for them.
+        self._reserved_elsewhere: dict[str, tuple[Needs, str]] = {}
 
     def live(self, host: str) -> bool:
-        """Say whether the host's agent is there."""
+        """Return whether the host's agent is alive."""
         if host == self._host:
             return True
         with self._lock:
-            self._look()
+            self._read()
             return any(state.live for state in self._hosts if state.name == host)
 
     def renamed(self, host: str, account_id: str) -> str | None:
-        """Return the name that `host` has now; None if it has no other one.
+        """Return the present name of a renamed host, or None if the host has no other name.
 
-        That is the live host which has recorded the very worker of the account that `host` had.
+        That is the live host whose record of the account's worker says that it was `host` before.
         """
         info = self._store.get_worker(account_id)
-        if info is None or info.metadata.get("renamed_from") != host:
+        if info is None or info.placement.renamed_from != host:
             return None
-        now = str(info.metadata.get("host"))
-        return now if self.live(now) else None
+        now = info.placement.host
+        return now if now is not None and self.live(now) else None
 
     def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker as that host recorded it last; None if Redis has no such record."""
+        """Return that host's record of the account's worker, or None if Redis has none."""
         return self._store.recorded(host, account_id)
 
     def recorded_host(self, account_id: str) -> str | None:
-        """Return the host that has the account's latest record; None if no host ever recorded a worker of it."""
+        """Return the host with the account's latest worker record, or None if no host has one."""
         found = self._store.get_worker(account_id)
-        return None if found is None else str(found.metadata.get("host", ""))
+        return None if found is None else found.placement.host or ""
 
     def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
-        """Choose a host; see `FleetView.place`. It is counted there at once, until the next look."""
+        """Choose a host; see `FleetView.place`. The account counts there until the fleet is read again."""
         with self._lock:
-            view = self._look()
+            view = self._read()
             placement = view.place(needs, last_host, without=without)
             if placement.host is None:
-                view = self._look_again()
+                view = self._read_again()
                 placement = view.place(needs, last_host, without=without)
             if placement.host is not None:
                 view.add(needs, placement.host)
             return placement
 
-    def reserve(self, needs: Needs) -> Placement:
-        """Choose another host for an account that is to leave this one, and keep its place there until `arrived`."""
+    def reserve_elsewhere(self, needs: Needs) -> Placement:
+        """Choose another host for an account and count it there until `release_elsewhere`."""
         with self._lock:
-            self._reserved.pop(needs.account_id, None)
+            self._reserved_elsewhere.pop(needs.account_id, None)
             placement = self.place(needs, None, without=self._host)
             if placement.host is not None:
-                self._reserved[needs.account_id] = (needs, placement.host)
+                self._reserved_elsewhere[needs.account_id] = (needs, placement.host)
             return placement
 
-    def arrived(self, account_id: str) -> None:
-        """Note that the account needs its promised place no more: it has got it, or goes elsewhere."""
+    def release_elsewhere(self, account_id: str) -> None:
+        """Drop the reservation of an account that has been reassigned, or that stays."""
         with self._lock:
-            self._reserved.pop(account_id, None)
+            self._reserved_elsewhere.pop(account_id, None)
 
     def reserve_here(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
-        """Let the account in here, until `done`; else return why not, counting those that came before it.
+        """Reserve room on this host until `release_here`; return the rejection if accounts before this one leave none.
 
-        Before it came those that run here or were let in, and those whose host got them earlier: of two that came to
-        one place at once the earlier one has it, whichever agent counts. The account's own claim stands in Redis
-        before this is asked, so whoever comes later sees it. `claimed`: when this host got it (`Desired.claimed`).
+        Before it count accounts that run or are reserved here, and those assigned earlier than `claimed`
+        (`DesiredState.claimed`). So two agents that count the same two accounts prefer the same one. The account's own
+        assignment is in Redis before this call, so every later account sees it.
         """
         with self._lock:
-            # Where accounts avoid each other over hosts, what was known a moment ago does not do.
-            view = self._look_again() if self._store.accounts_avoid() else self._look()
+            # Accounts that avoid each other on other hosts need the newest state, not that of a moment ago.
+            view = self._read_again() if self._store.accounts_avoid() else self._read()
             if view.refusal(needs, self._host) is not None:
-                self._look_again()
-                why = self._among_earlier(needs, claimed, runs)
-                if why is not None:
-                    return why
+                self._read_again()
+                rejection = self._rejection_among_earlier(needs, claimed, runs)
+                if rejection is not None:
+                    return rejection
             self._reserved_here.add(needs.account_id)
             if self._view is not None:
                 self._view.add(needs, self._host)
         return None
 
-    def done(self, account_id: str) -> None:
-        """Note that the start of an account that was let in has ended, well or not."""
+    def release_here(self, account_id: str) -> None:
+        """Drop the reservation of an account whose start has ended, successfully or not."""
         with self._lock:
             self._reserved_here.discard(account_id)
 
-    def _among_earlier(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
-        earlier = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
+    def _rejection_among_earlier(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
+        earlier = self._empty_view()
         for desired in self._desired_cache.running():
             account_id = desired.account_id
             if account_id == needs.account_id or not desired.host:
                 continue
             came_before = (desired.claimed, account_id) < (claimed, needs.account_id)
             if came_before or account_id in self._reserved_here or runs(account_id):
-                earlier.add(desired.tenant, desired.host)
+                earlier.add(desired.placement_needs, desired.host)
         return earlier.refusal(needs, self._host)
 
-    def _look_again(self) -> FleetView:
-        """Look anew: what was full a moment ago may have been stopped since."""
-        self._desired_cache.read()
-        self._until = 0.0
-        return self._look()
+    def _empty_view(self) -> FleetView:
+        # What this host knows of itself is newer than what it reported.
+        mine = replace(self._facts(), draining=self._drain_state.active)
+        return FleetView([mine, *(state.facts for state in self._hosts if state.name != self._host)])
 
-    def _look(self) -> FleetView:
-        now = time.monotonic()
-        if self._view is None or now >= self._until:
+    def _read_again(self) -> FleetView:
+        """Read the fleet even if the last read is fresh: a host that was full may have room by now."""
+        self._desired_cache.read()
+        self._fresh_until = 0.0
+        return self._read()
+
+    def _read(self) -> FleetView:
+        now = self._clock()
+        if self._view is None or now >= self._fresh_until:
             self._hosts = self._store.hosts()
-            self._until = now + _FRESH_SECONDS
-            view = FleetView([self._me(), *(s.facts for s in self._hosts if s.name != self._host)])
+            self._fresh_until = now + _FRESH_SECONDS
+            view = self._empty_view()
             for desired in self._desired_cache.running():
                 if desired.host:
-                    view.add(desired.tenant, desired.host)
-            for needs, host in self._reserved.values():
+                    view.add(desired.placement_needs, desired.host)
+            for needs, host in self._reserved_elsewhere.values():
                 view.add(needs, host)
             self._view = view
         return self._view

@@ -1,4 +1,4 @@
-"""Starting again what ended unasked: when, how often, and what is not to be tried again."""
+"""Restarts: starts that no command asked for, how often they are tried, and when they stop being tried."""
 
 import logging
 import threading
@@ -25,7 +25,10 @@ from manager.errors import (
 )
 from manager.fleet.desired import WITHOUT_TASK, DesiredState
 from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.restart_policy import RestartPolicy
+from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo
@@ -37,51 +40,47 @@ from manager.system.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two tries of what Redis is needed for.
-_AWAY_SECONDS: Final = 2.0
-#: Seconds between two tries of what waits for others: for room, or for a session that somebody still has.
-_OTHERS_SECONDS: Final = 5.0
-#: Starts at once.
-_STARTS: Final = 32
+#: Seconds before a restart is tried again that failed because Redis was down.
+_REDIS_RETRY_SECONDS: Final = 2.0
+#: Seconds before a restart is tried again that waits for room, for disk space or for another worker's session.
+_BLOCKED_RETRY_SECONDS: Final = 5.0
+#: Restarts that run in parallel.
+_PARALLEL: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class _Blocked:
-    """Why an account is not started again: nothing has changed since."""
+    """An account that is not restarted until something changes."""
 
     generation: int
-    #: What must change: the configuration and the credential, as they were. None: only a command helps.
+    #: Configuration and credential at the failure; a change of them unblocks. None: only a command unblocks.
     fingerprint: Hashable | None
 
 
 class Restarts:
-    """The starts that nobody sent a task for. Thread-safe; `wake` is called when one is due earlier than before."""
+    """Restarts workers of one host, with a delay and a limit per account. Thread-safe."""
 
     def __init__(
         self,
         host: str,
         pool: WorkerPoolManager,
-        desired: DesiredStateCache,
+        desired_cache: DesiredStateCache,
         start_requests: StartRequestFactory,
         config_service: BoundedConfiguration,
-        wake: Callable[[], None],
-        draining: Callable[[], bool] = lambda: False,
-        reserve_here: Callable[[DesiredState], bool] = lambda _desired: True,
-        started: Callable[[str], None] = lambda _account_id: None,
-        forbids_start: Callable[[str], bool] = lambda _account_id: False,
+        drain_state: DrainState,
+        reservations: Reservations,
+        pending_stops: PendingStops,
+        wake: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`draining`: the host takes no new workers, and replaces none.
-
-        `reserve_here`: there is room for an account that has no worker here; False if another host has it by now; raises
-        NoHostFitsError if nobody has room. `started` is told when a start that was admitted has ended, well or not.
-        `forbids_start`: a stop was left on this machine that is not desired state yet.
-        """
-        self._forbids_start = forbids_start
-        self._reserve_here, self._started = reserve_here, started
-        self._draining = draining
+        """`wake` is set when `next_due` may have become earlier. `clock` returns monotonic seconds."""
+        self._drain_state = drain_state
+        self._reservations = reservations
+        self._pending_stops = pending_stops
+        self._clock = clock
         self._host = host
         self._pool = pool
-        self._desired_cache = desired
+        self._desired_cache = desired_cache
         self._start_requests = start_requests
         self._config_service = config_service
         self._wake = wake
@@ -91,37 +90,51 @@ class Restarts:
         self._busy: set[str] = set()
         self._blocked: dict[str, _Blocked] = {}
         self._closing = threading.Event()
-        #: What each account's file said of recovery when it was last read: a file that hangs must not delay a recovery.
-        self._known: dict[str, RecoveryConfig] = {}
-        self.crew = ThreadPool(_STARTS, "recover")
+        #: Recovery settings of each account when its file was last read: a file that hangs must not delay a restart.
+        self._last_settings: dict[str, RecoveryConfig] = {}
+        self.thread_pool = ThreadPool(_PARALLEL, "recover")
 
     def close(self) -> None:
-        """Break off what is under way, and start nothing more."""
+        """Cancel the restarts that run, wait for them to end, and begin none."""
         self._closing.set()
         with self._lock:
             busy = list(self._busy)
         for account_id in busy:
             self._pool.cancel_start(account_id)
-        self.crew.shutdown(cancel_futures=True)
+        self.thread_pool.shutdown(cancel_futures=True)
 
-    def lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
-        """Say what to do about a worker that ended unasked; see `WorkerPoolManager`."""
+    @property
+    def in_progress(self) -> frozenset[str]:
+        """The accounts whose restart runs now."""
+        with self._lock:
+            return frozenset(self._busy)
+
+    def on_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
+        """Count an unexpected exit; return what schedules the restart, or None if there is to be none.
+
+        The pool calls the returned function once it has recorded the exit.
+        """
         account_id = info.account_id
-        desired = self._desired_cache.of(account_id)
+        desired = self._desired_cache.get(account_id)
         if self._closing.is_set() or desired is None or not desired.running or desired.host != self._host:
             return None
         with self._lock:
             delay = self._next_delay(account_id)
             if delay is None:
                 self._blocked[account_id] = _Blocked(desired.generation, None)
-                return lambda: self.schedule(account_id)  # where it is given up, with the reason
-        logs.event(logger, logging.WARNING, "recover", reason, account=account_id, seconds=round(delay, 2))
+                return lambda: self.schedule(account_id)  # the attempt records why there is no restart
+        logs.event(
+            logger, logging.WARNING, "restart_scheduled", reason, account=account_id, seconds=round(delay, 2)
+        )
         return lambda: self.schedule(account_id, delay)
 
-    def consider(self, desired: DesiredState, *, at_once: bool) -> None:
-        """See that an account which should run here does; `at_once` if no task can be on its way for it."""
+    def ensure_running(self, desired: DesiredState, *, at_once: bool) -> None:
+        """Schedule a start of an account that should run here and does not, unless a task may be on its way for it.
+
+        `at_once`: no task can be on its way.
+        """
         account_id = desired.account_id
-        if self._draining():
+        if self._drain_state.active:
             return
         generation = self._pool.queries.generation(account_id)
         if generation is not None and generation >= desired.restart:
@@ -140,45 +153,44 @@ class Restarts:
             delay = self._next_delay(account_id) if generation is None else 0.0
             if delay is None:
                 self._blocked[account_id] = _Blocked(desired.generation, None)
-        self.schedule(account_id, delay or 0.0)  # if it is given up, the reason is told then
+        self.schedule(account_id, delay or 0.0)  # without a delay left, the attempt records why
 
-    def forget(self, account_id: str) -> None:
-        """A command has come for the account: what went wrong before counts no more."""
+    def reset(self, account_id: str) -> None:
+        """Drop the account's failures: a command came for it, or its configuration changed."""
         with self._lock:
             self._policies.pop(account_id, None)
             self._blocked.pop(account_id, None)
 
     def cancel(self, account_id: str) -> None:
-        """Start it no more, as a stop has come."""
+        """Cancel a scheduled start. One that runs is not affected."""
         with self._lock:
             self._due.pop(account_id, None)
 
     def next_due(self) -> float | None:
-        """Return when (monotonic seconds) the next start is due; None if none is."""
+        """Return when (monotonic seconds) the next start is due, or None if none is scheduled."""
         with self._lock:
             return min((due for key, due in self._due.items() if key not in self._busy), default=None)
 
     def schedule(self, account_id: str, delay: float = 0.0) -> None:
-        """Start it after `delay` seconds."""
+        """Schedule a start of the account in `delay` seconds; it replaces an earlier schedule."""
         with self._lock:
-            self._due[account_id] = time.monotonic() + delay
-        self._wake()
+            self._due[account_id] = self._clock() + delay
+        self._wake.set()
 
-    def launch(self) -> None:
-        """Begin what is due."""
+    def tick(self, now: float) -> None:
+        """Begin the starts that are due at `now` (monotonic seconds). Does not wait for them."""
         if self._closing.is_set():
             return
-        now = time.monotonic()
         with self._lock:
             ready = [key for key, due in self._due.items() if due <= now and key not in self._busy]
             for account_id in ready:
-                # Handed over first: if that fails, the start stays due. An attempt waits for this lock to end.
-                self.crew.submit(self._attempt, account_id)
+                # Submitted before it is marked: if submit raises, the start stays due. The attempt needs this lock to end.
+                self.thread_pool.submit(self._attempt, account_id)
                 del self._due[account_id]
                 self._busy.add(account_id)
 
     def is_blocked(self, desired: DesiredState) -> bool:
-        """Say whether nothing has changed since it was found that another start would not help."""
+        """Return whether the account is blocked and nothing that unblocks it has changed."""
         with self._lock:
             blocked = self._blocked.get(desired.account_id)
         if blocked is None:
@@ -188,38 +200,41 @@ class Restarts:
             if same and (blocked.fingerprint is None or blocked.fingerprint == self._fingerprint(desired)):
                 return True
         except SlowFilesError:
-            return True  # whether its files have changed is not known yet
-        self.forget(desired.account_id)
+            return True  # it is unknown whether its files have changed
+        self.reset(desired.account_id)
         return False
 
     def check(self, account_id: str, apply_defaults: bool, validate: bool) -> None:
-        """Raise what a start of the account would raise because of its files, if anything."""
+        """Raise the error that a start of the account would raise because of its files. Starts nothing."""
         self._start_requests.start_request(account_id, apply_defaults, validate).prepare()
 
     def start_request(self, desired: DesiredState) -> StartRequest:
-        """Return the order to start the account, which is broken off if a stop is wanted by the time it is its turn."""
+        """Return a request that checks desired state again when its turn comes.
+
+        Its `prepare` raises StartCancelledError if a stop, or a reassignment to another host, has arrived by then.
+        """
         account_id = desired.account_id
         request = self._start_requests.start_request(
             account_id, desired.apply_defaults, desired.validate, desired.generation
         )
 
         def prepare() -> AccountConfig:
-            now = self._desired_cache.of(account_id)
+            now = self._desired_cache.get(account_id)
             if now is not None and not now.running:
                 raise StartCancelledError(f"{account_id}: a later stop ({now.by}) overrules this start")
-            if self._forbids_start(account_id):
+            if self._pending_stops.forbids_start(account_id):
                 raise StartCancelledError(
                     f"{account_id}: a stop on this machine (--local) overrules this start"
                 )
             if now is not None and now.host not in {"", self._host}:
-                raise StartCancelledError(f"{account_id}: it is wanted on host {now.host} by now ({now.why})")
-            # One thread each: a check may read every file of the fleet, and is refused only if it really hangs.
+                raise StartCancelledError(f"{account_id}: it was reassigned to host {now.host} ({now.why})")
+            # A long limit: a check may read every file of the fleet, and this thread serves this account alone.
             config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
-            self._known[account_id] = config.recovery
+            self._last_settings[account_id] = config.recovery
             return config
 
         def trading_mode() -> TradingMode:
-            now = self._desired_cache.of(account_id)
+            now = self._desired_cache.get(account_id)
             return desired.mode if now is None else now.mode
 
         return replace(request, prepare=prepare, trading_mode=trading_mode)
@@ -230,22 +245,24 @@ class Restarts:
         try:
             self._try(account_id)
         except Exception:
-            logger.exception("a recovery met a fault of its own")
-            self.schedule(account_id, _AWAY_SECONDS)
+            logger.exception("the restart of an account failed unexpectedly")
+            self.schedule(account_id, _REDIS_RETRY_SECONDS)
         finally:
-            self._started(account_id)
+            self._reservations.release(account_id)
             with self._lock:
                 self._busy.discard(account_id)
-            self._wake()
+            self._wake.set()
 
     def _try(self, account_id: str) -> None:
-        desired = self._desired_cache.of(account_id)
+        desired = self._desired_cache.get(account_id)
         if self._closing.is_set() or desired is None:
             return
         if not desired.running or desired.host != self._host:
-            self._pool.abandon(account_id, "it is not wanted here any more", stopped=not desired.running)
+            self._pool.abandon(
+                account_id, "it should no longer run on this host", stopped=not desired.running
+            )
             return
-        if self._draining():
+        if self._drain_state.active:
             self._pool.abandon(account_id, f"host {self._host} is drained")
             return
         with self._lock:
@@ -256,37 +273,37 @@ class Restarts:
         request = self.start_request(desired)
         generation = self._pool.queries.generation(account_id)
         try:
-            if not self._pool.has_worker_for_account(account_id) and not self._reserve_here(desired):
+            if not self._pool.has_worker_for_account(account_id) and not self._reservations.reserve(desired):
                 return
             if generation is not None and generation < desired.restart:
                 self._pool.restart_worker(request)
             else:
                 self._pool.recover_worker(request)
         except (FleetUnavailableError, OrphansLeftError):
-            self.schedule(account_id, _AWAY_SECONDS)  # not its fault, and not counted
+            self.schedule(account_id, _REDIS_RETRY_SECONDS)  # no failure of this account, so not counted
         except (DiskRefusesError, NoHostFitsError, SessionHeldError) as error:
-            # Neither is this; and it passes without anybody's command.
+            # Not counted either: it passes without a command.
             self._pool.abandon(account_id, str(error))
-            self.schedule(account_id, _OTHERS_SECONDS)
+            self.schedule(account_id, _BLOCKED_RETRY_SECONDS)
         except StartCancelledError:
             return
         except ManagerError as error:
             self._failed(desired, error)
         else:
             with self._lock:
-                self._policy(account_id).started(time.monotonic())
+                self._policy(account_id).started(self._clock())
                 self._blocked.pop(account_id, None)
 
     def _failed(self, desired: DesiredState, error: ManagerError) -> None:
         account_id = desired.account_id
         if not error.retryable:
             logs.event(
-                logger, logging.ERROR, "not_recovered", str(error), account=account_id, code=error.code
+                logger, logging.ERROR, "restart_refused", str(error), account=account_id, code=error.code
             )
             try:
                 fingerprint = self._fingerprint(desired)
             except SlowFilesError as slow:
-                fingerprint = str(slow)  # differs from every later one: the account is tried again then
+                fingerprint = str(slow)  # differs from every later fingerprint, so the account is tried again
             with self._lock:
                 self._blocked[account_id] = _Blocked(desired.generation, fingerprint)
             self._pool.abandon(account_id, str(error))
@@ -299,24 +316,29 @@ class Restarts:
             self._give_up(account_id, str(error))
         else:
             logs.event(
-                logger, logging.WARNING, "recover", str(error), account=account_id, seconds=round(delay, 2)
+                logger,
+                logging.WARNING,
+                "restart_scheduled",
+                str(error),
+                account=account_id,
+                seconds=round(delay, 2),
             )
             self.schedule(account_id, delay)
 
     def _give_up(self, account_id: str, reason: str) -> None:
         info = self._pool.get_worker_info(account_id)
-        reason = reason or (info.error if info is not None and info.error else "it ended")
+        reason = reason or (info.error if info is not None and info.error else "it exited")
         count = self._policy(account_id).restarts
         seconds = self._recovery(account_id).window_seconds
         text = (
             f"{reason}; given up after {count} restarts in {seconds:g} s (recovery.max_restarts): "
             f"`manager start {account_id}` tries again"
         )
-        logs.event(logger, logging.ERROR, "given_up", text, account=account_id)
+        logs.event(logger, logging.ERROR, "restarts_exhausted", text, account=account_id)
         self._pool.abandon(account_id, text)
 
     def _next_delay(self, account_id: str) -> float | None:
-        return self._policy(account_id).next_delay(time.monotonic(), self._recovery(account_id))
+        return self._policy(account_id).next_delay(self._clock(), self._recovery(account_id))
 
     def _policy(self, account_id: str) -> RestartPolicy:
         with self._lock:
@@ -326,13 +348,17 @@ class Restarts:
         try:
             found = self._config_service.load_account_config(account_id).recovery
         except ManagerError:
-            # A file that hangs, is broken or gone says nothing new: what it said last counts.
-            return self._known.get(account_id) or self._pool.queries.recovery(account_id) or RecoveryConfig()
-        self._known[account_id] = found
+            # The file hangs, is broken or is gone: its last known settings apply.
+            return (
+                self._last_settings.get(account_id)
+                or self._pool.queries.recovery(account_id)
+                or RecoveryConfig()
+            )
+        self._last_settings[account_id] = found
         return found
 
     def _fingerprint(self, desired: DesiredState) -> Hashable:
-        """Return what an account's files and credential are now, so that a change is noticed."""
+        """Return a value that changes when the account's files or credential change. Raises SlowFilesError."""
         try:
             config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
         except SlowFilesError:
@@ -340,9 +366,9 @@ class Restarts:
         except ManagerError as error:
             return str(error)
 
-        def secrets() -> Any:
-            look = watch_secrets(config, self._config_service.config_dir)
-            return look() if look is not None else None
+        def credential() -> Any:
+            detector = watch_secrets(config, self._config_service.config_dir)
+            return detector() if detector is not None else None
 
-        state = self._config_service.run(desired.account_id, secrets)
+        state = self._config_service.run(desired.account_id, credential)
         return (config_version(config), hash(config.password), str(state))

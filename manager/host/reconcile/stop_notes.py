@@ -1,6 +1,6 @@
-"""Stops that a person asked for on this machine while no host agent could be asked: small files in the state directory.
+"""Stop notes: stops requested on this machine while no host agent answered, as small files in the state directory.
 
-A host agent takes each note before it starts anything: the stop becomes desired state, and Redis is told when it is there.
+A host agent takes every note before it starts anything: the stop becomes desired state, and reaches Redis when it is up.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from manager.system.private_dirs import ensure_private_dir
 
 logger = logging.getLogger(__name__)
 
-#: Bytes. A note is a few hundred; a larger file is not ours.
+#: Bytes. A note has a few hundred; a larger file is not a note.
 _MAX_SIZE: Final = 65_536
 
 
@@ -26,27 +26,27 @@ class StopNote:
     account_id: str
     #: Identifies the command.
     token: str
-    #: Who asked.
+    #: The user who asked.
     by: str
-    #: Later than every command that this machine knew of.
+    #: Higher than that of every command known on this machine.
     generation: int
     timeout: float | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `StopNotes.write` wrote. Raises ValueError for anything else."""
+        """Parse what `StopNotes.write` wrote. Raises ValueError for anything else."""
         data: Any = json.loads(text)
         try:
             note = cls(**data)
         except TypeError as error:
             raise ValueError(str(error)) from None
         if not isinstance(note.generation, int) or not 0 <= note.generation < 10**15:
-            raise ValueError("its generation is not a time")
+            raise ValueError("its generation is not a number of milliseconds")
         return note
 
 
 class StopNotes:
-    """The notes of one host, a file for each account. Every process of the host may use them."""
+    """The notes of one host, one file per account. Safe to use from several processes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -57,7 +57,7 @@ class StopNotes:
         atomic_file.write(self._path(note.account_id), json.dumps(asdict(note)), durable=True)
 
     def read(self, account_id: str) -> StopNote | None:
-        """Return the account's note; None if there is none that can be read."""
+        """Return the account's note, or None if there is none or it is unreadable."""
         path = self._path(account_id)
         try:
             if path.stat().st_size > _MAX_SIZE:
@@ -73,7 +73,7 @@ class StopNotes:
         return note
 
     def read_all(self) -> list[StopNote]:
-        """Return every note that can be read, by account id."""
+        """Return every readable note, sorted by account id."""
         found = (self.read(path.stem) for path in sorted(self._directory.glob("*.json")))
         return [note for note in found if note is not None]
 
@@ -85,3 +85,36 @@ class StopNotes:
 
     def _path(self, account_id: str) -> Path:
         return self._directory / f"{account_id}.json"
+
+
+class PendingStops:
+    """The notes that this agent has not made desired state yet. `forbids_start` from any thread, the rest from one."""
+
+    def __init__(self, notes: StopNotes) -> None:
+        self._notes = notes
+        #: Tokens of notes that became desired state but could not be removed, as on a full disk.
+        self._taken: set[str] = set()
+
+    def accounts(self) -> set[str]:
+        """Return the accounts that have a note."""
+        return {note.account_id for note in self._notes.read_all()}
+
+    def forbids_start(self, account_id: str) -> bool:
+        """Return whether the account has a note that is not desired state yet."""
+        note = self._notes.read(account_id)
+        return note is not None and note.token not in self._taken
+
+    def untaken(self) -> list[StopNote]:
+        """Return the notes that are not desired state yet."""
+        return [note for note in self._notes.read_all() if note.token not in self._taken]
+
+    def mark_taken(self, note: StopNote) -> None:
+        """Note that the stop is desired state."""
+        self._taken.add(note.token)
+
+    def remove_taken(self) -> None:
+        """Remove the notes that are desired state. Call it once that state is on disk or in Redis."""
+        for note in self._notes.read_all():
+            if note.token in self._taken:
+                self._notes.remove(note)
+                self._taken.discard(note.token)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.config import AccountConfig
-from manager.fleet.desired import BY_HAND, DesiredState
+from manager.fleet.desired import OPERATOR_PLACED, DesiredState
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.states import LIVE, WorkerLifecycleStatus
@@ -48,7 +48,7 @@ class Whereabouts:
         `generation` is that of the command at hand, which has overwritten what was wanted before; `other` is a host
         that has a record of the account besides.
         """
-        if desired.why in BY_HAND and desired.host == self._host:
+        if desired.why in OPERATOR_PLACED and desired.host == self._host:
             return None  # an operator has said so; without force, whoever sent it has looked
         traces = []
         if desired.host not in {"", self._host} and generation != desired.generation:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from manager.fleet.health_change import HealthChange
+from manager.fleet.events import HealthChange
 from manager.states import WorkerHealth
 
 #: Changes of one worker that are told at once, and seconds for which one that was told counts as one of them.

@@ -1,7 +1,4 @@
-"""Writes a host's records and events to Redis.
-
-From one thread, many at a time, and again when Redis was away.
-"""
+"""Writes a host's worker records and events to Redis, in batches from one thread, and again after an outage."""
 
 import logging
 import threading
@@ -10,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.health_change import HealthChange
-from manager.fleet.store import Happened
+from manager.fleet.events import HealthChange, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -19,18 +15,20 @@ from manager.system.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two words of the agent, and between two tries while Redis is away.
+#: Seconds between two status reports of the agent, and between two tries while Redis is down.
 _INTERVAL: Final = 1.0
 
 
 class Store(Protocol):
+    """The methods of `FleetStore` that the publisher uses."""
+
     def record(
         self,
         host: str,
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[Happened] | None = None,
+        events: Sequence[WorkerChange] | None = None,
         mark: str = "",
     ) -> None: ...
     def last_mark(self, host: str) -> str | None: ...
@@ -42,10 +40,10 @@ class Store(Protocol):
 
 
 class Publisher:
-    """Brings every record and every event to the store, in order; a start never waits for an outage.
+    """Writes every record and every event to the store, in their order. Thread-safe; `tick` from one thread.
 
-    What Redis has not got waits in memory, and is lost only if this process ends while Redis is away. The
-    events of the last minute before Redis lost data are written again.
+    Changes wait in memory while Redis is down, so a start never waits for an outage. They are lost only if this process
+    ends meanwhile. Events that Redis lost within the last minute are written again.
     """
 
     def __init__(
@@ -53,32 +51,43 @@ class Publisher:
         store: Store,
         host: str,
         describe: Callable[[], Mapping[str, Any]],
-        everything: Callable[[], Iterable[WorkerInfo]] = list,
-        first: Callable[[], None] = lambda: None,
+        all_records: Callable[[], Iterable[WorkerInfo]] = list,
+        prepare: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`first` is called before anything is written, and again until it raises no ManagerError."""
+        """Prepare, without starting the thread. `clock` returns monotonic seconds.
+
+        `describe` returns the agent's status report; `all_records` every worker record, for a Redis that lost some.
+        `prepare` is called before anything is written, and again until it raises no ManagerError.
+        """
         self._store = store
         self._host = host
         self._describe = describe
-        self._everything = everything
-        self._first: Callable[[], None] | None = first
-        self._words = 0
-        #: Accounts of which Redis has been told.
+        self._all_records = all_records
+        self._prepare: Callable[[], None] | None = prepare
+        self._clock = clock
+        self._reports = 0
+        #: Accounts whose record is in Redis.
         self._recorded: set[str] = set()
-        #: Accounts whose records are to go.
+        #: Accounts whose record is to be removed.
         self._forgotten: set[str] = set()
         self._announced = False
         self._changed = threading.Condition()
-        self._outbox = Outbox()
+        self._outbox = Outbox(clock)
         self._closed = False
+        #: When (monotonic seconds) the next status report is due.
+        self._next_report = float("-inf")
+        #: Text of the error of the last tick; empty if it had none.
+        self._failing = ""
         self.thread = EssentialThread("publisher", self._run)
 
     def start(self) -> None:
-        """Begin to write records; that the agent lives is not said before `announce`."""
+        """Start the thread. It writes records; the agent counts as alive only after `announce`."""
         self.thread.start()
 
     def announce(self) -> None:
-        """Say from now on that the agent lives: after what was handed over so far."""
+        """Report the agent as alive from now on, after everything that was published before."""
         with self._changed:
             self._announced = True
             self._changed.notify()
@@ -86,84 +95,104 @@ class Publisher:
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool:
-        """Hand over a record; with `wait_seconds`, wait that long for it to be in Redis, and say whether it is."""
+        """Queue a record; return whether it is in Redis after at most `wait_seconds`. Without them, return False at once."""
         with self._changed:
-            self._forgotten.discard(info.account_id)  # it came back
+            self._forgotten.discard(info.account_id)  # the account has a worker again
             written = self._outbox.add(info, beat)
             self._changed.notify()
         return written.wait(wait_seconds) if wait_seconds > 0 else False
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
-        """Hand over the record of a worker whose health has changed, and the event that says so."""
+        """Queue the record of a worker whose health has changed, and the event for it."""
         with self._changed:
             self._outbox.add(info, None, change)
             self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all that was handed over is in Redis; say whether it is."""
+        """Wait at most `seconds` until everything queued so far is in Redis; return whether it is."""
         with self._changed:
             written = self._outbox.flushed()
         return written.wait(seconds)
 
     def forget(self, account_id: str) -> None:
-        """Have an account's record removed, after what was handed over so far."""
+        """Have an account's record removed, after everything queued so far is written."""
         with self._changed:
             self._forgotten.add(account_id)
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what is left if Redis answers, take the agent's word back, and end."""
+        """Write what is queued if Redis answers, withdraw the agent's status report, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self.thread.join()
 
+    def tick(self, now: float) -> None:
+        """Write what is queued, and the agent's status report if it is due at `now` (monotonic seconds).
+
+        Raises nothing: an error is logged, and the next tick tries again.
+        """
+        self._write_queued(now, closing=False)
+
     def _run(self) -> None:
-        failing = ""
-        next_word = 0.0
         while True:
             with self._changed:
                 if self._outbox.empty and not self._forgotten and not self._closed:
-                    pause = next_word - time.monotonic() if self._announced else _INTERVAL
+                    pause = self._next_report - self._clock() if self._announced else _INTERVAL
                     self._changed.wait(max(0.0, pause))
-                elif failing and not self._closed:
+                elif self._failing and not self._closed:
                     self._changed.wait(_INTERVAL)
-                batch = self._outbox.next()
-                closed = self._closed
-            try:
-                if self._first is not None:
-                    self._first()
-                    self._first = None
-                if batch is not None:
-                    self._write(batch)
-                self._forget_now()
-                if closed:
-                    self._store.forget_agent(self._host)
-                elif self._announced and time.monotonic() >= next_word:
-                    self._speak()
-                    next_word = time.monotonic() + _INTERVAL
-            except BaseException as error:
-                # Whatever it is: a host that ceases to publish is lost to its fleet while its workers trade.
-                self._tell(error, again=failing == str(error))
-                failing = str(error) or type(error).__name__
-                next_word = max(next_word, time.monotonic() + _INTERVAL)
-            else:
-                if failing:
-                    self._resumed(batch)
-                failing = ""
-            if closed:
+                closing = self._closed
+            self._write_queued(self._clock(), closing=closing)
+            if closing:
                 return
 
-    def _tell(self, error: BaseException, *, again: bool) -> None:
+    def _write_queued(self, now: float, *, closing: bool) -> None:
+        with self._changed:
+            batch = self._outbox.next()
+        try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            if batch is not None:
+                self._write(batch)
+            self._remove_forgotten()
+            if closing:
+                self._store.forget_agent(self._host)
+            elif self._announced and now >= self._next_report:
+                self._report()
+                self._next_report = self._clock() + _INTERVAL
+        except BaseException as error:
+            # Any error: a host that stops publishing looks dead to its fleet while its workers trade.
+            self._log_failure(error, again=self._failing == str(error))
+            self._failing = str(error) or type(error).__name__
+            self._next_report = max(self._next_report, self._clock() + _INTERVAL)
+        else:
+            if self._failing:
+                self._log_recovery(batch)
+            self._failing = ""
+
+    def _log_failure(self, error: BaseException, *, again: bool) -> None:
         if not isinstance(error, ManagerError):
             self.thread.failed(error)
         elif not again:
             text = f"{error}; the workers continue, and records and events wait here until Redis takes them"
             logs.event(logger, logging.WARNING, "publish_failed", text)
 
-    def _forget_now(self) -> None:
+    def _log_recovery(self, batch: Batch | None) -> None:
         with self._changed:
-            # What was handed over before comes first; what is handed over later is written again.
+            dropped, self._outbox.dropped = self._outbox.dropped, 0
+        logs.event(
+            logger,
+            logging.WARNING if dropped else logging.INFO,
+            "publish_resumed",
+            f"{dropped} older events were dropped because too many were waiting" if dropped else "",
+            records=0 if batch is None else len(batch.changes),
+        )
+
+    def _remove_forgotten(self) -> None:
+        with self._changed:
+            # Only with an empty queue: a record that was queued before must not come back after the removal.
             forgotten = list(self._forgotten) if self._outbox.empty else []
         for account_id in forgotten:
             self._store.forget_worker(self._host, account_id)
@@ -171,65 +200,55 @@ class Publisher:
             with self._changed:
                 self._forgotten.discard(account_id)
 
-    def _resumed(self, batch: Batch | None) -> None:
-        with self._changed:
-            dropped, self._outbox.dropped = self._outbox.dropped, 0
-        logs.event(
-            logger,
-            logging.WARNING if dropped else logging.INFO,
-            "publish_resumed",
-            f"{dropped} older events found no room and are lost" if dropped else "",
-            records=0 if batch is None else len(batch.changes),
-        )
-
     def _write(self, batch: Batch) -> None:
-        found = self._store.last_mark(self._host)
-        if not self._outbox.took(batch, found):
-            # First what came before it, so that events stay in order.
-            if not self._outbox.has(found):
-                self._tell_again(found)
+        mark_there = self._store.last_mark(self._host)
+        if not self._outbox.was_written(batch, mark_there):
+            # What Redis lost comes first, so that events stay in their order.
+            if not self._outbox.is_complete(mark_there):
+                self._write_lost(mark_there)
             with self._changed:
                 mark = self._outbox.mark(batch)
             infos = [change.info for change in batch.changes]
-            self._store.record(self._host, infos, batch.beats, events=_dated(batch.changes), mark=mark)
+            events = self._dated(batch.changes)
+            self._store.record(self._host, infos, batch.beats, events=events, mark=mark)
         self._recorded.update(change.info.account_id for change in batch.changes)
         with self._changed:
             self._outbox.written(batch)
 
-    def _speak(self) -> None:
-        """Say that the agent lives, and tell Redis again what it has lost.
+    def _report(self) -> None:
+        """Write the agent's status report, and again what Redis has lost.
 
-        Redis may have lost a part: one that reads its file with other rights than it was written with leaves
-        out transactions, and those alone.
+        Redis may have lost only some keys: one that loads its append-only file with other user rights than it was
+        written with skips the transactions.
         """
-        word = {**self._describe(), "word": self._words + 1}
-        before, records, found = self._store.report_agent(self._host, word)
-        said, self._words = self._words, self._words + 1
-        heard = not said or (before is not None and before.get("word") == said)
-        if not heard or records < len(self._recorded) or not self._outbox.has(found):
-            self._tell_again(found)
+        report = {**self._describe(), "word": self._reports + 1}
+        before, records, mark_there = self._store.report_agent(self._host, report)
+        earlier, self._reports = self._reports, self._reports + 1
+        report_kept = not earlier or (before is not None and before.get("word") == earlier)
+        if not report_kept or records < len(self._recorded) or not self._outbox.is_complete(mark_there):
+            self._write_lost(mark_there)
             return
         with self._changed:
-            self._outbox.intact()
+            self._outbox.trim()
 
-    def _tell_again(self, found: str | None) -> None:
+    def _write_lost(self, mark_there: str | None) -> None:
+        """Write every record again, and the events that a Redis with this mark has lost."""
         with self._changed:
-            lost = self._outbox.lost(found)
-            mark = self._outbox.again()
-        infos = list(self._everything())
-        # If this fails, the mark in Redis stays an old one, and it is tried again.
-        self._store.record(self._host, infos, {}, events=_dated(lost), mark=mark)
+            lost = self._outbox.lost(mark_there)
+            mark = self._outbox.new_mark()
+        infos = list(self._all_records())
+        # If this fails, the mark in Redis stays the old one, and the next tick tries again.
+        self._store.record(self._host, infos, {}, events=self._dated(lost), mark=mark)
         logs.event(
             logger,
             logging.WARNING,
-            "told_again",
+            "records_restored",
             "Redis had lost records",
             records=len(infos),
             events=len(lost),
         )
 
-
-def _dated(changes: Iterable[Change]) -> list[Happened]:
-    """Return each change with the seconds that it has waited."""
-    now = time.monotonic()
-    return [Happened(change.info, now - change.at, change.health) for change in changes]
+    def _dated(self, changes: Iterable[Change]) -> list[WorkerChange]:
+        """Return each change with the seconds that it has waited."""
+        now = self._clock()
+        return [WorkerChange(change.info, now - change.at, change.health) for change in changes]

@@ -16,7 +16,7 @@ from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.starter import Starter
 from manager.host.workers.stopper import stop_outcome
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.session.heartbeat_file import Heartbeat, read_heartbeat
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -121,7 +121,9 @@ class Adoption:
             created_at=record.created_at,
             groups=record.groups,
             labels=record.labels,
-            metadata=self._starter.metadata(record) | {"adopted": True, "trading_mode": slot.mode},
+            metadata=self._starter.metadata(record)
+            | WorkerPlacement(adopted=True).to_dict()
+            | WorkerMetrics(trading_mode=slot.mode).to_dict(),
         )
 
     def _record_end(self, slot: Slot, reason: str, *, stopped: bool) -> None:

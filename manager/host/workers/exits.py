@@ -13,7 +13,7 @@ from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerPlacement
 from manager.session.heartbeat_file import read_heartbeat
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -104,8 +104,7 @@ class ExitHandler:
             self.release_lease(slot)
         with slot.guard:
             slot.orphaned = False
-            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
-            slot.move(status, error=reason, metadata=ending)
+            slot.move(status, error=reason, metadata=slot.ending(forced=forced))
             slot.record = None
         if status is WorkerLifecycleStatus.STOPPED:
             self._sink.flush(self._limits.publish_seconds)
@@ -175,7 +174,7 @@ class ExitHandler:
             reason += ", without a command"
         recover = None
         if unexpected and self._on_unexpected_exit is not None:
-            ended = info.with_(error=reason, metadata={"exit_code": code})
+            ended = info.with_(error=reason, metadata=WorkerPlacement(exit_code=code))
             recover = self._on_unexpected_exit(ended, reason)
         survivors: str | None = None
         try:
@@ -237,7 +236,7 @@ class ExitHandler:
             lease = slot.lease
             if not recovering:
                 slot.lease = None
-            slot.move(status, error=reason, metadata={"exit_code": exit_code})
+            slot.move(status, error=reason, metadata=slot.ending())
         if lease is not None and not recovering:
             self._leases.release(lease)
         return True

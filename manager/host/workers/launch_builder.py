@@ -15,7 +15,7 @@ from manager.config.placeholders import filled, uses_state_dir
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.session.launch_spec import LaunchSpec
 from manager.states import TradingMode
 from manager.system.processes import ProcessRef
@@ -84,19 +84,9 @@ class LaunchBuilder:
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
         """Return the worker's metadata before its first heartbeat."""
-        return {
-            "host": self._environment.host,
-            "pid": record.process.pid,
-            "gateway": record.gateway,
-            "epoch": record.epoch,
-            "generation": record.generation,
-            "restarts": record.restarts,
-            "last_cause": record.last_cause,
-            "version": record.software_version,
-            "config_version": record.config_version,
-            "health": "unknown",
-            "log_file": str(self._environment.paths.worker_log(record.account_id)),
-        }
+        log_file = self._environment.paths.worker_log(record.account_id)
+        placement = record.placement(self._environment.host, log_file)
+        return placement.to_dict() | WorkerMetrics(health="unknown").to_dict()
 
     def record(
         self,

@@ -8,7 +8,7 @@ from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.session.control import ControlError
 from manager.session.heartbeat_file import read_heartbeat
@@ -75,7 +75,7 @@ class ModeChanges:
         slot.mode = mode
         with slot.guard:
             if slot.info is not None:
-                info = slot.set_info(slot.info.with_(metadata={"trading_mode": mode}))
+                info = slot.set_info(slot.info.with_(metadata=WorkerMetrics(trading_mode=mode)))
         self._sink.flush(self._limits.publish_seconds)
         return self._queries.with_metrics(slot, info)
 

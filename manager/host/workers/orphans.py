@@ -10,7 +10,7 @@ from typing import Final
 
 import psutil
 
-from manager.gateways import runs_programs
+from manager.gateways import may_leave_programs
 from manager.gateways.command.cgroups import cgroup_of, members
 from manager.gateways.command.program import CGROUP_NOTE, marked
 from manager.host.workers.records import WorkerRecord, private_dir
@@ -35,7 +35,7 @@ def end_orphans(
     orphans may still trade. `strays` kills and returns processes whose worker and guard were killed together,
     which the fork server adopts.
     """
-    if not runs_programs(record.gateway):
+    if not may_leave_programs(record.gateway):
         return []
     note = private_dir(record.beat_file) / CGROUP_NOTE
     return end_program(record.worker_id, record.account_id, note, strays, seconds)

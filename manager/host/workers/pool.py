@@ -25,7 +25,7 @@ from manager.host.workers.start_flow import StartFlow
 from manager.host.workers.starter import Starter
 from manager.host.workers.stop_flow import StopFlow
 from manager.host.workers.unrecorded import UnrecordedWorkers
-from manager.models import BatchResult, WorkerInfo, new_worker_id
+from manager.models import BatchResult, WorkerInfo, WorkerPlacement, new_worker_id
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec
@@ -127,7 +127,7 @@ class WorkerPoolManager:
                 # A worker of the same generation was started by this command, which arrived twice.
                 already = slot.generation != request.generation or request.generation == 0
                 return self.queries.with_metrics(slot, slot.info).with_(
-                    metadata={"already_running": True} if already else {}
+                    metadata=WorkerPlacement(already_running=True).to_dict() if already else {}
                 )
             slot.restarts, slot.last_cause = 0, None
             return self._starts.start(slot, request)
@@ -384,7 +384,7 @@ class WorkerPoolManager:
                     worker_id=new_worker_id(),
                     account_id=slot.account_id,
                     status=WorkerLifecycleStatus.CREATED,
-                    metadata={"host": self._starter.host},
+                    metadata=WorkerPlacement(host=self._starter.host).to_dict(),
                 )
                 slot.move(WorkerLifecycleStatus.FAILED, error=reason)
             elif slot.info.error != reason:

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from manager.config import RecoveryConfig
-from manager.fleet.hosts import Timestamped
-from manager.fleet.store import observe
+from manager.fleet.timestamped import Timestamped
+from manager.fleet.workers import observe
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from manager.config import RecoveryConfig
+from manager.models import WorkerPlacement
 from manager.session.note import note_path
 from manager.system import atomic_file, logs
 from manager.system.processes import ProcessRef
@@ -56,6 +57,21 @@ class WorkerRecord:
     #: Groups and labels in the account's file when this worker started; commands select accounts by them.
     groups: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+
+    def placement(self, host: str, log_file: Path) -> WorkerPlacement:
+        """Return the metadata of the worker of this record, which runs on `host`."""
+        return WorkerPlacement(
+            host=host,
+            pid=self.process.pid,
+            gateway=self.gateway,
+            epoch=self.epoch,
+            generation=self.generation,
+            restarts=self.restarts,
+            last_cause=self.last_cause,
+            version=self.software_version,
+            config_version=self.config_version,
+            log_file=str(log_file),
+        )
 
     def to_json(self) -> str:
         data = asdict(self)

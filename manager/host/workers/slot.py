@@ -12,12 +12,12 @@ from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
-from manager.fleet.health_change import HealthChange
+from manager.fleet.events import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
-from manager.models import WorkerInfo, utc_now
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, utc_now
 from manager.session.control import ControlError, ask
 from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatus, may_move
 
@@ -143,7 +143,7 @@ class Slot:
         if status is not WorkerLifecycleStatus.RUNNING and self.health is not None:
             # An ended worker must not show the health that it had while it ran.
             self.health = None
-            unknown = {"health": WorkerHealth.UNKNOWN.value, "health_reason": None}
+            unknown = WorkerMetrics(health=WorkerHealth.UNKNOWN, health_reason=None).to_dict()
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         if isinstance(changes.get("error"), str):
             changes["error"] = self.strip_account(changes["error"])
@@ -156,8 +156,7 @@ class Slot:
         """
         if self.info is None:
             raise IllegalTransitionError(f"{self.account_id} has no worker to announce")
-        info, self.info = self.info, None
-        return self._emit(info)
+        return self._notify(None, self.info)
 
     def set_info(self, info: WorkerInfo) -> WorkerInfo:
         """Replace the record without a transition, and emit the event.
@@ -174,11 +173,19 @@ class Slot:
         health: HealthChange | None = None,
         code: str | None = None,
     ) -> WorkerInfo:
-        change = WorkerChanged(before=self.info, after=after, beat=beat, health=health, code=code)
-        self.info = after
+        before, self.info = self.info, after
+        return self._notify(before, after, beat=beat, health=health, code=code)
+
+    def _notify(self, before: WorkerInfo | None, after: WorkerInfo, **details: Any) -> WorkerInfo:
+        change = WorkerChanged(before=before, after=after, **details)
         for subscriber in self.subscribers:
             subscriber(change)
         return after
+
+    def ending(self, *, forced: bool = False) -> dict[str, Any]:
+        """Return the metadata of how the worker's process ended."""
+        ending = WorkerPlacement(exit_code=self.exit_code).to_dict()
+        return ending | (WorkerPlacement(forced=True).to_dict() if forced else {})
 
     def strip_account(self, text: str) -> str:
         """Return an error text without the leading account id."""
@@ -189,13 +196,12 @@ class Slot:
     ) -> WorkerInfo:
         """Move to `running` with the health in the worker's status.
 
-        The caller holds `guard`.
-
-        `beat` is the worker's first heartbeat, for the event.
+        The caller holds `guard`. `beat` is the worker's first heartbeat, for the event.
         """
-        health = str(status.get("health") or WorkerHealth.UNKNOWN)
-        metadata = {"health": health, "health_reason": status.get("health_reason")}
+        reported = WorkerMetrics.read(status)
+        health = reported.health or WorkerHealth.UNKNOWN
         self.health = HealthChanges(health)
+        metadata = WorkerMetrics(health=health, health_reason=reported.health_reason).to_dict()
         return self.move(WorkerLifecycleStatus.RUNNING, beat=beat, metadata=metadata, **changes)
 
     def update_health(self, status: Mapping[str, Any]) -> None:
@@ -205,10 +211,11 @@ class Slot:
         """
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
             return
-        change = self.health.look(status.get("health"), status.get("health_reason"))
+        reported = WorkerMetrics.read(status)
+        change = self.health.look(reported.health, reported.health_reason)
         if change is not None:
-            metadata = {"health": change.new, "health_reason": change.reason}
-            self._emit(self.info.with_(metadata=metadata), health=change)
+            metrics = WorkerMetrics(health=change.new, health_reason=change.reason)
+            self._emit(self.info.with_(metadata=metrics), health=change)
 
     def set_orphaned(self, reason: str, *, recovering: bool) -> WorkerInfo:
         """Record that the worker has ended but its program has not.
@@ -221,7 +228,7 @@ class Slot:
         status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
         if self.status is status and self.info is not None:
             return self._emit(self.info.with_(error=self.strip_account(reason)))
-        return self.move(status, error=reason, metadata={"exit_code": self.exit_code})
+        return self.move(status, error=reason, metadata=self.ending())
 
     def notify_start(self, event: Mapping[str, Any]) -> bool:
         """Send an event to the running start; returns False if none is running."""

@@ -27,7 +27,7 @@ from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import kill_process, stop_outcome
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.states import WorkerLifecycleStatus
 from manager.system.processes import ProcessRef
 from manager.system.spare_files import with_spare
@@ -205,7 +205,9 @@ class Starter:
             slot.kill_reason = None
             slot.recovery = config.recovery
             slot.events = events
-            slot.info = info.with_(metadata=self.metadata(record) | {"trading_mode": slot.mode})
+            slot.info = info.with_(
+                metadata=self.metadata(record) | WorkerMetrics(trading_mode=slot.mode).to_dict()
+            )
         return record
 
     def _send_spec(
@@ -261,7 +263,7 @@ class Starter:
                 through=WorkerLifecycleStatus.STOPPING if cancelled else None,
                 code=getattr(error, "code", type(error).__name__),
                 error=f"{error}; {ending.reason}" if forced else str(error),
-                metadata={"exit_code": slot.exit_code, **({"forced": True} if forced else {})},
+                metadata=slot.ending(forced=forced),
             )
 
 

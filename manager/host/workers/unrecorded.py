@@ -19,11 +19,11 @@ import psutil
 
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.fleet import FleetStore
-from manager.fleet.hosts import Timestamped
 from manager.fleet.leases import Holder, LeaseStore
+from manager.fleet.timestamped import Timestamped
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.orphans import end_program
-from manager.models import WorkerInfo, new_worker_id
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, new_worker_id
 from manager.session.note import process_name
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -159,13 +159,13 @@ class UnrecordedWorkers:
                 worker_id=found.worker_id or new_worker_id(),
                 account_id=found.account_id,
                 status=WorkerLifecycleStatus.UNKNOWN,
-                metadata={"host": self._host, "epoch": found.epoch},
+                metadata=WorkerPlacement(host=self._host, epoch=found.epoch).to_dict(),
             )
         reason = found.explain(self._host)
         return info.with_(
             status=WorkerLifecycleStatus.UNKNOWN,
             error=reason,
-            metadata={"health": "unknown", "health_reason": reason},
+            metadata=WorkerMetrics(health="unknown", health_reason=reason),
         )
 
     def _judge(

@@ -183,7 +183,7 @@ def test_file_trouble_is_named_and_its_content_is_not(
 
 
 def test_a_directory_as_secret_file(tmp_path: Path) -> None:
-    with pytest.raises(CredentialError, match="no file"):
+    with pytest.raises(CredentialError, match="not a regular file"):
         resolve(f"file:{tmp_path}", tmp_path)
 
 

@@ -32,7 +32,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
         "tags (",
     ),
     "merge key": (GOOD + "environment:\n  <<: {A: b}\n", "merge keys (<<) are not allowed"),
-    "not UTF-8": (GOOD.encode() + b"server: \xff\xfe\n", "byte 0xff is no UTF-8"),
+    "not UTF-8": (GOOD.encode() + b"server: \xff\xfe\n", "byte 0xff is not UTF-8"),
     "UTF-16": (GOOD.encode("utf-16"), "UTF-8"),
     "duplicate key": (
         GOOD + "login: 5002\n",
@@ -50,15 +50,15 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "two documents": (GOOD + "---\n" + GOOD, "a second document begins here"),
     "empty": ("", "is empty: was it only half written?"),
     "only a comment": ("# nothing yet\n", "is empty"),
-    "half written": (GOOD.replace("  - symbol: EURUSD\n", "  - {symbol: EURU"), "is no YAML"),
-    "a list": ("- a\n- b\n", "holds no mapping"),
-    "a word": ("hello\n", "holds no mapping"),
+    "half written": (GOOD.replace("  - symbol: EURUSD\n", "  - {symbol: EURU"), "is not valid YAML"),
+    "a list": ("- a\n- b\n", "is not a mapping"),
+    "a word": ("hello\n", "is not a mapping"),
     "NUL": (GOOD + "path: a\0b\n", "control character 0x0"),
     "deep flow nesting": (GOOD + "options: " + "[" * 100_000 + "\n", "nested deeper than"),
     "deep block nesting": ("- " * 100_000 + "x\n", "nested deeper than"),
     "deep question marks": ("? " * 100_000 + "x\n", "nested deeper than"),
     "a key that is a number": (GOOD + "7: x\n", "7"),
-    "a key that is null": (GOOD + "~: x\n", "no word"),
+    "a key that is null": (GOOD + "~: x\n", "is not a text"),
 }
 
 
@@ -84,14 +84,14 @@ def test_a_file_of_a_hundred_megabytes_is_refused_unread(directory: Directory) -
 
 def test_a_directory_where_a_file_should_be(directory: Directory) -> None:
     (directory.root / "accounts" / "a.yaml").mkdir()
-    assert directory.check().errors == ("accounts/a.yaml: is a directory; a file is wanted",)
+    assert directory.check().errors == ("accounts/a.yaml: is a directory; it must be a file",)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in directories")
 def test_a_fifo_is_refused_and_never_waited_for(directory: Directory) -> None:
     if sys.platform != "win32":
         os.mkfifo(directory.root / "accounts" / "a.yaml")
-    assert directory.check().errors == ("accounts/a.yaml: is no regular file",)
+    assert directory.check().errors == ("accounts/a.yaml: is not a regular file",)
 
 
 def test_a_dangling_link(directory: Directory) -> None:
@@ -178,7 +178,7 @@ def test_names_that_differ_only_in_case_are_one_file_on_windows(directory: Direc
 
 def test_an_unreadable_accounts_directory_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "accounts").write_text("a file")
-    with pytest.raises(InvalidConfigError, match="MANAGER_CONFIG_DIR names the configuration directory"):
+    with pytest.raises(InvalidConfigError, match="set MANAGER_CONFIG_DIR to the configuration directory"):
         ConfigurationService(tmp_path).list_accounts()
 
 

@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> Directory:
 
 
 def reasons(directory: Directory) -> dict[str, str]:
-    return {one.name: one.why for one in left_out(directory.root)}
+    return {one.name: one.reason for one in left_out(directory.root)}
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_missing_and_empty_accounts_are_named_by_their_absolute_path(
     monkeypatch.chdir(tmp_path)
     Path("c").mkdir()
     [missing] = left_out(Path("c"))
-    assert f"{tmp_path}/c/accounts does not exist" in missing.why
+    assert f"{tmp_path}/c/accounts does not exist" in missing.reason
     Path("c/accounts").symlink_to("share")
     [dangling] = left_out(Path("c"))
-    assert f"{tmp_path}/c/accounts is a link to a place that does not exist" in dangling.why
+    assert f"{tmp_path}/c/accounts is a link to a missing directory" in dangling.reason
     Path("c/share").mkdir()
     [empty] = left_out(Path("c"))
-    assert f"{tmp_path}/c/accounts holds no account files" in empty.why
+    assert f"{tmp_path}/c/accounts holds no account files" in empty.reason
 
 
 def test_a_default_file_that_is_read_as_an_account_is_warned_of(directory: Directory) -> None:

@@ -102,7 +102,7 @@ def test_every_problem_of_a_file_in_one_pass_each_with_its_place(directory: Dire
     expected = {
         "gateway": "accounts/a.yaml:1:10: gateway: 'papr' is unknown; did you mean 'paper'?",
         "pasword": "accounts/a.yaml:4:1: pasword: unknown key; did you mean 'password'?",
-        "timeout": "accounts/a.yaml:5:10: timeout: 'soon' is no whole number",
+        "timeout": "accounts/a.yaml:5:10: timeout: 'soon' is not an integer",
         "default_risk.risk_percent": "accounts/a.yaml:7:17: default_risk.risk_percent: 0.05 is below 0.1; 0.1 to 10.0 is allowed",
         "default_risk.max_positions": "accounts/a.yaml:8:18: default_risk.max_positions: 0 is below 1; 1 or more is allowed",
         "currencies[0].strategy.strategy_type": "accounts/a.yaml:12:31: currencies[0].strategy.strategy_type: "
@@ -151,7 +151,7 @@ def test_a_program_without_login_is_its_own_identity(directory: Directory) -> No
 def test_an_account_id_in_the_file_must_be_its_name(directory: Directory) -> None:
     assert directory.errors_of("account_id: a\n" + GOOD) == ()
     (error,) = directory.errors_of("account_id: b\n" + GOOD)
-    assert error.startswith("accounts/a.yaml:1:13: account_id: is 'b', but the file's name says 'a'")
+    assert error.startswith("accounts/a.yaml:1:13: account_id: is 'b', but the file's name is a.yaml")
 
 
 def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(directory: Directory) -> None:

@@ -173,7 +173,7 @@ def test_a_value_cannot_lead_to_another_directory(directory: Directory, login: s
 )
 def test_a_value_cannot_become_code_of_a_shell(directory: Directory, login: str, command: str) -> None:
     text = f'gateway: command\nready: {{line: r}}\nlogin: "{login}"\ncommand: {command}\n'
-    assert any("that the program takes for code" in error for error in directory.errors_of(text))
+    assert any("that the program runs as code" in error for error in directory.errors_of(text))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_state_directory_in_a_shell_is_looked_at_once_it_is_known(directory: D
     command = filled(found, Path("/state/accounts/a")).command
     assert command is not None
     assert command[2] == "cd /state/accounts/a && bot"
-    with pytest.raises(InvalidConfigError, match="that the program takes for code"):
+    with pytest.raises(InvalidConfigError, match="that the program runs as code"):
         filled(found, Path("/state; rm/accounts/a"))
 
 
@@ -236,9 +236,9 @@ def test_a_port_is_checked_once_it_is_filled_in(directory: Directory, line: str,
 
 def test_what_is_started_is_checked_once_it_is_filled_in(directory: Directory) -> None:
     (error,) = directory.errors_of(f"{PROGRAM}command: ['./bot-{{account_id}}']\n")
-    assert "command[0]: './bot-a' is no program on this host" in error
+    assert "command[0]: './bot-a' is not an executable on this host" in error
     (error,) = directory.errors_of(f"{PROGRAM}command: [sleep]\ndirectory: 'bots/{{account_id}}'\n")
-    assert "bots/a is no directory" in error
+    assert "bots/a is not a directory" in error
     assert directory.errors_of(f"{PROGRAM}command: [sleep]\ndirectory: '{{state_dir}}/data'\n") == ()
 
 

@@ -84,7 +84,7 @@ def test_a_problem_of_the_defaults_is_told_at_its_place(directory: Directory) ->
     directory.defaults(DEFAULTS.replace("[sh, -c", "[no-such-program-here, -c"))
     directory.write("a", "login: 1\nserver: S\n")
     (error,) = directory.check().errors
-    assert error.startswith("defaults.yaml:2:11: command[0]: 'no-such-program-here' is no program")
+    assert error.startswith("defaults.yaml:2:11: command[0]: 'no-such-program-here' is not an executable")
     directory.defaults(
         DEFAULTS.replace('command: [sh, -c, "echo ready; sleep 60", "{account_id}"]', "command: sh x")
     )

@@ -6,6 +6,7 @@ from support.configs import GOOD, Directory
 
 from manager.config.starting_files import write_demo_fleet, write_starting_files
 from manager.errors import InvalidAccountIdError, SettingsError
+from manager.gateways import example_files, summaries
 
 
 @pytest.fixture
@@ -87,7 +88,11 @@ def test_the_demo_fleet_is_what_the_readme_says(tmp_path: Path) -> None:
         assert (path.stat().st_mode & 0o777) == 0o600
 
 
-@pytest.mark.parametrize("write", [write_demo_fleet, write_starting_files])
+def write_examples(root: Path) -> list[Path]:
+    return write_starting_files(root, summaries(), example_files())
+
+
+@pytest.mark.parametrize("write", [write_demo_fleet, write_examples])
 def test_starting_files_never_go_over_somebodys_files(tmp_path: Path, write: object) -> None:
     assert callable(write)
     (tmp_path / "mine.txt").write_text("mine")
@@ -97,7 +102,7 @@ def test_starting_files_never_go_over_somebodys_files(tmp_path: Path, write: obj
 
 def test_the_files_of_init_are_valid_and_start_nothing(tmp_path: Path) -> None:
     root = tmp_path / "c"
-    assert len(write_starting_files(root)) == 4
+    assert len(write_examples(root)) == 4
     directory = Directory(root)
     results = directory.validator.validate_all()
     assert {name: result.errors for name, result in results.items()} == {

@@ -60,7 +60,7 @@ def test_it_says_that_the_directory_holds_the_demo_fleet(config: Path) -> None:
     before = files(config)
     answer = init()
     assert answer.exit_code == 1
-    assert f"{config} holds the demo fleet (8 accounts); nothing was written" in answer.output
+    assert f"{config} contains the demo fleet (8 accounts); nothing was written" in answer.output
     assert "`manager init --move-demo`" in answer.output
     assert files(config) == before
 
@@ -88,7 +88,7 @@ def test_what_a_person_changed_or_added_stays(config: Path) -> None:
     (config / "defaults.yaml").write_text("server: Mine\n")
     answer = init("--move-demo")
     assert answer.exit_code == 0, answer.output
-    assert f"left {mine}: it is not as the demo wrote it" in answer.output
+    assert f"kept {mine}: it was changed since the demo wrote it" in answer.output
     assert files(config) == STARTING | {
         *("accounts/account-002.yaml", "secrets/account-002.password", "accounts/real.yaml"),
     }
@@ -134,7 +134,7 @@ def test_it_is_refused_while_demo_workers_run(config: Path, demo_worker: str) ->
     before = files(config)
     answer = init("--move-demo")
     assert answer.exit_code == 1
-    assert f"error: demo workers run: {demo_worker}; nothing was moved" in answer.output
+    assert f"error: demo workers are running: {demo_worker}; nothing was moved" in answer.output
     assert files(config) == before
 
 
@@ -143,7 +143,7 @@ def test_other_peoples_files_are_no_demo(config: Path) -> None:
     (config / "accounts" / "account-001.yaml").write_text("gateway: paper\n")
     answer = init()
     assert answer.exit_code == 1
-    assert "has files already; nothing was written" in answer.output
+    assert "already contains files; nothing was written" in answer.output
     assert init("--move-demo").exit_code == 1
     assert init("--move-demo", "--demo").exit_code == 2
     assert files(config) == {"accounts/account-001.yaml"}

@@ -257,7 +257,7 @@ def test_no_secret_is_in_an_account_file_or_a_note(name: str) -> None:
         ("docker-compose.yml", "services: [", "docker-compose.yml:"),
         ("docker-compose.yml", "version: 3", "`services` is missing"),
         ("docker-compose.yml", "", "is empty"),
-        ("docker-compose.yml", "services: &a {b: *a}", "in itself"),
+        ("docker-compose.yml", "services: &a {b: *a}", "recursive"),
         ("docker-compose.yml", "services: {a: !reset {}}", "not YAML"),
         (
             "docker-compose.yml",

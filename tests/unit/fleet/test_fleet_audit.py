@@ -9,7 +9,8 @@ from support.waiting import eventually
 
 from manager.fleet import audit
 from manager.fleet.audit import AUDIT_KEY, HOSTS_KEY, AuditTrail, host_key, writing_host
-from manager.fleet.desired import DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_manager_trims_the_lists_when_it_writes(
 
 def test_what_a_host_is_asked_is_noted_with_its_desired_state(redis_server: RedisServer) -> None:
     desired = DesiredStore(redis_server.url)
-    desired._trail = "h1"
+    desired._audit_host = "h1"
     desired.set_desired(
         DesiredStateRequest(
             account_id="a", state="running", token="t", by="ops", why="start", host="h2", writer="h1"
@@ -129,6 +130,6 @@ def test_a_list_that_cannot_be_written_stops_no_command(redis_server: RedisServe
     client.set(host_key("h1"), "no list")
     trail_of(redis_server, "h1").note("start", by="h1")
     desired = DesiredStore(redis_server.url)
-    desired._trail = "h1"
+    desired._audit_host = "h1"
     desired.set_desired(DesiredStateRequest(account_id="a", state="stopped", token="t", by="ops", why="stop"))
     assert [fields[b"what"] for _, fields in client.xrange(AUDIT_KEY)] == [b"start", b"stop"]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from support.servers import RedisServer
 
-import manager.fleet.desired as desired_module
+import manager.fleet.desired_store as desired_module
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import DESIRED_KEY, DesiredState, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired_store import DESIRED_KEY, DesiredStore
 from manager.states import TradingMode
 
 

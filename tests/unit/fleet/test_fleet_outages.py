@@ -49,7 +49,7 @@ WRITES = [write, write_by_script, write_in_a_transaction]
         ),
         (
             ("config", "set", "min-replicas-to-write", "2"),
-            "too few replicas are in step (NOREPLICAS, min-replicas-to-write)",
+            "too few replicas are in sync (NOREPLICAS, min-replicas-to-write)",
         ),
         (("config", "set", "maxmemory", "1"), "is out of memory (OOM)"),
     ],
@@ -135,7 +135,7 @@ def test_a_server_with_too_many_clients_is_named(crowded: RedisServer) -> None:
     with crowded.client() as held:
         held.config_set("maxclients", 1)
         text = told(crowded.url, write)
-    assert "takes no more connections (its maxclients is reached): raise maxclients" in text
+    assert "accepts no more connections (its maxclients is reached): raise maxclients" in text
 
 
 def test_a_script_that_does_not_end_is_named(redis_server: RedisServer) -> None:

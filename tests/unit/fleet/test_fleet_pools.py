@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from manager.client.celery_app import sender_app
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore, fleet_url
-from manager.fleet.desired import DesiredStore
+from manager.fleet.desired_store import DesiredStore
 from manager.fleet.pools import CONNECTIONS
 from manager.fleet.redis_client import open_client, translated
 from manager.settings import Settings

@@ -13,9 +13,11 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.hosts import Timestamped
+from manager.fleet.keys import beats_key
 from manager.fleet.leases import LeaseBeats
-from manager.fleet.store import beats_key, observe, server_name
+from manager.fleet.server import server_name
+from manager.fleet.timestamped import Timestamped
+from manager.fleet.workers import observe
 from manager.models import WorkerInfo, utc_now
 from manager.states import WorkerLifecycleStatus as S
 

@@ -102,14 +102,14 @@ def test_one_place_in_every_spelling(given: str | None, ours: str, celerys: str)
         ("redis://h/0?credential_provider=os:system", "credential_provider"),
         ("redis://h/0?decode_responses=true", "decode_responses"),
         ("redis://h/0?ssl_cert_reqs=required", "ssl_cert_reqs needs TLS"),
-        ("redis://h/0?ssl=maybe", "ssl is true or false"),
+        ("redis://h/0?ssl=maybe", "ssl must be true or false"),
         ("rediss://h/0?ssl=false", "ssl contradicts"),
-        ("rediss://h/0?ssl_cert_reqs=some", "ssl_cert_reqs is required, optional or none"),
+        ("rediss://h/0?ssl_cert_reqs=some", "ssl_cert_reqs must be required, optional or none"),
         ("rediss://h/0?ssl_certfile=/c", "both ssl_certfile and ssl_keyfile"),
         ("rediss://h/0?ssl_ca_certs=", "ssl_ca_certs is empty"),
         ("redis://h/0?master=m", "master needs sentinel://"),
         ("unix://r.sock", "three slashes"),
-        ("sentinel://h1,h2/0", "name of its group"),
+        ("sentinel://h1,h2/0", "exactly one group name"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_by_name_in_one_line(url: str, named: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from pydantic import SecretStr
+from support.programs import last_line, output_ended
 from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
@@ -279,7 +280,7 @@ CHILDREN = (
 
 
 def family(gateway: CommandGateway) -> list[ProcessRef]:
-    pids = [pid_of(gateway), *(int(word) for word in gateway._last_line.split()[1:])]
+    pids = [pid_of(gateway), *(int(word) for word in last_line(gateway).split()[1:])]
     found = [ref for ref in map(ProcessRef.of, pids) if ref is not None]
     assert len(found) == 3
     return found
@@ -316,11 +317,11 @@ def test_a_secret_that_the_line_limit_or_a_write_cuts_reaches_no_log(
     with caplog.at_level(logging.INFO, "manager.program"):
         with contextlib.suppress(ConnectionLost):
             gateway.connect(soon())
-        eventually(lambda: not gateway._output_open, what="its output has ended")
+        eventually(lambda: output_ended(gateway), what="its output has ended")
     shown = "\n".join(record.getMessage() for record in caplog.records)
     assert "as JSON" in shown
     assert not any(secret[at : at + 5] in shown for at in range(len(secret) - 4))
-    assert "hunter2" not in gateway._last_line
+    assert "hunter2" not in last_line(gateway)
     health = gateway.check()
     assert health.reason is not None
     assert "hunter2" not in health.reason
@@ -334,7 +335,7 @@ def test_every_secret_of_the_account_is_masked_in_the_output(
     with caplog.at_level(logging.INFO, "manager.program"):
         with contextlib.suppress(ConnectionLost):
             gateway.connect(soon())
-        eventually(lambda: not gateway._output_open, what="its output has ended")
+        eventually(lambda: output_ended(gateway), what="its output has ended")
     assert "an-api-secret" not in caplog.text
     assert "ready ***" in caplog.text
     assert "an-api-secret" not in str(gateway.check().reason)

@@ -26,7 +26,7 @@ CASES = [
     (b"#!/bin/sh\r\nsleep 60\r\n", 0o755, "ends with a carriage return"),
     (b"\xef\xbb\xbf#!/bin/sh\nsleep 60\n", 0o755, "begins with a byte-order mark before #!"),
     (b"#!/no/such/interpreter -u\n", 0o755, "names the interpreter /no/such/interpreter, which is missing"),
-    (b"#! /usr/bin/env no-such-interpreter\n", 0o755, "wants 'no-such-interpreter', which is not on PATH"),
+    (b"#! /usr/bin/env no-such-interpreter\n", 0o755, "needs 'no-such-interpreter', which is not on PATH"),
     (b"#!python3\n", 0o755, "names 'python3' without a path: write #!/usr/bin/env python3"),
     (b"#!/etc/passwd\n", 0o755, "names /etc/passwd, which may not be executed"),
     (b"#!/\n", 0o755, "names /, which may not be executed"),
@@ -116,5 +116,5 @@ def test_the_path_of_the_account_is_searched(tmp_path: Path, gateways: list[Comm
     program.chmod(0o755)
     directory = Directory(tmp_path)
     text = "gateway: command\ncommand: [own-bot-of-this-test]\nready: {after_seconds: 0}\n"
-    assert "is no program on this host" in directory.errors_of(text)[0]
+    assert "is not an executable on this host" in directory.errors_of(text)[0]
     assert directory.errors_of(f"{text}environment: {{PATH: '{tmp_path}/bin:/bin'}}\n") == ()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from support.programs import last_line
 from support.waiting import eventually
 
 from manager.config.models import HealthConfig, LineEveryConfig, ReadyConfig, StopConfig
@@ -238,7 +239,7 @@ def test_a_line_to_be_printed_now_and_then_counts_in_either_stream(make: Make) -
 
     def quiet() -> bool:
         seen.add(gateway.check().reason)
-        return gateway._last_line == "quiet"
+        return last_line(gateway) == "quiet"
 
     eventually(quiet)
     assert seen == {None}

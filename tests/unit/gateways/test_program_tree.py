@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.programs import last_line
 from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
@@ -226,7 +227,7 @@ def test_a_worker_whose_guard_is_killed_says_so_and_ends_what_comes_to_it(
         daemon = escaped(tmp_path)
         (guard,), _ = marked(worker_id)
         os.kill(guard, signal.SIGKILL)
-        assert b"the process that guards the program was killed" in process.stdout.readline()
+        assert b"the guard process of the program was killed" in process.stdout.readline()
         assert process.stdout.readline() == b"disconnected\n"
         assert not daemon.alive()
     finally:
@@ -277,7 +278,7 @@ def test_found_01_a_program_starts_with_default_signals_umask_and_file_limit(
         for number, handler in before.items():
             signal.signal(number, handler)
     # Python itself ignores SIGPIPE and SIGXFSZ, and takes SIGINT; HUP (1), INT (2) and QUIT (3) are what may leak.
-    assert gateway._last_line == f"ready 0 0 0o22 {min(1024, limits[1])}"
+    assert last_line(gateway) == f"ready 0 0 0o22 {min(1024, limits[1])}"
 
 
 def test_a_program_of_a_failover_account_cannot_become_another_user(make: Make) -> None:
@@ -288,7 +289,7 @@ def test_a_program_of_a_failover_account_cannot_become_another_user(make: Make) 
     for failover in (True, False):
         gateway = make(script, failover=failover)
         gateway.connect(soon())
-        assert gateway._last_line == f"ready {failover}"
+        assert last_line(gateway) == f"ready {failover}"
 
 
 def test_found_10_a_program_that_had_to_be_killed_is_told(make: Make) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from support.configs import Directory
+from support.programs import last_line
 from support.waiting import eventually
 
 from manager.config.models import ReadyConfig, StopConfig
@@ -90,7 +91,7 @@ def test_the_program_is_that_user_with_its_groups_and_home(
     gateway.connect(soon())
     groups = " ".join(map(str, os.getgrouplist("nobody", NOBODY.pw_gid)))
     expected = f"{NOBODY.pw_uid} {NOBODY.pw_gid} {groups} {NOBODY.pw_dir} nobody nobody no no 0027 ready"
-    assert gateway._last_line == expected
+    assert last_line(gateway) == expected
     assert gateway._program is not None
     status = Path(f"/proc/{gateway._program.pid}/status").read_text()
     assert f"Uid:\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}\t{NOBODY.pw_uid}" in status
@@ -102,7 +103,7 @@ def test_a_group_alone_and_an_own_home_in_the_environment(make: Make) -> None:
     show = "echo $(id -u) $(id -g) $HOME ready; sleep 60"
     gateway = make(("/bin/sh", "-c", show), user=None, group="daemon", environment={"HOME": "/own"})
     gateway.connect(soon())
-    assert gateway._last_line == f"0 {group.gr_gid} /own ready"
+    assert last_line(gateway) == f"0 {group.gr_gid} /own ready"
 
 
 @as_root
@@ -110,7 +111,7 @@ def test_with_failover_it_cannot_become_root_again(make: Make) -> None:
     show = "grep -c 'NoNewPrivs:.1' /proc/self/status; echo $(id -u) ready; sleep 60"
     gateway = make(("/bin/sh", "-c", show), failover=True)
     gateway.connect(soon())
-    assert gateway._last_line == f"{NOBODY.pw_uid} ready"
+    assert last_line(gateway) == f"{NOBODY.pw_uid} ready"
     assert gateway._program is not None
     status = Path(f"/proc/{gateway._program.pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
@@ -308,10 +309,9 @@ def test_windows_has_no_users_and_no_umask(place: Path, monkeypatch: pytest.Monk
     from manager.gateways.command import executables
     from manager.gateways.command import program_user as module
     from manager.gateways.command import rules as command_rules
-    from manager.validation import rules
 
     directory = Directory(place)
-    for one in (command_rules, rules, executables):
+    for one in (command_rules, executables):
         monkeypatch.setattr(one, "sys", type("sys", (), {"platform": "win32"}))
     monkeypatch.setattr(
         command_rules, "program_user", lambda user, group: _of_windows(module.ProgramUserError, user, group)
@@ -325,7 +325,7 @@ def test_windows_has_no_users_and_no_umask(place: Path, monkeypatch: pytest.Monk
 def _of_windows(error: type[ProgramUserError], user: str | None, group: str | None) -> None:
     del group
     if user is not None:
-        raise error("user", "is not supported on Windows: run the host agent as the wanted user")
+        raise error("user", "is not supported on Windows: run the host agent as that user")
 
 
 @as_root

@@ -3,6 +3,7 @@
 Those of their start, until their file can be read.
 """
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -116,10 +117,10 @@ def test_an_unreadable_file_does_not_change_the_recovery(
         host.reconciler.desired_cache.read()
         del host.pool.live["a"]
         lost = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
-        recover = host.reconciler.restarts.lost(lost, "it was killed")
+        recover = host.reconciler.restarts.on_exit(lost, "it was killed")
         assert recover is not None
         recover()
-        host.reconciler.restarts.launch()
+        host.reconciler.restarts.tick(math.inf)
         eventually(lambda: "given up" in host.pool.abandoned.get("a", ""), what=str(host.pool.abandoned))
         assert host.pool.started == []
 

@@ -10,8 +10,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.fleet import FleetStore
-from manager.fleet.health_change import HealthChange
-from manager.fleet.store import Happened
+from manager.fleet.events import HealthChange, WorkerChange
 from manager.host import build_pool
 from manager.host.reporting.health_changes import BURST, SPAN_SECONDS, HealthChanges
 from manager.host.reporting.outbox import Outbox
@@ -167,7 +166,7 @@ def test_a_health_change_is_a_stream_entry_and_keeps_the_heartbeat(
     )
     store.record("h", [info], {"a": {"worker_id": "w-1", "health": WELL}})
     ill = info.with_(metadata={"health": ILL, "health_reason": "no tick"})
-    store.record("h", [ill], {}, events=[Happened(ill, 0.0, HealthChange(WELL, ILL, "no tick", 3))])
+    store.record("h", [ill], {}, events=[WorkerChange(ill, 0.0, HealthChange(WELL, ILL, "no tick", 3))])
 
     first, second = store.events()
     assert (first.kind, first.status, first.health, first.health_before) == ("state", "running", WELL, None)

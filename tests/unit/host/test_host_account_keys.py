@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from support.pool_host import Host
 
-import manager.gateways
-from manager.gateways import GatewayOptions
+from manager.gateways import GatewayOptions, registry
 from manager.host.workers.records import WorkerRecord
 from manager.local.offline import local_workers
 from manager.models import WorkerInfo
@@ -42,6 +41,11 @@ class Recorder(FakeGateway):
 """
 
 
+def forget_plugged() -> None:
+    registry._plugged.cache_clear()
+    registry._loaded.cache_clear()
+
+
 @pytest.fixture
 def host(tmp_path: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     site = tmp_path / "site"
@@ -58,11 +62,11 @@ def host(tmp_path: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> It
         patch.setenv("PYTHONPATH", str(site))
         patch.setenv("THE_PASSWORD", "hunter2-hunter2")
         patch.setenv("THE_KEY", "key-of-the-exchange")
-        manager.gateways._plugged.cache_clear()
+        forget_plugged()
         made = Host(short_dir)
         yield made
         made.close()
-    manager.gateways._plugged.cache_clear()
+    forget_plugged()
 
 
 def test_a_plugged_in_gateway_gets_every_key_and_readers_get_groups_and_labels(

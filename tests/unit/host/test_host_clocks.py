@@ -1,5 +1,6 @@
 """A machine that is suspended, and a clock that is set: noticed, named in one line, and acted on."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from support.keeping import ReconciledHost
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
+from manager.fleet.desired import DesiredState
+from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.reconcile.clock_watch import ClockWatch, Reading, read_clocks
 from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
@@ -83,7 +86,9 @@ def test_readers_are_told_of_the_latest_change_for_a_day(clocks: Clocks) -> None
     clocks.suspend(312)
     watch.tick()
     clocks.run(60)
-    assert watch.explain() == {
+    change = watch.explain()
+    assert change is not None
+    assert change.to_dict() == {
         "kind": "suspended",
         "seconds": 312.0,
         "text": "this machine was suspended for 312 s",
@@ -95,32 +100,65 @@ def test_readers_are_told_of_the_latest_change_for_a_day(clocks: Clocks) -> None
 
 @pytest.fixture
 def host(short_dir: Path, redis_server: RedisServer, clocks: Clocks) -> Iterator[ReconciledHost]:
-    found = ReconciledHost(short_dir, redis_server.url, "h")
-    found.reconciler.clocks = ClockWatch(clocks)
+    found = ReconciledHost(short_dir, redis_server.url, "h", clocks=ClockWatch(clocks))
     yield found
     found.close()
 
 
+def change_unnoticed(redis_server: RedisServer, account_id: str) -> None:
+    """Write desired state without a new version: only a read of everything finds it."""
+    desired = DesiredState(account_id=account_id, state="stopped", generation=1)
+    with redis_server.client() as client:
+        client.hset(DESIRED_KEY, account_id, json.dumps(desired.to_record()))
+
+
 def test_the_host_agent_names_it_and_reads_everything_again(
-    host: ReconciledHost, clocks: Clocks, caplog: pytest.LogCaptureFixture
+    host: ReconciledHost, clocks: Clocks, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     reconciler = host.reconciler
-    reconciler.desired_cache.read()
+    now = 1_000_000.0
+    reconciler.tick(now)
     before = reconciler.desired_cache.redis_time()
+    change_unnoticed(redis_server, "x")
     with caplog.at_level(logging.WARNING):
         clocks.set_wall(-3600)
-        assert not reconciler._clocks_changed()
+        reconciler.tick(now + 0.1)
+        assert reconciler.reconciliations == 1
         clocks.suspend(312)
-        assert reconciler._clocks_changed()
+        reconciler.tick(now + 0.2)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert lines[0].startswith("the clock of this machine was set back by 3600 s; leases, heartbeats")
     assert lines[1].startswith("this machine was suspended for 312 s; desired state is read again now")
-    assert reconciler.desired_cache._version is None
-    reconciler.desired_cache.read()
-    assert reconciler.desired_cache._version is not None
+    assert reconciler.reconciliations == 2
+    assert reconciler.desired_cache.get("x") is not None
     assert abs(reconciler.desired_cache.redis_time() - before) < 60
-    assert not reconciler._clocks_changed()
+
+
+def test_after_a_suspend_no_worker_counts_as_hung_for_ten_seconds(
+    host: ReconciledHost, clocks: Clocks
+) -> None:
+    reconciler, now = host.reconciler, 1_000_000.0
+    reconciler.tick(now)
+    assert host.pool.hang_checks == 1
+    clocks.suspend(312)
+    for seconds in range(1, 10):
+        reconciler.tick(now + seconds)
+    assert host.pool.hang_checks == 1
+    reconciler.tick(now + 12)
+    assert host.pool.hang_checks == 2
+
+
+def test_a_tick_does_what_is_due_and_returns_when_the_next_one_is(host: ReconciledHost) -> None:
+    reconciler, now = host.reconciler, 1_000_000.0
+    assert reconciler.tick(now) == now + 1.0, "the next check for hung workers"
+    assert (reconciler.reconciliations, host.pool.hang_checks) == (1, 1)
+    reconciler.tick(now + 0.9)
+    assert (reconciler.reconciliations, host.pool.hang_checks) == (1, 1)
+    reconciler.tick(now + 1.0)
+    assert (reconciler.reconciliations, host.pool.hang_checks) == (1, 2)
+    reconciler.tick(now + 2.0)
+    assert (reconciler.reconciliations, host.pool.hang_checks) == (2, 3)
 
 
 class RefusingStore:
@@ -153,19 +191,17 @@ class RefusingStore:
         del host
 
 
-def test_each_state_of_redis_is_one_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("manager.host.reporting.publisher._INTERVAL", 0.01)
+def test_each_state_of_redis_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     replica = "Redis at X is a read-only replica (READONLY): point MANAGER_REDIS_URL at the primary"
     full = "Redis at X is out of memory (OOM): raise maxmemory"
     store = RefusingStore(replica, replica, full, full, full, replica)
-    publisher = Publisher(store, "h", dict)
+    publisher = Publisher(store, "h", dict, clock=lambda: 0.0)
+    publisher.publish(WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING))
     with caplog.at_level(logging.INFO):
-        publisher.start()
-        info = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
-        assert publisher.publish(info, wait_seconds=10)
-        publisher.close()
+        for second in range(7):
+            assert not publisher.flush(0)
+            publisher.tick(float(second))
+    assert publisher.flush(0)
     lines = [
         record.getMessage().partition(";")[0]
         for record in caplog.records

@@ -10,8 +10,8 @@ from support.pool_host import Host
 from support.waiting import eventually
 
 from manager.errors import ConnectionFailedError
-from manager.fleet.hosts import Timestamped
-from manager.fleet.store import observe
+from manager.fleet.timestamped import Timestamped
+from manager.fleet.workers import observe
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo

@@ -17,12 +17,12 @@ from manager.fleet.desired import DesiredState
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.reserve_file import ReserveFile
 from manager.local.component import Component
-from manager.local.lasting_output import LastingOutput
 from manager.local.offline import stop_here
+from manager.local.resilient_output import ResilientOutput
 from manager.settings import Settings
 from manager.system.file_lock import FileLock
 from manager.system.state_dir import StatePaths
-from manager.system.storage import why_not_writable
+from manager.system.storage import write_problem
 
 RUNS = DesiredState(account_id="a", state="running", generation=5, host="h")
 STOPPED = replace(RUNS, state="stopped", generation=6, why="stop")
@@ -119,15 +119,15 @@ def test_a_full_or_read_only_disk_keeps_no_agent_from_its_lock(disk: SmallDisk) 
 
 @needs_a_disk
 def test_what_keeps_a_directory_from_being_written_is_named(disk: SmallDisk) -> None:
-    assert why_not_writable(disk.root) is None
+    assert write_problem(disk.root) is None
     disk.fill()
-    assert f"the disk of {disk.root} is full" in str(why_not_writable(disk.root))
+    assert f"the disk of {disk.root} is full" in str(write_problem(disk.root))
     disk.free()
     disk.read_only()
-    assert f"{disk.root} is on a read-only disk" in str(why_not_writable(disk.root))
+    assert f"{disk.root} is on a read-only disk" in str(write_problem(disk.root))
     disk.writable()
     assert list(disk.root.iterdir()) == []
-    assert "cannot be written (No such file" in str(why_not_writable(disk.root / "none"))
+    assert "cannot be written (No such file" in str(write_problem(disk.root / "none"))
 
 
 @needs_a_disk
@@ -140,10 +140,10 @@ def test_a_component_starts_on_a_full_disk_and_is_recorded_later(disk: SmallDisk
     component.start()
     try:
         assert component.alive
-        assert not Component("thing", argv, {}, paths).find()
+        assert not Component("thing", argv, {}, paths).adopt()
         disk.free()
         component.record()
-        assert Component("thing", argv, {}, paths).find()
+        assert Component("thing", argv, {}, paths).adopt()
     finally:
         assert component.stop(0)
 
@@ -167,7 +167,7 @@ def test_a_stop_without_redis_agent_and_room_is_saved_for_the_next_agent(disk: S
     (stopped,) = stop_here(settings, ["a"], None)
     assert stopped.outcome == "failed"
     assert "is on a read-only disk" in stopped.text
-    assert "the next host agent will start it again" in stopped.text
+    assert "The next host agent will start the account" in stopped.text
 
 
 @needs_a_disk
@@ -211,7 +211,7 @@ def test_a_worker_that_finds_the_disk_full_itself_says_so(short_dir: Path) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
 def test_output_that_nothing_takes_is_dropped(tmp_path: Path) -> None:
     target = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails
-    output = LastingOutput(target, tmp_path / "up.log")
+    output = ResilientOutput(target, tmp_path / "up.log")
     for _ in range(3):
         output.write("x" * 10_000)
         output.flush()

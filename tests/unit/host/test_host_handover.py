@@ -3,29 +3,25 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from support.keeping import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager.errors import HostUnavailableError, SessionHeldError, StartCancelledError
+from manager.errors import CommandRefusedError, HostUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.desired import DRAIN, MOVE, DesiredStateRequest
 from manager.fleet.hosts import DrainRequest
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import CommandContext, Forward
-from manager.host.reconcile import reconciler as reconciler_module
-from manager.host.reconcile.recovery import _Blocked
+from manager.host.reconcile.hang_grace import HangGrace
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
 
 class MakeHost(Protocol):
-    def __call__(
-        self, name: str, *, capacity: int = 0, labels: dict[str, str] | None = None
-    ) -> ReconciledHost: ...
+    def __call__(self, name: str, **more: Any) -> ReconciledHost: ...
 
 
 @pytest.fixture
@@ -33,8 +29,8 @@ def make_host(redis_server: RedisServer, tmp_path: Path) -> Iterator[MakeHost]:
     LeaseStore(redis_server.url).trust()
     made: list[ReconciledHost] = []
 
-    def make(name: str, *, capacity: int = 0, labels: dict[str, str] | None = None) -> ReconciledHost:
-        made.append(ReconciledHost(tmp_path, redis_server.url, name, capacity=capacity, labels=labels))
+    def make(name: str, **more: Any) -> ReconciledHost:
+        made.append(ReconciledHost(tmp_path, redis_server.url, name, **more))
         return made[-1]
 
     yield make
@@ -50,9 +46,9 @@ def place(host: ReconciledHost, account_id: str) -> str:
 
 
 def ends(host: ReconciledHost, seen_by: ReconciledHost) -> None:
-    """Have the host's agent end in order, and the other one know of it."""
+    """End the host's agent cleanly, and let the other one read that."""
     host.store.forget_agent(host.name)
-    seen_by.reconciler.fleet_snapshot._until = 0.0
+    seen_by.clock.skip(1.0)
 
 
 def test_an_account_that_was_handed_to_a_full_host_waits_for_room_and_says_so(make_host: MakeHost) -> None:
@@ -123,7 +119,7 @@ def test_who_came_to_an_address_first_stays_there_however_old_the_others_command
     three = make_host("three", labels={"egress_ip": "203.0.113.1"})
     one.account("x", 1)
     one.account("shy", 2, avoid_sharing="egress_ip", host="two")
-    x = three.wanted("x", "three", needs=three.reconciler._config_service.load_account_config("x").needs())
+    x = three.wanted("x", "three", needs=three.configuration.load_account_config("x").needs())
     three.pool.live["x"] = x.generation
     # While x stops, to go to `one`, shy comes to `two`: nobody of its server is behind the address yet.
     two.commands.start("shy", True, True, CommandContext("t-shy"))
@@ -142,7 +138,7 @@ def test_an_agent_that_starts_again_starts_no_more_than_fit(make_host: MakeHost)
         b.account(account_id, login)
         b.wanted(account_id, "b")
     b.reconciler.desired_cache.read()
-    b.reconciler._reconcile(at_once=True)
+    b.reconciler.start_missing(at_once=True)
     b.look(2)
     assert b.pool.started == ["x"]
     assert "it is full" in b.pool.abandoned["y"]
@@ -178,9 +174,10 @@ def test_what_a_drained_host_could_not_place_after_the_stop_is_its_own_and_told(
     a.pool.while_stopping = lambda: ends(b, a)
     a.store.request_drain("a", DrainRequest(mode="move"))
     a.look(2)
-    told = a.reconciler.drain.explain()
-    assert told is not None
-    assert "b: its agent is silent" in told["why"]["x"]
+    report = a.reconciler.drain.explain()
+    assert report is not None
+    assert report.why is not None
+    assert "b: its agent is silent" in report.why["x"]
     b.report()
     a.look(2)
     b.look(2)
@@ -197,12 +194,12 @@ def test_a_drain_takes_no_worker_down_that_has_nowhere_to_go(make_host: MakeHost
     a.pool.while_stopping = lambda: slow.wait(10)
     a.store.request_drain("a", DrainRequest(mode="move"))
     for _ in range(3):
-        a.reconciler.fleet_snapshot._until = 0.0
-        a.reconciler._look()
+        a.clock.skip(1.0)
+        a.reconciler.reconcile()
     told = a.reconciler.drain.explain()
     assert told is not None
-    assert (told["leaving"], told["staying"]) == (2, 3)
-    assert all("b: it is full: 2 of 2 workers" in why for why in told["why"].values()), told
+    assert (told.leaving, told.staying) == (2, 3)
+    assert all("b: it is full: 2 of 2 workers" in why for why in (told.why or {}).values()), told
     slow.set()
     a.look()
     assert len(a.pool.live) == 3
@@ -216,7 +213,7 @@ def test_a_start_follows_an_account_that_was_given_away_meanwhile(make_host: Mak
     def moved(*_: object) -> None:
         b.wanted("x", "b", token="t2", why=MOVE)
 
-    a.commands._place = moved  # type: ignore[method-assign, assignment]
+    a.router.place = moved  # type: ignore[method-assign, assignment]
     assert a.commands.start("x", True, True, CommandContext("t1")) == Forward("b")
     assert a.pool.started == []
 
@@ -232,7 +229,7 @@ def test_a_start_does_not_take_back_what_its_host_has_handed_over(make_host: Mak
         assert a.reconciler.desired_cache.reassign(desired, "b", DRAIN)
         b.look()
 
-    a.commands._place = drained  # type: ignore[method-assign, assignment]
+    a.router.place = drained  # type: ignore[method-assign, assignment]
     assert isinstance(a.commands.start("x", True, True, CommandContext("t1")), Forward)
     assert b.pool.started == ["x"]
     assert place(b, "x") == "b"
@@ -244,7 +241,7 @@ def test_a_start_that_a_drain_breaks_off_goes_on_at_the_next_host(make_host: Mak
 
     def broken_off() -> None:
         a.store.request_drain("a", DrainRequest(mode="move"))
-        a.reconciler.drain.read()
+        a.reconciler.drain_state.read()
         raise StartCancelledError("x: a stop arrived while it was starting")
 
     a.pool.while_starting = broken_off
@@ -337,7 +334,7 @@ def test_a_refusal_takes_back_no_later_stop(make_host: MakeHost) -> None:
 
     a.desired.read = slow_read  # type: ignore[assignment]
     wanted.withdraw("x", generation)
-    known = wanted.of("x")
+    known = wanted.get("x")
     assert known is not None
     assert not known.running
 
@@ -354,9 +351,9 @@ def test_a_refused_start_leaves_no_doubt_about_a_host_that_it_was_passed_on_to(m
 
 
 def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one(
-    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    make_host: MakeHost,
 ) -> None:
-    """A message can vanish: what was accepted stands in the desired state, and is nobody's."""
+    """A message can be lost: the start was recorded as desired state without a host."""
     a, b = make_host("a", capacity=1), make_host("b")
     a.account("x", 1)
     a.account("pinned", 2, host="a")
@@ -365,41 +362,42 @@ def test_an_account_whose_task_is_lost_before_any_host_got_it_is_taken_in_by_one
     for host in (a, b):
         host.look(2)
     assert a.pool.started == b.pool.started == [], "its task may still come"
-    monkeypatch.setattr("manager.host.reconcile.desired_state._TASK_GRACE_MS", -1)
+    a = make_host("a", capacity=1, task_grace_seconds=-1.0)
+    b = make_host("b", task_grace_seconds=-1.0)
     for _ in range(2):
         for host in (a, b):
             host.look(2)
     assert (a.pool.started, b.pool.started) == (["pinned"], ["x"])
-    # Whose place Redis has forgotten is not taken in by others.
-    a.reconciler.desired_cache._uncertain["y"] = b.reconciler.desired_cache._uncertain["y"] = "lost"
-    a.account("y", 3)
-    a.wanted("y")
-    for host in (a, b):
-        host.look(2)
-    assert "y" not in a.pool.started + b.pool.started
 
 
-def test_a_host_that_was_paused_gives_its_workers_time_before_it_calls_them_hung(
-    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+def test_an_account_whose_host_redis_has_lost_is_claimed_by_no_other_host(
+    make_host: MakeHost, redis_server: RedisServer
 ) -> None:
-    """They were paused with it, and have not had a moment to show that they live."""
-    reconciler = make_host("a").reconciler
-    now = [1000.0]
-    monkeypatch.setattr(reconciler_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    lost, a = make_host("lost"), make_host("a", task_grace_seconds=-1.0)
+    a.account("x", 1)
+    lost.wanted("x", "lost")
+    a.look()
+    redis_server.forget()
+    LeaseStore(redis_server.url).trust()
+    a.look()
+    a.wanted("x", token="again")
+    a.look(3)
+    assert a.reconciler.desired_cache.uncertain_host("x") == "lost"
+    assert a.pool.started == []
+    assert place(a, "x") == ""
 
-    def slept(seconds: float, took: float) -> float:
-        def wait(_timeout: float) -> bool:
-            now[0] += took
-            return False
 
-        monkeypatch.setattr(reconciler._wake, "wait", wait)
-        reconciler._sleep(seconds)
-        return reconciler._patient_until
-
-    assert slept(1.0, 1.1) == 0.0
-    now[0] += 60.0  # a look that a hanging Redis held up: no reason to be patient with workers
-    assert slept(0.0, 0.0) == 0.0
-    assert slept(1.0, 40.0) == now[0] + 10.0
+def test_a_process_that_was_paused_gives_its_workers_time_before_it_calls_them_hung() -> None:
+    """They were paused with it and could send no heartbeat."""
+    grace = HangGrace()
+    assert not grace.active(0.0)
+    assert not grace.waited(1.0, 1.1, now=1000.0)
+    # 60 s in a pass, as with a Redis that hangs, and no long wait: not a pause.
+    assert not grace.waited(0.0, 0.0, now=1060.0)
+    assert not grace.active(1060.0)
+    assert grace.waited(1.0, 40.0, now=1100.0)
+    assert grace.active(1109.9)
+    assert not grace.active(1110.0)
 
 
 def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
@@ -420,10 +418,10 @@ def test_a_drain_that_redis_lost_is_told_again_but_over_no_resume(
         return found
 
     a.store.drain = late  # type: ignore[method-assign]
-    a.reconciler.drain.read()
+    a.reconciler.drain_state.read()
     a.store.drain = look  # type: ignore[method-assign]
-    a.reconciler.drain.read()
-    assert not a.reconciler.drain.active
+    a.reconciler.drain_state.read()
+    assert not a.reconciler.drain_state.active
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -473,30 +471,27 @@ def test_a_stop_that_came_without_its_task_stops_what_has_failed_before(make_hos
         b.account(account_id, 1)
         desired = b.wanted(account_id, "b")
         b.pool.failed.add(account_id)
-        b.reconciler.restarts._blocked[account_id] = _Blocked(desired.generation, None)
+        b.pool.fails[account_id] = CommandRefusedError(f"{account_id}: refused")
     b.desired.set_desired(
         DesiredStateRequest(account_id="asked", state="stopped", token="t", by="me", why="stop")
     )
     b.desired.withdraw("refused", desired.generation)
     b.look()
-    ReconciledHost._await(lambda: "asked" not in b.pool.failed)
+    eventually(lambda: "asked" not in b.pool.failed)
     b.look(2)
     assert b.pool.failed == {"refused"}, "why it was refused stays told"
 
 
-def test_a_step_that_fails_keeps_the_reconciler_from_no_later_one(
-    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shortage of files lets one step fail again and again: what should run is started all the same."""
-    host = ReconciledHost(tmp_path, redis_server.url, "one")
+def test_a_step_that_fails_does_not_prevent_the_later_ones(make_host: MakeHost) -> None:
+    """With too many open files one step fails every time. What should run is started all the same."""
+    host = make_host("one")
     host.account("a", 1)
     host.wanted("a", "one", why=DRAIN)
 
-    def fails() -> None:
+    def fails(_host: str) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(host.reconciler.drain, "read", fails)
+    host.store.drain = fails  # type: ignore[method-assign, assignment]
     host.look()
     assert host.pool.started == ["a"]
-    assert "Too many open files" in str(host.reconciler._loop.trouble)
-    host.close()
+    assert any("Too many open files" in str(thread.trouble) for thread in host.reconciler.threads)

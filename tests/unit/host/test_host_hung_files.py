@@ -51,7 +51,7 @@ def test_hung_files_of_one_account_delay_no_other(
         lost = WorkerInfo(worker_id="w", account_id="hangs", status=WorkerLifecycleStatus.RUNNING)
         for account_id in ("hangs", "well"):
             host.pool.live.pop(account_id, None)
-            recover = host.reconciler.restarts.lost(lost.with_(account_id=account_id), "it was killed")
+            recover = host.reconciler.restarts.on_exit(lost.with_(account_id=account_id), "it was killed")
             assert recover is not None
             recover()
         eventually(lambda: host.pool.started.count("well") == 2)

@@ -273,9 +273,8 @@ def test_an_unrecorded_worker_is_unknown_rejects_a_start_and_can_be_stopped(
 
 
 def test_records_in_redis_are_corrected_once_redis_is_back(redis_server: RedisServer, tmp_path: Path) -> None:
-    kept = ReconciledHost(tmp_path, redis_server.url, "h")
     answers = [False, False, True]
-    kept.reconciler._settle = lambda: answers.pop(0)
+    kept = ReconciledHost(tmp_path, redis_server.url, "h", settle=lambda: answers.pop(0))
     kept.look(4)
     assert answers == [], "called until nothing is left, and not again"
     kept.close()

@@ -11,7 +11,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.errors import CommandRefusedError, NotSupportedError, NoWorkerError
-from manager.fleet.desired import DESIRED_KEY
+from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.commands import CommandContext
 from manager.host.workers.limits import PoolLimits
 from manager.pool.commands import PAUSE, RESUME

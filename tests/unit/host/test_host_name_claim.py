@@ -11,7 +11,8 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError, HostAgentError
-from manager.fleet.host_names import HostNames, claim_key
+from manager.fleet.host_names import HostNames
+from manager.fleet.keys import claim_key
 from manager.host.name_claim import NameClaim
 from manager.system.processes import ProcessRef
 

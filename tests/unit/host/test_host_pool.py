@@ -28,6 +28,7 @@ from manager.errors import (
 from manager.host.workers import starter
 from manager.host.workers.limits import PoolLimits
 from manager.host.workers.slot import Slot
+from manager.models import WorkerMetrics, WorkerPlacement
 from manager.system.processes import ProcessRef
 
 SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
@@ -57,6 +58,8 @@ def test_start_list_and_stop(either: Host) -> None:
     for key in ("pid", "host", "gateway", "version", "config_version", "health", "balance", "equity"):
         assert info.metadata[key], key
     assert info.metadata["health"] == "healthy"
+    known = {*WorkerPlacement.model_fields, *WorkerMetrics.model_fields}
+    assert set(info.metadata) <= known, "docs/reference/payloads.md lists every key"
     assert either.sessions() == 1
     assert either.pool.get_account_worker_id("a") == info.worker_id
     assert either.pool.has_worker_for_account("a")
@@ -136,7 +139,7 @@ def test_a_worker_that_dies_is_noticed_at_once(host: Host, number: int, name: st
     assert info is not None
     if name is None:
         assert info.status == "stopped"
-        assert info.error == "the worker process exited with code 0 (stopped in order), without a command"
+        assert info.error == "the worker process exited with code 0 (stopped cleanly), without a command"
     else:
         assert info.status == "failed"
         assert info.error is not None

@@ -1,16 +1,14 @@
-"""The publisher: every event once and in order, over outages; what Redis has lost is told again."""
+"""The publisher: every event once and in its order, over outages; what Redis has lost is written again."""
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from support.servers import RedisServer
-from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.store import Happened
+from manager.fleet.events import WorkerChange
 from manager.host.reporting.outbox import KEPT_SECONDS, Outbox
 from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
@@ -24,7 +22,7 @@ def info(account_id: str, status: WorkerLifecycleStatus = S.RUNNING) -> WorkerIn
 
 
 class Store:
-    """Stands in for Redis: transactions that are taken whole, refused, or taken with the reply lost."""
+    """A Redis in memory: a transaction is taken whole, refused, or taken with its reply lost."""
 
     def __init__(self) -> None:
         self.records: dict[str, WorkerInfo] = {}
@@ -34,6 +32,8 @@ class Store:
         self.said = 0
         self.away = False
         self.lose_replies = 0
+        #: How many of the next transactions and reports are refused.
+        self.refused_records = self.refused_reports = 0
         self.refusals = 0
 
     def forget_worker(self, host: str, account_id: str) -> None:
@@ -45,14 +45,18 @@ class Store:
         infos: Iterable[WorkerInfo],
         beats: Mapping[str, Mapping[str, Any]],
         *,
-        events: Sequence[Happened] | None = None,
+        events: Sequence[WorkerChange] | None = None,
         mark: str = "",
     ) -> None:
         del host, beats
         self._reach()
+        if self.refused_records:
+            self.refused_records -= 1
+            self.refusals += 1
+            raise FleetUnavailableError("it went away")
         infos = list(infos)
         self.records |= {one.account_id: one for one in infos}
-        happened = [Happened(one) for one in infos] if events is None else events
+        happened = [WorkerChange(one) for one in infos] if events is None else events
         self.events += [(one.info.account_id, str(one.info.status)) for one in happened]
         self.mark = mark
         if self.lose_replies:
@@ -69,6 +73,10 @@ class Store:
     ) -> tuple[Mapping[str, Any] | None, int, str | None]:
         del host
         self._reach()
+        if self.refused_reports:
+            self.refused_reports -= 1
+            self.refusals += 1
+            raise FleetUnavailableError("it went away")
         before, self.word = self.word, data
         self.said += 1
         return before, len(self.records), self.mark
@@ -80,7 +88,7 @@ class Store:
         return dict(self.records), list(self.events), self.mark
 
     def load(self, saved: tuple[dict[str, WorkerInfo], list[tuple[str, str]], str | None]) -> None:
-        """Come back as it was saved, without what came later."""
+        """Return to what was saved, without later writes."""
         self.records, self.events, self.mark = dict(saved[0]), list(saved[1]), saved[2]
 
     def _reach(self) -> None:
@@ -96,131 +104,173 @@ def store() -> Store:
 
 @pytest.fixture
 def known() -> list[WorkerInfo]:
-    """What the host's pool has."""
+    """The records of the host's pool."""
     return []
 
 
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def publisher(store: Store, known: list[WorkerInfo], monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
-    monkeypatch.setattr("manager.host.reporting.publisher._INTERVAL", 0.02)
-    found = Publisher(store, "h", dict, lambda: known)
-    found.start()
-    yield found
-    found.close()
+def clock() -> Clock:
+    return Clock()
 
 
-def test_what_redis_lost_is_told_again_whole_or_in_part(
-    publisher: Publisher, store: Store, known: list[WorkerInfo]
+@pytest.fixture
+def publisher(store: Store, known: list[WorkerInfo], clock: Clock) -> Publisher:
+    """A publisher whose thread is not started: `tick` writes."""
+    return Publisher(store, "h", dict, lambda: known, clock=clock)
+
+
+def tick(publisher: Publisher, clock: Clock, seconds: float = 1.0) -> None:
+    """Let `seconds` go by and run the publisher once."""
+    clock.now += seconds
+    publisher.tick(clock.now)
+
+
+def write(publisher: Publisher, clock: Clock, one: WorkerInfo) -> None:
+    """Publish a record and run the publisher before its next status report is due."""
+    publisher.publish(one)
+    tick(publisher, clock, 0.01)
+
+
+def test_a_status_report_is_written_once_a_second_and_not_before_announce(
+    publisher: Publisher, store: Store, clock: Clock
+) -> None:
+    tick(publisher, clock)
+    assert store.said == 0
+    publisher.announce()
+    tick(publisher, clock, 0.0)
+    assert store.said == 1
+    tick(publisher, clock, 0.9)
+    assert store.said == 1
+    tick(publisher, clock, 0.1)
+    assert store.said == 2
+
+
+def test_records_that_redis_lost_are_written_again_whole_or_in_part(
+    publisher: Publisher, store: Store, known: list[WorkerInfo], clock: Clock
 ) -> None:
     known += [info(f"a{n}") for n in range(3)]
     for one in known:
-        assert publisher.publish(one, wait_seconds=5)
+        write(publisher, clock, one)
     publisher.announce()
-    eventually(lambda: store.said >= 1, what="it has spoken")
-    for lost in (["a1"], ["a0", "a1", "a2"]):  # its word is still there each time
+    tick(publisher, clock)
+    assert store.said == 1
+    for lost in (["a1"], ["a0", "a1", "a2"]):  # the status report is still there each time
         for account_id in lost:
             del store.records[account_id]
-        eventually(lambda: len(store.records) == 3, what="the rest is told again")
+        tick(publisher, clock)
+        assert len(store.records) == 3
     store.records, store.word = {}, None
-    eventually(lambda: len(store.records) == 3, what="all is told again")
+    tick(publisher, clock)
+    assert len(store.records) == 3
 
 
-def test_events_wait_for_redis_and_come_in_order_each_once(publisher: Publisher, store: Store) -> None:
-    assert publisher.publish(info("a", S.STARTING), wait_seconds=5)
+def test_events_wait_for_redis_and_arrive_in_their_order_each_once(
+    publisher: Publisher, store: Store, clock: Clock
+) -> None:
+    write(publisher, clock, info("a", S.STARTING))
     store.away = True
     publisher.publish(info("a", S.RUNNING))
-    eventually(lambda: store.refusals >= 2, what="it was tried more than once")
+    tick(publisher, clock)
+    tick(publisher, clock)
+    assert store.refusals == 2
     publisher.publish(info("a", S.STOPPING))
     publisher.publish(info("b", S.STARTING))
     store.away = False
-    assert publisher.flush(5)
+    assert not publisher.flush(0)
+    tick(publisher, clock)
+    tick(publisher, clock)
+    assert publisher.flush(0)
     assert store.events == [("a", "starting"), ("a", "running"), ("a", "stopping"), ("b", "starting")]
 
 
-def test_a_write_whose_reply_was_lost_is_not_written_twice(publisher: Publisher, store: Store) -> None:
-    store.lose_replies = 1
-    assert publisher.publish(info("a", S.STARTING), wait_seconds=5)
-    assert publisher.publish(info("a", S.RUNNING), wait_seconds=5)
-    assert store.events == [("a", "starting"), ("a", "running")]
-
-
-def test_a_word_that_fails_has_nothing_written_twice(
-    publisher: Publisher, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_write_whose_reply_was_lost_is_not_repeated(
+    publisher: Publisher, store: Store, clock: Clock
 ) -> None:
-    """The records of that round were written: only the word was not."""
-    failed = threading.Event()
-    speak = store.report_agent
-
-    def fail_once(host: str, data: Mapping[str, Any]) -> Any:
-        if store.records and not failed.is_set():
-            failed.set()
-            raise FleetUnavailableError("it went away in between")
-        return speak(host, data)
-
-    monkeypatch.setattr(store, "report_agent", fail_once)
-    publisher.announce()
-    publisher.publish(info("a", S.STARTING))
-    assert failed.wait(5)
-    assert publisher.publish(info("a", S.RUNNING), wait_seconds=5)
+    store.lose_replies = 1
+    write(publisher, clock, info("a", S.STARTING))
+    tick(publisher, clock)
+    write(publisher, clock, info("a", S.RUNNING))
     assert store.events == [("a", "starting"), ("a", "running")]
+
+
+def test_a_status_report_that_fails_does_not_repeat_the_records_of_its_tick(
+    publisher: Publisher, store: Store, clock: Clock
+) -> None:
+    """The records were written; only the report was not."""
+    store.refused_reports = 1
+    publisher.announce()
+    write(publisher, clock, info("a", S.STARTING))
+    assert store.refusals == 1
+    write(publisher, clock, info("a", S.RUNNING))
+    assert store.events == [("a", "starting"), ("a", "running")]
+    tick(publisher, clock, 0.9)
+    assert store.said == 0, "tried again a second after the failure"
+    tick(publisher, clock, 0.2)
+    assert store.said == 1
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_events_that_redis_took_and_lost_are_written_again(
-    publisher: Publisher, store: Store, known: list[WorkerInfo], whole: bool
+    publisher: Publisher, store: Store, known: list[WorkerInfo], clock: Clock, whole: bool
 ) -> None:
     """A Redis that ended within the second before it wrote its file, or came back with nothing."""
     publisher.announce()
-    assert publisher.publish(info("a", S.STARTING), wait_seconds=5)
+    write(publisher, clock, info("a", S.STARTING))
     saved = store.saved()
     known.append(info("a"))
-    assert publisher.publish(info("a", S.RUNNING), wait_seconds=5)
-    assert publisher.publish(info("a", S.STOPPING), wait_seconds=5)
-    eventually(lambda: store.said >= 1, what="it has spoken")
-    # As many records and the same word as before: only the mark shows that something is missing.
+    write(publisher, clock, info("a", S.RUNNING))
+    write(publisher, clock, info("a", S.STOPPING))
+    assert store.said == 1
+    # As many records and the same report as before: only the mark shows that something is missing.
     store.load(({}, [], None) if whole else saved)
+    tick(publisher, clock)
     expected = [("a", "starting"), ("a", "running"), ("a", "stopping")]
-    eventually(lambda: store.events == expected, what="the lost events are there again")
-    spoken = store.said
-    eventually(lambda: store.said >= spoken + 3, what="it has spoken on")
+    assert store.events == expected
+    for _ in range(3):
+        tick(publisher, clock)
+    assert store.said == 5
     assert store.events == expected, "and once only"
 
 
-def test_telling_again_is_tried_until_redis_takes_it(
-    publisher: Publisher, store: Store, known: list[WorkerInfo], monkeypatch: pytest.MonkeyPatch
+def test_writing_lost_records_is_tried_until_redis_takes_them(
+    publisher: Publisher, store: Store, known: list[WorkerInfo], clock: Clock
 ) -> None:
     known.append(info("a"))
     publisher.announce()
-    assert publisher.publish(info("a"), wait_seconds=5)
-    eventually(lambda: store.said >= 1, what="it has spoken")
-    record, refused = store.record, threading.Event()
-
-    def refuse_once(*args: Any, **kwargs: Any) -> None:
-        if not refused.is_set():
-            refused.set()
-            raise FleetUnavailableError("it went away again")
-        record(*args, **kwargs)
-
-    monkeypatch.setattr(store, "record", refuse_once)
+    write(publisher, clock, info("a"))
     store.load(({}, [], None))
-    eventually(lambda: store.events == [("a", "running")], what="told in the end")
+    store.refused_records = 1
+    tick(publisher, clock)
+    assert store.records == {}
+    tick(publisher, clock)
+    assert store.events == [("a", "running")]
     assert set(store.records) == {"a"}
 
 
-def test_what_is_done_first_is_done_again_until_it_can_be() -> None:
-    store, tried = Store(), []
+def test_prepare_is_called_until_it_succeeds_before_anything_is_written(store: Store, clock: Clock) -> None:
+    tried: list[int] = []
 
-    def first() -> None:
+    def prepare() -> None:
         tried.append(len(store.records))
         if len(tried) < 3:
             raise FleetUnavailableError("it is away")
 
-    publisher = Publisher(store, "h", dict, list, first)
+    publisher = Publisher(store, "h", dict, list, prepare, clock=clock)
     publisher.publish(info("a"))
-    publisher.start()
-    assert publisher.flush(10)
-    publisher.close()
-    assert tried == [0, 0, 0], "before anything is written"
+    for _ in range(4):
+        tick(publisher, clock)
+    assert tried == [0, 0, 0]
+    assert set(store.records) == {"a"}
 
 
 def test_what_redis_has_kept_for_a_minute_is_not_kept_here() -> None:
@@ -234,11 +284,13 @@ def test_what_redis_has_kept_for_a_minute_is_not_kept_here() -> None:
         outbox.mark(batch)
         outbox.written(batch)
     assert [change.info.account_id for change in outbox.lost(None)] == ["a0", "a1", "a2"]
-    outbox.intact()
+    outbox.trim()
     assert [change.info.account_id for change in outbox.lost(None)] == ["a1", "a2"]
 
 
-def test_a_real_redis_that_lost_everything_gets_the_events_again_in_order(redis_server: RedisServer) -> None:
+def test_a_real_redis_that_lost_everything_gets_the_events_again_in_their_order(
+    redis_server: RedisServer,
+) -> None:
     store = FleetStore(redis_server.url)
     publisher = Publisher(store, "h", dict, lambda: [info("a", S.RUNNING)])
     publisher.start()

@@ -103,7 +103,7 @@ def test_what_the_guardian_says_is_found_in_the_beat_file_that_was_made_again(tm
     worker = HeartbeatWriter(path, Masker(()))
     guardian = worker_copy(worker)
     shutil.rmtree(path.parent)
-    worker.mend()
+    worker.restore()
     worker.status({"phase": "connected"})
     guardian.catch_up()
     guardian.exit_reason("its lease")
@@ -128,12 +128,12 @@ def test_a_control_socket_comes_back_and_leaves_no_thread_behind(short_dir: Path
     threads = threading.active_count()
     for _ in range(3):
         shutil.rmtree(Path(address).parent)
-        assert server.mend()
+        assert server.restore()
         assert ask(address, "t", {"op": "x"}) == {"ok": True}
-    assert not server.mend(), "nothing was missing"
+    assert not server.restore(), "nothing was missing"
     eventually(lambda: threading.active_count() <= threads)
     server.close()
-    assert not server.mend(), "closed is closed"
+    assert not server.restore(), "closed is closed"
 
 
 def test_a_lock_whose_file_is_removed_is_taken_again_unless_somebody_else_has_it(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_notification_socket_comes_back(short_dir: Path) -> None:
     notify = NotifySocket(short_dir / "p", None)
     address = notify.environment()["NOTIFY_SOCKET"]
     shutil.rmtree(short_dir / "p")
-    notify.mend()
+    notify.restore()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as program:
         program.sendto(b"READY=1", address)
     eventually(lambda: notify.ready)

@@ -33,7 +33,7 @@ def now() -> list[float]:
 
 @pytest.fixture
 def host(redis_server: RedisServer, tmp_path: Path, now: list[float]) -> Iterator[ReconciledHost]:
-    found = ReconciledHost(tmp_path, redis_server.url, "b", clocks=Clocks(lease=lambda: now[0]))
+    found = ReconciledHost(tmp_path, redis_server.url, "b", lease_clocks=Clocks(lease=lambda: now[0]))
     found.lease_store.trust()
     found.account("x", 1)
     yield found
@@ -97,7 +97,7 @@ def test_a_start_does_not_follow_a_later_command_to_a_silent_host(host: Reconcil
     """A later command gave the account to a host that then fell silent."""
     later = host.wanted("x", LOST, token="t-later")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
-        host.commands._follow(later, 0, host.reconciler._config_service.load_account_config("x"))
+        host.router.follow(later, 0, host.configuration.load_account_config("x"))
 
 
 def test_a_stop_that_its_silent_host_has_not_executed_does_not_free_it(host: ReconciledHost) -> None:
@@ -141,7 +141,7 @@ def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
 
 def test_an_existing_lease_decides(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
-    claims = claims_of(host.reconciler._config_service.load_account_config("x"), LOST)
+    claims = claims_of(host.configuration.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -150,16 +150,19 @@ def test_an_existing_lease_decides(host: ReconciledHost) -> None:
 
 
 def test_an_account_without_a_host_is_not_started_beside_a_record_that_says_running(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
+    host = ReconciledHost(tmp_path, redis_server.url, "b", task_grace_seconds=-1.0)
+    host.lease_store.trust()
+    host.account("x", 1)
     recorded(host, WorkerLifecycleStatus.RUNNING)
     host.wanted("x")
-    monkeypatch.setattr(host.reconciler.desired_cache, "task_is_lost", lambda _desired: True)
     host.look(2)
     assert host.pool.started == []
     recorded(host, WorkerLifecycleStatus.STOPPED)
     host.look(2)
     assert host.pool.started == ["x"]
+    host.close()
 
 
 def test_with_failover_a_start_waits_until_the_worker_has_left(
@@ -167,7 +170,7 @@ def test_with_failover_a_start_waits_until_the_worker_has_left(
 ) -> None:
     """The worker registers again, or leaves within half a lease's time."""
     host.account("x", 1, failover="auto")
-    config = host.reconciler._config_service.load_account_config("x")
+    config = host.configuration.load_account_config("x")
     leases = host.leases
     host.wanted("x", LOST, failover=True)
     assert not leases.is_free(config)
@@ -189,7 +192,7 @@ def test_with_failover_a_plain_start_waits_too(host: ReconciledHost, now: list[f
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
     start(host)  # the fake pool acquires no lease; this only marks the lease as missing
-    config = host.reconciler._config_service.load_account_config("x")
+    config = host.configuration.load_account_config("x")
     waits: list[float] = []
 
     class Waiting:

@@ -7,7 +7,8 @@ import pytest
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import DESIRED_KEY, DesiredStateRequest, DesiredStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DESIRED_KEY, DesiredStore
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 
@@ -55,7 +56,7 @@ def test_a_stop_that_came_after_the_loss_is_later_than_what_is_told_again(fleet:
     fleet.forget()
     fleet.store.set_desired(change("stopped", "t2"))
     one.read()
-    wanted = one.of("a")
+    wanted = one.get("a")
     assert wanted is not None
     assert (wanted.state, wanted.host) == ("stopped", "one"), "still this host's to stop"
 
@@ -116,4 +117,4 @@ def test_a_record_edited_into_nonsense_is_mended_by_its_host(fleet: Fleet) -> No
         client.incr("manager:desired:version")
     one.read()
     assert fleet.store.desired_accounts() == ["a"]
-    assert one.of("stranger") is None
+    assert one.get("stranger") is None

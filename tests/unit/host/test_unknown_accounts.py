@@ -21,7 +21,7 @@ from manager.errors import (
 from manager.factory import fleet_hosts
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchStore
-from manager.fleet.desired import DESIRED_KEY
+from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.commands import CommandContext
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
@@ -104,7 +104,7 @@ def test_a_task_for_an_unknown_account_writes_nothing_down(
     with pytest.raises((AccountNotFoundError, NoWorkerError), match="no account"):
         command(host)
     assert wanted(redis_server) == set()
-    assert host.reconciler.desired_cache.of(GHOST) is None
+    assert host.reconciler.desired_cache.get(GHOST) is None
 
 
 def _deleted_while_it_runs(host: ReconciledHost) -> None:

@@ -61,9 +61,9 @@ def test_a_worker_that_is_started_again_is_not_called_healthy() -> None:
 
 def test_a_watched_list_counts_what_does_not_fit() -> None:
     lines = ["account", *EXPECTED]
-    assert _screen(lines, 24) == [*lines, "", "Ctrl-C leaves; nothing is stopped"]
+    assert _screen(lines, 24) == [*lines, "", "Ctrl-C ends this view; workers are not affected"]
     assert _screen(lines, 6) == [
         *lines[:4],
         "",
-        "8 accounts more. Ctrl-C leaves; nothing is stopped",
+        "8 accounts more. Ctrl-C ends this view; workers are not affected",
     ]

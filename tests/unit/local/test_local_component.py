@@ -39,16 +39,16 @@ def make(short_dir: Path) -> Iterator[Make]:
 
 def test_started_found_again_and_stopped(make: Make) -> None:
     first = make(SLEEP)
-    assert not first.find()
+    assert not first.adopt()
     first.start()
     assert first.alive
     again = make(SLEEP)
-    assert again.find()
+    assert again.adopt()
     assert again.process == first.process
     assert again.alive
     assert again.stop(5)
     assert not first.alive
-    assert not make(SLEEP).find()
+    assert not make(SLEEP).adopt()
     assert again.stop(5), "idempotent"
 
 
@@ -64,16 +64,16 @@ def test_one_that_does_not_listen_is_killed(make: Make) -> None:
 
 def test_a_record_whose_pid_is_somebody_elses_is_not_taken_over(make: Make, short_dir: Path) -> None:
     (short_dir / "run" / "thing.json").write_text('{"pid": 1, "start_time": "boot:1"}')
-    assert not make(SLEEP).find()
+    assert not make(SLEEP).adopt()
     (short_dir / "run" / "thing.json").write_text("junk")
-    assert not make(SLEEP).find()
+    assert not make(SLEEP).adopt()
 
 
 def test_an_ending_is_told_with_code_and_last_line(make: Make) -> None:
     component = make("import sys; print('first', flush=True); sys.exit('no licence')")
     component.start()
     eventually(lambda: not component.alive)
-    assert component.ending() == f"thing ended with code 1: no licence (log: {component.log_file})"
+    assert component.exit_reason() == f"thing ended with code 1: no licence (log: {component.log_file})"
     assert (component.log_file.stat().st_mode & 0o777) == 0o600
 
 
@@ -97,9 +97,9 @@ def test_its_record_directory_and_log_come_back(make: Make, short_dir: Path) -> 
     component = make(SLEEP)
     component.start()
     shutil.rmtree(short_dir / "run")
-    assert not make(SLEEP).find()
-    component.mend()
-    assert make(SLEEP).find(), "the next `up` finds it"
+    assert not make(SLEEP).adopt()
+    component.restore_record()
+    assert make(SLEEP).adopt(), "the next `up` finds it"
     assert component.stop(5)
     for name in ("logs", "run"):
         shutil.rmtree(short_dir / name)
@@ -122,15 +122,15 @@ def test_what_has_lost_its_socket_is_started_again(short_dir: Path) -> None:
     try:
         for _ in range(2):
             eventually(paths.venue_socket.exists)
-            machine.keep()
+            machine.supervise()
             process = component.process
             shutil.rmtree(paths.venue_dir)
-            machine.keep()
-            assert said.pop() == "venue: its socket is gone; started again"
+            machine.supervise()
+            assert said.pop() == "venue: its socket was removed; restarting it"
             assert component.process != process
             assert process is not None
             assert not process.alive()
-            machine.keep()
+            machine.supervise()
             assert said == [], "it takes a moment to make its socket"
     finally:
         component.stop(0)

@@ -62,7 +62,7 @@ def test_nothing_runs(short_dir: Path, paths: StatePaths, capsys: pytest.Capture
     for one in (paths, never):
         assert run_down(settings_of(one)) == 0
         assert capsys.readouterr().out == (
-            f"`manager up` does not run here, and has left nothing to stop (state in {one.root})\n"
+            f"nothing to stop: `manager up` does not run here (state directory: {one.root})\n"
         )
     assert not never.root.exists(), "who only asks makes no state directory"
 
@@ -115,9 +115,9 @@ def test_a_request_reaches_the_process_that_it_names_and_no_other(paths: StatePa
     asked = threading.Event()
     me = ProcessRef.me()
     with RequestWatch(files, asked.set):
-        files.request_end(ProcessRef(me.pid, "another boot:1"))
+        files.request_shutdown(ProcessRef(me.pid, "another boot:1"))
         eventually(lambda: not (paths.run_dir / "up.end").exists(), what="the old request is dropped")
         assert not asked.is_set()
-        files.request_end(me)
+        files.request_shutdown(me)
         assert asked.wait(10)
     assert list(paths.run_dir.glob("up.*")) == []

@@ -25,7 +25,7 @@ def test_a_closed_terminal_and_a_request_are_never_impatient(polite: Callable[[I
     with Interrupts() as interrupts:
         with pytest.raises(Interrupted):
             polite(interrupts)
-        interrupts.taken()
+        interrupts.acknowledge()
         # The kernel and the shell may both send a hang-up, and `manager down` may be called twice.
         hang_up(interrupts)
         request(interrupts)
@@ -38,7 +38,7 @@ def test_neither_is_impatient_after_ctrl_c(polite: Callable[[Interrupts], None])
     with Interrupts() as interrupts:
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
-        interrupts.taken()
+        interrupts.acknowledge()
         polite(interrupts)
 
 

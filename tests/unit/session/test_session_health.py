@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from manager.config import HealthConfig
+from manager.models import WorkerMetrics
 from manager.session.health import HealthJudge, market_is_open
 
 WEDNESDAY = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
@@ -33,38 +34,38 @@ def test_what_makes_a_worker_unwell(
 ) -> None:
     found = judge()
     found.session(*session)
-    answer = found.judge(figures)
-    assert answer["health"] == health
-    assert (reason is None) == (answer["health_reason"] is None)
-    assert (reason or "") in (answer["health_reason"] or "")
+    answer = found.judge(WorkerMetrics.read(figures))
+    assert answer.health == health
+    assert (reason is None) == (answer.health_reason is None)
+    assert (reason or "") in (answer.health_reason or "")
 
 
 def test_checks_and_failures_are_counted() -> None:
     found = judge()
-    found.judge({})
+    found.judge(WorkerMetrics())
     found.session(True, False, None)
-    found.judge({})
-    assert found.judge({})["checks"] == 3
-    assert found.judge({})["failed_checks"] == 3
+    found.judge(WorkerMetrics())
+    assert found.judge(WorkerMetrics()).checks == 3
+    assert found.judge(WorkerMetrics()).failed_checks == 3
 
 
 def test_what_does_not_pass_is_unhealthy_until_it_does() -> None:
     now = [WEDNESDAY]
     found = HealthJudge(HealthConfig(unhealthy_after_seconds=60), clock=lambda: now[0])
     found.session(False, True, None)
-    assert found.judge({})["health"] == "degraded"
+    assert found.judge(WorkerMetrics()).health == "degraded"
     now[0] += timedelta(seconds=61)
-    assert found.judge({})["health"] == "unhealthy"
+    assert found.judge(WorkerMetrics()).health == "unhealthy"
     found.session(True, True, None)
-    assert found.judge({})["health"] == "healthy"
+    assert found.judge(WorkerMetrics()).health == "healthy"
     found.session(False, True, None)
-    assert found.judge({})["health"] == "degraded"
+    assert found.judge(WorkerMetrics()).health == "degraded"
 
 
 def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
-    old = {"last_tick_age_seconds": 50_000.0}
-    assert judge(SATURDAY).judge(old)["health"] == "healthy"
-    assert judge(SATURDAY, market_hours="always").judge(old)["health"] == "degraded"
+    old = WorkerMetrics.read({"last_tick_age_seconds": 50_000.0})
+    assert judge(SATURDAY).judge(old).health == "healthy"
+    assert judge(SATURDAY, market_hours="always").judge(old).health == "degraded"
 
 
 @pytest.mark.parametrize(

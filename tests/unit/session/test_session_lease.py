@@ -2,62 +2,80 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.fleet import SIGKILL, SIGSTOP
 from support.waiting import eventually
 
-from manager.session import lease as module
 from manager.session.heartbeat_file import read_heartbeat
 from manager.session.lease import Lease, LeaseLost, last_moment
 from manager.system.processes import ProcessRef
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(module, "lease_clock", lambda: now[0])
-    monkeypatch.setattr(module, "_LEAVE_SECONDS", 3600.0)
-    return now
+class TimedLease(Lease):
+    """A lease from second 1000, by a clock that the test sets; it never ends the test's process."""
+
+    def __init__(
+        self, seconds: float, lost: list[str], extend: Callable[[float], None] | None = None
+    ) -> None:
+        self.now = 1000.0
+        self.exits = 0
+        super().__init__(
+            seconds, 1000.0, lost.append, extend, clock=lambda: self.now, schedule_exit=self._count_exit
+        )
+
+    def _count_exit(self) -> None:
+        self.exits += 1
 
 
-def test_one_with_a_time_to_live_is_lost_at_half_of_it(clock: list[float]) -> None:
+def test_one_with_a_time_to_live_is_lost_at_half_of_it() -> None:
     lost: list[str] = []
     extended: list[float] = []
-    lease = Lease(10.0, 1000.0, lost.append, extended.append)
-    clock[0] = 1004.9
+    lease = TimedLease(10.0, lost, extended.append)
+    lease.now = 1004.9
     lease.check()
     lease.renewed(1004.0)
     assert extended == [last_moment(1004.0, 10.0)] == [1012.0]
-    clock[0] = 1008.9
+    lease.now = 1008.9
     lease.check()
-    clock[0] = 1009.1
+    lease.now = 1009.1
     with pytest.raises(LeaseLost, match=r"could not be renewed for 5\.1 s"):
         lease.check()
     assert lost == ["it could not be renewed for 5.1 s"]
-    # Lost is lost, whatever comes late.
+    # A renewal that arrives later does not bring it back, and the exit is scheduled once.
     lease.renewed(1009.1)
     with pytest.raises(LeaseLost):
         lease.check()
     assert lease.lost
+    assert lease.exits == 1
 
 
-def test_the_time_counts_from_the_question_and_not_from_the_answer(clock: list[float]) -> None:
-    lease = Lease(10.0, 1000.0, lambda _: None)
-    clock[0] = 1004.0
+def test_the_reporter_loses_it_at_half_of_its_time_without_a_call() -> None:
+    lost: list[str] = []
+    lease = TimedLease(10.0, lost)
+    lease.tick(1005.0)
+    assert lost == []
+    lease.tick(1005.1)
+    assert lost == ["it could not be renewed for 5.1 s"]
+    lease.tick(1100.0)
+    assert len(lost) == lease.exits == 1
+
+
+def test_the_time_counts_from_the_question_and_not_from_the_answer() -> None:
+    lease = TimedLease(10.0, [])
+    lease.now = 1004.0
     lease.renewed(1001.0)  # the answer took three seconds
-    clock[0] = 1006.5
+    lease.now = 1006.5
     with pytest.raises(LeaseLost):
         lease.check()
 
 
-def test_one_without_a_time_to_live_outlasts_any_outage_and_is_lost_to_a_holder_alone(
-    clock: list[float],
-) -> None:
+def test_one_without_a_time_to_live_outlasts_any_outage_and_is_lost_to_a_holder_alone() -> None:
     lost: list[str] = []
-    lease = Lease(0.0, 1000.0, lost.append)
-    clock[0] = 1_000_000.0
+    lease = TimedLease(0.0, lost)
+    lease.now = 1_000_000.0
     lease.check()
     lease.lose("worker w-2 on host h2 has it")
     with pytest.raises(LeaseLost, match="w-2"):

@@ -73,7 +73,7 @@ def test_the_memory_of_forked_processes_is_counted_once(
     root, children = run(SHARING)
     meter = ResourceMeter(root=root)
     meter.measure()
-    figures = meter.figures()
+    figures = meter.figures().to_dict()
     assert figures["processes"] == 4
     resident = sum(psutil.Process(pid).memory_info().rss for pid in (root, *children))
     assert resident > 4 * 60_000_000
@@ -85,17 +85,17 @@ def test_cpu_is_that_of_the_whole_tree_as_percent_of_a_core(run: Run) -> None:
     root, (busy,) = run(BUSY)
     meter = ResourceMeter(root=root)
     meter.measure()
-    assert "cpu_percent" not in meter.figures()  # one look says nothing of an interval
+    assert meter.figures().cpu_percent is None  # one look says nothing of an interval
     child = psutil.Process(busy)
     before = child.cpu_times().user
     eventually(lambda: child.cpu_times().user >= before + 0.2)
     meter.measure()
-    assert meter.figures()["cpu_percent"] > 5
+    assert meter.figures().to_dict()["cpu_percent"] > 5
     child.kill()
     eventually(lambda: child.status() == psutil.STATUS_ZOMBIE)
     meter.measure()
-    assert meter.figures()["cpu_percent"] >= 0
-    assert meter.figures()["processes"] == 1
+    assert meter.figures().to_dict()["cpu_percent"] >= 0
+    assert meter.figures().to_dict()["processes"] == 1
 
 
 def test_what_has_ended_or_is_not_readable_is_nothing_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +120,12 @@ def test_a_program_in_a_control_group_is_measured_by_that(tmp_path: Path) -> Non
     now = [100.0]
     meter = ResourceMeter("w-1", note, clock=lambda: now[0])
     meter.measure()
-    alone = meter.figures()["memory_bytes"] - 70_000_000
+    alone = meter.figures().to_dict()["memory_bytes"] - 70_000_000
     assert 0 < alone < 500_000_000
     (group / "cpu.stat").write_text("usage_usec 6000000\nuser_usec 1\n")
     now[0] += 10
     meter.measure()
-    assert meter.figures()["cpu_percent"] >= 50  # five seconds of ten, and what this process used
+    assert meter.figures().to_dict()["cpu_percent"] >= 50  # five seconds of ten, and what this process used
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are of Linux")
@@ -141,9 +141,11 @@ def test_processes_in_a_real_control_group_are_counted_once(run: Run, tmp_path: 
         (group / "cgroup.procs").write_text(str(busy))
         meter = ResourceMeter(worker_id, note, root=root)
         meter.measure()
-        assert meter.figures()["processes"] == 2
+        assert meter.figures().to_dict()["processes"] == 2
         # Without a memory controller it is each process's own.
-        assert meter.figures()["memory_bytes"] == pytest.approx(memory_of(root) + memory_of(busy), rel=0.2)
+        assert meter.figures().to_dict()["memory_bytes"] == pytest.approx(
+            memory_of(root) + memory_of(busy), rel=0.2
+        )
         psutil.Process(busy).kill()
         eventually(lambda: (group / "cgroup.procs").read_text() == "")
     finally:
@@ -192,4 +194,4 @@ def test_memory_maps_are_read_again_when_the_memory_changes_and_else_rarely(
         now[0] = second
         meter.measure()
         assert len(read) == expected, second
-    assert meter.figures()["memory_bytes"] == 7
+    assert meter.figures().to_dict()["memory_bytes"] == 7

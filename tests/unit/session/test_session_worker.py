@@ -40,6 +40,7 @@ from manager.gateways.base import (
 )
 from manager.gateways.command.gateway import CommandGateway
 from manager.gateways.fake import FakeGateway
+from manager.models import WorkerMetrics
 from manager.session.control import ask
 from manager.session.exit_codes import WorkerExit
 from manager.session.guarded_gateway import GuardedGateway
@@ -293,7 +294,7 @@ class TradingCycle:
         self.error = error
         self.cycles = 0
 
-    def run(self, gateway: Gateway) -> Mapping[str, Any]:
+    def run(self, gateway: Gateway) -> WorkerMetrics:
         del gateway
         self.cycles += 1
         raise self.error

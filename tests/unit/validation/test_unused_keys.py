@@ -8,7 +8,7 @@ from support.configs import GOOD, Directory
 
 from manager.config import AccountConfig
 from manager.config.problems import dotted
-from manager.validation.unused_keys import IGNORED
+from manager.gateways import GatewayType, gateway_type, known_gateways
 
 PROGRAM = "gateway: command\ncommand: [/bin/true]\nready: {after_seconds: 0}\n"
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "configuration.md"
@@ -33,6 +33,12 @@ VALUES: dict[str, Any] = {
 }
 
 
+def registered(name: str) -> GatewayType:
+    found = gateway_type(name)
+    assert found is not None
+    return found
+
+
 def line(key: str) -> str:
     section, _, name = key.partition(".")
     return f"{section}: {{{name}: {VALUES[key]}}}\n" if name else f"{section}: {VALUES[key]}\n"
@@ -45,7 +51,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Directory:
 
 
 @pytest.mark.parametrize(
-    ("gateway", "key"), [(name, dotted(place)) for name, places in IGNORED.items() for place in places]
+    ("gateway", "key"),
+    [(name, dotted(place)) for name in known_gateways() for place in registered(name).ignored_keys],
 )
 def test_a_key_that_the_gateway_ignores_is_a_warning_with_its_place(
     directory: Directory, gateway: str, key: str
@@ -82,6 +89,6 @@ def test_every_key_of_an_account_says_in_the_documentation_whom_it_affects() -> 
         if name != "account_id":
             assert any(key.partition(".")[0] == name for key in said), f"{name} is not in the table"
     for gateway, column in (("paper", 0), ("command", 1)):
-        ignored = {dotted(place) for place in IGNORED[gateway]}
+        ignored = {dotted(place) for place in registered(gateway).ignored_keys}
         assert {key for key, cells in said.items() if cells[column] == "no effect: warning"} == ignored
     assert {cells[2] for cells in said.values()} <= {"yes", "given to it"}

@@ -138,7 +138,7 @@ def command(**changes: Any) -> AccountConfig:
         ({"ready": ReadyConfig(line="x", tcp=80)}, "line and tcp are given"),
         ({"ready": ReadyConfig(tcp=70_000)}, "70000 is not a port"),
         ({"ready": ReadyConfig(http="ftp://x")}, "is not a URL"),
-        ({"ready": ReadyConfig(notify=False)}, "false says nothing"),
+        ({"ready": ReadyConfig(notify=False)}, "is false"),
         ({"health": HealthConfig(watchdog_seconds=5)}, "needs `ready: {notify: true}`"),
         ({"health": HealthConfig(line_every=LineEveryConfig(line="x", seconds=0))}, "more than 0 is allowed"),
         ({"health": HealthConfig(probe=ProbeConfig())}, "exactly one of tcp and http"),
@@ -147,7 +147,7 @@ def command(**changes: Any) -> AccountConfig:
         ({"ready": ReadyConfig(after_seconds=-1)}, "to the account's timeout"),
         ({"stop": StopConfig(signal="BOOM")}, "'BOOM' is not a signal"),
         ({"stop": StopConfig(deadline_seconds=0)}, "more than 0"),
-        ({"environment": {"MANAGER_ACCOUNT_ID": "x"}}, "the manager's own"),
+        ({"environment": {"MANAGER_ACCOUNT_ID": "x"}}, "are reserved"),
         ({"venue": "unix:/x"}, "is not a field of gateway command"),
     ],
 )
@@ -198,12 +198,12 @@ def test_a_program_is_looked_for_where_it_would_run(tmp_path: Path) -> None:
     bots.mkdir()
     text = "gateway: command\ncommand: [./bot.sh]\ndirectory: bots\nready: {after_seconds: 0}\n"
     (error,) = directory.errors_of(text)
-    assert "accounts/a.yaml:2:11: command[0]: './bot.sh' is no program on this host" in error
+    assert "accounts/a.yaml:2:11: command[0]: './bot.sh' is not an executable on this host" in error
     (bots / "bot.sh").write_text("#!/bin/sh\n")
     (bots / "bot.sh").chmod(0o700)
     assert directory.errors_of(text) == ()
     (error,) = directory.errors_of(text.replace("directory: bots", "directory: other"))
-    assert "is no directory on this host" in error
+    assert "is not a directory on this host" in error
 
 
 def test_others_add_rules_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""From a fleet to nothing: stops this machine's workers, then what they needed, and says what had to be forced."""
+"""Stops this machine's workers, then the components of `manager up`."""
 
 import contextlib
 from typing import Final, Protocol
@@ -15,8 +15,8 @@ from manager.settings import Settings
 from manager.system.state_dir import StatePaths
 from manager.terminal.progress import batch_progress
 
-#: Seconds that a component may take to end in order.
-_END_SECONDS: Final = 15.0
+#: Seconds for a component to end before it is killed.
+_STOP_SECONDS: Final = 15.0
 
 
 class Say(Protocol):
@@ -25,8 +25,11 @@ class Say(Protocol):
     def __call__(self, text: str, style: str = "") -> None: ...
 
 
-class Ending:
-    """Ends all that one machine runs. `manager up` uses it at its end, `manager down` where no `up` is left."""
+class Shutdown:
+    """Stops everything that `manager up` started on one machine.
+
+    `manager up` uses it when it ends, and `manager down` when no `up` runs.
+    """
 
     def __init__(
         self,
@@ -43,38 +46,41 @@ class Ending:
         self._service = service
         self._console = console
         self._say = say
-        #: Components that could not be ended.
-        self._unended: list[str] = []
+        #: Names of components that could not be stopped.
+        self._still_running: list[str] = []
 
-    def politely(self) -> int:
-        """Stop this machine's workers politely, then what they needed; 1 if something is left."""
+    def graceful(self) -> int:
+        """Stop the workers, then the components; return 1 if something is left.
+
+        Workers and components get time to end before they are killed. Blocks.
+        """
         stopped, left = self._stop_workers()
-        ended = [self._end_component("flower", _END_SECONDS), self._end_component("agent", _END_SECONDS)]
+        ended = [self._end_component("flower", _STOP_SECONDS), self._end_component("agent", _STOP_SECONDS)]
         if self._machine.owns_agent:
-            # A start that was still on its way has finished by now, unseen by the stop above.
-            swept = end_workers(self._paths, polite=True)
+            # A start that was in progress may have created a worker after the stop above.
+            swept = end_workers(self._paths, graceful=True)
             for account_id in swept.forced:
-                self._say_forced(account_id, "it did not stop in its time and was killed")
+                self._say_forced(account_id, "it did not stop in time and was killed")
             stopped += len(swept.ended)
             left = swept.left
             if not left:
                 self._machine.note_agent_ended()
-        ended += [self._end_component("venue", _END_SECONDS), self._end_component("redis", _END_SECONDS)]
+        ended += [self._end_component("venue", _STOP_SECONDS), self._end_component("redis", _STOP_SECONDS)]
         return self._sum_up(stopped, left, [name for name in ended if name])
 
-    def at_once(self) -> int:
-        """Kill everything that this machine runs, workers too; 1 if something is left."""
-        self._say("stopping at once")
+    def forced(self) -> int:
+        """Kill workers and components at once; return 1 if something is left."""
+        self._say("killing everything now")
         ended = [self._end_component(name, 0) for name in ("agent", "flower")]
         killed: list[str] = []
         left: list[str] = []
         if self._machine.owns_agent:
-            swept = end_workers(self._paths, polite=False)
+            swept = end_workers(self._paths, graceful=False)
             killed, left = swept.ended, swept.left
             if killed:
                 self._say(
-                    f"killed without a polite stop: {', '.join(sorted(killed))}. Their orders and positions may be open: "
-                    "check them at the broker",
+                    f"killed without a normal stop: {', '.join(sorted(killed))}. Orders and positions may "
+                    "still be open: check them at the broker",
                     style="yellow",
                 )
             if not left:
@@ -83,12 +89,15 @@ class Ending:
         return self._sum_up(len(killed), left, [name for name in ended if name])
 
     def _end_component(self, name: str, seconds: float) -> str | None:
-        """End one component; one that cannot be ended is named, and keeps none of the others from being ended."""
+        """Stop one component and return its name for the summary, or None.
+
+        A failure is printed, and does not prevent the stop of the other components.
+        """
         try:
             return self._machine.stop(name, seconds)
         except (ManagerError, OSError) as error:
             self._say(f"error: {error}", style="red")
-            self._unended.append(name)
+            self._still_running.append(name)
             return None
 
     def _stop_workers(self) -> tuple[int, list[str]]:
@@ -103,10 +112,12 @@ class Ending:
         here = {
             info.account_id
             for info in self._service.list_workers()
-            if info.metadata.get("host") == self._settings.host
+            if info.placement.host == self._settings.host
         }
         mine = [account for account in self._service.worker_pool.stoppable() if account in here]
-        with batch_progress(self._console, "stopping", mine, self._machine.awaited(starts=False)) as progress:
+        with batch_progress(
+            self._console, "stopping", mine, self._machine.pending_reasons(starts=False)
+        ) as progress:
             result = self._service.worker_pool.stop_many(mine, None, progress)
         for account_id, why in forced_stops(result.done).items():
             self._say_forced(account_id, why)
@@ -115,7 +126,7 @@ class Ending:
         return len(result.done), list(result.failed)
 
     def _without_redis(self) -> tuple[int, list[str]]:
-        """Have the agent, or nobody, stop the workers: over this machine's channels."""
+        """Stop the workers through local sockets, without Redis."""
         with contextlib.suppress(ManagerError):
             stops = stop_here(self._settings, None, None)
             for stop in stops:
@@ -127,16 +138,18 @@ class Ending:
 
     def _say_forced(self, account_id: str, why: str) -> None:
         self._say(
-            f"{account_id} stopped by force: {why}. Its orders and positions may be open: check them at the broker",
+            f"{account_id} stopped by force: {why}. Orders and positions may still be open: check them at "
+            "the broker",
             style="yellow",
         )
 
     def _sum_up(self, workers: int, left: list[str], ended: list[str]) -> int:
         what = [f"{workers} worker{'s' * (workers != 1)}", *ended]
-        self._say(f"stopped {', '.join(what)}; data and logs stay in {self._paths.root}")
+        self._say(f"stopped {', '.join(what)}; data and logs are in {self._paths.root}")
         if left:
             self._say(
-                f"error: still running: {', '.join(left)}: they may trade; look at their processes",
+                f"error: still running, and may trade: {', '.join(left)}. `manager ps --local` shows their "
+                "processes",
                 style="bold red",
             )
-        return int(bool(left or self._unended))
+        return int(bool(left or self._still_running))

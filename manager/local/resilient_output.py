@@ -1,4 +1,4 @@
-"""Standard output that may go away: a terminal that is closed, a pipe that nobody reads, a full disk."""
+"""Standard output that survives a closed terminal, a broken pipe or a full disk."""
 
 import contextlib
 import os
@@ -10,10 +10,11 @@ from typing import TextIO
 from manager.system.storage import disk_refuses
 
 
-class LastingOutput(TextIOBase):
-    """Writes to a stream, and to a log file from the moment at which the stream is gone.
+class ResilientOutput(TextIOBase):
+    """Writes to a stream, and to a log file after the stream was closed.
 
-    What a full disk does not take is dropped: there is room again some day. `manager up` ends a fleet after its terminal was closed. An error for its own output must not keep it from that.
+    `manager up` must stop the fleet after its terminal was closed, so an error of its own output must not end
+    it. Text that a full disk does not accept is dropped.
     """
 
     def __init__(self, stream: TextIO, log_file: Path) -> None:
@@ -44,9 +45,9 @@ class LastingOutput(TextIOBase):
             self._stream.write(text)
         except OSError as error:
             if disk_refuses(error):
-                self._drop()
+                self._discard()
                 return len(text)
-            self._leave()
+            self._switch_to_log()
             with contextlib.suppress(OSError):
                 self._stream.write(text)
         return len(text)
@@ -56,14 +57,14 @@ class LastingOutput(TextIOBase):
             self._stream.flush()
         except OSError as error:
             if disk_refuses(error):
-                self._drop()
+                self._discard()
                 return
-            self._leave()
+            self._switch_to_log()
             with contextlib.suppress(OSError):
-                self._stream.flush()  # what it still holds goes to the log
+                self._stream.flush()  # the buffered text goes to the log
 
-    def _drop(self) -> None:
-        """Drop what the stream still holds: the next flush, at the end of the process too, would fail again."""
+    def _discard(self) -> None:
+        """Drop the buffered text, which would fail again at the next flush or at exit."""
         fd = self._stream.fileno()
         kept = os.dup(fd)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -76,8 +77,8 @@ class LastingOutput(TextIOBase):
             os.close(kept)
             os.close(nowhere)
 
-    def _leave(self) -> None:
-        """Put the log file, or nothing at all, in the place of the output that is gone."""
+    def _switch_to_log(self) -> None:
+        """Replace the closed output with the log file, or with /dev/null."""
         self._lost = True
         try:
             new = os.open(self._log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

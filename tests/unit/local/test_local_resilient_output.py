@@ -12,8 +12,8 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from rich.console import Console
-from manager.local.lasting_output import LastingOutput
-output = LastingOutput(sys.stdout, Path(sys.argv[1]))
+from manager.local.resilient_output import ResilientOutput
+output = ResilientOutput(sys.stdout, Path(sys.argv[1]))
 console = Console(file=output)
 sys.stderr.write("ready\\n")
 sys.stdin.readline()

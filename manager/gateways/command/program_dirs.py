@@ -1,4 +1,4 @@
-"""The directories that a program is given: for its own files, and for what it is told."""
+"""The directories of a program: the worker's private directory and the program's state directory."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 from manager.gateways.command.program_user import ProgramUser
 
 
-def make_program_places(private_dir: Path, state_dir: Path | None, user: ProgramUser | None) -> None:
-    """Make them, as far as the program needs them. Raises OSError.
+def make_program_dirs(private_dir: Path, state_dir: Path | None, user: ProgramUser | None) -> None:
+    """Create the directories that the program needs. Raises OSError.
 
-    `private_dir` stays the worker's own; a program of another user may pass through it to that user's files.
-    `state_dir` belongs to the program's user, mode 0700.
+    `private_dir` still belongs to the worker; a program of another user may enter it to reach its own files.
+    `state_dir` belongs to the program's user and has mode 0700.
     """
     if user is not None:
         private_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -25,5 +25,5 @@ def make_program_places(private_dir: Path, state_dir: Path | None, user: Program
     if not state_dir.is_dir() or state_dir.is_symlink():
         raise NotADirectoryError(None, "is not a directory", str(state_dir))
     if user is not None and sys.platform != "win32":
-        # What is above it belongs to root alone, so it is this very directory.
+        # Only root can write to the parent directories, so this directory cannot have been replaced.
         os.chown(state_dir, user.uid, user.gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""What a command still waits for: of each account what it does, and whether starts wait for Redis to be trusted."""
+"""Why a command still waits: what each account does, and the quarantine."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -11,23 +11,23 @@ from manager.fleet.leases import LeaseStore
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
-#: States that explain a wait, in the words of a person.
+#: State of a pending account → text for the screen.
 _DOING: Final = {
     WorkerLifecycleStatus.STARTING: "logging in",
     WorkerLifecycleStatus.STOPPING: "stopping",
     WorkerLifecycleStatus.RESTARTING: "restarting",
 }
-#: Accounts that are named.
+#: Accounts that the waiting line names; the others are counted.
 _NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why one account is not done yet."""
+    """Why one account is still pending."""
 
     account_id: str
     doing: str
-    #: Seconds that it has been at that; None: it has not begun.
+    #: Seconds since it began this; None if it has not begun.
     seconds: float | None = None
 
     @property
@@ -39,20 +39,23 @@ class Wait:
         return f"{self.account_id} ({self.what})"
 
 
-class Awaited:
-    """Reads what accounts do while somebody waits for them. Used by one thread."""
+class PendingReasons:
+    """Reads from Redis what pending accounts do. Not thread-safe."""
 
     def __init__(self, store: FleetStore, leases: LeaseStore | None) -> None:
-        """`leases` are given for commands that start something: only those wait for Redis to be trusted."""
+        """Pass `leases` for commands that start workers: only those wait for the quarantine."""
         self._store = store
         self._leases = leases
-        #: When each account was seen first at what it does: hosts' clocks may differ from this one.
+        #: Account → its activity and when this process first saw it. Clocks of hosts may differ from ours.
         self._since: dict[str, tuple[str, float]] = {}
 
-    def look(self, account_ids: Collection[str]) -> list[Wait]:
-        """Return why these are not done, the longest under way first; empty if nobody can say."""
+    def read(self, account_ids: Collection[str]) -> list[Wait]:
+        """Return why these accounts are pending, the longest wait first.
+
+        Empty if Redis does not answer.
+        """
         try:
-            _, workers = self._store.look(list(account_ids))
+            _, workers = self._store.snapshot(list(account_ids))
         except FleetUnavailableError:
             return []
         return self.explain(account_ids, {info.account_id: info for info in workers}, time.monotonic())
@@ -60,12 +63,15 @@ class Awaited:
     def explain(
         self, account_ids: Collection[str], workers: Mapping[str, WorkerInfo], now: float
     ) -> list[Wait]:
-        """Return why these are not done, by their records."""
+        """Return why these accounts are pending, from their records.
+
+        `now` is monotonic seconds.
+        """
         waits: list[Wait] = []
         for account_id in sorted(account_ids):
             info = workers.get(account_id)
             if info is not None and info.status is WorkerLifecycleStatus.UNKNOWN:
-                waits.append(Wait(account_id, f"host {info.metadata.get('host')} is silent"))
+                waits.append(Wait(account_id, f"host {info.placement.host} is silent"))
                 continue
             doing = None if info is None else _DOING.get(info.status)
             if doing is None:
@@ -78,7 +84,7 @@ class Awaited:
         return sorted(waits, key=lambda wait: -1.0 if wait.seconds is None else wait.seconds, reverse=True)
 
     def quarantine(self) -> str:
-        """Say how long starts still wait for Redis to be trusted; empty if they do not."""
+        """Return a line about the remaining quarantine; empty if there is none."""
         if self._leases is None:
             return ""
         try:
@@ -88,13 +94,13 @@ class Awaited:
         if seconds <= 0:
             return ""
         return (
-            f"starts wait {max(1, round(seconds))} s more: Redis was restarted or has lost its data, and a worker that it "
-            "has forgotten may still run. Running workers are not affected"
+            f"starts wait {max(1, round(seconds))} s more: Redis was restarted or has lost data, so a "
+            "worker without a lease in Redis may still run. Running workers are not affected"
         )
 
 
-def waiting_for(account_ids: Collection[str], waits: Sequence[Wait]) -> str:
-    """Return one line: how many accounts are waited for, and the first of them by name, as `waits` tell."""
+def waiting_line(account_ids: Collection[str], waits: Sequence[Wait]) -> str:
+    """Return one line: how many accounts are pending, and the first of them by name."""
     named = [str(wait) for wait in waits if wait.account_id in account_ids][:_NAMED]
     if not account_ids or not named:
         return ""

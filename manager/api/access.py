@@ -1,0 +1,99 @@
+"""Scopes, selections and rate limits of routes."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
+
+from manager.api.auth import COOKIE, Principal
+from manager.api.parts import parts_of, principal_of
+from manager.api.problems import ProblemError
+from manager.telemetry.fleet_reader import AccountState, FleetState
+
+#: Accounts that an error names.
+_NAMED: Final = 20
+
+_bearer: Final = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    bearerFormat="wm_<id>_<secret>",
+    description="`manager token create`",
+)
+_cookie: Final = APIKeyCookie(
+    name=COOKIE, auto_error=False, scheme_name="session", description="POST /session"
+)
+
+
+def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any, Principal]]:
+    """Return a dependency that demands a scope and counts the request as one of `kind`."""
+
+    async def check(
+        request: Request,
+        _token: Annotated[object, Security(_bearer)],
+        _session: Annotated[object, Security(_cookie)],
+    ) -> Principal:
+        principal = principal_of(request)
+        principal.require(scope)
+        parts_of(request).limiter.take(kind, principal.key)
+        return principal
+
+    return check
+
+
+async def _anybody(
+    request: Request,
+    _token: Annotated[object, Security(_bearer)],
+    _session: Annotated[object, Security(_cookie)],
+) -> Principal:
+    principal = principal_of(request)
+    parts_of(request).limiter.take("read", principal.key)
+    return principal
+
+
+#: Whoever is logged in.
+Anybody = Annotated[Principal, Depends(_anybody)]
+Reader = Annotated[Principal, Depends(requires("read"))]
+Operator = Annotated[Principal, Depends(requires("operate", "command"))]
+BulkOperator = Annotated[Principal, Depends(requires("operate", "bulk"))]
+Configurer = Annotated[Principal, Depends(requires("configure", "bulk"))]
+Admin = Annotated[Principal, Depends(requires("admin", "command"))]
+
+
+def by(request: Request) -> str:
+    """Return who sent the request, for the audit trail."""
+    return principal_of(request).by(request.state.address)
+
+
+def require_inside(principal: Principal, state: FleetState, account_ids: Iterable[str]) -> None:
+    """Raise ProblemError `outside_selection` unless the principal may command every one of the accounts.
+
+    An account of which nothing is known belongs to no group and has no label.
+    """
+    if not principal.selection:
+        return
+    outside = [
+        account_id
+        for account_id in account_ids
+        if not (state.accounts.get(account_id) or AccountState(account_id)).within(principal.selection)
+    ]
+    if outside:
+        named = ", ".join(outside[:_NAMED]) + (
+            f" and {len(outside) - _NAMED} more" if len(outside) > _NAMED else ""
+        )
+        raise ProblemError(
+            "outside_selection",
+            f"{principal.name} may command only accounts of {principal.selection}; not: {named}; nothing was done",
+            more={"accounts": outside[:1000]},
+        )
+
+
+def readable(principal: Principal, state: FleetState, account_id: str) -> AccountState:
+    """Return an account that the principal may read. Raises ProblemError `account_not_found`."""
+    found = state.accounts.get(account_id)
+    if found is None or not found.within(principal.readable):
+        raise ProblemError(
+            "account_not_found",
+            f"no account {account_id}: it has no file here, no worker and nothing desired",
+        )
+    return found

@@ -1,0 +1,129 @@
+"""Who asks: a bearer token or a browser's session, checked against Redis at most once a second for each."""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from manager.api.problems import ProblemError
+from manager.fleet.api_sessions import SessionStore
+from manager.fleet.tokens import SCOPES, Token, TokenStore
+from manager.placement.labels import Selection
+
+#: Seconds for which a credential that was good is not checked again: so long a revoked one may go on.
+_TRUST_SECONDS: Final = 1.0
+_TRUSTED: Final = 4096
+COOKIE: Final = "wm_session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks, and what that allows."""
+
+    name: str
+    #: Distinguishes principals for rate limits: a token's id, or a session's.
+    key: str
+    scopes: frozenset[str]
+    selection: Selection = field(default_factory=Selection)
+    read_selection: bool = False
+    logs: bool = True
+    kind: Literal["token", "session"] = "token"
+    #: The token's id; empty for a session that a code opened.
+    token_id: str = ""
+
+    def allows(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raise ProblemError `forbidden` without the scope."""
+        if not self.allows(scope):
+            have = ", ".join(sorted(self.scopes)) or "none"
+            raise ProblemError(
+                "forbidden", f"this needs the scope {scope}; {self.name} has {have}", more={"scope": scope}
+            )
+
+    @property
+    def readable(self) -> Selection:
+        """The accounts that it may read; empty: all."""
+        return self.selection if self.read_selection else Selection()
+
+    def by(self, address: str) -> str:
+        """Return how the audit trail names it."""
+        return f"{self.name}@api ({address})"
+
+
+class Authenticator:
+    """Checks tokens and sessions. Its methods block; call them on a thread."""
+
+    def __init__(
+        self, tokens: TokenStore, sessions: SessionStore, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.tokens = tokens
+        self.sessions = sessions
+        self._clock = clock
+        #: Credential's hash → principal, and until when it is trusted.
+        self._trusted: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
+
+    def trusted(self, credential: str) -> Principal | None:
+        """Return the principal of a credential that was good a moment ago. Does not block."""
+        found = self._trusted.get(_key(credential))
+        return found[0] if found is not None and self._clock() < found[1] else None
+
+    def by_token(self, text: str) -> Principal:
+        """Return who a bearer token belongs to. Raises ProblemError, FleetUnavailableError."""
+        verdict = self.tokens.verify(text)
+        if verdict.token is None:
+            if verdict.refused == "expired":
+                raise ProblemError("token_expired", "the token has expired: ask for a new one")
+            raise ProblemError("unauthenticated", "the token is not valid: it is unknown or was revoked")
+        return self._trust(text, of_token(verdict.token))
+
+    def by_session(self, secret: str) -> Principal:
+        """Return who a session belongs to. Raises ProblemError, FleetUnavailableError."""
+        session = self.sessions.verify(secret)
+        if session is None:
+            raise ProblemError("unauthenticated", "the session is over: log in again")
+        key = _key(secret)[:16]
+        if not session.token_id:
+            principal = Principal(name=session.name, key=key, scopes=frozenset(SCOPES), kind="session")
+            return self._trust(secret, principal)
+        verdict = self.tokens.get(session.token_id)
+        if verdict.token is None:
+            raise ProblemError("unauthenticated", "the token of this session is revoked or has expired")
+        return self._trust(secret, of_token(verdict.token, session=key))
+
+    def forget(self, credential: str) -> None:
+        """Check this credential again at its next use, as after a logout."""
+        self._trusted.pop(_key(credential), None)
+
+    def forget_token(self, token_id: str) -> None:
+        """Check every credential of a token again, as after it was revoked."""
+        for key, (principal, _) in list(self._trusted.items()):
+            if principal.token_id == token_id:
+                self._trusted.pop(key, None)
+
+    def _trust(self, credential: str, principal: Principal) -> Principal:
+        self._trusted[_key(credential)] = (principal, self._clock() + _TRUST_SECONDS)
+        while len(self._trusted) > _TRUSTED:
+            self._trusted.popitem(last=False)
+        return principal
+
+
+def of_token(token: Token, session: str = "") -> Principal:
+    """Return the principal of a token, or of a session that was opened with it."""
+    return Principal(
+        name=token.name,
+        key=session or token.id,
+        scopes=token.scopes,
+        selection=token.selection,
+        read_selection=token.read_selection,
+        logs=token.logs,
+        kind="session" if session else "token",
+        token_id=token.id,
+    )
+
+
+def _key(credential: str) -> str:
+    return hashlib.sha256(credential.encode()).hexdigest()

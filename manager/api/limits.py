@@ -1,0 +1,83 @@
+"""Rate limits of one process: token buckets, by who asks and for what kind of request."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from manager.api.problems import ProblemError
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`per_second` requests in the long run, and `burst` at once."""
+
+    per_second: float
+    burst: int
+
+
+RATES: Final[Mapping[str, Rate]] = {
+    "read": Rate(50, 100),
+    "command": Rate(10, 50),
+    "bulk": Rate(1, 3),
+    #: Requests without a known token or session, by address.
+    "address": Rate(20, 20),
+    #: Failed logins, by address: five a minute.
+    "login": Rate(5 / 60, 5),
+}
+#: Buckets that are remembered; of those that are forgotten the oldest go first.
+_KEPT: Final = 10_000
+
+
+class RateLimiter:
+    """Counts requests. Used from one event loop; two API processes allow twice as much."""
+
+    def __init__(
+        self, rates: Mapping[str, Rate] = RATES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rates = rates
+        self._clock = clock
+        #: (kind, who) → tokens left, and when that was reckoned.
+        self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+
+    def take(self, kind: str, who: str, count: float = 1.0) -> None:
+        """Count one request. Raises ProblemError `rate_limited` if there are too many."""
+        left, rate = self._left(kind, who)
+        if left < count:
+            raise self._refusal(kind, rate, left)
+        self._put(kind, who, left - count)
+
+    def check(self, kind: str, who: str) -> None:
+        """Raise ProblemError `rate_limited` if the next request would be too many; counts nothing."""
+        left, rate = self._left(kind, who)
+        if left < 1:
+            raise self._refusal(kind, rate, left)
+
+    def _left(self, kind: str, who: str) -> tuple[float, Rate]:
+        rate = self._rates[kind]
+        left, then = self._buckets.get((kind, who), (float(rate.burst), self._clock()))
+        return min(float(rate.burst), left + (self._clock() - then) * rate.per_second), rate
+
+    def _put(self, kind: str, who: str, left: float) -> None:
+        self._buckets[kind, who] = (left, self._clock())
+        self._buckets.move_to_end((kind, who))
+        while len(self._buckets) > _KEPT:
+            self._buckets.popitem(last=False)
+
+    @staticmethod
+    def _refusal(kind: str, rate: Rate, left: float) -> ProblemError:
+        seconds = max(1, math.ceil((1 - left) / rate.per_second))
+        window = max(1, math.ceil(rate.burst / rate.per_second))
+        return ProblemError(
+            "rate_limited",
+            f"too many requests of kind {kind}: {rate.burst} at once and {rate.per_second:.3g} a second are allowed; "
+            f"try again in {seconds} s",
+            retryable=True,
+            headers={
+                "Retry-After": str(seconds),
+                "RateLimit": f'"{kind}";r=0;t={seconds}',
+                "RateLimit-Policy": f'"{kind}";q={rate.burst};w={window}',
+            },
+        )

@@ -1,0 +1,363 @@
+"""What requests carry and answers contain, as the OpenAPI document describes it."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from manager.models import WorkerInfo
+from manager.pool.arguments import MAX_TIMEOUT
+
+AccountId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Strict(BaseModel):
+    """A request's body: no unknown members, and no conversion of types (`false` is not a number)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StartBody(Strict):
+    apply_defaults: Annotated[bool, Field(description="Fill what the file leaves out from the defaults.")] = (
+        True
+    )
+    validate_first: Annotated[
+        bool, Field(alias="validate", description="Refuse to start an invalid account.")
+    ] = True
+
+
+class StopBody(Strict):
+    timeout_seconds: Annotated[
+        float | None,
+        Field(ge=0, le=MAX_TIMEOUT, description="Stop by force after so long; null: the account's own time."),
+    ] = None
+
+
+class NoOptions(Strict):
+    """A command without options."""
+
+
+class MoveBody(Strict):
+    host: Annotated[
+        str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    ]
+    force: Annotated[
+        bool,
+        Field(description="The account's host is lost for good: move without proof that its worker ended."),
+    ] = False
+
+
+class SelectBody(Strict):
+    """Accounts by name, or by any of the groups and all of the labels. `state` narrows either."""
+
+    accounts: Annotated[list[AccountId] | None, Field(min_length=1, max_length=10_000)] = None
+    groups: Annotated[list[Label], Field(max_length=100)] = []
+    labels: Annotated[list[Label], Field(max_length=100, description="`k` or `k=v`")] = []
+    state: (
+        Literal["created", "starting", "running", "stopping", "stopped", "failed", "restarting", "unknown"]
+        | None
+    ) = None
+    all: Annotated[bool, Field(description="Every account; needed where nothing else is given.")] = False
+
+
+class DrainBody(Strict):
+    confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
+    mode: Literal["move", "stop"] = "move"
+    when_flat: bool = False
+    deadline_seconds: Annotated[float | None, Field(gt=0, le=7 * 86_400)] = None
+
+
+class ConfirmBody(Strict):
+    confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
+
+
+class RollbackBody(Strict):
+    version: Annotated[int, Field(ge=1, le=10**9)]
+
+
+class LoginBody(Strict):
+    """A one-time code, or a token."""
+
+    code: Annotated[str | None, Field(max_length=100)] = None
+    token: Annotated[str | None, Field(max_length=100)] = None
+
+
+class TokenBody(Strict):
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    ]
+    scopes: Annotated[
+        list[Literal["read", "metrics", "operate", "configure", "kill", "admin"]],
+        Field(min_length=1, max_length=6),
+    ]
+    groups: Annotated[list[Label], Field(max_length=100)] = []
+    labels: Annotated[list[Label], Field(max_length=100)] = []
+    read_selection: bool = False
+    logs: bool = True
+    expires_seconds: Annotated[float | None, Field(gt=0, le=10 * 365 * 86_400)] = 90 * 86_400.0
+
+
+# answers
+
+
+class FieldError(BaseModel):
+    where: list[str | int]
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. Every member is always there; some codes have more of their own."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    retryable: bool
+    instance: str
+    request_id: str
+    errors: list[FieldError]
+    docs: str
+
+
+class Figures(BaseModel):
+    at: str | None
+    currency: str | None
+    balance: str | None
+    equity: str | None
+    profit: str | None
+    margin: str | None
+    free_margin: str | None
+    margin_level: Any
+    open_positions: int | None
+    heartbeat_age_seconds: float | None
+
+
+class Desired(BaseModel):
+    state: Literal["running", "stopped"]
+    generation: int
+    by: str
+    why: str
+    at: datetime
+    host: str | None
+
+
+class Account(BaseModel):
+    account_id: str
+    want: Literal["running", "stopped"]
+    status: str | None
+    health: str
+    mode: str
+    enabled: bool | None
+    gateway: str | None
+    groups: list[str]
+    labels: dict[str, str]
+    host: str | None
+    desired: Desired | None
+    figures: Figures | None
+    config: dict[str, Any]
+    software: dict[str, Any]
+    worker: WorkerInfo | None
+
+
+class _Page(BaseModel):
+    next: str | None
+    total: int
+
+
+class AccountPage(_Page):
+    items: list[Account]
+    as_of: datetime
+    cursor: str
+
+
+class WorkerPage(_Page):
+    items: list[WorkerInfo]
+    as_of: datetime
+    cursor: str
+
+
+class Host(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    state: str
+    last_seen_seconds: float | None
+    clock_skew_seconds: float | None
+    drain: dict[str, Any] | None
+
+
+class HostPage(BaseModel):
+    items: list[Host]
+    as_of: datetime
+    cursor: str
+
+
+class FleetSummary(BaseModel):
+    as_of: datetime
+    cursor: str
+    accounts: int
+    status: dict[str, int]
+    health: dict[str, int]
+    want: dict[str, int]
+    currencies: dict[str, dict[str, Any]]
+    hosts: dict[str, int]
+
+
+class AuditItem(BaseModel):
+    id: str
+    time: datetime
+    stage: str
+    what: str
+    account_id: str
+    by: str
+    host: str
+    command: str
+    outcome: str
+    text: str
+    recorded_by: str
+
+
+class AuditPage(BaseModel):
+    items: list[AuditItem]
+    next: str | None
+
+
+class Counts(BaseModel):
+    done: int
+    already: int
+    skipped: int
+    failed: int
+    pending: int
+
+
+class BatchSummary(BaseModel):
+    id: str
+    do: str
+    by: str
+    at: datetime
+    counts: Counts
+
+
+class BatchOutcomeOfAccount(BaseModel):
+    outcome: Literal["done", "already", "skipped", "failed", "pending"]
+    text: str | None
+    worker: WorkerInfo | None
+
+
+class BatchDetail(BatchSummary):
+    trouble: str
+    accounts: dict[str, BatchOutcomeOfAccount]
+
+
+class BatchPage(_Page):
+    items: list[BatchSummary]
+
+
+class Command(BaseModel):
+    id: str
+    what: str
+    account_id: str | None
+    host: str | None
+    state: Literal["accepted", "started", "done", "failed"]
+    outcome: str | None
+    by: str
+    asked_at: datetime
+    done_at: datetime | None
+    seconds: float | None
+    result: Any
+    problem: Problem | None
+
+
+class ConfigVersionSummary(BaseModel):
+    version: int
+    hash: str
+    by: str
+    time: datetime
+    message: str
+    files: int
+
+
+class ConfigVersionDetail(BaseModel):
+    version: int
+    hash: str
+    by: str
+    time: datetime
+    message: str
+    files: dict[str, str]
+
+
+class ConfigVersionPage(BaseModel):
+    items: list[ConfigVersionSummary]
+    current: int | None
+
+
+class ConfigDifference(BaseModel):
+    from_version: int
+    to_version: int
+    lines: list[str]
+
+
+class CheckItem(BaseModel):
+    code: str
+    name: str
+    outcome: Literal["ok", "warning", "failure"]
+    where: str
+    found: str
+    advice: str | None
+
+
+class DoctorReport(BaseModel):
+    ok: bool
+    checks: list[CheckItem]
+
+
+class PlacementReport(BaseModel):
+    account_id: str
+    host: str | None
+    reason: str
+    refused: dict[str, str]
+    hosts: dict[str, dict[str, Any]]
+
+
+class ValidationReport(BaseModel):
+    account_id: str
+    host: str | None
+    valid: bool
+    errors: list[str]
+    warnings: list[str]
+
+
+class Who(BaseModel):
+    name: str
+    kind: Literal["token", "session"]
+    scopes: list[str]
+    groups: list[str]
+    labels: list[str]
+
+
+class TokenItem(BaseModel):
+    id: str
+    name: str
+    scopes: list[str]
+    groups: list[str]
+    labels: list[str]
+    read_selection: bool
+    logs: bool
+    created: datetime
+    expires: datetime | None
+    by: str
+    last_used: datetime | None
+
+
+class NewToken(TokenItem):
+    token: str
+
+
+class TokenPage(BaseModel):
+    items: list[TokenItem]
+
+
+class Health(BaseModel):
+    status: Literal["ok"]

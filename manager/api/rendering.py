@@ -1,0 +1,135 @@
+"""Answers as JSON: times in UTC with `Z`, weak entity tags, lists joined from bytes that are kept with each account."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from manager.fleet.hosts import HostState
+from manager.telemetry.fleet_reader import AccountState, FleetState
+
+_encode: Final = msgspec.json.Encoder(decimal_format="string", enc_hook=str).encode
+#: Figures of a worker, as they stand in its metadata.
+_FIGURES: Final = (
+    *("currency", "balance", "equity", "profit", "margin", "free_margin", "margin_level"),
+    *("open_positions", "heartbeat_age_seconds"),
+)
+
+
+def utc(moment: datetime | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC, with milliseconds."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def to_json(data: object) -> bytes:
+    """Return the JSON of plain data, datetimes included; what is not finite becomes null."""
+    return _encode(data)
+
+
+def answer(data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return Response(to_json(data), status, dict(headers or {}), media_type="application/json")
+
+
+def live_answer(request: Request, state: FleetState, body: bytes) -> Response:
+    """Return a response about the live fleet, with its entity tag."""
+    return Response(body, headers={"ETag": _tag(state)}, media_type="application/json")
+
+
+def not_modified(request: Request, state: FleetState) -> Response | None:
+    """Return 304 if the client has this state of the fleet already."""
+    known = request.headers.get("if-none-match", "")
+    tag = _tag(state)
+    if not known or not any(one.strip() in {tag, tag[2:], "*"} for one in known.split(",")):
+        return None
+    return Response(status_code=304, headers={"ETag": tag})
+
+
+def _tag(state: FleetState) -> str:
+    return f'W/"{state.version}"'
+
+
+def moment_of(state: FleetState) -> dict[str, Any]:
+    """Return the members that each answer about the live fleet has."""
+    return {"as_of": utc(state.as_of), "cursor": state.cursor}
+
+
+def page_json(items: Iterable[bytes], rest: Mapping[str, Any]) -> bytes:
+    """Return a page whose items are JSON already."""
+    return b'{"items":[' + b",".join(items) + b"]," + to_json(rest)[1:]
+
+
+def worker_json(account: AccountState) -> bytes:
+    """Return the WorkerInfo as `manager ps --json` has it; `null` without a worker."""
+    found = account.rendered.get("worker")
+    if found is None:
+        found = b"null" if account.worker is None else account.worker.model_dump_json().encode()
+        account.rendered["worker"] = found
+    return found
+
+
+def account_json(account: AccountState) -> bytes:
+    """Return an Account."""
+    found = account.rendered.get("account")
+    if found is None:
+        head = to_json(_account(account))
+        found = head[:-1] + b',"worker":' + worker_json(account) + b"}"
+        account.rendered["account"] = found
+    return found
+
+
+def _account(account: AccountState) -> dict[str, Any]:
+    worker, desired, file = account.worker, account.desired, account.file
+    metadata: Mapping[str, Any] = {} if worker is None else worker.metadata
+    return {
+        "account_id": account.account_id,
+        "want": account.want,
+        "status": account.status,
+        "health": account.health,
+        "mode": str(
+            desired.mode if desired is not None else "normal" if worker is None else worker.trading_mode
+        ),
+        "enabled": None if file is None else file.enabled,
+        "gateway": metadata.get("gateway") or (file.gateway if file is not None else None) or None,
+        "groups": list(account.groups),
+        "labels": dict(account.labels),
+        "host": account.host,
+        "desired": None
+        if desired is None
+        else {
+            "state": desired.state,
+            "generation": desired.generation,
+            "by": desired.by,
+            "why": desired.why,
+            "at": utc(datetime.fromtimestamp(desired.at / 1000, UTC)),
+            "host": desired.host or None,
+        },
+        "figures": _figures(metadata),
+        "config": {"running": metadata.get("config_version")},
+        "software": {"running": metadata.get("version")},
+    }
+
+
+def _figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the figures of the last heartbeat; None without one."""
+    if "last_heartbeat" not in metadata and "heartbeat_age_seconds" not in metadata:
+        return None
+    return {"at": metadata.get("last_heartbeat"), **{name: metadata.get(name) for name in _FIGURES}}
+
+
+def host_data(host: HostState) -> dict[str, Any]:
+    """Return a host as `manager hosts --json` has it."""
+    return host.to_dict()
+
+
+def decimal_of(value: object) -> Decimal | None:
+    """Return money that is kept as text; None if it is no amount."""
+    try:
+        found = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return found if found.is_finite() else None

@@ -1,0 +1,180 @@
+"""The fleet as it is: summary, accounts, workers, hosts, and where an account would run."""
+
+from collections import Counter
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from manager.api.access import Reader, readable
+from manager.api.models import (
+    Account,
+    AccountPage,
+    FleetSummary,
+    Host,
+    HostPage,
+    PlacementReport,
+    WorkerPage,
+)
+from manager.api.pages import AccountQuery, accounts_page, next_link
+from manager.api.parts import Parts
+from manager.api.problems import ProblemError
+from manager.api.rendering import (
+    account_json,
+    answer,
+    decimal_of,
+    host_data,
+    live_answer,
+    moment_of,
+    not_modified,
+    page_json,
+    to_json,
+    worker_json,
+)
+from manager.models import WorkerInfo
+from manager.telemetry.fleet_reader import AccountState, FleetState
+
+router = APIRouter(tags=["fleet"])
+
+Id = Annotated[str, Path(min_length=1, max_length=255)]
+
+
+@router.get("/fleet", response_model=FleetSummary)
+async def fleet(request: Request, parts: Parts, principal: Reader) -> Response:
+    """Return counts of accounts and hosts, and sums of balance and equity by currency."""
+    state = await parts.state()
+    same = not_modified(request, state)
+    if same is not None:
+        return same
+    chosen = [one for one in state.accounts.values() if one.within(principal.readable)]
+    summary = {
+        **moment_of(state),
+        "accounts": len(chosen),
+        "status": Counter(one.status or "none" for one in chosen),
+        "health": Counter(one.health for one in chosen),
+        "want": Counter(one.want for one in chosen),
+        "currencies": _currencies(chosen),
+        "hosts": Counter(host.state for host in state.hosts),
+    }
+    return live_answer(request, state, to_json(summary))
+
+
+@router.get("/accounts", response_model=AccountPage)
+async def accounts(
+    request: Request, parts: Parts, principal: Reader, query: Annotated[AccountQuery, Query()]
+) -> Response:
+    """List accounts, whether they have a worker or not."""
+    state = await parts.state()
+    same = not_modified(request, state)
+    if same is not None:
+        return same
+    found = accounts_page(state, query, lambda one: one.within(principal.readable))
+    rest = {"next": found.next, "total": found.total, **moment_of(state)}
+    response = live_answer(request, state, page_json(map(account_json, found.items), rest))
+    response.headers.update(next_link(request, found.next))
+    return response
+
+
+@router.get("/workers", response_model=WorkerPage)
+async def workers(
+    request: Request, parts: Parts, principal: Reader, query: Annotated[AccountQuery, Query()]
+) -> Response:
+    """List workers, as `manager ps --json`."""
+    state = await parts.state()
+    same = not_modified(request, state)
+    if same is not None:
+        return same
+    found = accounts_page(state, query, lambda one: one.worker is not None and one.within(principal.readable))
+    rest = {"next": found.next, "total": found.total, **moment_of(state)}
+    response = live_answer(request, state, page_json(map(worker_json, found.items), rest))
+    response.headers.update(next_link(request, found.next))
+    return response
+
+
+@router.get("/accounts/{account_id}", response_model=Account)
+async def account(request: Request, parts: Parts, principal: Reader, account_id: Id) -> Response:
+    """Return one account."""
+    state = await parts.state()
+    found = readable(principal, state, account_id)
+    return not_modified(request, state) or live_answer(
+        request, state, _with_moment(state, account_json(found))
+    )
+
+
+@router.get("/workers/{account_id}", response_model=WorkerInfo)
+async def worker(request: Request, parts: Parts, principal: Reader, account_id: Id) -> Response:
+    """Return the account's worker, as `manager info --json`."""
+    state = await parts.state()
+    found = readable(principal, state, account_id)
+    if found.worker is None:
+        raise ProblemError("not_found", f"{account_id} never had a worker")
+    return not_modified(request, state) or live_answer(request, state, worker_json(found))
+
+
+@router.get("/accounts/{account_id}/placement", response_model=PlacementReport)
+async def placement(parts: Parts, principal: Reader, account_id: Id) -> Response:
+    """Return on which host the account would run if it were started now, and why; starts nothing."""
+    readable(principal, await parts.state(), account_id)
+
+    def place() -> dict[str, Any]:
+        config = parts.service.config_service.load_account_config(account_id)
+        found, view = parts.hosts.place(config.needs())
+        return {
+            "account_id": account_id,
+            "host": found.host,
+            "reason": found.reason,
+            "refused": dict(found.refused),
+            "hosts": {
+                name: {"taken": view.count(name), "size": view.hosts[name].size}
+                for name in sorted(view.hosts)
+            },
+        }
+
+    return answer(await run_in_threadpool(place))
+
+
+@router.get("/hosts", response_model=HostPage)
+async def hosts(request: Request, parts: Parts, principal: Reader) -> Response:
+    """List the hosts, as `manager hosts --json`."""
+    del principal
+    state = await parts.state()
+    same = not_modified(request, state)
+    if same is not None:
+        return same
+    return live_answer(
+        request, state, to_json({"items": [host_data(one) for one in state.hosts], **moment_of(state)})
+    )
+
+
+@router.get("/hosts/{host}", response_model=Host)
+async def host(
+    parts: Parts, principal: Reader, host: Annotated[str, Path(min_length=1, max_length=63)]
+) -> Response:
+    """Return one host."""
+    del principal
+    return answer(host_data(await run_in_threadpool(parts.hosts.get, host)))
+
+
+def _with_moment(state: FleetState, item: bytes) -> bytes:
+    return item[:-1] + b"," + to_json(moment_of(state))[1:]
+
+
+def _currencies(accounts: list[AccountState]) -> dict[str, dict[str, Any]]:
+    """Return the sums of the running workers' figures, by currency."""
+    sums: dict[str, dict[str, Any]] = {}
+    for one in accounts:
+        metadata = {} if one.worker is None or one.status != "running" else one.worker.metadata
+        currency = metadata.get("currency")
+        if not isinstance(currency, str):
+            continue
+        entry = sums.setdefault(
+            currency, {"accounts": 0, "open_positions": 0, "balance": Decimal(0), "equity": Decimal(0)}
+        )
+        entry["accounts"] += 1
+        positions = metadata.get("open_positions")
+        entry["open_positions"] += positions if isinstance(positions, int) else 0
+        for name in ("balance", "equity"):
+            entry[name] += decimal_of(metadata.get(name)) or 0
+    return sums

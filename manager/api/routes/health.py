@@ -1,0 +1,41 @@
+"""Whether the process lives and can answer, and the pages that need no token."""
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, Response
+
+from manager.api.models import Health
+from manager.api.parts import Parts
+from manager.api.problems import errors_page
+from manager.api.rendering import answer
+
+router = APIRouter(tags=["health"])
+pages = APIRouter(include_in_schema=False)
+
+
+@router.get("/healthz", response_model=Health)
+async def healthz() -> Response:
+    """Return 200 while the process lives."""
+    return answer({"status": "ok"})
+
+
+@router.get("/readyz", response_model=Health)
+async def readyz(parts: Parts) -> Response:
+    """Return 200 if Redis answers on a new connection and the fleet can be read; else 503."""
+    await run_in_threadpool(parts.ready)
+    await parts.state()
+    return answer({"status": "ok"})
+
+
+pages.add_api_route("/healthz", healthz)
+pages.add_api_route("/readyz", readyz)
+
+
+@pages.get("/docs/errors")
+async def errors() -> HTMLResponse:
+    return HTMLResponse(errors_page())
+
+
+@pages.get("/api/v1/openapi.json")
+async def openapi(request: Request) -> Response:
+    return answer(request.app.openapi())

@@ -1,0 +1,247 @@
+"""What was recorded: the audit trail, batches, versions of the configuration, and the doctor's findings."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from manager.api.access import Reader
+from manager.api.models import (
+    AuditPage,
+    BatchDetail,
+    BatchPage,
+    ConfigDifference,
+    ConfigVersionDetail,
+    ConfigVersionPage,
+    DoctorReport,
+)
+from manager.api.pages import PageQuery, Text, page
+from manager.api.parts import ApiParts, Parts
+from manager.api.rendering import answer, to_json, utc
+from manager.change.config_push import difference
+from manager.fleet.audit import AuditEntry
+from manager.fleet.batches import BatchRecord
+from manager.fleet.config_versions import ConfigVersion
+from manager.models import BatchResult
+from manager.system.text import printable
+
+router = APIRouter(tags=["records"])
+
+#: Entries of the trail that one look reads at first; twice as many each time until the page is full.
+_FIRST_LOOK: Final = 2_000
+_MOST: Final = 200_000
+#: Batches that are kept.
+_BATCHES: Final = 1000
+_COLUMNS: Final = (
+    *("id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"),
+    "recorded_by",
+)
+Version = Annotated[int, Path(ge=1, le=10**9)]
+
+
+class AuditQuery(PageQuery):
+    """Which entries of the trail."""
+
+    account: Text | None = None
+    what: Text | None = None
+    by: Annotated[Text | None, Field(description="Part of who asked.")] = None
+    outcome: Text | None = None
+    command: Text | None = None
+
+    def takes(self, entry: AuditEntry) -> bool:
+        return (
+            (self.account is None or entry.account_id == self.account)
+            and (self.what is None or entry.what == self.what)
+            and (self.by is None or self.by in entry.by)
+            and (self.outcome is None or entry.outcome == self.outcome)
+            and (self.command is None or entry.command == self.command)
+        )
+
+
+class ExportQuery(AuditQuery):
+    """Which entries, and in which form."""
+
+    form: Literal["jsonl", "csv"] = "jsonl"
+
+
+@router.get("/audit", response_model=AuditPage)
+async def audit(parts: Parts, principal: Reader, query: Annotated[AuditQuery, Query()]) -> Response:
+    """List who asked for what and with which outcome, the newest first."""
+    del principal
+    found, following = await run_in_threadpool(_audit_page, parts, query)
+    return answer({"items": [_entry(one) for one in found], "next": following})
+
+
+@router.get(
+    "/audit/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/jsonl": {}, "text/csv": {}}}},
+)
+async def export(
+    parts: Parts, principal: Reader, query: Annotated[ExportQuery, Query()]
+) -> StreamingResponse:
+    """Stream the whole trail, the oldest first."""
+    del principal
+    entries = (entry for entry in parts.audit.everything() if query.takes(entry))
+    if query.form == "csv":
+        return StreamingResponse(_csv(entries), media_type="text/csv")
+    return StreamingResponse(
+        (to_json(_entry(one)) + b"\n" for one in entries), media_type="application/jsonl"
+    )
+
+
+@router.get("/batches", response_model=BatchPage)
+async def batches(parts: Parts, principal: Reader, query: Annotated[PageQuery, Query()]) -> Response:
+    """List the batches of the last day, the newest first."""
+    del principal
+
+    def look() -> dict[str, Any]:
+        records = sorted(parts.batches.batches(_BATCHES), key=_batch_key, reverse=True)
+        found = page(records, _batch_key, query, descending=True, order="batches")
+        items = [batch_summary(*parts.batches.batch_result(one.id)) for one in found.items]
+        return {"items": items, "next": found.next, "total": found.total}
+
+    return answer(await run_in_threadpool(look))
+
+
+@router.get("/batches/{batch_id}", response_model=BatchDetail)
+async def batch(
+    parts: Parts, principal: Reader, batch_id: Annotated[str, Path(min_length=1, max_length=128)]
+) -> Response:
+    """Return a batch, and what became of each of its accounts by now."""
+    del principal
+    return answer(batch_detail(*await run_in_threadpool(parts.batches.batch_result, batch_id)))
+
+
+@router.get("/config/versions", response_model=ConfigVersionPage)
+async def config_versions(parts: Parts, principal: Reader) -> Response:
+    """List the pushed versions of the account files that are kept, the newest first."""
+    del principal
+
+    def look() -> dict[str, Any]:
+        current = parts.versions.current()
+        items = [{**one.to_dict(), "time": utc(one.time)} for one in parts.versions.history()]
+        return {"items": items, "current": None if current is None else current[0]}
+
+    return answer(await run_in_threadpool(look))
+
+
+@router.get("/config/versions/{version}", response_model=ConfigVersionDetail)
+async def config_version(parts: Parts, principal: Reader, version: Version) -> Response:
+    """Return one version with its files. They hold references to credentials, no credentials."""
+    del principal
+    return answer(_version(await run_in_threadpool(parts.versions.read, version)))
+
+
+class DifferenceQuery(BaseModel):
+    """Which two versions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_version: Annotated[int, Field(ge=1, le=10**9, alias="from")]
+    to_version: Annotated[int, Field(ge=1, le=10**9, alias="to")]
+
+
+@router.get("/config/diff", response_model=ConfigDifference)
+async def config_difference(
+    parts: Parts, principal: Reader, query: Annotated[DifferenceQuery, Query()]
+) -> Response:
+    """Return the difference of two versions as lines of a unified diff."""
+    del principal
+
+    def look() -> list[str]:
+        before, now = parts.versions.read(query.from_version), parts.versions.read(query.to_version)
+        return difference(before.files, now.files)
+
+    lines = await run_in_threadpool(look)
+    return answer({"from_version": query.from_version, "to_version": query.to_version, "lines": lines})
+
+
+@router.get("/doctor", response_model=DoctorReport)
+async def doctor(parts: Parts, principal: Reader) -> Response:
+    """Run the checks of `manager doctor`. Takes seconds where hosts are asked."""
+    del principal
+    checks = await run_in_threadpool(parts.doctor)
+    return answer(
+        {"ok": all(one.outcome != "failure" for one in checks), "checks": [one.to_dict() for one in checks]}
+    )
+
+
+def batch_summary(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
+    """Return a batch with its counts."""
+    return {
+        "id": record.id,
+        "do": record.what,
+        "by": record.by,
+        "at": utc(record.time),
+        "counts": {
+            name: len(getattr(result, name)) for name in ("done", "already", "skipped", "failed", "pending")
+        },
+    }
+
+
+def batch_detail(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
+    """Return a batch with the outcome of each account."""
+    accounts: dict[str, dict[str, Any]] = {}
+    for outcome, workers in (("done", result.done), ("already", result.already)):
+        for account_id, info in workers.items():
+            accounts[account_id] = {"outcome": outcome, "text": None, "worker": info.to_dict()}
+    for outcome, texts in (("skipped", result.skipped), ("failed", result.failed)):
+        for account_id, text in texts.items():
+            accounts[account_id] = {"outcome": outcome, "text": text, "worker": None}
+    for account_id in result.pending:
+        accounts[account_id] = {"outcome": "pending", "text": None, "worker": None}
+    return {
+        **batch_summary(record, result),
+        "trouble": result.trouble,
+        "accounts": {account_id: accounts[account_id] for account_id in sorted(accounts)},
+    }
+
+
+def _audit_page(parts: ApiParts, query: AuditQuery) -> tuple[list[AuditEntry], str | None]:
+    """Read the trail from its end, twice as far each time until the page is full."""
+    look = _FIRST_LOOK
+    while True:
+        entries = parts.audit.last(look)
+        chosen = sorted((one for one in entries if query.takes(one)), key=_audit_key, reverse=True)
+        found = page(chosen, _audit_key, query, descending=True, order="audit")
+        if len(entries) < look or look >= _MOST or (len(found.items) == query.limit and found.next):
+            return list(found.items), found.next
+        look *= 2
+
+
+def _audit_key(entry: AuditEntry) -> tuple[float, str]:
+    return (entry.time.timestamp(), entry.id)
+
+
+def _batch_key(record: BatchRecord) -> tuple[float, str]:
+    return (record.time.timestamp(), record.id)
+
+
+def _entry(entry: AuditEntry) -> dict[str, Any]:
+    return {**entry.to_dict(), "time": utc(entry.time)}
+
+
+def _version(version: ConfigVersion) -> dict[str, Any]:
+    return {**version.to_dict(), "time": utc(version.time), "files": dict(version.files)}
+
+
+def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS)
+    writer.writeheader()
+    for entry in entries:
+        # A cell that begins like a formula is one to a spreadsheet; who asked is text that others wrote.
+        row = {key: printable(str(value)) for key, value in _entry(entry).items()}
+        writer.writerow(
+            {key: f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for key, text in row.items()}
+        )
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()

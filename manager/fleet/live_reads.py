@@ -1,0 +1,138 @@
+"""Reads the whole fleet as raw values.
+
+For readers that hold the fleet in memory and parse only what has changed.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from manager.fleet.cursors import STREAM_ID_KEY, Cursor, Position, read_cursor, stream_id
+from manager.fleet.events import Event, parse_event
+from manager.fleet.keys import EVENTS_KEY, HOSTS_KEY, agent_key, beats_key, drain_key, workers_key
+from manager.fleet.parsing import string
+from manager.fleet.redis_client import open_client, translated
+from manager.settings import HOST_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class RawHost:
+    """The raw values of one host.
+
+    `records` and `beats` map account ids to values; None: not read.
+    """
+
+    agent: bytes | None
+    drain: bytes | None
+    #: Number of records.
+    count: int = 0
+    records: Mapping[bytes, bytes] | None = None
+    beats: Mapping[bytes, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawFleet:
+    """The raw values of all hosts at one moment.
+
+    `now` is Redis's clock in seconds since the epoch.
+    """
+
+    now: float
+    stream: str
+    hosts: Mapping[str, RawHost]
+
+
+@dataclass(frozen=True, slots=True)
+class RawAccounts:
+    """The raw values of some accounts at one moment."""
+
+    now: float
+    #: Account → host → record, or None if the host has none.
+    records: Mapping[str, Mapping[str, bytes | None]]
+    #: Host → account → heartbeat. Accounts without one are missing.
+    beats: Mapping[str, Mapping[bytes, bytes]]
+
+
+class LiveReads:
+    """Reads raw values. Thread-safe.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
+
+    def __init__(self, url: str, *, events_kept: int) -> None:
+        self._url = url
+        self._client: Any = open_client(url)
+        self._kept = events_kept
+        self._names: list[str] = []
+
+    def close(self) -> None:
+        self._client.close()
+
+    def cursor(self, text: str = "$") -> Cursor:
+        """Return the cursor that `text` names; see `EventStream.cursor`."""
+        with translated(self._url):
+            return read_cursor(self._client, EVENTS_KEY, text, kept=self._kept)
+
+    def fleet(self, *, records: bool, beats: bool) -> RawFleet:
+        """Read every host, optionally with records and heartbeats.
+
+        Mostly takes one round trip.
+        """
+        keys = [key for key, read in ((workers_key, records), (beats_key, beats)) if read]
+        with translated(self._url):
+            while True:
+                names = self._names
+                pipe = self._client.pipeline(transaction=False)
+                pipe.smembers(HOSTS_KEY)
+                pipe.time()
+                pipe.get(STREAM_ID_KEY)
+                for name in names:
+                    pipe.get(agent_key(name))
+                    pipe.get(drain_key(name))
+                    pipe.hlen(workers_key(name))
+                    for key in keys:
+                        pipe.hgetall(key(name))
+                members, (seconds, micros), stream, *answers = pipe.execute()
+                self._names = sorted(name for name in map(string, members) if HOST_NAME.fullmatch(name))
+                if self._names == names:
+                    break
+            if stream is None:
+                stream = stream_id(self._client).encode()
+        width = 3 + len(keys)
+        hosts = {}
+        for index, name in enumerate(names):
+            agent, drain, count, *hashes = answers[index * width : (index + 1) * width]
+            found = dict(zip(keys, hashes, strict=True))
+            hosts[name] = RawHost(agent, drain, count, found.get(workers_key), found.get(beats_key))
+        return RawFleet(seconds + micros / 1e6, string(stream), hosts)
+
+    def accounts(self, account_ids: Sequence[str], hosts: Collection[str]) -> RawAccounts:
+        """Read the records and heartbeats of some accounts on some hosts."""
+        records: dict[str, dict[str, bytes | None]] = {account_id: {} for account_id in account_ids}
+        beats: dict[str, dict[bytes, bytes]] = {host: {} for host in hosts}
+        if not account_ids or not hosts:
+            return RawAccounts(0.0, records, beats)
+        with translated(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            for host in hosts:
+                pipe.hmget(workers_key(host), account_ids)
+                pipe.hmget(beats_key(host), account_ids)
+            (seconds, micros), *answers = pipe.execute()
+        for host, found, sent in zip(hosts, answers[::2], answers[1::2], strict=True):
+            for account_id, record, beat in zip(account_ids, found, sent, strict=True):
+                records[account_id][host] = record
+                if beat is not None:
+                    beats[host][account_id.encode()] = beat
+        return RawAccounts(seconds + micros / 1e6, records, beats)
+
+    def follow(self, after: Position, *, wait_seconds: float) -> list[Event]:
+        """Return the events after a position.
+
+        Blocks up to `wait_seconds` for the first one.
+        """
+        wait_ms = max(1, int(wait_seconds * 1000))
+        with translated(self._url):
+            answer = self._client.xread({EVENTS_KEY: str(after)}, count=1000, block=wait_ms)
+        entries = answer[0][1] if answer else []
+        return [parse_event(entry_id, fields) for entry_id, fields in entries]

@@ -1,0 +1,100 @@
+"""Builds a reconciler from its parts, each one before those that use it."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from manager.errors import ManagerError
+from manager.fleet import FleetStore
+from manager.fleet.desired_store import DesiredStore
+from manager.host.reconcile.clock_watch import ClockWatch
+from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.drain import Drain
+from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.fleet_snapshot import FleetSnapshot
+from manager.host.reconcile.reassignment import Reassignment
+from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
+from manager.host.reconcile.recovery import Restarts
+from manager.host.reconcile.reservations import Reservations
+from manager.host.reconcile.stop_notes import PendingStops
+from manager.host.reconcile.stops import Stops
+from manager.host.reconcile.trading_modes import TradingModes
+from manager.host.reconcile.whereabouts import Whereabouts
+from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.fleet_leases import FleetLeases
+from manager.host.workers.pool import WorkerPoolManager
+from manager.placement.engine import HostFacts
+from manager.pool.start_requests import StartRequestFactory
+from manager.system.thread_pool import ThreadPool
+
+#: Stops that run in parallel. They have their own threads, so that none waits behind starts.
+_PARALLEL_STOPS = 128
+
+
+def build_reconciler(
+    *,
+    host: str,
+    pool: WorkerPoolManager,
+    start_requests: StartRequestFactory,
+    config_service: BoundedConfiguration,
+    desired: DesiredStore,
+    desired_cache: DesiredStateCache,
+    store: FleetStore,
+    leases: FleetLeases,
+    drain_state: DrainState,
+    pending_stops: PendingStops,
+    facts: Callable[[], HostFacts],
+    report_stop: Callable[[str, bool | ManagerError], None],
+    record_removed: Callable[[str], None] = lambda _account_id: None,
+    settle: Callable[[], bool] = lambda: True,
+    clocks: ClockWatch | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Reconciler:
+    """Return the host's reconciler, not started. `clock` returns monotonic seconds.
+
+    `facts` describes this host for placement, except for whether it is drained. See `Reconciler` for the callbacks.
+    """
+    wake = threading.Event()
+    fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
+    whereabouts = Whereabouts(host, fleet_snapshot, leases)
+    reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
+    restarts = Restarts(
+        host,
+        pool,
+        desired_cache,
+        start_requests,
+        config_service,
+        drain_state,
+        reservations,
+        pending_stops,
+        wake,
+        clock,
+    )
+    stop_threads = ThreadPool(_PARALLEL_STOPS, "stop")
+    parts = ReconcilerParts(
+        desired_cache=desired_cache,
+        drain_state=drain_state,
+        fleet_snapshot=fleet_snapshot,
+        whereabouts=whereabouts,
+        restarts=restarts,
+        stops=Stops(pool, desired_cache, restarts, stop_threads, clock),
+        stop_threads=stop_threads,
+        trading_modes=TradingModes(pool, desired_cache, stop_threads),
+        reassignment=Reassignment(
+            host, pool, desired_cache, fleet_snapshot, whereabouts, leases, restarts, config_service
+        ),
+        drain=Drain(host, pool, desired_cache, drain_state, config_service, fleet_snapshot),
+        wake=wake,
+    )
+    return Reconciler(
+        parts,
+        host=host,
+        pool=pool,
+        desired=desired,
+        leases=leases,
+        report_stop=report_stop,
+        record_removed=record_removed,
+        settle=settle,
+        clocks=clocks or ClockWatch(),
+        clock=clock,
+    )

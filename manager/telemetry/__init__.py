@@ -1,0 +1,1 @@
+"""What readers of a fleet share: the live view, attention, and metrics."""

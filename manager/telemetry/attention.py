@@ -1,0 +1,210 @@
+"""Attention: what a person should look at, computed in one place for every reader.
+
+Doctor, `ps`, the API, metrics and notifications all use this module. An `Attention` has a stable code, a severity, since
+when it holds, a text that names the cause, and what to do next.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from manager.errors import AuthenticationRefusedError, CredentialError, WrongAccountError
+from manager.fleet.desired import DesiredState
+from manager.fleet.hosts import HostState
+from manager.models import WorkerInfo
+from manager.states import SETTLED, WorkerHealth, WorkerLifecycleStatus
+
+#: Seconds after a command, or after the account came to its host, in which an account may have no worker yet.
+GRACE_SECONDS: Final = 5.0
+#: Seconds by which a host's clock may differ from Redis's.
+CLOCK_SKEW_SECONDS: Final = 2.0
+
+
+class Severity(StrEnum):
+    """How urgent it is. The values are part of the wire contract."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+_URGENCY: Final = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+#: Every code, with its severity.
+CODES: Final = {
+    "not_running": Severity.CRITICAL,
+    "failed": Severity.CRITICAL,
+    "wrong_account": Severity.CRITICAL,
+    "credential_refused": Severity.CRITICAL,
+    "host_lost": Severity.CRITICAL,
+    "unhealthy": Severity.WARNING,
+    "unknown": Severity.WARNING,
+    "degraded": Severity.WARNING,
+    "clock_skew": Severity.WARNING,
+    "version_old": Severity.INFO,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One thing to look at. `since` is None where nobody knows."""
+
+    code: str
+    text: str
+    do: str
+    since: datetime | None = None
+    account_id: str = ""
+    host: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        return CODES[self.code]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; times are RFC 3339 in UTC."""
+        since = None if self.since is None else self.since.isoformat()
+        return {**asdict(self), "severity": str(self.severity), "since": since}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """What readers know of one account: its desired state, its worker and its host."""
+
+    account_id: str
+    worker: WorkerInfo | None = None
+    desired: DesiredState | None = None
+    #: The host where its worker is or was, else the one that desired state names; None if no such host reported.
+    host: HostState | None = None
+
+
+def account_attention(account: AccountState, now: float) -> list[Attention]:
+    """Return what a person should look at, the most urgent first.
+
+    `now` is Redis's clock in seconds since the epoch.
+    """
+    found = list(_of_account(account, now))
+    return sorted(found, key=lambda one: _URGENCY[one.severity])
+
+
+def host_attention(host: HostState, accounts: int) -> Iterator[Attention]:
+    """Yield what a person should look at about a host that has `accounts` accounts which should run."""
+    skew = host.clock_skew_seconds
+    if host.state == "lost" and accounts:
+        age = host.age_seconds or 0.0
+        yield Attention(
+            code="host_lost",
+            host=host.name,
+            text=f"host {host.name} has not reported for {age:.0f} s; {accounts} of its accounts should run",
+            do=f"start the host agent on {host.name}; if the host is lost for good, move its accounts with --force",
+        )
+    if host.live and skew is not None and abs(skew) > CLOCK_SKEW_SECONDS:
+        yield Attention(
+            code="clock_skew",
+            host=host.name,
+            text=f"the clock of host {host.name} differs by {skew:+.1f} s from Redis's",
+            do=f"set the clock of {host.name} by NTP",
+        )
+
+
+def worst(found: Iterable[Attention]) -> Severity | None:
+    """Return the highest severity; None if there is nothing to look at."""
+    return min((one.severity for one in found), key=_URGENCY.__getitem__, default=None)
+
+
+def should_run_but_does_not(account: AccountState, now: float) -> bool:
+    """Return whether the account should run, has no worker, and had time enough to get one."""
+    desired, worker = account.desired, account.worker
+    if desired is None or not desired.running or (worker is not None and worker.status not in SETTLED):
+        return False
+    return now - max(desired.at, desired.claimed) / 1000 > GRACE_SECONDS
+
+
+def _of_account(account: AccountState, now: float) -> Iterator[Attention]:
+    worker = account.worker
+    missing = should_run_but_does_not(account, now)
+    if worker is not None and worker.status is WorkerLifecycleStatus.FAILED:
+        if missing or account.desired is None or account.desired.running:
+            yield _failed(worker)
+    elif missing:
+        yield _not_running(account)
+    if worker is None:
+        return
+    if worker.status is WorkerLifecycleStatus.UNKNOWN:
+        yield Attention(
+            code="unknown",
+            account_id=account.account_id,
+            text=worker.error or "nothing is known of its worker",
+            do=f"`manager doctor` checks its host; `manager info {account.account_id}` shows what was last known",
+        )
+    elif worker.status is WorkerLifecycleStatus.RUNNING:
+        yield from _of_running(account.account_id, worker, account.host)
+
+
+def _failed(worker: WorkerInfo) -> Attention:
+    code = _FAILURES.get(str(worker.metadata.get("error_code") or ""), "failed")
+    return Attention(
+        code=code,
+        account_id=worker.account_id,
+        since=worker.stopped_at,
+        text=worker.error or "its worker failed",
+        do=f"`manager logs {worker.account_id}` shows why; `manager start {worker.account_id}` starts it again",
+    )
+
+
+#: Code of the error that ended a worker → attention code.
+_FAILURES: Final = {
+    AuthenticationRefusedError.code: "credential_refused",
+    CredentialError.code: "credential_refused",
+    WrongAccountError.code: "wrong_account",
+}
+
+
+def _not_running(account: AccountState) -> Attention:
+    desired, host = account.desired, account.host
+    assert desired is not None
+    since = datetime.fromtimestamp(max(desired.at, desired.claimed) / 1000, UTC)
+    account_id = account.account_id
+    if host is not None and host.live and host.draining:
+        text = f"should run, but its host {host.name} is drained"
+        do = f"`manager resume-host {host.name}` starts it again"
+    elif host is not None and not host.live:
+        text = f"should run, but its host {host.name} is {host.state}"
+        do = (
+            f"start the host agent on {host.name}; if the host is lost for good: "
+            f"`manager move {account_id} --to HOST --force`"
+        )
+    else:
+        text = f"should run on {desired.host or 'any host'} but has no worker"
+        do = f"`manager info {account_id}` shows why"
+    return Attention(code="not_running", account_id=account_id, since=since, text=text, do=do)
+
+
+def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> Iterator[Attention]:
+    health = worker.health
+    if health in (WorkerHealth.UNHEALTHY, WorkerHealth.DEGRADED):
+        yield Attention(
+            code=str(health),
+            account_id=account_id,
+            text=str(worker.metadata.get("health_reason") or f"its session is {health}"),
+            do=f"`manager logs {account_id}` shows what the session reports",
+        )
+    version = str(worker.metadata.get("version") or "")
+    current = str(host.data.get("version") or "") if host is not None and host.live else ""
+    if version and current and version != current:
+        yield Attention(
+            code="version_old",
+            account_id=account_id,
+            text=f"runs version {version}; its host has {current}",
+            do=f"`manager restart {account_id}` brings it to version {current}",
+        )
+
+
+def count_by_code(found: Iterable[Attention]) -> Mapping[tuple[str, Severity], int]:
+    """Return how many there are of each code."""
+    counts: dict[tuple[str, Severity], int] = {}
+    for one in found:
+        key = (one.code, one.severity)
+        counts[key] = counts.get(key, 0) + 1
+    return counts
