@@ -32,7 +32,6 @@ class Adoption:
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         starter: Starter,
         records: RecordFiles,

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 #: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
 _EXIT_THREADS: Final = 64
 
-#: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no
-#: recovery.
+#: Called with the record and the reason of a worker that ended without a command, on a thread for this exit
+#: alone. What it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it
+#: returns None, the worker is not replaced.
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
@@ -37,7 +38,6 @@ class ExitHandler:
 
     def __init__(
         self,
-        *,
         starter: Starter,
         records: RecordFiles,
         leases: Leases,

@@ -90,18 +90,8 @@ class FleetLeases:
         if seconds:
             self._wait_until_free(config, cancelled)
         while True:
-            asked_at = self._now()
             try:
-                epoch = self._store.acquire(
-                    claims,
-                    host=self._host,
-                    worker_id=worker_id,
-                    account_id=config.account_id,
-                    ttl_seconds=seconds,
-                    quarantine_seconds=self._lease_seconds,
-                    held_epoch=previous.epoch if previous is not None else 0,
-                    home=self._home,
-                )
+                grant = self._request(config, worker_id, claims, seconds, previous)
             except LeaseHeld as error:
                 self._wait_for_own(config, error.holder, may_live, began, cancelled)
                 continue
@@ -122,7 +112,29 @@ class FleetLeases:
                 raise
             with self._lock:
                 self._missing_since.pop(config.identity(), None)
-            return LeaseGrant(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
+            return grant
+
+    def _request(
+        self,
+        config: AccountConfig,
+        worker_id: str,
+        claims: tuple[str, ...],
+        seconds: float,
+        previous: LeaseGrant | None,
+    ) -> LeaseGrant:
+        """Request the lease once. Raises LeaseHeld, Quarantine, FleetUnavailableError."""
+        asked_at = self._now()
+        epoch = self._store.acquire(
+            claims,
+            host=self._host,
+            worker_id=worker_id,
+            account_id=config.account_id,
+            ttl_seconds=seconds,
+            quarantine_seconds=self._lease_seconds,
+            held_epoch=previous.epoch if previous is not None else 0,
+            home=self._home,
+        )
+        return LeaseGrant(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
 
     def adopt(self, lease: LeaseGrant, worker_id: str, account_id: str) -> None:
         # The worker's heartbeat renews the lease, and registers it again if Redis has lost it.

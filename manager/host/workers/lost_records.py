@@ -25,7 +25,6 @@ class LostRecords:
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         records: RecordFiles,
         unrecorded: UnrecordedWorkers | None,

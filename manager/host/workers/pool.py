@@ -57,55 +57,19 @@ class WorkerPoolManager:
         limits: PoolLimits | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """Create an empty pool.
-
-        `adopt` fills it with the workers that an earlier agent left running.
-
-        `on_unexpected_exit` is called for every worker that ended without a command, on a thread for this
-        exit alone. What it returns is called once the account is `restarting`, and must lead to
-        `recover_worker`. If it returns None, the worker is not replaced.
-        """
+        """Create an empty pool; `adopt` fills it with the workers that run already."""
         sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
         self.slots = slots = SlotTable((publish_to(sink), log_change))
         self.queries = queries = WorkerQueries(slots, stale_after_seconds)
         self._starter = starter
         self._exits = exits = ExitHandler(
-            starter=starter,
-            records=records,
-            leases=leases,
-            sink=sink,
-            on_unexpected_exit=on_unexpected_exit,
-            watch=watch or ProcessWatch(),
-            limits=limits,
+            starter, records, leases, sink, on_unexpected_exit, watch or ProcessWatch(), limits
         )
-        self._adoption = Adoption(
-            slots=slots,
-            starter=starter,
-            records=records,
-            leases=leases,
-            exits=exits,
-            limits=limits,
-            clocks=clocks,
-        )
-        self._lost_records = LostRecords(
-            slots=slots,
-            records=records,
-            unrecorded=unrecorded,
-            adoption=self._adoption,
-            sink=sink,
-            limits=limits,
-        )
+        self._adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
+        self._lost_records = LostRecords(slots, records, unrecorded, self._adoption, sink, limits)
+        throttle = LoginThrottle(logins_per_second, clocks.monotonic)
         self._starts = StartFlow(
-            slots=slots,
-            queries=queries,
-            starter=starter,
-            records=records,
-            leases=leases,
-            login_throttle=LoginThrottle(logins_per_second, clocks.monotonic),
-            lost_records=self._lost_records,
-            exits=exits,
-            sink=sink,
-            limits=limits,
+            slots, queries, starter, records, leases, throttle, self._lost_records, exits, sink, limits
         )
         self._stops = StopFlow(exits, limits, clocks)
         self._modes = ModeChanges(slots, queries, sink, limits)

@@ -128,7 +128,7 @@ class Notes(Protocol):
 def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
     """Return the text of the worker's note.
 
-    A copy of its record that the worker itself holds.
+    The note is a copy of the record that the worker itself holds.
 
     `home` is the id of the state directory. `recovery` are the worker's recovery settings; only the note has
     them, because an agent of version 0.2 rejects a record with unknown keys.
@@ -216,7 +216,7 @@ class RecordFiles:
     def runs(self, worker_id: str) -> bool:
         """Return whether a process holds the files of this worker.
 
-        True if the search fails.
+        Returns True if the search fails.
         """
         try:
             return self._notes is not None and self._notes.process(worker_id) is not None

@@ -25,7 +25,7 @@ from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatu
 class IllegalTransitionError(ManagerError, RuntimeError):
     """Raised on a transition that the table in `manager.states` forbids.
 
-    A defect in this software.
+    It shows a defect in this software.
     """
 
     code = "illegal_transition"

@@ -22,7 +22,6 @@ class StartFlow:
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         queries: WorkerQueries,
         starter: Starter,

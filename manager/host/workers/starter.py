@@ -5,7 +5,7 @@ A failed start leaves nothing behind.
 
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from manager.config import AccountConfig
@@ -145,13 +145,7 @@ class Starter:
             if reported is error:
                 raise
             raise reported from None
-        with slot.guard:
-            slot.events = None
-            died = slot.exited.is_set()
-            if not died:
-                beat = connected.get("beat")
-                slot.set_running(beat or {}, beat=beat)
-        if died:  # between its report and this line
+        if not _set_running(slot, connected.get("beat")):
             death = wait.died(slot)
             self._undo(slot, launched, death, runs_program=config.command is not None)
             raise death
@@ -265,6 +259,16 @@ class Starter:
                 error=f"{error}; {ending.reason}" if forced else str(error),
                 metadata=slot.ending(forced=forced),
             )
+
+
+def _set_running(slot: Slot, beat: Mapping[str, Any] | None) -> bool:
+    """Move a connected worker to `running`; returns False if it has died since its report."""
+    with slot.guard:
+        slot.events = None
+        if slot.exited.is_set():
+            return False
+        slot.set_running(beat or {}, beat=beat)
+    return True
 
 
 def _info(slot: Slot) -> WorkerInfo:

@@ -149,7 +149,7 @@ def test_a_program_cannot_be_paused_and_the_mode_is_reverted(kept: Callable[[str
     file = host.config_dir / "accounts" / "x.yaml"
     file.write_text("gateway: command\ncommand: [sleep, '60']\nready: {after_seconds: 0.1}\n")
     host.wanted("x", "one")
-    with pytest.raises(NotSupportedError, match="pause is not supported by this program"):
+    with pytest.raises(NotSupportedError, match="pause is not supported: the program decides"):
         host.commands.set_mode(PAUSE, "x", CommandContext("t-pause"))
     now = host.desired.read("x")
     assert now is not None
