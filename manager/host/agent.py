@@ -32,8 +32,8 @@ from manager.host.reporting.self_test import SelfTest, SelfTestSender
 from manager.host.reporting.upkeep import StateUpkeep
 from manager.host.routing import Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
-from manager.host.workers.leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
@@ -192,7 +192,7 @@ class HostAgent:
                 settings.host, self.paths, pool, reconciler, pending_stops, self.audit_writer.note
             )
             restorers = (
-                pool.mend_records,
+                pool.restore_records,
                 lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
                 reconciler.drain_state.restore_file,
                 local.restore_files,
@@ -290,7 +290,7 @@ class HostAgent:
         """
         pool, reconciler = self._pool, self._reconciler
         if pool is not None and reconciler is not None:
-            pool.note_unrecorded()
+            pool.detect_unrecorded()
             known = {info.account_id for info in pool.queries.records()}
             self.store.settle(self.settings.host, known, reconciler.desired_cache.should_be_stopped)
 
@@ -300,7 +300,7 @@ class HostAgent:
         Returns whether none is left to check again.
         """
         try:
-            return self._pool is None or not self._pool.note_unrecorded()
+            return self._pool is None or not self._pool.detect_unrecorded()
         except FleetUnavailableError:
             return False
 
@@ -310,7 +310,7 @@ class HostAgent:
         Before that it releases again the leases that Redis may have restored.
         """
         if self._leases is not None:
-            self._leases.release_again()
+            self._leases.repeat_releases()
         return [] if self._pool is None else self._pool.queries.records()
 
     def _preload(self) -> None:

@@ -28,7 +28,7 @@ from manager.gateways import runs_programs
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.routing import MAX_HOPS, Forward, Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.models import WorkerInfo, WorkerMetrics
 from manager.placement.engine import Needs
@@ -118,7 +118,7 @@ class HostCommands:
         """
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
-        if context.generation == 0 and not self._knows(account_id) and not self._pool.finds(account_id):
+        if context.generation == 0 and not self._knows(account_id) and not self._pool.has_account(account_id):
             raise NoWorkerError(
                 f"{account_id}: no account file on host {self._host}, no worker recorded, nothing desired: "
                 "nothing was stopped or recorded"
@@ -233,7 +233,7 @@ class HostCommands:
             if route is not None:
                 return route
             if desired.why == FORCED_MOVE and config is not None:
-                self._leases.clear_broken(config)
+                self._leases.remove_unreadable(config)
             return carry_out(self._restarts.start_request(desired))
         except StartCancelledError:
             # A stop cancelled it; or the account was reassigned or drained, and the start continues on

@@ -8,11 +8,13 @@ from manager.gateways.paper.address import venue_address
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration, BoundedReads
 from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import make_launcher
 from manager.host.workers.leases import Leases, LocalLeases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.pool import OnUnexpectedExit, WorkerPoolManager
 from manager.host.workers.records import RecordFiles
-from manager.host.workers.starter import Starter, WorkerEnvironment
+from manager.host.workers.starter import Starter
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.settings import Settings
 from manager.system.state_dir import StatePaths
@@ -27,6 +29,7 @@ def build_pool(
     leases: Leases | None = None,
     on_unexpected_exit: OnUnexpectedExit | None = None,
     unrecorded: UnrecordedWorkers | None = None,
+    limits: PoolLimits | None = None,
 ) -> WorkerPoolManager:
     """Return this machine's pool of workers.
 
@@ -50,6 +53,7 @@ def build_pool(
             log_file_bytes=settings.log_file_bytes,
             log_files=settings.log_files,
         ),
+        limits,
     )
     return WorkerPoolManager(
         starter,
@@ -60,4 +64,5 @@ def build_pool(
         logins_per_second=settings.logins_per_second,
         on_unexpected_exit=on_unexpected_exit,
         unrecorded=unrecorded,
+        limits=limits,
     )

@@ -27,7 +27,8 @@ from manager.host.reconcile.factory import build_reconciler
 from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.routing import Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
+from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
 from manager.pool.commands import CommandSpec
@@ -89,7 +90,7 @@ class PoolOfNames:
     def occupied(self, account_id: str) -> bool:
         return account_id in self.live or account_id in self.starting
 
-    def finds(self, account_id: str) -> bool:
+    def has_account(self, account_id: str) -> bool:
         return self.occupied(account_id)
 
     def generation(self, account_id: str) -> int | None:
@@ -172,6 +173,7 @@ class ReconciledHost:
         task_grace_seconds: float = 30.0,
         clocks: ClockWatch | None = None,
         settle: Callable[[], bool] = lambda: True,
+        lease_clocks: Clocks | None = None,
     ) -> None:
         self.name = name
         self.config_dir = directory / "config"
@@ -184,7 +186,7 @@ class ReconciledHost:
         pool: Any = self.pool
         self.lease_store = LeaseStore(url)
         self.configuration = configuration = ConfigurationService(self.config_dir)
-        self.leases = leases = FleetLeases(self.lease_store, name, 2.0)
+        self.leases = leases = FleetLeases(self.lease_store, name, 2.0, clocks=lease_clocks)
         self.clock = SkippingClock()
         account_files = BoundedConfiguration(configuration)
         self.reconciler = build_reconciler(

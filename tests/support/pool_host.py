@@ -10,6 +10,7 @@ from manager import WorkerManagerService
 from manager.config import ConfigurationService
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
+from manager.host.workers.limits import PoolLimits
 from manager.models import WorkerInfo
 from manager.settings import Settings
 from manager.system.processes import ProcessRef
@@ -39,11 +40,13 @@ class Host:
         self.seen: dict[int, ProcessRef] = {}
         self.pool = self.new_pool()
 
-    def new_pool(self) -> WorkerPoolManager:
+    def new_pool(self, limits: PoolLimits | None = None) -> WorkerPoolManager:
+        """Create a pool, as the next agent of this host does; the caller closes the one before."""
         self.pool = build_pool(
             self.settings,
             self.config_service,
             on_unexpected_exit=lambda info, reason: self.lost.append((info, reason)),
+            limits=limits,
         )
         self.service = WorkerManagerService(self.config_service, self.pool)
         return self.pool

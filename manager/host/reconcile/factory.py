@@ -21,7 +21,7 @@ from manager.host.reconcile.stops import Stops
 from manager.host.reconcile.trading_modes import TradingModes
 from manager.host.reconcile.whereabouts import Whereabouts
 from manager.host.workers.bounded_reads import BoundedConfiguration
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.placement.engine import HostFacts
 from manager.pool.start_requests import StartRequestFactory

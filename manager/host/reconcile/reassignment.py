@@ -13,7 +13,7 @@ from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.whereabouts import Whereabouts
 from manager.host.workers.bounded_reads import BoundedConfiguration
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.system import logs
 
@@ -121,7 +121,7 @@ class Reassignment:
                 placement = self._fleet_snapshot.place(config.needs(), None, without=desired.host)
                 if placement.host != self._host:
                     continue
-                if not self._leases.free(config) or not self._desired_cache.reassign_here(desired):
+                if not self._leases.is_free(config) or not self._desired_cache.reassign_here(desired):
                     continue
                 self._log(desired, f"host {desired.host} is lost and the lease has expired")
                 self._restarts.schedule(account_id)

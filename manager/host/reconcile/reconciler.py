@@ -31,7 +31,7 @@ from manager.host.reconcile.stops import Stops
 from manager.host.reconcile.trading_modes import TradingModes
 from manager.host.reconcile.urgent_stops import UrgentStopListener
 from manager.host.reconcile.whereabouts import Whereabouts
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread
@@ -286,7 +286,7 @@ class Reconciler:
         """
         was_draining = self.drain_state.active
         for step in (
-            self._leases.tend,
+            self._leases.retry_releases,
             self._settle_once,
             self.desired_cache.read,
             self.drain_state.read,

@@ -18,7 +18,7 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.fleet.desired import OPERATOR_PLACED, DesiredState
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
-from manager.host.workers.leases import FleetLeases
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.states import LIVE, WorkerLifecycleStatus
 
 _MAY_LIVE: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}
@@ -76,12 +76,12 @@ class Whereabouts:
     def _rejection(self, account_id: str, trace: _Trace, config: AccountConfig) -> str | None:
         if trace.host in {"", self._host} or self._fleet_snapshot.live(trace.host):
             return None
-        if self._leases.kept_by(config, trace.host):
+        if self._leases.is_held_permanently(config, trace.host):
             return (
                 f"{account_id} has its worker on host {trace.host}, whose agent is silent: start the agent "
                 f"there; if the machine is lost for good, `manager move {account_id} --to HOST --force`"
             )
-        if self._leases.held(config):
+        if self._leases.is_held(config):
             return None  # the lease decides, not the silence
         recorded = self._fleet_snapshot.recorded(trace.host, account_id)
         if recorded is None and not trace.running:
@@ -89,7 +89,7 @@ class Whereabouts:
         if recorded is not None and recorded.status not in _MAY_LIVE:
             return None  # its host recorded that it has ended
         if trace.failover and config.failover == "auto":
-            self._leases.doubt(config)  # a start waits until such a worker must have left its session
+            self._leases.suspect_missing(config)  # a start waits until such a worker must have left
             return None
         return (
             f"{account_id} was to run on host {trace.host}, whose agent is silent, and its lease is gone "

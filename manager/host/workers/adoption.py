@@ -3,53 +3,50 @@
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from manager.errors import OrphansLeftError
-from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.exits import ExitHandler
 from manager.host.workers.leases import LeaseGrant, Leases
+from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.modes import reported_mode
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.starter import Starter
 from manager.host.workers.stopper import stop_outcome
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.session.heartbeat_file import Heartbeat, read_heartbeat
-from manager.session.lease import lease_clock
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 
 logger = logging.getLogger(__name__)
-
-#: Seconds within which a killed worker, or one that lost its agent before its launch specification, must end.
-_END_SECONDS: Final = 2.0
 
 #: Returns whether a stop of the account is desired.
 IsStopDesired = Callable[[str], bool]
 
 
 class Adoption:
-    """Fills slots from the records on disk, without touching the sessions of the workers."""
+    """Fills slots from the records on disk; no session is touched."""
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         starter: Starter,
         records: RecordFiles,
         leases: Leases,
         exits: ExitHandler,
-        sink: RecordSink,
+        limits: PoolLimits,
+        clocks: Clocks,
     ) -> None:
         self._slots = slots
         self._starter = starter
         self._records = records
         self._leases = leases
         self._exits = exits
-        self._sink = sink
+        self._limits = limits
+        self._clocks = clocks
 
     def adopt_all(self, is_stop_desired: IsStopDesired) -> list[WorkerInfo]:
         """Adopt the worker of every record on disk; see `WorkerPoolManager.adopt`."""
@@ -61,7 +58,7 @@ class Adoption:
             logs.event(
                 logger,
                 logging.INFO,
-                "adopt",
+                "worker_adopted",
                 info.error or "",
                 account=info.account_id,
                 worker=info.worker_id,
@@ -75,7 +72,7 @@ class Adoption:
         """Adopt one worker, or record its end; the caller holds the slot's lock."""
         heartbeat = read_heartbeat(record.beat_file)
         self._fill(slot, record)
-        alive, reason = _ended_start(record, heartbeat)
+        alive, reason = _end_interrupted_start(record, heartbeat, self._limits.exit_seconds)
         if slot.lease is not None:
             self._leases.adopt(slot.lease, record.worker_id, record.account_id)
         if not alive:
@@ -84,8 +81,8 @@ class Adoption:
                 self._record_end(slot, reason, stopped=is_stop_desired(record.account_id))
         else:
             status = heartbeat.status if heartbeat else {}
-            info = slot.set_running(status, started_at=record.created_at)
-            self._sink.publish(info, _first_beat(record, status))
+            with slot.guard:
+                slot.set_running(status, beat=_first_beat(record, status), started_at=record.created_at)
             self._exits.watch(slot, record.process)
         if slot.info is None:
             raise RuntimeError(f"{record.account_id}: the slot lost its worker during adoption")
@@ -101,12 +98,15 @@ class Adoption:
                 # Removal holds the guard too: the record of an ended worker must not come back.
                 if slot.record is record and slot.live and not slot.exited.is_set():
                     self._records.save(record)
-                    logs.event(logger, logging.WARNING, "record_made_again", account=slot.account_id)
+                    logs.event(logger, logging.WARNING, "record_restored", account=slot.account_id)
 
     def _fill(self, slot: Slot, record: WorkerRecord) -> None:
         slot.record = record
         slot.lease = LeaseGrant(
-            claims=record.claims, epoch=record.epoch, seconds=record.lease_seconds, asked_at=lease_clock()
+            claims=record.claims,
+            epoch=record.epoch,
+            seconds=record.lease_seconds,
+            asked_at=self._clocks.lease(),
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
         slot.recovery = self._records.recovery(record)
@@ -120,31 +120,39 @@ class Adoption:
             created_at=record.created_at,
             groups=record.groups,
             labels=record.labels,
-            metadata=self._starter.metadata(record) | {"adopted": True, "trading_mode": slot.mode},
+            metadata=self._starter.metadata(record)
+            | WorkerPlacement(adopted=True).to_dict()
+            | WorkerMetrics(trading_mode=slot.mode).to_dict(),
         )
 
     def _record_end(self, slot: Slot, reason: str, *, stopped: bool) -> None:
         if stopped:
             # Completes the stop that was in progress when its agent died.
-            slot.move(WorkerLifecycleStatus.STOPPING)
+            with slot.guard:
+                if slot.info is not None:
+                    slot.info = slot.info.with_(status=WorkerLifecycleStatus.STOPPING)
             ending = stop_outcome(slot)
             self._exits.record_end(slot, WorkerLifecycleStatus.STOPPED, ending.reason, forced=ending.forced)
         else:
             self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, reason)
 
 
-def _ended_start(record: WorkerRecord, heartbeat: Heartbeat | None) -> tuple[bool, str]:
-    """End a worker whose start died with its agent; returns whether a worker lives, and else why it ended.
+def _end_interrupted_start(
+    record: WorkerRecord, heartbeat: Heartbeat | None, seconds: float
+) -> tuple[bool, str]:
+    """End a worker whose start died with its agent.
 
-    A worker that never received its launch specification has no heartbeat file and ends by itself. One that stays alive
-    without a heartbeat file trades: its run directory was removed, and no stop was requested.
+    Returns whether a worker lives, and else why it ended.
+
+    A worker that never received its launch specification has no heartbeat file and ends by itself. One that
+    stays alive without a heartbeat file trades: its run directory was removed, and no stop was requested.
     """
     alive = record.process.alive()
     connecting = heartbeat is not None and heartbeat.status.get("phase") == "connecting"
     if alive and (heartbeat is None or connecting):
         if connecting:
             record.process.kill()
-        alive = not record.process.wait(_END_SECONDS)
+        alive = not record.process.wait(seconds)
         return alive, "the host agent died while it was starting"
     return alive, describe_exit(None, heartbeat.exit_reason if heartbeat else None)
 

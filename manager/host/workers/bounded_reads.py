@@ -1,4 +1,7 @@
-"""Reads of account files that may hang (a share, a FIFO), so that one account's file delays no other account."""
+"""Reads of account files, with a deadline.
+
+A file on a hung share must delay no other account.
+"""
 
 import threading
 from collections.abc import Callable
@@ -14,39 +17,43 @@ from manager.errors import SlowFilesError
 
 T = TypeVar("T")
 
-#: Seconds that a thread waits for one account's files which serves other accounts too; less once several accounts' files
-#: hang at the same time.
+#: Deadline on a thread that serves other accounts too, in seconds.
 _SECONDS: Final = 2.0
-_HURRIED_SECONDS: Final = 0.1
-_HURRIED_FROM: Final = 3
-#: Seconds for a thread that serves one account alone. A check of an account may read every file of a large fleet, and a
-#: keyring or another store of secrets may be asked over a network.
+#: The deadline once the files of `_SHORT_FROM` accounts hang at the same time.
+_SHORT_SECONDS: Final = 0.1
+_SHORT_FROM: Final = 3
+#: Deadline on a thread that serves one account alone, in seconds. The check of an account may read every file
+#: of a large fleet, and a keyring or another store of secrets may be on a network.
 PATIENT_SECONDS: Final = 60.0
-#: Accounts whose files may hang at once; each holds a thread until its file answers.
+#: Accounts whose files may hang at once; each holds a thread until its read returns.
 _MAX_HANGING: Final = 256
 
 
 class BoundedReads:
-    """Runs reads of one account's files with a deadline. Thread-safe.
+    """Runs reads of an account's files with a deadline. Thread-safe.
 
-    While a read of an account hangs, further reads of this account fail at once and hold no further thread.
+    While a read of an account hangs, further reads of the same account fail at once and start no thread.
     """
 
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
-        self._hurried = seconds <= _SECONDS
+        self._may_shorten = seconds <= _SECONDS
         self._lock = threading.Lock()
         self._hanging: set[str] = set()
 
     def run(self, account_id: str, read: Callable[[], T], seconds: float | None = None) -> T:
-        """Return what `read` returns, or raise what it raises. Raises SlowFilesError after the deadline."""
+        """Return what `read` returns, or raise what it raises.
+
+        Raises SlowFilesError after the deadline.
+        """
         with self._lock:
             if account_id in self._hanging or len(self._hanging) >= _MAX_HANGING:
                 raise self._slow(account_id)
             limit = self._seconds if seconds is None else seconds
-            if self._hurried and seconds is None and len(self._hanging) >= _HURRIED_FROM:
-                limit = min(limit, _HURRIED_SECONDS)
-        #: A list, so that the error's traceback does not refer to the error by way of this frame.
+            if self._may_shorten and seconds is None and len(self._hanging) >= _SHORT_FROM:
+                limit = min(limit, _SHORT_SECONDS)
+        #: A list, emptied below, so that the error's traceback does not refer to the error through this
+        #: frame.
         outcome: list[Future[T]] = []
         answered = threading.Event()
 
@@ -57,7 +64,7 @@ class BoundedReads:
             except BaseException as error:
                 answer.set_exception(error)
             outcome.append(answer)
-            del answer  # this frame is in the error's traceback: together they would be garbage for the collector alone
+            del answer  # else this frame and the error's traceback would be a reference cycle
             with self._lock:
                 answered.set()
                 self._hanging.discard(account_id)
@@ -65,7 +72,7 @@ class BoundedReads:
         try:
             threading.Thread(target=work, name=f"read-{account_id}", daemon=True).start()
         except (RuntimeError, MemoryError) as error:
-            raise SlowFilesError(f"{account_id}: its files cannot be read now ({error})") from None
+            raise SlowFilesError(f"{account_id}: no thread to read its files ({error}); try again") from None
         if not answered.wait(limit):
             with self._lock:
                 if not answered.is_set():
@@ -79,13 +86,16 @@ class BoundedReads:
     @staticmethod
     def _slow(account_id: str) -> SlowFilesError:
         return SlowFilesError(
-            f"{account_id}: reading its files takes too long: check the disk or share that holds them and its password; "
-            "an account that should run is tried again by its host"
+            f"{account_id}: reading its files takes too long: check the disk or share that holds them and "
+            "its password; if the account should run, its host tries again"
         )
 
 
 class BoundedConfiguration:
-    """A ConfigurationService whose reads of one account end in time. Raises SlowFilesError where they do not."""
+    """A ConfigurationService with a deadline on every read.
+
+    Raises SlowFilesError after the deadline.
+    """
 
     def __init__(self, service: ConfigurationService, reads: BoundedReads | None = None) -> None:
         self._service = service
@@ -108,5 +118,8 @@ class BoundedConfiguration:
         return self.run(config.account_id, lambda: self._service.resolve_values(config))
 
     def run(self, account_id: str, read: Callable[[], T], seconds: float | None = None) -> T:
-        """Run another read of the account's files, within `seconds` instead of the usual limit."""
+        """Run any other read of the account's files.
+
+        `seconds` replaces the usual deadline.
+        """
         return self._reads.run(account_id, read, seconds)

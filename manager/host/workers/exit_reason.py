@@ -1,4 +1,4 @@
-"""How a worker's end reads to a person."""
+"""The exit reason of a worker, as a text for people."""
 
 import signal
 from typing import Final
@@ -6,14 +6,14 @@ from typing import Final
 from manager.session.exit_codes import MEANINGS, WorkerExit
 
 _HINTS = {
-    "SIGKILL": "not by this host agent; often by the system when memory runs out",
+    "SIGKILL": "not by this host agent; often by the system when it is out of memory",
     "SIGSEGV": "its code or a library crashed",
-    "SIGABRT": "its code or a library gave up",
+    "SIGABRT": "its code or a library aborted",
 }
 
 
-#: Ends of which the worker itself has said why: its words are the reason, and its exit code adds nothing for a person.
-_SAID: Final = {
+#: Exit codes for which the worker's own reason says everything; the code adds nothing for a person.
+_EXPLAINED: Final = {
     WorkerExit.NOT_CONNECTED,
     WorkerExit.CONNECTION_LOST,
     WorkerExit.LEASE_LOST,
@@ -22,13 +22,19 @@ _SAID: Final = {
 
 
 def describe_exit(code: int | None, exit_reason: str | None) -> str:
-    """Return one line: why the worker ended, in its own words where it left any, else its exit code or signal."""
-    if exit_reason and code in _SAID:
+    """Return why the worker ended, in one line.
+
+    That is the worker's own exit reason if it left one, else the meaning of its exit code or signal.
+    """
+    if exit_reason and code in _EXPLAINED:
         return exit_reason
     if exit_reason and code in MEANINGS and code != WorkerExit.STOPPED:
         return f"{MEANINGS[WorkerExit(code)]}: {exit_reason}"
     if code is None:
-        text = "the worker process ended (exit code unknown: an earlier host agent started it, or the process that forked it does not answer)"
+        text = (
+            "the worker process ended (exit code unknown: an earlier host agent started it, or the process "
+            "that forked it does not answer)"
+        )
     elif code < 0:
         name = _signal_name(-code)
         hint = _HINTS.get(name)

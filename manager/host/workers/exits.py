@@ -1,4 +1,4 @@
-"""Exit handling: notices the end of a worker process, records it and releases its lease."""
+"""Exit handling: notices and records the end of worker processes."""
 
 import logging
 import threading
@@ -8,12 +8,12 @@ from typing import Final
 from manager.errors import OrphansLeftError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exit_reason import describe_exit
-from manager.host.workers.hang_check import update_health
 from manager.host.workers.leases import Leases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerPlacement
 from manager.session.heartbeat_file import read_heartbeat
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -26,12 +26,10 @@ logger = logging.getLogger(__name__)
 
 #: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
 _EXIT_THREADS: Final = 64
-#: Seconds between two attempts to handle the same exit.
-_RETRY_SECONDS: Final = 0.5
-#: Seconds that a stop waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
 
-#: Called with the ended worker's record and the reason. Returns what starts the recovery, or None for no recovery.
+#: Called with the record and the reason of a worker that ended without a command, on a thread for this exit
+#: alone. What it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it
+#: returns None, the worker is not replaced.
 OnUnexpectedExit = Callable[[WorkerInfo, str], Callable[[], None] | None]
 
 
@@ -40,13 +38,13 @@ class ExitHandler:
 
     def __init__(
         self,
-        *,
         starter: Starter,
         records: RecordFiles,
         leases: Leases,
         sink: RecordSink,
         on_unexpected_exit: OnUnexpectedExit | None,
         watch: ProcessWatch,
+        limits: PoolLimits,
     ) -> None:
         self._starter = starter
         self._records = records
@@ -54,6 +52,7 @@ class ExitHandler:
         self._sink = sink
         self._on_unexpected_exit = on_unexpected_exit
         self._watch = watch
+        self._limits = limits
         self._closing = threading.Event()
         self._pool = ThreadPool(_EXIT_THREADS, "worker-exit")
 
@@ -69,7 +68,7 @@ class ExitHandler:
         self._pool.shutdown(cancel_futures=True)
 
     def watch(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle the exit of the slot's worker when it comes, on a thread of this handler."""
+        """Handle the future exit of the slot's worker on a thread."""
 
         def exited(process: ProcessRef) -> None:
             # Not on the watching thread: exit handling reads files and waits for processes.
@@ -80,9 +79,12 @@ class ExitHandler:
     def record_end(
         self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
     ) -> None:
-        """Record the proven end of a worker and release its lease; the caller holds the slot's lock.
+        """Record the proven end of a worker and release its lease.
 
-        Raises OrphansLeftError if processes of its program survive; the account then keeps its record and lease.
+        The caller holds the slot's lock.
+
+        Raises OrphansLeftError if processes of its program survive; the account then keeps its record and
+        lease.
         """
         if slot.record is not None:
             try:
@@ -90,31 +92,31 @@ class ExitHandler:
             except OrphansLeftError as error:
                 with slot.guard:
                     recovering = status is WorkerLifecycleStatus.RESTARTING or slot.restarting
-                    info = slot.set_orphaned(str(error), recovering=recovering)
-                self._sink.publish(info)
+                    slot.set_orphaned(str(error), recovering=recovering)
                 raise
         with slot.guard:
-            slot.orphaned = False
+            slot.exited.set()  # proven: `restore_records` must not write the record again
             record = slot.record
-            ending = {"exit_code": slot.exit_code, **({"forced": True} if forced else {})}
-            info = slot.move(status, error=reason, metadata=ending)
-            slot.record = None
+        # First, so that a reader of the new state finds the lease free.
         if record is not None:
             self.remove_record(record)
         if status is not WorkerLifecycleStatus.RESTARTING:
             self.release_lease(slot)
-        wait_seconds = _PUBLISH_SECONDS if status is WorkerLifecycleStatus.STOPPED else 0.0
-        self._sink.publish(info, wait_seconds=wait_seconds)
-        _log_end(info, reason, slot.exit_code)
+        with slot.guard:
+            slot.orphaned = False
+            slot.move(status, error=reason, metadata=slot.ending(forced=forced))
+            slot.record = None
+        if status is WorkerLifecycleStatus.STOPPED:
+            self._sink.flush(self._limits.publish_seconds)
 
     def release_lease(self, slot: Slot) -> None:
         """Release the slot's lease, if it holds one."""
         lease, slot.lease = slot.lease, None
         if lease is not None:
-            self._leases.give_up(lease)
+            self._leases.release(lease)
 
     def leave_unattended(self, slot: Slot) -> bool:
-        """Leave the end of a worker that a command could not end to the exit handler.
+        """Leave a worker that a command could not end to the exit handler.
 
         Returns True if the worker has ended meanwhile: then the command still has to record its end.
         """
@@ -131,7 +133,10 @@ class ExitHandler:
             logs.event(logger, logging.WARNING, "record_left", str(error), account=record.account_id)
 
     def _handle_until_done(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle an exit, and retry after any error: otherwise a dead worker would be shown as running."""
+        """Handle an exit, and retry after any error.
+
+        Otherwise a dead worker would be shown as running.
+        """
         while not self._closing.is_set():
             try:
                 self._handle(slot, process)
@@ -139,10 +144,13 @@ class ExitHandler:
                 self._watch.thread.failed(error)
             else:
                 return
-            self._closing.wait(_RETRY_SECONDS)
+            self._closing.wait(self._limits.exit_retry_seconds)
 
     def _handle(self, slot: Slot, process: ProcessRef) -> None:
-        """Handle the exit of a worker, requested or not. May be called again after it raised."""
+        """Handle the exit of a worker, requested or not.
+
+        May be called again after it raised.
+        """
         record = self._note_exit(slot, process)
         if record is None:
             return
@@ -156,7 +164,7 @@ class ExitHandler:
                 slot.events.put({"event": "died"})
             if heartbeat is not None:
                 # A worker that ends because it is unhealthy writes that health just before it ends.
-                update_health(slot, heartbeat, self._sink)
+                slot.update_health(heartbeat.status)
             unexpected = slot.status is WorkerLifecycleStatus.RUNNING
             unattended = slot.unattended
         if not (unexpected or unattended):
@@ -166,7 +174,7 @@ class ExitHandler:
             reason += ", without a command"
         recover = None
         if unexpected and self._on_unexpected_exit is not None:
-            ended = info.with_(error=reason, metadata={"exit_code": code})
+            ended = info.with_(error=reason, metadata=WorkerPlacement(exit_code=code))
             recover = self._on_unexpected_exit(ended, reason)
         survivors: str | None = None
         try:
@@ -181,7 +189,10 @@ class ExitHandler:
             recover()
 
     def _note_exit(self, slot: Slot, process: ProcessRef) -> WorkerRecord | None:
-        """Store the exit code; returns the worker's record, or None if the slot has another worker by now."""
+        """Store the exit code.
+
+        Returns the worker's record, or None if the slot has another worker by now.
+        """
         code = self._starter.exit_code(process)
         with slot.guard:
             record = slot.record
@@ -194,13 +205,15 @@ class ExitHandler:
     def _record_unrequested_end(
         self, slot: Slot, record: WorkerRecord, reason: str, *, recovering: bool, survivors: str | None
     ) -> bool:
-        """Record the end of a worker that no command waits for; returns False if a command came first.
+        """Record the end of a worker that no command waits for.
 
-        That command saw `exited` and records the end itself. `survivors` names processes of the worker's program that
-        could not be killed: then the account keeps its record and its lease.
+        Returns False if a command came first.
 
-        All of it happens in one hold of the guard. A start may begin as soon as the guard is released, and what it
-        creates (record, file, lease) must not be taken for the ended worker's.
+        That command saw `exited` and records the end itself. `survivors` names processes of the worker's
+        program that could not be killed: then the account keeps its record and its lease.
+
+        All of it happens in one hold of the guard. A start may begin as soon as the guard is released, and
+        what it creates (record, file, lease) must not be taken for the ended worker's.
         """
         with slot.guard:
             before, exit_code = slot.status, slot.exit_code
@@ -210,7 +223,7 @@ class ExitHandler:
             slot.unattended, slot.last_cause = False, reason
             slot.restarts += recovering
             if survivors is not None:
-                self._sink.publish(slot.set_orphaned(survivors, recovering=recovering))
+                slot.set_orphaned(survivors, recovering=recovering)
                 return True
             if recovering:
                 status = WorkerLifecycleStatus.RESTARTING
@@ -223,22 +236,7 @@ class ExitHandler:
             lease = slot.lease
             if not recovering:
                 slot.lease = None
-            info = slot.move(status, error=reason, metadata={"exit_code": exit_code})
-            self._sink.publish(info)
+            slot.move(status, error=reason, metadata=slot.ending())
         if lease is not None and not recovering:
-            self._leases.give_up(lease)
-        _log_end(info, reason, exit_code)
+            self._leases.release(lease)
         return True
-
-
-def _log_end(info: WorkerInfo, reason: str | None, exit_code: int | None) -> None:
-    logs.event(
-        logger,
-        logging.INFO if reason is None else logging.WARNING,
-        "ended",
-        reason or "",
-        account=info.account_id,
-        worker=info.worker_id,
-        status=info.status,
-        code=exit_code,
-    )

@@ -1,9 +1,13 @@
-"""Hang detection from a worker's heartbeat file: a hung worker cannot report itself."""
+"""Hang detection from a worker's heartbeat file.
+
+A hung worker cannot report itself.
+"""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
@@ -13,19 +17,27 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a call may exceed its deadline before it counts as hung: the gateway's own timeout comes first.
+#: Seconds that a call may exceed its deadline before it counts as hung: the gateway's own timeout comes
+#: first.
 _OVERDUE_SECONDS: Final = 1.0
 
 
 class HangCheck:
-    """Kills hung workers and publishes changes of health, from the heartbeat files of the running workers."""
+    """Kills hung workers and updates the health of running ones.
 
-    def __init__(self, slots: SlotTable, sink: RecordSink) -> None:
+    Both are read from the workers' heartbeat files.
+    """
+
+    def __init__(self, slots: SlotTable, read: Callable[[Path], Heartbeat | None] = read_heartbeat) -> None:
+        """Create the check; `read` returns the content of a heartbeat file."""
         self._slots = slots
-        self._sink = sink
+        self._read = read
 
     def tick(self) -> list[str]:
-        """Check every running worker once; returns the accounts whose worker was killed."""
+        """Check every running worker once.
+
+        Returns the accounts whose worker was killed.
+        """
         running = [slot for slot in self._slots.all() if slot.status is WorkerLifecycleStatus.RUNNING]
         return [slot.account_id for slot in running if self._check(slot)]
 
@@ -33,12 +45,12 @@ class HangCheck:
         record = slot.record
         if record is None:
             return False
-        heartbeat = read_heartbeat(record.beat_file)
+        heartbeat = self._read(record.beat_file)
         with slot.guard:
             if slot.record is not record or slot.status is not WorkerLifecycleStatus.RUNNING:
                 return False
             if heartbeat is not None:
-                update_health(slot, heartbeat, self._sink)
+                slot.update_health(heartbeat.status)
             reason = hang_reason(record, heartbeat)
             if reason is None:
                 return False
@@ -46,7 +58,7 @@ class HangCheck:
         logs.event(
             logger,
             logging.ERROR,
-            "hung",
+            "worker_hung",
             reason,
             account=slot.account_id,
             worker=record.worker_id,
@@ -57,7 +69,10 @@ class HangCheck:
 
 
 def hang_reason(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None:
-    """Return why the worker counts as hung; None if it is healthy or its heartbeat file is unreadable."""
+    """Return why the worker counts as hung.
+
+    Returns None if it is healthy or its heartbeat file is unreadable.
+    """
     if heartbeat is None:
         return None
     if heartbeat.overdue_seconds is not None and heartbeat.overdue_seconds > _OVERDUE_SECONDS:
@@ -65,21 +80,3 @@ def hang_reason(record: WorkerRecord, heartbeat: Heartbeat | None) -> str | None
     if heartbeat.age_seconds > record.hang_after_seconds:
         return f"it hung: no heartbeat for {heartbeat.age_seconds:.0f} s"
     return None
-
-
-def update_health(slot: Slot, heartbeat: Heartbeat, sink: RecordSink) -> None:
-    """Publish a change of health as an event; the caller holds the slot's guard."""
-    change = slot.update_health(heartbeat.status)
-    if change is None or slot.info is None:
-        return
-    sink.publish_health(slot.info, change)
-    logs.event(
-        logger,
-        logging.INFO if change.reason is None else logging.WARNING,
-        "health",
-        change.reason or "",
-        account=slot.account_id,
-        worker=slot.info.worker_id,
-        old=change.old,
-        new=change.new,
-    )

@@ -1,11 +1,12 @@
-"""Worker processes found by the files that they hold open, where the host's records of them are lost.
+"""Finds worker processes by the files that they hold open.
 
-Every worker holds two files of the run directory for as long as it lives: its heartbeat file, and its note (see
-`manager.session.note`). The system shows both under `/proc`, removed files too. Such a process is provably a worker of
-this state directory, whatever became of the directory itself.
+Every worker holds two files of the run directory open while it lives: its heartbeat file and its note (see
+`manager.session.note`). Linux shows both under `/proc`, even after they were removed. A process that holds
+them is provably a worker of this state directory.
 
-What this prevents: the records vanish while no agent runs; the next agent calls the account ended, answers a stop with
-"nothing to stop", frees the lease of a paused worker, and starts a second session beside the first.
+The failure that this prevents: the records vanish while no agent runs. The next agent reports the account as
+ended, answers a stop with "nothing to stop", releases the lease of a suspended worker, and starts a second
+session.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -31,11 +32,11 @@ logger = logging.getLogger(__name__)
 _PROC: Final = Path("/proc")
 _DELETED: Final = " (deleted)"
 _BEAT_SUFFIX: Final = ".beat"
-#: Bytes. A note is a few hundred; a larger file is not ours.
+#: Bytes. A note has a few hundred; a larger file is not a note.
 _MAX_SIZE: Final = 65_536
-#: Seconds that one search serves. Only an agent that starts finds workers it has no record of, so an answer of a moment
-#: ago is as good; a thousand refused stops must not cost a thousand searches.
-_FRESH_SECONDS: Final = 5.0
+#: Seconds for which the result of a search is reused: a thousand rejected stops must not cost a thousand
+#: searches. Workers without a record appear only while an agent starts, so a short delay does no harm.
+_CACHE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +44,24 @@ class HeldFile:
     """A file of the run directory that a process holds open."""
 
     process: ProcessRef
-    #: The file's own name, as `w-1234.beat`.
+    #: The file name, such as `w-1234.beat`.
     name: str
-    #: Where it can be read while the process lives, even if it was removed.
+    #: A path under `/proc`, readable while the process lives, even if the file was removed.
     path: Path
-    #: Whether it has no name in the run directory any more.
+    #: Whether the file was removed from the run directory.
     removed: bool
 
 
 class HeldFiles:
-    """Looks for the workers of one state directory. Thread-safe.
+    """Finds the workers of one state directory. Thread-safe.
 
-    Raises OSError if no further file may be opened: what cannot be looked at must not count as ended.
+    Every method raises OSError if this process may open no further file: a worker that cannot be inspected
+    must not count as ended.
     """
 
-    def __init__(self, run_dir: Path, home: str) -> None:
-        """`home` is the state directory's own id."""
+    def __init__(self, run_dir: Path, home: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`home` is the id of the state directory."""
+        self._clock = clock
         self._run_dir = run_dir
         self._home = home
         self._lock = threading.Lock()
@@ -68,21 +71,24 @@ class HeldFiles:
         self._records_until = 0.0
 
     def records(self) -> list[WorkerRecord]:
-        """Return a record for each worker that lives and holds its note, the one with the greatest epoch last."""
+        """Return the records of live workers that hold their note, by epoch."""
         with self._lock:
-            if time.monotonic() >= self._records_until:
+            if self._clock() >= self._records_until:
                 found: dict[ProcessRef, WorkerRecord] = {}
                 for path, holder in self._notes():
                     record = self._read(path, holder)
                     if record is not None:
                         found[record.process] = record
                 self._records = sorted(found.values(), key=lambda record: record.epoch)
-                self._records_until = time.monotonic() + _FRESH_SECONDS
+                self._records_until = self._clock() + _CACHE_SECONDS
             records = list(self._records)
         return [record for record in records if record.process.alive()]
 
     def process(self, worker_id: str) -> ProcessRef | None:
-        """Return the process that holds this worker's files; None if none does, or if the system cannot show it."""
+        """Return the process that holds this worker's files, or None.
+
+        It is always None on a system without `/proc`.
+        """
         names = {worker_id + _BEAT_SUFFIX, worker_id + SUFFIX}
         with self._lock:
             found = self._held()
@@ -92,14 +98,20 @@ class HeldFiles:
         return None
 
     def note_file(self, worker_id: str) -> Path | None:
-        """Return where the note of a living worker can be read, also a removed one; None if nowhere."""
+        """Return a readable path of a live worker's note, even if it was removed.
+
+        Returns None if there is none.
+        """
         with self._lock:
             found = self._held()
         name = worker_id + SUFFIX
         return next((held.path for held in found if held.name == name and held.process.alive()), None)
 
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord:
-        """Return the record with its heartbeat file where it can be read, if that was removed from the run directory."""
+        """Return the record with a readable path of its heartbeat file.
+
+        That path is under `/proc` if the file was removed.
+        """
         with self._lock:
             if record.beat_file.exists():
                 return record
@@ -107,8 +119,6 @@ class HeldFiles:
                 if held.process == record.process and held.name == record.beat_file.name:
                     return replace(record, beat_file=held.path)
         return record
-
-    # inside, under the lock
 
     def _notes(self) -> Iterator[tuple[Path, ProcessRef | None]]:
         with contextlib.suppress(OSError):
@@ -119,7 +129,7 @@ class HeldFiles:
                 yield held.path, held.process
 
     def _read(self, path: Path, holder: ProcessRef | None) -> WorkerRecord | None:
-        """Return the note's record if its very process still runs and is a worker of this state directory."""
+        """Return the note's record if its process is a live worker of this host."""
         try:
             if path.stat().st_size > _MAX_SIZE:
                 raise ValueError("too large")
@@ -129,20 +139,20 @@ class HeldFiles:
         except (OSError, ValueError, KeyError, TypeError) as error:
             logs.event(logger, logging.WARNING, "note_ignored", f"{path} is not a worker's note: {error}")
             return None
-        # A note that is read through a process must be about that process: a child may hold a copy for a moment.
+        # A note that was read through a process must name that process: a child may briefly hold a copy.
         if not ours or holder not in {None, record.process} or not record.process.alive():
             return None
         return record
 
     def _held(self) -> list[HeldFile]:
-        if time.monotonic() >= self._until:
+        if self._clock() >= self._until:
             self._found = with_spare(lambda: list(_search(self._run_dir)))
-            self._until = time.monotonic() + _FRESH_SECONDS
+            self._until = self._clock() + _CACHE_SECONDS
         return self._found
 
 
 def _search(run_dir: Path) -> Iterator[HeldFile]:
-    """Go through the open files of every process that this user may look into."""
+    """Yield the files of `run_dir` that the processes of this user hold open."""
     if sys.platform != "linux":
         return
     prefix = os.path.realpath(run_dir) + "/"
@@ -155,7 +165,7 @@ def _search(run_dir: Path) -> Iterator[HeldFile]:
         if int(pid) == os.getpid():
             continue
         directory = _PROC / pid / "fd"
-        # A process that ends meanwhile, or is another user's.
+        # The process may end during the search, or belong to another user.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             process: ProcessRef | None = None
             for fd in directory.iterdir():
@@ -172,7 +182,10 @@ def _search(run_dir: Path) -> Iterator[HeldFile]:
 
 
 def _same_files(process: ProcessRef) -> bool:
-    """Say whether the process sees the same file system as this one, so that one path is one directory."""
+    """Return whether the process shares this process's mount namespace.
+
+    Within one namespace, equal paths are equal files.
+    """
     if sys.platform != "linux":
         return False
     try:

@@ -1,4 +1,7 @@
-"""How worker processes come to be: forked from a preloaded process, or a fresh interpreter each."""
+"""Launchers of worker processes.
+
+One forks each worker from a preloaded process; the other starts a fresh interpreter for each.
+"""
 
 import contextlib
 import json
@@ -19,19 +22,22 @@ from manager.system.child_process import module_argv, open_log, start_detached
 from manager.system.environment import clean_environment
 from manager.system.processes import CORE_LIMIT, ProcessRef
 
-#: Seconds that the preloaded process may take to import what it preloads.
+#: Seconds for the preloaded process to import its modules.
 _PRELOAD_SECONDS: Final = 60.0
-#: Seconds that one fork may take; it is a few milliseconds unless the machine is out of memory.
+#: Seconds for one fork; it takes milliseconds unless the machine is out of memory.
 _FORK_SECONDS: Final = 20.0
-#: Seconds that the question how a worker ended may take: its end is accounted for without the answer.
+#: Seconds for the request of an exit code; after that the exit is handled without it.
 _EXIT_CODE_SECONDS: Final = 1.0
-#: The same while the preloaded process has left such a question unanswered.
-_SILENT_SECONDS: Final = 0.01
+#: The same while an earlier such request is unanswered.
+_UNANSWERED_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A new worker process that waits for its order on `writer` and answers on `reader`."""
+    """A new worker process.
+
+    It reads its launch specification from `writer` and reports on `reader`.
+    """
 
     process: ProcessRef
     reader: BinaryIO
@@ -45,30 +51,45 @@ class Launched:
 
 class Launcher(Protocol):
     def preload(self) -> None:
-        """Do ahead what the first launch would otherwise wait for. Idempotent."""
+        """Prepare the first launch. Idempotent."""
 
     def launch(self) -> Launched:
-        """Make a worker process. It does nothing until it is given its order. Raises StartFailedError."""
+        """Create a worker process, which waits for its launch specification.
+
+        Raises StartFailedError.
+        """
 
     def exit_code(self, process: ProcessRef) -> int | None:
-        """Return how a process that has ended ended (negative: by that signal); None if that cannot be known."""
+        """Return the exit code of an ended process, or None if it is unknown.
+
+        A negative code is the number of a signal.
+        """
 
     def end_strays(self) -> list[int]:
-        """Kill what a worker and the guard of its program left behind when both were killed; returns what was found."""
+        """Kill processes whose worker and guard were killed together.
+
+        Returns their pids.
+        """
 
     def close(self) -> None:
-        """Give up what is needed to launch. Workers that run are not touched."""
+        """Release the resources of the launcher. Running workers are not affected."""
 
 
 def make_launcher(method: str, log_file: Path) -> Launcher:
-    """Return the launcher for `fork` or `spawn`; `log_file` gets what a new process says before it has its own log."""
+    """Return the launcher for `fork` or `spawn`.
+
+    `log_file` receives the output of new processes until they open their own logs.
+    """
     if sys.platform != "win32" and method == "fork":
         return ForkLauncher(log_file)
     return SpawnLauncher(log_file)
 
 
 class SpawnLauncher:
-    """A fresh interpreter for each worker: the only way on Windows, and the slow way elsewhere."""
+    """Starts a fresh interpreter for each worker.
+
+    This is the only way on Windows, and slower elsewhere.
+    """
 
     def __init__(self, log_file: Path) -> None:
         self._log_file = log_file
@@ -88,7 +109,7 @@ class SpawnLauncher:
                     stderr=log,
                 )
         except OSError as error:
-            raise StartFailedError(f"no process could be made for the worker: {error}") from None
+            raise StartFailedError(f"the worker process could not be created: {error}") from None
         process = ProcessRef.of(child.pid)
         if process is None or child.stdin is None or child.stdout is None:
             raise StartFailedError(
@@ -102,10 +123,10 @@ class SpawnLauncher:
         return None if child is None else child.wait()
 
     def end_strays(self) -> list[int]:
-        return []  # they go to the init process, and are known by their environment and control group alone
+        return []  # the init process adopts them; only their environment and control group identify them
 
     def close(self) -> None:
-        # Somebody must wait for each, or those that end while this process goes on stay as zombies.
+        # A process that this one does not wait for becomes a zombie when it ends.
         for child in self._children.values():
             threading.Thread(target=child.wait, name="reap", daemon=True).start()
         self._children.clear()
@@ -114,16 +135,20 @@ class SpawnLauncher:
 if sys.platform != "win32":
 
     class ForkLauncher:
-        """Forks each worker from a preloaded process, which is started at the first use and again if it dies."""
+        """Forks each worker from a preloaded process.
+
+        That process is started on first use, and restarted if it dies.
+        """
 
         def __init__(self, log_file: Path) -> None:
             self._log_file = log_file
             self._lock = threading.Lock()
-            #: Bytes read of the next answer, and answers that nobody waits for any more.
-            self._read = b""
-            self._owed = 0
-            #: Whether the preloaded process has left a question unanswered: no end of a worker waits for it then.
-            self._silent = False
+            #: The received part of the next reply.
+            self._received = b""
+            #: Requests without a reply so far, ones that timed out included.
+            self._pending = 0
+            #: Whether a request of an exit code is unanswered: then the exits of workers do not wait for one.
+            self._unanswered = False
             self._server: subprocess.Popen[bytes] | None = None
             self._socket: socket.socket | None = None
 
@@ -136,33 +161,35 @@ if sys.platform != "win32":
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    answer = self._ask({"op": "fork"}, (theirs.fileno(),))
-                if "pid" not in answer:
-                    raise StartFailedError(f"no process could be made for the worker: {answer.get('error')}")
-                process = ProcessRef.of(answer["pid"])
+                    reply = self._request({"op": "fork"}, (theirs.fileno(),))
+                if "pid" not in reply:
+                    raise StartFailedError(f"the worker process could not be created: {reply.get('error')}")
+                process = ProcessRef.of(reply["pid"])
                 if process is None:
-                    raise StartFailedError("the worker process ended before it could be given its order")
+                    raise StartFailedError(
+                        "the worker process ended before it received its launch specification"
+                    )
                 return Launched(process, ours.makefile("rb"), ours.makefile("wb"))
             finally:
-                # The streams made from it keep it open for as long as they are.
+                # The two streams keep the socket open.
                 ours.close()
 
         def exit_code(self, process: ProcessRef) -> int | None:
-            # A fork under way, or a preloaded process that hangs, must not hold up the news of an end.
-            seconds = _SILENT_SECONDS if self._silent else _EXIT_CODE_SECONDS
+            # A running fork, or a hung preloaded process, must not delay the handling of an exit.
+            seconds = _UNANSWERED_SECONDS if self._unanswered else _EXIT_CODE_SECONDS
             if not self._lock.acquire(timeout=seconds):
-                self._silent = True
+                self._unanswered = True
                 return None
             try:
                 connection = self._socket
                 if self._server is None or connection is None or self._server.poll() is not None:
-                    return None  # its parent is gone: the system has reaped it and nobody knows
-                self._catch_up(connection, seconds)
+                    return None  # the parent is gone, and the exit code with it
+                self._skip_late_replies(connection, seconds)
                 connection.sendall(json.dumps({"op": "reap", "pid": process.pid}).encode())
-                self._owed += 1
-                code = self._answer(connection, seconds).get("code")
+                self._pending += 1
+                code = self._reply(connection, seconds).get("code")
             except (OSError, ValueError):
-                self._silent = True
+                self._unanswered = True
                 return None
             finally:
                 self._lock.release()
@@ -173,7 +200,7 @@ if sys.platform != "win32":
                 if self._server is None or self._server.poll() is not None:
                     return []
             try:
-                pids = self._ask({"op": "strays"}).get("pids")
+                pids = self._request({"op": "strays"}).get("pids")
             except StartFailedError:
                 return []
             return pids if isinstance(pids, list) else []
@@ -182,46 +209,51 @@ if sys.platform != "win32":
             with self._lock:
                 self._drop()
 
-        def _ask(self, request: Mapping[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        def _request(self, request: Mapping[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
             with self._lock:
                 try:
                     connection = self._connection()
-                    self._catch_up(connection, _FORK_SECONDS)
+                    self._skip_late_replies(connection, _FORK_SECONDS)
                     socket.send_fds(connection, [json.dumps(request).encode()], list(fds))
-                    self._owed += 1
-                    return self._answer(connection, _FORK_SECONDS)
+                    self._pending += 1
+                    return self._reply(connection, _FORK_SECONDS)
                 except (OSError, ValueError) as error:
                     self._drop()
                     raise StartFailedError(
                         f"the preloaded process cannot be used ({error}); see {self._log_file}"
                     ) from None
 
-        def _catch_up(self, connection: socket.socket, seconds: float) -> None:
-            """Read the answers that came too late, as it reads one question at a time. Raises OSError."""
-            if self._owed:
-                self._answer(connection, seconds)
+        def _skip_late_replies(self, connection: socket.socket, seconds: float) -> None:
+            """Read the replies that came too late: it handles one request at a time.
 
-        def _answer(self, connection: socket.socket, seconds: float) -> dict[str, Any]:
-            """Return the answer to the last question; those to earlier ones, given up as too late, are passed over.
+            Raises OSError.
+            """
+            if self._pending:
+                self._reply(connection, seconds)
 
-            Raises OSError if it does not come in time, or if the preloaded process has ended.
+        def _reply(self, connection: socket.socket, seconds: float) -> dict[str, Any]:
+            """Return the reply to the last request.
+
+            Skips replies to earlier requests that timed out.
+
+            Raises OSError on a timeout, or if the preloaded process has ended.
             """
             deadline = time.monotonic() + seconds
             while True:
-                line, newline, rest = self._read.partition(b"\n")
+                line, newline, rest = self._received.partition(b"\n")
                 if newline:
-                    self._read = rest
-                    self._owed -= 1
-                    if self._owed == 0:
-                        self._silent = False
-                        answer: dict[str, Any] = json.loads(line)
-                        return answer
+                    self._received = rest
+                    self._pending -= 1
+                    if self._pending == 0:
+                        self._unanswered = False
+                        reply: dict[str, Any] = json.loads(line)
+                        return reply
                     continue
                 connection.settimeout(max(0.001, deadline - time.monotonic()))
                 more = connection.recv(65_536)
                 if not more:
-                    raise OSError("it ended")
-                self._read += more
+                    raise OSError("it has ended")
+                self._received += more
 
         def _connection(self) -> socket.socket:
             if self._socket is not None:
@@ -237,16 +269,16 @@ if sys.platform != "win32":
                     stderr=log,
                     pass_fds=[theirs.fileno()],
                 )
-            self._socket, self._read, self._owed = ours, b"", 1
-            self._answer(ours, _PRELOAD_SECONDS)
+            self._socket, self._received, self._pending = ours, b"", 1
+            self._reply(ours, _PRELOAD_SECONDS)
             return ours
 
         def _drop(self) -> None:
             if self._socket is not None:
                 self._socket.close()
-            self._socket, self._read, self._owed, self._silent = None, b"", 0, False
+            self._socket, self._received, self._pending, self._unanswered = None, b"", 0, False
             if self._server is not None:
-                # It ends by itself once its socket is closed; one that does not has hung.
+                # It ends once its socket is closed, unless it hangs.
                 try:
                     self._server.wait(timeout=2)
                 except subprocess.TimeoutExpired:
@@ -256,7 +288,10 @@ if sys.platform != "win32":
 
 
 def _environment() -> dict[str, str]:
-    """Return a worker's environment: none of the agent's own, where an operator keeps `env:` passwords."""
+    """Return a worker's environment, without the agent's variables.
+
+    Operators put `env:` passwords there.
+    """
     extra = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     extra |= {name: os.environ[name] for name in ("PYTHONPATH", CORE_LIMIT) if name in os.environ}
     return clean_environment(extra)

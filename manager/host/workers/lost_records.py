@@ -1,53 +1,61 @@
-"""Accounts whose worker lives without a record: detected, shown as `unknown`, and stopped on request."""
+"""Accounts whose worker lives without a record.
+
+The pool detects them, shows them as `unknown`, and stops them on request.
+"""
 
 import contextlib
-import logging
-from typing import Final
 
 from manager.errors import FleetUnavailableError, StopFailedError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.adoption import Adoption
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.unrecorded import Unrecorded, UnrecordedWorkers
 from manager.models import utc_now
 from manager.states import WorkerLifecycleStatus
-from manager.system import logs
-
-logger = logging.getLogger(__name__)
-
-#: Seconds that a stop waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
 
 
 class LostRecords:
-    """Fills slots with workers whose record is lost; see `manager.host.workers.unrecorded`."""
+    """Fills slots with workers whose record is lost.
+
+    See `manager.host.workers.unrecorded`.
+    """
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         records: RecordFiles,
         unrecorded: UnrecordedWorkers | None,
         adoption: Adoption,
         sink: RecordSink,
+        limits: PoolLimits,
     ) -> None:
-        """`unrecorded` is None for a pool without a fleet: then only the notes on this machine are searched."""
+        """Create the search; `unrecorded` is None for a pool without a fleet.
+
+        Without it, only the notes on this machine are searched.
+        """
         self._slots = slots
         self._records = records
         self._unrecorded = unrecorded
         self._adoption = adoption
         self._sink = sink
+        self._limits = limits
 
     def find(self, account_id: str) -> Unrecorded | None:
-        """Return the account's live worker without a record, or None. Raises FleetUnavailableError."""
+        """Return the account's live worker without a record, or None.
+
+        Raises FleetUnavailableError.
+        """
         if self._unrecorded is None:
             return None
         return self._unrecorded.find(account_id, self._slots.accounts_for)
 
     def detect_all(self) -> bool:
-        """Set the accounts of live workers without a record to `unknown`; returns whether there are any.
+        """Set the accounts of live workers without a record to `unknown`.
+
+        Returns whether there are any.
 
         Raises FleetUnavailableError.
         """
@@ -59,7 +67,9 @@ class LostRecords:
         return bool(live)
 
     def find_slot(self, account_id: str) -> Slot | None:
-        """Search for a live worker of the account without a record, before a stop reports "nothing to stop".
+        """Search for a live worker of the account without a record.
+
+        Call it before a stop reports "nothing to stop".
 
         Returns its slot, with the worker adopted from its note or set to `unknown`; None if there is none.
         """
@@ -81,7 +91,10 @@ class LostRecords:
         return slot
 
     def end(self, slot: Slot, timeout: float | None) -> None:
-        """End the account's worker without a record; the caller holds the slot's lock. Raises StopFailedError."""
+        """End the account's worker without a record.
+
+        The caller holds the slot's lock. Raises StopFailedError.
+        """
         try:
             found = self.find(slot.account_id)
         except FleetUnavailableError as error:
@@ -94,15 +107,20 @@ class LostRecords:
         with slot.guard:
             if slot.info is None:
                 return
-            info = slot.info = slot.info.with_(
-                status=WorkerLifecycleStatus.STOPPED,
-                error="stopped by signal: the host had lost its record of it",
-                stopped_at=utc_now(),
+            slot.set_info(
+                slot.info.with_(
+                    status=WorkerLifecycleStatus.STOPPED,
+                    error="stopped by signal: the host had lost its record of it",
+                    stopped_at=utc_now(),
+                )
             )
-        self._sink.publish(info, wait_seconds=_PUBLISH_SECONDS)
+        self._sink.flush(self._limits.publish_seconds)
 
     def _detect(self, account_id: str) -> bool:
-        """Update the account's record; returns whether it newly has, or still has, a worker without a record."""
+        """Update the account's record.
+
+        Returns whether it newly has, or still has, a worker without a record.
+        """
         slot = self._slots.get(account_id)
         if self._unrecorded is None:
             return False
@@ -115,13 +133,8 @@ class LostRecords:
             if unknown is not None and before is not None and before.worker_id == unknown.worker_id:
                 return True
             if unknown is not None:
-                info = slot.info = unknown
+                slot.set_info(unknown)
             elif before is not None:
-                info = slot.info = before.with_(
-                    status=WorkerLifecycleStatus.FAILED, error="it ended while this host had no record of it"
-                )
-        self._sink.publish(info)
-        logs.event(
-            logger, logging.WARNING, "unrecorded", info.error or "", account=account_id, worker=info.worker_id
-        )
+                reason = "it ended while this host had no record of it"
+                slot.set_info(before.with_(status=WorkerLifecycleStatus.FAILED, error=reason))
         return unknown is not None

@@ -1,38 +1,35 @@
 """Trading modes of workers: reads the reported mode and requests changes."""
 
-from typing import Final
-
 from manager.errors import CommandRefusedError, NoWorkerError
 from manager.gateways import runs_programs
 from manager.host.reporting.record_sink import RecordSink
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
-from manager.models import WorkerInfo
+from manager.models import WorkerInfo, WorkerMetrics
 from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.session.control import ControlError
 from manager.session.heartbeat_file import read_heartbeat
 from manager.states import TradingMode, WorkerLifecycleStatus
 
-#: Seconds that an order in flight may take before the worker refuses the change of mode.
-_ORDER_SECONDS: Final = 10.0
-#: Seconds for the reply, added to `_ORDER_SECONDS`.
-_REPLY_SECONDS: Final = 2.0
-#: Seconds that a change waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS: Final = 2.0
-
 
 class ModeChanges:
     """Changes the trading modes of a pool's workers."""
 
-    def __init__(self, slots: SlotTable, queries: WorkerQueries, sink: RecordSink) -> None:
+    def __init__(
+        self, slots: SlotTable, queries: WorkerQueries, sink: RecordSink, limits: PoolLimits
+    ) -> None:
         self._slots = slots
         self._queries = queries
         self._sink = sink
+        self._limits = limits
 
     def set_mode(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
-        """Change the mode as `command` says; waits for a running start or stop of the account.
+        """Change the mode as `command` says.
+
+        Waits for a running start or stop of the account.
 
         Raises:
             NoWorkerError: The account has no worker.
@@ -49,10 +46,12 @@ class ModeChanges:
             return self._set(slot, mode, by, command.name)
 
     def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
-        """Bring the account's worker to the desired mode; returns False if nothing was changed.
+        """Bring the account's worker to the desired mode.
 
-        Returns False if the worker does not run, already has the mode, or a command of the account is running. Raises
-        CommandRefusedError.
+        Returns False if nothing was changed.
+
+        Returns False if the worker does not run, already has the mode, or a command of the account is
+        running. Raises CommandRefusedError.
         """
         slot = self._slots.find(account_id)
         if slot is None or not slot.lock.acquire(blocking=False):
@@ -72,13 +71,12 @@ class ModeChanges:
         if slot.status is WorkerLifecycleStatus.RUNNING:
             if slot.record is not None and runs_programs(slot.record.gateway):
                 raise mode_not_supported(slot.account_id, command)
-            request_mode(slot, mode, by)
+            request_mode(slot, mode, by, self._limits)
         slot.mode = mode
         with slot.guard:
             if slot.info is not None:
-                slot.info = info = slot.info.with_(metadata={"trading_mode": mode})
-                self._sink.publish(info)
-        self._sink.flush(_PUBLISH_SECONDS)
+                info = slot.set_info(slot.info.with_(metadata=WorkerMetrics(trading_mode=mode)))
+        self._sink.flush(self._limits.publish_seconds)
         return self._queries.with_metrics(slot, info)
 
 
@@ -91,20 +89,23 @@ def reported_mode(record: WorkerRecord) -> TradingMode:
         return TradingMode.NORMAL
 
 
-def request_mode(slot: Slot, mode: TradingMode, by: str) -> None:
-    """Have the slot's worker change its mode; blocks until it has. The caller holds the slot's lock.
+def request_mode(slot: Slot, mode: TradingMode, by: str, limits: PoolLimits) -> None:
+    """Have the slot's worker change its mode; blocks until it has.
+
+    The caller holds the slot's lock.
 
     Raises CommandRefusedError if the worker does not reply, or if an order in flight takes too long.
     """
-    request = {"op": "mode", "mode": str(mode), "seconds": _ORDER_SECONDS, "by": by}
+    request = {"op": "mode", "mode": str(mode), "seconds": limits.order_seconds, "by": by}
     try:
-        reply = slot.ask(request, timeout=_ORDER_SECONDS + _REPLY_SECONDS)
+        reply = slot.ask(request, timeout=limits.order_seconds + limits.reply_seconds)
     except ControlError as error:
         raise CommandRefusedError(
             f"{slot.account_id}: its worker did not answer ({error}); its host tries again until it is {mode}"
         ) from None
     if not reply.get("ok"):
         raise CommandRefusedError(
-            f"{slot.account_id}: {reply.get('error', 'no reason given')}; its host tries again until it is {mode}"
+            f"{slot.account_id}: {reply.get('error', 'no reason given')}; its host tries again until it is "
+            f"{mode}"
         )
     slot.mode = mode

@@ -1,4 +1,4 @@
-"""The processes that a dead worker may have left running: the program that it ran, and what that program started."""
+"""Orphans: processes of its program that a dead worker left running."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds within which killed processes must be gone.
+#: Seconds for killed processes to be gone.
 _KILL_SECONDS: Final = 2.0
 #: Seconds between two passes over the processes.
 _PASS_SECONDS: Final = 0.02
@@ -27,11 +27,13 @@ _PASS_SECONDS: Final = 0.02
 def end_orphans(
     record: WorkerRecord, strays: Callable[[], Sequence[int]] = tuple, seconds: float = _KILL_SECONDS
 ) -> list[str]:
-    """End what the worker left behind; returns what could not be ended within `seconds`, by name and pid.
+    """Kill a dead worker's orphans.
 
-    Called once the worker has provably ended, and before its lease may be given up or the next worker starts: what is
-    left may still trade. `strays` kills and returns processes whose worker and guard were killed together; the fork
-    server collects them.
+    Returns those that survive `seconds`, by name and pid.
+
+    Call it once the worker has provably ended, before its lease is released or the next worker starts:
+    orphans may still trade. `strays` kills and returns processes whose worker and guard were killed together,
+    which the fork server adopts.
     """
     if not may_leave_programs(record.gateway):
         return []
@@ -46,7 +48,10 @@ def end_program(
     strays: Callable[[], Sequence[int]] = tuple,
     seconds: float = _KILL_SECONDS,
 ) -> list[str]:
-    """End the program of a worker of which no record says which gateway it had; see `end_orphans`."""
+    """Kill the orphans of a worker whose gateway is unknown.
+
+    See `end_orphans`.
+    """
     deadline = time.monotonic() + seconds
     while left := _kill_once(worker_id, cgroup_note, strays):
         if time.monotonic() > deadline:
@@ -55,7 +60,8 @@ def end_program(
                 logger,
                 logging.CRITICAL,
                 "orphans_left",
-                f"processes of its program could not be killed and may still trade: {', '.join(names)}; end them by hand",
+                f"processes of its program could not be killed and may still trade: {', '.join(names)}; "
+                "kill them on this host",
                 account=account_id,
                 worker=worker_id,
             )
@@ -65,7 +71,7 @@ def end_program(
 
 
 def _kill_once(worker_id: str, cgroup_note: Path | None, strays: Callable[[], Sequence[int]]) -> set[int]:
-    """Kill whatever is left of the program; returns what was found."""
+    """Kill what is left of the program once; returns the pids that were found."""
     found = set(strays())
     guards, program = marked(worker_id)
     for pid in program:
@@ -79,8 +85,9 @@ def _kill_once(worker_id: str, cgroup_note: Path | None, strays: Callable[[], Se
         )
 
         for guard in guards:
-            # The guard kills what is below it, and ends when nothing is. One that was stopped must go on for that.
-            _continue(guard)
+            # The guard kills its descendants and then ends. A guard that was suspended must be resumed for
+            # that.
+            _resume(guard)
             kill_descendants(guard)
             found.update(descendants(guard))
         cgroup = cgroup_of(worker_id, cgroup_note)
@@ -91,7 +98,7 @@ def _kill_once(worker_id: str, cgroup_note: Path | None, strays: Callable[[], Se
     return found.union(guards, program)
 
 
-def _continue(pid: int) -> None:
+def _resume(pid: int) -> None:
     with contextlib.suppress(psutil.Error):
         psutil.Process(pid).resume()
 

@@ -31,7 +31,9 @@ def run_requests(
 def run_for_accounts(
     command: Callable[[str], WorkerInfo | None], account_ids: Sequence[str], progress: Progress | None
 ) -> BatchResult:
-    """Run a command for each account that has a worker; the others are skipped. Blocks until all are done.
+    """Run a command for each account that has a worker.
+
+    The others are skipped. Blocks until all are done.
 
     An account for which `command` returns None is skipped too: its record is gone.
     """
@@ -53,7 +55,10 @@ def _run(
     run_one: Callable[[T], tuple[str, WorkerInfo | str]],
     progress: Progress | None,
 ) -> BatchResult:
-    """Call `run_one` for each (account, item); it returns the field of the result, and the account's entry there."""
+    """Call `run_one` for each (account, item).
+
+    It returns the field of the result, and the account's entry there.
+    """
     parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="batch") as threads:
         outcomes = threads.map(lambda item: run_one(item[1]), items)

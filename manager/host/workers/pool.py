@@ -15,9 +15,11 @@ from manager.errors import (
 from manager.fleet.events import Event, EventFilter
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
+from manager.host.workers.changes import log_change, publish_to
 from manager.host.workers.exits import ExitHandler, OnUnexpectedExit
 from manager.host.workers.hang_check import HangCheck
 from manager.host.workers.leases import Leases
+from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.lost_records import LostRecords
 from manager.host.workers.modes import ModeChanges
@@ -41,10 +43,10 @@ from manager.system.process_watch import ProcessWatch
 
 
 class WorkerPoolManager:
-    """Starts, stops, restarts and lists the workers of this host. Thread-safe.
+    """The worker pool of this host: a `manager.pool.protocol.WorkerPool`.
 
-    Commands to one account run one after the other; accounts never wait for each other. Workers outlive the pool:
-    `close` does not affect them, and `adopt` finds them again.
+    Thread-safe. Commands to one account run one after the other; accounts never wait for each other. Workers
+    outlive the pool: `close` does not affect them, and `adopt` finds them again.
     """
 
     def __init__(
@@ -59,69 +61,50 @@ class WorkerPoolManager:
         on_unexpected_exit: OnUnexpectedExit | None = None,
         unrecorded: UnrecordedWorkers | None = None,
         watch: ProcessWatch | None = None,
+        limits: PoolLimits | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
-        """Create an empty pool; `adopt` fills it with the workers that an earlier agent left running.
-
-        `on_unexpected_exit` is called for every worker that ended without a command, on a thread for this exit alone. What
-        it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it returns None, the
-        worker is not replaced.
-        """
-        sink = sink or NoSink()
-        self.slots = slots = SlotTable()
+        """Create an empty pool; `adopt` fills it with the workers that run already."""
+        sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
+        self.slots = slots = SlotTable((publish_to(sink), log_change))
         self.queries = queries = WorkerQueries(slots, stale_after_seconds)
         self._starter = starter
-        self._sink = sink
         self._exits = exits = ExitHandler(
-            starter=starter,
-            records=records,
-            leases=leases,
-            sink=sink,
-            on_unexpected_exit=on_unexpected_exit,
-            watch=watch or ProcessWatch(),
+            starter, records, leases, sink, on_unexpected_exit, watch or ProcessWatch(), limits
         )
-        self._adoption = Adoption(
-            slots=slots, starter=starter, records=records, leases=leases, exits=exits, sink=sink
-        )
-        self._lost_records = LostRecords(
-            slots=slots, records=records, unrecorded=unrecorded, adoption=self._adoption, sink=sink
-        )
+        self._adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
+        self._lost_records = LostRecords(slots, records, unrecorded, self._adoption, sink, limits)
+        throttle = LoginThrottle(logins_per_second, clocks.monotonic)
         self._starts = StartFlow(
-            slots=slots,
-            queries=queries,
-            starter=starter,
-            records=records,
-            leases=leases,
-            login_throttle=LoginThrottle(logins_per_second),
-            lost_records=self._lost_records,
-            exits=exits,
-            sink=sink,
+            slots, queries, starter, records, leases, throttle, self._lost_records, exits, sink, limits
         )
-        self._stops = StopFlow(exits, sink)
-        self._modes = ModeChanges(slots, queries, sink)
-        self._hang_check = HangCheck(slots, sink)
+        self._stops = StopFlow(exits, limits, clocks)
+        self._modes = ModeChanges(slots, queries, sink, limits)
+        self._hang_check = HangCheck(slots)
 
     # commands to one account
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.start_worker`."""
+        """See `WorkerPool.start_worker`."""
         slot = self.slots.get(request.account_id)
         with slot.lock:
             if slot.unattended and slot.record is not None:
                 raise StartFailedError(
-                    f"{request.account_id}: process {slot.record.process.pid} of its last worker could not be "
-                    f"ended and may still trade: stop it again (`manager stop {request.account_id}`), then start it"
+                    f"{request.account_id}: process {slot.record.process.pid} of its last worker could not "
+                    f"be ended and may still trade: stop it again (`manager stop {request.account_id}`), "
+                    "then start it"
                 )
             if slot.active and slot.info is not None:
                 # A worker of the same generation was started by this command, which arrived twice.
                 already = slot.generation != request.generation or request.generation == 0
                 return self.queries.with_metrics(slot, slot.info).with_(
-                    metadata={"already_running": True} if already else {}
+                    metadata=WorkerPlacement(already_running=True).to_dict() if already else {}
                 )
             slot.restarts, slot.last_cause = 0, None
             return self._starts.start(slot, request)
 
     def restart_worker(self, request: StartRequest) -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.restart_worker`. Checks the new configuration before it stops."""
+        """See `WorkerPool.restart_worker`. An invalid configuration stops nothing."""
         slot = self.slots.get(request.account_id)
         with slot.lock:
             if slot.active and slot.info is not None and 0 < request.generation <= slot.generation:
@@ -133,7 +116,9 @@ class WorkerPoolManager:
             return self._starts.start(slot, replace(request, prepare=lambda: config))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
-        """See `manager.pool.protocol.WorkerPool.stop_worker`. Cancels a running start.
+        """See `WorkerPool.stop_worker`.
+
+        Cancels a running start.
 
         An account whose worker has failed, or that awaits recovery, is recorded as stopped: True.
         """
@@ -164,7 +149,10 @@ class WorkerPoolManager:
         slot.notify_start({"event": "cancelled"})
 
     def set_mode(self, command: CommandSpec, account_id: str, by: str = "") -> WorkerInfo:
-        """See `manager.pool.protocol.WorkerPool.set_mode`. Waits for a running start or stop of the account."""
+        """See `WorkerPool.set_mode`.
+
+        Waits for a running start or stop of the account.
+        """
         return self._modes.set_mode(command, account_id, by)
 
     def move_worker(
@@ -177,7 +165,9 @@ class WorkerPoolManager:
     # reconciliation
 
     def recover_worker(self, request: StartRequest) -> WorkerInfo | None:
-        """Start the account's worker again after an unexpected exit; None if it has a worker by now.
+        """Start the account's worker again after an unexpected exit.
+
+        Returns None if it has a worker by now.
 
         If the start fails, the account keeps its lease: another attempt, `abandon` or a stop must follow.
         """
@@ -188,7 +178,9 @@ class WorkerPoolManager:
             return self._starts.start(slot, request, recovering=True)
 
     def abandon(self, account_id: str, reason: str, *, stopped: bool = False) -> None:
-        """Give up the recovery of an account without a worker, and release its lease.
+        """Give up the recovery of an account and release its lease.
+
+        Does nothing if the account has a worker.
 
         The account becomes `failed` with the reason, or `stopped` if `stopped` says that a stop is desired.
         """
@@ -205,11 +197,17 @@ class WorkerPoolManager:
                 self._exits.release_lease(slot)
 
     def forget(self, account_id: str) -> bool:
-        """Remove the account from the pool unless it has a worker; returns whether it was removed."""
+        """Remove the account from the pool unless it has a worker.
+
+        Returns whether it was removed.
+        """
         return self.slots.remove_unused(account_id)
 
-    def finds(self, account_id: str) -> bool:
-        """Return whether the pool has the account, or a worker of it lives here without a record."""
+    def has_account(self, account_id: str) -> bool:
+        """Return whether this host has anything of the account.
+
+        That includes a live worker without a record.
+        """
         return self.slots.find(account_id) is not None or self._lost_records.find_slot(account_id) is not None
 
     def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
@@ -217,7 +215,10 @@ class WorkerPoolManager:
         return self._modes.apply_mode(account_id, mode)
 
     def end_hung_workers(self) -> list[str]:
-        """Kill every hung worker; returns their accounts. Publishes changes of health on the way."""
+        """Kill every hung worker and update the health of the others.
+
+        Returns the accounts whose worker was killed.
+        """
         return self._hang_check.tick()
 
     # many accounts
@@ -225,14 +226,14 @@ class WorkerPoolManager:
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.start_many`. Always blocks, and stores no batch record."""
+        """See `WorkerPool.start_many`. Blocks, and stores no batch record."""
         del batch
         return run_requests(self.start_worker, requests, progress)
 
     def restart_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.restart_many`, and `start_many` here."""
+        """See `WorkerPool.restart_many`. Blocks, and stores no batch record."""
         del batch
         return run_requests(self.restart_worker, requests, progress)
 
@@ -243,7 +244,7 @@ class WorkerPoolManager:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.set_mode_many`, and `start_many` here."""
+        """See `WorkerPool.set_mode_many`. Blocks, and stores no batch record."""
         del batch
         return run_for_accounts(lambda account_id: self.set_mode(command, account_id), account_ids, progress)
 
@@ -254,7 +255,7 @@ class WorkerPoolManager:
         progress: Progress | None = None,
         batch: Batch | None = None,
     ) -> BatchResult:
-        """See `manager.pool.protocol.WorkerPool.stop_many`, and `start_many` here."""
+        """See `WorkerPool.stop_many`. Blocks, and stores no batch record."""
         del batch
 
         def stop(account_id: str) -> WorkerInfo | None:
@@ -286,7 +287,7 @@ class WorkerPoolManager:
         return self.queries.health()
 
     def validate_many(self, needs: Mapping[str, Needs]) -> None:
-        """See `manager.pool.protocol.WorkerPool.validate_many`: this host would run all of them."""
+        """See `WorkerPool.validate_many`. This host would run all of them."""
         del needs
 
     def watch(
@@ -304,37 +305,46 @@ class WorkerPoolManager:
         )
 
     def stoppable(self) -> list[str]:
-        """See `manager.pool.protocol.WorkerPool.stoppable`."""
+        """See `WorkerPool.stoppable`."""
         return self.queries.live_accounts()
 
     def recorded_needs(self, account_ids: Sequence[str]) -> Mapping[str, Needs]:
-        """See `manager.pool.protocol.WorkerPool.recorded_needs`: this pool records none."""
+        """See `WorkerPool.recorded_needs`. This pool records none."""
         del account_ids
         return {}
 
     # life of the pool
 
     def preload(self) -> None:
-        """Prepare the launcher, so that the first start does not wait for it. Blocks for about a second."""
+        """Prepare the launcher, so that the first start does not wait for it.
+
+        Blocks for about a second.
+        """
         self._starter.preload()
 
     def adopt(self, is_stop_desired: IsStopDesired = lambda _account_id: False) -> list[WorkerInfo]:
-        """Adopt the workers that an earlier agent left running, without touching their sessions.
+        """Adopt the workers that an earlier agent left running.
 
-        A record whose process has ended becomes a `failed` worker with what is known of its end, or a `stopped` one if
-        `is_stop_desired`. A worker that was still connecting is killed: its start failed when its agent died.
+        Their sessions are not touched.
+
+        A record whose process has ended becomes a `failed` worker with what is known of its end, or a
+        `stopped` one if `is_stop_desired`. A worker that was still connecting is killed: its start failed
+        when its agent died.
         """
         return self._adoption.adopt_all(is_stop_desired)
 
-    def note_unrecorded(self) -> bool:
-        """Show live workers of this host without a record as `unknown` until they end.
+    def detect_unrecorded(self) -> bool:
+        """Show live workers without a record as `unknown` until they end.
 
         Returns whether there are any: then the caller must call again. Raises FleetUnavailableError.
         """
         return self._lost_records.detect_all()
 
-    def mend_records(self) -> None:
-        """Write record files again that were removed while their workers run. Raises OSError."""
+    def restore_records(self) -> None:
+        """Write record files again that were removed while their workers run.
+
+        Raises OSError.
+        """
         self._adoption.restore_records()
 
     def close(self) -> None:
@@ -348,7 +358,10 @@ class WorkerPoolManager:
         return self._exits.threads
 
     def _set_failure(self, slot: Slot, reason: str) -> None:
-        """Set the reason why an account has no worker; the caller holds the slot's lock."""
+        """Set the reason why an account has no worker.
+
+        The caller holds the slot's lock.
+        """
         reason = slot.strip_account(reason)
         with slot.guard:
             if slot.info is None:  # it failed before a worker existed, for example after a reboot
@@ -358,12 +371,9 @@ class WorkerPoolManager:
                     status=WorkerLifecycleStatus.CREATED,
                     metadata=WorkerPlacement(host=self._starter.host).to_dict(),
                 )
-                info = slot.move(WorkerLifecycleStatus.FAILED, error=reason)
-            elif slot.info.error == reason:
-                return
-            else:
-                info = slot.info = slot.info.with_(error=reason)
-        self._sink.publish(info)
+                slot.move(WorkerLifecycleStatus.FAILED, error=reason)
+            elif slot.info.error != reason:
+                slot.set_info(slot.info.with_(error=reason))
 
 
 def _no_worker(account_id: str) -> NoWorkerError:

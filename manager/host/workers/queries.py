@@ -15,28 +15,37 @@ from manager.states import LIVE, TradingMode, WorkerLifecycleStatus
 
 
 class WorkerQueries:
-    """Read-only queries over a pool's workers. Thread-safe; no query waits for a running command."""
+    """Read-only queries over a pool's workers.
+
+    Thread-safe; no query waits for a running command.
+    """
 
     def __init__(self, slots: SlotTable, stale_after_seconds: float) -> None:
         self._slots = slots
         self._stale_after = stale_after_seconds
 
     def list_workers(self) -> list[WorkerInfo]:
-        """Return all workers with their latest metrics, ended ones included, sorted by account id."""
+        """Return all workers with their latest metrics, sorted by account id.
+
+        Ended workers are included.
+        """
         slots = sorted(self._slots.all(), key=lambda slot: slot.account_id)
         return [self.with_metrics(slot, slot.info) for slot in slots if slot.info is not None]
 
     def records(self) -> list[WorkerInfo]:
-        """Return every worker's record as published, without the metrics from its heartbeat."""
+        """Return every worker's record as published, without metrics."""
         return [slot.info for slot in self._slots.all() if slot.info is not None]
 
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        """Return the account's worker with its latest metrics, or None if it never had one here."""
+        """Return the account's worker with its latest metrics, or None."""
         slot = self._slots.find(account_id)
         return self.with_metrics(slot, slot.info) if slot is not None and slot.info is not None else None
 
     def has_worker_for_account(self, account_id: str) -> bool:
-        """Return whether the account has a worker process in any state, recorded or not."""
+        """Return whether the account has a worker process in any state.
+
+        That includes a live worker without a record.
+        """
         slot = self._slots.find(account_id)
         return slot is not None and (slot.live or slot.unrecorded)
 
@@ -51,7 +60,10 @@ class WorkerQueries:
         return slot.info.worker_id if slot is not None and slot.live and slot.info is not None else None
 
     def health(self) -> dict[str, Any]:
-        """Return the number of workers by state and by health, and whether all live ones are healthy."""
+        """Return the number of workers by state and by health.
+
+        `ok` says whether all live workers are healthy.
+        """
         states: dict[str, int] = {}
         healths: dict[str, int] = {}
         for info in self.list_workers():
@@ -61,20 +73,23 @@ class WorkerQueries:
         return {"workers": states, "health": healths, "ok": set(healths) <= {"healthy"}}
 
     def generation(self, account_id: str) -> int | None:
-        """Return the desired-state generation that started the account's worker, or None without a worker."""
+        """Return the generation that started the account's worker, or None.
+
+        The generation is that of the account's desired state.
+        """
         slot = self._slots.find(account_id)
         if slot is None or not slot.live or slot.restarting or slot.orphaned:
             return None
         return slot.generation
 
     def mode(self, account_id: str) -> TradingMode | None:
-        """Return the trading mode that the account's running worker was last set to, or None."""
+        """Return the running worker's last trading mode, or None."""
         slot = self._slots.find(account_id)
         running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
         return slot.mode if slot is not None and running else None
 
     def recovery(self, account_id: str) -> RecoveryConfig | None:
-        """Return the recovery settings that the account's last worker was started with, or None."""
+        """Return the recovery settings of the account's last worker, or None."""
         slot = self._slots.find(account_id)
         return None if slot is None else slot.recovery
 
@@ -101,7 +116,7 @@ class WorkerQueries:
         return dict(Counter(str(info.status) for info in self.records()))
 
     def with_metrics(self, slot: Slot, info: WorkerInfo) -> WorkerInfo:
-        """Return the record with the latest metrics from the worker's heartbeat file."""
+        """Return the record with the metrics from the worker's heartbeat file."""
         heartbeat = read_heartbeat(slot.record.beat_file) if slot.record else None
         if heartbeat is None:
             return info

@@ -1,4 +1,7 @@
-"""What a host knows of its workers on disk, so that a new agent finds those that an old one left running."""
+"""Worker records on disk.
+
+By them a new host agent finds the workers that an earlier one left running.
+"""
 
 import contextlib
 import json
@@ -18,21 +21,24 @@ from manager.system.processes import ProcessRef
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = 2
-#: Bytes. A record is a few hundred; a larger file is not ours.
+#: Bytes. A record has a few hundred; a larger file is not a record.
 _MAX_SIZE: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One worker process and how to reach it. Mode 0600: the control token is in it."""
+    """One worker process and its control channel.
+
+    The file has mode 0600: it contains the control token.
+    """
 
     worker_id: str
     account_id: str
-    #: What it holds in the fleet, with which fencing token and time to live (seconds, 0: none).
+    #: Its lease: claims, fencing token, and time to live (seconds; 0: does not expire).
     claims: tuple[str, ...]
     epoch: int
     lease_seconds: float
-    #: Of the command that it was started by.
+    #: The desired-state generation of the command that started it.
     generation: int
     process: ProcessRef
     control_address: str
@@ -44,10 +50,11 @@ class WorkerRecord:
     stop_timeout_seconds: float
     hang_after_seconds: float
     created_at: datetime
-    #: How often the account's worker was started again since the last command, and why the last time.
+    #: How often the account's worker was restarted since the last command, and the reason of the last
+    #: restart.
     restarts: int = 0
     last_cause: str | None = None
-    #: By which commands select the account, as its file was when this worker started.
+    #: Groups and labels in the account's file when this worker started; commands select accounts by them.
     groups: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -68,7 +75,7 @@ class WorkerRecord:
 
     def to_json(self) -> str:
         data = asdict(self)
-        # An agent of version 0.2 refuses a record with keys that it does not know.
+        # An agent of version 0.2 rejects a record with unknown keys.
         for name in ("groups", "labels"):
             if not data[name]:
                 del data[name]
@@ -82,7 +89,10 @@ class WorkerRecord:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote, keys of a later version left out. Raises ValueError for anything else."""
+        """Parse what `to_json` wrote; ignores the keys of later versions.
+
+        Raises ValueError.
+        """
         data: Any = json.loads(text)
         process = ProcessRef.from_dict(data)
         if process is None or data.pop("version", None) != _VERSION:
@@ -104,7 +114,10 @@ class WorkerRecord:
 
 
 class Notes(Protocol):
-    """Finds workers by what they hold themselves; see `manager.host.workers.held_files.HeldFiles`."""
+    """Finds workers by the files that they hold open.
+
+    See `manager.host.workers.held_files.HeldFiles`.
+    """
 
     def records(self) -> list[WorkerRecord]: ...
     def process(self, worker_id: str) -> ProcessRef | None: ...
@@ -113,44 +126,54 @@ class Notes(Protocol):
 
 
 def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
-    """Return what the worker itself keeps of its record; `home` is the state directory's own id.
+    """Return the text of the worker's note.
 
-    `recovery` is how it is to be recovered. It is kept here alone: an agent of an earlier version reads no
-    record with a field that it does not know.
+    The note is a copy of the record that the worker itself holds.
+
+    `home` is the id of the state directory. `recovery` are the worker's recovery settings; only the note has
+    them, because an agent of version 0.2 rejects a record with unknown keys.
     """
     settings = None if recovery is None else recovery.model_dump(mode="json")
     return json.dumps({"home": home, "record": record.to_json(), "recovery": settings})
 
 
 def private_dir(beat_file: Path) -> Path:
-    """Return the directory in which a worker may keep what nobody else may read; gone when the worker is."""
+    """Return the worker's private directory.
+
+    It is removed when the worker has ended.
+    """
     return beat_file.with_suffix(".d")
 
 
 class RecordFiles:
-    """The records of one host, a file for each account."""
+    """The worker records of one host: one file for each account."""
 
     def __init__(self, directory: Path, notes: "Notes | None" = None) -> None:
-        """`notes` finds workers whose record is lost; see `manager.host.workers.held_files`."""
+        """`notes` finds workers whose record is lost; None disables that."""
         self._directory = directory
         self._notes = notes
 
     def save(self, record: WorkerRecord) -> None:
-        """Write the record so that a reader sees the old one or the new one, whole. Raises OSError."""
+        """Write the record atomically. Raises OSError."""
         path = self._path(record.account_id)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic_file.write(path, record.to_json())
 
     def missing(self, record: WorkerRecord) -> bool:
-        """Say whether the account has no record on disk."""
+        """Return whether the record's file is missing."""
         return not self._path(record.account_id).exists()
 
     def remove(self, record: WorkerRecord) -> None:
-        """Drop the record and the worker's small files. Idempotent."""
-        # The credentials that a program was given lie in here; they go first.
+        """Remove the record and the worker's files from the run directory.
+
+        Idempotent.
+        """
         beat_file = record.beat_file
-        if beat_file.is_relative_to("/proc"):  # it was removed, but what lies beside it may not have been
+        if beat_file.is_relative_to(
+            "/proc"
+        ):  # the file was removed; the others of the worker may still exist
             beat_file = Path(record.control_address).with_suffix(".beat")
+        # First: it contains the credentials of the worker's program.
         shutil.rmtree(private_dir(beat_file), ignore_errors=True)
         files = (self._path(record.account_id), beat_file, note_path(beat_file))
         for path in (*files, Path(record.control_address)):
@@ -158,14 +181,16 @@ class RecordFiles:
                 path.unlink()
 
     def load_all(self) -> list[WorkerRecord]:
-        """Return a record of every worker: from its file, or from the note of a worker that runs without one.
+        """Return the record of every worker.
 
-        A file that is not a record is left alone and named in the log.
+        A lost record is restored from the worker's note.
+
+        A file that is not a record is logged and ignored.
         """
         records = {record.account_id: record for record in self._load_files()}
         for record in self._notes.records() if self._notes is not None else ():
             read = records.get(record.account_id)
-            # A file may be older than the worker that runs, as after a directory was restored from a copy.
+            # The file may be older than the running worker, if the directory was restored from a backup.
             if read is None or (read.process != record.process and not read.process.alive()):
                 self._restore(record)
                 records[record.account_id] = record
@@ -177,7 +202,10 @@ class RecordFiles:
         ]
 
     def lost(self, account_id: str) -> WorkerRecord | None:
-        """Return the record of a worker that runs for the account, from its note; None if none does."""
+        """Return the record in the note of the account's running worker.
+
+        Returns None if there is no such worker.
+        """
         if self._notes is None:
             return None
         for record in reversed(self._notes.records()):
@@ -186,14 +214,17 @@ class RecordFiles:
         return None
 
     def runs(self, worker_id: str) -> bool:
-        """Return whether a process holds the files of this worker, whatever the records say; True if that cannot be seen."""
+        """Return whether a process holds the files of this worker.
+
+        Returns True if the search fails.
+        """
         try:
             return self._notes is not None and self._notes.process(worker_id) is not None
         except OSError:
             return True
 
     def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
-        """Return the recovery settings that the worker was started with, from its note; None if unknown."""
+        """Return the recovery settings in the worker's note; None if it has none."""
         path = note_path(record.beat_file)
         if self._notes is not None and not path.is_file():
             path = self._notes.note_file(record.worker_id) or path
@@ -202,20 +233,20 @@ class RecordFiles:
                 return None
             return RecoveryConfig.model_validate(json.loads(path.read_text())["recovery"])
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # a worker of an earlier version, or one without a note
+            return None  # a worker without a note, or of a version whose notes have no settings
 
     def _restore(self, record: WorkerRecord) -> None:
-        """Write down again the record of a worker that runs."""
-        why = "the record of a worker that runs was lost; it is rebuilt from the worker's note"
+        """Write the lost record of a running worker again."""
+        text = "the record of a running worker was lost and is restored from the worker's note"
         try:
             self.save(record)
         except OSError as error:
-            why += f", but cannot be written: {error}"
+            text += f", but cannot be written: {error}"
         logs.event(
             logger,
             logging.WARNING,
-            "record_rebuilt",
-            why,
+            "record_restored",
+            text,
             account=record.account_id,
             worker=record.worker_id,
             pid=record.process.pid,
@@ -229,9 +260,11 @@ class RecordFiles:
                     raise ValueError("too large")
                 record = WorkerRecord.from_json(path.read_text())
                 if record.account_id != path.stem:
-                    raise ValueError(f"it is about account {record.account_id}")
+                    raise ValueError(f"its account is {record.account_id}")
             except (OSError, ValueError, KeyError, TypeError) as error:
-                logs.event(logger, logging.WARNING, "record_ignored", f"{path} is no worker record: {error}")
+                logs.event(
+                    logger, logging.WARNING, "record_ignored", f"{path} is not a worker record: {error}"
+                )
                 continue
             records.append(record)
         return records

@@ -1,15 +1,20 @@
-"""One account of the pool: its lock, its worker, and the control channel to that worker."""
+"""One account of the pool.
+
+Its lock, its worker, and the control channel to that worker.
+"""
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
 from manager.fleet.events import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
+from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
 from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, utc_now
@@ -18,7 +23,10 @@ from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatu
 
 
 class IllegalTransitionError(ManagerError, RuntimeError):
-    """Raised on a transition that the table in `manager.states` forbids: a defect in this software."""
+    """Raised on a transition that the table in `manager.states` forbids.
+
+    It shows a defect in this software.
+    """
 
     code = "illegal_transition"
 
@@ -27,11 +35,13 @@ class IllegalTransitionError(ManagerError, RuntimeError):
 class Slot:
     """The state of one account in the pool.
 
-    `lock` is held for a whole start or stop: an account's commands run one after the other and never wait for another
-    account's. `guard` is held briefly, around the fields that the exit handler changes too.
+    `lock` is held for a whole start or stop: an account's commands run one after the other and never wait for
+    another account's. `guard` is held briefly, around the fields that the exit handler changes too.
     """
 
     account_id: str
+    #: Called with every change of the worker's record.
+    subscribers: Sequence[Subscriber] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
     guard: threading.Lock = field(default_factory=threading.Lock)
     info: WorkerInfo | None = None
@@ -76,17 +86,26 @@ class Slot:
 
     @property
     def active(self) -> bool:
-        """Whether a worker is starting, running or stopping: it neither awaits recovery nor left orphans."""
+        """Whether a worker is starting, running or stopping.
+
+        It neither awaits recovery nor left orphans.
+        """
         return self.live and not (self.restarting or self.orphaned)
 
     @property
     def unrecorded(self) -> bool:
-        """Whether a live worker has no record on this host; see `manager.host.workers.unrecorded`."""
+        """Whether a live worker has no record on this host.
+
+        See `manager.host.workers.unrecorded`.
+        """
         return self.status is WorkerLifecycleStatus.UNKNOWN
 
     @property
     def generation(self) -> int:
-        """The desired-state generation of the command that started the worker; 0 in a pool without a fleet."""
+        """The desired-state generation that started the worker.
+
+        It is 0 in a pool without a fleet.
+        """
         return self.record.generation if self.record is not None else 0
 
     @property
@@ -94,13 +113,29 @@ class Slot:
         """Whether its worker has ended and awaits recovery."""
         return self.status is WorkerLifecycleStatus.RESTARTING
 
-    def move(self, status: WorkerLifecycleStatus, **changes: Any) -> WorkerInfo:
-        """Change the status, with other changes to the record; returns the new record.
+    def move(
+        self,
+        status: WorkerLifecycleStatus,
+        *,
+        through: WorkerLifecycleStatus | None = None,
+        beat: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        **changes: Any,
+    ) -> WorkerInfo:
+        """Change the status, with other changes to the record, and emit one event.
 
-        Raises IllegalTransitionError.
+        The caller holds `guard`.
+
+        `through` is a status that the worker passes on the way. `beat` and `code` go into the event. Returns
+        the new record. Raises IllegalTransitionError.
         """
-        if self.info is None or not may_move(self.info.status, status):
-            raise IllegalTransitionError(f"{self.account_id}: {self.status} may not become {status}")
+        before = self.info
+        if before is None:
+            raise IllegalTransitionError(f"{self.account_id} has no worker that may become {status}")
+        path = [before.status, *([through] if through is not None else []), status]
+        for current, target in pairwise(path):
+            if not may_move(current, target):
+                raise IllegalTransitionError(f"{self.account_id}: {current} may not become {target}")
         if status is WorkerLifecycleStatus.RUNNING:
             changes.setdefault("started_at", utc_now())
         elif status not in LIVE:
@@ -112,8 +147,40 @@ class Slot:
             changes["metadata"] = {**unknown, **changes.get("metadata", {})}
         if isinstance(changes.get("error"), str):
             changes["error"] = self.strip_account(changes["error"])
-        self.info = self.info.with_(status=status, **changes)
-        return self.info
+        return self._emit(before.with_(status=status, **changes), beat=beat, code=code)
+
+    def announce(self) -> WorkerInfo:
+        """Emit the event of a worker that was just put into the slot.
+
+        The caller holds `guard`.
+        """
+        if self.info is None:
+            raise IllegalTransitionError(f"{self.account_id} has no worker to announce")
+        return self._notify(None, self.info)
+
+    def set_info(self, info: WorkerInfo) -> WorkerInfo:
+        """Replace the record without a transition, and emit the event.
+
+        The caller holds `guard`.
+        """
+        return self._emit(info)
+
+    def _emit(
+        self,
+        after: WorkerInfo,
+        *,
+        beat: Mapping[str, Any] | None = None,
+        health: HealthChange | None = None,
+        code: str | None = None,
+    ) -> WorkerInfo:
+        before, self.info = self.info, after
+        return self._notify(before, after, beat=beat, health=health, code=code)
+
+    def _notify(self, before: WorkerInfo | None, after: WorkerInfo, **details: Any) -> WorkerInfo:
+        change = WorkerChanged(before=before, after=after, **details)
+        for subscriber in self.subscribers:
+            subscriber(change)
+        return after
 
     def ending(self, *, forced: bool = False) -> dict[str, Any]:
         """Return the metadata of how the worker's process ended."""
@@ -121,42 +188,46 @@ class Slot:
         return ending | (WorkerPlacement(forced=True).to_dict() if forced else {})
 
     def strip_account(self, text: str) -> str:
-        """Return an error text without the leading account id, which the record has already."""
+        """Return an error text without the leading account id."""
         return text.removeprefix(f"{self.account_id}: ")
 
-    def set_running(self, status: Mapping[str, Any], **changes: Any) -> WorkerInfo:
-        """Move to `running` with the health in the worker's status; the caller holds `guard`."""
+    def set_running(
+        self, status: Mapping[str, Any], *, beat: Mapping[str, Any] | None = None, **changes: Any
+    ) -> WorkerInfo:
+        """Move to `running` with the health in the worker's status.
+
+        The caller holds `guard`. `beat` is the worker's first heartbeat, for the event.
+        """
         reported = WorkerMetrics.read(status)
         health = reported.health or WorkerHealth.UNKNOWN
         self.health = HealthChanges(health)
         metadata = WorkerMetrics(health=health, health_reason=reported.health_reason).to_dict()
-        return self.move(WorkerLifecycleStatus.RUNNING, metadata=metadata, **changes)
+        return self.move(WorkerLifecycleStatus.RUNNING, beat=beat, metadata=metadata, **changes)
 
-    def update_health(self, status: Mapping[str, Any]) -> HealthChange | None:
-        """Update the health from the worker's status; the caller holds `guard`.
+    def update_health(self, status: Mapping[str, Any]) -> None:
+        """Update the health from the worker's status; emit an event if due.
 
-        Returns the change if it is due as an event; the record then has the new health.
+        The caller holds `guard`.
         """
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
-            return None
+            return
         reported = WorkerMetrics.read(status)
         change = self.health.update(reported.health, reported.health_reason)
         if change is not None:
-            self.info = self.info.with_(
-                metadata=WorkerMetrics(health=change.new, health_reason=change.reason)
-            )
-        return change
+            metrics = WorkerMetrics(health=change.new, health_reason=change.reason)
+            self._emit(self.info.with_(metadata=metrics), health=change)
 
     def set_orphaned(self, reason: str, *, recovering: bool) -> WorkerInfo:
-        """Record that the worker has ended but its program has not; the caller holds `guard`.
+        """Record that the worker has ended but its program has not.
+
+        The caller holds `guard`.
 
         The account keeps its record and its lease until recovery or the next stop has ended the program.
         """
         self.orphaned = True
         status = WorkerLifecycleStatus.RESTARTING if recovering else WorkerLifecycleStatus.STOPPING
         if self.status is status and self.info is not None:
-            self.info = self.info.with_(error=self.strip_account(reason))
-            return self.info
+            return self._emit(self.info.with_(error=self.strip_account(reason)))
         return self.move(status, error=reason, metadata=self.ending())
 
     def notify_start(self, event: Mapping[str, Any]) -> bool:
@@ -168,7 +239,10 @@ class Slot:
             return True
 
     def ask(self, request: Mapping[str, Any], *, timeout: float = 2.0) -> dict[str, Any]:
-        """Send a request over the worker's control channel and return the reply. Raises ControlError."""
+        """Send a request over the worker's control channel and return the reply.
+
+        Raises ControlError.
+        """
         if self.record is None:
             raise ControlError("there is no worker")
         return ask(self.record.control_address, self.record.control_token, request, timeout=timeout)

@@ -4,6 +4,7 @@ from manager.errors import SessionHeldError, StartCancelledError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exits import ExitHandler
 from manager.host.workers.leases import Leases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.lost_records import LostRecords
 from manager.host.workers.queries import WorkerQueries
@@ -15,16 +16,12 @@ from manager.models import WorkerInfo, new_worker_id
 from manager.pool.protocol import StartRequest
 from manager.states import WorkerLifecycleStatus
 
-#: Seconds that a start waits until its record is in Redis, so that a listing right after it is current.
-_PUBLISH_SECONDS = 2.0
-
 
 class StartFlow:
     """Starts a worker in a slot: lease, login throttle, process, record."""
 
     def __init__(
         self,
-        *,
         slots: SlotTable,
         queries: WorkerQueries,
         starter: Starter,
@@ -34,6 +31,7 @@ class StartFlow:
         lost_records: LostRecords,
         exits: ExitHandler,
         sink: RecordSink,
+        limits: PoolLimits,
     ) -> None:
         self._slots = slots
         self._queries = queries
@@ -44,9 +42,12 @@ class StartFlow:
         self._lost_records = lost_records
         self._exits = exits
         self._sink = sink
+        self._limits = limits
 
     def start(self, slot: Slot, request: StartRequest, *, recovering: bool = False) -> WorkerInfo:
-        """Start a worker; the caller holds the slot's lock. Blocks until its session is connected.
+        """Start a worker; the caller holds the slot's lock.
+
+        Blocks until its session is connected.
 
         If a recovery fails, the account keeps its lease for the next attempt; any other start releases it.
         """
@@ -70,29 +71,33 @@ class StartFlow:
             slot.mode = request.trading_mode()
         slot.next_worker = worker_id = new_worker_id()
         previous = slot.lease
-        lease = self._leases.take(
-            config, worker_id, before=previous, cancelled=slot.cancelled, known=self._may_live
+        lease = self._leases.acquire(
+            config, worker_id, previous=previous, cancelled=slot.cancelled, may_live=self._may_live
         )
         slot.lease = lease
         if previous is not None and previous.claims != lease.claims:
-            self._leases.give_up(previous)
+            self._leases.release(previous)
         try:
             self._login_throttle.wait((config.gateway, config.server or ""), slot.cancelled)
             if slot.cancelled.is_set():
                 raise StartCancelledError(f"{request.account_id}: a stop arrived while it was starting")
-            info = self._starter.start(
-                slot, config, worker_id, lease, self._sink.publish, self._exits.watch, request.generation
-            )
+            info = self._starter.start(slot, config, worker_id, lease, self._exits.watch, request.generation)
         except BaseException as error:
-            # If the process of the failed start could not be ended, its record stays: it may still hold the session.
+            if slot.info is not None and slot.info.worker_id == worker_id:
+                self._sink.flush(self._limits.publish_seconds)
+            # If the process of the failed start could not be ended, its record stays: it may still hold the
+            # session.
             if self._exits.leave_unattended(slot):
                 self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, str(error))
             elif not recovering and slot.record is None:
                 self._exits.release_lease(slot)
             raise
-        self._sink.flush(_PUBLISH_SECONDS)
+        self._sink.flush(self._limits.publish_seconds)
         return self._queries.with_metrics(slot, info)
 
     def _may_live(self, worker_id: str) -> bool:
-        """Return whether the worker of a lease may live here: it is known, or a process holds its files."""
+        """Return whether the worker of a lease may live here.
+
+        It is known, or a process holds its files.
+        """
         return self._slots.has_worker(worker_id) or self._records.runs(worker_id)

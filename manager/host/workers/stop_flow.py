@@ -4,8 +4,8 @@ import logging
 from dataclasses import replace
 
 from manager.errors import StopFailedError
-from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exits import ExitHandler
+from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import StopOutcome, stop_outcome, stop_process
 from manager.states import WorkerLifecycleStatus
@@ -17,14 +17,18 @@ logger = logging.getLogger(__name__)
 class StopFlow:
     """Stops the worker of a slot."""
 
-    def __init__(self, exits: ExitHandler, sink: RecordSink) -> None:
+    def __init__(self, exits: ExitHandler, limits: PoolLimits, clocks: Clocks) -> None:
         self._exits = exits
-        self._sink = sink
+        self._limits = limits
+        self._clocks = clocks
 
     def stop(self, slot: Slot, timeout: float | None) -> bool:
-        """Stop the slot's worker and record it as stopped; the caller holds the slot's lock. Blocks.
+        """Stop the slot's worker and record it as stopped.
 
-        Returns False if there is nothing to stop. A failed worker and a pending recovery count as something to stop.
+        The caller holds the slot's lock. Blocks.
+
+        Returns False if there is nothing to stop. A failed worker and a pending recovery count as something
+        to stop.
 
         Raises StopFailedError, OrphansLeftError.
         """
@@ -34,16 +38,15 @@ class StopFlow:
             # An earlier stop that could not prove the end has left the worker `stopping`.
             if info is not None and slot.live and info.status is not WorkerLifecycleStatus.STOPPING:
                 info = slot.move(WorkerLifecycleStatus.STOPPING)
-                self._sink.publish(info)
             slot.unattended = False
         if info is None:
             self._exits.release_lease(slot)
             return False
-        logs.event(logger, logging.INFO, "stop", account=slot.account_id, worker=info.worker_id)
+        logs.event(logger, logging.INFO, "stop_requested", account=slot.account_id, worker=info.worker_id)
         outcome = StopOutcome(info.error)
         if not ended:
             try:
-                outcome = stop_process(slot, timeout)
+                outcome = stop_process(slot, timeout, self._limits.kill_seconds, self._clocks.monotonic)
             except StopFailedError:
                 if not self._exits.leave_unattended(slot):
                     raise

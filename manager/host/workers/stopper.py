@@ -1,8 +1,12 @@
-"""Ending one worker: politely, then firmly, and never called ended before it is."""
+"""The stop of one worker process.
+
+Control channel, then SIGTERM, then SIGKILL at the deadline.
+"""
 
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,16 +20,13 @@ from manager.system import logs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds within which a killed process must be gone; longer means that the kernel itself holds it.
-_KILL_SECONDS: Final = 5.0
-
-#: The part of a stop's time that belongs to the polite request; the rest is TERM's, until KILL at the deadline.
-_POLITE_PART: Final = 0.7
+#: The share of a stop's time for the request on the control channel; the rest is for SIGTERM.
+_REQUEST_SHARE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class StopOutcome:
-    """How a worker ended that was asked to stop."""
+    """How a worker ended after a stop request."""
 
     #: One line if it did not stop cleanly.
     reason: str | None = None
@@ -33,31 +34,35 @@ class StopOutcome:
     forced: bool = False
 
 
-def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
-    """End the slot's worker within `timeout` seconds (by default the account's own), then kill it.
+def stop_process(
+    slot: Slot, timeout: float | None, kill_seconds: float, clock: Callable[[], float] = time.monotonic
+) -> StopOutcome:
+    """Stop the slot's worker within `timeout` seconds, then kill it. Blocks.
 
-    Raises StopFailedError if it could not be proven to have ended; it must then be taken to trade on.
+    By default the timeout is the account's own.
+
+    Raises StopFailedError if its end could not be proven: it must then be assumed to trade.
     """
     record = slot.record
     if record is None:
         return StopOutcome()
     killed = False
     seconds = record.stop_timeout_seconds if timeout is None else max(0.0, timeout)
-    deadline = time.monotonic() + seconds
-    polite = seconds * _POLITE_PART
+    deadline = clock() + seconds
+    request_seconds = seconds * _REQUEST_SHARE
     try:
         if seconds > 0:
-            slot.ask({"op": "stop", "seconds": polite}, timeout=min(2.0, polite))
+            slot.ask({"op": "stop", "seconds": request_seconds}, timeout=min(2.0, request_seconds))
     except ControlError as error:
-        # A worker whose control channel is gone may still hear a signal.
-        logs.event(logger, logging.WARNING, "stop_control", str(error), account=slot.account_id)
+        # A worker whose control channel is gone may still receive a signal.
+        logs.event(logger, logging.WARNING, "stop_request_failed", str(error), account=slot.account_id)
         record.process.signal(signal.SIGTERM)
-    if not slot.exited.wait(polite):
+    if not slot.exited.wait(request_seconds):
         _log(slot, "SIGTERM")
         record.process.signal(signal.SIGTERM)
-        if not slot.exited.wait(max(0.0, deadline - time.monotonic())):
+        if not slot.exited.wait(max(0.0, deadline - clock())):
             _log(slot, "SIGKILL")
-            kill_process(slot)
+            kill_process(slot, kill_seconds)
             killed = True
     if not killed:
         return stop_outcome(slot)
@@ -70,29 +75,33 @@ def stop_process(slot: Slot, timeout: float | None) -> StopOutcome:
 
 
 def stop_outcome(slot: Slot) -> StopOutcome:
-    """Return how the slot's worker ended that was asked to stop."""
+    """Return how the slot's worker ended."""
     heartbeat = read_heartbeat(slot.record.beat_file) if slot.record is not None else None
-    words = heartbeat.exit_reason if heartbeat is not None else None
+    reason = heartbeat.exit_reason if heartbeat is not None else None
     if slot.exit_code == WorkerExit.STOPPED_BY_FORCE:
-        return StopOutcome(words or describe_exit(slot.exit_code, None), forced=True)
-    if slot.exit_code == 0 or (slot.exit_code is None and not words):
+        return StopOutcome(reason or describe_exit(slot.exit_code, None), forced=True)
+    if slot.exit_code == 0 or (slot.exit_code is None and not reason):
         return StopOutcome()
-    return StopOutcome(describe_exit(slot.exit_code, words))
+    return StopOutcome(describe_exit(slot.exit_code, reason))
 
 
-def kill_process(slot: Slot) -> None:
-    """Kill the slot's worker and wait for the proof. Raises StopFailedError if there is none."""
+def kill_process(slot: Slot, seconds: float) -> None:
+    """Kill the slot's worker and wait until it has provably ended.
+
+    Raises StopFailedError after `seconds`.
+    """
     record = slot.record
     if record is None:
         return
     record.process.kill()
-    if slot.exited.wait(_KILL_SECONDS):
+    if slot.exited.wait(seconds):
         return
-    # Its watcher may be behind on a host where hundreds end at once: the process itself is the proof.
+    # If hundreds of workers end at once, the exit handler may be late: the process itself is the proof.
     if record.process.alive():
         raise StopFailedError(
-            f"{slot.account_id}: process {record.process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
-            f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
+            f"{slot.account_id}: process {record.process.pid} still exists {seconds:g} s after it was "
+            "killed and may still trade; check the host for a hung disk or driver, then stop the account "
+            "again"
         )
 
 
@@ -101,7 +110,7 @@ def _log(slot: Slot, action: str) -> None:
         logger,
         logging.WARNING,
         "stop_escalated",
-        f"it did not stop when asked; now {action}",
+        f"the worker did not stop on request; sending {action}",
         account=slot.account_id,
         worker=slot.info.worker_id if slot.info else None,
     )

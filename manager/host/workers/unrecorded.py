@@ -1,8 +1,9 @@
-"""Workers of this host that its pool has no record of, known by the heartbeat that they still send.
+"""Live workers without a record, known by their heartbeats.
 
-`manager.host.workers.held_files` rebuilds most lost records. What is left: a worker that the system does not show to this agent
-(another container, a system without `/proc`), or one of an older version, which keeps no note. Its account is `unknown`,
-never `failed`; no start gets past it; a stop ends its process, or fails and says what still lives.
+`manager.host.workers.held_files` restores most lost records. Two cases remain: a worker whose files this
+agent cannot see (another container, a system without `/proc`), and one of an older version, which has no
+note. Its account is `unknown`, never `failed`. A start is rejected. A stop ends the process, or fails and
+names what still lives.
 """
 
 import contextlib
@@ -30,41 +31,39 @@ from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a stop waits by default for a worker whose configuration this host may not know.
+#: Default timeout of a stop, in seconds: this host may not have the worker's configuration.
 _STOP_SECONDS: Final = 30.0
-#: Seconds within which a killed process must be gone.
+#: Seconds for a killed process to be gone.
 _KILL_SECONDS: Final = 5.0
 
-#: Says whether a worker id is one that the pool has a record of.
-Knows = Callable[[str], bool]
+#: Returns whether the pool accounts for the worker with this id.
+AccountsFor = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Unrecorded:
-    """One such worker."""
+    """A live worker without a record."""
 
     account_id: str
     worker_id: str
     epoch: int
     #: Seconds since its last heartbeat.
     age_seconds: float
-    #: Its process, if it is on this machine and provably the worker.
+    #: Its process; None if it was not found on this machine, or is not provably the worker.
     process: ProcessRef | None
 
     def explain(self, host: str) -> str:
-        """Return one line for readers: what is known, and what to do."""
-        where = (
-            f"process {self.process.pid}" if self.process is not None else "a process that is not found here"
-        )
+        """Return one line for people: what is known, and what to do."""
+        where = f"process {self.process.pid}" if self.process is not None else "its process was not found"
         return (
-            f"{self.account_id}: this host's record of worker {self.worker_id} is lost, but the worker lives on host "
-            f"{host} ({where}, last heartbeat {self.age_seconds:.0f} s ago) and may trade; end it with "
-            f"`manager stop {self.account_id}`"
+            f"{self.account_id}: this host's record of worker {self.worker_id} is lost, but the worker "
+            f"lives on host {host} ({where}, last heartbeat {self.age_seconds:.0f} s ago) and may trade; "
+            f"end it with `manager stop {self.account_id}`"
         )
 
 
 class UnrecordedWorkers:
-    """Finds and ends such workers. Thread-safe."""
+    """Finds and ends live workers without a record. Thread-safe."""
 
     def __init__(
         self, store: FleetStore, leases: LeaseStore, held: HeldFiles, host: str, fresh_seconds: float
@@ -75,20 +74,23 @@ class UnrecordedWorkers:
         self._host = host
         self._fresh = fresh_seconds
 
-    def find_all(self, knows: Knows) -> list[Unrecorded]:
-        """Return every such worker. Raises FleetUnavailableError."""
-        found = (self._judge(key, beat, knows) for key, beat in self._store.beats(self._host).items())
+    def find_all(self, accounts_for: AccountsFor) -> list[Unrecorded]:
+        """Return every live worker without a record. Raises FleetUnavailableError."""
+        found = (self._judge(key, beat, accounts_for) for key, beat in self._store.beats(self._host).items())
         return [one for one in found if one is not None]
 
-    def find(self, account_id: str, knows: Knows) -> Unrecorded | None:
-        """Return the account's such worker; None if it has none. Raises FleetUnavailableError."""
-        return self._judge(account_id, self._store.beat(self._host, account_id), knows)
+    def find(self, account_id: str, accounts_for: AccountsFor) -> Unrecorded | None:
+        """Return the account's live worker without a record, or None.
+
+        Raises FleetUnavailableError.
+        """
+        return self._judge(account_id, self._store.beat(self._host, account_id), accounts_for)
 
     def holds(self, holder: Holder) -> bool:
-        """Say whether the process of a lease's holder still lives here, though it has not renewed the lease lately.
+        """Return whether the process of a lease's holder lives here.
 
-        A worker that is paused renews nothing; without this, its lease would be freed as one of a worker that was never
-        made. Raises FleetUnavailableError.
+        A suspended worker renews nothing. Without this check its lease would count as abandoned and be
+        released. Raises FleetUnavailableError.
         """
         if self._held.process(holder.worker_id) is not None:
             return True
@@ -99,22 +101,25 @@ class UnrecordedWorkers:
         return process is not None and process.alive()
 
     def end(self, found: Unrecorded, timeout: float | None) -> None:
-        """End the worker: SIGTERM, then SIGKILL at the deadline. Blocks; returns once it has provably ended.
+        """End the worker: SIGTERM, then SIGKILL at the deadline.
 
-        Raises StopFailedError if it cannot be found or killed, FleetUnavailableError if its lease cannot be given up.
+        Blocks until it has provably ended.
+
+        Raises StopFailedError if its process cannot be found or killed.
         """
         process = found.process
         if process is None:
             raise StopFailedError(
-                f"{found.account_id}: not stopped: worker {found.worker_id} still renews its lease (last heartbeat "
-                f"{found.age_seconds:.0f} s ago), but this host has lost its record and finds no process of it: end "
-                f"the process by hand on host {self._host}, then stop the account again"
+                f"{found.account_id}: not stopped: worker {found.worker_id} still renews its lease (last "
+                f"heartbeat {found.age_seconds:.0f} s ago), but this host has lost its record and does not "
+                f"find its process: end the process on host {self._host} yourself, then stop the account "
+                "again"
             )
         logs.event(
             logger,
             logging.WARNING,
-            "stop_unrecorded",
-            "a worker without a record is stopped by signal",
+            "unrecorded_worker_signalled",
+            "stopping a worker without a record by signal",
             account=found.account_id,
             worker=found.worker_id,
             pid=process.pid,
@@ -124,23 +129,30 @@ class UnrecordedWorkers:
             process.kill()
             if not process.wait(_KILL_SECONDS):
                 raise StopFailedError(
-                    f"{found.account_id}: process {process.pid} is still there {_KILL_SECONDS:g} s after it was killed: "
-                    f"the account may still trade; look at the host (a hung disk or driver), then stop it again"
+                    f"{found.account_id}: process {process.pid} still exists {_KILL_SECONDS:g} s after it "
+                    "was killed and may still trade; check the host for a hung disk or driver, then stop "
+                    "the account again"
                 )
-        # Which gateway it has is not known here: what its program left, if it ran one, is found by the worker's mark.
+        # Its gateway is unknown here: orphans of its program, if it ran one, are found by the worker's mark.
         left = end_program(found.worker_id, found.account_id, seconds=_KILL_SECONDS)
         if left:
             raise StopFailedError(
-                f"{found.account_id}: the worker has ended, but processes of its program could not be killed and may "
-                f"still trade: {', '.join(left)}. End them on host {self._host}, then stop the account again"
+                f"{found.account_id}: the worker has ended, but processes of its program could not be "
+                f"killed and may still trade: {', '.join(left)}. End them on host {self._host}, then stop "
+                "the account again"
             )
-        with contextlib.suppress(FleetUnavailableError):  # then it is freed later: nothing renews it any more
+        with contextlib.suppress(
+            FleetUnavailableError
+        ):  # then the lease is released later, as an abandoned one
             for holder in self._leases.holders():
                 if holder.worker_id == found.worker_id and holder.host == self._host:
                     self._leases.release([holder.claim], holder.epoch)
 
     def info(self, found: Unrecorded) -> WorkerInfo:
-        """Return the record by which readers see such a worker: `unknown`, with the reason. Raises FleetUnavailableError."""
+        """Return the worker's record with status `unknown` and the reason.
+
+        Raises FleetUnavailableError.
+        """
         info = self._store.recorded(self._host, found.account_id)
         if info is None or info.worker_id != found.worker_id:
             info = WorkerInfo(
@@ -156,11 +168,13 @@ class UnrecordedWorkers:
             metadata=WorkerMetrics(health="unknown", health_reason=reason),
         )
 
-    def _judge(self, account_id: str, beat: Timestamped | None, knows: Knows) -> Unrecorded | None:
+    def _judge(
+        self, account_id: str, beat: Timestamped | None, accounts_for: AccountsFor
+    ) -> Unrecorded | None:
         if beat is None:
             return None
         worker_id, epoch = str(beat.data.get("worker_id", "")), beat.data.get("epoch")
-        if not worker_id or knows(worker_id):
+        if not worker_id or accounts_for(worker_id):
             return None
         process = _worker_process(account_id, beat) or self._held.process(worker_id)
         if process is None and beat.age_seconds > self._fresh:
@@ -171,9 +185,9 @@ class UnrecordedWorkers:
 
 
 def _worker_process(account_id: str, beat: Timestamped) -> ProcessRef | None:
-    """Return the live process that a heartbeat names, if it is a worker of the account.
+    """Return the process that a heartbeat names, if it is such a worker.
 
-    Anybody who may write to Redis can name a process there: one that does not bear a worker's name is not ended.
+    Any client of Redis can write a pid there, so a process without a worker's name must never be killed.
     """
     process = ProcessRef.from_dict(beat.data)
     if process is None or not process.alive():
@@ -187,4 +201,4 @@ def _worker_process(account_id: str, beat: Timestamped) -> ProcessRef | None:
     return None
 
 
-__all__ = ["Knows", "Unrecorded", "UnrecordedWorkers"]
+__all__ = ["AccountsFor", "Unrecorded", "UnrecordedWorkers"]

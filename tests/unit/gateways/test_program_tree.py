@@ -199,7 +199,7 @@ def test_the_host_waits_for_a_guard_that_was_stopped_and_has_it_go_on(worker: Wo
 def test_what_cannot_be_ended_is_named(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kill_descendants", "kill_cgroup"):
         monkeypatch.setattr(f"manager.gateways.command.program_guard.{name}", lambda _: 0)
-    monkeypatch.setattr("manager.host.workers.orphans._continue", lambda _: None)
+    monkeypatch.setattr("manager.host.workers.orphans._resume", lambda _: None)
     worker.guard.signal(signal.SIGSTOP)
     worker.process.kill()
     worker.process.wait()

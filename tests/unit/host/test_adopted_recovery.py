@@ -1,4 +1,7 @@
-"""An adopted worker is recovered by the settings that it was started with, until its file can be read."""
+"""Recovery settings of adopted workers.
+
+Those of their start, until their file can be read.
+"""
 
 import math
 import sys
@@ -30,14 +33,14 @@ def host(short_dir: Path) -> Iterator[Host]:
     found.close()
 
 
-def test_the_settings_are_found_by_a_new_agent(host: Host) -> None:
+def test_a_new_agent_finds_the_settings(host: Host) -> None:
     host.new_pool().adopt()
     assert host.pool.queries.recovery("a") == SETTINGS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files of others are shown on Linux alone")
 @pytest.mark.parametrize("lost", ["note", "record", "everything"])
-def test_also_where_files_of_the_worker_are_lost(host: Host, lost: str) -> None:
+def test_a_new_agent_finds_the_settings_without_the_workers_files(host: Host, lost: str) -> None:
     if lost in ("record", "everything"):
         (host.paths.workers_dir / "a.json").unlink()
     if lost in ("note", "everything"):
@@ -48,7 +51,7 @@ def test_also_where_files_of_the_worker_are_lost(host: Host, lost: str) -> None:
     assert host.pool.queries.recovery("a") == SETTINGS
 
 
-def test_also_of_a_worker_that_ended_while_no_agent_ran(host: Host) -> None:
+def test_a_new_agent_finds_the_settings_of_a_worker_that_has_ended(host: Host) -> None:
     (process,) = host.seen.values()
     process.kill()
     assert process.wait(10)
@@ -57,7 +60,7 @@ def test_also_of_a_worker_that_ended_while_no_agent_ran(host: Host) -> None:
     assert host.pool.queries.recovery("a") == SETTINGS
 
 
-def test_a_note_of_an_earlier_version_or_of_nonsense_gives_none(host: Host) -> None:
+def test_an_old_or_invalid_note_gives_no_settings(host: Host) -> None:
     for content in ("{}", '{"recovery": null}', '{"recovery": {"max_restarts": "many"}}', "\0", "[]"):
         for path in host.paths.run_dir.glob("*.note"):
             path.write_text(content)
@@ -94,13 +97,16 @@ def _hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("spoil", [_broken, _gone, _hangs])
-def test_a_file_that_cannot_be_read_changes_nothing_of_the_recovery(
+def test_an_unreadable_file_does_not_change_the_recovery(
     redis_server: RedisServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Path, pytest.MonkeyPatch], Callable[[], object]],
 ) -> None:
-    """It was started with `max_restarts: 0`: it must not be started again by the default of ten."""
+    """It was started with `max_restarts: 0`.
+
+    The default of ten must not apply.
+    """
     host = ReconciledHost(tmp_path, redis_server.url, "h")
     host.account("a", 1)
     host.wanted("a", "h")
@@ -136,7 +142,7 @@ def test_a_file_that_cannot_be_read_changes_nothing_of_the_recovery(
         host.close()
 
 
-def test_an_agent_of_the_version_before_reads_the_record(host: Host) -> None:
-    """It refuses a record with a field that it does not know: the settings are in the note alone."""
+def test_an_agent_of_the_previous_version_reads_the_record(host: Host) -> None:
+    """It rejects records with unknown fields: only the note has the settings."""
     assert "recovery" not in (host.paths.workers_dir / "a.json").read_text()
     host.new_pool().adopt()

@@ -1,4 +1,4 @@
-"""A change of a worker's health is an event with old, new and why; never more than the stream can bear."""
+"""Health changes are events with a reason, at a bounded rate."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from manager.host.reporting.outbox import Outbox
 from manager.models import WorkerInfo, utc_now
 from manager.states import WorkerLifecycleStatus as S
 
-#: What shows that a worker runs, is not well, and is well again: state or the two healths of a change.
+#: The events of a worker that starts, becomes degraded, and recovers.
 WELL, ILL, ILLER = "healthy", "degraded", "unhealthy"
 
 
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Sink:
-    """Keeps what would become events, in order."""
+    """Stores what would become events, in their order."""
 
     def __init__(self) -> None:
         self.explain: list[str | tuple[str, str, str | None]] = []
@@ -59,7 +59,7 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 
 def with_sink(host: Host) -> Sink:
-    """Have the host's pool tell a sink."""
+    """Give the host's pool a sink."""
     sink = Sink()
     host.pool.close()
     host.pool = build_pool(host.settings, host.config_service, sink=sink)
@@ -67,7 +67,7 @@ def with_sink(host: Host) -> Sink:
     return sink
 
 
-def test_every_change_of_a_workers_health_is_told_once_with_its_reason(host: Host) -> None:
+def test_every_health_change_is_one_event_with_its_reason(host: Host) -> None:
     sink = with_sink(host)
     host.account("a", 1, health={"unhealthy_after_seconds": 1})
     host.start()
@@ -90,13 +90,13 @@ def test_every_change_of_a_workers_health_is_told_once_with_its_reason(host: Hos
     assert stopped.health == "unknown"
 
 
-def test_a_worker_that_ends_because_it_is_unhealthy_said_so_before(host: Host) -> None:
+def test_a_worker_that_exits_as_unhealthy_has_a_health_event_first(host: Host) -> None:
     sink = with_sink(host)
     host.account("a", 1, health={"unhealthy_after_seconds": 1}, recovery={"restart_unhealthy": True})
     host.start()
     host.fault(1, "trading_disabled", on=["check"])
 
-    # Nothing looks at the worker while it lives: its end is where its last word is found.
+    # No hang check runs here: the exit handler reads the last heartbeat.
     eventually(lambda: host.status() == "failed", within=15)
 
     assert [one if isinstance(one, str) else one[:2] for one in sink.explain] == [
@@ -107,7 +107,7 @@ def test_a_worker_that_ends_because_it_is_unhealthy_said_so_before(host: Host) -
     ]
 
 
-def test_a_new_agent_tells_the_health_that_it_finds(host: Host) -> None:
+def test_a_new_agent_publishes_the_current_health(host: Host) -> None:
     host.account("a", 1)
     host.start()
     host.fault(1, "trading_disabled", on=["check"])
@@ -120,7 +120,7 @@ def test_a_new_agent_tells_the_health_that_it_finds(host: Host) -> None:
 
     assert (adopted.status, adopted.metadata["health"]) == ("running", ILL)
     host.pool.end_hung_workers()
-    assert sink.explain == ["running"]  # with that health: there is no change to tell
+    assert sink.explain == ["running"]  # with that health: there is no change
 
 
 def _health(host: Host) -> str:
@@ -128,7 +128,7 @@ def _health(host: Host) -> str:
     return "" if info is None else str(info.health)
 
 
-def test_a_health_that_goes_to_and_fro_is_told_in_bounds_and_rightly_in_the_end() -> None:
+def test_a_flapping_health_is_bounded_and_ends_with_the_right_value() -> None:
     clock = Clock()
     changes = HealthChanges(WELL, clock)
     told = []
@@ -139,7 +139,7 @@ def test_a_health_that_goes_to_and_fro_is_told_in_bounds_and_rightly_in_the_end(
     assert len(found) <= 3 * BURST
     assert [(one.old, one.new) for one in found[:2]] == [(WELL, ILL), (ILL, WELL)]
     assert sum(one.untold for one in found) > 250
-    # The last one is told in any case, and nothing is told again after it.
+    # The last change is always reported, and nothing after it.
     clock.now += SPAN_SECONDS
     last = changes.update(ILLER, "no tick")
     assert last is not None
@@ -147,13 +147,13 @@ def test_a_health_that_goes_to_and_fro_is_told_in_bounds_and_rightly_in_the_end(
     assert changes.update(ILLER, "no tick") is None
 
 
-def test_what_is_no_health_changes_nothing() -> None:
+def test_an_invalid_health_changes_nothing() -> None:
     changes = HealthChanges(WELL, Clock())
     for nonsense in (None, 7, "splendid", ["healthy"]):
         assert changes.update(nonsense, None) is None
 
 
-def test_a_change_of_health_is_an_entry_of_the_stream_and_keeps_the_heartbeat(
+def test_a_health_change_is_a_stream_entry_and_keeps_the_heartbeat(
     redis_server: RedisServer,
 ) -> None:
     store = FleetStore(redis_server.url)
@@ -177,7 +177,7 @@ def test_a_change_of_health_is_an_entry_of_the_stream_and_keeps_the_heartbeat(
     store.close()
 
 
-def test_a_change_of_health_takes_no_first_heartbeat_away() -> None:
+def test_a_health_change_does_not_drop_the_first_heartbeat() -> None:
     outbox = Outbox()
     info = WorkerInfo(worker_id="w-1", account_id="a", status=S.RUNNING)
     outbox.add(info, {"worker_id": "w-1"})

@@ -1,4 +1,7 @@
-"""What an account's file says reaches its worker: every key for the gateway, groups and labels."""
+"""The keys of an account file reach its worker.
+
+Gateway options, groups and labels.
+"""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from manager.local.offline import local_workers
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
 
-#: A gateway from elsewhere that writes down what it is made from, as another process can read it.
+#: A plug-in gateway that writes its options to a file.
 RECORDER = """
 import json
 from dataclasses import fields
@@ -119,7 +122,7 @@ def test_a_plugged_in_gateway_gets_every_key_and_readers_get_groups_and_labels(
     )
     assert set(got) == {one.name for one in fields(GatewayOptions)}
 
-    # A new agent knows them still, and so does a look at this machine without one.
+    # A new agent knows them, and so does an offline listing of this machine.
     host.pool.close()
     host.new_pool()
     (adopted,) = host.pool.adopt()
@@ -127,7 +130,7 @@ def test_a_plugged_in_gateway_gets_every_key_and_readers_get_groups_and_labels(
     for found in (adopted, local):
         assert (found.worker_id, found.groups, found.labels) == (info.worker_id, info.groups, info.labels)
 
-    # Its file is gone: what it was started with selects it.
+    # Without its file, the groups and labels of its start select it.
     (host.config_service.accounts_dir / "a.yaml").unlink()
     assert [one.account_id for one in host.service.list_workers(Selection(("desk",)))] == ["a"]
     assert [one.account_id for one in host.service.list_workers(Selection((), ("book=7",)))] == ["a"]
@@ -138,7 +141,7 @@ def test_a_plugged_in_gateway_gets_every_key_and_readers_get_groups_and_labels(
     assert WorkerInfo.from_dict(json.loads(json.dumps(ended.to_wire()))).groups == ("desk", "fx")
 
 
-def test_the_file_decides_where_it_can_be_read(host: Host) -> None:
+def test_a_readable_file_takes_precedence(host: Host) -> None:
     host.account("a", 5001, groups=["old"])
     host.start()
     host.account("a", 5001, groups=["new"])
@@ -156,13 +159,13 @@ def test_the_file_decides_where_it_can_be_read(host: Host) -> None:
     host.service.stop_worker("a")
 
 
-def test_a_record_is_read_by_an_older_and_from_a_newer_version(host: Host) -> None:
+def test_records_are_compatible_with_older_and_newer_versions(host: Host) -> None:
     host.account("a", 5001)
     host.account("b", 5002, groups=["desk"], labels={"book": "7"})
     for account_id in ("a", "b"):
         host.start(account_id)
     texts = {path.stem: path.read_text() for path in host.paths.workers_dir.glob("*.json")}
-    # Version 0.2 reads records by exactly its own names.
+    # Version 0.2 rejects unknown keys.
     assert not {"groups", "labels"} & set(json.loads(texts["a"]))
     record = WorkerRecord.from_json(texts["b"])
     assert (record.groups, record.labels) == (("desk",), {"book": "7"})

@@ -1,4 +1,7 @@
-"""A stop that meets the start of a program: the program may trade already, and is asked to stop before it is killed."""
+"""A stop during the start of a program.
+
+The program may trade already, so it gets the stop signal before it is killed.
+"""
 
 import sys
 import threading
@@ -35,7 +38,7 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_stop_during_a_start_asks_the_program_first(host: Host, tmp_path: Path, deaf: bool) -> None:
+def test_a_stop_during_a_start_signals_the_program_first(host: Host, tmp_path: Path, deaf: bool) -> None:
     host.account(
         "a",
         None,

@@ -1,4 +1,4 @@
-"""An error has one layer: why, in the words of who knows it. And what is not there is not called healthy."""
+"""Error texts give one reason; ended workers are not shown as healthy."""
 
 import sys
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def program(host: Host, script: str, **changes: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program's exit codes of POSIX")
-def test_found_18_why_a_program_ended_is_one_sentence(host: Host) -> None:
+def test_the_exit_reason_of_a_program_is_one_sentence(host: Host) -> None:
     program(host, "import sys; sys.exit('Exchange rejected the order')")
     with pytest.raises(ConnectionFailedError) as failed:
         host.start()
@@ -45,11 +45,12 @@ def test_found_18_why_a_program_ended_is_one_sentence(host: Host) -> None:
     assert str(failed.value) == f"a: {early}"
     info = host.service.get_worker_info("a")
     assert info is not None
-    assert info.error == early, "the record names its account already"
+    assert info.error == early, "the record has the account id in another field"
 
     program(
         host,
-        "import sys, time\nprint('ready', flush=True); time.sleep(0.3)\nsys.exit('Exchange rejected the order')",
+        "import sys, time\nprint('ready', flush=True); time.sleep(0.3)\nsys.exit('Exchange rejected the "
+        "order')",
     )
     host.start()
     eventually(lambda: host.status() == "failed")
@@ -63,7 +64,8 @@ def test_found_18_why_a_program_ended_is_one_sentence(host: Host) -> None:
     with pytest.raises(ConnectionFailedError) as failed:
         host.start()
     assert str(failed.value) == (
-        "a: the program runs, but was not ready in time: it has not printed 'ready'; its last output: connecting"
+        "a: the program runs, but was not ready in time: it has not printed 'ready'; its last output: "
+        "connecting"
     )
 
 
@@ -78,7 +80,7 @@ def test_found_18_why_a_program_ended_is_one_sentence(host: Host) -> None:
         (-11, "words", "the worker process was ended by SIGSEGV (its code or a library crashed): words"),
     ],
 )
-def test_an_end_is_told_once(code: int, words: str | None, text: str) -> None:
+def test_an_exit_reason_contains_each_fact_once(code: int, words: str | None, text: str) -> None:
     assert describe_exit(code, words) == text
 
 
@@ -89,7 +91,7 @@ def test_a_record_s_error_does_not_repeat_its_account() -> None:
 
 
 @pytest.mark.parametrize("status", [WorkerLifecycleStatus.RESTARTING, WorkerLifecycleStatus.STARTING])
-def test_found_18_what_is_not_up_is_not_healthy(status: WorkerLifecycleStatus) -> None:
+def test_a_worker_without_a_process_is_not_healthy(status: WorkerLifecycleStatus) -> None:
     info = WorkerInfo(
         worker_id="w",
         account_id="a",

@@ -1,4 +1,4 @@
-"""A worker whose log takes no more lines trades on, counts what is lost, and says so once there is room."""
+"""A worker with a full log keeps trading and reports the lost lines later."""
 
 import re
 import sys
@@ -32,7 +32,7 @@ def host(short_dir: Path) -> Iterator[Host]:
     found.close()
 
 
-def test_what_a_program_prints_is_logged_at_every_level(host: Host) -> None:
+def test_the_output_of_a_program_is_logged_at_every_level(host: Host) -> None:
     host.settings = host.settings.model_copy(
         update={"log_level": "ERROR", "log_files": 2, "log_file_bytes": 10_000}
     )
@@ -43,13 +43,13 @@ def test_what_a_program_prints_is_logged_at_every_level(host: Host) -> None:
     log = host.paths.worker_log("a")
     eventually(lambda: "stream=stdout | tick" in log.read_text())
     assert "action=connect" not in log.read_text()
-    # 100 bytes for each tick: the settings for rotation have reached the worker.
+    # 100 bytes for each tick: the rotation settings have reached the worker.
     eventually(Path(f"{log}.1").exists)
     assert host.pool.stop_worker("a")
 
 
-def test_a_worker_with_a_full_log_goes_on(host: Host) -> None:
-    """A limit on the size of the worker's files stands for the full disk.
+def test_a_worker_with_a_full_log_keeps_trading(host: Host) -> None:
+    """A limit on the size of the worker's files simulates the full disk.
 
     The system refuses the write in the same way.
     """

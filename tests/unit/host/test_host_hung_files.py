@@ -1,4 +1,7 @@
-"""The files of one account hang, as on a share that is gone: every other account is stopped and recovered meanwhile."""
+"""The files of one account hang.
+
+Every other account is started, stopped and recovered.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from manager.states import WorkerLifecycleStatus
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Until it is set, whoever reads the files of the account `hangs` waits."""
+    """Until it is set, every read of the files of account `hangs` blocks."""
     opened = threading.Event()
     load: Any = ConfigurationService.load_account_config
 
@@ -33,7 +36,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened.set()
 
 
-def test_others_are_started_recovered_and_stopped_while_the_files_of_one_hang(
+def test_hung_files_of_one_account_delay_no_other(
     redis_server: RedisServer, tmp_path: Path, gate: threading.Event
 ) -> None:
     host = ReconciledHost(tmp_path, redis_server.url, "h")

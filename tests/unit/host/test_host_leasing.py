@@ -1,4 +1,4 @@
-"""What a host takes and gives up, on a real Redis, with a clock of the test's own."""
+"""Leases of hosts on a real Redis, with clocks that the tests control."""
 
 import threading
 from typing import Any
@@ -9,38 +9,45 @@ from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
-from manager.host.workers import leases
-from manager.host.workers.leases import FleetLeases, LeaseGrant, LocalLeases, claims_of
+from manager.host.workers.fleet_leases import FleetLeases
+from manager.host.workers.leases import LeaseGrant, LocalLeases, claims_of
+from manager.host.workers.limits import Clocks
 
-#: In lower case, so that it is both what is claimed and what version 0.2 would claim.
+#: In lower case, so that version 0.2 and this version claim the same text.
 CLAIM = "paper:s:1"
 
 
 class Host:
-    def __init__(self, server: RedisServer, name: str, known: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        name: str,
+        known: set[str] | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
         self.store = LeaseStore(server.url)
         self.store.trust()
-        self.leases = FleetLeases(self.store, name, 2.0)
+        self.leases = FleetLeases(self.store, name, 2.0, clocks=clocks)
         self.known = known or set()
         self.cancelled = threading.Event()
 
     def take(self, worker_id: str, before: LeaseGrant | None = None, **changes: Any) -> LeaseGrant:
-        return self.leases.take(
+        return self.leases.acquire(
             config(**{"server": "s", **changes}),
             worker_id,
-            before=before,
+            previous=before,
             cancelled=self.cancelled,
-            known=self.known.__contains__,
+            may_live=self.known.__contains__,
         )
 
 
-def test_a_refusal_names_the_holder_and_since_when(redis_server: RedisServer) -> None:
+def test_a_rejection_names_the_holder_and_its_start(redis_server: RedisServer) -> None:
     Host(redis_server, "h1").take("w-1")
     with pytest.raises(SessionHeldError, match=r"worker w-1 on host h1 since \d{4}-\d\d-\d\d .* UTC"):
         Host(redis_server, "h2").take("w-2")
 
 
-def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisServer) -> None:
+def test_a_host_acquires_its_own_abandoned_lease(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     host.take("w-1")
     with redis_server.client() as client:
@@ -53,13 +60,13 @@ def test_a_lease_that_this_host_forgot_is_its_own_to_take(redis_server: RedisSer
         host.take("w-4")
 
 
-def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The agent was killed between the lease and the process; its successor must neither refuse nor hurry."""
-    monkeypatch.setattr(leases, "_FORGOTTEN_SECONDS", 0.0)
+def test_a_start_waits_until_a_lease_counts_as_abandoned(redis_server: RedisServer) -> None:
+    """The agent was killed between the lease and the process.
+
+    The next one must wait, not reject.
+    """
     host = Host(redis_server, "h1")
-    host.leases = FleetLeases(host.store, "h1", 2.0, 0.2)
+    host.leases = FleetLeases(host.store, "h1", 2.0, 0.2, abandoned_seconds=0.0)
     first = host.take("w-1")
     assert host.take("w-2").epoch > first.epoch
     host.known = {"w-2"}
@@ -67,24 +74,22 @@ def test_a_lease_of_a_worker_that_was_never_made_is_waited_out(
         host.take("w-3")
 
 
-def test_a_clock_set_forward_makes_no_lease_free(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_is_set_forward_frees_no_lease(redis_server: RedisServer) -> None:
     now = [100.0]
-    monkeypatch.setattr(leases, "lease_clock", lambda: now[0])
-    first = Host(redis_server, "h1").take("w-1", failover="auto")
-    other = Host(redis_server, "h2")
+    clocks = Clocks(lease=lambda: now[0])
+    first = Host(redis_server, "h1", clocks=clocks).take("w-1", failover="auto")
+    other = Host(redis_server, "h2", clocks=clocks)
     account = config(failover="auto", server="s")
     with redis_server.client() as client:
         client.hincrby(lease_key(CLAIM), "renewed", -3_600_000)  # Redis's clock jumps an hour
-        assert not other.leases.free(account)
+        assert not other.leases.is_free(account)
         now[0] += 1.9
-        assert not other.leases.free(account)
-        client.hincrby(lease_key(CLAIM), "renewed", 1)  # it lives
+        assert not other.leases.is_free(account)
+        client.hincrby(lease_key(CLAIM), "renewed", 1)  # the worker renews it
         now[0] += 1.9
-        assert not other.leases.free(account)
+        assert not other.leases.is_free(account)
         now[0] += 2.0
-        assert other.leases.free(account)
+        assert other.leases.is_free(account)
         other.cancelled.set()
         client.hincrby(lease_key(CLAIM), "renewed", 1)
         with pytest.raises(StartCancelledError):
@@ -107,7 +112,7 @@ def test_the_terminal_is_claimed_on_its_host_whatever_its_spelling(
     assert upper == claims_of(config(path="/t/one"), "h")[-1]
 
 
-def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisServer) -> None:
+def test_without_redis_only_a_permanent_lease_passes_to_the_next_worker(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     held = host.take("w-1")
     with_time = host.take("w-9", login=9, failover="auto")
@@ -117,9 +122,9 @@ def test_without_redis_only_an_ended_workers_claims_pass_on(redis_server: RedisS
         host.take("w-2", with_time, login=9, failover="auto")
     with pytest.raises(FleetUnavailableError):
         host.take("w-3", login=3)
-    host.leases.give_up(held)  # raises nothing, and is done when it can be
+    host.leases.release(held)  # raises nothing, and is repeated later
     redis_server.start()
-    host.leases.tend()
+    host.leases.retry_releases()
     assert host.store.holder(CLAIM) is None
 
 
@@ -131,7 +136,7 @@ def test_a_stop_ends_the_wait_for_a_quarantine(redis_server: RedisServer) -> Non
         host.take("w-1")
 
 
-def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None:
+def test_an_unreadable_lease_is_reported(redis_server: RedisServer) -> None:
     host = Host(redis_server, "h1")
     with redis_server.client() as client:
         client.set(lease_key(CLAIM), "nonsense")
@@ -139,10 +144,13 @@ def test_a_lease_edited_into_nonsense_says_so(redis_server: RedisServer) -> None
         host.take("w-1")
 
 
-def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
+def test_workers_of_version_0_2_and_of_this_version_exclude_each_other(
     redis_server: RedisServer,
 ) -> None:
-    """A rolling upgrade: the one claims what is written in the file, the other one what all spellings have in common."""
+    """In a rolling upgrade.
+
+    Version 0.2 claims the text in the file, this version its normalised form.
+    """
     host = Host(redis_server, "h1")
     account: dict[str, Any] = {"server": "Paper-1", "login": "05001"}
     theirs = ["paper:Paper-1:05001"]
@@ -159,7 +167,7 @@ def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
         )
 
     epoch = old("w-old")
-    assert host.leases.kept_by(config(**account), "h2")
+    assert host.leases.is_held_permanently(config(**account), "h2")
     with pytest.raises(SessionHeldError, match="worker w-old on host h2"):
         host.take("w-new", **account)
     host.store.release(theirs, epoch)
@@ -167,7 +175,7 @@ def test_a_worker_of_version_0_2_and_one_of_this_version_keep_each_other_out(
     new = host.take("w-new", **account)
     with pytest.raises(LeaseHeld):
         old("w-old")
-    host.leases.give_up(new)
+    host.leases.release(new)
     assert host.store.holders() == []
 
 
@@ -179,7 +187,7 @@ def test_the_lease_of_a_worker_of_version_0_2_passes_to_its_successor(redis_serv
     )
     before = LeaseGrant(claims=theirs, epoch=epoch, seconds=0.0, asked_at=0.0)
     held = host.take("w-new", before, server="Paper-1", login=5001)
-    host.leases.give_up(before)
+    host.leases.release(before)
     assert {holder.claim for holder in host.store.holders()} == set(held.claims)
     assert {holder.epoch for holder in host.store.holders()} == {held.epoch}
 
@@ -195,20 +203,20 @@ def test_a_local_pool_has_one_holder_of_each_claim() -> None:
     leases = LocalLeases("h")
 
     def take(worker_id: str, before: LeaseGrant | None = None) -> LeaseGrant:
-        return leases.take(
-            config(), worker_id, before=before, cancelled=threading.Event(), known=lambda _: False
+        return leases.acquire(
+            config(), worker_id, previous=before, cancelled=threading.Event(), may_live=lambda _: False
         )
 
     held = take("w-1")
     with pytest.raises(SessionHeldError):
         take("w-2")
     again = take("w-3", held)
-    leases.give_up(again)
-    leases.tend()
+    leases.release(again)
+    leases.retry_releases()
     take("w-4")
 
 
-def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
+def test_a_release_that_redis_lost_is_repeated_without_affecting_newer_leases(
     redis_server: RedisServer,
 ) -> None:
     host = Host(redis_server, "h1")
@@ -216,14 +224,14 @@ def test_a_release_that_redis_lost_is_done_again_and_touches_no_newer_lease(
     key = lease_key(CLAIM)
     with redis_server.client() as client:
         lost: Any = client.dump(key)
-        host.leases.give_up(mine)
-        client.restore(key, 0, lost)  # as on a server that a failover chose, which had not heard of it
-        host.leases.release_again()
-        host.leases.tend()
+        host.leases.release(mine)
+        client.restore(key, 0, lost)  # like a replica that became primary without the release
+        host.leases.repeat_releases()
+        host.leases.retry_releases()
         assert host.store.holder(CLAIM) is None
         newer = Host(redis_server, "h2").take("w-2")
-        host.leases.release_again()
-        host.leases.tend()
+        host.leases.repeat_releases()
+        host.leases.retry_releases()
     holder = host.store.holder(CLAIM)
     assert holder is not None
     assert (holder.host, holder.epoch) == ("h2", newer.epoch)

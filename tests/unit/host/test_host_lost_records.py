@@ -1,4 +1,7 @@
-"""A worker whose record is lost is found by what it holds itself: real processes, a real venue, a real Redis."""
+"""Workers whose record is lost.
+
+Real processes, a real venue, a real Redis.
+"""
 
 import json
 import os
@@ -24,8 +27,8 @@ from manager.fleet.leases import LeaseStore
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.host.reporting.publisher import Publisher
+from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
-from manager.host.workers.leases import FleetLeases
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
 from manager.settings import Settings
@@ -38,7 +41,7 @@ SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
 
 
 class Host:
-    """A host of a fleet, whose pool can be made again as a new agent makes it."""
+    """A host of a fleet; `new_pool` does what a new agent does."""
 
     def __init__(self, directory: Path, server: RedisServer) -> None:
         self.server = server
@@ -76,7 +79,7 @@ class Host:
         (self.config_service.accounts_dir / "a.yaml").write_text(json.dumps(data))
 
     def new_agent(self) -> WorkerPoolManager:
-        """Return the pool of a new agent, which has adopted what it finds."""
+        """Return the pool of a new agent, after its adoption."""
         self.paths.create()
         held = HeldFiles(self.paths.run_dir, self.paths.home)
         unrecorded = UnrecordedWorkers(self.store, self.lease_store, held, "h", 1.0)
@@ -168,7 +171,7 @@ LOSSES = [empty, garbage, removed, no_workers_dir, no_run_dir, no_record_and_no_
 def test_a_worker_whose_files_are_lost_is_adopted_and_stopped(
     host: Host, lose: Callable[[StatePaths], None]
 ) -> None:
-    """What it prevents: the account is called failed while it trades, and a stop says that there is nothing to stop."""
+    """Prevents that the account is shown as failed while it trades."""
     process = host.start()
     worker_id = host.info().worker_id
     host.end_agent()
@@ -184,11 +187,11 @@ def test_a_worker_whose_files_are_lost_is_adopted_and_stopped(
     assert not process.alive()
     assert host.sessions() == 0
     assert host.info().status == "stopped"
-    assert host.lease_store.holders() == [], "its lease was given up"
+    assert host.lease_store.holders() == [], "its lease was released"
     assert list(host.paths.workers_dir.iterdir()) == []
 
 
-def test_a_lost_record_is_rebuilt_without_redis(host: Host) -> None:
+def test_a_lost_record_is_restored_without_redis(host: Host) -> None:
     process = host.start()
     host.end_agent()
     shutil.rmtree(host.paths.root)
@@ -202,7 +205,7 @@ def test_a_lost_record_is_rebuilt_without_redis(host: Host) -> None:
     assert not process.alive()
 
 
-def test_a_restored_old_record_does_not_hide_the_worker_that_runs(host: Host) -> None:
+def test_an_old_record_from_a_backup_does_not_hide_the_running_worker(host: Host) -> None:
     host.start()
     old = (host.paths.workers_dir / "a.json").read_text()
     host.service.stop_worker("a")
@@ -216,8 +219,8 @@ def test_a_restored_old_record_does_not_hide_the_worker_that_runs(host: Host) ->
     assert host.info().status == "running"
 
 
-def test_a_paused_worker_without_a_record_keeps_its_lease(host: Host) -> None:
-    """What it prevents: its lease, which nothing renews, is taken for that of a worker that was never made."""
+def test_a_suspended_worker_without_a_record_keeps_its_lease(host: Host) -> None:
+    """Prevents that its lease, which nothing renews, counts as abandoned."""
     process = host.start()
     host.end_agent()
     no_workers_dir(host.paths)
@@ -232,7 +235,10 @@ def test_a_paused_worker_without_a_record_keeps_its_lease(host: Host) -> None:
 
 @pytest.fixture
 def unseen(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRef]:
-    """A worker whose files the system does not show, as of another version, or where there is no `/proc`."""
+    """A worker whose files are not visible.
+
+    Another version, or a system without `/proc`.
+    """
     process = host.start()
     host.end_agent()
     no_record_and_no_run_dir(host.paths)
@@ -240,18 +246,18 @@ def unseen(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRef]:
     yield process
 
 
-def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its_heartbeat(
+def test_an_unrecorded_worker_is_unknown_rejects_a_start_and_can_be_stopped(
     host: Host, unseen: ProcessRef
 ) -> None:
     host.new_agent()
-    eventually(host.pool.note_unrecorded)
+    eventually(host.pool.detect_unrecorded)
 
     assert host.info().status == "unknown"
     assert "this host's record of worker" in str(host.info().error)
-    assert host.pool.queries.live_accounts() == ["a"], "a stop that was missed is carried out"
-    assert host.pool.queries.occupied("a"), "a drain does not hand the account over beside it"
+    assert host.pool.queries.live_accounts() == ["a"], "a stop that was missed is executed later"
+    assert host.pool.queries.occupied("a"), "a drain does not reassign the account"
     host.pool.abandon("a", "a session that somebody still has")
-    assert host.info().status == "unknown", "a recovery that is refused does not make it failed"
+    assert host.info().status == "unknown", "a rejected recovery does not make it failed"
     with pytest.raises(SessionHeldError, match="lives on host h"):
         host.service.start_worker_from_config("a")
     told: Any = eventually(lambda: host.store.recorded("h", "a"))
@@ -263,20 +269,18 @@ def test_what_cannot_be_rebuilt_is_unknown_refuses_a_start_and_is_stopped_by_its
     assert host.info().status == "stopped"
     assert host.sessions() == 0
     host.processes.append(unseen)
-    assert host.start().alive(), "its lease was given up"
+    assert host.start().alive(), "its lease was released"
 
 
-def test_what_is_wrong_in_redis_is_corrected_once_redis_is_there(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_records_in_redis_are_corrected_once_redis_is_back(redis_server: RedisServer, tmp_path: Path) -> None:
     answers = [False, False, True]
     kept = ReconciledHost(tmp_path, redis_server.url, "h", settle=lambda: answers.pop(0))
     kept.look(4)
-    assert answers == [], "asked until nothing is left, and no more"
+    assert answers == [], "called until nothing is left, and not again"
     kept.close()
 
 
-def test_a_stop_finds_it_though_nobody_has_looked_before(host: Host, unseen: ProcessRef) -> None:
+def test_a_stop_finds_it_without_an_earlier_search(host: Host, unseen: ProcessRef) -> None:
     host.new_agent()
     assert host.service.stop_worker("a") is True
     assert not unseen.alive()
@@ -284,10 +288,13 @@ def test_a_stop_finds_it_though_nobody_has_looked_before(host: Host, unseen: Pro
         host.service.stop_worker("a")
 
 
-def test_a_stop_says_that_the_lease_is_renewed_if_there_is_no_process(
+def test_a_stop_fails_if_the_lease_is_renewed_without_a_visible_process(
     host: Host, unseen: ProcessRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As for a worker in another container: never "stopped", never "nothing to stop"."""
+    """Like a worker in another container.
+
+    Never "stopped", never "nothing to stop".
+    """
     monkeypatch.setattr("manager.host.workers.unrecorded._worker_process", lambda *_: None)
     host.new_agent()
     with pytest.raises(StopFailedError, match="still renews its lease"):
@@ -297,11 +304,11 @@ def test_a_stop_says_that_the_lease_is_renewed_if_there_is_no_process(
 
     unseen.kill()
     assert unseen.wait(5)
-    eventually(lambda: not host.pool.note_unrecorded(), what="its heartbeat grows old")
+    eventually(lambda: not host.pool.detect_unrecorded(), what="its heartbeat is stale")
     assert host.info().status == "failed"
 
 
-def test_a_paused_worker_that_cannot_be_rebuilt_keeps_its_lease(host: Host, unseen: ProcessRef) -> None:
+def test_a_suspended_unrecorded_worker_keeps_its_lease(host: Host, unseen: ProcessRef) -> None:
     unseen.signal(SIGSTOP)
     with host.server.client() as client:
         for key in client.keys("manager:lease:*"):
@@ -312,17 +319,17 @@ def test_a_paused_worker_that_cannot_be_rebuilt_keeps_its_lease(host: Host, unse
     assert unseen.alive()
 
 
-def test_a_process_that_is_not_a_worker_is_not_ended_by_a_forged_heartbeat(host: Host) -> None:
+def test_a_forged_heartbeat_kills_no_other_process(host: Host) -> None:
     me = ProcessRef.me()
     beat = {"worker_id": "w-forged", "epoch": 1, **me.to_dict()}
     host.store.record("h", [], {"a": beat})
-    with pytest.raises(StopFailedError, match="finds no process"):
+    with pytest.raises(StopFailedError, match="does not find its process"):
         host.service.stop_worker("a")
     assert me.alive()
 
 
-def test_a_worker_whose_guardian_dies_leaves_its_session_and_says_why(host: Host) -> None:
-    """What it prevents: a pause outlasts its lease, and nothing ends it before its successor begins."""
+def test_a_worker_whose_guardian_dies_disconnects_and_reports_why(host: Host) -> None:
+    """Prevents that a suspended worker resumes beside its successor."""
     host.account(failover="auto")
     process = host.start()
     (guardian,) = psutil.Process(process.pid).children()

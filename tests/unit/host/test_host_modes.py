@@ -1,4 +1,4 @@
-"""Trading modes on a host: real workers where they matter, and desired state on a real Redis."""
+"""Trading modes on a host, with real workers and a real Redis."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from support.waiting import eventually
 from manager.errors import CommandRefusedError, NotSupportedError, NoWorkerError
 from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.commands import CommandContext
+from manager.host.workers.limits import PoolLimits
 from manager.pool.commands import PAUSE, RESUME
 from manager.states import TradingMode
 
@@ -43,7 +44,7 @@ def test_pause_and_resume_without_a_new_session(host: Host) -> None:
     assert host.service.get_worker_info("a").worker_id == before.worker_id  # type: ignore[union-attr]
 
 
-def test_a_new_agent_knows_how_an_adopted_worker_trades(host: Host) -> None:
+def test_a_new_agent_knows_the_mode_of_an_adopted_worker(host: Host) -> None:
     host.account("a", 1)
     host.start()
     host.service.pause_worker("a")
@@ -54,9 +55,9 @@ def test_a_new_agent_knows_how_an_adopted_worker_trades(host: Host) -> None:
     assert mode(host) == "paused"
 
 
-def test_a_worker_that_does_not_answer_is_no_pause(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manager.host.workers.modes._ORDER_SECONDS", 0.1)
-    monkeypatch.setattr("manager.host.workers.modes._REPLY_SECONDS", 0.1)
+def test_a_pause_fails_when_the_worker_does_not_answer(host: Host) -> None:
+    host.pool.close()
+    host.new_pool(PoolLimits(order_seconds=0.1, reply_seconds=0.1))
     host.account("a", 1)
     process = host.process(host.start())
     process.signal(SIGSTOP)
@@ -71,7 +72,7 @@ def test_an_account_without_a_worker_has_nothing_to_pause(host: Host) -> None:
         host.service.pause_worker("a")
 
 
-def test_many_are_accounted_for(host: Host) -> None:
+def test_a_batch_of_pauses_contains_every_account(host: Host) -> None:
     host.account("a", 1)
     host.account("b", 2)
     host.start("a")
@@ -103,7 +104,7 @@ def run(host: ReconciledHost) -> None:
     host.pool.epochs["x"] = (("c",), 1)
 
 
-def test_a_mode_survives_a_redis_that_lost_everything(
+def test_a_mode_survives_an_empty_redis(
     kept: Callable[[str], ReconciledHost], redis_server: RedisServer
 ) -> None:
     host = kept("one")
@@ -119,13 +120,15 @@ def test_a_mode_survives_a_redis_that_lost_everything(
     assert (now.state, now.mode) == ("running", "paused")
 
 
-def test_a_worker_that_was_started_meanwhile_is_told(kept: Callable[[str], ReconciledHost]) -> None:
-    """The mode was written down while its host was away, or its worker did not answer."""
+def test_reconciliation_sets_the_mode_of_a_worker_that_missed_it(
+    kept: Callable[[str], ReconciledHost],
+) -> None:
+    """The host was silent when the mode was set, or the worker did not answer."""
     host = kept("one")
     run(host)
     host.desired.set_mode("x", TradingMode.PAUSED, token="t-pause", by="me", what="pause")
     host.look()
-    eventually(lambda: host.pool.modes.get("x") == "paused", what="the worker is told")
+    eventually(lambda: host.pool.modes.get("x") == "paused", what="the worker has the mode")
 
 
 def test_a_start_after_a_pause_begins_paused(kept: Callable[[str], ReconciledHost]) -> None:
@@ -138,15 +141,15 @@ def test_a_start_after_a_pause_begins_paused(kept: Callable[[str], ReconciledHos
     assert request.trading_mode is not None
     assert request.trading_mode() is TradingMode.PAUSED
     host.commands.set_mode(RESUME, "x", CommandContext("t-resume"))
-    assert request.trading_mode() is TradingMode.NORMAL, "as it is when the worker is made"
+    assert request.trading_mode() is TradingMode.NORMAL, "the mode is read when the worker is created"
 
 
-def test_a_program_cannot_be_paused_and_the_mode_is_taken_back(kept: Callable[[str], ReconciledHost]) -> None:
+def test_a_program_cannot_be_paused_and_the_mode_is_reverted(kept: Callable[[str], ReconciledHost]) -> None:
     host = kept("one")
     file = host.config_dir / "accounts" / "x.yaml"
     file.write_text("gateway: command\ncommand: [sleep, '60']\nready: {after_seconds: 0.1}\n")
     host.wanted("x", "one")
-    with pytest.raises(NotSupportedError, match="pause is not supported by this program"):
+    with pytest.raises(NotSupportedError, match="pause is not supported: the program decides"):
         host.commands.set_mode(PAUSE, "x", CommandContext("t-pause"))
     now = host.desired.read("x")
     assert now is not None

@@ -1,4 +1,4 @@
-"""A worker that has ended while its program has not: nothing starts beside it, and the account keeps its lease."""
+"""Orphans: processes of a program that outlive their worker."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ from manager.errors import OrphansLeftError, SessionHeldError
 from manager.gateways.command import cgroups
 from manager.gateways.command.program import marked
 from manager.host.workers import orphans
+from manager.host.workers.limits import PoolLimits
 from manager.models import WorkerInfo
 from manager.system.processes import ProcessRef
 
@@ -50,14 +51,20 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 
 def begin(host: Host, account_id: str) -> WorkerInfo:
-    """Start an account though another has its login: the lease is what must keep them apart."""
+    """Start an account whose login another account uses.
+
+    Only the lease keeps them apart.
+    """
     info = host.service.start_worker_from_config(account_id, validate=False)
     host.process(info)
     return info
 
 
 def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
-    """Return what the program started and let go of: it has no mark, and the guard is its parent."""
+    """Return the detached child of the program.
+
+    It has no mark, and the guard is its parent.
+    """
 
     def look() -> list[ProcessRef]:
         found = []
@@ -69,41 +76,42 @@ def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
                     found.append(ref)
         return found
 
-    # The program may be ready before what it let go of has emptied its environment.
+    # The program may be ready before its child has emptied its environment.
     (daemon,) = eventually(look)
     own = cgroups._own_cgroup()
     if own is not None:
-        # It leaves its control group too, as a program with the rights to that may.
+        # It leaves its control group too: a program with enough rights can.
         (own / "cgroup.procs").write_text(str(daemon.pid))
     return daemon
 
 
-def test_a_stop_leaves_nothing_of_a_program_that_hides(host: Host) -> None:
+def test_a_stop_ends_a_program_that_hides(host: Host) -> None:
     info = begin(host, "bot")
     daemon = daemon_of(host, info.metadata["pid"])
     assert host.service.stop_worker("bot") is True
     assert not daemon.alive()
 
 
-def test_a_worker_and_its_guard_killed_together_leave_nothing_to_trade_beside_the_next(host: Host) -> None:
+def test_a_worker_and_its_guard_killed_together_leave_no_orphans(host: Host) -> None:
     info = begin(host, "bot")
     daemon = daemon_of(host, info.metadata["pid"])
     guards, _ = marked(info.worker_id)
     for pid in (*guards, info.metadata["pid"]):
         os.kill(pid, 9)
     eventually(lambda: host.status("bot") == "failed", within=10)
-    assert not daemon.alive(), "the fork server got it, and ended it"
+    assert not daemon.alive(), "the fork server adopted and killed it"
     begin(host, "bot")
 
 
-def test_what_cannot_be_ended_fails_the_stop_and_keeps_the_lease(
+def test_an_orphan_that_cannot_be_killed_fails_the_stop_and_keeps_the_lease(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    host.pool.close()
+    host.new_pool(PoolLimits(orphan_seconds=0.05))
     info = begin(host, "bot")
     worker = host.process(info)
     with monkeypatch.context() as held:
         held.setattr(orphans, "_kill_once", lambda *_: {worker.pid})
-        held.setattr(orphans.end_orphans, "__defaults__", (tuple, 0.05))
         with pytest.raises(OrphansLeftError, match=r"may still trade: .*\(pid \d+\)|may still trade: pid"):
             host.service.stop_worker("bot")
         assert not worker.alive()
@@ -120,9 +128,7 @@ def test_what_cannot_be_ended_fails_the_stop_and_keeps_the_lease(
     begin(host, "twin")
 
 
-def test_a_new_agent_does_not_forget_what_a_dead_worker_left(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_agent_knows_the_orphans_of_a_dead_worker(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     info = begin(host, "bot")
     worker = host.process(info)
     host.pool.close()
@@ -130,8 +136,7 @@ def test_a_new_agent_does_not_forget_what_a_dead_worker_left(
     assert worker.wait(5)
     with monkeypatch.context() as held:
         held.setattr(orphans, "_kill_once", lambda *_: {worker.pid})
-        held.setattr(orphans.end_orphans, "__defaults__", (tuple, 0.05))
-        host.new_pool().adopt()
+        host.new_pool(PoolLimits(orphan_seconds=0.05)).adopt()
         assert host.status("bot") == "stopping"
         with pytest.raises(SessionHeldError):
             begin(host, "twin")
@@ -139,7 +144,7 @@ def test_a_new_agent_does_not_forget_what_a_dead_worker_left(
     begin(host, "twin")
 
 
-def test_found_10_a_forced_stop_is_recorded_as_one(host: Host) -> None:
+def test_a_forced_stop_is_recorded_as_forced(host: Host) -> None:
     deaf = "trap '' TERM; echo ready; while :; do sleep 1; done"
     host.account("deaf", 7, gateway="command", password=None, currencies=None, command=["/bin/sh", "-c", deaf],
                  ready={"line": "ready"}, stop={"deadline_seconds": 0.3})  # fmt: skip

@@ -1,4 +1,7 @@
-"""The pool with real worker processes and a real venue, without Redis and Celery; forked and spawned alike."""
+"""The pool with real workers and a real venue, forked and spawned.
+
+There is no Redis and no Celery.
+"""
 
 import os
 import signal
@@ -23,6 +26,7 @@ from manager.errors import (
     WorkerDiedError,
 )
 from manager.host.workers import starter
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.slot import Slot
 from manager.models import WorkerMetrics, WorkerPlacement
 from manager.system.processes import ProcessRef
@@ -46,7 +50,7 @@ def either(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Host]:
     found.close()
 
 
-def test_start_show_stop(either: Host) -> None:
+def test_start_list_and_stop(either: Host) -> None:
     either.account("a", 1)
     info = either.start()
     assert (info.status, info.account_id) == ("running", "a")
@@ -85,7 +89,7 @@ def test_the_password_is_in_no_file_argument_or_environment(either: Host) -> Non
     assert b"hunter3" not in (either.venue.directory / "log").read_bytes()
 
 
-def test_a_start_of_what_runs_starts_no_second_one(host: Host) -> None:
+def test_a_start_of_a_running_worker_starts_no_second_one(host: Host) -> None:
     host.account("a", 1)
     first = host.start()
     again = host.start()
@@ -94,7 +98,7 @@ def test_a_start_of_what_runs_starts_no_second_one(host: Host) -> None:
     assert host.sessions() == 1
 
 
-def test_twenty_starts_of_one_account_at_once_are_one_worker(host: Host) -> None:
+def test_twenty_concurrent_starts_of_one_account_are_one_worker(host: Host) -> None:
     host.account("a", 1)
     ids: list[str] = []
     threads = [threading.Thread(target=lambda: ids.append(host.start().worker_id)) for _ in range(20)]
@@ -147,7 +151,7 @@ def test_a_worker_that_dies_is_noticed_at_once(host: Host, number: int, name: st
     assert host.start().status == "running", "a new start after it"
 
 
-def test_a_lost_venue_fails_the_worker_with_its_last_words(host: Host) -> None:
+def test_a_lost_venue_fails_the_worker_with_its_exit_reason(host: Host) -> None:
     host.account("a", 1)
     host.start()
     host.fault(1, "connection_lost", count=1)
@@ -170,10 +174,11 @@ FAILURES = [
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("kind", "error", "text"), FAILURES)
-def test_a_start_that_fails_says_why_and_leaves_nothing(
-    host: Host, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception], text: str
+def test_a_failed_start_reports_why_and_leaves_nothing(
+    host: Host, kind: str, error: type[Exception], text: str
 ) -> None:
-    monkeypatch.setattr("manager.host.workers.starter._START_MARGIN", 0.5)
+    host.pool.close()
+    host.new_pool(PoolLimits(start_margin_seconds=0.5))
     host.account("a", 1, timeout=1_000)
     host.fault(1, kind, count=1, on=("login",))
     host.pool.preload()
@@ -185,18 +190,18 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     assert list(host.paths.run_dir.iterdir()) == []
     assert not host.pool.has_worker_for_account("a")
     eventually(lambda: host.sessions() == 0)
-    eventually(lambda: children_of(os.getpid()) <= before, what="no process is left of it")
-    assert host.start().status == "running", "nothing of the failed start is in the way"
+    eventually(lambda: children_of(os.getpid()) <= before, what="no process of it is left")
+    assert host.start().status == "running", "the failed start left nothing that prevents another"
 
 
 def preloaded_process() -> psutil.Process:
-    """Return the process that this pool forks its workers from."""
+    """Return the preloaded process of this pool."""
     found = [psutil.Process(pid) for pid in children_of(os.getpid(), recursive=False)]
     (server,) = [process for process in found if "manager.host.forkserver" in process.cmdline()]
     return server
 
 
-def test_a_stop_breaks_off_a_start_that_hangs(host: Host) -> None:
+def test_a_stop_cancels_a_hanging_start(host: Host) -> None:
     host.account("a", 1, timeout=60_000)
     host.fault(1, "connect_timeout")
     errors: list[BaseException] = []
@@ -218,11 +223,11 @@ def test_a_stop_breaks_off_a_start_that_hangs(host: Host) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Host) -> None:
+def test_a_hung_worker_is_unknown_and_is_killed_at_the_deadline(host: Host) -> None:
     host.account("a", 1, execution={"interval_seconds": 0.1, "stop_timeout_seconds": 1})
     process = host.process(host.start())
     host.fault(1, "hang", count=1)
-    eventually(lambda: host.status() == "unknown", what="its beat is stale")
+    eventually(lambda: host.status() == "unknown", what="its heartbeat is stale")
     info = host.service.get_worker_info("a")
     assert info is not None
     assert "it is inside the call" in str(info.error)
@@ -232,11 +237,11 @@ def test_a_worker_that_hangs_is_unknown_and_is_stopped_by_force_in_time(host: Ho
     stopped = host.service.get_worker_info("a")
     assert stopped is not None
     assert stopped.status == "stopped"
-    assert "was killed by its host agent" in str(stopped.error), "a stop by force is told as one"
+    assert "was killed by its host agent" in str(stopped.error), "the record says that the stop was forced"
     assert stopped.metadata["forced"] is True
 
 
-def test_many_stops_at_once_are_one_and_all_are_told_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_stops_are_one_stop_and_all_succeed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.account("a", 1)
     host.start()
     answers: list[bool] = []
@@ -245,7 +250,7 @@ def test_many_stops_at_once_are_one_and_all_are_told_so(host: Host, monkeypatch:
     threads = [
         threading.Thread(target=lambda: answers.append(host.service.stop_worker("a"))) for _ in range(8)
     ]
-    with host.pool.slots.get("a").lock:  # all of them have come before the first is carried out
+    with host.pool.slots.get("a").lock:  # all of them arrive before the first is executed
         for thread in threads:
             thread.start()
         eventually(lambda: len(arrived) == 8)
@@ -284,7 +289,7 @@ def test_one_hanging_start_delays_no_other(host: Host) -> None:
     assert len(slow) == 1
 
 
-def test_a_batch_accounts_for_every_account(host: Host) -> None:
+def test_a_batch_result_contains_every_account(host: Host) -> None:
     for number in range(1, 6):
         host.account(f"a{number}", number)
     host.account("bad", 6, default_risk={"max_positions": -1})
@@ -313,7 +318,7 @@ def test_a_batch_accounts_for_every_account(host: Host) -> None:
     assert host.sessions() == 0
 
 
-def test_a_new_pool_adopts_what_runs(host: Host) -> None:
+def test_a_new_pool_adopts_running_workers(host: Host) -> None:
     host.account("a", 1)
     host.account("b", 2)
     a, b = host.start("a"), host.start("b")
@@ -327,10 +332,10 @@ def test_a_new_pool_adopts_what_runs(host: Host) -> None:
     assert "exit code unknown" in adopted["b"].error
     assert host.start("a").worker_id == a.worker_id
     host.seen[a.metadata["pid"]].kill()
-    eventually(lambda: host.status("a") == "failed", within=2, what="an adopted worker is watched as well")
+    eventually(lambda: host.status("a") == "failed", within=2, what="an adopted worker is watched too")
 
 
-def test_the_trading_outlives_the_preloaded_process(host: Host) -> None:
+def test_workers_outlive_the_preloaded_process(host: Host) -> None:
     host.account("a", 1)
     host.account("b", 2)
     process = host.process(host.start("a"))
@@ -338,7 +343,7 @@ def test_the_trading_outlives_the_preloaded_process(host: Host) -> None:
     server.kill()
     server.wait(5)
     assert process.alive()
-    assert host.start("b").status == "running", "a new one is started when it is needed"
+    assert host.start("b").status == "running", "the pool starts another one on demand"
     assert host.status("a") == "running"
 
 
@@ -354,7 +359,11 @@ def test_a_restart_keeps_the_account_and_changes_the_worker(host: Host) -> None:
     assert host.sessions() == 1
 
 
-PROGRAM = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
+PROGRAM = """\
+import subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+print('ready', flush=True)
+while True: time.sleep(60)"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a program dies with its worker on Linux")
@@ -370,7 +379,7 @@ def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_st
     )
     info = host.start("bot")
     family = [ref for pid in children_of(info.metadata["pid"]) if (ref := ProcessRef.of(pid)) is not None]
-    assert len(family) == 3, "the guard, the program, and what it started"
+    assert len(family) == 3, "the guard, the program, and the child of the program"
     host.seen |= {ref.pid: ref for ref in family}
     host.process(info).kill()
     eventually(lambda: host.status("bot") == "failed", within=5)
@@ -379,17 +388,21 @@ def test_a_program_and_its_children_die_with_a_killed_worker_before_a_new_one_st
     assert host.service.stop_worker("bot") is True
 
 
-def test_a_stop_that_could_not_prove_the_end_is_tried_again(
+def test_a_stop_without_a_proven_end_fails_and_can_be_repeated(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that the kernel itself holds: the stop says so, the account counts as live, and the next stop ends it."""
+    """The kernel holds the process.
+
+    The stop fails, the account counts as live, and the next stop ends it.
+    """
+    host.pool.close()
+    host.new_pool(PoolLimits(kill_seconds=0.1))
     host.account("a", 5001)
     info = host.start("a")
     process = host.process(info)
-    process.signal(SIGSTOP)  # it hears no request and no SIGTERM
+    process.signal(SIGSTOP)  # it handles no request and no SIGTERM
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "kill", lambda _self: False)
-        held.setattr("manager.host.workers.stopper._KILL_SECONDS", 0.1)
         with pytest.raises(StopFailedError, match="may still trade"):
             host.service.stop_worker("a", timeout=0.1)
     assert host.status("a") == "stopping"
@@ -402,17 +415,21 @@ def test_a_stop_that_could_not_prove_the_end_is_tried_again(
 def test_a_start_whose_process_cannot_be_ended_keeps_its_lease(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever hangs it in the kernel may let it go later, with its session."""
+    """The process may resume later, with its session.
+
+    Nothing else may use that login.
+    """
     host.account("a", 5001, timeout=1000)
     host.account("twin", 5001)
     host.fault(5001, "slow", count=1, seconds=60)
 
-    def cannot(slot: Slot) -> None:
+    def cannot(slot: Slot, seconds: float) -> None:
+        del seconds
         raise StopFailedError(f"{slot.account_id}: its process is still there")
 
     monkeypatch.setattr(starter, "kill_process", cannot)
-    monkeypatch.setattr(starter, "_START_MARGIN", 0.0)
-    monkeypatch.setattr(starter, "_LEAVE_SECONDS", 0.1)
+    host.pool.close()
+    host.new_pool(PoolLimits(start_margin_seconds=0.0, exit_seconds=0.1))
     with pytest.raises(StopFailedError):
         host.service.start_worker_from_config("a", validate=False)
     (record,) = host.pool.queries.live_records()

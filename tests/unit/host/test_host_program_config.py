@@ -1,4 +1,4 @@
-"""What an account's file says of its program reaches the program: through the agent's pool, a fork server and a worker."""
+"""The program settings of an account file reach the program."""
 
 import json
 import os
@@ -41,7 +41,10 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 
 def bot(host: Host, account_id: str, login: int, text: str = "") -> Path:
-    """Write an account of three lines; returns its state directory."""
+    """Write an account file of three lines.
+
+    Returns the account's state directory.
+    """
     config_dir = host.settings.config_dir
     (config_dir / "accounts" / f"{account_id}.yaml").write_text(f"login: {login}\nserver: Demo 1\n{text}")
     secrets = config_dir / "secrets" / f"{account_id}.env"
@@ -72,14 +75,14 @@ def test_two_bots_of_one_defaults_file_are_two_programs(host: Host) -> None:
         found = environment(state)
         assert (found["LEVEL"], found["WHERE"]) == ("5", str(state))
         assert found["API_KEY"] == f"the-key-of-{account_id}"
-        # Its value is nowhere but in the file and in the program.
+        # Only the file and the program have its value.
         log = host.paths.worker_log(account_id)
         eventually(partial(holds, log, "key ***"), what="the line is in the log")
         assert "the-key-of" not in log.read_text() + json.dumps(info.to_dict())
         for path in (*host.paths.workers_dir.iterdir(), *host.paths.run_dir.iterdir()):
             if path.is_file():
                 assert "the-key-of" not in path.read_text(errors="replace")
-    # A state directory that was deleted is made again at the next start; one that was kept has its files.
+    # A deleted state directory is created again at the next start; an existing one keeps its files.
     (host.paths.root / "accounts" / "bot-1" / "kept").touch()
     shutil.rmtree(host.paths.root / "accounts" / "bot-2")
     for account_id in ("bot-1", "bot-2"):
@@ -89,13 +92,13 @@ def test_two_bots_of_one_defaults_file_are_two_programs(host: Host) -> None:
     assert host.service.stop_all_workers() == 2
 
 
-def test_without_the_placeholder_nothing_is_made(host: Host) -> None:
+def test_without_the_placeholder_no_directory_is_created(host: Host) -> None:
     bot(host, "a", 1, "directory: .\nenvironment: {WHERE: x}\n")
     host.start()
     assert not host.paths.accounts_dir.exists()
 
 
-def test_a_start_that_is_not_validated_is_refused_in_the_same_words(host: Host) -> None:
+def test_a_start_without_validation_is_rejected_with_the_same_text(host: Host) -> None:
     bot(host, "a", 1, "environment: {WHERE: '{password}'}\n")
     with pytest.raises(InvalidConfigError, match=r"environment\.WHERE: a password is never filled in"):
         host.service.start_worker_from_config("a", validate=False)
@@ -109,7 +112,7 @@ def test_a_start_that_is_not_validated_is_refused_in_the_same_words(host: Host) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a program as another user")
-def test_a_program_of_another_user_reaches_its_files_and_no_others(host: Host, short_dir: Path) -> None:
+def test_a_program_of_another_user_can_read_only_its_own_files(host: Host, short_dir: Path) -> None:
     import pwd
 
     for directory in (short_dir, host.settings.config_dir):
@@ -134,7 +137,7 @@ def test_a_program_of_another_user_reaches_its_files_and_no_others(host: Host, s
     for name in ("", "/run", "/workers", "/logs"):
         assert f"'{host.paths.root}{name}': Permission denied" in log.read_text()
     assert "/id: Permission denied" in log.read_text()
-    # An agent that starts beside it leaves the way open, and closes nothing less.
+    # An agent that starts meanwhile keeps the directories of that user accessible, and all others closed.
     host.paths.create()
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (host.paths.root, host.paths.run_dir, log.parent)]
     assert modes == [0o711, 0o711, 0o700]

@@ -1,9 +1,7 @@
-"""A stop meets the death of its worker, in every order.
+"""Races between a stop and an unexpected exit, in every order.
 
-No answer and no record is wrong, and nothing is given up twice.
-
-The processes are real, do nothing, and end when they are told to. Gates hold each side at the point in
-question.
+Every result and record is correct, and no lease is released twice. The processes are real, do nothing, and
+end on request. Gates hold each side at the critical point.
 """
 
 import os
@@ -26,13 +24,15 @@ from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
 from manager.fleet.events import HealthChange
-from manager.host.workers import stopper
+from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases
+from manager.host.workers.limits import PoolLimits
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.records import RecordFiles
 from manager.host.workers.slot import Slot
-from manager.host.workers.starter import Starter, WorkerEnvironment
+from manager.host.workers.starter import Starter
+from manager.host.workers.stopper import StopOutcome
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
 from manager.session.heartbeat_file import HeartbeatWriter
@@ -44,7 +44,7 @@ IDLE = "import sys; sys.stdin.read()"
 
 
 class IdleLauncher:
-    """Launches processes that do nothing, and says of each that its session is connected."""
+    """Launches processes that do nothing, and reports each as connected."""
 
     def __init__(self) -> None:
         self.children: dict[ProcessRef, subprocess.Popen[bytes]] = {}
@@ -85,13 +85,13 @@ class CountedLeases(LocalLeases):
         super().__init__("h")
         self.given_up = 0
 
-    def give_up(self, held: LeaseGrant) -> None:
+    def release(self, lease: LeaseGrant) -> None:
         self.given_up += 1
-        super().give_up(held)
+        super().release(lease)
 
 
 class Sink:
-    """Keeps every record in the order in which it would reach Redis."""
+    """Stores every record in the order in which it would reach Redis."""
 
     def __init__(self) -> None:
         self.records: list[WorkerInfo] = []
@@ -116,7 +116,7 @@ class Sink:
 
 
 class Gate(threading.Event):
-    """An event whose waiters are held, first, until it is opened."""
+    """An event that holds its waiters until the gate is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,14 +162,15 @@ class Bench:
             leases=self.leases,
             on_unexpected_exit=self._on_lost,
             watch=self.watch,
+            limits=PoolLimits(kill_seconds=0.5),
         )
         return self.pool
 
     def _on_lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         return self.lost(info, reason)
 
-    def watching_goes_on(self) -> None:
-        """Wait until the watching thread is done with everything that it has noticed before."""
+    def watching_continues(self) -> None:
+        """Wait until the watching thread has passed on all earlier exits."""
         self.launcher.launch().close()
         process = next(reversed(self.launcher.children))
         noticed = threading.Event()
@@ -210,10 +211,10 @@ def bench(short_dir: Path) -> Iterator[Bench]:
 
 
 class Death:
-    """The watching thread, held while it asks what to do about a worker that ended."""
+    """An exit handler, held while it asks whether to recover the worker."""
 
     def __init__(self, bench: Bench, *, recovers: bool) -> None:
-        self.noticed, self.goes_on = threading.Event(), threading.Event()
+        self.noticed, self.resume = threading.Event(), threading.Event()
         self.recoveries = 0
         self._recovers = recovers
         bench.lost = self._lost
@@ -221,7 +222,7 @@ class Death:
     def _lost(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
         del info, reason
         self.noticed.set()
-        assert self.goes_on.wait(20)
+        assert self.resume.wait(20)
         return self._recover if self._recovers else None
 
     def _recover(self) -> None:
@@ -229,22 +230,25 @@ class Death:
 
 
 @pytest.mark.parametrize("recovers", [True, False])
-def test_a_stop_that_comes_while_a_death_is_looked_at_stops_it(bench: Bench, recovers: bool) -> None:
+def test_a_stop_during_exit_handling_stops_the_account(bench: Bench, recovers: bool) -> None:
     death = Death(bench, recovers=recovers)
     bench.start().kill()
     assert death.noticed.wait(10)
     assert bench.stop().result(10) is True
-    death.goes_on.set()
-    bench.watching_goes_on()
+    death.resume.set()
+    bench.watching_continues()
     assert bench.pool.start_worker(bench.start_request()).status == "running"
     next(reversed(bench.launcher.children)).kill()
-    eventually(lambda: bench.status() in ("failed", "restarting"), what="the next death is noticed as well")
-    assert death.recoveries == int(recovers), "of the second death, not of the first"
+    eventually(lambda: bench.status() in ("failed", "restarting"), what="the next exit is handled too")
+    assert death.recoveries == int(recovers), "the second exit is recovered, not the first"
     assert bench.sink.states[:5] == ["starting", "running", "stopping", "stopped", "starting"]
 
 
-def test_a_death_that_is_recorded_after_a_stop_began_stops_it(bench: Bench) -> None:
-    """The stop has moved to `stopping` and waits; the watching thread comes to its end meanwhile."""
+def test_an_exit_that_is_recorded_after_a_stop_began_stays_stopped(bench: Bench) -> None:
+    """The stop has moved to `stopping` and waits.
+
+    The exit handler finishes meanwhile.
+    """
     death = Death(bench, recovers=False)
     process = bench.start()
     gate = bench.slot.exited = Gate()
@@ -252,8 +256,8 @@ def test_a_death_that_is_recorded_after_a_stop_began_stops_it(bench: Bench) -> N
     assert death.noticed.wait(10)
     stop = bench.stop()
     assert gate.reached.wait(10)
-    death.goes_on.set()
-    bench.watching_goes_on()
+    death.resume.set()
+    bench.watching_continues()
     gate.opened.set()
     assert stop.result(10) is True
     assert bench.status() == "stopped"
@@ -261,8 +265,8 @@ def test_a_death_that_is_recorded_after_a_stop_began_stops_it(bench: Bench) -> N
     assert bench.leases.given_up == 1
 
 
-def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(bench: Bench) -> None:
-    """What the new worker has (its record, its file, its lease) must not go with the old one's end."""
+def test_a_restart_during_exit_handling_keeps_its_new_worker(bench: Bench) -> None:
+    """The old worker's exit must not remove what the new worker has."""
     death = Death(bench, recovers=False)
     first = bench.start()
     first.kill()
@@ -270,8 +274,8 @@ def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(be
     restart = bench.threads.submit(bench.pool.restart_worker, bench.start_request())
     assert restart.result(10).status == "running"
     second = next(reversed(bench.launcher.children))
-    death.goes_on.set()
-    bench.watching_goes_on()
+    death.resume.set()
+    bench.watching_continues()
     assert bench.leases.given_up == 1
     assert second != first
     assert bench.status() == "running"
@@ -282,7 +286,7 @@ def test_a_restart_that_comes_while_a_death_is_looked_at_keeps_its_new_worker(be
     assert not second.alive()
 
 
-def test_a_stop_just_after_a_death_says_that_it_is_stopped(bench: Bench) -> None:
+def test_a_stop_just_after_an_exit_records_the_account_as_stopped(bench: Bench) -> None:
     bench.start().kill()
     eventually(lambda: bench.status() == "failed")
     why = bench.slot.info
@@ -291,13 +295,13 @@ def test_a_stop_just_after_a_death_says_that_it_is_stopped(bench: Bench) -> None
     assert bench.status() == "stopped"
     info = bench.slot.info
     assert info is not None
-    assert info.error == why.error, "why it had ended stays told"
+    assert info.error == why.error, "the reason of the exit stays in the record"
     with pytest.raises(NoWorkerError):
         bench.pool.stop_worker("a")
 
 
 @pytest.mark.parametrize("give_up", [False, True])
-def test_a_stop_of_what_waits_for_its_recovery_stops_it(bench: Bench, give_up: bool) -> None:
+def test_a_stop_cancels_a_pending_recovery(bench: Bench, give_up: bool) -> None:
     bench.lost = lambda _info, _reason: lambda: None
     bench.start().kill()
     eventually(lambda: bench.status() == "restarting")
@@ -313,15 +317,15 @@ def test_a_recovery_that_finds_a_stop_desired_records_it_as_stopped(bench: Bench
     bench.lost = lambda _info, _reason: lambda: None
     bench.start().kill()
     eventually(lambda: bench.status() == "restarting")
-    bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
+    bench.pool.abandon("a", "its desired state is stopped", stopped=True)
     assert bench.status() == "stopped"
     assert bench.leases.given_up == 1
     assert bench.pool.start_worker(bench.start_request()).status == "running"
-    bench.pool.abandon("a", "it is not wanted here any more", stopped=True)
-    assert bench.status() == "running", "of one that runs by now only a stop is a stop"
+    bench.pool.abandon("a", "its desired state is stopped", stopped=True)
+    assert bench.status() == "running", "a worker that runs by now is not stopped"
 
 
-def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> None:
+def test_a_stop_of_a_start_that_just_failed_stops_the_account(bench: Bench) -> None:
     bench.launcher.word = b'{"event": "failed", "code": "connect_timeout", "message": "late"}\n'
     gate = threading.Event()
     prepare = bench.start_request().prepare
@@ -334,7 +338,7 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
     eventually(lambda: bench.pool.slots.find("a") is not None and bench.slot.starting)
     stop = bench.stop()
     eventually(bench.slot.cancelled.is_set)
-    bench.slot.cancelled.clear()  # the start was past the point where it looks
+    bench.slot.cancelled.clear()  # the start has already passed its check
     gate.set()
     (child,) = eventually(lambda: list(bench.launcher.children))
     child.kill()
@@ -346,10 +350,10 @@ def test_a_stop_of_a_start_that_failed_in_that_moment_stops_it(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("desired", ["stopped", "running"])
-def test_a_worker_that_ended_without_an_agent_is_what_it_was_to_be(bench: Bench, desired: str) -> None:
+def test_a_worker_that_ended_without_an_agent_gets_its_desired_state(bench: Bench, desired: str) -> None:
     process = bench.start()
     (record,) = bench.records.load_all()
-    bench.pool.close()  # as with an agent that is killed: what it notices later counts no more
+    bench.pool.close()  # like a killed agent: it handles no later exit
     process.kill()
     bench.launcher.children[process].wait(10)
     next_pool = bench.new_pool()
@@ -366,39 +370,35 @@ def test_a_worker_that_ended_without_an_agent_is_what_it_was_to_be(bench: Bench,
 
 
 @pytest.mark.parametrize("again", ["stop", "death"])
-def test_a_stop_that_could_not_prove_the_end_is_recorded_when_it_comes(
+def test_an_end_after_a_failed_stop_is_recorded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:
     process = bench.start()
     bench.config = bench.config.model_copy(update={"execution": ExecutionConfig(stop_timeout_seconds=0.1)})
     with monkeypatch.context() as held:
         held.setattr(ProcessRef, "signal", lambda _self, _number: False)
-        held.setattr(stopper, "_KILL_SECONDS", 0.05)
         with pytest.raises(StopFailedError):
             bench.pool.stop_worker("a", timeout=0.0)
     assert bench.status() == "stopping"
     assert bench.leases.given_up == 0
     with pytest.raises(StartFailedError, match="could not be ended and may still trade"):
         bench.start()
-    assert bench.status() == "stopping", "it does not run, and no second one does"
+    assert bench.status() == "stopping", "no second worker was started"
     if again == "stop":
         assert bench.stop().result(20) is True
     else:
         process.kill()
-    eventually(
-        lambda: bench.status() == "stopped", what="its end is recorded, with no command waiting for it"
-    )
+    eventually(lambda: bench.status() == "stopped", what="its end is recorded without a waiting command")
     eventually(lambda: bench.leases.given_up == 1)
     assert bench.records.load_all() == []
 
 
-def test_an_end_that_comes_as_the_stop_gives_up_is_the_end(
+def test_an_end_while_the_stop_fails_completes_the_stop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.start()
 
-    def too_late(slot: Slot, timeout: float | None) -> str | None:
-        del timeout
+    def too_late(slot: Slot, *_limits: object) -> StopOutcome:
         assert slot.record is not None
         slot.record.process.kill()
         assert slot.exited.wait(10)
@@ -418,6 +418,6 @@ def test_a_stop_after_the_pool_killed_a_hung_worker_records_why(bench: Bench) ->
     assert bench.pool.end_hung_workers() == ["a"]
     assert death.noticed.wait(10)
     assert bench.stop().result(10) is True
-    death.goes_on.set()
+    death.resume.set()
     assert bench.slot.info is not None
     assert str(bench.slot.info.error).startswith("it hung: the call orders was 6")

@@ -1,4 +1,4 @@
-"""One account whose files or process hang delays no other account, and no log stops a worker from being stopped."""
+"""Hung files, processes and logs of one account delay no other account."""
 
 import json
 import logging
@@ -33,13 +33,13 @@ def configuration(tmp_path: Path) -> Iterator[ConfigurationService]:
     os.mkfifo(accounts / "hangs.yaml")
     (accounts / "well.yaml").write_text(json.dumps(ACCOUNT))
     yield ConfigurationService(tmp_path)
-    try:  # let the thread that waits for the FIFO go
+    try:  # release the thread that waits for the FIFO
         os.close(os.open(accounts / "hangs.yaml", os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
         return  # no reader waits
 
 
-def test_a_file_that_hangs_is_given_up_and_holds_one_thread(configuration: ConfigurationService) -> None:
+def test_a_hung_file_times_out_and_holds_one_thread(configuration: ConfigurationService) -> None:
     hangs = threading.Event()
     reads = BoundedReads(seconds=0.1)
     with pytest.raises(SlowFilesError, match="hangs: reading its files takes too long"):
@@ -55,7 +55,7 @@ def test_a_file_that_hangs_is_given_up_and_holds_one_thread(configuration: Confi
     assert reads.run("hangs", lambda: 3) == 3
 
 
-def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(tmp_path: Path) -> None:
+def test_a_hung_preloaded_process_does_not_delay_exit_handling(tmp_path: Path) -> None:
     launcher = make_launcher("fork", tmp_path / "log")
     try:
         ended, lives = launcher.launch(), launcher.launch()
@@ -68,9 +68,9 @@ def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(
         )
         asking.start()
         asking.join(10)
-        assert answers == [None] * 20  # and not one wait for each
+        assert answers == [None] * 20  # without one timeout for each
         server.signal(signal.SIGCONT)
-        third = launcher.launch()  # answers that come too late are passed over
+        third = launcher.launch()  # late replies are skipped
         assert third.process not in (ended.process, lives.process)
         third.process.kill()
         assert third.process.wait(10)
@@ -81,7 +81,7 @@ def test_how_a_worker_ended_is_not_waited_for_where_the_preloaded_process_hangs(
         launcher.close()
 
 
-def test_a_worker_is_stopped_while_nobody_reads_the_log() -> None:
+def test_a_worker_stops_while_its_log_pipe_is_full() -> None:
     program = textwrap.dedent("""
         import logging, os, subprocess, sys, threading
         from manager.system import logs
@@ -110,14 +110,14 @@ def test_a_worker_is_stopped_while_nobody_reads_the_log() -> None:
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
-            assert process.wait(30) == 75  # nobody has read its stderr
+            assert process.wait(30) == 75  # its stderr was not read
             assert process.stdout is not None
             assert process.stdout.read() == b"stopped\n"
         finally:
             process.kill()
 
 
-def test_dropped_lines_are_counted_and_told_in_their_place() -> None:
+def test_dropped_lines_are_counted_in_their_place() -> None:
     from manager.system.log_writer import WriterHandler
 
     writes, blocked, lines = threading.Event(), threading.Event(), list[str]()

@@ -90,10 +90,10 @@ def test_a_record_that_is_removed_is_written_again_and_one_that_ended_is_not(hos
     host.start()
     record = host.paths.workers_dir / "a.json"
     shutil.rmtree(record.parent)
-    host.pool.mend_records()
+    host.pool.restore_records()
     assert json.loads(record.read_text())["account_id"] == "a"
     host.pool.stop_worker("a")
-    host.pool.mend_records()
+    host.pool.restore_records()
     assert not record.exists()
 
 

@@ -1,4 +1,7 @@
-"""A lease's key that goes by itself while its host is silent: no other host takes that for the end of the worker."""
+"""A lease key vanishes while its host is silent.
+
+No other host may treat the worker as ended.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,8 @@ from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DRAIN, DesiredState, DesiredStateRequest
 from manager.host.commands import CommandContext, Forward
-from manager.host.workers import leases as leases_module
+from manager.host.workers.leases import claims_of
+from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -22,8 +26,14 @@ LOST = "lost"
 
 
 @pytest.fixture
-def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
-    found = ReconciledHost(tmp_path, redis_server.url, "b")
+def now() -> list[float]:
+    """The host's lease clock: one number, which a test moves on."""
+    return [100.0]
+
+
+@pytest.fixture
+def host(redis_server: RedisServer, tmp_path: Path, now: list[float]) -> Iterator[ReconciledHost]:
+    found = ReconciledHost(tmp_path, redis_server.url, "b", lease_clocks=Clocks(lease=lambda: now[0]))
     found.lease_store.trust()
     found.account("x", 1)
     yield found
@@ -31,27 +41,30 @@ def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
 
 
 def recorded(host: ReconciledHost, status: WorkerLifecycleStatus) -> None:
-    """Have the lost host's own record say what became of its worker."""
+    """Write the lost host's own record of its worker."""
     info = WorkerInfo(worker_id="w-1", account_id="x", status=status, metadata={"host": LOST})
     host.store.record(LOST, [info], {})
 
 
 def stop(host: ReconciledHost) -> None:
-    """Have somebody command a stop."""
+    """Set the desired state to stopped."""
     host.desired.set_desired(
         DesiredStateRequest(account_id="x", state="stopped", token="t-stop", by="me", why="stop")
     )
 
 
 def start(host: ReconciledHost, desired: DesiredState | None = None) -> WorkerInfo | Forward:
-    """Start as a task of a manager does that has written `desired`, or of somebody who knows only Celery."""
+    """Run a start task; without `desired` the caller has only Celery."""
     host.reconciler.desired_cache.read()
     generation = desired.generation if desired is not None else 0
     return host.commands.start("x", True, True, CommandContext(token="t-start", generation=generation))
 
 
-def test_a_plain_start_is_refused_and_names_the_way_out(host: ReconciledHost) -> None:
-    """What it prevents: the worker there trades on, cut off, and this host finds the claim free."""
+def test_a_plain_start_is_rejected_with_the_way_out(host: ReconciledHost) -> None:
+    """Prevents a second session.
+
+    The worker there trades on, cut off, and the claim looks free here.
+    """
     host.wanted("x", LOST)
     with pytest.raises(
         HostUnavailableError, match=r"its lease is gone from Redis.*manager move x --to HOST --force"
@@ -60,11 +73,11 @@ def test_a_plain_start_is_refused_and_names_the_way_out(host: ReconciledHost) ->
     assert host.pool.started == []
     desired = host.desired.read("x")
     assert desired is not None
-    assert desired.host == LOST, "what was refused changes nothing"
+    assert desired.host == LOST, "a rejected start changes nothing"
 
 
-def test_so_is_one_whose_manager_has_overwritten_where_it_ran(host: ReconciledHost) -> None:
-    """As `start-all` places an account of a silent host on another one before it sends anything."""
+def test_a_start_is_rejected_if_its_manager_has_overwritten_the_host(host: ReconciledHost) -> None:
+    """`start-all` reassigns the accounts of a silent host before it sends."""
     host.wanted("x", LOST)
     desired = host.wanted("x", "b", token="t-start")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
@@ -72,7 +85,7 @@ def test_so_is_one_whose_manager_has_overwritten_where_it_ran(host: ReconciledHo
     assert host.pool.started == []
 
 
-def test_nor_is_it_started_once_that_command_is_lost(host: ReconciledHost) -> None:
+def test_reconciliation_does_not_start_it_after_a_lost_command(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     host.wanted("x", "b", token="t-2", why="drain")
     host.look(3)
@@ -80,14 +93,14 @@ def test_nor_is_it_started_once_that_command_is_lost(host: ReconciledHost) -> No
     assert "its lease is gone" in host.pool.abandoned["x"]
 
 
-def test_nor_follows_it_a_later_command_to_a_silent_host(host: ReconciledHost) -> None:
-    """The command at hand was overtaken by one that gave the account to a host which fell silent."""
+def test_a_start_does_not_follow_a_later_command_to_a_silent_host(host: ReconciledHost) -> None:
+    """A later command gave the account to a host that then fell silent."""
     later = host.wanted("x", LOST, token="t-later")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         host.router.follow(later, 0, host.configuration.load_account_config("x"))
 
 
-def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: ReconciledHost) -> None:
+def test_a_stop_that_its_silent_host_has_not_executed_does_not_free_it(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     recorded(host, WorkerLifecycleStatus.RUNNING)
     stop(host)
@@ -97,7 +110,7 @@ def test_a_stop_that_its_silent_host_has_not_carried_out_does_not_free_it(host: 
 
 
 @pytest.mark.parametrize("status", [WorkerLifecycleStatus.FAILED, WorkerLifecycleStatus.STOPPED])
-def test_the_word_of_its_host_that_it_ended_frees_it(
+def test_the_record_of_its_host_that_it_ended_frees_it(
     host: ReconciledHost, status: WorkerLifecycleStatus
 ) -> None:
     host.wanted("x", LOST)
@@ -113,7 +126,7 @@ def test_an_account_that_was_stopped_starts_anywhere(host: ReconciledHost) -> No
     assert host.pool.started == ["x"]
 
 
-def test_an_account_that_its_host_has_handed_over_starts(host: ReconciledHost) -> None:
+def test_an_account_that_its_host_has_reassigned_starts(host: ReconciledHost) -> None:
     desired = host.wanted("x", LOST)
     desired = host.wanted("x", LOST, token="t-2")
     assert host.desired.reassign(desired, "b", DRAIN) is not None
@@ -126,9 +139,9 @@ def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
     assert host.pool.started == ["x"]
 
 
-def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHost) -> None:
+def test_an_existing_lease_decides(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
-    claims = leases_module.claims_of(host.configuration.load_account_config("x"), LOST)
+    claims = claims_of(host.configuration.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
     )
@@ -136,7 +149,7 @@ def test_a_worker_whose_lease_is_there_is_the_leases_to_judge(host: ReconciledHo
         start(host)
 
 
-def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_says_it_runs(
+def test_an_account_without_a_host_is_not_started_beside_a_record_that_says_running(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     host = ReconciledHost(tmp_path, redis_server.url, "b", task_grace_seconds=-1.0)
@@ -152,39 +165,33 @@ def test_an_account_that_no_host_has_got_is_not_taken_from_a_host_whose_record_s
     host.close()
 
 
-def test_with_failover_a_start_waits_until_such_a_worker_has_left(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
+def test_with_failover_a_start_waits_until_the_worker_has_left(
+    host: ReconciledHost, now: list[float]
 ) -> None:
-    """Its worker registers again with the next heartbeat, or has left half a lease's time after its last one."""
-    now = [100.0]
-    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
+    """The worker registers again, or leaves within half a lease's time."""
     host.account("x", 1, failover="auto")
     config = host.configuration.load_account_config("x")
     leases = host.leases
     host.wanted("x", LOST, failover=True)
-    assert not leases.free(config)
+    assert not leases.is_free(config)
     now[0] += 1.9
-    assert not leases.free(config)
-    claims = leases_module.claims_of(config, LOST)
+    assert not leases.is_free(config)
+    claims = claims_of(config, LOST)
     epoch = host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=2.0, quarantine_seconds=0
     )
-    assert not leases.free(config), "it registered again"
+    assert not leases.is_free(config), "it registered again"
     host.lease_store.release(claims, epoch)
     now[0] += 0.2
-    assert not leases.free(config), "counted from the start"
+    assert not leases.is_free(config), "the time starts again"
     now[0] += 2.0
-    assert leases.free(config)
+    assert leases.is_free(config)
 
 
-def test_with_failover_a_plain_start_waits_as_well(
-    host: ReconciledHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(leases_module, "lease_clock", lambda: now[0])
+def test_with_failover_a_plain_start_waits_too(host: ReconciledHost, now: list[float]) -> None:
     host.account("x", 1, failover="auto")
     host.wanted("x", LOST, failover=True)
-    start(host)  # its pool takes no lease: what matters is that a lease is doubted from here on
+    start(host)  # the fake pool acquires no lease; this only marks the lease as missing
     config = host.configuration.load_account_config("x")
     waits: list[float] = []
 
@@ -198,20 +205,20 @@ def test_with_failover_a_plain_start_waits_as_well(
             return False
 
     waiting: Any = Waiting()
-    held = host.leases.take(config, "w-2", before=None, cancelled=waiting, known=lambda _: False)
+    held = host.leases.acquire(config, "w-2", previous=None, cancelled=waiting, may_live=lambda _: False)
     assert held.epoch > 0
     assert sum(waits) >= 2.0
 
 
-def test_an_account_that_may_go_over_by_now_but_was_started_before_is_not_taken(host: ReconciledHost) -> None:
-    """Its worker has a lease without a time to live, whatever its file says by now: it does not leave."""
+def test_failover_that_was_enabled_after_the_start_does_not_apply(host: ReconciledHost) -> None:
+    """The worker has a lease that does not expire, so it does not leave."""
     host.wanted("x", LOST, failover=False)
     host.account("x", 1, failover="auto")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host)
 
 
-def test_a_move_without_force_is_refused_too(host: ReconciledHost, redis_server: RedisServer) -> None:
+def test_a_move_without_force_is_rejected_too(host: ReconciledHost, redis_server: RedisServer) -> None:
     host.wanted("x", LOST)
     pool = CeleryWorkerPool(
         Celery(broker=redis_server.url.replace("unix", "redis+socket")),
@@ -224,13 +231,13 @@ def test_a_move_without_force_is_refused_too(host: ReconciledHost, redis_server:
         pool.move_worker("x", "b")
 
 
-def test_nor_does_a_start_if_redis_has_lost_all_but_the_hosts_record(host: ReconciledHost) -> None:
+def test_a_start_is_rejected_if_redis_has_only_the_hosts_record(host: ReconciledHost) -> None:
     recorded(host, WorkerLifecycleStatus.RUNNING)
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host)
 
 
-def test_force_stays_the_operators_way(host: ReconciledHost) -> None:
+def test_a_forced_move_starts_it(host: ReconciledHost) -> None:
     host.wanted("x", LOST)
     desired = host.wanted("x", "b", token="t-start", why="forced move")
     start(host, desired)

@@ -1,4 +1,7 @@
-"""A host agent that may open no further file: a stop works, and what cannot be looked at does not count as ended."""
+"""A host agent without free file descriptors.
+
+Stops work, and unreadable processes do not count as ended.
+"""
 
 import subprocess
 import sys
@@ -12,7 +15,7 @@ from manager.gateways.command.program import MARK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of files are set with RLIMIT_NOFILE")
 
-#: Uses up every file that this process may open, but for `left`.
+#: Opens files until only `left` descriptors are free.
 EXHAUST = """
 import os, resource
 from manager.system.spare_files import reserve_files
@@ -41,7 +44,7 @@ def run(program: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_process_is_looked_at_signalled_and_waited_for_without_a_free_file() -> None:
+def test_a_process_is_inspected_signalled_and_awaited_without_a_free_file() -> None:
     run("""
         import signal, subprocess
         from manager.system.processes import ProcessRef
@@ -60,7 +63,7 @@ def test_a_process_is_looked_at_signalled_and_waited_for_without_a_free_file() -
         assert not any(ref.alive() for ref in refs)
         for child in children:
             assert child.wait() == -signal.SIGTERM
-        # The reserve was refilled each time.
+        # The reserve is refilled each time.
         try:
             os.open("/dev/null", os.O_RDONLY)
         except OSError:
@@ -71,7 +74,7 @@ def test_a_process_is_looked_at_signalled_and_waited_for_without_a_free_file() -
 
 
 def test_one_file_is_enough_to_signal_a_process() -> None:
-    """Without a reserve, as when other threads took what it set free: then by pid, after its start time was checked."""
+    """Without a reserve, the pid is signalled after a check of its start time."""
     run("""
         import signal, subprocess
         from manager.system.processes import ProcessRef
@@ -86,7 +89,7 @@ def test_one_file_is_enough_to_signal_a_process() -> None:
     """)
 
 
-def test_a_search_for_what_a_program_left_is_no_proof_while_files_are_short(tmp_path: Path) -> None:
+def test_a_search_for_orphans_fails_without_free_files(tmp_path: Path) -> None:
     run(
         f"""
         import subprocess, sys
@@ -99,7 +102,7 @@ def test_a_search_for_what_a_program_left_is_no_proof_while_files_are_short(tmp_
         group = Path(sys.argv[1])
         (group / "cgroup.procs").write_text(str(stray.pid))
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-        held = exhaust(left=1)  # enough to list /proc, and not to read in it
+        held = exhaust(left=1)  # enough to list /proc, but not to read from it
         looks = {{
             "marked": lambda: marked("w-1")[1],
             "descendants": lambda: descendants(os.getpid()),

@@ -123,8 +123,8 @@ def _recorded(host: ReconciledHost) -> None:
 
 
 def _found_by_its_files(host: ReconciledHost) -> None:
-    finds: Any = lambda account_id: account_id == "gone"  # noqa: E731
-    host.pool.finds = finds  # type: ignore[method-assign]
+    has_account: Any = lambda account_id: account_id == "gone"  # noqa: E731
+    host.pool.has_account = has_account  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("sign", [_deleted_while_it_runs, _still_desired, _recorded, _found_by_its_files])
