@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
+from manager.fleet.events import Cause
+from manager.models import WorkerInfo
 from manager.placement.engine import Needs
-from manager.states import TradingMode
+from manager.states import TradingMode, WorkerLifecycleStatus
 
 State = Literal["running", "stopped"]
 
@@ -119,6 +121,8 @@ class DesiredState:
     mode: TradingMode = TradingMode.NORMAL
     mode_at: int = 0
     mode_by: str = ""
+    #: The id of the command that gave it its generation; empty for one that a version before 0.3 wrote.
+    token: str = ""
     #: The fields before the command that set this generation: state, host, restart, claimed, failover.
     before: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,6 +135,15 @@ class DesiredState:
     def running(self) -> bool:
         return self.state == "running"
 
+    def cause_of(self, info: WorkerInfo) -> Cause:
+        """Return the command that led to a worker's record; empty if this desired state is not its cause."""
+        placed = info.placement
+        starts = info.status in (WorkerLifecycleStatus.STARTING, WorkerLifecycleStatus.RUNNING)
+        if starts and self.running and placed.generation == self.generation and not placed.restarts:
+            return Cause(self.by, self.token)
+        stops = info.status in (WorkerLifecycleStatus.STOPPING, WorkerLifecycleStatus.STOPPED)
+        return Cause(self.by, self.token) if stops and not self.running else Cause()
+
     def to_record(self) -> dict[str, Any]:
         """Return the JSON fields that are stored under the account's id."""
         record = {key: value for key, value in asdict(self).items() if key != "account_id"}
@@ -140,6 +153,8 @@ class DesiredState:
         if not self.mode_at:
             # As versions before 0.3 write it.
             del record["mode"], record["mode_at"], record["mode_by"]
+        if not self.token:
+            del record["token"]
         return record
 
     def with_newest_mode(self, other: "DesiredState | None") -> "DesiredState":
@@ -178,6 +193,7 @@ class DesiredState:
                 mode=_mode(data.get("mode")),
                 mode_at=_milliseconds(data.get("mode_at", 0)),
                 mode_by=str(data.get("mode_by", "")),
+                token=str(data.get("token", ""))[:100],
                 before=before if isinstance(before := data.get("before"), dict) else {},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -109,6 +109,7 @@ if r then
   change.mode_at = r.mode_at
   change.mode_by = r.mode_by
 end
+change.token = ARGV[4]
 change.claimed = before.state == 'running' and before.host == change.host and before.claimed or now
 audit(ARGV[7],
   {id = ARGV[4], what = change.why, account = ARGV[1], by = change.by, host = change.host})

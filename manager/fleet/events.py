@@ -53,6 +53,13 @@ class HealthChange:
     untold: int = 0
 
 
+class Cause(NamedTuple):
+    """The command that led to a change: who gave it, and its id. Empty where no command did."""
+
+    by: str = ""
+    command: str = ""
+
+
 class WorkerChange(NamedTuple):
     """A change of a worker that becomes an event."""
 

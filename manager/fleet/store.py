@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from manager.fleet.events import EVENTS_KEPT, Event, EventStream, WorkerChange
+from manager.fleet.events import EVENTS_KEPT, Event, EventStream, Notice, WorkerChange
 from manager.fleet.hosts import DrainRequest, HostState
 from manager.fleet.keys import (
     HOSTS_KEY,
@@ -164,6 +164,10 @@ class FleetStore:
             self.record(host, ended, {})
 
     # events
+
+    def note(self, notice: Notice) -> None:
+        """Write an event that is not a change of a worker."""
+        self.stream.add(notice)
 
     def events(self, *, last: int = 50) -> list[Event]:
         """Return the newest `last` events, oldest first."""

@@ -13,6 +13,8 @@ from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.events import Cause
+from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
@@ -130,6 +132,7 @@ class HostAgent:
                 self._report.describe,
                 self._all_records,
                 self._settle,
+                cause=self._cause,
             )
             lease_store = LeaseStore(self.store.url)
             unrecorded = UnrecordedWorkers(
@@ -186,6 +189,7 @@ class HostAgent:
                 account_files=account_files,
                 desired=desired,
                 leases=leases,
+                announcer=HostAnnouncer(self.store),
                 ready=name.ensure,
             )
             self._local = local = LocalControl(
@@ -293,6 +297,12 @@ class HostAgent:
             pool.detect_unrecorded()
             known = {info.account_id for info in pool.queries.records()}
             self.store.settle(self.settings.host, known, reconciler.desired_cache.should_be_stopped)
+
+    def _cause(self, info: WorkerInfo) -> Cause:
+        """Return the command that led to a worker's record."""
+        reconciler = self._reconciler
+        desired = None if reconciler is None else reconciler.desired_cache.get(info.account_id)
+        return Cause() if desired is None else desired.cause_of(info)
 
     def _note_unrecorded(self) -> bool:
         """Record workers that run without a record.

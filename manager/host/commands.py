@@ -24,6 +24,7 @@ from manager.errors import (
 )
 from manager.fleet.desired import FORCED_MOVE, OPERATOR_PLACED, DesiredStateRequest, State
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_events import HostAnnouncer
 from manager.gateways import runs_programs
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.routing import MAX_HOPS, Forward, Router
@@ -75,10 +76,12 @@ class HostCommands:
         account_files: BoundedConfiguration,
         desired: DesiredStore,
         leases: FleetLeases,
+        announcer: HostAnnouncer,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
         """`ready` raises HostAgentError if another agent has this host's name."""
         self._ready = ready
+        self._announcer = announcer
         self._host = host
         self._pool = pool
         self._reconciler = reconciler
@@ -189,6 +192,7 @@ class HostCommands:
         forgotten = self._desired.tidy()
         if forgotten:
             logs.event(logger, logging.INFO, "desired_state_pruned", forgotten=forgotten)
+        self._announcer.announce_all()
 
     def _run(
         self,

@@ -17,6 +17,7 @@ from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.host.commands import HostCommands
 from manager.host.reconcile.clock_watch import ClockWatch
@@ -221,6 +222,7 @@ class ReconciledHost:
             account_files=account_files,
             desired=self.desired,
             leases=leases,
+            announcer=HostAnnouncer(self.store),
         )
         self.report()
 

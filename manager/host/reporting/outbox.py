@@ -34,6 +34,8 @@ class Change:
     at: float
     #: Set if only the worker's health has changed.
     health: HealthChange | None = None
+    #: The status of the account's change before; empty for its first.
+    before: str = ""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Outbox:
         self._clock = clock
         self._life = uuid4().hex[:12]
         self._waiting = Batch()
+        #: Account → status of its last change.
+        self._statuses: dict[str, str] = {}
         self._current: Batch | None = None
         #: Numbers of the last attempt to write, and of the last write that succeeded.
         self._tried = self._number = 0
@@ -73,7 +77,9 @@ class Outbox:
         changed.
         """
         waiting, written = self._waiting, Event()
-        waiting.changes.append(Change(info, self._clock(), health))
+        before = self._statuses.get(info.account_id, "")
+        self._statuses[info.account_id] = str(info.status)
+        waiting.changes.append(Change(info, self._clock(), health, before))
         excess = len(waiting.changes) - MAX_WAITING
         if excess > 0:
             del waiting.changes[:excess]

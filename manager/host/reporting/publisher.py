@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.events import HealthChange, WorkerChange
+from manager.fleet.events import Cause, HealthChange, Notice, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -40,6 +40,7 @@ class Store(Protocol):
         self, host: str, data: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any] | None, int, str | None]: ...
     def forget_agent(self, host: str) -> None: ...
+    def note(self, notice: Notice) -> None: ...
 
 
 class Publisher:
@@ -58,17 +59,19 @@ class Publisher:
         all_records: Callable[[], Iterable[WorkerInfo]] = list,
         prepare: Callable[[], None] = lambda: None,
         *,
+        cause: Callable[[WorkerInfo], Cause] = lambda info: Cause(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare, without starting the thread. `clock` returns monotonic seconds.
 
-        `describe` returns the agent's status report; `all_records` every worker record, for a Redis that lost
+        `cause` tells which command led to a record; it is asked when the record is written. `describe` returns the agent's status report; `all_records` every worker record, for a Redis that lost
         some. `prepare` is called before anything is written, and again until it raises no ManagerError.
         """
         self._store = store
         self._host = host
         self._describe = describe
         self._all_records = all_records
+        self._cause = cause
         self._prepare: Callable[[], None] | None = prepare
         self._clock = clock
         self._reports = 0
@@ -175,6 +178,7 @@ class Publisher:
             self._remove_forgotten()
             if closing:
                 self._store.forget_agent(self._host)
+                self._store.note(self._notice("host.ended", self._describe()))
             elif self._announced and now >= self._next_report:
                 self._report()
                 self._next_report = self._clock() + _INTERVAL
@@ -240,12 +244,18 @@ class Publisher:
         report = {**self._describe(), "word": self._reports + 1}
         before, records, mark_there = self._store.report_agent(self._host, report)
         earlier, self._reports = self._reports, self._reports + 1
+        if not earlier:
+            self._store.note(self._notice("host.live", report))
         report_kept = not earlier or (before is not None and before.get("word") == earlier)
         if not report_kept or records < len(self._recorded) or not self._outbox.is_complete(mark_there):
             self._write_lost(mark_there)
             return
         with self._changed:
             self._outbox.trim()
+
+    def _notice(self, kind: str, report: Mapping[str, Any]) -> Notice:
+        data = {key: report.get(key) for key in ("workers", "version")}
+        return Notice(type=kind, host=self._host, data=data)
 
     def _write_lost(self, mark_there: str | None) -> None:
         """Write every record again, and the events that Redis has lost.
@@ -270,4 +280,10 @@ class Publisher:
     def _dated(self, changes: Iterable[Change]) -> list[WorkerChange]:
         """Return each change with the seconds that it has waited."""
         now = self._clock()
-        return [WorkerChange(change.info, now - change.at, change.health) for change in changes]
+        found = []
+        for change in changes:
+            by, command = self._cause(change.info) if change.health is None else Cause()
+            found.append(
+                WorkerChange(change.info, now - change.at, change.health, change.before, by, command)
+            )
+        return found

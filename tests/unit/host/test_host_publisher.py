@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from support.servers import RedisServer
+from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.events import WorkerChange
+from manager.fleet.events import Cause, Notice, WorkerChange
 from manager.host.reporting.outbox import KEPT_SECONDS, Outbox
 from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
@@ -27,6 +28,7 @@ class Store:
     def __init__(self) -> None:
         self.records: dict[str, WorkerInfo] = {}
         self.events: list[tuple[str, str]] = []
+        self.notices: list[str] = []
         self.mark: str | None = None
         self.word: Mapping[str, Any] | None = None
         self.said = 0
@@ -35,6 +37,10 @@ class Store:
         #: How many of the next transactions and reports are refused.
         self.refused_records = self.refused_reports = 0
         self.refusals = 0
+
+    def note(self, notice: Notice) -> None:
+        self._reach()
+        self.notices.append(notice.type)
 
     def forget_worker(self, host: str, account_id: str) -> None:
         self.records.pop(account_id, None)
@@ -307,4 +313,32 @@ def test_an_event_that_is_written_late_is_dated_back(redis_server: RedisServer) 
     store.record("h", [], {}, events=[(info("a"), 3600.0), (info("b"), 0.0)])
     late, now = store.events()
     assert 3590 < (now.time - late.time).total_seconds() < 3610
+    store.close()
+
+
+def test_events_name_the_command_and_the_state_before(redis_server: RedisServer) -> None:
+    store = FleetStore(redis_server.url)
+    publisher = Publisher(store, "h", dict, cause=lambda info: Cause("ana@desk", f"task-{info.account_id}"))
+    publisher.publish(info("a", S.STARTING))
+    publisher.publish(info("a", S.RUNNING))
+    publisher.tick(0.0)
+    first, second = store.events()
+    assert (first.type, dict(first.data)) == ("worker.starting", {})
+    assert (second.type, second.data["from"], second.by, second.command) == (
+        *("worker.running", "starting"),
+        *("ana@desk", "task-a"),
+    )
+    assert store.stream.counters(["h"])["h"]["worker.running"] == 1
+    store.close()
+
+
+def test_an_agent_that_reports_for_the_first_time_and_that_ends_writes_events(redis_server: RedisServer) -> None:
+    store = FleetStore(redis_server.url)
+    publisher = Publisher(store, "h", lambda: {"version": "0.3.0", "workers": 2})
+    publisher.start()
+    publisher.announce()
+    eventually(lambda: [event.type for event in store.events()] == ["host.live"])
+    publisher.close()
+    assert [event.type for event in store.events()] == ["host.live", "host.ended"]
+    assert store.events()[0].data == {"workers": 2, "version": "0.3.0"}
     store.close()

@@ -154,6 +154,9 @@ class FailingStore:
     def forget_agent(self, host: str) -> None:
         del host
 
+    def note(self, notice: object) -> None:
+        del notice
+
 
 def test_the_publisher_survives_whatever_its_store_raises() -> None:
     store = FailingStore(OSError(24, "Too many open files"), MemoryError())

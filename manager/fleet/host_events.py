@@ -1,0 +1,71 @@
+"""Events about hosts that no host writes itself: that it was lost, and that its drain is complete.
+
+Any reader of the hosts may call `announce`; a guard key in Redis makes each event appear once.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError, ReadOnlyError
+
+from manager.fleet.events import Notice
+from manager.fleet.hosts import HostState
+from manager.fleet.redis_client import open_client, translated
+from manager.fleet.store import FleetStore
+
+#: Seconds for which it is remembered that an event was written.
+_REMEMBERED_SECONDS: Final = 30 * 86_400
+
+
+class HostAnnouncer:
+    """Writes `host.lost` and `host.drained`. Every method raises FleetUnavailableError if Redis cannot be used."""
+
+    def __init__(self, store: FleetStore) -> None:
+        self._store = store
+        self._client: Any = open_client(store.url)
+        #: Guards of events that this process knows to be written.
+        self._written: set[str] = set()
+
+    def announce_all(self) -> None:
+        """Write the missing events of every host."""
+        self.announce(self._store.hosts())
+
+    def announce(self, hosts: Iterable[HostState]) -> None:
+        """Write the events of these hosts that nobody has written. Does nothing where this user may not."""
+        for host in hosts:
+            guard = _guard(host)
+            if guard is None or guard in self._written:
+                continue
+            try:
+                with translated(self._store.url):
+                    first = self._claim(guard)
+            except PermissionError:
+                return
+            self._written.add(guard)
+            if first:
+                self._store.note(_notice(host))
+
+    def _claim(self, guard: str) -> bool:
+        try:
+            return bool(self._client.set(guard, "1", nx=True, ex=_REMEMBERED_SECONDS))
+        except (NoPermissionError, ReadOnlyError) as error:
+            raise PermissionError from error
+
+
+def _guard(host: HostState) -> str | None:
+    """Return the key that is written with the event of the host's present state; None if it has none."""
+    if host.state == "lost":
+        # The number of its agent's last report: an agent that returns and is lost again has another one.
+        return f"manager:said:{host.name}:lost:{host.data.get('started_at')}:{host.data.get('word')}"
+    if host.state == "drained" and host.drain is not None:
+        return f"manager:said:{host.name}:drained:{host.data.get('started_at')}:{host.drain.by}:{host.drain.deadline}"
+    return None
+
+
+def _notice(host: HostState) -> Notice:
+    return Notice(
+        type=f"host.{host.state}",
+        host=host.name,
+        by=host.drain.by if host.state == "drained" and host.drain is not None else "",
+        data={"workers": host.workers, "version": host.report.version},
+    )
