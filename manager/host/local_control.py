@@ -1,7 +1,7 @@
 """Stops that reach this host agent without Redis.
 
 They come over a control channel of this machine, or as stop notes. The channel's address and token are in a
-file of the state directory with mode 0600. Whoever can read that file can also kill the workers.
+file of the state directory with mode 0600. A user who can read that file can also kill the workers.
 """
 
 import contextlib
