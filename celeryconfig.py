@@ -1,6 +1,6 @@
-"""Celery's settings, one file, read by the senders and by the host agents.
+"""Celery's settings for senders and host agents.
 
-The reasons are in docs/decisions/002-celery-settings.md; each was found by breaking the default.
+docs/decisions/002-celery-settings.md has the reasons; each is a failure of the default setting.
 """
 
 from typing import Any
@@ -13,19 +13,19 @@ from manager.settings import load_settings
 _settings = load_settings()
 
 _address = fleet_address(_settings)
-#: Celery, kombu and this project read one URL in one way: manager/fleet/celery_redis.py.
+#: manager/fleet/celery_redis.py makes Celery, kombu and this project interpret one URL in the same way.
 broker_url = result_backend = _address.url
 broker_transport = "manager.fleet.celery_redis:FleetTransport"
 override_backends = dict.fromkeys(
     ("redis", "rediss", "unix", "sentinel", "sentinels"), "manager.fleet.celery_redis:FleetBackend"
 )
-# Flower makes connections of its own from these.
+# Flower opens its connections with these settings.
 broker_use_ssl = dict(_address.tls_options) if _address.tls else False
 _sentinel = (
     {"master_name": _address.master, "sentinel_kwargs": sentinel_options(_address)} if _address.master else {}
 )
 
-# JSON only: a pickle from somebody who reaches Redis would be code that runs on a trading host.
+# JSON only: unpickling a message would let anyone with access to Redis run code on a trading host.
 task_serializer = "json"
 result_serializer = "json"
 accept_content = ["json"]
@@ -33,13 +33,13 @@ result_accept_content = ["json"]
 
 task_default_queue = "celery"
 task_track_started = True
-# Early acknowledgement and no prefetch: nothing is ever unacknowledged in an agent, so a blip of the connection
-# runs nothing twice and a restart of Redis does not crash the consumer.
+# Early acknowledgement and no prefetch: an agent never has unacknowledged messages, so a short connection
+# loss runs no task twice and a restart of Redis does not crash the consumer.
 task_acks_late = False
 worker_disable_prefetch = True
 worker_prefetch_multiplier = 1
 
-# The agent owns threads and processes, which prefork children may not.
+# The agent owns threads and processes, which the children of Celery's prefork pool cannot.
 worker_pool = "threads"
 worker_concurrency = _settings.agent_threads
 worker_send_task_events = True
@@ -50,11 +50,12 @@ worker_enable_remote_control = True
 
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-# What a server says that is no outage either must not end an agent: it begins again with a new connection.
+# An error reply of the server must not end an agent: it reconnects.
 broker_channel_error_retry = True
 broker_transport_options: dict[str, Any] = {
-    # What an agent has taken and not begun lies in its memory alone: kept in Redis as well, it costs two round trips a task,
-    # comes a second time when a connection blips, and lets whoever may write there have tasks sent by the agents.
+    # Tasks that an agent has received and not started are in its memory only. A copy in Redis would cost two
+    # round trips per task, deliver tasks twice after a short connection loss, and let anyone who may write
+    # there make the agents send tasks.
     "ack_emulation": False,
     "socket_connect_timeout": 3,
     "socket_timeout": 10,
@@ -71,14 +72,14 @@ result_backend_thread_safe = True
 redis_socket_timeout = 10.0
 redis_socket_connect_timeout = 3.0
 redis_socket_keepalive = True
-# Each thread that stores a result uses one, and one listens for answers; a thread that finds none free waits.
+# One connection for each thread that stores a result, and one for results; a thread without one waits.
 redis_max_connections = _settings.agent_threads + 32
 redis_backend_health_check_interval = 10
 
 result_expires = 86_400
 result_extended = False
 
-#: What `manager scheduler` sends, to whichever host comes first; what is late is sent anew soon.
+#: Tasks of `manager scheduler`; any host runs them. An expired one is replaced by the next.
 beat_schedule: dict[str, Any] = {
     "tidy": {
         "task": wire.TIDY,

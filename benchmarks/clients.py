@@ -1,10 +1,10 @@
-"""Callers with other Celery versions, and one in Node, against a real host agent of this version.
+"""Runs callers with other Celery versions and Node against a host agent.
 
     python benchmarks/clients.py 5.3.6+kombu==5.3.7 5.4.0+packaging 5.5.3 5.6.3 5.7.0 --node
 
-Each version of Celery (after `+`: and other packages) is installed into a new virtual environment with nothing of this
-project; `--node` adds a caller with the npm package celery-node. A caller gets the URL of Redis and nothing else. What
-it was answered is compared with the sessions that the paper venue counted. Exits with 1 if a caller failed.
+Each version of Celery (and, after `+`, further packages) is installed into a new virtual environment without
+this project. `--node` adds a caller with the npm package celery-node. A caller gets only the URL of Redis.
+The results are compared with the sessions that the paper venue counted. Exits with 1 if a caller failed.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from typing import Any, Final
 from common import fleet, machine, sessions_of, table
 from support.fleet import Fleet
 
-#: What a caller asks. It prints its versions, and for each step True or what was wrong.
+#: The calls of a caller. It prints its versions, and for each step True or the problem.
 _PYTHON: Final = """
 import faulthandler, json, sys
 from celery import Celery, group
 
-faulthandler.dump_traceback_later(60, exit=True)  # a caller that hangs in itself says where
+faulthandler.dump_traceback_later(60, exit=True)  # a caller that hangs prints its stacks
 
 url = sys.argv[1]
 app = Celery(broker=url, backend=url)
@@ -111,12 +111,12 @@ STEPS: Final = (
     "stop",
     "group of 3 stops",
 )
-#: Steps that succeed if the caller is told that its message is refused.
+#: Steps that succeed if the caller gets a refusal of its message.
 _REFUSED: Final = ("protocol 1", "compression")
 
 
 def install_celery(directory: Path, version: str) -> Path:
-    """Return an interpreter that has this Celery, and nothing of the project."""
+    """Return an interpreter with this Celery and without the project."""
     celery, *more = version.split("+")
     name = f"celery-{version}"
     python = directory / name / "bin" / "python"
@@ -128,7 +128,7 @@ def install_celery(directory: Path, version: str) -> Path:
 
 
 def install_node(directory: Path) -> Path:
-    """Return a directory that has the npm package `celery-node`."""
+    """Return a directory with the npm package `celery-node`."""
     if not (directory / "node_modules").exists():
         subprocess.run(
             [
@@ -147,7 +147,7 @@ def install_node(directory: Path) -> Path:
 
 
 def ask(name: str, argv: Sequence[str], directory: Path) -> tuple[str, dict[str, Any]]:
-    """Run a caller; return its versions and what became of its steps."""
+    """Run a caller; return its versions and the results of its steps."""
     done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         return f"{name} (hung, or ended with an error)", {"start": done.stderr or done.stdout}
@@ -156,7 +156,7 @@ def ask(name: str, argv: Sequence[str], directory: Path) -> tuple[str, dict[str,
 
 
 def row(found: Fleet, name: str, argv: Sequence[str], directory: Path) -> tuple[list[object], list[str]]:
-    """Return one caller's line of the table, and what was wrong."""
+    """Return one caller's row of the table, and its problems."""
     before = sessions_of(found)[0]
     began = time.perf_counter()
     versions, steps = ask(name, argv, directory)
@@ -167,7 +167,7 @@ def row(found: Fleet, name: str, argv: Sequence[str], directory: Path) -> tuple[
     wanted = 4 if "group of 3 starts" in steps else 1
     if (sessions, live, overlaps) != (wanted, 0, 0) or found.workers():
         wrong.append(f"{name}: {sessions} sessions, {live} left, {overlaps} overlaps")
-        found.run("stop-all")  # the next caller finds nothing running
+        found.run("stop-all")  # so that nothing runs for the next caller
     cells = [
         "-"
         if step not in steps
@@ -216,10 +216,10 @@ def main() -> None:
     )
     parser.add_argument("versions", nargs="*", help="versions of Celery, CELERY[+PACKAGE[==VERSION]]...")
     parser.add_argument(
-        "--node", action="store_true", help="a caller with the npm package celery-node as well"
+        "--node", action="store_true", help="also run a caller with the npm package celery-node"
     )
-    parser.add_argument("--server", help="a Redis or Valkey server program (default: the tests' own)")
-    parser.add_argument("--venvs", type=Path, help="keep what is installed in this directory")
+    parser.add_argument("--server", help="a Redis or Valkey server program (default: that of the tests)")
+    parser.add_argument("--venvs", type=Path, help="install into this directory and keep it")
     options = parser.parse_args()
     if options.venvs is not None:
         options.venvs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a fleet of their own, medians, tables."""
+"""Shared code of the benchmarks: a fleet, medians, tables."""
 
 import platform
 import secrets
@@ -44,9 +44,9 @@ def noop():
 def fleet(
     environment: Mapping[str, str] | None = None, *, server: str | None = None, tcp: bool = False
 ) -> Iterator[Fleet]:
-    """A fleet with Redis, a paper venue and a host agent, gone afterwards.
+    """A temporary fleet with Redis, a paper venue and a host agent.
 
-    `server` is another server program than the tests' own; `tcp` has it listen on loopback as well.
+    `server` is a server program, by default that of the tests. With `tcp` it also listens on loopback.
     """
     directory = Path(tempfile.mkdtemp(prefix="wm-"))
     (directory / "redis").mkdir()
@@ -65,7 +65,10 @@ def fleet(
 
 
 def start_noop(found: Fleet) -> Any:
-    """Start a Celery worker that has one task, which does nothing, on the fleet's broker; returns that task's signature."""
+    """Start a Celery worker with one no-op task on the fleet's broker.
+
+    Return its signature.
+    """
     url = celery_url(Settings(redis_url=SecretStr(found.redis.url)))
     (found.paths.root / "noop_app.py").write_text(_NOOP.format(url=url))
     found.spawn(
@@ -90,7 +93,7 @@ def start_noop(found: Fleet) -> Any:
 
 
 def sessions_of(found: Fleet) -> tuple[int, int, int]:
-    """Return what the paper venue counted: sessions that ever began, that still live, and that overlapped another."""
+    """Return the venue's counts of sessions: all, live, and overlapping."""
     with found.admin() as admin:
         accounts = admin.accounts()
         live = len(admin.stats()["live"])
@@ -98,7 +101,7 @@ def sessions_of(found: Fleet) -> tuple[int, int, int]:
 
 
 def service_of(found: Fleet) -> WorkerManagerService:
-    """Return a manager of the fleet."""
+    """Return a service that sends commands to the fleet."""
     return build_service(
         Settings(
             redis_url=SecretStr(found.redis.url),
@@ -109,8 +112,8 @@ def service_of(found: Fleet) -> WorkerManagerService:
     )
 
 
-def popen_worker(order: LaunchSpec) -> "subprocess.Popen[bytes]":
-    """Start the worker program in a fresh interpreter, as a loop that a person writes does."""
+def popen_worker(spec: LaunchSpec) -> "subprocess.Popen[bytes]":
+    """Start the worker program in a new interpreter."""
     child = subprocess.Popen(
         [sys.executable, "-m", "manager.session"],
         stdin=subprocess.PIPE,
@@ -119,12 +122,12 @@ def popen_worker(order: LaunchSpec) -> "subprocess.Popen[bytes]":
         start_new_session=True,
     )
     assert child.stdin is not None
-    child.stdin.write(order.to_json())
+    child.stdin.write(spec.to_json())
     child.stdin.flush()
     return child
 
 
-def worker_order(found: Fleet, configuration: ConfigurationService, account_id: str) -> LaunchSpec:
+def worker_spec(found: Fleet, configuration: ConfigurationService, account_id: str) -> LaunchSpec:
     worker_id = f"p-{secrets.token_hex(8)}"
     run = found.paths.run_dir
     return LaunchSpec(
@@ -152,7 +155,7 @@ def worker_order(found: Fleet, configuration: ConfigurationService, account_id: 
 
 
 def pss_megabytes(pids: Sequence[int]) -> float:
-    """Return the mean proportional set size of processes: shared pages count by how many share them."""
+    """Return the mean proportional set size (PSS) of processes in MB."""
     sizes = [int(getattr(psutil.Process(pid).memory_full_info(), "pss", 0)) for pid in pids]
     return statistics.fmean(sizes) / 1e6
 
@@ -160,8 +163,8 @@ def pss_megabytes(pids: Sequence[int]) -> float:
 def machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}"
+        f"{psutil.cpu_count()} cores, {memory:.0f} GiB, "
+        f"{platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}"
     )
 
 

@@ -1,6 +1,7 @@
-"""The first `manager start-all` of a new fleet at default settings: how many accounts start, and what it costs Redis.
+"""Measures the first `manager start-all` of a new fleet with defaults.
 
-Nothing is warm: no account was ever started, the venue knows none, and the host agent is the one of `manager host`.
+It counts started accounts and connections to Redis. Nothing is cached: no account was ever started, the venue
+has no accounts, and the host agent is that of `manager host`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from support.servers import RedisServer
 
 
 class Watch:
-    """The most connections that Redis had at one moment."""
+    """Records the maximum number of concurrent connections to Redis."""
 
     def __init__(self, redis: RedisServer) -> None:
         self.most = 0
@@ -43,7 +44,9 @@ def first_start(count: int) -> list[str]:
     (directory / "redis").mkdir()
     redis = RedisServer(directory / "redis")
     fleet = Fleet(directory, redis, host="bench")
-    fleet.extra_environment["MANAGER_LEASE_SECONDS"] = "15"  # its default: the test fleet has a shorter one
+    fleet.extra_environment["MANAGER_LEASE_SECONDS"] = (
+        "15"  # the default; the test fleet uses a shorter lease
+    )
     try:
         fleet.start_venue()
         fleet.add_accounts(count)
@@ -72,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = [first_start(count) for count in given.counts]
     print(machine())
-    print(table(("accounts", "started", "failed", "Redis refused", "time", "connections at most"), rows))
+    print(table(("accounts", "started", "failed", "Redis refused", "time", "max. connections"), rows))
 
 
 if __name__ == "__main__":

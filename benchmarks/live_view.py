@@ -1,7 +1,9 @@
-"""What the live view costs for 5,000 workers on 25 hosts, against listing the fleet once a second.
+"""Compares the live view of 5,000 workers with listing the fleet.
 
-Figures are milliseconds of CPU per second of watching, the median of the rounds: when every heartbeat changed, when
-nothing changed, and for one `FleetStore.list_workers()`.
+There are 25 hosts, and the listing runs once per second.
+
+Figures are milliseconds of CPU per second of watching, the median of the rounds: when every heartbeat
+changed, when nothing changed, and for one `FleetStore.list_workers()`.
 """
 
 import argparse

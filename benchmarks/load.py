@@ -1,6 +1,8 @@
-"""How long a stop takes while a hundred slow starts are queued, against the same stop on an idle host; and what 200 idle
-workers cost (a heartbeat each second, a cycle each thirty): commands a second at Redis, and CPU of Redis, the host agent
-and the workers. Redis counts what a script does as commands of their own.
+"""Measures stops on a busy host, and the cost of idle workers.
+
+It compares the time of a stop while a hundred slow starts are queued with that on an idle host. For 200 idle
+workers (one heartbeat per second, one cycle per 30 s) it measures the commands per second at Redis, and the
+CPU of Redis, the host agent and the workers. Redis counts the commands in a script separately.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from manager.service import WorkerManagerService
 
 
 def stops(found: Fleet, service: WorkerManagerService, accounts: list[str]) -> list[float]:
-    """Stop each; return seconds until the caller knew that it has ended."""
+    """Stop each account; return the seconds until the caller had the result."""
     times = []
     for account_id in accounts:
         began = time.perf_counter()
@@ -49,12 +51,15 @@ def under_load(found: Fleet, count: int) -> tuple[list[float], list[float]]:
 
 
 def idle_cost(found: Fleet, count: int, seconds: float) -> tuple[float, float, float, float]:
-    """Return Redis's commands a second, and percents of one core: Redis, the agent, all workers together."""
+    """Return Redis's commands per second, and CPU percentages.
+
+    CPU is in percent of a core: of Redis, the agent, and all workers together.
+    """
     service = service_of(found)
     for number in range(1, count + 1):
         found.add_account(f"account-{number:03}", 5000 + number, execution={"interval_seconds": 30})
     assert not service.start_all().failed
-    time.sleep(5)  # what the start itself costs is over
+    time.sleep(5)  # until the cost of the start is over
     assert found.agent is not None
     groups = (
         [found.redis.process.pid],

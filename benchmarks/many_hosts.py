@@ -1,8 +1,10 @@
-"""`start-all` of 1,000 accounts across 10 host agents, against 1,000 Celery no-ops in a group on the same broker.
+"""Compares `start-all` of 1,000 accounts on 10 hosts with Celery no-ops.
 
-All agents share this machine, and each worker does nothing: a session at the paper venue that looks once an hour, or with
-`--program` a program that sleeps. So what is measured is the commanding: placement, desired state, leases, the group, and
-making the processes.
+The no-ops are a Celery group of 1,000 on the same broker.
+
+All agents run on this machine. Each worker is idle: a session at the paper venue with one cycle per hour, or
+with `--program` a program that sleeps. It therefore measures the commands themselves: placement, desired
+state, leases, the group, and starting the processes.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from manager.service import WorkerManagerService
 
 
 def through_the_fleet(service: WorkerManagerService, count: int) -> tuple[float, float, float]:
-    """Return seconds until everything was sent, until all were accounted for, and until all were stopped."""
+    """Return the seconds until all were sent, had an outcome, were stopped."""
     pool = service.worker_pool
     assert isinstance(pool, CeleryWorkerPool)
     began = time.perf_counter()
@@ -45,7 +47,7 @@ def through_the_fleet(service: WorkerManagerService, count: int) -> tuple[float,
 
 
 def no_ops(noop: object, count: int) -> tuple[float, float]:
-    """Return seconds until a group of no-ops was sent, and until it was joined."""
+    """Return the seconds until a group of no-ops was sent and joined."""
     began = time.perf_counter()
     result = group([noop] * count).apply_async()
     sent = time.perf_counter() - began
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--program", action="store_true", help="workers that run a program")
     given = parser.parse_args()
-    # A thousand heartbeats a second are more than two cores have; a machine of its own for each host would not notice.
+    # Two cores cannot process a thousand heartbeats per second; ten separate machines could.
     seldom = {"MANAGER_HEARTBEAT_INTERVAL_SECONDS": "4"}
     with fleet(seldom) as found:
         others = [
@@ -115,7 +117,7 @@ def main() -> None:
         ("start-all", f"{count / sent:.0f}", f"{sent:.2f}", f"{done:.2f}", f"{stopped:.2f}"),
         ("Celery no-ops in a group", f"{count / bare_sent:.0f}", f"{bare_sent:.2f}", f"{bare_done:.2f}", ""),
     ]
-    print(table(("what", "enqueued a second", "sent s", "all accounted for s", "stop-all s"), rows))
+    print(table(("what", "enqueued per second", "sent s", "all outcomes s", "stop-all s"), rows))
 
 
 if __name__ == "__main__":

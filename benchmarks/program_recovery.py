@@ -1,8 +1,7 @@
-"""From `kill -9` of an account's program to the next one that runs, against supervisord with the same one.
+"""Compares the restart of a killed program with supervisord.
 
-The program notes when it starts; that moment counts, by one clock, whatever the supervisor reports of it.
-Each kill comes after the program ran long enough for its restart to be the first of a row: no backoff is
-part of it.
+The program records when it starts, by the same clock in both cases. It runs long enough before each kill that
+no restart includes a backoff.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from common import fleet, machine, service_of, table
 from support.fleet import SIGKILL
 from support.waiting import eventually
 
-#: Appends its pid and the moment of its start, and runs until a signal.
+#: Appends its pid and start time to a file, and runs until a signal.
 PROGRAM = """
 import os, sys, time
 with open(sys.argv[1], "a") as file:
@@ -29,16 +28,19 @@ print("ready", flush=True)
 while True:
     time.sleep(60)
 """
-#: Seconds between a start and the next kill: longer than `healthy_after_seconds` of the account.
+#: Seconds between a start and the next kill: more than the account's `healthy_after_seconds`.
 PAUSE = 1.6
 
 
 def kills(starts: Path, count: int) -> list[float]:
-    """Kill the program `count` times; return the seconds from each kill to the start of the next program."""
+    """Kill the program `count` times.
+
+    Return the seconds from each kill to the start of the next program.
+    """
     eventually(starts.exists, within=30, what="the program runs")
     times = []
     for _ in range(count):
-        # By chance, so that it meets no step of a supervisor's own timer.
+        # Random, so that it does not coincide with a supervisor's timer.
         time.sleep(PAUSE + random.random())
         before = starts.read_text()
         began = time.monotonic()
@@ -108,7 +110,7 @@ def main() -> None:
         for name, times in found
     ]
     print(f"{machine()}\n")
-    print(table(("kill -9 of the program to the next one, by", "kills", "p50 ms", "p95 ms"), rows))
+    print(table(("kill -9 of the program to its restart, by", "kills", "p50 ms", "p95 ms"), rows))
 
 
 if __name__ == "__main__":

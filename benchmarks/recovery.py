@@ -1,7 +1,8 @@
-"""From `kill -9` of a worker to its successor connected and recorded, against a loop over `subprocess.Popen` that starts
-the same worker program again; and how long a new host agent takes to adopt what an old one left running.
+"""Measures recovery of killed workers, and adoption by a new agent.
 
-Both are told of the end by the system, at once: what differs is how a successor is made.
+It compares the time from `kill -9` of a worker until its successor is connected and recorded with a loop over
+`subprocess.Popen` that restarts the same program. The system reports the end to both at once; they differ in
+how they start a successor.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import statistics
 import time
 
-from common import fleet, machine, popen_worker, service_of, table, worker_order
+from common import fleet, machine, popen_worker, service_of, table, worker_spec
 from support.fleet import Fleet
 from support.waiting import eventually
 
@@ -18,7 +19,10 @@ from manager.service import WorkerManagerService
 
 
 def by_the_host(found: Fleet, accounts: list[str]) -> list[float]:
-    """Kill each worker once; return seconds until Redis says that the next one runs."""
+    """Kill each worker once.
+
+    Return the seconds until Redis shows its successor running.
+    """
     times = []
     for account_id in accounts:
         worker = found.workers()[account_id]
@@ -36,18 +40,18 @@ def by_the_host(found: Fleet, accounts: list[str]) -> list[float]:
 
 
 def by_popen(found: Fleet, accounts: list[str]) -> list[float]:
-    """The same by a loop: wait for the end, start the program, read its word."""
+    """Do the same with a loop over `subprocess.Popen`."""
     configuration = ConfigurationService(found.config_dir)
     times = []
     for account_id in accounts:
-        child = popen_worker(worker_order(found, configuration, account_id))
+        child = popen_worker(worker_spec(found, configuration, account_id))
         assert child.stdout is not None
         child.stdout.readline()
         began = time.perf_counter()
         child.kill()
         child.wait()
         child.communicate()
-        child = popen_worker(worker_order(found, configuration, account_id))
+        child = popen_worker(worker_spec(found, configuration, account_id))
         assert child.stdout is not None
         assert json.loads(child.stdout.readline())["event"] == "connected"
         times.append(time.perf_counter() - began)
@@ -57,7 +61,10 @@ def by_popen(found: Fleet, accounts: list[str]) -> list[float]:
 
 
 def adopting(found: Fleet, service: WorkerManagerService, count: int) -> float:
-    """Kill the agent; return seconds of the next one from its first breath of our code to its last adopted worker."""
+    """Kill the agent.
+
+    Return the seconds from the start of the next one to its last adoption.
+    """
     before = found.workers()
     assert len(before) == count
     found.end_agent()

@@ -1,10 +1,10 @@
-"""One fleet's life on each of several Redis or Valkey servers.
+"""Runs a fleet through outages on each of several Redis or Valkey servers.
 
     python benchmarks/redis_servers.py [PATH_OF_A_SERVER_PROGRAM ...]
 
-Without a path: the server that the tests use. On each of them: three accounts start, one worker is killed, the server
-is restarted, killed, and emptied while everything runs, and all accounts stop. Prints seconds until the fleet was as
-it was wanted, and what the paper venue counted. Exits with an error at the first thing that is wrong.
+The default is the server that the tests use. On each server three accounts start, a worker is killed, the
+server is restarted, killed, and emptied while everything runs, and all accounts stop. Prints the seconds
+until the fleet was in its desired state, and the venue's counts. Exits with an error at the first failure.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from support.waiting import eventually
 
 
 def seconds(act: Callable[[], object], settled: Callable[[], object], what: str) -> str:
-    """Return how long after `act` the fleet took to be settled, as text."""
+    """Return the seconds from `act` until `settled` is true, as text."""
     act()
     began = time.perf_counter()
     eventually(settled, within=60, what=what)
@@ -26,7 +26,10 @@ def seconds(act: Callable[[], object], settled: Callable[[], object], what: str)
 
 
 def command(found: Fleet, *arguments: str) -> str:
-    """Run a command that must succeed; return its seconds, as text."""
+    """Run a command that must succeed.
+
+    Return its duration in seconds, as text.
+    """
     began = time.perf_counter()
     done = found.run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -34,14 +37,14 @@ def command(found: Fleet, *arguments: str) -> str:
 
 
 def life(found: Fleet) -> list[str]:
-    """Return the cells of one server's line."""
+    """Return the cells of one server's row."""
     accounts = found.add_accounts(3)
     started = command(found, "start-all")
     killed = accounts[0]
     before = found.workers()
 
     def all_run() -> bool:
-        """Whether Redis says that every account runs, as the process that the host has a record of."""
+        """Return whether every account runs in Redis with its recorded pid."""
         live = any(state.live for state in found.store.hosts())
         refs = found.workers()
         infos = [found.store.get_worker(account_id) for account_id in accounts]
@@ -71,7 +74,7 @@ def life(found: Fleet) -> list[str]:
     stopped = command(found, "stop-all")
     assert not found.workers()
     counted = sessions_of(found)
-    # Three that were started, and the one that took the killed worker's place.
+    # Three started sessions, and the one of the killed worker's successor.
     assert counted == (4, 0, 0), counted
     return [started, back, *outages, stopped, "{}, {} left, {} overlaps".format(*counted)]
 
@@ -90,7 +93,7 @@ def empty(found: Fleet) -> None:
 
 
 def _quiet(probe: Callable[[], bool]) -> bool:
-    """Ask a server that may still be loading."""
+    """Call `probe`; return False while the server is loading."""
     try:
         return probe()
     except (OSError, RuntimeError):

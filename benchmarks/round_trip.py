@@ -1,4 +1,4 @@
-"""A command's round trip over Redis and the host agent, against a bare Celery no-op on the same broker, in turn."""
+"""Compares a command's round trip with a Celery no-op, alternately."""
 
 import argparse
 import statistics
@@ -44,7 +44,7 @@ def main() -> None:
             ours += milliseconds(lambda: service.start_worker_from_config("account-001"), given.count // 10)
     rows = [
         (name, f"{statistics.median(times):.2f}", f"{statistics.quantiles(times, n=20)[-1]:.2f}")
-        for name, times in (("Celery no-op", bare), ("start of what runs already", ours))
+        for name, times in (("Celery no-op", bare), ("start of a running worker", ours))
     ]
     print(f"{machine()}; {given.count} each, in turns of {given.count // 10}\n")
     print(table(("round trip", "p50 ms", "p95 ms"), rows))

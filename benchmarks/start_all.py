@@ -1,7 +1,7 @@
-"""`start-all` through Celery against a `subprocess.Popen` loop of the same worker program, side by side.
+"""Compares `start-all` with a `subprocess.Popen` loop.
 
-Both start `Worker` with the paper gateway against the same venue and the same Redis; "ready" is the connected session
-and its first heartbeat. The loop is what a person writes: a fresh interpreter each, all at once, then wait for each.
+Both start `Worker` with the paper gateway at the same venue and Redis. A worker is ready after its session is
+connected and its first heartbeat is sent. The loop starts all interpreters at once, then waits for each.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from common import fleet, machine, popen_worker, pss_megabytes, service_of, table, worker_order
+from common import fleet, machine, popen_worker, pss_megabytes, service_of, table, worker_spec
 from support.fleet import Fleet
 
 from manager.config import ConfigurationService
@@ -18,7 +18,7 @@ from manager.service import WorkerManagerService
 
 
 def through_the_fleet(found: Fleet, service: WorkerManagerService, count: int) -> tuple[float, float, float]:
-    """Return seconds to start, megabytes a worker, seconds to stop."""
+    """Return the seconds to start, megabytes per worker, and seconds to stop."""
     began = time.perf_counter()
     result = service.start_all()
     started = time.perf_counter() - began
@@ -31,13 +31,13 @@ def through_the_fleet(found: Fleet, service: WorkerManagerService, count: int) -
 
 
 def by_popen(found: Fleet, accounts: list[str]) -> tuple[float, float, float]:
-    """The same worker program, started by a loop."""
+    """Do the same with a loop over `subprocess.Popen`."""
     configuration = ConfigurationService(found.config_dir)
-    orders = [worker_order(found, configuration, account_id) for account_id in accounts]
+    specs = [worker_spec(found, configuration, account_id) for account_id in accounts]
     began = time.perf_counter()
     children = []
-    for order in orders:
-        child = popen_worker(order)
+    for spec in specs:
+        child = popen_worker(spec)
         children.append(child)
     try:
         for child in children:
@@ -73,9 +73,7 @@ def main() -> None:
         with fleet() as found:
             accounts = found.add_accounts(count)
             service = service_of(found)
-            through_the_fleet(
-                found, service, count
-            )  # the accounts are enrolled at the venue, the files are cached
+            through_the_fleet(found, service, count)  # creates the accounts at the venue and caches the files
             ours = median_of(given.runs, lambda: through_the_fleet(found, service, count))  # noqa: B023
             loop = median_of(max(1, given.runs // 2), lambda: by_popen(found, accounts))  # noqa: B023
         rows += [

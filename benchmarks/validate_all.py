@@ -1,9 +1,10 @@
-"""Validating a directory of account files, against PyYAML's C loader with the same models and rules, side by side.
+"""Compares the validation of account files with PyYAML's C loader.
 
-Cold is a new process's first pass, each measured in an interpreter of its own; unchanged is the same process's next
-pass. The peer reads each file with CSafeLoader, merges defaults, builds the same pydantic model and runs the same
-rules: what a person writes in fifty lines. It has no positions, no duplicate keys, no limits, and no memory of the last
-pass.
+The peer uses the same models and rules.
+
+"Cold" is the first pass of a new process, "unchanged" the next pass of the same process. The peer reads each
+file with CSafeLoader, merges defaults, builds the same pydantic model and runs the same rules, in about fifty
+lines. It reports no positions or duplicate keys, has no limits, and caches nothing.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def _timed(call: Any) -> float:
 
 
 def measure(way: str, directory: Path, runs: int) -> tuple[float, float]:
-    """Return the median seconds of the first pass and of the second."""
+    """Return the median seconds of the first and of the second pass."""
     results = []
     for _ in range(runs):
         answer = subprocess.run(

@@ -1,20 +1,28 @@
 """The service for asyncio: `WorkerManagerService` with coroutines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Final, ParamSpec, Self, TypeVar
 
 from manager.config import LoadedAccount
-from manager.factory import fleet_store, get_worker_manager_service
+from manager.errors import FleetUnavailableError
+from manager.factory import get_worker_manager_service, live_view
 from manager.fleet import Event, FleetStore
+from manager.fleet.events import EventFilter
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
 from manager.pool.commands import PAUSE, RESUME, CommandSpec
 from manager.pool.protocol import Progress
 from manager.service import WorkerManagerService
 from manager.settings import load_settings
+from manager.telemetry.event_watch import watch_events
+from manager.telemetry.view import FleetView
+from manager.telemetry.watch import WorkersUpdate, WorkersWatch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +32,10 @@ _STARTS: Final = 32
 #: Concurrent stops and reads. Their threads are separate so that none waits behind a start that hangs.
 _STOPS: Final = 128
 _READS: Final = 16
+#: Seconds that a watch of workers waits for a change before it checks whether the service was closed.
+_WATCH_SECONDS: Final = 0.5
+#: Seconds that the first listing of the fleet may take.
+_FIRST_LISTING_SECONDS: Final = 10.0
 
 
 class AsyncWorkerManagerService:
@@ -53,6 +65,8 @@ class AsyncWorkerManagerService:
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="manager-aio-stop")
         self._reads = ThreadPoolExecutor(_READS, thread_name_prefix="manager-aio-read")
         self._closed = False
+        self._view: FleetView | None = None
+        self._view_lock = threading.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,8 +75,10 @@ class AsyncWorkerManagerService:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Refuse new calls, end iterations of `events`, await running calls."""
+        """Refuse new calls, end watches, await running calls."""
         self._closed = True
+        if self._view is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._view.close)
         for threads in (self._starts, self._stops, self._reads):
             await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
 
@@ -210,6 +226,29 @@ class AsyncWorkerManagerService:
             wait=wait,
         )
 
+    async def run_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        *,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        timeout: float | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        call = self._start if command.starts else self._stop
+        return await call(
+            self.service.run_many,
+            command,
+            account_ids,
+            apply_defaults=apply_defaults,
+            validate=validate,
+            timeout=timeout,
+            batch_id=batch_id,
+            wait=wait,
+        )
+
     async def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         return await self._read(self.service.select, selection)
 
@@ -232,24 +271,78 @@ class AsyncWorkerManagerService:
 
     # beyond the service
 
-    async def events(self, after: str = "$") -> AsyncIterator[Event]:
-        """Yield the fleet's events as they arrive, from the id `after` on.
+    async def watch(
+        self, after: str = "$", *, types: Sequence[str] = (), account_ids: Iterable[str] | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield the fleet's events after a cursor, in order, each once; see `WorkerManagerService.watch`.
 
-        `$` begins with the next event, `0` with the oldest stored one.
+        Ends when the service is closed.
         """
-        if self._store is None:
-            self._store = fleet_store(load_settings())
-        if after == "$":
-            newest = await self._read(partial(self._store.events, last=1))
-            after = newest[0].id if newest else "0"
-        loop = asyncio.get_running_loop()
-        # The read blocks nearly all the time: on a shared thread it would delay calls.
-        thread = ThreadPoolExecutor(1, thread_name_prefix="manager-aio-events")
+        only = EventFilter(
+            types=tuple(types), accounts=None if account_ids is None else frozenset(account_ids)
+        )
+        if self._store is not None:
+            found = watch_events(self._store.stream, after, only=only, closed=self._is_closed)
+        else:
+            found = self.service.worker_pool.watch(after, only=only, closed=self._is_closed)
+        async for event in self._blocking("manager-aio-events", partial(next, found, None), self._is_closed):
+            yield event
+
+    async def events(self, after: str = "$") -> AsyncIterator[Event]:
+        """Yield as `watch` does. Deprecated: use `watch`, which also takes types and accounts."""
+        warnings.warn("events() is deprecated: use watch()", DeprecationWarning, stacklevel=2)
+        async for event in self.watch(after):
+            yield event
+
+    async def watch_workers(self) -> AsyncIterator[WorkersUpdate]:
+        """Yield a snapshot of all workers, then what changed; see `manager.telemetry.watch.WorkersUpdate`.
+
+        A slow reader gets merged changes, each worker as it is by then. While Redis is away it yields workers as `unknown`.
+        Raises FleetUnavailableError if Redis cannot be used when the watch begins.
+        """
+        view = await self._read(self._view_of_fleet)
+        watch = WorkersWatch(view)
         try:
-            while not self._closed:
-                for event in await loop.run_in_executor(thread, self._store.follow_events, after):
-                    after = event.id
-                    yield event
+            step = partial(watch.next, _WATCH_SECONDS)
+            async for update in self._blocking("manager-aio-workers", step, self._is_closed, skip=True):
+                yield update
+        finally:
+            watch.close()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def _view_of_fleet(self) -> FleetView:
+        """Return the view that all watchers of this service share."""
+        with self._view_lock:
+            if self._view is None:
+                view = live_view(load_settings())
+                if not view.start(wait_seconds=_FIRST_LISTING_SECONDS):
+                    view.close()
+                    raise FleetUnavailableError(
+                        f"the fleet could not be listed within {_FIRST_LISTING_SECONDS:g} s: is Redis there? `manager doctor` "
+                        "checks it"
+                    )
+                self._view = view
+            return self._view
+
+    @staticmethod
+    async def _blocking(
+        name: str, step: Callable[[], T | None], closed: Callable[[], bool], *, skip: bool = False
+    ) -> AsyncIterator[T]:
+        """Yield what a blocking call returns, again and again, on a thread of its own; None ends it, or with `skip` does not.
+
+        Such a call waits nearly all the time: on a shared thread it would delay others.
+        """
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        try:
+            while not closed():
+                found = await loop.run_in_executor(thread, step)
+                if found is not None:
+                    yield found
+                elif not skip:
+                    return
         finally:
             thread.shutdown(wait=False)
 
@@ -264,7 +357,9 @@ class AsyncWorkerManagerService:
 
 
 async def _on(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, call)
+    # The thread sees the caller's context variables: on whose behalf a command is sent is one of them.
+    context = copy_context()
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(call))
 
 
 def _on_loop(progress: Progress | None) -> Progress | None:

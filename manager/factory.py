@@ -20,6 +20,7 @@ from manager.validation import AccountConfigs, KnownAccounts, Validator
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.telemetry.view import FleetView
 
 _lock: Final = threading.Lock()
 _instance: WorkerManagerService | None = None
@@ -86,6 +87,20 @@ def fleet_store(settings: Settings) -> FleetStore:
         fleet_url(settings),
         stale_after_seconds=settings.stale_after_seconds,
         events_kept=settings.events_kept,
+    )
+
+
+def live_view(settings: Settings) -> "FleetView":
+    """Return a live view of the fleet, not started."""
+    # These cost milliseconds that `manager ps` does without.
+    from manager.fleet.live_reads import LiveReads
+    from manager.telemetry.view import FleetView
+
+    url = fleet_url(settings)
+    return FleetView(
+        LiveReads(url, events_kept=settings.events_kept),
+        DesiredStore(url),
+        stale_after_seconds=settings.stale_after_seconds,
     )
 
 

@@ -149,6 +149,9 @@ class WorkerPlacement(OpenPayload):
     exit_code: Integer | None = key(
         "The exit code of the ended process; negative: the number of a signal.", by=_AGENT
     )
+    error_code: str | None = key(
+        "The code of the error that ended the start, as in docs/reference/errors.md.", by=_AGENT
+    )
     forced: bool | None = key("Whether the stop had to kill a process.", by=_AGENT)
     renamed_from: str | None = key("The earlier name of the host that runs the worker.", by=_READER)
     already_running: bool | None = key(
@@ -186,6 +189,18 @@ class WorkerMetrics(OpenPayload):
         "The account's balance, as text so that JSON loses no digit.", by=_WORKER, unit="`currency`"
     )
     equity: str | None = key("The account's equity, as text.", by=_WORKER, unit="`currency`")
+    profit: str | None = key(
+        "Unrealised profit of the open positions, equity less balance, as text.",
+        by=_WORKER,
+        unit="`currency`",
+    )
+    margin: str | None = key("The margin in use, as text.", by=_WORKER, unit="`currency`")
+    free_margin: str | None = key("The margin that is left, as text.", by=_WORKER, unit="`currency`")
+    margin_level: Number | None = key(
+        "Equity in percent of the margin in use; missing without an open position.",
+        by=_WORKER,
+        unit="percent",
+    )
     open_positions: Count | None = key("The number of open positions.", by=_WORKER)
     last_tick_age_seconds: Number | None = key(
         "Age of the oldest of the latest ticks, one for each symbol, in the latest cycle.",

@@ -1,12 +1,13 @@
 """The service that callers import: the fleet's commands in Python."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from manager.config import LoadedAccount
 from manager.errors import ManagerError, StopFailedError
+from manager.fleet.events import Event, EventFilter
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.placement.labels import Selection
@@ -324,6 +325,40 @@ class WorkerManagerService:
         batch = Batch(batch_id or new_batch_id(), {}, wait)
         return self.worker_pool.set_mode_many(command, chosen, progress, batch)
 
+    def run_many(
+        self,
+        command: CommandSpec,
+        account_ids: Sequence[str],
+        *,
+        apply_defaults: bool = True,
+        validate: bool = True,
+        timeout: float | None = None,
+        batch_id: str | None = None,
+        wait: bool = True,
+    ) -> BatchResult:
+        """Carry out one command for the named accounts as one batch, and account for every one.
+
+        `apply_defaults` and `validate` are for starts, `timeout` (seconds) for stops.
+        """
+        check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
+        timeout = check_timeout(timeout)
+        ids = [check_account_id(account_id) for account_id in dict.fromkeys(account_ids)]
+        requests, settled = (
+            self._start_requests.for_many(command, ids, apply_defaults, validate)
+            if command.starts
+            else ([], {})
+        )
+        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        if command.mode is not None:
+            return self.worker_pool.set_mode_many(command, ids, None, batch)
+        if not command.starts:
+            result = self.worker_pool.stop_many(ids, timeout, None, batch)
+        elif command.restart:
+            result = self.worker_pool.restart_many(requests, None, batch)
+        else:
+            result = self.worker_pool.start_many(requests, None, batch)
+        return self._settle(f"{command.name}_many", result, settled)
+
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         """Return the selected accounts as loaded from their files.
 
@@ -341,6 +376,30 @@ class WorkerManagerService:
             elif not selection or selection.matches(config.groups, config.labels):
                 found[account_id] = loaded
         return found
+
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        types: Sequence[str] = (),
+        account_ids: Iterable[str] | None = None,
+        idle_seconds: float | None = None,
+    ) -> Iterator[Event]:
+        """Yield the fleet's events after a cursor, in order, each once; blocks between them.
+
+        `after` is the `cursor` of an event, `$` (now) or `0` (the oldest kept). `types` are patterns such as `worker.*`;
+        empty: all. `account_ids` None: all accounts. Ends after `idle_seconds` without an event; None: never. While Redis
+        is away it waits, then continues after the last event.
+
+        Raises:
+            ValueError: `after` is not a cursor.
+            CursorGoneError: events after the cursor are no longer kept: list the workers again.
+            RuntimeError: Redis cannot be used when the watch begins, or the pool has no event stream.
+        """
+        only = EventFilter(
+            types=tuple(types), accounts=None if account_ids is None else frozenset(account_ids)
+        )
+        return self.worker_pool.watch(after, only=only, idle_seconds=idle_seconds)
 
     def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
         """Validate every (selected) account file on this machine."""

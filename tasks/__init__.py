@@ -1,4 +1,4 @@
-"""The Celery edge of the Worker Manager: `celery -A tasks worker`, `celery -A tasks flower`."""
+"""The Celery app: `celery -A tasks worker`, `celery -A tasks flower`."""
 
 from tasks.app import app
 

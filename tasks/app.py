@@ -1,4 +1,4 @@
-"""The Celery app of host agents, and the bootstep that starts and ends the agent's own half."""
+"""The Celery app of host agents, and the bootstep that runs the agent."""
 
 import contextlib
 import logging
@@ -31,24 +31,25 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: A header of a task that was passed on: how often.
+#: Header with the number of times that a task was forwarded.
 _HOPS: Final = "manager_hops"
-#: Characters of what a caller says of itself.
+#: Maximum length of a caller's description of itself.
 _MAX_TEXT: Final = 200
 
 app = Celery("tasks", include=["tasks.workers", "tasks.configs", "tasks.batches", "tasks.maintenance"])
 app.config_from_object(celery_settings())
-# What a host could not store is lost to its caller, so a host tries until Redis is back; senders fail fast instead.
+# A result that a host cannot store is lost to its caller, so a host retries until Redis is back. Senders fail
+# fast.
 app.conf.result_backend_always_retry = True
-# A setting of this app's Celery workers alone: a process that only sends or looks keeps Celery's own behaviour.
+# Set for this app's Celery workers only: a process that sends or reads keeps Celery's consumer.
 app.conf.worker_consumer = "tasks.consumer:CheckedConsumer"
 
 
 class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the host agent with the Celery worker, and ends it with it.
+    """Starts the host agent with the Celery worker, and closes it with it.
 
-    A step of the worker, not of its consumer: those start again at every reconnect. Its `stop` runs as well when
-    Celery's consumer crashes, so it must not stop a trading worker, and does not.
+    It is a step of the Celery worker, because the consumer's steps start again at every reconnect. `stop`
+    also runs when Celery's consumer crashes, so it does not stop trading workers.
     """
 
     requires: ClassVar[set[str]] = {"celery.worker.components:Pool"}
@@ -82,14 +83,14 @@ class HostAgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         global _running  # noqa: PLW0603
         _running = None
         if self.agent is not None:
-            # Set by a signal or a remote shutdown, and by nothing that goes wrong.
-            self.agent.close(in_order=worker_state.should_stop is not None)
+            # Only a signal or a remote shutdown sets this, never a failure.
+            self.agent.close(clean=worker_state.should_stop is not None)
 
     terminate = stop
 
 
 class _Running:
-    """The two services of a running agent: one over its own pool, one over the whole fleet."""
+    """A running agent's parts, and services over its pool and the fleet."""
 
     def __init__(self, agent: HostAgent) -> None:
         self.commands = agent.commands
@@ -106,19 +107,27 @@ _running: _Running | None = None
 
 
 def host_service() -> WorkerManagerService:
-    """Return the service over this host's own pool. Raises HostAgentError outside a running host agent."""
+    """Return the service over this host's pool.
+
+    Raises HostAgentError without a running agent.
+    """
     return _services().host
 
 
 def fleet_service() -> WorkerManagerService:
-    """Return the service over the whole fleet, as a manager sees it."""
+    """Return the service over the fleet.
+
+    Raises HostAgentError without a running agent.
+    """
     return _services().fleet
 
 
-def checked_here(account_id: str) -> ValidationResult:
-    """Check an account as this host sees it: its files, its credentials, and whether its venue can be reached.
+def validate_here(account_id: str) -> ValidationResult:
+    """Validate an account on this host: files, credentials, way to its venue.
 
-    Raises AccountNotFoundError, InvalidAccountIdError.
+    Raises:
+        AccountNotFoundError: There is no account file.
+        InvalidAccountIdError: The id is not valid.
     """
     running = _services()
     result = running.host.validate_config(account_id)
@@ -133,16 +142,18 @@ def checked_here(account_id: str) -> ValidationResult:
 
 def _services() -> _Running:
     if _running is None:
-        raise HostAgentError("this Celery worker is no running host agent: start it with `manager host`")
+        raise HostAgentError("this Celery worker is not a running host agent: start it with `manager host`")
     return _running
 
 
-def carried_out(
+def run_command(
     task: Any, account_id: str, command: Callable[[HostCommands, CommandContext], T | Forward]
 ) -> T:
-    """Carry out the task's command here, or pass it on to the host whose it is; the caller's task id stays the same.
+    """Run the task's command here, or forward the task to the account's host.
 
-    What became of it goes into the audit trail.
+    A forwarded task keeps its id.
+
+    The outcome goes to the audit trail.
     """
     running = _services()
     context = _context_of(task)
@@ -152,7 +163,8 @@ def carried_out(
         answer = command(running.commands, context)
     except ManagerError as error:
         running.audit_writer.note(what, account_id, context.by, context.token, error.code, str(error))
-        # Celery copies the code positions of every frame in a traceback, 600 kB for a refusal, into a reference cycle.
+        # Celery copies the code positions of every frame of a traceback (600 kB for a refusal) into a
+        # reference cycle.
         refusal = without_traceback(error)
     else:
         if isinstance(answer, Forward):
@@ -166,7 +178,10 @@ def carried_out(
 
 
 def _forwarded(task: Any, context: CommandContext, host: str) -> BaseException:
-    """Send the task to another host's queue; returns what Celery wants raised in place of an answer."""
+    """Send the task to another host's queue.
+
+    Return the exception that Celery expects instead of a result.
+    """
     onward = task.s(*task.request.args, **task.request.kwargs)
     headers = {_HOPS: context.hops + 1, wire.BY_HEADER: context.by}
     if context.version is not None:
@@ -179,15 +194,18 @@ def _forwarded(task: Any, context: CommandContext, host: str) -> BaseException:
 
 
 def _outcome(running: _Running, account_id: str) -> tuple[str, str]:
-    """Return how a stop that succeeded ended, for the audit trail: `ok`, or `forced` with what was killed."""
+    """Return the audit outcome of a successful stop.
+
+    It is `ok`, or `forced` with the reason.
+    """
     info = running.host.get_worker_info(account_id)
     if info is not None and info.placement.forced:
         return "forced", info.error or ""
     return "ok", ""
 
 
-def refused(task: Any, error: ManagerError) -> ManagerError:
-    """Put into the audit trail that a task was refused before it became a command; returns the error."""
+def record_refusal(task: Any, error: ManagerError) -> ManagerError:
+    """Record a task's refusal in the audit trail and return the error."""
     if _running is not None:
         context = _context_of(task)
         what = str(task.name).removeprefix("tasks.")
@@ -196,7 +214,7 @@ def refused(task: Any, error: ManagerError) -> ManagerError:
 
 
 def _context_of(task: Any) -> CommandContext:
-    """Read the headers, in which anybody may have written anything."""
+    """Read the headers, whose contents are untrusted."""
     request = task.request
     headers = request.headers if isinstance(request.headers, dict) else {}
     hops, by, version = headers.get(_HOPS), headers.get(wire.BY_HEADER), headers.get(wire.VERSION_HEADER)
@@ -210,14 +228,14 @@ def _context_of(task: Any) -> CommandContext:
     )
 
 
-def heard_self() -> None:
-    """Note that this agent's message to itself has arrived."""
+def self_test_received() -> None:
+    """Record that this agent's message to itself has arrived."""
     if _running is not None:
-        _running.self_test.heard()
+        _running.self_test.received()
 
 
 def tidy_fleet() -> None:
-    """Do what is due for the whole fleet."""
+    """Run fleet-wide housekeeping."""
     _services().commands.tidy()
 
 
@@ -231,17 +249,17 @@ def _send_self_test(settings: Settings) -> None:
 
 
 def _answer(task_id: str, outcome: "bool | ManagerError") -> None:
-    """Tell the caller of a stop that it is done, while its task still waits behind others."""
+    """Store the result of an urgent stop while its task still waits."""
     state = states.SUCCESS if outcome is True else states.FAILURE
     try:
         app.backend.store_result(task_id, outcome, state)
     except Exception as error:
-        # Its task tells too, once it is its turn.
-        logs.event(logger, logging.WARNING, "answer_failed", str(error))
+        # The task stores the result again when it runs.
+        logs.event(logger, logging.WARNING, "result_store_failed", str(error))
 
 
 def _settings_of(worker: Any) -> Settings:
-    """Return the settings, with the host's name from `-Q host.NAME` where MANAGER_HOST does not give one."""
+    """Return the settings, with the host's name from MANAGER_HOST or `-Q`."""
     settings = load_settings()
     named = [
         host for host in map(wire.host_of_queue, worker.app.amqp.queues.consume_from) if host is not None
@@ -254,7 +272,7 @@ def _settings_of(worker: Any) -> Settings:
             )
         return settings
     if len(named) > 1:
-        raise SettingsError(f"one host agent is one host, but -Q names {', '.join(named)}")
+        raise SettingsError(f"a host agent serves one host, but -Q names {', '.join(named)}")
     if named:
         return settings.model_copy(update={"host": named[0]})
     worker.app.amqp.queues.select_add(wire.host_queue(settings.host))
@@ -262,7 +280,7 @@ def _settings_of(worker: Any) -> Settings:
 
 
 def _refuse(message: str) -> NoReturn:
-    """End the process with one clear line; a traceback of Celery's own would bury it."""
+    """Exit with one line of text, which Celery's traceback would hide."""
     logs.event(logger, logging.ERROR, "agent_refused", message)
     with contextlib.suppress(OSError):
         print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
@@ -285,11 +303,19 @@ def _configure_logging(**_: Any) -> None:
         )
     except OSError as error:
         _refuse(f"MANAGER_LOG_FILE: {error.filename or settings.log_file}: {error.strerror or error}")
-    # One line for each received and finished task says nothing that the pool's own lines do not.
+    # Celery's lines for received and finished tasks repeat those of the pool.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING if settings.log_level != "DEBUG" else logging.DEBUG)
 
 
 app.steps["worker"].add(HostAgentStep)
 
-__all__ = ["app", "carried_out", "fleet_service", "heard_self", "host_service", "refused", "tidy_fleet"]
+__all__ = [
+    "app",
+    "run_command",
+    "fleet_service",
+    "self_test_received",
+    "host_service",
+    "record_refusal",
+    "tidy_fleet",
+]

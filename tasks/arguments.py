@@ -1,18 +1,24 @@
-"""Arguments checked, and what does not fit refused, with an entry in the audit trail."""
+"""Validation of a task's arguments.
+
+Refusals are recorded in the audit trail.
+"""
 
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from manager.errors import InvalidPayloadError
-from tasks.app import refused
+from tasks.app import record_refusal
 from tasks.payloads import Arguments
 
 M = TypeVar("M", bound=Arguments)
 
 
 def checked(task: Any, model: type[M], **arguments: Any) -> M:
-    """Return the arguments as `model`. Raises InvalidPayloadError with each problem, and without the values."""
+    """Return the arguments as `model`.
+
+    Raises InvalidPayloadError that names each problem without the values.
+    """
     try:
         return model(**arguments)
     except ValidationError as error:
@@ -20,8 +26,10 @@ def checked(task: Any, model: type[M], **arguments: Any) -> M:
             f"{'.'.join(str(part)[:80] for part in e['loc'])}: {e['msg']}"
             for e in error.errors(include_input=False, include_url=False)[:_PROBLEMS]
         )
-        raise refused(task, InvalidPayloadError(f"the task's arguments do not fit: {problems}")) from None
+        raise record_refusal(
+            task, InvalidPayloadError(f"the task's arguments do not fit: {problems}")
+        ) from None
 
 
-#: Problems that are told of one task.
+#: Maximum number of problems in the error.
 _PROBLEMS = 10

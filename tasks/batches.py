@@ -1,4 +1,4 @@
-"""Tasks on all accounts: each sends a group with one task for each account and accounts for every one of them."""
+"""Tasks for all accounts: each sends a task per account."""
 
 import threading
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from manager.models import BatchResult, WorkerInfo, WorkerPlacement
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
-from tasks.app import app, fleet_service, host_service, refused
+from tasks.app import app, fleet_service, host_service, record_refusal
 from tasks.arguments import checked
 from tasks.payloads import BatchStartArguments, BatchStopArguments, SelectionArguments
 
-#: Batches that this agent carries out at once. Each holds a thread while its members need others: were every thread a
-#: waiting batch, none would ever end.
-_AT_ONCE: Final = 4
+#: Maximum number of concurrent batches of this agent. Each occupies a thread while its tasks need others: if
+#: every thread waited for a batch, none would ever end.
+_CONCURRENT: Final = 4
 
-_slots: Final = threading.BoundedSemaphore(_AT_ONCE)
+_slots: Final = threading.BoundedSemaphore(_CONCURRENT)
 
 
 @app.task(name=wire.START_ALL, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
@@ -32,12 +32,13 @@ def start_all_enabled_workers(
     group: str | list[str] | None = None,
     labels: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Start every enabled account, or those of a group (or several) that have all of the labels.
+    """Start every enabled account, or those with the groups and labels.
 
-    Returns a WorkerInfo for every account, by id. `metadata.outcome` says what became of it: `started`,
-    `already_running`, `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis);
-    `error` says why where it does not run. The task's id is the batch's: `manager batch ID` shows how far it
-    is.
+    An account is selected if it has any of the groups and all of the labels.
+
+    Returns a WorkerInfo for every account, by id. `metadata.outcome` is `started`, `already_running`,
+    `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis). `error` is the reason
+    if the worker does not run. The task's id is the batch's id; `manager batch ID` shows the progress.
     """
     given = checked(
         self,
@@ -47,7 +48,7 @@ def start_all_enabled_workers(
         group=group,
         labels=labels,
     )
-    with _one_of_few(self), allow_join_result():
+    with _batch_slot(self), allow_join_result():
         result = fleet_service().start_all(
             given.apply_defaults,
             given.validate_first,
@@ -61,13 +62,13 @@ def start_all_enabled_workers(
 def restart_all_workers(
     self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Stop and start every worker of the fleet, or those selected, with the configuration as it is now.
+    """Restart every (selected) worker with the current configuration.
 
-    Returns a WorkerInfo for every account, by id; `metadata.outcome` is `restarted`, `skipped` (it has no
-    worker), `failed` or `pending` (unknown).
+    Returns a WorkerInfo for every account, by id. `metadata.outcome` is `restarted`, `skipped` (no worker),
+    `failed` or `pending` (unknown).
     """
     given = checked(self, SelectionArguments, group=group, labels=labels)
-    with _one_of_few(self), allow_join_result():
+    with _batch_slot(self), allow_join_result():
         result = fleet_service().restart_all(selection=given.selection, batch_id=self.request.id)
         return _complete(result, "restarted")
 
@@ -79,9 +80,12 @@ def stop_all_workers(
     group: str | list[str] | None = None,
     labels: dict[str, str] | None = None,
 ) -> int:
-    """Stop every worker of the fleet, or those selected; returns how many. Fails, naming them, if any did not stop."""
+    """Stop every (selected) worker and return how many were stopped.
+
+    Raises StopFailedError that names the workers that did not stop.
+    """
     given = checked(self, BatchStopArguments, timeout=timeout, group=group, labels=labels)
-    with _one_of_few(self), allow_join_result():
+    with _batch_slot(self), allow_join_result():
         result = fleet_service().stop_all(given.timeout, selection=given.selection, batch_id=self.request.id)
         return stopped_count(result)
 
@@ -92,7 +96,7 @@ def _mode_batch(command: CommandSpec) -> Any:
         self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
     ) -> dict[str, Any]:
         given = checked(self, SelectionArguments, group=group, labels=labels)
-        with _one_of_few(self), allow_join_result():
+        with _batch_slot(self), allow_join_result():
             result = fleet_service().set_mode_all(
                 command, selection=given.selection, batch_id=self.request.id
             )
@@ -104,7 +108,7 @@ def _mode_batch(command: CommandSpec) -> Any:
     return set_mode_all
 
 
-#: The tasks that change how all sessions trade, or those selected, by the name of their command.
+#: Command name → its task that changes the trading mode of all or selected accounts.
 mode_batches = {command.name: _mode_batch(command) for command in MODE_COMMANDS}
 
 
@@ -112,17 +116,22 @@ mode_batches = {command.name: _mode_batch(command) for command in MODE_COMMANDS}
 def validate_all_configs(
     self: Any, group: str | list[str] | None = None, labels: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Check every account file as this host sees it; returns a ValidationResult for each account, by id."""
+    """Validate every (selected) account file on this host.
+
+    Return account id → ValidationResult.
+    """
     given = checked(self, SelectionArguments, group=group, labels=labels)
     results = host_service().validate_all_configs(selection=given.selection)
     return {account_id: result.to_wire() for account_id, result in results.items()}
 
 
 @contextmanager
-def _one_of_few(task: Any) -> Iterator[None]:
+def _batch_slot(task: Any) -> Iterator[None]:
     if not _slots.acquire(blocking=False):
-        text = f"{_AT_ONCE} batches are under way on this host already: wait for one to end, then ask again"
-        raise refused(task, HostUnavailableError(text))
+        text = (
+            f"{_CONCURRENT} batches already run on this host: wait for one to end, then send the task again"
+        )
+        raise record_refusal(task, HostUnavailableError(text))
     try:
         yield
     finally:
@@ -134,12 +143,13 @@ def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     for outcome, infos in ((done, result.done), ("already_running", result.already)):
         for account_id, info in infos.items():
             answer[account_id] = info.with_(metadata=WorkerPlacement(outcome=outcome)).to_wire()
-    # One that was skipped may run all the same, as when its file was changed to disabled: say what is so.
+    # A skipped account may still run, for example after its file was changed to disabled: report its actual
+    # state.
     known: dict[str, WorkerInfo] = {}
     with suppress(FleetUnavailableError):
         known = {info.account_id: info for info in fleet_service().list_workers()}
     unknown = dict.fromkeys(
-        result.pending, f"unknown: {result.trouble}; look with `manager batch {result.batch_id}`"
+        result.pending, f"unknown: {result.trouble}; check with `manager batch {result.batch_id}`"
     )
     for outcome, reasons, otherwise in (
         ("skipped", result.skipped, WorkerLifecycleStatus.STOPPED),

@@ -1,17 +1,20 @@
-"""Tasks that nobody asks for: of host agents to themselves, and of the scheduler."""
+"""Internal tasks: self-test of a host agent, fleet-wide housekeeping."""
 
 from manager import wire
-from tasks.app import app, heard_self, tidy_fleet
+from tasks.app import app, self_test_received, tidy_fleet
 
 
-# Without events: Flower is for what people asked for.
+# Without events, so that Flower shows only tasks of callers.
 @app.task(name=wire.SELF_TEST, ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]
 def self_test() -> None:
-    """Show the agent that it still consumes."""
-    heard_self()
+    """Record that this agent receives messages."""
+    self_test_received()
 
 
 @app.task(name=wire.TIDY, ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]
 def tidy() -> None:
-    """Tidy the fleet's records; `manager scheduler` sends this each minute."""
+    """Run fleet-wide housekeeping.
+
+    `manager scheduler` sends this once per minute.
+    """
     tidy_fleet()

@@ -1,9 +1,10 @@
-"""Checks that a message must pass before Celery reads it. Pure: no connection, no Celery worker.
+"""Checks that a message must pass before Celery reads it. Pure: no I/O.
 
-Anyone who may write to Redis can put anything on a queue, and no message may end a host agent or make it deaf. Celery
-refuses other serializers and unknown tasks, but it does not look at much of what it reads. A header of another type, or
-a delivery tag that Redis does not accept, ends its consumer or holds its place for ever, and a small message may
-unpack into gigabytes. `tasks/consumer.py` applies these checks in a host agent. Found by tests/e2e/test_forged.py.
+Anyone who may write to Redis can put anything on a queue, and no message may end a host agent or its
+consumer. Celery refuses other serializers and unknown tasks, but does not validate everything else. A header
+of a wrong type, or a delivery tag that Redis does not accept, ends its consumer or blocks a slot forever. A
+small compressed message can unpack to gigabytes. `tasks/consumer.py` applies these checks;
+tests/e2e/test_forged.py sends such messages.
 """
 
 import base64
@@ -19,34 +20,37 @@ from redis.exceptions import DataError
 
 from manager import wire
 
-#: What reading a malformed message raises.
-NONSENSE: Final = (
+#: The exceptions that reading a malformed message raises.
+MALFORMED_ERRORS: Final = (
     *(ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError),
     DataError,
 )
 
-#: Characters of a header. A task's arguments are in two of them, shortened by their sender.
+#: Maximum length of a header. Two headers contain the task's arguments, shortened by the sender.
 _MAX_TEXT: Final = 10_000
-#: Characters of a task id under which a refusal is stored, and of an origin in a log line.
+#: Maximum length of a task id for which a refusal is stored, and of an origin in a log line.
 _MAX_ID: Final = 255
-#: Characters of a protocol 1 body that is searched for its task's id.
+#: Maximum length of a protocol 1 body in which the task id is searched.
 _MAX_BODY: Final = 100_000
-#: A task for later waits in an agent's memory, and is lost with it.
+#: Maximum delay of an eta: a delayed task waits in the agent's memory and is lost with it.
 _MAX_ETA: Final = timedelta(minutes=5)
-#: Tasks that are refused with an eta. The agent would read the command when it is due, and would then count it as later
-#: than a stop that was sent in the meantime.
+#: Tasks for which an eta is refused. The agent would read the command when it is due, and would then order it
+#: after a stop that was sent in the meantime.
 _NOT_LATER: Final = frozenset({wire.START_WORKER, wire.RESTART_WORKER, wire.START_ALL, wire.RESTART_ALL})
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What can be read of a message that is refused; each text is bounded, and empty where it cannot be read."""
+class Sender:
+    """What is readable of a refused message.
+
+    Each text is bounded, and empty if unreadable.
+    """
 
     task_id: str = ""
     task: str = ""
     origin: str = ""
-    #: Whether the sender asked for a result.
-    wants_result: bool = True
+    #: Whether the sender expects a result.
+    expects_result: bool = True
 
 
 def _text(value: object) -> bool:
@@ -65,7 +69,7 @@ def _limits(value: object) -> bool:
     )
 
 
-#: What Celery's own headers may be, if they are present and not null.
+#: Celery's headers, each with the check of its value if it is present and not null.
 _HEADERS: Final[Mapping[str, Callable[[object], bool]]] = {
     **dict.fromkeys(
         (
@@ -93,10 +97,10 @@ _HEADERS: Final[Mapping[str, Callable[[object], bool]]] = {
 
 
 def checked_message(raw: Any) -> dict[str, Any]:
-    """Return a task's message with a new delivery tag, as it may be handed to Celery.
+    """Return the checked message for Celery, with a new delivery tag.
 
-    The sender's delivery tag may have any type, and may be another message's. Raises one of `NONSENSE` if the message
-    is refused; its text says what is refused and what the sender should do.
+    The sender's delivery tag may have any type, or be another message's. Raises one of `MALFORMED_ERRORS` if
+    the message is refused; the text says why, and what the sender should do.
     """
     headers, properties = raw["headers"], raw["properties"]
     if not headers.get("task") and _body(raw):
@@ -115,10 +119,11 @@ def checked_message(raw: Any) -> dict[str, Any]:
 
 
 def check_parts(payload: Any) -> None:
-    """Check a task's decoded body: arguments, keywords, and the signatures that are sent when the task is done.
+    """Check a task's decoded body: arguments and embedded signatures.
 
-    Celery unpacks the embedded signatures outside its own error handling: a part of another type would leave the task
-    in the agent's count of running tasks for ever. Raises one of `NONSENSE`.
+    Celery unpacks the signatures, which it sends when the task is done, outside its error handling. A part of
+    a wrong type would leave the task in the agent's count of running tasks forever. Raises one of
+    `MALFORMED_ERRORS`.
     """
     args, kwargs, embedded = payload
     if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
@@ -145,8 +150,8 @@ def _signature(value: object) -> bool:
 def _check_eta(task: str, eta: str) -> None:
     if task in _NOT_LATER:
         raise ValueError(
-            f"countdown and eta are refused for {task}, because a stop that is sent in the meantime must win: "
-            "send the task when it is due"
+            f"countdown and eta are refused for {task}, because a stop that is sent in the meantime must "
+            "win: send the task when it is due"
         )
     try:
         when = datetime.fromisoformat(eta)
@@ -155,28 +160,32 @@ def _check_eta(task: str, eta: str) -> None:
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     if when > datetime.now(UTC) + _MAX_ETA:
         raise ValueError(
-            f"an eta more than {_MAX_ETA.seconds // 60} minutes ahead is refused: send the task when it is due"
+            f"an eta more than {_MAX_ETA.seconds // 60} minutes ahead is refused: "
+            "send the task when it is due"
         )
 
 
-def sent_by(raw: Any) -> Sent:
-    """Return what can be read of a message that is refused. Never raises."""
+def sender_of(raw: Any) -> Sender:
+    """Return what is readable of a refused message. Never raises."""
     try:
         headers, properties = _mapping(raw["headers"]), _mapping(raw.get("properties"))
-        # Protocol 1 has its headers in the body.
+        # Protocol 1 messages have their headers in the body.
         own = headers if headers.get("id") else _body(raw)
-        return Sent(
+        return Sender(
             task_id=_id(own.get("id")) or _id(properties.get("correlation_id")),
             task=_short(own.get("task")),
             origin=_short(own.get("origin")),
-            wants_result=headers.get("ignore_result") is not True,
+            expects_result=headers.get("ignore_result") is not True,
         )
-    except NONSENSE:
-        return Sent()
+    except MALFORMED_ERRORS:
+        return Sender()
 
 
 def _body(raw: Any) -> dict[str, Any]:
-    """Return the body of a protocol 1 message; empty for any other, and for one that is not plain, short JSON."""
+    """Return the body of a protocol 1 message.
+
+    Empty if it is not plain, short JSON.
+    """
     try:
         body = raw["body"]
         if not isinstance(body, str) or len(body) > _MAX_BODY or _mapping(raw["headers"]).get("compression"):
@@ -184,7 +193,7 @@ def _body(raw: Any) -> dict[str, Any]:
         if _mapping(raw["properties"]).get("body_encoding") == "base64":
             body = base64.b64decode(body)
         found = _mapping(json.loads(body))
-    except (*NONSENSE, binascii.Error):
+    except (*MALFORMED_ERRORS, binascii.Error):
         return {}
     return found if isinstance(found.get("task"), str) and isinstance(found.get("id"), str) else {}
 
@@ -194,7 +203,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _id(value: object) -> str:
-    """Return a task's id if it may become part of a Redis key."""
+    """Return a task's id if it is safe in a Redis key, else an empty text."""
     return value if isinstance(value, str) and len(value) <= _MAX_ID and value.isprintable() else ""
 
 

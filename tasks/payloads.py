@@ -1,4 +1,7 @@
-"""What tasks accept. Whoever reaches Redis can send anything, so nothing is taken for what it should be."""
+"""Models of the tasks' arguments, which are untrusted.
+
+Anyone with access to Redis can send tasks.
+"""
 
 from typing import Annotated
 
@@ -6,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from manager.placement.labels import Selection
 
-#: Seconds. A stop that may take longer than a day is a mistake.
+#: Seconds; more than a day would be a mistake.
 _Timeout = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-#: Only bounded here; which ids are valid is the configuration's to say, with a message of its own.
+#: Bounded in length only: the configuration decides which ids are valid, with a clearer message.
 _AccountId = Annotated[StrictStr, Field(max_length=1000)]
 _Label = Annotated[StrictStr, Field(max_length=200)]
 
@@ -31,7 +34,7 @@ class StopArguments(AccountArguments):
 
 
 class SelectionArguments(Arguments):
-    """Which accounts a batch is for; none given: all."""
+    """The accounts of a batch; without group and labels, all."""
 
     group: _Label | Annotated[list[_Label], Field(max_length=1000)] | None = None
     labels: Annotated[dict[_Label, _Label], Field(max_length=100)] | None = None

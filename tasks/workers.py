@@ -1,11 +1,14 @@
-"""Tasks on one account's worker. Each answers with plain JSON, or fails with one of `manager.errors`."""
+"""Tasks for one account's worker.
+
+Each returns JSON, or fails with one of `manager.errors`.
+"""
 
 from typing import Any
 
 from manager import wire
 from manager.errors import ManagerError
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
-from tasks.app import app, carried_out, fleet_service
+from tasks.app import app, fleet_service, run_command
 from tasks.arguments import checked
 from tasks.payloads import AccountArguments, StartArguments, StopArguments
 
@@ -14,11 +17,14 @@ from tasks.payloads import AccountArguments, StartArguments, StopArguments
 def start_worker(
     self: Any, account_id: str, apply_defaults: bool = True, validate: bool = True
 ) -> dict[str, Any]:
-    """Start the account's worker on its host; returns its WorkerInfo once its session is connected."""
+    """Start the account's worker on its host.
+
+    Return its WorkerInfo once it is connected.
+    """
     given = checked(
         self, StartArguments, account_id=account_id, apply_defaults=apply_defaults, validate_first=validate
     )
-    info = carried_out(
+    info = run_command(
         self,
         given.account_id,
         lambda commands, call: commands.start(
@@ -30,18 +36,24 @@ def start_worker(
 
 @app.task(name=wire.STOP_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def stop_worker(self: Any, account_id: str, timeout: float | None = None) -> bool:
-    """Stop the account's worker within `timeout` seconds; True once its process has provably ended."""
+    """Stop the account's worker and kill it after `timeout` seconds.
+
+    Return True after its proven end.
+    """
     given = checked(self, StopArguments, account_id=account_id, timeout=timeout)
-    return carried_out(
+    return run_command(
         self, given.account_id, lambda commands, call: commands.stop(given.account_id, given.timeout, call)
     )
 
 
 @app.task(name=wire.RESTART_WORKER, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def restart_worker(self: Any, account_id: str) -> dict[str, Any]:
-    """Stop the account's worker if it runs and start it with the configuration as it is now; returns its WorkerInfo."""
+    """Restart the account's worker with the current configuration.
+
+    Return its WorkerInfo.
+    """
     given = checked(self, AccountArguments, account_id=account_id)
-    info = carried_out(
+    info = run_command(
         self, given.account_id, lambda commands, call: commands.restart(given.account_id, call)
     )
     return info.to_wire()
@@ -49,7 +61,7 @@ def restart_worker(self: Any, account_id: str) -> dict[str, Any]:
 
 @app.task(name=wire.GET_WORKER_INFO, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
 def get_worker_info(self: Any, account_id: str) -> dict[str, Any] | None:
-    """Return the WorkerInfo of the account's worker, wherever in the fleet it is, or null."""
+    """Return the WorkerInfo of the account's worker on any host, or null."""
     given = checked(self, AccountArguments, account_id=account_id)
     info = fleet_service().get_worker_info(given.account_id)
     return None if info is None else info.to_wire()
@@ -59,7 +71,7 @@ def _mode_task(command: CommandSpec) -> Any:
     @app.task(name=command.task, bind=True, throws=(ManagerError,))  # type: ignore[untyped-decorator]
     def set_mode(self: Any, account_id: str) -> dict[str, Any]:
         given = checked(self, AccountArguments, account_id=account_id)
-        info = carried_out(
+        info = run_command(
             self, given.account_id, lambda commands, call: commands.set_mode(command, given.account_id, call)
         )
         return info.to_wire()
@@ -68,5 +80,5 @@ def _mode_task(command: CommandSpec) -> Any:
     return set_mode
 
 
-#: The tasks that change how a session trades, by the name of their command.
+#: Command name → its task that changes an account's trading mode.
 mode_tasks = {command.name: _mode_task(command) for command in MODE_COMMANDS}

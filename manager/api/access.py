@@ -9,7 +9,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from manager.api.auth import COOKIE, Principal
 from manager.api.parts import parts_of, principal_of
 from manager.api.problems import ProblemError
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 #: Accounts that an error names.
 _NAMED: Final = 20
@@ -65,7 +65,7 @@ def by(request: Request) -> str:
     return principal_of(request).by(request.state.address)
 
 
-def require_inside(principal: Principal, state: FleetState, account_ids: Iterable[str]) -> None:
+def require_inside(principal: Principal, state: FleetListing, account_ids: Iterable[str]) -> None:
     """Raise ProblemError `outside_selection` unless the principal may command every one of the accounts.
 
     An account of which nothing is known belongs to no group and has no label.
@@ -75,7 +75,7 @@ def require_inside(principal: Principal, state: FleetState, account_ids: Iterabl
     outside = [
         account_id
         for account_id in account_ids
-        if not (state.accounts.get(account_id) or AccountState(account_id)).within(principal.selection)
+        if not (state.accounts.get(account_id) or AccountRow(account_id)).within(principal.selection)
     ]
     if outside:
         named = ", ".join(outside[:_NAMED]) + (
@@ -88,7 +88,7 @@ def require_inside(principal: Principal, state: FleetState, account_ids: Iterabl
         )
 
 
-def readable(principal: Principal, state: FleetState, account_id: str) -> AccountState:
+def readable(principal: Principal, state: FleetListing, account_id: str) -> AccountRow:
     """Return an account that the principal may read. Raises ProblemError `account_not_found`."""
     found = state.accounts.get(account_id)
     if found is None or not found.within(principal.readable):
@@ -97,3 +97,17 @@ def readable(principal: Principal, state: FleetState, account_id: str) -> Accoun
             f"no account {account_id}: it has no file here, no worker and nothing desired",
         )
     return found
+
+
+def require_whole(principal: Principal) -> None:
+    """Raise ProblemError `outside_selection` for a token that may read only some accounts: this tells of all."""
+    if principal.readable:
+        raise ProblemError(
+            "outside_selection",
+            f"this tells of every account, and {principal.name} may read only {principal.selection}",
+        )
+
+
+def may_read(principal: Principal, state: FleetListing, account_id: str) -> bool:
+    """Return whether the principal may read of this account."""
+    return (state.accounts.get(account_id) or AccountRow(account_id)).within(principal.readable)

@@ -21,15 +21,13 @@ from manager.api.problems import (
     problem_of,
     problem_response,
 )
-from manager.api.routes import fleet, health, records, session
+from manager.api.routes import batches, commands, fleet, health, records, session, stream
 from manager.errors import ManagerError
 from manager.versions import __version__
 
 #: Bytes from which on an answer is compressed, and how hard.
 _GZIP_FROM: Final = 1024
 _GZIP_LEVEL: Final = 1
-#: Names of this machine's own loopback.
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: What every operation may answer.
 _PROBLEM: Final[dict[str, Any]] = {
     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -45,7 +43,6 @@ _DESCRIPTION: Final = (
 
 def create_app(parts: ApiParts) -> FastAPI:
     """Return the app over these parts."""
-    names = _LOOPBACK | {name.lower() for name in parts.host_names}
     app = FastAPI(
         title="Worker Manager",
         version=__version__,
@@ -59,13 +56,18 @@ def create_app(parts: ApiParts) -> FastAPI:
                 Gate,
                 authenticator=parts.authenticator,
                 limiter=parts.limiter,
-                host_allowed=names.__contains__,
+                host_allowed=parts.host_allowed,
             ),
             Middleware(GZipMiddleware, minimum_size=_GZIP_FROM, compresslevel=_GZIP_LEVEL),
         ],
     )
     app.state.parts = parts
-    for router in (health.router, session.router, fleet.router, records.router):
+    for router in (
+        *(health.router, session.router, fleet.router, records.router),
+        commands.router,
+        batches.router,
+        stream.router,
+    ):
         app.include_router(router, prefix=PREFIX)
     app.include_router(health.pages)
     app.add_exception_handler(RequestValidationError, _invalid)

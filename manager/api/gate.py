@@ -86,7 +86,7 @@ class Gate:
 
     async def _admit(self, request: Request, state: dict[str, Any]) -> None:
         headers, path = request.headers, request.url.path
-        if not self._host_allowed(_host_name(headers.get("host", ""))):
+        if not self._host_allowed(host_name(headers.get("host", ""))):
             raise ProblemError(
                 "unknown_host", "the Host header names a host that this server does not answer for"
             )
@@ -219,7 +219,7 @@ def _refuse_media(method: str, path: str, headers: Headers) -> None:
             raise ProblemError("not_acceptable", "answers are application/json and application/problem+json")
 
 
-def _host_name(header: str) -> str:
+def host_name(header: str) -> str:
     """Return the host of a Host header, without the port and in lower case."""
     name = header.strip().lower()
     if name.startswith("["):

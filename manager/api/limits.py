@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +29,30 @@ RATES: Final[Mapping[str, Rate]] = {
 }
 #: Buckets that are remembered; of those that are forgotten the oldest go first.
 _KEPT: Final = 10_000
+
+
+class OpenStreams:
+    """Counts open streams of each token. Used from one event loop."""
+
+    def __init__(self, most: int = 20) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    def enter(self, who: str) -> None:
+        """Count one more. Raises ProblemError `rate_limited` if there are too many; call `leave` when it ends."""
+        if self._open[who] >= self._most:
+            raise ProblemError(
+                "rate_limited",
+                f"a token has at most {self._most} open streams: close one first",
+                retryable=True,
+                headers={"Retry-After": "5"},
+            )
+        self._open[who] += 1
+
+    def leave(self, who: str) -> None:
+        self._open[who] -= 1
+        if self._open[who] <= 0:
+            del self._open[who]
 
 
 class RateLimiter:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from manager.models import WorkerInfo
+from manager.placement.labels import Selection
 from manager.pool.arguments import MAX_TIMEOUT
 
 AccountId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -59,6 +60,25 @@ class SelectBody(Strict):
         | None
     ) = None
     all: Annotated[bool, Field(description="Every account; needed where nothing else is given.")] = False
+
+    @property
+    def selection(self) -> Selection:
+        """What `groups` and `labels` take; everything without any."""
+        return Selection(tuple(self.groups), tuple(self.labels))
+
+
+class BatchBody(Strict):
+    """One command for many accounts."""
+
+    do: Literal["start", "stop", "restart", "pause", "resume"]
+    select: SelectBody
+    expect: Annotated[
+        int | None,
+        Field(ge=1, le=1_000_000, description="How many accounts are selected; otherwise nothing is done."),
+    ] = None
+    apply_defaults: bool = True
+    validate_first: Annotated[bool, Field(alias="validate")] = True
+    timeout_seconds: Annotated[float | None, Field(ge=0, le=MAX_TIMEOUT)] = None
 
 
 class DrainBody(Strict):
@@ -143,6 +163,14 @@ class Desired(BaseModel):
     host: str | None
 
 
+class AttentionItem(BaseModel):
+    code: str
+    severity: Literal["critical", "warning", "info"]
+    text: str
+    since: datetime | None
+    do: str
+
+
 class Account(BaseModel):
     account_id: str
     want: Literal["running", "stopped"]
@@ -159,6 +187,7 @@ class Account(BaseModel):
     config: dict[str, Any]
     software: dict[str, Any]
     worker: WorkerInfo | None
+    attention: list[AttentionItem]
 
 
 class _Page(BaseModel):
@@ -170,12 +199,18 @@ class AccountPage(_Page):
     items: list[Account]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class WorkerPage(_Page):
     items: list[WorkerInfo]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class Host(BaseModel):
@@ -192,17 +227,24 @@ class HostPage(BaseModel):
     items: list[Host]
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
 
 
 class FleetSummary(BaseModel):
     as_of: datetime
     cursor: str
+    stale_seconds: Annotated[
+        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+    ]
     accounts: int
     status: dict[str, int]
     health: dict[str, int]
     want: dict[str, int]
     currencies: dict[str, dict[str, Any]]
     hosts: dict[str, int]
+    attention: dict[str, int]
 
 
 class AuditItem(BaseModel):
@@ -222,6 +264,28 @@ class AuditItem(BaseModel):
 class AuditPage(BaseModel):
     items: list[AuditItem]
     next: str | None
+
+
+class EventItem(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    cursor: str
+    time: datetime
+    type: str
+    host: str
+    account_id: str
+    worker_id: str
+    status: str
+    error: str | None
+    by: str
+    command: str
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    items: list[EventItem]
+    next: str
 
 
 class Counts(BaseModel):
@@ -260,7 +324,7 @@ class Command(BaseModel):
     what: str
     account_id: str | None
     host: str | None
-    state: Literal["accepted", "started", "done", "failed"]
+    state: Literal["accepted", "done", "failed"]
     outcome: str | None
     by: str
     asked_at: datetime

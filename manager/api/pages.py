@@ -3,8 +3,9 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
@@ -13,14 +14,23 @@ from starlette.requests import Request
 
 from manager.api.problems import ProblemError
 from manager.api.rendering import decimal_of
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.attention import Severity, worst
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 T = TypeVar("T")
 #: A sort key: the sorted value, then the id that makes it unique.
 Key = tuple[Any, str]
 
 Sort = Literal[
-    "account_id", "-account_id", "equity", "-equity", "state", "-state", "started_at", "-started_at"
+    "account_id",
+    "-account_id",
+    "attention",
+    "equity",
+    "-equity",
+    "state",
+    "-state",
+    "started_at",
+    "-started_at",
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -52,6 +62,10 @@ class AccountQuery(PageQuery):
     host: Text | None = None
     group: Annotated[list[Text], Field(max_length=100, description="Of any of these groups.")] = []
     label: Annotated[list[Text], Field(max_length=100, description="With all of these: `k` or `k=v`.")] = []
+    attention: Annotated[
+        Literal["critical", "warning", "info"] | None,
+        Field(description="With something of this severity to look at."),
+    ] = None
     q: Annotated[Text | None, Field(description="Part of the account id, in any case.")] = None
 
 
@@ -100,22 +114,22 @@ def _below(one: Key, other: Key) -> bool:
 
 
 def accounts_page(
-    state: FleetState, query: AccountQuery, readable: Callable[[AccountState], bool]
-) -> Page[AccountState]:
+    state: FleetListing, query: AccountQuery, readable: Callable[[AccountRow], bool]
+) -> Page[AccountRow]:
     """Return the accounts that a query asks for, of those that may be read."""
     by, descending = query.sort.removeprefix("-"), query.sort.startswith("-")
-    key = _KEYS[by]
-    ordered = state.orders.get(query.sort)
+    key = partial(_KEYS[by], state)
+    ordered = state.sorted.get(query.sort)
     if ordered is None:
         ordered = list(state.accounts.values())
         if query.sort != "account_id":
             ordered.sort(key=key, reverse=descending)
-        state.orders[query.sort] = ordered
-    chosen = [one for one in ordered if readable(one) and _taken(one, query)]
+        state.sorted[query.sort] = ordered
+    chosen = [one for one in ordered if readable(one) and _taken(state, one, query)]
     return page(chosen, key, query, descending=descending, order=query.sort)
 
 
-def _taken(account: AccountState, query: AccountQuery) -> bool:
+def _taken(listing: FleetListing, account: AccountRow, query: AccountQuery) -> bool:
     if query.state is not None and (account.status or "none") != query.state:
         return False
     if query.health is not None and account.health != query.health:
@@ -128,27 +142,37 @@ def _taken(account: AccountState, query: AccountQuery) -> bool:
         return False
     if query.group and not set(query.group) & set(account.groups):
         return False
-    return all(_labelled(account, label) for label in query.label)
+    if not all(_labelled(account, label) for label in query.label):
+        return False
+    return query.attention is None or any(
+        one.severity == query.attention for one in listing.attention(account)
+    )
 
 
-def _labelled(account: AccountState, label: str) -> bool:
+def _labelled(account: AccountRow, label: str) -> bool:
     name, equals, value = label.partition("=")
     return name in account.labels and (not equals or account.labels[name] == value)
 
 
-def _equity(account: AccountState) -> Key:
+def _equity(_listing: FleetListing, account: AccountRow) -> Key:
     found = None if account.worker is None else decimal_of(account.worker.metadata.get("equity"))
     return (float("-inf") if found is None else float(found), account.account_id)
 
 
-def _started(account: AccountState) -> Key:
+def _started(_listing: FleetListing, account: AccountRow) -> Key:
     at = None if account.worker is None else account.worker.started_at
     return (0.0 if at is None else at.timestamp(), account.account_id)
 
 
-_KEYS: Final[dict[str, Callable[[AccountState], Key]]] = {
-    "account_id": lambda account: ("", account.account_id),
-    "state": lambda account: (account.status or "", account.account_id),
+def _urgency(listing: FleetListing, account: AccountRow) -> Key:
+    severity = worst(listing.attention(account))
+    return (len(Severity) if severity is None else list(Severity).index(severity), account.account_id)
+
+
+_KEYS: Final[dict[str, Callable[[FleetListing, AccountRow], Key]]] = {
+    "account_id": lambda _, account: ("", account.account_id),
+    "state": lambda _, account: (account.status or "", account.account_id),
+    "attention": _urgency,
     "equity": _equity,
     "started_at": _started,
 }
@@ -186,7 +210,3 @@ def _wrong_cursor() -> ProblemError:
         "`after` is not the `next` of a page of this list in this order",
         errors=[{"where": ["query", "after"], "message": "not a cursor of this list"}],
     )
-
-
-def sorted_by(items: Iterable[T], key: Callable[[T], Key], *, descending: bool = False) -> list[T]:
-    return sorted(items, key=key, reverse=descending)

@@ -1,24 +1,36 @@
 """What the API is made of: handed in by whoever builds the app, so that tests can hand in parts in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from manager.aio import AsyncWorkerManagerService
 from manager.api.auth import Authenticator, Principal
-from manager.api.limits import RateLimiter
+from manager.api.commands import CommandRunner
+from manager.api.limits import OpenStreams, RateLimiter
+from manager.api.problems import ProblemError
+from manager.api.stream.hub import Hub
+from manager.client.caller import Request as Behalf
+from manager.client.caller import on_behalf_of
 from manager.client.hosts import FleetHosts
 from manager.config import ConfigurationService
 from manager.doctor import Check
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
-from manager.models import BatchResult, WorkerInfo
+from manager.fleet.events import EventStream
+from manager.models import BatchResult
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountFile, FleetReader, FleetState
+from manager.telemetry.fleet_reader import AccountFile, FleetListing, FleetReader
+
+#: Names of this machine's own loopback.
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Batches(Protocol):
@@ -55,18 +67,45 @@ class ApiParts:
     versions: ConfigStore
     doctor: Doctor
     ready: Readiness
+    commands: CommandRunner
     limiter: RateLimiter = field(default_factory=RateLimiter)
+    #: Streams; None: this server has none.
+    hub: Hub | None = None
+    events: EventStream | None = None
+    streams: OpenStreams = field(default_factory=OpenStreams)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()
     #: Whether cookies need TLS.
     secure_cookies: bool = False
 
-    async def state(self) -> FleetState:
+    def require_hub(self) -> Hub:
+        """Return the hub of streams. Raises ProblemError `fleet_unavailable` without one."""
+        if self.hub is None:
+            raise ProblemError("fleet_unavailable", "this server has no streams")
+        return self.hub
+
+    def require_events(self) -> EventStream:
+        """Return the event stream. Raises ProblemError `fleet_unavailable` without one."""
+        if self.events is None:
+            raise ProblemError("fleet_unavailable", "this server reads no events")
+        return self.events
+
+    def host_allowed(self, name: str) -> bool:
+        """Return whether this server answers for a name in a Host header."""
+        return name in LOOPBACK or name in {one.lower() for one in self.host_names}
+
+    async def state(self) -> FleetListing:
         """Return the fleet as it is now. Raises FleetUnavailableError."""
         return await run_in_threadpool(self.reader.read)
 
-    async def worker(self, account_id: str) -> WorkerInfo | None:
-        return await self.aio.get_worker_info(account_id)
+    async def on_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that blocks; on whose behalf it acts goes along."""
+        return await run_in_threadpool(call, *args, **kwargs)
+
+    async def on_behalf(self, by: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that blocks and asks who acts: `by`."""
+        with on_behalf_of(Behalf(by=by)):
+            return await run_in_threadpool(call, *args, **kwargs)
 
 
 def parts_of(request: Request) -> ApiParts:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from starlette.responses import Response
 
-from manager.errors import ManagerError
+from manager.errors import CursorGoneError, ManagerError
 
 MEDIA_TYPE: Final = "application/problem+json"
 _TYPE: Final = "https://worker-manager.invalid/problems/"
@@ -39,7 +39,7 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "method_not_allowed": Row(405, "The method is not allowed here"),
     "not_acceptable": Row(406, "Only JSON can be returned"),
     "confirmation_wrong": Row(409, "The confirmation does not match"),
-    "precondition_failed": Row(412, "The resource has changed"),
+    "cursor_gone": Row(410, "Events after this cursor are no longer kept"),
     "too_large": Row(413, "The body is too large"),
     "unsupported_media_type": Row(415, "The body must be application/json"),
     "unknown_host": Row(421, "This server does not answer for the host that was named"),
@@ -57,6 +57,7 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "invalid_config": Row(422, "The account's configuration is invalid"),
     "import_source_unreadable": Row(422, "The file cannot be translated"),
     "invalid_payload": Row(422, "An argument is not accepted"),
+    "invalid_cursor": Row(422, "Not a cursor of the event stream"),
     "credential_unavailable": Row(422, "A credential cannot be read on the host"),
     "account_disabled": Row(409, "The account is disabled in its file"),
     "no_worker": Row(409, "The account has no worker"),
@@ -122,7 +123,8 @@ def problem_of(error: ManagerError) -> ProblemError:
     codes = (getattr(cls, "code", "") for cls in type(error).__mro__)
     code = next((one for one in codes if one in PROBLEMS), "internal")
     headers = {"Retry-After": _RETRY_AFTER} if error.retryable and PROBLEMS[code].status == 503 else {}
-    return ProblemError(code, str(error), error.retryable, headers=headers)
+    more = {"oldest": error.oldest} if isinstance(error, CursorGoneError) else {}
+    return ProblemError(code, str(error), error.retryable, headers=headers, more=more)
 
 
 def problem_body(problem: ProblemError, instance: str, request_id: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manager.fleet.hosts import HostState
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.attention import Attention
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 _encode: Final = msgspec.json.Encoder(decimal_format="string", enc_hook=str).encode
 #: Figures of a worker, as they stand in its metadata.
@@ -35,12 +36,12 @@ def answer(data: object, status: int = 200, headers: Mapping[str, str] | None = 
     return Response(to_json(data), status, dict(headers or {}), media_type="application/json")
 
 
-def live_answer(request: Request, state: FleetState, body: bytes) -> Response:
+def live_answer(request: Request, state: FleetListing, body: bytes) -> Response:
     """Return a response about the live fleet, with its entity tag."""
     return Response(body, headers={"ETag": _tag(state)}, media_type="application/json")
 
 
-def not_modified(request: Request, state: FleetState) -> Response | None:
+def not_modified(request: Request, state: FleetListing) -> Response | None:
     """Return 304 if the client has this state of the fleet already."""
     known = request.headers.get("if-none-match", "")
     tag = _tag(state)
@@ -49,13 +50,14 @@ def not_modified(request: Request, state: FleetState) -> Response | None:
     return Response(status_code=304, headers={"ETag": tag})
 
 
-def _tag(state: FleetState) -> str:
+def _tag(state: FleetListing) -> str:
     return f'W/"{state.version}"'
 
 
-def moment_of(state: FleetState) -> dict[str, Any]:
+def moment_of(state: FleetListing) -> dict[str, Any]:
     """Return the members that each answer about the live fleet has."""
-    return {"as_of": utc(state.as_of), "cursor": state.cursor}
+    stale = None if state.stale_seconds is None else round(state.stale_seconds, 3)
+    return {"as_of": utc(state.as_of), "cursor": state.cursor, "stale_seconds": stale}
 
 
 def page_json(items: Iterable[bytes], rest: Mapping[str, Any]) -> bytes:
@@ -63,7 +65,7 @@ def page_json(items: Iterable[bytes], rest: Mapping[str, Any]) -> bytes:
     return b'{"items":[' + b",".join(items) + b"]," + to_json(rest)[1:]
 
 
-def worker_json(account: AccountState) -> bytes:
+def worker_json(account: AccountRow) -> bytes:
     """Return the WorkerInfo as `manager ps --json` has it; `null` without a worker."""
     found = account.rendered.get("worker")
     if found is None:
@@ -72,17 +74,28 @@ def worker_json(account: AccountState) -> bytes:
     return found
 
 
-def account_json(account: AccountState) -> bytes:
-    """Return an Account."""
+def account_json(listing: FleetListing, account: AccountRow) -> bytes:
+    """Return an Account of this listing."""
     found = account.rendered.get("account")
     if found is None:
-        head = to_json(_account(account))
-        found = head[:-1] + b',"worker":' + worker_json(account) + b"}"
+        found = to_json(_account(account))[:-1] + b',"worker":' + worker_json(account) + b',"attention":'
         account.rendered["account"] = found
-    return found
+    # What to look at depends on the time and on the host as well.
+    return found + to_json([attention_data(one) for one in listing.attention(account)]) + b"}"
 
 
-def _account(account: AccountState) -> dict[str, Any]:
+def attention_data(attention: Attention) -> dict[str, Any]:
+    """Return one thing to look at."""
+    return {
+        "code": attention.code,
+        "severity": str(attention.severity),
+        "text": attention.text,
+        "since": utc(attention.since),
+        "do": attention.do,
+    }
+
+
+def _account(account: AccountRow) -> dict[str, Any]:
     worker, desired, file = account.worker, account.desired, account.file
     metadata: Mapping[str, Any] = {} if worker is None else worker.metadata
     return {

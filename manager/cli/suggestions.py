@@ -17,6 +17,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "config": frozenset({"show", "diff", "history"}),
     "secure": frozenset(),
     "service": frozenset({"status"}),
+    "token": frozenset({"list"}),
 }
 
 

@@ -1,4 +1,4 @@
-"""token: create, list and revoke the tokens of the HTTP API."""
+"""Command `token`: creates, lists and revokes tokens of the HTTP API."""
 
 import re
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from manager.fleet.tokens import Token, TokenStore
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-#: As `manager.fleet.tokens.SCOPES`, which is not imported here: `--help` must stay fast.
+#: Same as `manager.fleet.tokens.SCOPES`, which is not imported because `--help` must be fast.
 _SCOPES = ("read", "metrics", "operate", "configure", "kill", "admin")
 
 
@@ -33,14 +33,19 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--name", required=True, metavar="NAME", help="Who uses it; shown in the audit trail.")
+@click.option(
+    "--name",
+    required=True,
+    metavar="NAME",
+    help="The user or program of the token, shown in the audit trail.",
+)
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
     required=True,
     type=click.Choice(_SCOPES),
-    help="What it allows; repeat it for several.",
+    help="What the token allows; repeatable.",
 )
 @click.option(
     "--expires",
@@ -48,10 +53,14 @@ def token() -> None:
     default="90d",
     show_default=True,
     metavar="TIME",
-    help="When it stops working: 30m, 12h, 90d, 4w or never.",
+    help="Lifetime: 30m, 12h, 90d, 4w or never.",
 )
 @click.option(
-    "--group", "groups", multiple=True, metavar="NAME", help="Commands only for accounts of this group."
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME",
+    help="Allow commands only for accounts of this group; repeatable.",
 )
 @click.option(
     "-l",
@@ -59,9 +68,9 @@ def token() -> None:
     "labels",
     multiple=True,
     metavar="KEY[=VALUE]",
-    help="Commands only for accounts with this label.",
+    help="Allow commands only for accounts with this label; repeatable.",
 )
-@click.option("--read-selection", is_flag=True, help="Limit reading to the same accounts.")
+@click.option("--read-selection", is_flag=True, help="Limit reading to the same accounts as commands.")
 @click.option("--no-logs", is_flag=True, help="Forbid reading logs and positions.")
 @json_option
 def create(
@@ -74,7 +83,10 @@ def create(
     no_logs: bool,
     as_json: bool,
 ) -> int:
-    """Create a token and print it. It is shown once and cannot be shown again."""
+    """Create a token and print it.
+
+    The token is shown only once.
+    """
     from manager.client.caller import caller
     from manager.factory import audit_trail
     from manager.placement.labels import Selection
@@ -93,7 +105,7 @@ def create(
         print_json({**created.to_dict(), "token": text})
     else:
         say(text)
-        click.echo(f"{describe(created)}; the text above is not shown again", err=True)
+        click.echo(f"{describe(created)}; store the token now, it is not shown again", err=True)
     return 0
 
 
@@ -109,14 +121,17 @@ def list_tokens(as_json: bool) -> int:
         used = "never used" if one.last_used is None else f"last used {one.last_used:%Y-%m-%d %H:%M} UTC"
         say(f"{describe(one)}; {used}")
     if not found:
-        say("no tokens; `manager token create` makes one")
+        say("no tokens; `manager token create` creates one")
     return 0
 
 
 @token.command()
 @click.argument("token_id", metavar="ID")
 def revoke(token_id: str) -> int:
-    """Revoke a token by its id. It is refused within a second."""
+    """Revoke a token by its id.
+
+    Servers reject it within a second.
+    """
     from manager.client.caller import caller
     from manager.factory import audit_trail
 

@@ -3,7 +3,7 @@
 Every process except host agents uses it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,12 +26,14 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.events import Event, EventFilter
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_account_id, check_flags, check_timeout
 from manager.pool.commands import RESTART, START, STOP, CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
+from manager.telemetry.event_watch import watch_events
 from manager.versions import at_least
 
 #: Seconds that a caller waits in addition to a stop's timeout.
@@ -234,6 +236,14 @@ class CeleryWorkerPool:
         """
         return self._batch_sender.result(batch_id)
 
+    def answer_of(self, token: str) -> Any:
+        """Return the answer to the command with this id, a value or an exception; None while there is none.
+
+        Answers are kept for a day. Raises FleetUnavailableError if Redis cannot be used.
+        """
+        with self._results.translated():
+            return next((answer for _, answer in self._results.collect({token}, 0.0)), None)
+
     def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 
@@ -284,6 +294,17 @@ class CeleryWorkerPool:
         """Return the `count` newest batches, newest first."""
         found = (self._batches.read(batch_id) for batch_id in self._batches.newest(count))
         return [record for record in found if record is not None]
+
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        only: EventFilter | None = None,
+        idle_seconds: float | None = None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """See `manager.pool.protocol.WorkerPool.watch`."""
+        return watch_events(self._store.stream, after, only=only, idle_seconds=idle_seconds, closed=closed)
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
-from uuid import uuid4
 
 from manager import wire
+from manager.client.caller import new_token
 from manager.errors import HostUnavailableError, NoHostFitsError, NoWorkerError, VersionMismatchError
 from manager.fleet import HostState
 from manager.models import BatchResult, ValidationResult, WorkerInfo
@@ -33,13 +33,17 @@ class Command:
     why: str = ""
     host: str = ""
     queue: str = ""
-    #: The task's id. A command that is delivered twice acts once.
-    token: str = field(default_factory=lambda: str(uuid4()))
-    #: The account's requirements on its host; None: the host that receives the command reads them.
+    #: The task's id, by which a command that is delivered twice is one.
+    token: str = ""
+    #: What the account asks of its host; None: the host that gets the command finds out.
     needs: Needs | None = None
     failover: bool = False
     #: Its generation in desired state; 0 until that is written.
     generation: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.token:
+            object.__setattr__(self, "token", new_token(self.spec.name, self.account_id))
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from celery.exceptions import TimeoutError as ResultTimeoutError
 
 from manager import wire
-from manager.client.caller import caller
+from manager.client.caller import caller, note_sent
 from manager.client.commands import (
     AccountHosts,
     Command,
@@ -79,7 +79,11 @@ class Sender:
         self._store = store
         self._desired = desired
         self._results = results
-        self.me = caller()
+
+    @property
+    def me(self) -> str:
+        """Who asks, for the desired state and the audit trail."""
+        return caller()
 
     def ask(self, command: Command, wait_seconds: float) -> Any:
         """Send a command; block until its result arrives, and return it.
@@ -94,6 +98,7 @@ class Sender:
             raise error
         with self._results.translated():
             result = self.signature(ready[0]).apply_async()
+            note_sent()
             try:
                 return self._answer(result, ready[0], wait_seconds)
             finally:

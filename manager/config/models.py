@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
 from manager.config.identity import identity, identity_as_written, plain, plain_login
+from manager.market.names import SessionName
 from manager.placement.engine import WORKER_MB, Needs
 
 #: Upper bound for logins, counts and times. Python accepts 400 digits; the code that uses the value does not.
@@ -226,8 +227,8 @@ class HealthConfig(_Section):
     tick_age_seconds: Number = 300.0
     #: A worker that has been degraded for this many seconds is unhealthy.
     unhealthy_after_seconds: Number = 300.0
-    #: When ticks are expected: `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
-    market_hours: Literal["fx", "always"] = "fx"
+    #: When ticks are expected: a named session, such as `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
+    market_hours: SessionName = "fx"
     #: Duration in seconds of a cycle above which the worker is degraded.
     cycle_seconds: Number = 30.0
     #: A program with `ready.notify` must send WATCHDOG=1 at least this often, or it is unhealthy.

@@ -40,21 +40,44 @@ _MOST_CHARS: Final = 500
 #: Prefix of a host's Redis user; see `manager secure`.
 _HOST_USER: Final = "host-"
 
-#: ARGV: host whose list is written ('': the stream), entry (JSON), entries that the stream keeps, fields and
-#: values. A host with the ACL of version 0.2 may not write the list: its entry goes to the stream, as with
+#: ARGV: host whose list is written ('': the stream), entry (JSON), entries that the stream keeps, type of the event that
+#: repeats the entry ('': none), fields and values. A host with the ACL of version 0.2 may not write the list: its entry goes to the stream, as with
 #: 0.2.
 _NOTE: Final = """
+local t = redis.call('TIME')
+local e = cjson.decode(ARGV[2])
+local noted
 if ARGV[1] ~= '' then
-  local t = redis.call('TIME')
   local entry = string.format('%d.%06d %s', t[1], t[2], ARGV[2])
-  if type(redis.pcall('RPUSH', 'manager:audit:host:' .. ARGV[1], entry)) == 'number' then
-    redis.pcall('SADD', 'manager:audit:hosts', ARGV[1])
-    return 1
-  end
+  noted = type(redis.pcall('RPUSH', 'manager:audit:host:' .. ARGV[1], entry)) == 'number'
+  if noted then redis.pcall('SADD', 'manager:audit:hosts', ARGV[1]) end
 end
-redis.call('XADD', 'manager:audit', 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 4))
+if not noted then
+  redis.call('XADD', 'manager:audit', 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 5))
+end
+if ARGV[4] ~= '' then
+  local data = {what = e.what, outcome = e.outcome}
+  local asked = e.id ~= '' and redis.pcall('GET', 'manager:seen:' .. e.id)
+  if type(asked) == 'string' and tonumber(asked) then
+    local now = t[1] * 1000 + math.floor(t[2] / 1000)
+    data.seconds = math.max(0, now - tonumber(asked)) / 1000
+  end
+  redis.pcall('XADD', 'manager:events', '*', 'host', e.host, 'account_id', e.account, 'worker_id', '',
+    'status', '', 'error', e.text, 'epoch', '0', 'kind', 'other', 'v', '1', 'type', ARGV[4], 'by', e.by,
+    'command', e.id, 'data', cjson.encode(data))
+end
 return 1
 """
+
+#: Command → event type, where it is not `command.done`.
+_EVENT_TYPES: Final = {
+    "drain": "host.draining",
+    "resume-host": "host.resumed",
+    "config push": "config.pushed",
+    "config rollback": "config.pushed",
+}
+#: The outcome of a command whose end is not known yet: it has no event.
+_PENDING: Final = "pending"
 
 
 def host_key(host: str) -> str:
@@ -143,7 +166,8 @@ class AuditTrail:
         fields = {key: value[:_MOST_CHARS] for key, value in fields.items()}
         with translated(self._url):
             flat = [part for pair in fields.items() for part in pair]
-            self._note(args=[self._host, json.dumps(fields), _KEPT, *flat])
+            event = "" if outcome == _PENDING else _EVENT_TYPES.get(what, f"command.{stage}")
+            self._note(args=[self._host, json.dumps(fields), _KEPT, event, *flat])
         if not self._host:
             self._trim()
 

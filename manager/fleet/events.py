@@ -103,6 +103,8 @@ class Event:
     #: The command's id, which is its Celery task's id.
     command: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    #: Where a reader that has this event continues; empty where the stream's id was not read.
+    cursor: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "time": self.time.isoformat()}
@@ -231,6 +233,22 @@ class EventStream:
         with translated(self._url):
             return read_cursor(self._client, EVENTS_KEY, text, kept=self.kept)
 
+    def next(self, after: Cursor, *, wait_seconds: float, only: EventFilter | None = None) -> EventPage:
+        """Return matching events after a cursor; block up to `wait_seconds` for the first entry of any kind.
+
+        Raises CursorGoneError if the stream was replaced meanwhile.
+        """
+        block = max(1, int(wait_seconds * 1000))
+        with translated(self._url):
+            answer = self._client.xread({EVENTS_KEY: str(after.position)}, count=1000, block=block)
+        entries = answer[0][1] if answer else []
+        if not entries:
+            self.cursor(str(after))  # a stream that was replaced would stay silent for ever
+            return EventPage([], after)
+        events = [parse_event(entry_id, fields, after.stream) for entry_id, fields in entries]
+        cursor = Cursor(after.stream, Position.parse(events[-1].id))
+        return EventPage([event for event in events if only is None or only.matches(event)], cursor)
+
     def page(self, after: Cursor, *, count: int, only: EventFilter | None = None) -> EventPage:
         """Return up to `count` matching events after a cursor. Never waits.
 
@@ -243,7 +261,7 @@ class EventStream:
             with translated(self._url):
                 entries = self._client.xrange(EVENTS_KEY, min=f"({position}", count=max(count, 100))
             for entry_id, fields in entries:
-                event = parse_event(entry_id, fields)
+                event = parse_event(entry_id, fields, after.stream)
                 position = Position.parse(event.id)
                 if only is None or only.matches(event):
                     found.append(event)
@@ -333,8 +351,8 @@ def _fields(host: str, event: WorkerChange) -> dict[str, str]:
     return {**fields, "late": f"{late:.3f}"} if late >= _LATE_SECONDS else fields
 
 
-def parse_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    """Parse one entry of the stream. Malformed values count as missing."""
+def parse_event(entry_id: bytes, fields: Mapping[bytes, bytes], stream: str = "") -> Event:
+    """Read one entry of the stream `stream`; values that do not fit count as missing."""
     text = {string(key): string(value) for key, value in fields.items()}
     written = int(entry_id.split(b"-")[0]) / 1000
     kind = text.get("kind") or "state"
@@ -357,6 +375,7 @@ def parse_event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
         by=text.get("by", ""),
         command=text.get("command", ""),
         data=json_object(text.get("data")) or {},
+        cursor=f"{stream}:{entry_id.decode()}" if stream else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""What runs inside a host agent: the pool of workers and all that keeps it."""
+"""The host agent: worker pool, reconciler and reporting to Redis."""
 
 from manager.host.factory import build_pool
 from manager.host.workers.pool import WorkerPoolManager

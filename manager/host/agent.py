@@ -1,25 +1,25 @@
-"""The host agent: what a Celery worker on a trading host holds besides Celery."""
+"""The host agent.
+
+It is the pool, the reconciler and the publisher inside a host's Celery worker.
+"""
 
 import logging
 import os
-import platform
-import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable
 
 from manager.config import ConfigurationService
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
-from manager.fleet.host_report import HostReport
 from manager.fleet.leases import LeaseStore
+from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
+from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost
 from manager.host.factory import build_pool
 from manager.host.local_control import LocalControl
-from manager.host.name_claim import NameClaim
+from manager.host.name_claim import NameClaim, refuse_live_namesake
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain_state import DrainState
@@ -28,7 +28,7 @@ from manager.host.reconcile.reconciler import Reconciler, ReportStop
 from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
-from manager.host.reporting.self_test import SelfTest
+from manager.host.reporting.self_test import SelfTest, SelfTestSender
 from manager.host.reporting.upkeep import StateUpkeep
 from manager.host.routing import Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
@@ -36,16 +36,12 @@ from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.unrecorded import UnrecordedWorkers
-from manager.models import WorkerInfo, utc_now
-from manager.placement.engine import HostFacts
-from manager.pool.commands import COMMANDS
+from manager.models import WorkerInfo
 from manager.pool.start_requests import StartRequestFactory
 from manager.settings import Settings
 from manager.system import logs
-from manager.system.essential_threads import EssentialThread, ThreadGuard, log_lost
+from manager.system.essential_threads import EssentialThread, ThreadGuard
 from manager.system.file_lock import FileLock
-from manager.system.machine import load, memory_mb
-from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.system.storage import explain
 from manager.validation import AccountConfigurationValidator
@@ -53,12 +49,12 @@ from manager.versions import __version__
 
 logger = logging.getLogger(__name__)
 
-#: The exit code of an agent that gives its place to a new one.
-_DEAF_EXIT = 75
-
 
 class HostAgent:
-    """Owns the host's pool from `start` to `close`. Neither touches a worker that runs."""
+    """Owns the host's pool between `start` and `close`.
+
+    Running workers are adopted and left running.
+    """
 
     def __init__(
         self,
@@ -70,9 +66,9 @@ class HostAgent:
         self.settings = settings
         self.self_test = SelfTest(settings.self_test_seconds)
         self._send_self_test = send_self_test
-        self._closed = threading.Event()
-        self._guard = ThreadGuard(self._essential, _end)
-        self._self_test_thread: EssentialThread | None = None
+        self._guard = ThreadGuard(self._threads, exit_thread_lost)
+        self._report = AgentReport(settings, config_service, self.self_test, self._guard)
+        self._self_test_sender: SelfTestSender | None = None
         self._answer: ReportStop = answer or (lambda _token, _outcome: None)
         self.paths = StatePaths(settings.state_dir)
         self.config_service = config_service
@@ -81,32 +77,35 @@ class HostAgent:
         self.audit_writer = AuditWriter(AuditTrail(self.store.url), settings.host)
         self._lock = FileLock(self.paths.agent_lock)
         self._name: NameClaim | None = None
-        self._process = ProcessRef.me()
-        self._started_at = utc_now()
         self._pool: WorkerPoolManager | None = None
         self._publisher: Publisher | None = None
         self._reconciler: Reconciler | None = None
         self._leases: FleetLeases | None = None
         self._commands: HostCommands | None = None
         self._local: LocalControl | None = None
-        self._upkeep: StateUpkeep | None = None
 
     @property
     def commands(self) -> HostCommands:
-        """What tasks call. Raises HostAgentError before `start` and after `close`."""
+        """The commands that tasks call.
+
+        Raises HostAgentError before `start` and after `close`.
+        """
         if self._commands is None:
-            raise HostAgentError("this host agent is not started: it carries out no commands")
+            raise HostAgentError("this host agent is not started and carries out no commands")
         return self._commands
 
     @property
     def pool(self) -> WorkerPoolManager:
         """The pool. Raises HostAgentError before `start` and after `close`."""
         if self._pool is None:
-            raise HostAgentError("this host agent is not started: its pool of workers is not there yet")
+            raise HostAgentError("this host agent is not started and has no pool of workers yet")
         return self._pool
 
     def start(self) -> None:
-        """Become this host's agent and adopt the workers that run. Raises HostAgentError if another one is."""
+        """Become this host's agent and adopt running workers.
+
+        Raises HostAgentError if the host has another agent.
+        """
         settings = self.settings
         self.paths.create()
         try:
@@ -120,16 +119,16 @@ class HostAgent:
             )
         try:
             self._name = name = NameClaim(
-                self.store.url, settings.host, self.paths.home, _machine(), self._stand_down
+                self.store.url, settings.host, self.paths.home, machine_id(), self._on_name_lost
             )
             name.take()
-            self._refuse_a_second()
+            refuse_live_namesake(self.store, settings.host, machine_id())
             name.start()
             self._publisher = Publisher(
                 self.store,
                 settings.host,
-                self._describe,
-                self._everything,
+                self._report.describe,
+                self._all_records,
                 self._settle,
             )
             lease_store = LeaseStore(self.store.url)
@@ -149,7 +148,7 @@ class HostAgent:
                 unrecorded.holds,
                 name.ensure,
             )
-            self._pool = pool = build_pool(
+            self._pool = self._report.pool = pool = build_pool(
                 settings,
                 self.config_service,
                 redis_url=self.store.url,
@@ -162,7 +161,7 @@ class HostAgent:
             desired_state_file = self.paths.root / "desired.json"
             account_files = BoundedConfiguration(self.config_service)
             pending_stops = PendingStops(StopNotes(self.paths.stops_dir))
-            self._reconciler = reconciler = build_reconciler(
+            self._reconciler = self._report.reconciler = reconciler = build_reconciler(
                 host=settings.host,
                 pool=pool,
                 start_requests=StartRequestFactory(self.config_service, self.validator),
@@ -173,7 +172,7 @@ class HostAgent:
                 leases=leases,
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
                 pending_stops=pending_stops,
-                facts=self._facts,
+                facts=self._report.facts,
                 report_stop=self._answer,
                 record_removed=self._publisher.forget,
                 settle=self._note_unrecorded,
@@ -192,21 +191,23 @@ class HostAgent:
             self._local = local = LocalControl(
                 settings.host, self.paths, pool, reconciler, pending_stops, self.audit_writer.note
             )
-            menders = (
+            restorers = (
                 pool.restore_records,
                 lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
                 reconciler.drain_state.restore_file,
-                local.mend,
+                local.restore_files,
             )
-            self._upkeep = StateUpkeep(self.paths, self._lock, menders, self._stand_down)
-            local.upkeep = self._upkeep.look
-            # Before the workers are adopted: one that has ended since may be one that a stop was to end.
+            upkeep = StateUpkeep(self.paths, self._lock, restorers, self._on_name_lost)
+            self._report.upkeep = upkeep
+            local.check_state_dir = upkeep.check
+            # Before adoption: a worker that has ended meanwhile may have ended by a stop, and is then no
+            # failure.
             reconciler.desired_cache.read()
             noted = pending_stops.accounts()
             adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.should_be_stopped(key))
             self._publisher.start()
             self.audit_writer.start()
-            local.take_notes()  # before anything is started
+            local.take_notes()  # before any worker is started
             reconciler.start()
             local.start()
             self._publisher.announce()
@@ -215,9 +216,13 @@ class HostAgent:
             raise
         threading.Thread(target=self._preload, name="preload", daemon=True).start()
         if self._send_self_test is not None:
-            send = self._send_self_test
-            self._self_test_thread = EssentialThread("self-test", lambda: self._test_self(send))
-            self._self_test_thread.start()
+            self._self_test_sender = SelfTestSender(
+                self.self_test,
+                self._send_self_test,
+                on_failed=exit_self_test_failed,
+                on_out_of_files=exit_out_of_files,
+            )
+            self._self_test_sender.start()
         self._guard.start()
         logs.event(
             logger,
@@ -229,21 +234,24 @@ class HostAgent:
             adopted=len(adopted),
         )
 
-    def close(self, *, in_order: bool = False) -> None:
-        """Stop being the agent. Workers go on trading; a later agent adopts them. Idempotent.
+    def close(self, *, clean: bool = False) -> None:
+        """Stop being the agent.
 
-        Only where the settings say so, and the end is `in_order`, are they stopped before; what is wanted stays as it is.
+        Workers keep trading, and the next agent adopts them. Idempotent. Workers are stopped first only if
+        `stop_workers_on_exit` is set and the exit is `clean`. Desired state does not change, so the next
+        agent starts them again.
         """
         self._commands = None
-        self._closed.set()
+        if self._self_test_sender is not None:
+            self._self_test_sender.close()
         self._guard.close()
         if self._local is not None:
             self._local.close()
             self._local = None
         if self._reconciler is not None:
-            self._reconciler.close()  # from here on nothing is started again
+            self._reconciler.close()  # no worker is restarted after this
             self._reconciler = None
-        if self._pool is not None and in_order and self.settings.stop_workers_on_exit:
+        if self._pool is not None and clean and self.settings.stop_workers_on_exit:
             self._stop_workers(self._pool)
         if self._pool is not None:
             self._pool.close()
@@ -271,40 +279,12 @@ class HostAgent:
             failed=len(result.failed),
         )
 
-    def _refuse_a_second(self) -> None:
-        """Refuse to run beside a live agent of the same name elsewhere that claims no name (version 0.2)."""
-        try:
-            hosts = self.store.hosts()
-        except FleetUnavailableError as error:
-            # Not a reason to leave workers without an agent; Celery itself waits until Redis is back.
-            logs.event(logger, logging.WARNING, "fleet_away", str(error))
-            return
-        for state in hosts:
-            if state.name != self.settings.host or not state.live:
-                continue
-            if state.report.machine == _machine():
-                other = ProcessRef.from_dict(dict(state.data))
-                if other is None or not other.alive():
-                    continue
-            raise HostAgentError(
-                f"a host agent named {state.name} is alive already (pid {state.report.pid} on machine "
-                f"{state.report.machine}): every host needs its own MANAGER_HOST"
-            )
-
-    def _stand_down(self, why: str) -> None:
-        """End this agent, as another one has its host's name: both would carry out commands for the same accounts."""
+    def _on_name_lost(self, reason: str) -> None:
         self._commands = None
-        logs.event(
-            logger,
-            logging.CRITICAL,
-            "name_taken",
-            f"{why}. This agent ends and carries out no more commands; the workers that it started go on",
-        )
-        logging.shutdown()
-        os._exit(_DEAF_EXIT)
+        exit_name_lost(reason)
 
     def _settle(self) -> None:
-        """Correct what Redis says of workers that this host has no longer.
+        """Correct records in Redis of workers that this host no longer has.
 
         Raises FleetUnavailableError.
         """
@@ -315,14 +295,20 @@ class HostAgent:
             self.store.settle(self.settings.host, known, reconciler.desired_cache.should_be_stopped)
 
     def _note_unrecorded(self) -> bool:
-        """Note workers that live without a record; returns whether none is left to look after."""
+        """Record workers that run without a record.
+
+        Returns whether none is left to check again.
+        """
         try:
             return self._pool is None or not self._pool.detect_unrecorded()
         except FleetUnavailableError:
             return False
 
-    def _everything(self) -> list[WorkerInfo]:
-        """Return every record, for a Redis that lost some; what else it may have lost is done again."""
+    def _all_records(self) -> list[WorkerInfo]:
+        """Return every record, for a Redis that lost some.
+
+        Before that it releases again the leases that Redis may have restored.
+        """
         if self._leases is not None:
             self._leases.repeat_releases()
         return [] if self._pool is None else self._pool.queries.records()
@@ -331,29 +317,8 @@ class HostAgent:
         if self._pool is not None:
             self._pool.preload()
 
-    def _test_self(self, send: Callable[[], None]) -> None:
-        """See that this agent still consumes, and end it if not: a supervisor starts one that does."""
-        while not self._closed.wait(self.self_test.interval):
-            try:
-                send()
-            except Exception as error:
-                logs.event(logger, logging.DEBUG, "self_test_unsent", str(error))
-                self.self_test.unsent(error)
-            else:
-                self.self_test.sent()
-            if self.self_test.short() and not self._closed.is_set():
-                exit_out_of_files()
-            if self.self_test.deaf() and not self._closed.is_set():
-                logs.event(
-                    logger,
-                    logging.CRITICAL,
-                    "deaf",
-                    "this host agent consumes nothing any more, though Redis takes its messages: it ends, to be "
-                    "started again; the workers go on",
-                )
-                _exit()
-
-    def _essential(self) -> list[EssentialThread]:
+    def _threads(self) -> list[EssentialThread]:
+        """Return every thread whose death makes this agent useless."""
         found = [self.audit_writer.thread]
         if self._publisher is not None:
             found.append(self._publisher.thread)
@@ -361,90 +326,16 @@ class HostAgent:
             found += self._pool.threads
         if self._reconciler is not None:
             found += self._reconciler.threads
-        if self._self_test_thread is not None:
-            found.append(self._self_test_thread)
+        if self._self_test_sender is not None:
+            found.append(self._self_test_sender.thread)
         return found
 
-    def _trouble(self) -> str | None:
-        stored = self._reconciler.desired_cache.trouble if self._reconciler else None
-        files = self._upkeep.trouble if self._upkeep else None
-        return stored or files or self._guard.trouble()
-
-    def _describe(self) -> Mapping[str, Any]:
-        self._guard.check()  # who watches the guard: the thread that publishes this
-        pool = self._pool
-        memory, available = memory_mb()
-        return HostReport(
-            pid=self._process.pid,
-            start_time=self._process.start_time,
-            machine=_machine(),
-            version=__version__,
-            python=sys.version.split()[0],
-            started_at=self._started_at.isoformat(),
-            workers=pool.queries.count_live() if pool else 0,
-            states=pool.queries.states() if pool else {},
-            heard_seconds_ago=_rounded(self.self_test.heard_seconds_ago),
-            looks=self._reconciler.reconciliations if self._reconciler else 0,
-            trouble=self._trouble(),
-            clock_change=self._reconciler.clocks.explain() if self._reconciler else None,
-            drain=self._reconciler.drain.explain() if self._reconciler else None,
-            commands=sorted(COMMANDS),
-            config_source=self.settings.config_source,
-            config_version=self.config_service.version,
-            labels=dict(self.settings.labels),
-            capacity=self.settings.capacity,
-            memory_mb=memory,
-            available_mb=available,
-            load=load(),
-            time=time.time(),
-        ).to_dict()
-
-    def _facts(self) -> HostFacts:
-        memory, available = memory_mb()
-        return HostFacts(
-            name=self.settings.host,
-            labels=self.settings.labels,
-            capacity=self.settings.capacity,
-            memory_mb=memory,
-            available_mb=available,
-        )
-
     def _on_unexpected_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
-        """The one place that hears of every worker that ended without being asked to: recovery starts here."""
+        """Log a worker that exited unexpectedly.
+
+        Returns what schedules its restart, or None.
+        """
         logs.event(
             logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
         )
         return self._reconciler.restarts.on_exit(info, reason) if self._reconciler is not None else None
-
-
-def _end(thread: str) -> None:
-    """End this agent, one of whose threads has died: the supervisor starts one that is whole."""
-    log_lost(thread)
-    _exit()
-
-
-def exit_out_of_files() -> NoReturn:
-    """End this agent, which may open no further file and cannot reach Redis for that reason."""
-    logs.event(
-        logger,
-        logging.CRITICAL,
-        "out_of_files",
-        "this host agent has used up its open files and can reach Redis no more; exiting with code 75 so that the supervisor "
-        "starts one with free files. Running workers are not affected. Raise its limit of open files (LimitNOFILE) if this "
-        "happens again",
-    )
-    _exit()
-
-
-def _exit() -> NoReturn:
-    logs.flush()
-    os._exit(_DEAF_EXIT)
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)
-
-
-def _machine() -> str:
-    """Return what tells this machine from every other, and stays over restarts of processes."""
-    return ProcessRef.me().start_time.partition(":")[0] if sys.platform == "linux" else platform.node()

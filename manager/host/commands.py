@@ -1,4 +1,7 @@
-"""Commands on a host: each is routed, recorded as desired state, carried out, and withdrawn if it is refused."""
+"""Commands on a host.
+
+Each one is routed, recorded as desired state, and carried out. A refused command is withdrawn.
+"""
 
 import contextlib
 import logging
@@ -91,19 +94,28 @@ class HostCommands:
     def start(
         self, account_id: str, apply_defaults: bool, validate: bool, context: CommandContext
     ) -> WorkerInfo | Forward:
-        """Start the account's worker; see `manager.pool.protocol.WorkerPool.start_worker`."""
+        """Start the account's worker.
+
+        See `manager.pool.protocol.WorkerPool.start_worker`.
+        """
         change = _desired_request(
             account_id, "start", context, apply_defaults=apply_defaults, validate=validate
         )
         return self._run(change, self._pool.start_worker, context)
 
     def restart(self, account_id: str, context: CommandContext) -> WorkerInfo | Forward:
-        """Stop the account's worker if it runs, and start it; see `manager.pool.protocol.WorkerPool.restart_worker`."""
+        """Stop the account's worker if it runs, and start it.
+
+        See `manager.pool.protocol.WorkerPool.restart_worker`.
+        """
         change = _desired_request(account_id, "restart", context, restart=True)
         return self._run(change, self._pool.restart_worker, context)
 
     def stop(self, account_id: str, timeout: float | None, context: CommandContext) -> bool | Forward:
-        """Stop the account's worker; see `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is down."""
+        """Stop the account's worker.
+
+        See `manager.pool.protocol.WorkerPool.stop_worker`. Works while Redis is down.
+        """
         with contextlib.suppress(FleetUnavailableError):
             self._ready()
         if context.generation == 0 and not self._knows(account_id) and not self._pool.has_account(account_id):
@@ -115,7 +127,8 @@ class HostCommands:
         _, desired = self._reconciler.set_desired(change)
         if desired.running:
             raise OverruledError(
-                f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it should stop"
+                f"{account_id}: a later {desired.why} ({desired.by}) overrules this stop: ask again if it "
+                "should stop"
             )
         if not (self._pool.has_worker_for_account(account_id) or self._reconciler.knows_stop(desired)):
             route = self._router.to_current_host(account_id, desired, context.hops, "stop")
@@ -124,17 +137,18 @@ class HostCommands:
         done = self._reconciler.stop(desired)
         error = done.exception()
         if error is not None:
-            # A copy: the stop and its error are remembered, and raising that error would add this task's frames to it.
+            # A copy: the stop and its error are remembered, and raising that error would add this task's
+            # frames to it.
             raise without_traceback(error)
         return done.result()
 
     def set_mode(
         self, command: CommandSpec, account_id: str, context: CommandContext
     ) -> WorkerInfo | Forward:
-        """Change how the account's session trades; see `manager.pool.protocol.WorkerPool.set_mode`.
+        """Change the trading mode of the account's session.
 
-        The mode is recorded first, so it applies to every later session, and to this one even if its worker does not
-        answer now.
+        See `manager.pool.protocol.WorkerPool.set_mode`. The mode is recorded first, so it applies to every
+        later session, and to this one even if its worker does not answer now.
         """
         self._ready()
         if command.mode is None:
@@ -146,7 +160,8 @@ class HostCommands:
             raise NoWorkerError(f"{account_id} never had a worker: nothing to {command.name}")
         if desired.mode is not command.mode:
             raise OverruledError(
-                f"{account_id}: a later command ({desired.mode_by}) made it {desired.mode}: ask again if it should change"
+                f"{account_id}: a later command ({desired.mode_by}) made it {desired.mode}: ask again if it "
+                "should change"
             )
         if not self._pool.has_worker_for_account(account_id):
             route = self._router.to_current_host(account_id, desired, context.hops, command.name)
@@ -193,7 +208,8 @@ class HostCommands:
             _refuse_other_version(context)
             route = None if here else self._router.place(change, needs, config, hops, context.generation)
         except ManagerError as error:
-            # The manager recorded the start before it was refused. The caller gets an error, so it must not happen later.
+            # The manager recorded the start before it was refused. The caller gets an error, so it must not
+            # happen later.
             self._desired_cache.withdraw(account_id, self._reconciler.set_desired(change)[0])
             if isinstance(error, NoHostFitsError):
                 # An error in its file says more than the hosts where it does not fit.
@@ -220,7 +236,8 @@ class HostCommands:
                 self._leases.remove_unreadable(config)
             return carry_out(self._restarts.start_request(desired))
         except StartCancelledError:
-            # A stop cancelled it; or the account was reassigned or drained, and the start continues on another host.
+            # A stop cancelled it; or the account was reassigned or drained, and the start continues on
+            # another host.
             route = self._router.after_cancel(change, needs, generation, hops, config)
             if route is None:
                 raise
@@ -235,14 +252,18 @@ class HostCommands:
     def _refuse_unknown(
         self, change: DesiredStateRequest, config: AccountConfig | None, context: CommandContext
     ) -> None:
-        """Raise AccountNotFoundError, with the most similar id, for a start of an account that does not exist."""
+        """Raise AccountNotFoundError for a start of an unknown account.
+
+        The error names the most similar id.
+        """
         if config is None and context.generation == 0 and not self._knows(change.account_id):
             self._restarts.check(change.account_id, change.apply_defaults, change.validate)
 
     def _knows(self, account_id: str) -> bool:
-        """Return whether the account may exist, by its desired state, a worker's record or its file here.
+        """Return whether the account may exist.
 
-        True if one of these cannot be read: a stop is refused only where the account certainly does not exist.
+        It does if it has desired state, a worker's record or a file here. True if one of these cannot be
+        read: a stop is refused only where the account certainly does not exist.
         """
         if self._pool.queries.occupied(account_id) or self._desired_cache.get(account_id) is not None:
             return True
@@ -258,7 +279,7 @@ class HostCommands:
         return self._may_have_file(account_id)
 
     def _may_have_file(self, account_id: str) -> bool:
-        """Return whether the account has a file here, or whether that cannot be determined now."""
+        """Return whether the account has a file here. True if that is unknown."""
         try:
             self._account_files.run(account_id, lambda: self._config_service.account_path(account_id))
         except (AccountNotFoundError, InvalidAccountIdError):
@@ -289,11 +310,14 @@ def _desired_request(
 
 
 def _refuse_other_version(context: CommandContext) -> None:
-    """Raise VersionMismatchError if the sender's version may mean another command. Stops are the same in all versions."""
+    """Raise VersionMismatchError if the sender's version is incompatible.
+
+    Stops are the same in all versions.
+    """
     if context.version is not None and not work_together(context.version, __version__):
         raise VersionMismatchError(
-            f"manager and host do not work together: {apart(context.version, __version__)}: bring the older one up to "
-            "date; `manager doctor` shows all versions"
+            f"manager and host do not work together: {apart(context.version, __version__)}: bring the older "
+            "one up to date; `manager doctor` shows all versions"
         )
 
 

@@ -1,4 +1,7 @@
-"""A pool of workers from settings: for the host agent, and for a script that wants one without Redis."""
+"""Builds a pool of workers from settings.
+
+The host agent uses it, and scripts that run without Redis.
+"""
 
 from manager.config import ConfigurationService
 from manager.gateways.paper.address import venue_address
@@ -28,9 +31,10 @@ def build_pool(
     unrecorded: UnrecordedWorkers | None = None,
     limits: PoolLimits | None = None,
 ) -> WorkerPoolManager:
-    """Return this machine's pool; without `redis_url` and `sink` its workers report to nobody but the pool itself.
+    """Return this machine's pool of workers.
 
-    The state directory must exist (`StatePaths.create`), and nobody else may use it at the same time.
+    Without `redis_url` and `sink` the workers report to the pool alone. The state directory must exist
+    (`StatePaths.create`), and no other pool may use it at the same time.
     """
     paths = StatePaths(settings.state_dir)
     records = RecordFiles(paths.workers_dir, HeldFiles(paths.run_dir, paths.home))

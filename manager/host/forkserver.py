@@ -1,13 +1,14 @@
-"""The preloaded process that workers are forked from: `python -m manager.host.forkserver FD`.
+"""The preloaded process that workers are forked from.
 
-Starting an interpreter and importing costs a worker a quarter of a second; a fork of this one costs a few
-milliseconds and shares its memory. It has one thread, never sees a secret (an order goes from the agent to the child
-over a socket that passes through here unread), and ends when its agent ends; the workers live on.
+Run as `python -m manager.host.forkserver FD`. A new interpreter with its imports costs a worker a quarter of
+a second. A fork of this process costs a few milliseconds and shares its memory. The process has one thread
+and never sees a secret: the agent sends a launch spec to the child over a socket that this process only
+passes on. It ends when its agent ends; the workers keep running.
 
-Each request is one JSON line with, for `fork`, one file descriptor beside it; each answer is one JSON line.
+Each request is one JSON line; `fork` carries one file descriptor. Each answer is one JSON line.
 
-It is a child subreaper (Linux): what a worker and the guard of its program leave behind when both are killed comes to
-this process, which ends it (`strays`).
+The process is a child subreaper (Linux): if a worker and its program's guard are both killed, the program
+becomes a child of this process, which kills it (`strays`).
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from manager.gateways import preloaded_modules  # noqa: E402
 from manager.gateways.command.program import GUARD_MARK  # noqa: E402
 from manager.gateways.command.program_guard import become_subreaper, descendants  # noqa: E402
 
-#: What a worker imports sooner or later. Whatever is missing here costs every worker its own copy.
+#: Modules that every worker imports. One that is missing here costs each worker its own copy in memory.
 PRELOADED: Final = (
     "manager.session.entry",
     *preloaded_modules(),
@@ -38,12 +39,12 @@ PRELOADED: Final = (
 )
 
 
-#: The workers that were forked here and not reaped yet.
+#: Pids of the workers that were forked here and not reaped yet.
 _workers: Final[set[int]] = set()
 
 
 def serve(server: socket.socket) -> None:
-    """Answer requests until the agent closes its end."""
+    """Answer requests until the agent closes its end of the socket."""
     while True:
         line, fds, _, _ = socket.recv_fds(server, 4096, 1)
         if not line:
@@ -84,7 +85,7 @@ def _become_worker(server: socket.socket, fd: int) -> NoReturn:
         with socket.socket(fileno=fd) as channel:
             code = run(channel.makefile("rb"), channel.makefile("wb"))
     finally:
-        # Nothing of the preloaded process must be flushed or torn down a second time.
+        # Without exit handlers: buffers of the preloaded process must not be flushed a second time.
         os._exit(code)
 
 
@@ -100,19 +101,22 @@ def _reap(pid: int) -> dict[str, Any]:
 
 
 def _reap_others() -> None:
-    """Collect children that are not workers: they came here when their parent, a worker or a guard, ended."""
+    """Reap children that are not workers.
+
+    They became ours when their parent, a worker or a guard, ended.
+    """
     with contextlib.suppress(ChildProcessError):
         while True:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None or ended.si_pid in _workers:
-                return  # a worker is collected when the agent asks for its exit code
+                return  # a worker is reaped when the agent asks for its exit code
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _end_strays() -> list[int]:
-    """Kill what came here from a worker and a guard that were killed together; returns what was found.
+    """Kill processes whose worker and guard were killed together.
 
-    A guard that lives ends what is below it, and then itself: it is left alone.
+    Returns their pids. A living guard is left alone: it ends its own descendants and then itself.
     """
     if sys.platform != "linux":
         return []
@@ -144,7 +148,7 @@ def main() -> None:
         importlib.import_module(module)
     gc.collect()
     gc.disable()
-    # A collection in a child would otherwise write to, and so copy, every page it shares with the others.
+    # Otherwise a collection in a child writes to every shared page, and so copies it.
     gc.freeze()
     server.sendall(b'{"ready": true}\n')
     serve(server)

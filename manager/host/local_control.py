@@ -1,6 +1,7 @@
-"""Stops that reach this host agent without Redis: over a control channel of this machine, or as notes that were left.
+"""Stops that reach this host agent without Redis.
 
-The channel's address and token are in a file of the state directory, mode 0600: who may read it may also kill the workers.
+They come over a control channel of this machine, or as stop notes. The channel's address and token are in a
+file of the state directory with mode 0600. Whoever can read that file can also kill the workers.
 """
 
 import contextlib
@@ -31,19 +32,22 @@ from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks for notes.
-_LOOK_SECONDS: Final = 1.0
-#: Seconds that a stop over the channel may take at most; the longest of all timeouts.
-_LONGEST_SECONDS: Final = 86_400.0
-#: Seconds in which an agent that is well answers a ping.
+#: Seconds between two checks for notes.
+_CHECK_SECONDS: Final = 1.0
+#: Seconds that a stop over the channel may take: the longest timeout that a command accepts.
+_MAX_STOP_SECONDS: Final = 86_400.0
+#: Seconds in which a healthy agent answers a ping.
 _PING_SECONDS: Final = 3.0
 
-#: Writes an outcome to the audit trail: what, account, by, command, outcome, text.
+#: Writes an outcome to the audit trail: command name, account, user, token, outcome, text.
 Audit = Callable[[str, str, str, str, str, str], None]
 
 
 class LocalControl:
-    """The agent's end. `take_notes` before the reconciler starts, `start` and `close` once each."""
+    """The agent's end of the channel.
+
+    `take_notes` before the reconciler starts; `start` and `close` once each.
+    """
 
     def __init__(
         self,
@@ -60,19 +64,23 @@ class LocalControl:
         self._reconciler = reconciler
         self._audit = audit
         self._pending_stops = pending_stops
-        #: Called at each look for notes: the state directory may have been tidied.
-        self.upkeep: Callable[[], None] = lambda: None
+        #: Called with each check for notes: files of the state directory may have been deleted.
+        self.check_state_dir: Callable[[], None] = lambda: None
         self._token = secrets.token_hex(16)
         self._server: ControlServer | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        #: The channel's address and token, until they could be written down; and whether the log names what prevents it.
-        self._unsaid: dict[str, str] | None = None
-        self._told = False
-        self._thread = threading.Thread(target=self._look, name="stop-notes", daemon=True)
+        #: The channel's address and token until they are in the file, and whether a failure to write it is in
+        #: the log.
+        self._unwritten: dict[str, str] | None = None
+        self._failure_logged = False
+        self._thread = threading.Thread(target=self._run, name="stop-notes", daemon=True)
 
     def start(self) -> None:
-        """Listen. A channel that cannot be made is named in the log: commands through Redis do not need it."""
+        """Open the channel.
+
+        A failure is only logged: commands through Redis do not need the channel.
+        """
         try:
             self._server = ControlServer(_address(self._paths), self._token, self._handle)
         except OSError as error:
@@ -80,42 +88,55 @@ class LocalControl:
                 logger, logging.ERROR, "local_control_failed", explain(error, self._paths.agent_socket)
             )
         else:
-            self._unsaid = {"address": self._server.address, "token": self._token}
-            self._say_where()
+            self._unwritten = {"address": self._server.address, "token": self._token}
+            self._write_address()
         self._thread.start()
 
-    def _say_where(self) -> None:
-        """Write down how the channel is reached; tried again each second while the disk takes nothing."""
-        if self._unsaid is None:
+    def _write_address(self) -> None:
+        """Write the channel's address and token.
+
+        While the disk is full this is tried again each second.
+        """
+        if self._unwritten is None:
             return
         try:
-            _write_private(self._paths.agent_control, self._unsaid)
+            _write_private(self._paths.agent_control, self._unwritten)
         except OSError as error:
-            if not self._told:
-                self._told = True
+            if not self._failure_logged:
+                self._failure_logged = True
                 text = explain(error, self._paths.agent_control)
                 logs.event(logger, logging.ERROR, "local_control_failed", text)
         else:
-            self._unsaid = None
+            self._unwritten = None
 
     def close(self) -> None:
+        """Close the channel and remove its files.
+
+        Blocks until a check for notes has ended.
+        """
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()  # first: it makes again what is removed below
+            self._thread.join()  # first: the thread restores the files that are removed below
         if self._server is not None:
             self._server.close()
             for path in (self._paths.agent_control, self._paths.agent_socket):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def mend(self) -> None:
-        """Listen again, and tell others where, if somebody has removed the channel's files. Raises OSError."""
+    def restore_files(self) -> None:
+        """Open the channel again if its files were deleted.
+
+        Raises OSError.
+        """
         if self._server is not None and (self._server.restore() or not self._paths.agent_control.exists()):
-            self._unsaid = {"address": self._server.address, "token": self._token}
-            self._say_where()
+            self._unwritten = {"address": self._server.address, "token": self._token}
+            self._write_address()
 
     def take_notes(self) -> None:
-        """Make every note desired state, and carry it out. A note goes once that is on disk elsewhere."""
+        """Make every note desired state and begin its stop.
+
+        Notes are removed once that state is saved.
+        """
         with self._lock:
             for note in self._pending_stops.untaken():
                 self._take(note)
@@ -136,11 +157,11 @@ class LocalControl:
         self._pending_stops.mark_taken(note)
         done.add_done_callback(lambda future: self._note_outcome(change, future))
 
-    def _look(self) -> None:
-        while not self._closing.wait(_LOOK_SECONDS):
-            self.upkeep()
+    def _run(self) -> None:
+        while not self._closing.wait(_CHECK_SECONDS):
+            self.check_state_dir()
             try:
-                self._say_where()
+                self._write_address()
                 self.take_notes()
             except Exception:
                 logger.exception("stop notes could not be read")
@@ -193,7 +214,7 @@ class LocalControl:
                 done.add_done_callback(lambda future, change=change: self._note_outcome(change, future))  # type: ignore[misc]
         for account_id, future in under_way.items():
             try:
-                future.result(_LONGEST_SECONDS)
+                future.result(_MAX_STOP_SECONDS)
             except NoWorkerError:
                 results[account_id] = ("already", "")
             except (ManagerError, FutureTimeoutError) as error:
@@ -203,12 +224,15 @@ class LocalControl:
                 results[account_id] = ("stopped", (info.error if info is not None else None) or "")
         self._reconciler.desired_cache.save()
         if not self._reconciler.desired_cache.saved:
-            self._name_unsaved(results)
+            self._mark_unsaved(results)
         return results
 
-    def _name_unsaved(self, results: dict[str, tuple[str, str]]) -> None:
-        """Say of each stop that the next host agent would not know of: on a read-only disk, while Redis is away."""
-        self._reconciler.desired_cache.read()  # tells Redis, if it is there
+    def _mark_unsaved(self, results: dict[str, tuple[str, str]]) -> None:
+        """Mark each stop as failed that the next host agent would not know.
+
+        That happens on a read-only disk while Redis is down.
+        """
+        self._reconciler.desired_cache.read()  # writes it to Redis, if that is up
         for account_id, (outcome, _) in results.items():
             desired = self._reconciler.desired_cache.get(account_id)
             if (
@@ -218,15 +242,16 @@ class LocalControl:
             ):
                 continue
             text = (
-                "no process is left, but the stop could not be saved: the host agent starts the account again if it is "
-                f"restarted before Redis has the stop. {self._reconciler.desired_cache.trouble}"
+                "its process has ended, but the stop could not be saved: the host agent starts the account "
+                "again if it is restarted before Redis has the stop. "
+                f"{self._reconciler.desired_cache.trouble}"
             )
             logs.event(logger, logging.ERROR, "local_stop_unsaved", text, account=account_id)
             results[account_id] = ("failed", text)
 
     def _note_outcome(self, change: DesiredStateRequest, done: "Future[bool]") -> None:
         error = done.exception()
-        # Without a worker there was nothing left to stop: the command has what it asked for.
+        # Without a worker there is nothing to stop, so the command has succeeded.
         outcome = (
             "ok" if error is None or isinstance(error, NoWorkerError) else getattr(error, "code", "crashed")
         )
@@ -236,7 +261,7 @@ class LocalControl:
 
 @dataclass(frozen=True, slots=True)
 class AgentChannel:
-    """The other end: how a command on this machine reaches the agent."""
+    """The client's end: how a command on this machine reaches the agent."""
 
     address: str
     token: str
@@ -244,7 +269,10 @@ class AgentChannel:
 
     @classmethod
     def find(cls, paths: StatePaths) -> "AgentChannel | None":
-        """Return the channel of the agent that runs on this state directory and answers; None if none does."""
+        """Return the channel of the agent on this state directory.
+
+        None if no agent answers a ping.
+        """
         try:
             data = json.loads(paths.agent_control.read_text())
             address, token = str(data["address"]), str(data["token"])
@@ -256,9 +284,11 @@ class AgentChannel:
     def stop(
         self, account_ids: list[str] | None, timeout: float | None, by: str, *, wait_seconds: float
     ) -> dict[str, tuple[str, str]]:
-        """Have accounts (None: all of this host) stopped: account → (`stopped`, `already`, `elsewhere` or `failed`, why).
+        """Stop accounts (None: all of this host) and wait.
 
-        Raises ControlError if the agent does not answer within `wait_seconds`.
+        Returns each account's outcome and its reason. Outcomes: `stopped`, `already` (it had no worker),
+        `elsewhere` (another host has it), `failed`. Raises ControlError if the agent does not answer within
+        `wait_seconds`.
         """
         request = {"op": "stop", "accounts": account_ids, "timeout": timeout, "by": by}
         answer = ask(self.address, self.token, request, timeout=wait_seconds)
@@ -271,7 +301,7 @@ def _address(paths: StatePaths) -> str:
     if sys.platform == "win32":
         return rf"\\.\pipe\worker-manager-agent-{paths.home}"
     with contextlib.suppress(FileNotFoundError):
-        paths.agent_socket.unlink()  # of an agent that was killed; the lock proves that none runs
+        paths.agent_socket.unlink()  # left by an agent that was killed: the lock proves that none runs
     return str(paths.agent_socket)
 
 
@@ -280,7 +310,8 @@ def _write_private(path: Path, data: Mapping[str, str]) -> None:
     try:
         atomic_file.write(path, text)
     except OSError:
-        # A full disk has room for what the agent before this one left there; a reader of half of it reads nothing.
+        # On a full disk the previous agent's file can still be overwritten. A reader rejects one that is half
+        # written.
         with os.fdopen(os.open(path, os.O_WRONLY), "w") as file:
             file.write(text)
             file.flush()

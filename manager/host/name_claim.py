@@ -1,12 +1,14 @@
-"""This agent's claim on its host's name: taken before anything else, renewed from a thread of its own, and released at the end.
+"""An agent's claim on its host's name.
 
-What this prevents:
+The agent claims the name before anything else. A thread renews the claim, and the agent releases it at the
+end. It prevents that two agents with the same name run the same accounts:
 
-    agent A starts, and is busy with a stop that it missed: it has not announced itself yet
-    agent B of the same name starts on another state directory, sees no live agent, and announces itself
-    both take the name's accounts for their own, and each consumes commands that are the other's
+    agent A starts, and is busy with a stop that arrived while no agent ran; it is not announced yet
+    agent B with the same name starts on another state directory, sees no live agent, and announces itself
+    both adopt the name's accounts, and each receives commands meant for the other
 
-A claim counts while it is renewed. That of a process which has provably ended on this very machine is replaced at once.
+A claim is valid while it is renewed. A claim whose process has provably ended on this machine is replaced at
+once.
 """
 
 import logging
@@ -21,6 +23,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from manager.errors import FleetUnavailableError, HostAgentError
+from manager.fleet import FleetStore
 from manager.fleet.host_names import Claimant, HostNames
 from manager.fleet.hosts import HOST_STALE_AFTER
 from manager.system import logs
@@ -28,9 +31,9 @@ from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two renewals, and between two looks at a claim that may have been left behind.
+#: Seconds between two renewals, and between two checks of a claim that may be stale.
 _RENEW_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 0.2
+_CHECK_SECONDS: Final = 0.2
 
 
 class NameClaim:
@@ -45,22 +48,24 @@ class NameClaim:
         lost: Callable[[str], None],
         fresh_seconds: float = HOST_STALE_AFTER,
     ) -> None:
-        """`home` is the id of the state directory whose lock this process holds; `machine` tells machines apart.
+        """Prepare a claim, without making it.
 
-        `lost` is called once, with the reason, if another agent turns out to have the name.
+        `home` is the id of the state directory whose lock this process holds, `machine` an id of the machine.
+        `lost` is called once, with the reason, if another agent has the name. A claim is stale
+        `fresh_seconds` after its last renewal.
         """
         self._names = HostNames(url, fresh_seconds)
         self._host = host
         self._lost = lost
         self._fresh = fresh_seconds
-        # Several times while it counts: one renewal that comes late must not lose the name.
+        # Several renewals while a claim is fresh: one late renewal must not lose the name.
         self._renew = min(_RENEW_SECONDS, fresh_seconds / 4)
         self._token = uuid4().hex
         self._data: dict[str, Any] = {
             **ProcessRef.me().to_dict(),
             "home": home,
             "machine": machine,
-            "space": _process_space(),
+            "space": process_space(),
             "node": socket.gethostname(),
         }
         self._lock = threading.Lock()
@@ -69,10 +74,10 @@ class NameClaim:
         self._thread = threading.Thread(target=self._run, name="name-claim", daemon=True)
 
     def take(self) -> None:
-        """Claim the name; waits a few seconds for a claim that may have been left behind.
+        """Claim the name; block a few seconds if it has a claim that may be stale.
 
-        Without Redis the claim stays open: `ensure` and the thread take it as soon as Redis is back. Raises
-        HostAgentError if another agent has the name.
+        While Redis is down the claim stays open: `ensure` and the thread make it as soon as Redis is back.
+        Raises HostAgentError if another agent has the name.
         """
         first: Claimant | None = None
         deadline = time.monotonic() + self._fresh + _RENEW_SECONDS
@@ -81,22 +86,29 @@ class NameClaim:
                 other = self._try()
             except FleetUnavailableError as error:
                 logs.event(
-                    logger, logging.WARNING, "name_unclaimed", f"{error}; it is claimed when Redis is back"
+                    logger,
+                    logging.WARNING,
+                    "name_unclaimed",
+                    f"{error}; the host's name is claimed when Redis is back",
                 )
                 return
             if other is None:
                 return
             if first is None or first.token != other.token:
                 first = other
-            # It renews: an agent is there. One that has ended renews nothing, and counts no more after a while.
+            # A renewal proves that the other agent runs. Without one the claim becomes stale.
             if other.at != first.at or time.monotonic() >= deadline:
                 raise HostAgentError(self._taken(other))
-            self._closing.wait(_LOOK_SECONDS)
+            self._closing.wait(_CHECK_SECONDS)
 
     def ensure(self) -> None:
-        """Raise unless the name is this agent's: HostAgentError if another has it, FleetUnavailableError if nobody can say.
+        """Raise unless this agent has the name.
 
         Asks Redis only while the claim is still open.
+
+        Raises:
+            HostAgentError: another agent has the name.
+            FleetUnavailableError: Redis cannot be used.
         """
         if self._ours:
             return
@@ -105,11 +117,11 @@ class NameClaim:
             raise HostAgentError(self._taken(other))
 
     def start(self) -> None:
-        """Begin to renew the claim."""
+        """Start the thread that renews the claim."""
         self._thread.start()
 
     def close(self) -> None:
-        """Renew no more, and give the name up if Redis answers."""
+        """Stop renewing, and release the name if Redis answers."""
         self._closing.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
@@ -135,10 +147,11 @@ class NameClaim:
                 return
 
     def _try(self) -> Claimant | None:
-        """Claim or renew; returns who else has the name."""
+        """Claim or renew the name; return the other claimant if there is one."""
         with self._lock:
             other = self._names.claim(self._host, self._token, self._data)
-            # One that has it while this agent was silent is not driven out again: they would take turns.
+            # An agent that claimed the name while this one was silent is not replaced: the two would take
+            # turns.
             if other is not None and not self._ours and self._has_ended(other):
                 other = self._names.claim(self._host, self._token, self._data, replaces=other.token)
             if other is None:
@@ -146,30 +159,57 @@ class NameClaim:
             return other
 
     def _has_ended(self, other: Claimant) -> bool:
-        """Say whether the other agent has provably ended."""
+        """Return whether the other agent has provably ended."""
         theirs, mine = other.data, self._data
         if theirs.get("machine") != mine["machine"]:
             return False
         process = ProcessRef.from_dict(dict(theirs))
         if theirs.get("space") == mine["space"]:
             return process is not None and not process.alive()
-        # In another container's process space a pid says nothing. But this process holds the lock of its own state
-        # directory, which the system takes from the dead alone.
+        # A pid of another container's PID namespace proves nothing. But this process holds the lock of its
+        # state directory, and the kernel releases a lock only when its holder has ended.
         return bool(theirs.get("home") == mine["home"])
 
     def _taken(self, other: Claimant) -> str:
         return (
-            f"a host agent named {self._host} is alive already (pid {other.data.get('pid')} on {other.data.get('node')}, "
-            f"state directory id {other.data.get('home')}): every host needs its own MANAGER_HOST; give this one another "
-            "name, or stop the other one first"
+            f"a host agent named {self._host} is alive already (pid {other.data.get('pid')} on "
+            f"{other.data.get('node')}, state directory id {other.data.get('home')}): every host needs its "
+            "own MANAGER_HOST; give this one another name, or stop the other one first"
         )
 
 
-def _process_space() -> str:
-    """Return what tells this process's view of other processes from another container's."""
+def process_space() -> str:
+    """Return an id of this process's PID namespace.
+
+    Pids are comparable only within one namespace.
+    """
     if sys.platform != "linux":
         return ""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return f"unknown-{os.getpid()}"
+
+
+def refuse_live_namesake(store: FleetStore, host: str, machine: str) -> None:
+    """Raise HostAgentError if a live agent without a claim has this name.
+
+    An agent of version 0.2 makes no claim.
+    """
+    try:
+        hosts = store.hosts()
+    except FleetUnavailableError as error:
+        # An outage is no reason to leave workers without an agent. Celery itself waits until Redis is back.
+        logs.event(logger, logging.WARNING, "redis_unavailable", str(error))
+        return
+    for state in hosts:
+        if state.name != host or not state.live:
+            continue
+        if state.report.machine == machine:
+            other = ProcessRef.from_dict(dict(state.data))
+            if other is None or not other.alive():
+                continue
+        raise HostAgentError(
+            f"a host agent named {state.name} is alive already (pid {state.report.pid} on machine "
+            f"{state.report.machine}): every host needs its own MANAGER_HOST"
+        )

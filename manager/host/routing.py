@@ -1,4 +1,7 @@
-"""Finds the host that carries out a command: where the account is, where it is pinned, or where it fits."""
+"""Finds the host that carries out a command.
+
+That is where the account is, where it is pinned, or where it fits.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -23,9 +26,10 @@ class Forward:
 
 
 class Router:
-    """Routes the commands of one host. Thread-safe. Every method may raise FleetUnavailableError.
+    """Routes the commands of one host.
 
-    Methods return `Forward`, or None if this host carries out the command.
+    Thread-safe. Every method may raise FleetUnavailableError. Methods return `Forward`, or None if this host
+    carries out the command.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Router:
         hops: int,
         generation: int,
     ) -> Forward | None:
-        """Route a start: to the account's host, its pinned host, or the host where it fits.
+        """Route a start to the account's host, its pin, or where it fits.
 
         Raises:
             HostUnavailableError: its worker may be alive on a silent host, or its pinned host is silent.
@@ -58,8 +62,8 @@ class Router:
         pin = needs.pin
         if pin not in {None, self._host} and not self._fleet_snapshot.live(str(pin)):
             raise HostUnavailableError(
-                f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive there: "
-                "start it with `manager host`, or change the file"
+                f"{account_id} may run on host {pin} alone (`host` in its file), and no host agent is alive "
+                "there: start it with `manager host`, or change the file"
             )
         desired = self._desired.read(account_id)
         if desired is not None and desired.why in OPERATOR_PLACED and desired.host == self._host:
@@ -92,9 +96,10 @@ class Router:
         return None if placement.host == self._host else self._forward(change, placement.host, hops)
 
     def follow(self, desired: DesiredState, hops: int, config: AccountConfig | None) -> Forward | None:
-        """Route a start of an account that was reassigned meanwhile; reassign it here if its new host is silent.
+        """Route a start of an account that was reassigned meanwhile.
 
-        Raises HostUnavailableError, NoHostFitsError or StartCancelledError.
+        If its new host is silent, it is reassigned to this one. Raises HostUnavailableError, NoHostFitsError
+        or StartCancelledError.
         """
         if desired.host in {"", self._host}:
             return None
@@ -109,9 +114,9 @@ class Router:
         return None
 
     def reserve(self, change: DesiredStateRequest, needs: Needs, claimed: int, hops: int) -> Forward | None:
-        """Reserve room for the account here; return another host if earlier accounts have taken it.
+        """Reserve room for the account here.
 
-        Raises NoHostFitsError if no host has room.
+        Returns another host if earlier accounts have taken it. Raises NoHostFitsError if no host has room.
         """
         reason = self._fleet_snapshot.reserve_here(needs, claimed, self._pool.has_worker_for_account)
         if reason is None:
@@ -129,9 +134,10 @@ class Router:
         hops: int,
         config: AccountConfig | None,
     ) -> Forward | None:
-        """Return where a cancelled start continues: the account was reassigned, or is to leave this host.
+        """Return where a cancelled start continues.
 
-        None if a stop or a later command cancelled it. Raises as `follow` does.
+        It continues if the account was reassigned or is to leave this host. None if a stop or a later command
+        cancelled it. Raises as `follow` does.
         """
         now = self._desired.read(change.account_id)
         if now is None or not now.running or now.generation != generation:
@@ -161,12 +167,15 @@ class Router:
         if renamed is not None:
             return Forward(renamed)
         raise HostUnavailableError(
-            f"{account_id}: host {host}, which has it, is silent: the {command} is recorded and runs when the host is "
-            "back; until then its worker may trade"
+            f"{account_id}: host {host}, which has it, is silent: the {command} is recorded and runs when "
+            "the host is back; until then its worker may trade"
         )
 
     def _forward(self, change: DesiredStateRequest, host: str, hops: int) -> Forward:
-        """Reassign the account to another host. Raises NoHostFitsError if the command was forwarded too often."""
+        """Reassign the account to another host.
+
+        Raises NoHostFitsError if the command was forwarded too often.
+        """
         if hops >= MAX_HOPS:
             raise _too_many_hops(change.account_id, hops)
         # Written first: the other host starts the account even if the forwarded task is lost.
@@ -176,21 +185,27 @@ class Router:
     def _refuse_uncertain(
         self, desired: DesiredState, config: AccountConfig, generation: int, other: str | None = None
     ) -> None:
-        """Raise HostUnavailableError if the account's worker may be alive on a silent host; see `Whereabouts`."""
+        """Raise HostUnavailableError if a silent host may have the worker.
+
+        See `Whereabouts`.
+        """
         rejection = self._whereabouts.rejection_here(desired, config, generation=generation, other=other)
         if rejection is not None:
             raise HostUnavailableError(rejection)
 
     def _to_uncertain_host(self, account_id: str, hops: int) -> Forward | None:
-        """Return the host where the account ran when Redis lost its data. Raises HostUnavailableError if it is silent."""
+        """Return the host where the account ran when Redis lost its data.
+
+        Raises HostUnavailableError if it is silent.
+        """
         host = self._desired_cache.uncertain_host(account_id)
         if host is None:
             return None
         if not self._fleet_snapshot.live(host):
             raise HostUnavailableError(
-                f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its worker may "
-                f"trade; it is asked when the host is back; if it is lost for good: `manager move {account_id} --to "
-                f"{self._host} --force`"
+                f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its "
+                "worker may trade; it is asked when the host is back; if it is lost for good: `manager move "
+                f"{account_id} --to {self._host} --force`"
             )
         return Forward(host) if hops < MAX_HOPS else None
 

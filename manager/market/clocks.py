@@ -8,9 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from difflib import get_close_matches
 from functools import cache, lru_cache
-from importlib.resources import files
 from typing import Final, Self
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -34,6 +32,8 @@ def tz_database_version() -> str:
 @cache
 def zone_names() -> frozenset[str]:
     """Return the names of the zones in the `tzdata` package, with their exact case."""
+    from importlib.resources import files  # 10 ms, which a program that asks no clock need not spend
+
     return frozenset(files("tzdata").joinpath("zones").read_text(encoding="utf-8").split())
 
 
@@ -44,12 +44,16 @@ def load_zone(name: str) -> ZoneInfo:
     Raises ValueError, with the closest names, if neither has it.
     """
     # Looked up by list, not by file: on Windows and macOS a file with another case would be found.
+    from importlib.resources import files
+
     if name in zone_names():
         with files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as file:
             return ZoneInfo.from_file(file, key=name)
     known = available_timezones()
     if name in known:
         return ZoneInfo(name)
+    from difflib import get_close_matches
+
     close = get_close_matches(name, sorted(known), n=2, cutoff=0.6)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"{name[:80]!r} is not a time zone (tzdata {tz_database_version()}){hint}")

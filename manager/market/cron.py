@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cronsim import CronSim, CronSimError
@@ -10,10 +11,10 @@ from cronsim import CronSim, CronSimError
 from manager.market.calendars import Calendars
 from manager.market.clocks import MarketClock
 from manager.market.parsing import show_duration
+from manager.market.rules import days_around
 from manager.market.windows import Window
 
-#: More than any clock skips (24 h in Apia in 2011) or repeats.
-_MARGIN: Final = timedelta(days=2)
+_DAY: Final = timedelta(days=1)
 #: From here an expression must fire once to be accepted; cronsim gives up after 50 years.
 _ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - a wall time: cronsim is only asked about these
 
@@ -24,8 +25,8 @@ class CronRule:
 
     An expression with fixed minutes and hours fires once at a wall time: at the first of two, and at the first instant
     after a gap that contains it. One whose minute or hour begins with `*` fires whenever the clock shows such a time:
-    in a gap not at all, in an overlap twice. These are the rules of Debian's cron. cronsim finds the wall times; the
-    clock turns them into instants, since cronsim has no clock such as `America/New_York+7h`.
+    in a gap not at all, in an overlap twice. These are the rules of Debian's cron. cronsim reads the fields; the
+    clock turns wall times into instants, since cronsim has no clock such as `America/New_York+7h`.
     """
 
     clock: MarketClock
@@ -51,23 +52,66 @@ class CronRule:
         return cls(clock, expression, lasts)
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
-        """Yield one window for each firing; windows of close firings overlap."""
-        for opens in self.firings(start - self.lasts, end):
-            yield Window(opens, opens + self.lasts)
+        """Yield windows that cover those of all firings; windows of close firings are joined."""
+        for day in days_around(self.clock, start - self.lasts, end):
+            if not _fires_on(self.expression, day):
+                continue
+            midnight = self.clock.midnight(day)
+            if self.clock.midnight(day + _DAY) - midnight == _DAY:
+                # No change of the clock on this day: an expression may fire 1440 times, and its pattern is the same.
+                for opens, lasts in _pattern(self.expression, self.lasts):
+                    yield Window(midnight + opens, midnight + opens + lasts)
+            else:
+                for opening in self._on(day):
+                    yield Window(opening, opening + self.lasts)
 
-    def firings(self, start: datetime, end: datetime) -> Iterator[datetime]:
-        """Yield each instant in `[start, end)` at which the expression fires, sorted."""
-        found: set[datetime] = set()
-        last = self.clock.wall(end) + _MARGIN
-        for wall in CronSim(self.expression, self.clock.wall(start) - _MARGIN):
-            if wall > last:
-                break
-            found.update(self.clock.instants(wall) if self._follows_time() else (self.clock.instant(wall),))
-        yield from sorted(instant for instant in found if start <= instant < end)
+    def firings(self, start: datetime, end: datetime) -> list[datetime]:
+        """Return each instant in `[start, end)` at which the expression fires, sorted."""
+        days = days_around(self.clock, start, end)
+        found = {at for day in days if _fires_on(self.expression, day) for at in self._on(day)}
+        return sorted(at for at in found if start <= at < end)
 
-    def _follows_time(self) -> bool:
+    def _on(self, day: date) -> Iterator[datetime]:
         minute, hour = self.expression.split()[:2]
-        return minute.startswith("*") or hour.startswith("*")
+        follows_clock = minute.startswith("*") or hour.startswith("*")
+        midnight = datetime.combine(day, time())
+        for since_midnight in _times(self.expression):
+            wall = midnight + since_midnight
+            yield from self.clock.instants(wall) if follows_clock else (self.clock.instant(wall),)
 
     def __str__(self) -> str:
         return f"cron {self.expression} for {show_duration(self.lasts)} {self.clock.label}"
+
+
+@lru_cache(maxsize=256)
+def _fields(expression: str) -> CronSim:
+    """Return the parsed expression, of which only the fields are used: its search tries every second."""
+    return CronSim(expression, _ANY_DAY)
+
+
+def _fires_on(expression: str, day: date) -> bool:
+    fields = _fields(expression)
+    return day.month in fields.months and fields.match_day(day)
+
+
+@lru_cache(maxsize=256)
+def _times(expression: str) -> tuple[timedelta, ...]:
+    """Return the times of day at which an expression fires, as distances from midnight, sorted."""
+    fields = _fields(expression)
+    return tuple(
+        timedelta(hours=hour, minutes=minute)
+        for hour in sorted(fields.hours)
+        for minute in sorted(fields.minutes)
+    )
+
+
+@lru_cache(maxsize=256)
+def _pattern(expression: str, lasts: timedelta) -> tuple[tuple[timedelta, timedelta], ...]:
+    """Return the windows of a day without a change of the clock: distance from midnight, and duration."""
+    joined: list[tuple[timedelta, timedelta]] = []
+    for opens in _times(expression):
+        if joined and opens <= sum(joined[-1], timedelta()):
+            joined[-1] = (joined[-1][0], opens + lasts - joined[-1][0])
+        else:
+            joined.append((opens, lasts))
+    return tuple(joined)

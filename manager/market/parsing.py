@@ -98,6 +98,11 @@ def parse_dates(value: object) -> tuple[date, date]:
     return start, end
 
 
+def show_dates(first: date, last: date) -> str:
+    """Return days as they are written: `2026-12-25`, or `2026-12-31..2027-01-02`."""
+    return f"{first}" if first == last else f"{first}..{last}"
+
+
 def _date(text: str) -> date:
     # fromisoformat also takes 20261225 and 2026-W52-5, which nobody means in a list of holidays.
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()):

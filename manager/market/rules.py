@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from manager.market.calendars import Calendars
 from manager.market.clocks import MarketClock
-from manager.market.parsing import EVERY_DAY, show_days, show_duration, show_time
+from manager.market.parsing import EVERY_DAY, show_dates, show_days, show_duration, show_time
 from manager.market.windows import Window
 
 _DAY: Final = timedelta(days=1)
@@ -70,7 +70,7 @@ class DailyRule:
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
         """Yield one window for each day of the rule."""
-        for day in _days(self.clock, start - (self.lasts or self.closes or _DAY), end):
+        for day in days_around(self.clock, start - (self.lasts or self.closes or _DAY), end):
             window = self.on(day)
             if window is not None:
                 yield window
@@ -106,10 +106,10 @@ class DatesRule:
         return max(last for _, last in self.ranges)
 
     def __str__(self) -> str:
-        return ", ".join(f"{first}" if first == last else f"{first}..{last}" for first, last in self.ranges)
+        return ", ".join(show_dates(first, last) for first, last in self.ranges)
 
 
-def _days(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
+def days_around(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
     """Yield each date of a clock on which a window with a part in `[start, end)` may begin."""
     day, last = clock.wall(start - _MARGIN).date(), clock.wall(end + _MARGIN).date()
     while day <= last:

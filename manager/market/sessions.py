@@ -2,13 +2,12 @@
 
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Final, Literal
+from typing import Final
 
 from manager.market.clocks import MarketClock
+from manager.market.names import SessionName
 from manager.market.rules import AlwaysRule, DailyRule
 from manager.market.schedules import Schedule, Timetable
-
-SessionName = Literal["fx", "always", "crypto", "metals", "us-index", "sydney", "tokyo", "london", "newyork"]
 
 _NEW_YORK: Final = MarketClock("America/New_York")
 _SUNDAY: Final = 6

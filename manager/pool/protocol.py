@@ -1,6 +1,6 @@
 """The protocol between the service and a pool of workers, local or remote."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
@@ -12,6 +12,7 @@ from manager.states import TradingMode
 
 if TYPE_CHECKING:
     from manager.config import AccountConfig
+    from manager.fleet.events import Event, EventFilter
 
 #: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
 #: or `pending` (unknown).
@@ -149,6 +150,20 @@ class WorkerPool(Protocol):
         """Validate accounts on the hosts that would run them.
 
         Returns account → (host, result). Returns None if the accounts would run in this process.
+        """
+
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        only: "EventFilter | None" = None,
+        idle_seconds: float | None = None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> "Iterator[Event]":
+        """Yield the fleet's events after a cursor, in order, each once; blocks between them.
+
+        Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if the pool has
+        no event stream; else as `manager.telemetry.event_watch.watch_events`.
         """
 
     def stoppable(self) -> list[str]:

@@ -4,11 +4,13 @@ They load and validate the account's configuration when a pool starts the accoun
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from manager.config import AccountConfig
-from manager.errors import AccountDisabledError, InvalidConfigError
+from manager.errors import AccountDisabledError, AccountNotFoundError, InvalidConfigError
 from manager.models import ValidationResult
+from manager.pool.commands import CommandSpec
 from manager.pool.protocol import StartRequest
 from manager.system import logs
 from manager.validation.accounts import AccountConfigs, Accounts, Validator
@@ -49,6 +51,29 @@ class StartRequestFactory:
             check=prepare if validate and self.accounts.own_verdict else None,
         )
 
+    def for_many(
+        self, command: CommandSpec, account_ids: Sequence[str], apply_defaults: bool, validate: bool
+    ) -> tuple[list[StartRequest], dict[str, tuple[str, str]]]:
+        """Return the requests to start these accounts, and what is known of the others without sending anything.
+
+        An account without a file here is requested: its host may have one.
+        """
+        requests: list[StartRequest] = []
+        settled: dict[str, tuple[str, str]] = {}
+        for account_id in account_ids:
+            try:
+                config = self.accounts.read(account_id).config
+            except AccountNotFoundError:
+                requests.append(self.start_request(account_id, apply_defaults, validate))
+                continue
+            if config is None:
+                settled[account_id] = ("failed", str(self.problems(account_id)))
+            elif not config.enabled and not command.restart:
+                settled[account_id] = ("skipped", f"{account_id}: disabled in its file (enabled: false)")
+            else:
+                requests.append(self.start_request(account_id, apply_defaults, validate, config=config))
+        return requests, settled
+
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
         """Return the error that lists every problem of the account's files."""
         return _invalid(self.accounts.check(account_id, apply_defaults))
@@ -68,16 +93,14 @@ class StartRequestFactory:
         if validate:
             result = self.accounts.check(account_id, apply_defaults)
             for warning in result.warnings:
-                logs.event(logger, logging.WARNING, "validate", warning, account=account_id)
+                logs.event(logger, logging.WARNING, "config_warning", warning, account=account_id)
             if result.has_errors:
                 raise _invalid(result)
         return config
 
 
 def _invalid(result: ValidationResult) -> InvalidConfigError:
-    logs.event(
-        logger, logging.WARNING, "validate", "; ".join(result.errors), account=result.account_id, valid=False
-    )
+    logs.event(logger, logging.WARNING, "config_invalid", "; ".join(result.errors), account=result.account_id)
     return InvalidConfigError(
         f"{result.account_id} is invalid ({len(result.errors)} error{'s' * (len(result.errors) != 1)}):\n"
         + "\n".join(result.errors)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import count
 from typing import Final
 
@@ -26,10 +27,11 @@ from manager.errors import (
     StartCancelledError,
     StartTimeoutError,
 )
+from manager.fleet.cursors import Cursor, Position
+from manager.fleet.events import Event, EventFilter
 from manager.gateways import runs_programs
 from manager.models import (
     BatchResult,
-    UtcDatetime,
     ValidationResult,
     WorkerInfo,
     WorkerMetrics,
@@ -47,20 +49,11 @@ from manager.versions import __version__
 _S: Final = WorkerLifecycleStatus
 #: Greater than any real pid, so that a test that kills by pid hits no process.
 _FIRST_PID: Final = 1 << 30
+#: The id of the fake's event stream, and seconds that a watch waits before it checks whether it was closed.
+_STREAM: Final = "fa4efa4e"
+_WATCH_SECONDS: Final = 0.2
 #: Accounts of a batch that start in parallel.
 _THREADS: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class FakeEvent:
-    """One change of a worker's state."""
-
-    time: UtcDatetime
-    host: str
-    account_id: str
-    worker_id: str
-    status: WorkerLifecycleStatus
-    error: str | None
 
 
 @dataclass(eq=False)
@@ -106,10 +99,11 @@ class FakePool:
         request_for: Callable[[str], StartRequest] | None = None,
     ) -> None:
         self.clock = clock or FakeClock()
-        self.events: list[FakeEvent] = []
+        self.events: list[Event] = []
         self.request_for = request_for
         self._hosts = {one.name: one for one in map(_facts, hosts)}
         self._guard = threading.RLock()
+        self._changed = threading.Condition(self._guard)
         self._slots: dict[str, _Slot] = {}
         self._failures: dict[str, deque[Exception]] = defaultdict(deque)
         self._seconds: dict[str, float] = {}
@@ -317,6 +311,28 @@ class FakePool:
         del needs
         return None
 
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        only: EventFilter | None = None,
+        idle_seconds: float | None = None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """See `manager.pool.protocol.WorkerPool.watch`. `idle_seconds` are real ones, not those of `clock`."""
+        with self._changed:
+            place = after.rpartition(":")[2]
+            position = Position(len(self.events), 0) if place == "$" else Position.parse(place)
+        while not closed():
+            with self._changed:
+                if len(self.events) <= position.ms:
+                    came = self._changed.wait(_WATCH_SECONDS if idle_seconds is None else idle_seconds)
+                    if not came and idle_seconds is not None:
+                        return
+                found = self.events[position.ms :]
+            position = Position(position.ms + len(found), 0)
+            yield from (event for event in found if only is None or only.matches(event))
+
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""
         with self._guard:
@@ -460,8 +476,24 @@ class FakePool:
                 code = 0 if status is _S.STOPPED else 1
                 changes |= {"stopped_at": now, "metadata": WorkerPlacement(exit_code=code)}
             slot.info = slot.info.with_(**changes)
-            self.events.append(FakeEvent(now, slot.host, slot.account_id, slot.info.worker_id, status, error))
+            self._add_event(slot.host, slot.info, now)
             return slot.info
+
+    def _add_event(self, host: str, info: WorkerInfo, now: datetime) -> None:
+        position = Position(len(self.events) + 1, 0)
+        event = Event(
+            id=str(position),
+            time=now,
+            host=host,
+            account_id=info.account_id,
+            worker_id=info.worker_id,
+            status=str(info.status),
+            error=info.error,
+            type=f"worker.{info.status}",
+            cursor=str(Cursor(_STREAM, position)),
+        )
+        self.events.append(event)
+        self._changed.notify_all()
 
     def _claim(self, slot: _Slot, config: AccountConfig) -> None:
         """Claim the account's broker identity.

@@ -2,32 +2,11 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
-from zoneinfo import ZoneInfo
 
 from manager.config import HealthConfig
+from manager.market.sessions import market_is_open
 from manager.models import WorkerMetrics
 from manager.states import WorkerHealth
-
-_NEW_YORK: Final = ZoneInfo("America/New_York")
-#: The New York hour at which the foreign exchange week begins on Sunday and ends on Friday.
-_FX_HOUR: Final = 17
-_FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
-
-
-def market_is_open(hours: str, now: datetime) -> bool:
-    """Return whether ticks are expected at `now` (timezone-aware).
-
-    `hours` is `always`, or `fx`: Sunday 17:00 to Friday 17:00 in New York.
-    """
-    if hours == "always":
-        return True
-    there = now.astimezone(_NEW_YORK)
-    if there.weekday() == _SATURDAY:
-        return False
-    if there.weekday() == _FRIDAY:
-        return there.hour < _FX_HOUR
-    return there.weekday() != _SUNDAY or there.hour >= _FX_HOUR
 
 
 class HealthJudge:

@@ -1,8 +1,8 @@
-"""A worker's local view of its lease, by its own clock and without I/O.
+"""A worker's view of its own lease: whether it may still trade.
 
-With `failover: auto` the worker must be gone before another host starts one. It stops itself half a lease
-time after the last successful renewal. Its guardian process kills it at four fifths, so a paused worker or a
-blocked call ends too.
+The worker's clock decides, without a network call. With `failover: auto` the worker must be gone before
+another host starts one. It stops itself half a lease time after the last successful renewal. Its guardian
+process kills it at four fifths, so a paused worker or a blocked call ends too.
 """
 
 import os
@@ -42,7 +42,7 @@ if sys.platform == "linux":
     def lease_clock() -> float:
         """Return seconds of a clock that all processes share.
 
-        It counts during suspend.
+        It continues while the machine is suspended.
         """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -54,9 +54,9 @@ else:
 
 
 def exit_without_lease() -> None:
-    """Exit this process in 5 s.
+    """Exit this process in 5 s, without waiting for other threads.
 
-    It uses a daemon thread, so that a blocked gateway call cannot delay the exit.
+    A blocked gateway call cannot delay the exit.
     """
     timer = threading.Timer(_LEAVE_SECONDS, os._exit, [WorkerExit.LEASE_LOST])
     timer.daemon = True
@@ -79,7 +79,7 @@ class Lease:
         clock: Callable[[], float] = lease_clock,
         schedule_exit: Callable[[], None] = exit_without_lease,
     ) -> None:
-        """Start with a lease that was requested at `asked_at`, by `clock`.
+        """Begin with a lease that was requested at `asked_at` (by `clock`).
 
         `seconds` is the lease time; 0: the lease does not expire and ends only when another worker takes it.
         `extend` tells the guardian until when this process may live. `schedule_exit` is called once, after

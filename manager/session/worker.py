@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from manager.gateways import runs_programs
 from manager.gateways.base import (
+    Account,
     CancelsConnect,
     ConnectionLost,
     ForcedEnd,
@@ -279,6 +280,10 @@ class Worker:
             balance=str(account.balance),
             equity=str(account.equity),
             currency=account.currency,
+            profit=str(account.equity - account.balance),
+            margin=str(account.margin),
+            free_margin=str(account.free_margin),
+            margin_level=_margin_level(account),
             open_positions=account.open_positions,
         )
 
@@ -424,3 +429,8 @@ def _next(due: float, interval: float) -> float:
     """
     now = time.monotonic()
     return due + interval * (1 + max(0.0, now - due) // interval)
+
+
+def _margin_level(account: Account) -> float | None:
+    """Return the equity in percent of the margin in use; None without margin in use."""
+    return round(float(account.equity / account.margin * 100), 1) if account.margin > 0 else None

@@ -1,18 +1,20 @@
-"""The fleet at one moment: what the API and metrics read, and the first source of it, which lists at most once a second."""
+"""The fleet as a list at one moment: what routes of the API read, and how it comes from the live view."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Protocol
 
-from manager.fleet import FleetStore
+from manager.errors import FleetUnavailableError
 from manager.fleet.desired import DesiredState
-from manager.fleet.desired_store import DesiredStore
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
+from manager.telemetry.attention import AccountState, Attention, account_attention
+from manager.telemetry.view import FleetView
 
 #: Seconds for which a list is served again, and for which the account files are not looked at again.
 LIST_SECONDS: Final = 1.0
@@ -33,7 +35,7 @@ class AccountFile:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountState:
+class AccountRow:
     """One account: its worker, what is desired of it, and its file, each None where there is none."""
 
     account_id: str
@@ -85,7 +87,7 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetState:
+class FleetListing:
     """The whole fleet at one moment."""
 
     #: By Redis's clock.
@@ -95,90 +97,124 @@ class FleetState:
     #: Changes whenever anything else here does.
     version: str
     #: Account id → account, in the order of the ids.
-    accounts: Mapping[str, AccountState]
-    #: By name.
-    hosts: Sequence[HostState]
-    #: Orders of accounts, by their name; filled by readers.
-    orders: dict[str, Sequence[AccountState]] = field(default_factory=dict, compare=False, repr=False)
+    accounts: Mapping[str, AccountRow]
+    #: Name → host, in the order of the names.
+    hosts: Mapping[str, HostState]
+    #: Seconds since Redis went away; None: it is there.
+    stale_seconds: float | None = None
+    #: Accounts as they were sorted for readers, by the name of the sort key.
+    sorted: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
+
+    def attention(self, account: AccountRow) -> list[Attention]:
+        """Return what a person should look at about an account, the most urgent first."""
+        known = AccountState(
+            account_id=account.account_id,
+            worker=account.worker,
+            desired=account.desired,
+            host=self.hosts.get(account.host or ""),
+        )
+        return account_attention(known, self.as_of.timestamp())
 
 
 class FleetReader(Protocol):
     """Where the API gets the fleet from."""
 
-    def read(self) -> FleetState:
+    def read(self) -> FleetListing:
         """Return the fleet as it is now, at most a second old. Blocks; thread-safe.
 
         Raises FleetUnavailableError if Redis cannot be used.
         """
 
 
-class ListingReader:
-    """Lists the fleet from Redis, at most once a second however many ask."""
+class ViewReader:
+    """Lists the fleet from the live view, at most once a second, and keeps the rows of accounts that did not change."""
 
     def __init__(
         self,
-        store: FleetStore,
-        desired: DesiredStore,
+        view: FleetView,
         files: Callable[[], Mapping[str, AccountFile]] = dict,
         *,
         list_seconds: float = LIST_SECONDS,
         files_seconds: float = FILES_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`files` returns the accounts that have a file on this machine."""
-        self._store = store
-        self._desired = desired
+        """`files` returns the accounts that have a file on this machine. The view is started and closed elsewhere."""
+        self.view = view
         self._read_files = files
         self._list_seconds = list_seconds
         self._files_seconds = files_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._state: tuple[float, FleetState] | None = None
+        self._listing: tuple[float, FleetListing] | None = None
         self._files: tuple[float, Mapping[str, AccountFile]] | None = None
+        #: Set where the next read may not take the listing before.
+        self._listing_due = False
+        #: Tells this reader's versions from those of another process.
+        self._life = secrets.token_hex(4)
+        #: Counts changes of the files.
+        self._files_version = 0
 
-    def read(self) -> FleetState:
+    def read(self) -> FleetListing:
         """See `FleetReader.read`."""
-        known = self._state
-        if known is not None and self._clock() - known[0] < self._list_seconds:
-            return known[1]
         with self._lock:
-            known = self._state
-            if known is not None and self._clock() - known[0] < self._list_seconds:
+            known = self._listing
+            now = self._clock()
+            if known is not None and now - known[0] < self._list_seconds and not self._listing_due:
                 return known[1]
-            began = self._clock()
-            state = self._list()
-            self._state = (began, state)
-            return state
+            self._listing_due = False
+            self.view.refresh()
+            if self.view.cursor is None:
+                raise FleetUnavailableError(
+                    "the fleet has not been read from Redis yet: is Redis up, and does MANAGER_REDIS_URL name it?"
+                )
+            files = self._account_files(now)
+            listing = self._list(files, None if known is None else known[1])
+            self._listing = (now, listing)
+            return listing
 
-    def forget(self) -> None:
-        """List again at the next read, as after a command."""
-        self._state = None
+    def read_now(self) -> FleetListing:
+        """Return the fleet as the view has it at this moment, as streams need it; else as `read`."""
+        self._listing_due = True
+        return self.read()
 
-    def _list(self) -> FleetState:
-        # The cursor comes first: an event that happens while the fleet is listed is seen twice rather than never.
-        newest = self._store.events(last=1)
-        hosts, workers = self._store.snapshot(None)
-        snapshot = self._desired.snapshot()
-        desired = {} if snapshot is None else snapshot.desired
-        now = 0 if snapshot is None else snapshot.now
-        files = self._account_files()
-        recorded = {info.account_id: info for info in workers}
-        accounts = {
-            account_id: AccountState(
-                account_id, recorded.get(account_id), desired.get(account_id), files.get(account_id)
-            )
-            for account_id in sorted({*recorded, *desired, *files})
-        }
-        return FleetState(
-            as_of=datetime.fromtimestamp(now / 1000, UTC),
-            cursor=newest[0].id if newest else "0",
-            version=str(now),
-            accounts=accounts,
-            hosts=tuple(hosts),
+    def _list(self, files: Mapping[str, AccountFile], before: FleetListing | None) -> FleetListing:
+        with self.view.reading() as state:
+            # Text of the view's version: equal text means that nothing but ages and the time has changed.
+            version = f"{self._life}-{self.view.version}-{self._files_version}"
+            cursor, as_of, away = str(self.view.cursor), self.view.as_of, self.view.away_since_seconds
+            if before is not None and before.version == version:
+                return replace(before, cursor=cursor, as_of=as_of, stale_seconds=away)
+            known = {} if before is None else before.accounts
+            ids: Sequence[str] = state.account_ids()
+            if any(account_id not in state for account_id in files):
+                ids = sorted({*ids, *files})
+            accounts = {
+                one: _row(known.get(one), one, state.worker(one), state.desired(one), files.get(one))
+                for one in ids
+            }
+            hosts = {name: state.hosts[name] for name in sorted(state.hosts)}
+        return FleetListing(
+            as_of=as_of, cursor=cursor, version=version, accounts=accounts, hosts=hosts, stale_seconds=away
         )
 
-    def _account_files(self) -> Mapping[str, AccountFile]:
+    def _account_files(self, now: float) -> Mapping[str, AccountFile]:
         known = self._files
-        if known is None or self._clock() - known[0] >= self._files_seconds:
-            known = self._files = (self._clock(), self._read_files())
+        if known is None or now - known[0] >= self._files_seconds:
+            found = self._read_files()
+            if known is None or found != known[1]:
+                self._files_version += 1
+            known = self._files = (now, found)
         return known[1]
+
+
+def _row(
+    known: AccountRow | None,
+    account_id: str,
+    worker: WorkerInfo | None,
+    desired: DesiredState | None,
+    file: AccountFile | None,
+) -> AccountRow:
+    """Return the row that is known if it still says the same: it has its rendered forms."""
+    if known is not None and known.worker is worker and known.desired is desired and known.file == file:
+        return known
+    return AccountRow(account_id, worker, desired, file)

@@ -98,6 +98,9 @@ class FleetState:
 
     # reading
 
+    def __contains__(self, account_id: object) -> bool:
+        return account_id in self._accounts
+
     def account_ids(self) -> list[str]:
         if self._sorted is None:
             self._sorted = sorted(self._accounts)

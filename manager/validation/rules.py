@@ -248,11 +248,11 @@ def names_can_be_seen(config: AccountConfig, _: ValidationContext) -> Iterator[F
 
 
 @rule
-def identity_is_one_accounts(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
+def identity_is_one_accounts(config: AccountConfig, context: ValidationContext) -> Iterator[Finding]:
     login = config.broker_login()
     if login is None:
         return
-    others = [account_id for account_id in around.logins.get(login, ()) if account_id != config.account_id]
+    others = [account_id for account_id in context.logins.get(login, ()) if account_id != config.account_id]
     if others:
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others)
         yield Finding(
@@ -264,8 +264,8 @@ def identity_is_one_accounts(config: AccountConfig, around: ValidationContext) -
 
 
 @rule
-def program_is_one_accounts(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
-    for place, port, others in around.shared.of(config):
+def program_is_one_accounts(config: AccountConfig, context: ValidationContext) -> Iterator[Finding]:
+    for place, port, others in context.shared.of(config):
         files = ", ".join(f"accounts/{account_id}.yaml" for account_id in others[:3])
         files += f" and {len(others) - 3} more" if len(others) > 3 else ""
         if port:
@@ -290,7 +290,7 @@ def venue_is_an_address(config: AccountConfig, _: ValidationContext) -> Iterator
 
 
 @rule
-def gateway_rules(config: AccountConfig, around: ValidationContext) -> Iterator[Finding]:
+def gateway_rules(config: AccountConfig, context: ValidationContext) -> Iterator[Finding]:
     """Apply the rules that the account's gateway registers."""
     found = gateway_type(config.gateway)
     if found is None:
@@ -300,7 +300,7 @@ def gateway_rules(config: AccountConfig, around: ValidationContext) -> Iterator[
             yield Finding((name,), f"is not a field of gateway {found.name}: remove it")
     if found.options is not None:
         yield from _option_findings(config.options, found.options)
-    yield from found.rules(config, around.config_dir)
+    yield from found.rules(config, context.config_dir)
 
 
 def _option_findings(options: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Finding]:

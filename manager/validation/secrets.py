@@ -17,7 +17,9 @@ from manager.config.references import argument_references, content, references, 
 from manager.errors import CredentialError
 from manager.system.secret_text import secret_problem
 
-_REFER: Final = "put it into env:, file: or keyring: and refer to it"
+_REFER: Final = (
+    "store it in an environment variable, a file or a keyring, and refer to it with env:, file: or keyring:"
+)
 
 
 def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
@@ -26,7 +28,7 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
     Without `config_dir`, references are not resolved.
     """
     yield from _password_findings(config, config_dir)
-    config = _with_what_can_be_filled(config)
+    config = _filled_where_possible(config)
     if config_dir is not None:
         for place, text in references(config):
             yield from _reference_findings(place, text, config_dir)
@@ -36,7 +38,7 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
                 yield Finding(at if len(config.environment_file) > 1 else at[:1], text, warning)
     for literal in literals(content(config)):
         where = (
-            "every user of its host can see arguments: refer to it in `environment`, or let the program read "
+            "all users of its host can see arguments: refer to it in `environment`, or let the program read "
             "MANAGER_CREDENTIALS_FILE"
             if literal.place[0] == "command"
             else _REFER
@@ -46,12 +48,12 @@ def secret_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[
     for index in argument_references(config.command or ()):
         text = (
             "looks like a reference, but the program receives it unchanged: references are resolved only in "
-            "`environment` and `options`, because every user of a host can see arguments"
+            "`environment` and `options`, because all users of a host can see arguments"
         )
         yield Finding(("command", index), text, warning=True)
 
 
-def _with_what_can_be_filled(config: AccountConfig) -> AccountConfig:
+def _filled_where_possible(config: AccountConfig) -> AccountConfig:
     """Return the account with placeholders filled in.
 
     Values whose placeholders cannot be filled in are left out.

@@ -17,7 +17,7 @@ from manager.validation.secrets import secret_findings
 from manager.validation.unused_keys import unused_keys
 
 #: Maximum number of cached results; the oldest are dropped first.
-_KEPT: Final = 20_000
+_MAX_CACHED: Final = 20_000
 #: Maximum age of the list of other accounts' logins when one account is checked.
 _LOGINS_SECONDS: Final = 1.0
 
@@ -53,15 +53,15 @@ _COLLECTION: Final = _Collection()
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedResult:
     """A cached result and the facts that it depends on."""
 
     loaded: LoadedAccount
     #: Logins and programs that it shares with other accounts.
     common: object
-    #: Change detector for the credential; `seen` is its value when the result was made.
-    look: Callable[[], object]
-    seen: object
+    #: Change detector for the secrets; `detected` is its value at the time of the result.
+    detect: Callable[[], object]
+    detected: object
     result: ValidationResult
 
 
@@ -75,7 +75,7 @@ class AccountConfigurationValidator:
     def __init__(self, config_service: ConfigurationService | None = None) -> None:
         self._configs = config_service
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, bool], _Kept] = {}
+        self._cache: dict[tuple[str, bool], _CachedResult] = {}
 
     def reads(self, configs: ConfigurationService) -> bool:
         """Return whether the validator uses this configuration service."""
@@ -83,7 +83,7 @@ class AccountConfigurationValidator:
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check one configuration object, from a file or not."""
-        findings = [*self._findings(config, self._around()), *self._credential_findings(config)]
+        findings = [*self._findings(config, self._context()), *self._credential_findings(config)]
         return _result(config.account_id, findings, None)
 
     def validate_batch(self, configs: Iterable[AccountConfig]) -> dict[str, ValidationResult]:
@@ -92,19 +92,19 @@ class AccountConfigurationValidator:
         Two configurations with one login are duplicates, from files or not.
         """
         given = list(configs)
-        around = self._around()
-        known = {login: list(accounts) for login, accounts in around.logins.items()}
+        context = self._context()
+        known = {login: list(accounts) for login, accounts in context.logins.items()}
         for config in given:
             login = config.broker_login()
             if login is not None:
                 accounts = known.setdefault(login, [])
                 if config.account_id not in accounts:
                     accounts.append(config.account_id)
-        around = replace(around, logins={login: tuple(accounts) for login, accounts in known.items()})
+        context = replace(context, logins={login: tuple(accounts) for login, accounts in known.items()})
         return {
             config.account_id: _result(
                 config.account_id,
-                [*self._findings(config, around), *self._credential_findings(config)],
+                [*self._findings(config, context), *self._credential_findings(config)],
                 None,
             )
             for config in given
@@ -129,7 +129,7 @@ class AccountConfigurationValidator:
                 f"no account {account_id}: this validator has no configuration directory"
             )
         loaded = self._configs.read_account(account_id, apply_defaults)
-        checked = self._check(self._configs, loaded, self._around())
+        checked = self._check(self._configs, loaded, self._context())
         twin = self._configs.twin(account_id)
         return checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
 
@@ -152,11 +152,11 @@ class AccountConfigurationValidator:
         if self._configs is None:
             return {}
         snapshot = self._configs.snapshot()
-        around = ValidationContext(None, snapshot.logins, snapshot.shared)
+        context = ValidationContext(None, snapshot.logins, snapshot.shared)
         results: dict[str, ValidationResult] = {}
         for account_id, loaded in snapshot.accounts.items():
             config = loaded.repaired
-            found = [] if config is None else [one for rule in rules() for one in rule(config, around)]
+            found = [] if config is None else [one for rule in rules() for one in rule(config, context)]
             checked = _result(account_id, found, loaded)
             twin = snapshot.twins.get(account_id)
             results[account_id] = (
@@ -166,48 +166,53 @@ class AccountConfigurationValidator:
 
     def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
         snapshot = configs.snapshot()
-        around = ValidationContext(configs.config_dir, snapshot.logins, snapshot.shared)
+        context = ValidationContext(configs.config_dir, snapshot.logins, snapshot.shared)
         results: dict[str, ValidationResult] = {}
         for name, loaded in snapshot.accounts.items():
             twin = snapshot.twins.get(name)
-            checked = self._check(configs, loaded, around)
+            checked = self._check(configs, loaded, context)
             results[name] = checked if twin is None else _with_error(checked, *_twin_problem(name, twin))
         return {**results, **not_read(configs, results)}
 
     def _check(
-        self, configs: ConfigurationService, loaded: LoadedAccount, around: ValidationContext
+        self, configs: ConfigurationService, loaded: LoadedAccount, context: ValidationContext
     ) -> ValidationResult:
         config = loaded.repaired
         if config is None:
             return _result(loaded.account_id, [], loaded)
         key = (loaded.account_id, loaded.apply_defaults)
-        kept = self._kept.get(key)
-        common = (around.logins.get(config.broker_login() or ("", "")), around.shared.of(config))
-        if kept is not None and kept.loaded is loaded and kept.common == common and kept.look() == kept.seen:
-            return kept.result
-        look = watch_secrets(config, configs.config_dir)
-        seen = None if look is None else look()
+        cached = self._cache.get(key)
+        common = (context.logins.get(config.broker_login() or ("", "")), context.shared.of(config))
+        if (
+            cached is not None
+            and cached.loaded is loaded
+            and cached.common == common
+            and cached.detect() == cached.detected
+        ):
+            return cached.result
+        detect = watch_secrets(config, configs.config_dir)
+        detected = None if detect is None else detect()
         result = _result(
-            loaded.account_id, [*self._findings(config, around), *self._credential_findings(config)], loaded
+            loaded.account_id, [*self._findings(config, context), *self._credential_findings(config)], loaded
         )
         with self._lock:
-            self._kept.pop(key, None)
+            self._cache.pop(key, None)
             # Errors are never cached: their cause may be fixed outside the files, by installing a program.
-            if result.valid and look is not None:
-                while len(self._kept) >= _KEPT:
-                    del self._kept[next(iter(self._kept))]
-                self._kept[key] = _Kept(loaded, common, look, seen, result)
+            if result.valid and detect is not None:
+                while len(self._cache) >= _MAX_CACHED:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[key] = _CachedResult(loaded, common, detect, detected, result)
         return result
 
-    def _around(self) -> ValidationContext:
+    def _context(self) -> ValidationContext:
         if self._configs is None:
             return ValidationContext()
         snapshot = self._configs.snapshot(_LOGINS_SECONDS)
         return ValidationContext(self._configs.config_dir, snapshot.logins, snapshot.shared)
 
     @staticmethod
-    def _findings(config: AccountConfig, around: ValidationContext) -> list[Finding]:
-        return [finding for rule in rules() for finding in rule(config, around)]
+    def _findings(config: AccountConfig, context: ValidationContext) -> list[Finding]:
+        return [finding for rule in rules() for finding in rule(config, context)]
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
         return list(secret_findings(config, None if self._configs is None else self._configs.config_dir))

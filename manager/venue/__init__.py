@@ -1,1 +1,1 @@
-"""The paper venue: a small real server with accounts, prices and fills, and faults on request."""
+"""The paper venue: a server with accounts, prices, fills and faults."""

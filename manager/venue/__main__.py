@@ -48,12 +48,14 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m manager.venue", description=__doc__)
-    parser.add_argument("--dir", type=Path, required=True, help="where its database is")
+    parser.add_argument("--dir", type=Path, required=True, help="directory of its database")
     parser.add_argument("--listen", required=True, help="unix:/path or tcp:host:port (port 0: any free one)")
     parser.add_argument("--address-file", type=Path, help="write the address there while it listens")
-    parser.add_argument("--seed", type=int, default=1, help="of the prices: same seed, same prices")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the prices: equal seeds give equal prices"
+    )
     parser.add_argument("--replay", type=Path, help="a directory of SYMBOL.csv bars to replay instead")
-    parser.add_argument("--speed", type=float, default=1.0, help="of the replay")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of the replay")
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Trading at the venue: market orders filled at the quote, positions closed, money kept in order.
+"""Trading at the venue: market orders, positions, balances.
 
-Stop-loss, take-profit and resting orders would be looked at in a step over all positions at each price; there is
-none yet. Invariant: equity is the balance and the floating profit of all open positions.
+There are no stop-loss, take-profit or resting orders. Invariant: equity is the balance plus the floating
+profit of all open positions.
 """
 
 import json
@@ -16,7 +16,10 @@ _MAX_TEXT: Final = 128
 
 
 class RefusedError(Exception):
-    """Raised when the venue refuses a request; `code` is that of a GatewayError."""
+    """Raised when the venue refuses a request.
+
+    `code` is the code of a GatewayError.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -24,7 +27,7 @@ class RefusedError(Exception):
 
 
 class Broker:
-    """Carries out what accounts ask for. One thread."""
+    """Executes the requests of accounts. Used by one thread."""
 
     def __init__(self, ledger: Ledger, prices: Prices, clock: Clock) -> None:
         self._ledger = ledger
@@ -32,7 +35,7 @@ class Broker:
         self._clock = clock
 
     def figures(self, key: AccountKey) -> dict[str, Any]:
-        """Return balance, equity, margin, free margin, currency and the number of open positions."""
+        """Return the account's money figures and number of open positions."""
         account = self._ledger.account(key)
         positions = self._ledger.positions(key)
         equity = account.balance + sum((self._profit(p) for p in positions), Decimal(0))
@@ -66,7 +69,10 @@ class Broker:
         }
 
     def order(self, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        """Fill a market order. The same `client_order_id` again is answered with what it did the first time."""
+        """Fill a market order.
+
+        A repeated `client_order_id` returns the first result again.
+        """
         client_order_id = _text(request, "client_order_id")
         before = self._ledger.answered(key, client_order_id)
         if before is not None:
@@ -90,7 +96,10 @@ class Broker:
         return answer
 
     def close(self, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
-        """Close a position or a part of it. One that is not open is closed already: success."""
+        """Close a position or a part of it.
+
+        Succeeds if the position is already closed.
+        """
         wanted = str(request.get("position_id"))
         position = next((p for p in self._ledger.positions(key) if str(p.id) == wanted), None)
         if position is None:
@@ -177,7 +186,7 @@ class Broker:
         }
 
     def _profit(self, position: PositionRow) -> Decimal:
-        """Return the profit in dollars, to the cent, that closing now would bring."""
+        """Return the profit of closing now, in dollars rounded to cents."""
         instrument = _listing(position.symbol)
         moved = self._exit_price(position) - position.open_price
         if position.side == "sell":
@@ -198,7 +207,7 @@ class Broker:
 
     def _in_dollars(self, amount: Decimal, currency: str) -> Decimal:
         if currency != "USD":
-            # Everything that is not quoted in dollars is listed as dollars in that currency.
+            # For every other quote currency the venue lists its dollar pair (USDXXX).
             amount /= self._quote(f"USD{currency}").bid
         return amount.quantize(_CENT, ROUND_HALF_UP)
 
@@ -219,7 +228,7 @@ def _listing(symbol: str) -> Listing:
 def _text(request: dict[str, Any], name: str) -> str:
     value = request.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
-        raise RefusedError("invalid_request", f"{name}: a text of 1 to {_MAX_TEXT} characters is wanted")
+        raise RefusedError("invalid_request", f"{name}: it must be a text of 1 to {_MAX_TEXT} characters")
     return value
 
 

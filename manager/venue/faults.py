@@ -1,4 +1,4 @@
-"""Faults on script: what shall go wrong for one account, from which call on, how often."""
+"""Scripted faults: what fails for an account, when, and how often."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from typing import Any, Final
 
 class FaultKind(StrEnum):
     AUTH_FAILURE = "auth_failure"
-    #: The login is never answered.
+    #: The venue never answers the login.
     CONNECT_TIMEOUT = "connect_timeout"
     #: The venue closes the connection instead of answering.
     CONNECTION_LOST = "connection_lost"
-    #: The gateway hangs inside the call, deaf to signals.
+    #: The gateway hangs inside the call and ignores signals.
     HANG = "hang"
-    #: The answer comes `seconds` late.
+    #: The answer is `seconds` late.
     SLOW = "slow"
     #: The venue answers for another login.
     WRONG_ACCOUNT = "wrong_account"
     TRADING_DISABLED = "trading_disabled"
     REQUOTE = "requote"
-    #: The order is carried out, and the connection closed instead of an answer.
+    #: The venue executes the order and closes the connection without an answer.
     REPLY_LOST = "reply_lost"
     #: The gateway's process aborts inside the call.
     CRASH = "crash"
@@ -30,7 +30,7 @@ _ORDERS: Final = frozenset({"order", "close"})
 _EVERY: Final = frozenset(
     {"login", "check", "account", "positions", "tick", "instrument", "order", "close", "logout"}
 )
-#: In which calls a fault shows, unless its script says otherwise.
+#: The calls that a fault affects by default.
 _SHOWS_IN: Final[Mapping[FaultKind, frozenset[str]]] = {
     FaultKind.AUTH_FAILURE: frozenset({"login"}),
     FaultKind.CONNECT_TIMEOUT: frozenset({"login"}),
@@ -44,22 +44,22 @@ _SHOWS_IN: Final[Mapping[FaultKind, frozenset[str]]] = {
 @dataclass(slots=True)
 class Fault:
     kind: FaultKind
-    #: Calls that still go well before it shows.
+    #: Number of successful calls before the fault.
     after: int = 0
-    #: Calls in which it shows; None until it is cleared.
+    #: Number of calls that fail; None: until it is cleared.
     count: int | None = None
-    #: How late a slow answer is.
+    #: Delay of a slow answer in seconds.
     seconds: float = 0.0
     on: frozenset[str] = _EVERY
 
     @classmethod
     def from_request(cls, request: Mapping[str, Any]) -> "Fault":
-        """Read an administrator's request. Raises ValueError."""
+        """Parse an administrator's request. Raises ValueError."""
         try:
             kind = FaultKind(str(request.get("kind")))
         except ValueError:
             raise ValueError(
-                f"{request.get('kind')!r} is no fault; there are {', '.join(FaultKind)}"
+                f"{request.get('kind')!r} is not a fault; there are {', '.join(FaultKind)}"
             ) from None
         calls = frozenset(request.get("on") or _SHOWS_IN.get(kind, _EVERY))
         if not calls <= _EVERY:
@@ -77,7 +77,7 @@ class Fault:
 
 
 class FaultScript:
-    """The faults that wait for each account."""
+    """The pending faults of each account."""
 
     def __init__(self) -> None:
         self._faults: dict[tuple[str, str], list[Fault]] = {}
@@ -89,7 +89,7 @@ class FaultScript:
         self._faults.pop(account, None)
 
     def take(self, account: tuple[str, str], call: str) -> Fault | None:
-        """Return the fault that shows in this call, if any, and count it."""
+        """Return and count the fault of this call; None if it succeeds."""
         faults = self._faults.get(account)
         if not faults:
             return None

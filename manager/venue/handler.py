@@ -1,8 +1,7 @@
-"""What the venue does with requests: logins, calls of the logged in, faults, administration.
+"""Handles requests: logins, session calls, faults, administration.
 
-It takes a second login to an account that is logged in already, as brokers do, and counts it: an overlap is what the
-whole manager exists to prevent. It counts none that was not one: before it does, it reads the older connection to
-see whether its other end is still there.
+It accepts a second login to an account, as brokers do, and counts it as an overlap, which the manager exists
+to prevent. Before it counts an overlap it reads the older connection, which may be closed at the other end.
 """
 
 import logging
@@ -20,7 +19,7 @@ logger = logging.getLogger("manager.venue")
 
 
 class RequestHandler:
-    """Answers every request of every connection. One thread."""
+    """Answers every request of every connection. Used by one thread."""
 
     def __init__(self, ledger: Ledger, broker: Broker) -> None:
         self._ledger = ledger
@@ -30,7 +29,7 @@ class RequestHandler:
         self._overlaps = 0
 
     def handle(self, server: VenueServer, connection: Connection, request: dict[str, Any]) -> None:
-        """Answer one request; what is wrong with it is an answer too."""
+        """Answer one request, an invalid one with an error."""
         try:
             self._carry_out(server, connection, request)
         except RefusedError as error:
@@ -39,7 +38,7 @@ class RequestHandler:
             text = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
             server.send(connection, {"error": {"code": "invalid_request", "message": text}})
 
-    def gone(self, connection: Connection) -> None:
+    def closed(self, connection: Connection) -> None:
         if connection.account is not None:
             live = self._live.get(connection.account, set())
             live.discard(connection)
@@ -63,7 +62,7 @@ class RequestHandler:
             raise RefusedError("invalid_request", f"no operation {name[:40]!r}; there are {known}")
         account = connection.account
         if account is None:
-            raise RefusedError("invalid_request", f"log in before {name}")
+            raise RefusedError("invalid_request", f"log in before the request {name}")
         self._with_fault(
             server, connection, account, name, lambda: operation(self, connection, account, request)
         )
@@ -114,7 +113,7 @@ class RequestHandler:
         right = self._ledger.authenticate(key, password)
         if right is None:
             self._ledger.create_account(key, password)
-            logs.event(logger, logging.INFO, "enrol", server=key[0], login=key[1])
+            logs.event(logger, logging.INFO, "account_created", server=key[0], login=key[1])
         elif not right:
             raise RefusedError("authentication_failed", "invalid login or password")
         if connection.account is not None:
@@ -125,11 +124,11 @@ class RequestHandler:
             self._overlaps += len(others)
             there = ", ".join(sorted(other.who for other in others))
             text = f"OVERLAP: {who} logged in while {there} is connected"
-            logs.event(logger, logging.ERROR, "overlap", text, server=key[0], login=key[1])
+            logs.event(logger, logging.ERROR, "login_overlap", text, server=key[0], login=key[1])
         connection.account, connection.who = key, who
         self._live.setdefault(key, set()).add(connection)
         self._ledger.count_login(key, len(others))
-        logs.event(logger, logging.INFO, "login", who, server=key[0], login=key[1])
+        logs.event(logger, logging.INFO, "logged_in", who, server=key[0], login=key[1])
         account = self._ledger.account(key)
         return {
             "account_id": key[1],
@@ -143,7 +142,10 @@ class RequestHandler:
         }
 
     def _others(self, server: VenueServer, key: AccountKey) -> list[Connection]:
-        """Return the account's connections whose other end is still there, now, and not when we last looked."""
+        """Return the account's other connections that are open now.
+
+        Reads each to find out.
+        """
         for other in list(self._live.get(key, ())):
             server.read(other)
         return list(self._live.get(key, ()))
@@ -165,14 +167,14 @@ class RequestHandler:
 
     def _order(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
         answer = self._broker.order(key, request)
-        logs.event(logger, logging.INFO, "order", server=key[0], login=key[1], position=answer["id"])
+        logs.event(logger, logging.INFO, "order_filled", server=key[0], login=key[1], position=answer["id"])
         return answer
 
     def _close(self, _c: Connection, key: AccountKey, request: dict[str, Any]) -> dict[str, Any]:
         return self._broker.close(key, request)
 
     def _logout(self, connection: Connection, key: AccountKey, _r: dict[str, Any]) -> dict[str, Any]:
-        logs.event(logger, logging.INFO, "logout", connection.who, server=key[0], login=key[1])
+        logs.event(logger, logging.INFO, "logged_out", connection.who, server=key[0], login=key[1])
         connection.leaving = True
         return {}
 
@@ -245,7 +247,7 @@ def _key(request: dict[str, Any]) -> AccountKey:
     if isinstance(login, int) and not isinstance(login, bool):
         login = str(login)
     if not isinstance(server, str) or not isinstance(login, str) or not 0 < len(server) + len(login) <= 256:
-        raise RefusedError("invalid_request", "server and login are wanted")
+        raise RefusedError("invalid_request", "server and login are required")
     return server, login
 
 

@@ -1,4 +1,7 @@
-"""The venue's books in SQLite: accounts, positions, orders and deals. Money is decimal text, never a float."""
+"""The venue's database: accounts, positions, orders and deals in SQLite.
+
+Money is decimal text, never a float.
+"""
 
 import hashlib
 import hmac
@@ -11,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-#: Of PBKDF2. This guards play money on the owner's machine; two hundred logins at once must not be work.
+#: Iterations of PBKDF2: few, because it protects play money and two hundred concurrent logins must be fast.
 _ROUNDS: Final = 1_000
 
 _SCHEMA: Final = """
@@ -22,18 +25,19 @@ CREATE TABLE IF NOT EXISTS accounts (
   PRIMARY KEY (server, login)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS positions (
   id INTEGER PRIMARY KEY AUTOINCREMENT, server TEXT NOT NULL, login TEXT NOT NULL, symbol TEXT NOT NULL,
-  side TEXT NOT NULL, volume TEXT NOT NULL, open_price TEXT NOT NULL, opened_at REAL NOT NULL, comment TEXT NOT NULL);
+  side TEXT NOT NULL, volume TEXT NOT NULL, open_price TEXT NOT NULL, opened_at REAL NOT NULL, comment TEXT
+  NOT NULL);
 CREATE INDEX IF NOT EXISTS positions_of_account ON positions (server, login);
 CREATE TABLE IF NOT EXISTS orders (
   server TEXT NOT NULL, login TEXT NOT NULL, client_order_id TEXT NOT NULL, answer TEXT NOT NULL,
   PRIMARY KEY (server, login, client_order_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deals (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, server TEXT NOT NULL, login TEXT NOT NULL, position_id INTEGER NOT NULL,
-  symbol TEXT NOT NULL, side TEXT NOT NULL, volume TEXT NOT NULL, price TEXT NOT NULL, profit TEXT NOT NULL,
-  time REAL NOT NULL);
+  id INTEGER PRIMARY KEY AUTOINCREMENT, server TEXT NOT NULL, login TEXT NOT NULL, position_id INTEGER NOT
+  NULL, symbol TEXT NOT NULL, side TEXT NOT NULL, volume TEXT NOT NULL, price TEXT NOT NULL, profit TEXT NOT
+  NULL, time REAL NOT NULL);
 """
 
-#: (server, login); a login is text here, whatever it was in the file.
+#: (server, login); a login is always text here.
 AccountKey = tuple[str, str]
 
 
@@ -56,16 +60,19 @@ class PositionRow:
 
 
 class Ledger:
-    """Used by one thread. What a method has written is committed when it returns, unless inside `together`."""
+    """The database. Used by one thread.
+
+    Each method commits, except inside `together`.
+    """
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=64)
         path.chmod(0o600)
         try:
-            # One venue has the books: a second one on them is refused here.
+            # Fails here if another venue has the database open.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
-            # A commit outlives the process, not a power failure: play money.
+            # Commits survive the process but not a power failure, which suffices for play money.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN IMMEDIATE")
@@ -79,7 +86,10 @@ class Ledger:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Commit what is written inside at once, or, after an exception, none of it."""
+        """Commit everything written inside as one transaction.
+
+        Roll back after an exception.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -91,7 +101,10 @@ class Ledger:
     # accounts
 
     def authenticate(self, key: AccountKey, password: str) -> bool | None:
-        """Say whether the password is the account's; None if there is no such account."""
+        """Return whether the password is correct.
+
+        None if there is no such account.
+        """
         row = self._one("SELECT salt, hash FROM accounts WHERE server=? AND login=?", key)
         return None if row is None else hmac.compare_digest(_hash(password, row[0]), row[1])
 
@@ -105,12 +118,12 @@ class Ledger:
         leverage: int = 100,
         position_mode: str = "hedging",
     ) -> None:
-        """Open an account. Raises ValueError if it exists."""
+        """Create an account. Raises ValueError if it exists."""
         salt = os.urandom(16)
         try:
             self._db.execute(
-                "INSERT INTO accounts (server, login, salt, hash, balance, currency, leverage, position_mode) "
-                "VALUES (?,?,?,?,?,?,?,?)",
+                "INSERT INTO accounts (server, login, salt, hash, balance, currency, leverage, "
+                "position_mode) VALUES (?,?,?,?,?,?,?,?)",
                 (*key, salt, _hash(password, salt), str(balance), currency, leverage, position_mode),
             )
         except sqlite3.IntegrityError:
@@ -143,7 +156,8 @@ class Ledger:
 
     def positions(self, key: AccountKey) -> list[PositionRow]:
         rows = self._db.execute(
-            "SELECT id, symbol, side, volume, open_price, opened_at FROM positions WHERE server=? AND login=? ORDER BY id",
+            "SELECT id, symbol, side, volume, open_price, opened_at FROM positions "
+            "WHERE server=? AND login=? ORDER BY id",
             key,
         )
         return [PositionRow(r[0], r[1], r[2], Decimal(r[3]), Decimal(r[4]), r[5]) for r in rows]
@@ -166,7 +180,7 @@ class Ledger:
         return int(done.lastrowid or 0)
 
     def change_position(self, position_id: int, volume: Decimal, price: Decimal) -> None:
-        """Give a position another volume and opening price; a volume of 0 ends it."""
+        """Set a position's volume and opening price; a volume of 0 removes it."""
         if volume == 0:
             self._db.execute("DELETE FROM positions WHERE id=?", (position_id,))
         else:
@@ -192,7 +206,7 @@ class Ledger:
             (*key, position_id, symbol, side, str(volume), str(price), str(profit), now),
         )
 
-    # orders, kept so that one sent twice is carried out once
+    # Orders, stored so that an order that is sent twice is executed once.
 
     def answered(self, key: AccountKey, client_order_id: str) -> str | None:
         row = self._one(

@@ -1,4 +1,4 @@
-"""Prices: a pure function of seed, symbol and time, or bars replayed from CSV files."""
+"""Prices: a function of seed, symbol and time, or bars from CSV files."""
 
 import csv
 import hashlib
@@ -19,19 +19,25 @@ Clock = Callable[[], float]
 
 
 class UnknownSymbolError(LookupError):
-    """Raised when the venue does not list a symbol; the text names those that it lists."""
+    """Raised when the venue does not list a symbol.
+
+    The text names the listed symbols.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """An instrument of the venue. Profit and loss come in `quote`, and are converted to the account's currency."""
+    """An instrument.
+
+    Profit and loss are in `quote` and converted to the account's currency.
+    """
 
     symbol: str
     base: str
     quote: str
     digits: int
     contract_size: Decimal
-    #: Around which the seeded prices move, and how wide bid and ask stand, both in the quote currency.
+    #: The centre of the seeded prices, and the difference of ask and bid, both in the quote currency.
     middle: float
     spread: Decimal
     volume_min: Decimal = Decimal("0.01")
@@ -83,7 +89,7 @@ class Quote:
 
 class Prices(Protocol):
     def quote(self, symbol: str) -> Quote:
-        """Return the present quote. Raises UnknownSymbolError."""
+        """Return the current quote. Raises UnknownSymbolError."""
 
 
 def _quoted(instrument: Listing, middle: float, time: float) -> Quote:
@@ -92,14 +98,14 @@ def _quoted(instrument: Listing, middle: float, time: float) -> Quote:
     return Quote(bid, bid + instrument.spread, time)
 
 
-#: (period in seconds, part of the price by which it moves): from the day's drift to the tremble of a second.
+#: (period in seconds, amplitude as a fraction of the price), from daily to one-second movements.
 _OCTAVES: Final = ((86_400.0, 0.012), (7_200.0, 0.004), (600.0, 0.0012), (60.0, 0.0003), (2.0, 0.00004))
 
 
 class SeededPrices:
-    """Value noise over hashes: any moment's price at once, the same for the same seed in every process.
+    """Value noise over hashes: a price at any time, equal for equal seeds.
 
-    The hash is blake2b and not Python's own, which differs from run to run.
+    It uses blake2b, because Python's `hash` differs between processes.
     """
 
     def __init__(self, seed: int, clock: Clock) -> None:
@@ -136,10 +142,11 @@ class _Bar:
 
 
 class ReplayPrices:
-    """Bars from `DIRECTORY/SYMBOL.csv` (time,open,high,low,close; time in ISO 8601 or epoch seconds).
+    """Bars from `DIRECTORY/SYMBOL.csv` (time,open,high,low,close.
 
-    The first bar plays at the moment of construction, the rest after it at `speed` times their pace. Inside a bar the
-    extreme against the bar's direction comes first. After the last bar the price and its time stand still.
+    Time in ISO 8601 or epoch seconds).
+    The first bar begins at construction, and the others follow at `speed` times their pace. Within a bar the
+    extreme against the bar's direction comes first. After the last bar the price and its time do not change.
     """
 
     def __init__(self, directory: Path, clock: Clock, speed: float = 1.0) -> None:
@@ -148,7 +155,7 @@ class ReplayPrices:
         self._began = clock()
         self._bars = {path.stem.upper(): _read_bars(path) for path in sorted(directory.glob("*.csv"))}
         if not self._bars:
-            raise ValueError(f"{directory} holds no SYMBOL.csv to replay")
+            raise ValueError(f"{directory} has no SYMBOL.csv to replay")
         unlisted = sorted(set(self._bars) - set(LISTINGS))
         if unlisted:
             raise ValueError(f"{directory}: {', '.join(unlisted)} not listed; {', '.join(LISTINGS)} are")
@@ -184,13 +191,13 @@ def _read_bars(path: Path) -> list[_Bar]:
                 time = _moment(row["time"])
             except (KeyError, TypeError, ValueError):
                 raise ValueError(
-                    f"{path}: line {len(bars) + 2}: columns time,open,high,low,close are wanted"
+                    f"{path}: line {len(bars) + 2}: columns time,open,high,low,close are required"
                 ) from None
             rising = last >= first
             extremes = (low, high) if rising else (high, low)
             bars.append(_Bar(time, (first, *extremes, last)))
     if not bars or any(a.time >= b.time for a, b in pairwise(bars)):
-        raise ValueError(f"{path}: bars in rising order of time are wanted")
+        raise ValueError(f"{path}: bars must be sorted by ascending time")
     return bars
 
 

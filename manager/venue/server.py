@@ -1,4 +1,7 @@
-"""The venue's sockets: one thread, many connections, one answer for each request in its order."""
+"""The venue's sockets: one thread, many connections.
+
+Requests of a connection are answered in sequence.
+"""
 
 import heapq
 import logging
@@ -17,7 +20,7 @@ from manager.gateways.paper.protocol import MAX_LINE, ProtocolError, decode, enc
 
 logger = logging.getLogger("manager.venue")
 
-#: Bytes that may wait for a client that does not read; it is then cut off.
+#: Bytes that may wait for a client that does not read; beyond them it is disconnected.
 _MAX_UNSENT: Final = 1_000_000
 
 
@@ -30,27 +33,27 @@ class Connection:
     socket: socket.socket
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
-    #: (server, login) once it is logged in.
+    #: (server, login) after its login.
     account: tuple[str, str] | None = None
-    #: Who logged in, for people.
+    #: Description of the client, for log lines.
     who: str = ""
-    #: Answer and leave.
+    #: Close the connection after the answer.
     leaving: bool = False
     closed: bool = False
 
 
 class Handler(Protocol):
-    """What the server serves."""
+    """Handles the server's requests."""
 
     def handle(self, server: "VenueServer", connection: Connection, request: dict[str, Any]) -> None:
         """Answer one request through `server.send`."""
 
-    def gone(self, connection: Connection) -> None:
-        """Hear that a connection has ended."""
+    def closed(self, connection: Connection) -> None:
+        """Called when a connection has ended."""
 
 
 class VenueServer:
-    """Serves until `stop` is called, which a signal handler may do."""
+    """Serves until `stop` is called. `stop` is safe in a signal handler."""
 
     def __init__(self, address: str, handler: Handler) -> None:
         self._handler = handler
@@ -70,7 +73,7 @@ class VenueServer:
         return f"unix:{where}" if isinstance(where, str) else f"tcp:{where[0]}:{where[1]}"
 
     def stop(self) -> None:
-        """Have `serve` return soon."""
+        """Make `serve` return."""
         self._running = False
         self._wake_write.send(b"x")
 
@@ -104,7 +107,7 @@ class VenueServer:
             try:
                 connected, _ = self._listener.accept()
             except OSError:
-                return  # none waits any more, or there is no file descriptor for it now
+                return  # no connection waits, or no file descriptor is available now
             connected.setblocking(False)
             self._selector.register(connected, selectors.EVENT_READ, Connection(connected))
 
@@ -115,7 +118,10 @@ class VenueServer:
             self.read(connection)
 
     def read(self, connection: Connection) -> None:
-        """Take in and answer all that has arrived; finds out as well whether the other end is gone."""
+        """Read and answer all received requests.
+
+        Drop the connection if its other end is closed.
+        """
         ended = False
         while not connection.closed:
             try:
@@ -184,17 +190,20 @@ class VenueServer:
         self._selector.modify(connection.socket, events, connection)
 
     def drop(self, connection: Connection) -> None:
-        """Close a connection without a word. Idempotent."""
+        """Close a connection without an answer. Idempotent."""
         if connection.closed:
             return
         connection.closed = True
         self._selector.unregister(connection.socket)
         connection.socket.close()
-        self._handler.gone(connection)
+        self._handler.closed(connection)
 
 
 def _listen(address: str) -> socket.socket:
-    """Return a listening socket. Raises VenueError if somebody listens there already, or it cannot be."""
+    """Return a listening socket.
+
+    Raises VenueError if the address is in use or invalid.
+    """
     try:
         where = split_address(address)
     except ValueError as error:
@@ -209,7 +218,7 @@ def _listen(address: str) -> socket.socket:
 
 def _listen_unix(path: str) -> socket.socket:
     if sys.platform == "win32":
-        raise VenueError("no Unix sockets here: listen on tcp:127.0.0.1:0")
+        raise VenueError("this system has no Unix sockets: listen on tcp:127.0.0.1:0")
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode):
@@ -217,9 +226,9 @@ def _listen_unix(path: str) -> socket.socket:
                 try:
                     probe.connect(path)
                 except ConnectionRefusedError:
-                    Path(path).unlink()  # its venue is dead: nobody holds the other end
+                    Path(path).unlink()  # left by a dead venue: the connection was refused
                 else:
-                    raise VenueError(f"a venue listens on {path} already")
+                    raise VenueError(f"another venue listens on {path}")
         before = os.umask(0o177)
         try:
             found.bind(path)

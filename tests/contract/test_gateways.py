@@ -1,4 +1,4 @@
-"""What every trading gateway does alike: the fake one that ships and the guard around each one included."""
+"""The contract of every trading gateway, also of the shipped fake one and the guard around each."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Make(Protocol):
 
 @pytest.fixture(params=["fake", "paper", "guarded"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """Return a maker of unconnected gateways for one account whose password is `right`."""
+    """Return a factory of unconnected gateways for one account whose password is `right`."""
     made: list[Gateway] = []
     if request.param == "fake":
 
@@ -73,7 +73,7 @@ def soon() -> float:
     return time.monotonic() + 5
 
 
-def test_a_session_says_what_it_is(make: Make) -> None:
+def test_a_session_describes_itself(make: Make) -> None:
     session = make().connect(soon())
     assert session.environment is Environment.DEMO
     assert session.can_trade
@@ -116,7 +116,7 @@ def test_health_of_a_good_session(gateway: Gateway) -> None:
     assert health.reason is None
 
 
-def test_figures_are_decimal_and_consistent(gateway: Gateway) -> None:
+def test_amounts_are_decimal_and_consistent(gateway: Gateway) -> None:
     account = gateway.account()
     for value in (account.balance, account.equity, account.margin, account.free_margin):
         assert isinstance(value, Decimal)
@@ -175,6 +175,6 @@ def test_disconnecting_is_idempotent_and_a_new_session_is_possible(make: Make) -
     assert gateway.account().balance > 0
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def test_every_error_has_a_distinct_code() -> None:
     codes = [error.code for error in GatewayError.__subclasses__()]
     assert len(codes) == len(set(codes))

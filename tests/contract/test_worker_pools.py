@@ -1,4 +1,4 @@
-"""The WorkerPool contract: the host's own pool, the one that sends Celery tasks, and the fake one."""
+"""The WorkerPool contract, for the host's pool, the Celery pool and the fake pool."""
 
 import shutil
 import tempfile
@@ -23,7 +23,7 @@ from manager.settings import Settings
 from manager.testing import MemoryConfigs
 from manager.validation import AccountConfigs
 
-#: What each account's file says beyond what makes it valid.
+#: Fields of each account's file in addition to a valid minimum.
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "good-1": {"groups": ["desk"], "labels": {"book": "7"}},
     "good-2": {},
@@ -40,7 +40,7 @@ Write = Callable[..., None]
 
 
 class Case:
-    """One test's view of a pool that lives through the tests of a class."""
+    """One test's view of a pool that all tests of a class share."""
 
     def __init__(self, pool: WorkerPool, configs: AccountConfigs, write: Write) -> None:
         self.pool = pool

@@ -8,7 +8,7 @@ from support.servers import RedisServer
 
 @pytest.fixture
 def bare_fleet(short_dir: Path, redis_server: RedisServer) -> Iterator[Fleet]:
-    """A fleet's directories and Redis; the test starts what it wants."""
+    """A fleet's directories and Redis; the test starts the agents itself."""
     fleet = Fleet(short_dir, redis_server)
     yield fleet
     fleet.close()

@@ -1,4 +1,4 @@
-"""The host agent's own life: what happens to workers when it ends, and who may be one."""
+"""Host agents: what happens to workers when an agent ends, and which agents may run."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def end_agent(fleet: Fleet, number: int) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM])
 def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> None:
-    """Killed or ended in order, the agent leaves its workers trading, and the next one takes them over as they are."""
+    """After a kill or a clean end of the agent, workers continue and the next agent adopts them."""
     accounts = fleet.add_accounts(3)
     fleet.run_json("start-all")
     before = fleet.workers()
@@ -43,7 +43,7 @@ def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> 
         assert info.metadata["adopted"] is True
         assert info.metadata["pid"] == before[account_id].pid
 
-    # They are supervised and commanded as its own.
+    # The new agent supervises them and carries out commands for them.
     again = fleet.run_json("start", accounts[0])
     assert again["metadata"]["already_running"] is True
     before[accounts[1]].kill()
@@ -54,7 +54,7 @@ def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> 
 
 
 def test_an_agent_whose_state_directory_was_removed_finds_its_workers(fleet: Fleet) -> None:
-    """Absence of a record is not absence of the worker: it is shown as it is, and a stop ends it."""
+    """A worker without a record is shown as running, and a stop ends it."""
     (account_id,) = fleet.add_accounts(1)
     fleet.run_json("start-all")
     worker = fleet.workers()[account_id]
@@ -135,7 +135,7 @@ def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> 
 
 
 def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare_fleet: Fleet) -> None:
-    """Liveness is to have consumed something lately, not to answer: it answers pings all the while."""
+    """Liveness means messages received, not answers to pings: this agent answers pings throughout."""
     fleet = bare_fleet
     fleet.extra_environment["MANAGER_SELF_TEST_SECONDS"] = "0.3"
     fleet.start_venue()
@@ -146,7 +146,7 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
     eventually(lambda: fleet.store.hosts()[0].data["heard_seconds_ago"] is not None, what="it hears itself")
     assert fleet.agent is not None
 
-    # Somebody else takes what is sent to it: Redis serves the longest waiting of many first.
+    # Another client takes the agent's messages: Redis serves the client that has waited longest.
     over = threading.Event()
 
     def take() -> None:
@@ -163,7 +163,7 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
         over.set()
         for thief in thieves:
             thief.join()
-    assert "consumes nothing any more" in fleet.log("agent")
+    assert "no message received for" in fleet.log("agent")
     assert worker.alive()
 
 
@@ -180,7 +180,7 @@ def test_an_agent_that_is_out_of_files_for_good_exits_and_the_next_one_adopts_it
     worker = fleet.workers()[accounts[0]]
     assert fleet.agent is not None
 
-    # No number of a file is free from now on, and its connections to Redis end: the whole agent is short.
+    # From now on no file descriptor is free and the connections to Redis end, so the whole agent is affected.
     if sys.platform == "linux":
         resource.prlimit(fleet.agent.pid, resource.RLIMIT_NOFILE, (3, 3))
     fleet.redis.restart()
@@ -215,7 +215,7 @@ def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_star
         within=20,
         what="what is wanted runs again",
     )
-    # A crash is no end in order: what trades goes on.
+    # A crash is not a clean end: workers continue.
     workers = list(fleet.workers().values())
     fleet.end_agent()
     assert all(worker.alive() for worker in workers)
@@ -233,7 +233,7 @@ def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> No
         path.relative_to(fleet.paths.root).as_posix(): oct(path.lstat().st_mode & 0o777)
         for path in [fleet.paths.root, *fleet.paths.root.rglob("*")]
         if path.lstat().st_mode & 0o077
-        # What the test itself redirects the agent's and the venue's output to.
+        # The files to which the test redirects the output of agent and venue.
         and path.name not in {"agent.log", "venue.log"}
     }
     assert open_to_others == {}

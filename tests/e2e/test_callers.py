@@ -1,4 +1,4 @@
-"""Another service's view: Celery and the URL, nothing of ours."""
+"""Callers that have only Celery and the Redis URL, and import nothing of this project."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What Celery on Redis does to those who do not know it, tried on a real agent; each test is named after its trap."""
+"""Known traps of Celery on Redis, tried on a real agent. Each test is named after its trap."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def serves(fleet: Fleet) -> bool:
-    """Whether the agent carries out commands: that it lives or answers a ping proves nothing."""
+    """Return whether the agent carries out commands; a ping would not prove that."""
     return fleet.run("start", "account-001").returncode == 0
 
 

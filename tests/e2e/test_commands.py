@@ -1,4 +1,4 @@
-"""One account's life by the command line, over a real Redis, host agent, venue and worker."""
+"""Commands for one account, with a real Redis, host agent, venue and worker."""
 
 import pytest
 from support.fleet import SIGKILL, Fleet

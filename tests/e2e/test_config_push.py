@@ -1,4 +1,4 @@
-"""Configuration across hosts: pushed through Redis, checked where it counts."""
+"""Configuration across hosts: pushed through Redis, checked on the host that would run the account."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ A = "account-001"
 
 @pytest.fixture
 def far(bare_fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
-    """A host that shares no directory with the manager: it has its credentials, and reads the fleet's files."""
+    """A host that shares no directory with the manager; it has credentials and reads pushed files."""
     found = Fleet(short_dir / "far", bare_fleet.redis, "far")
     bare_fleet.start_venue()
     found.venue_socket = bare_fleet.venue_socket
@@ -40,7 +40,7 @@ def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, f
     )
     told = desk.run_json("start-all")
     assert sorted(told["started"]) == ["account-001", "account-002"]
-    # It is checked where it would run: the host has the password file, and lacks this one.
+    # The host checks the account: it has the password file, and the manager's machine has none.
     desk.add_account(A, 5001, password="file:secrets/other")
     (desk.config_dir / "secrets" / "other").write_text(PASSWORD)
     assert desk.run("validate", A, "--here").returncode == 0

@@ -57,7 +57,7 @@ def test_an_account_whose_file_is_gone_is_named_and_can_be_forgotten(fleet: Flee
     assert (after.state, after.generation > before.generation) == ("stopped", True)
     entries = [json.loads(line) for line in fleet.run("audit", "--json").stdout.splitlines()]
     assert ("forget", A, "ok") in [(one["what"], one["account_id"], one["outcome"]) for one in entries]
-    # What an old host remembers does not bring it back; a later start is later than all of that.
+    # The saved state of an old host has a lower generation, so it is not restored.
     assert not DesiredStore(fleet.redis_url).restore(before)
     fleet.add_account(A, 5001)
     assert fleet.run("start", A).returncode == 0
@@ -90,7 +90,7 @@ def test_a_group_stops_while_the_file_of_another_account_is_gone(fleet: Fleet) -
 
     assert (stopped.returncode, stopped.stderr) == (0, "")
     assert (fleet.status(A), fleet.status(B)) == ("running", "stopped")
-    # What its file said when it was started still selects it.
+    # The group in the file at its start still selects it.
     assert fleet.run("stop", "--group", "fx").returncode in (0, 1)
     assert fleet.status(A) == "stopped"
 
@@ -98,7 +98,7 @@ def test_a_group_stops_while_the_file_of_another_account_is_gone(fleet: Fleet) -
 def test_who_waits_while_redis_cannot_be_trusted_is_told_for_how_long(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     marker = redis.Redis.from_url(fleet.redis_url)
-    marker.delete("manager:fleet")  # as a Redis that has lost its data
+    marker.delete("manager:fleet")  # as in a Redis that has lost its data
 
     one = fleet.run("start", A)
 

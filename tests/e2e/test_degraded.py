@@ -1,4 +1,4 @@
-"""Bad surroundings: what can go on goes on, nothing that is not ours is touched, and the reader is told."""
+"""Failures of the environment: workers continue, foreign files stay, and the error is visible."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending
     good = path.read_text()
     path.write_text("gateway: paper\nlogn: [\n")
     fleet.look_again()
-    assert fleet.workers() == workers  # what runs is not touched
+    assert fleet.workers() == workers  # running workers are not affected
 
     workers[A].kill()
     workers[accounts[1]].kill()
@@ -57,9 +57,9 @@ def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending
 def test_a_state_directory_that_takes_no_writing_is_told(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start", A)
-    # In the way of what is written: as a full or read-only disk, whoever runs the test.
+    # A directory in place of the file fails every write, as a full or read-only disk would, also for root.
     memory, record = fleet.paths.root / "desired.json", fleet.paths.workers_dir / f"{accounts[1]}.json"
-    eventually(memory.exists, what="the agent has written down what is desired")
+    eventually(memory.exists, what="the agent has saved the desired state")
     memory.unlink()
     memory.mkdir()
     record.mkdir()
@@ -69,7 +69,7 @@ def test_a_state_directory_that_takes_no_writing_is_told(fleet: Fleet) -> None:
     assert refused.returncode == 1
     assert f"{accounts[1]}.json" in refused.stderr
     assert fleet.status(A) == "running"
-    eventually(lambda: "cannot be written" in fleet.run("doctor").stdout, what="doctor tells", within=20)
+    eventually(lambda: "cannot be written" in fleet.run("doctor").stdout, what="doctor reports it", within=20)
     assert "cannot be written" in fleet.run("ps").stderr
     memory.rmdir()
     record.rmdir()

@@ -1,4 +1,4 @@
-"""`manager doctor` asks the host, and not the shell that it runs in, about credentials."""
+"""`manager doctor` asks the hosts about credentials instead of checking its own shell."""
 
 import pytest
 from support.fleet import PASSWORD, Fleet

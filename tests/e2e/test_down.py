@@ -1,4 +1,4 @@
-"""The end of `manager up`: by a closed terminal, by `manager down`, and after its own death."""
+"""Ends of `manager up`: a closed terminal, `manager down`, and a killed `up`."""
 
 import json
 import signal
@@ -49,7 +49,7 @@ def test_closing_the_terminal_stops_the_workers_politely_and_leaves_nothing(mach
     terminal.wait_for("2 running. Ctrl-C, or closing this terminal, stops everything.")
     assert "manager up --detach" in terminal.text
     terminal.close()
-    # A shell passes the hang-up on to its jobs, and the kernel sends one too.
+    # SIGHUP arrives twice: from the shell and from the kernel.
     terminal.process.send_signal(SIGHUP)
     assert terminal.process.wait(timeout=40) == 0
     assert machine.processes() == []
@@ -124,13 +124,13 @@ def test_down_ends_what_a_killed_up_has_left_without_redis(machine: Machine) -> 
     assert "account-002 stopped by force" in down.stdout
     assert "account-001 stopped by force" not in down.stdout
     assert machine.processes() == []
-    # What was stopped stays stopped until the next start.
+    # The stopped accounts stay stopped until the next start.
     assert desired(machine) == {"stopped"}
 
 
 def test_down_leaves_the_workers_of_an_agent_that_up_did_not_start(machine: Machine) -> None:
     assert machine.run("up", "--detach", "--no-flower").returncode == 0
-    # As `manager host` under systemd, whose agent is just being restarted: there is no record of `up`.
+    # As with `manager host` under systemd while its agent restarts: there is no record of `up`.
     record(machine, "run/up.json").kill()
     record(machine, "run/agent.json").signal(SIGKILL)
     (machine.paths.run_dir / "agent.json").unlink()
@@ -138,7 +138,7 @@ def test_down_leaves_the_workers_of_an_agent_that_up_did_not_start(machine: Mach
         record(machine, f"run/{name}.json").kill()
         (machine.paths.run_dir / f"{name}.json").unlink()
     workers = [record(machine, f"workers/account-00{number}.json") for number in (1, 2)]
-    workers[0].signal(SIGSTOP)  # its venue is gone: it would end by itself
+    workers[0].signal(SIGSTOP)  # without its venue it would end by itself
     down = machine.run("down")
     assert down.returncode == 0
     assert "`manager stop-all --local` stops them" in down.stdout

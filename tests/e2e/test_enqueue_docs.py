@@ -1,4 +1,4 @@
-"""Every example of docs/howto/enqueue.md is run as it stands there."""
+"""Runs every example of docs/howto/enqueue.md unchanged."""
 
 import os
 import re

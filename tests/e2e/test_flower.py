@@ -1,4 +1,4 @@
-"""Flower: tasks named well, arguments readable and harmless, failed starts red; for looking only, behind a password."""
+"""Flower: readable task names and arguments without secrets, failed starts, read-only, with a password."""
 
 import json
 from pathlib import Path
@@ -44,14 +44,14 @@ def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, t
     assert "secrets/none is missing" in told
     assert PASSWORD not in told
     assert "another password" not in told
-    # A batch is found by its id in each of its tasks.
+    # Each task of a batch contains the id of the batch.
     batch = fleet.run_json("start-all")["batch"]
     eventually(
         lambda: [str(task["args"]) for task in flower.tasks() if task["root_id"] == batch] != [],
         within=10,
         what="the batch's tasks name it",
     )
-    # For looking only, and for those who have the password.
+    # Read-only, and only with the password.
     assert flower.status("/", auth=False) == 401
     assert flower.status("/api/tasks", auth=False) == 401
     assert flower.status(f"/api/worker/shutdown/agent@{fleet.host}", data=b"") in {401, 403, 405}

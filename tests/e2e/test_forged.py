@@ -1,4 +1,4 @@
-"""Whoever reaches Redis can send anything: it is refused, told of, and harms nothing."""
+"""Forged messages: a client of Redis can send anything, so agents reject and report it."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ MEGABYTES = 10 * 1024 * 1024
 
 
 class Bomb:
-    """Unpickled, it would leave a file behind."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class Bomb:
 
 
 def message(body: bytes, content_type: str = "application/json", **headers: Any) -> str:
-    """Return a raw message as kombu would put it on a queue, with whatever a forger likes in it."""
+    """Return a raw message in kombu's format, with forged content."""
     task_id = str(uuid4())
     return json.dumps(
         {
@@ -157,7 +157,7 @@ def test_a_small_message_that_unpacks_into_gigabytes_stays_packed(fleet: Fleet) 
 
 
 def test_no_number_of_wrong_headers_makes_an_agent_deaf(fleet: Fleet) -> None:
-    """What is dropped must not hold the place of a task: an agent that has taken as many as it may hears no more."""
+    """A dropped message must not use up the prefetch limit, or the agent would receive nothing more."""
     fleet.add_accounts(1)
     limits: list[Any] = [5, -1, [-1, -1], {}, "x", 1.5, True]
     stamps: list[Any] = [5, True, [5]]
@@ -182,7 +182,7 @@ def test_no_number_of_wrong_headers_makes_an_agent_deaf(fleet: Fleet) -> None:
         for name in ("celery.chord_unlock", "celery.map", "celery.group", "celery.backend_cleanup"):
             client.lpush(queue, message(body("a", "b"), task=name))
         eventually(lambda: client.llen(queue) == 0, within=20, what="everything was taken")
-        # Nothing is kept in Redis of what an agent has taken, so nobody can plant anything there.
+        # Redis stores nothing about received messages, so an attacker cannot add anything to it.
         client.hset("unacked", "planted", json.dumps([json.loads(message(body(A))), "", "celery"]))
         client.zadd("unacked_index", {"planted": 1})
         client.hset("unacked", "broken", "[[not json")
@@ -223,7 +223,7 @@ def test_a_forged_epoch_gives_no_two_workers_one_lease(fleet: Fleet) -> None:
         assert fleet.run("start", A).returncode == 0
         lease = client.hgetall("manager:lease:paper:Paper-1:5001")
         assert int(lease[b"epoch"]) < 10**14
-        # The same epoch in another host's name: the worker hears of it and leaves.
+        # The same epoch with another host's name: the worker notices it and ends.
         worker = fleet.workers()[A]
         client.hset("manager:lease:paper:Paper-1:5001", "host", "elsewhere")
         assert worker.wait(20)
@@ -231,7 +231,7 @@ def test_a_forged_epoch_gives_no_two_workers_one_lease(fleet: Fleet) -> None:
 
 
 def test_forged_values_break_no_reader(fleet: Fleet) -> None:
-    """What is nonsense is shown as that, or not at all; everything else is shown."""
+    """Invalid values are shown as such or left out; everything else is shown."""
     fleet.add_accounts(1)
     assert fleet.run("start", A).returncode == 0
     deep = "[" * 200_000
@@ -303,7 +303,7 @@ first = app.send_task("tasks.start_worker", args=["{A}"], task_id="recorded")
 first.get(timeout=30)
 app.send_task("tasks.stop_worker", args=["{A}"]).get(timeout=30)
 first.forget()
-# Of a sender of its own: this one may still find the earlier answer in its subscription.
+# From another sender, because this one may still have the earlier result in its subscription.
 other = Celery(broker=app.conf.broker_url, backend=app.conf.result_backend)
 again = other.send_task("tasks.start_worker", args=["{A}"], task_id="recorded")
 try:
@@ -351,7 +351,7 @@ tried("tasks.stop_worker", "0.9.0")
         *["start"] * 3,
         "restart",
     ]
-    # What was refused is not wanted either.
+    # A rejected command does not change the desired state.
     fleet.look_again()
     assert fleet.status(A) == "stopped"
 

@@ -1,4 +1,7 @@
-"""Five bots that behave as freqtrade does, run as accounts: signals, sd_notify, watchdog, references, no second session."""
+"""Five accounts with bots that behave like freqtrade.
+
+They cover signals, sd_notify, watchdog, references, and that there is no second session.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ from support.waiting import eventually
 
 if sys.platform == "win32":
     pytest.skip("signals and Unix sockets of POSIX", allow_module_level=True)
-assert sys.platform != "win32", "what follows is not type-checked for other platforms"
+assert sys.platform != "win32", "other platforms do not type-check the rest"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -24,12 +27,12 @@ BOTS = [f"ft-{number}" for number in range(1, 6)]
 
 
 class Desk:
-    """The five accounts, and what their bots wrote."""
+    """The five accounts, and the output of their bots."""
 
     def __init__(self, fleet: Fleet, directory: Path) -> None:
         self.fleet, self.directory = fleet, directory
         self.ports = dict(zip(BOTS, free_ports(len(BOTS)), strict=True))
-        # How a bot runs is said once; an account's file says whose it is.
+        # defaults.yaml says how a bot runs; each account file names only its account.
         (fleet.config_dir / "defaults.yaml").write_text(
             json.dumps(
                 {
@@ -55,7 +58,7 @@ class Desk:
         for bot in BOTS:
             self.secret(bot, "key", f"key-of-{bot}-3c1f")
             self.secret(bot, "secret", f"secret-of-{bot}-9a77")
-            # The login is the port of the bot's API here, so that each bot has its own.
+            # The login is used as the port of the bot's API, so that each bot has another port.
             account = {"login": self.ports[bot], "server": "Demo-1"}
             (fleet.config_dir / "accounts" / f"{bot}.yaml").write_text(json.dumps(account))
 
@@ -69,7 +72,7 @@ class Desk:
         return [path.read_text().strip() for path in directory.glob("ft-*")]
 
     def notes(self, bot: str) -> list[tuple[int, str]]:
-        """Return what the runs of a bot wrote: pid and text."""
+        """Return the pid and output of each run of a bot."""
         path = self.directory / f"{bot}.log"
         lines = path.read_text().splitlines() if path.exists() else []
         return [(int(line.split()[0]), line.split(maxsplit=1)[1]) for line in lines]
@@ -115,12 +118,12 @@ def test_five_freqtrade_like_bots(bare_fleet: Fleet, tmp_path: Path) -> None:
             assert json.load(answer) == {"status": "pong"}
     assert desk.info(BOTS[0])["metadata"]["program_status"] == "State: RUNNING."
 
-    # A second start begins no second session.
+    # A second start creates no second session.
     first = {bot: desk.pid(bot) for bot in BOTS}
     assert fleet.run("start", *BOTS).returncode == 0
     assert {bot: desk.pid(bot) for bot in BOTS} == first
 
-    # Killed, frozen, and hung without a word: each comes back, and the latter two cancel their orders first.
+    # Killed, frozen, or hung: each bot is restarted, and the latter two cancel their orders first.
     killed, frozen, hung, *_ = BOTS
     os.kill(first[killed], signal.SIGKILL)
     os.kill(first[frozen], signal.SIGSTOP)
@@ -138,7 +141,7 @@ def test_five_freqtrade_like_bots(bare_fleet: Fleet, tmp_path: Path) -> None:
     assert causes[BOTS[3]] is None
     assert desk.pid(BOTS[3]) == first[BOTS[3]]
 
-    # An INT stop ends each cleanly, and nothing of it is left.
+    # A stop by SIGINT ends each bot cleanly and leaves no process.
     last = {bot: desk.pid(bot) for bot in BOTS}
     stopped = fleet.run("stop-all")
     assert (stopped.returncode, stopped.stderr) == (0, "")

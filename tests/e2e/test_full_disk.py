@@ -1,4 +1,4 @@
-"""A machine whose disk is full: what supervises continues, no stop is lost, no second session starts, and all of it comes back."""
+"""A full disk: supervision continues, no stop is lost, no second session starts, and the machine recovers."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
     disk.fill()
 
     up.wait_for(rf"error: the disk of {disk.root} is full: free some space there")
-    # A stop on this machine, whose agent ends before Redis could be told of it.
+    # A stop on this machine, whose agent ends before it can report the stop to Redis.
     stopped = up.run("stop", A, "--local")
     assert (stopped.returncode, stopped.stderr) == (0, ""), stopped
     assert not first.alive()
@@ -53,11 +53,11 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
     agent.signal(SIGKILL)
     up.wait_for("agent ended with code -9.*restarting it")
     eventually(lambda: _agent(up) not in {None, agent}, within=30, what="another agent holds the lock")
-    # A worker dies meanwhile: it is started again once there is room, and not given up.
+    # A worker that dies meanwhile is restarted once there is room; its restarts are not used up.
     third.kill()
     told = up.run("start", C)
     assert told.returncode == 1
-    # Redis refuses it, or the agent that was just started again has not answered: whichever the full disk leaves.
+    # Depending on the full disk, either Redis refuses the command or the restarted agent does not answer.
     errors = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, told.stderr
     assert "Traceback" not in told.stderr
@@ -81,7 +81,7 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
 
 
 def _agent(up: Up) -> ProcessRef | None:
-    """Return the process that holds the lock of this state directory's host agent."""
+    """Return the process that holds the agent lock of this state directory."""
     pid = FileLock(up.paths.agent_lock).holder()
     return None if pid is None else ProcessRef.of(pid)
 

@@ -1,4 +1,4 @@
-"""A frozen program, seen by `manager events`, `ps` and `info` through a real host agent."""
+"""A frozen program in `manager events`, `ps` and `info`, with a real host agent."""
 
 import json
 import re
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 A = "account-001"
-#: Starts a child, as a shell or a launcher does, and runs on.
+#: Starts a child, as a shell or launcher does, and continues.
 PROGRAM = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

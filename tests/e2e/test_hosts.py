@@ -1,4 +1,4 @@
-"""Three hosts of one fleet: labels, capacity and rules decide where accounts run; hosts are drained and resumed."""
+"""Three hosts of one fleet: placement by labels, capacity and rules; drain and resume."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ A = "account-001"
 
 @pytest.fixture
 def hosts(bare_fleet: Fleet, short_dir: Path) -> Iterator[list[Fleet]]:
-    """Hosts `test-host` (label london), `two` (london, capacity 3) and `three` (label mt5), with nothing on them."""
+    """Empty hosts `test-host` (label london), `two` (london, capacity 3), `three` (label mt5)."""
     two = Fleet(short_dir / "two", bare_fleet.redis, "two", beside=bare_fleet)
     three = Fleet(short_dir / "three", bare_fleet.redis, "three", beside=bare_fleet)
     bare_fleet.extra_environment = {"MANAGER_LABELS": "london"}
@@ -40,7 +40,7 @@ def hosts(bare_fleet: Fleet, short_dir: Path) -> Iterator[list[Fleet]]:
 
 
 def places(fleet: Fleet) -> dict[str, str]:
-    """Return where every running account runs."""
+    """Return the host of every running account."""
     return {
         info.account_id: str(info.metadata["host"])
         for info in fleet.store.list_workers()
@@ -67,7 +67,7 @@ def test_labels_capacity_and_rules_decide(hosts: list[Fleet]) -> None:
     counts = {name: list(where.values()).count(name) for name in ("test-host", "two", "three")}
     assert counts["two"] <= 3
     assert counts["three"] == 1
-    # One by one it is the same, whoever gets the task, and the caller hears which rule refused which host.
+    # Single starts give the same placement, and the error names the rule that rejected each host.
     out = plain_celery(
         fleet,
         """
@@ -83,7 +83,7 @@ except Exception as error:
     assert explained.returncode == 1
     assert "two: rejected: it lacks label moon" in explained.stdout
     assert fleet.run_json("place", "terminal")["host"] == "three"
-    # A person cannot move it against a rule either, and it is not stopped for the try.
+    # A move cannot break a rule either, and the failed move does not stop the worker.
     moved = fleet.run("move", "terminal", "--to", "two")
     assert moved.returncode == 1
     assert "it lacks label mt5; nothing was done" in moved.stderr
@@ -127,13 +127,13 @@ def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: 
     assert "test-host" not in places(fleet).values()
     fleet.add_account("late", 5060)
     assert fleet.run_json("start", "late")["metadata"]["host"] != "test-host"
-    # It stays drained over a restart of its agent, and of a Redis that has lost everything.
+    # The drain survives a restart of the agent, and a Redis that has lost all data.
     fleet.end_agent()
     fleet.start_agent()
     fleet.look_again()
     assert next(host.state for host in fleet.store.hosts() if host.name == "test-host") == "drained"
     told = two.run("drain", "two", "--wait", "--timeout", "40")
-    # Those that need london have no other host.
+    # Accounts that need label london have no other host.
     assert told.returncode == 1
     assert "account-001: no host fits (" in told.stderr
     assert "it is drained" in told.stderr
@@ -151,7 +151,7 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     assert fleet.status(A) == "stopped"
     two.look_again()
     assert not two.workers()
-    # It is wanted, and shown to be missing.
+    # It should run, and `ps` warns that it does not.
     eventually(
         lambda: f"1 account should be running but is not: {A}" in fleet.run("ps").stderr,
         within=20,
@@ -225,9 +225,10 @@ def test_groups_and_labels_select_and_batches_can_be_left(hosts: list[Fleet]) ->
     out = plain_celery(
         fleet,
         """
-result = app.send_task("tasks.start_all_enabled_workers", kwargs={"group": "metals", "labels": {"desk": "paris"}})
+chosen = {"group": "metals", "labels": {"desk": "paris"}}
+result = app.send_task("tasks.start_all_enabled_workers", kwargs=chosen)
 print(sorted(result.get(timeout=60)), result.id)
-again = app.send_task("tasks.restart_all_workers", kwargs={"group": "metals", "labels": {"desk": "paris"}}).get(timeout=60)
+again = app.send_task("tasks.restart_all_workers", kwargs=chosen).get(timeout=60)
 print({key: again[key]["metadata"]["outcome"] for key in sorted(again)})
 print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}).get(timeout=60))
 """,
@@ -241,7 +242,7 @@ print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}
     assert "no account matches group nope; groups in the account files: fx, metals" in mistyped.stderr
     assert fleet.run("start").returncode == 2
     assert fleet.run("start", A, "--group", "fx").returncode == 2
-    # Every command is in the trail: asked, and done.
+    # The audit trail has two entries for every command: requested and done.
     trail = [json.loads(line) for line in fleet.run("audit", "--export", "jsonl").stdout.splitlines()]
     asked = {one["command"] for one in trail if one["stage"] == "asked"}
     eventually(
@@ -260,7 +261,7 @@ print(app.send_task("tasks.stop_all_workers", kwargs={"group": ["fx", "metals"]}
 
 
 def test_a_host_is_drained_under_load(hosts: list[Fleet]) -> None:
-    """Starts, stops and restarts go on while their host is taken out; none is lost, none is there twice."""
+    """During a drain, commands continue: no account is lost and none runs twice."""
     fleet = hosts[0]
     ids = fleet.add_accounts(12)
     fleet.run_json("start-all")
@@ -269,7 +270,8 @@ def test_a_host_is_drained_under_load(hosts: list[Fleet]) -> None:
         f"""
 import itertools
 sent = []
-names = itertools.cycle(["tasks.restart_worker", "tasks.start_worker", "tasks.stop_worker", "tasks.start_worker"])
+start, stop = "tasks.start_worker", "tasks.stop_worker"
+names = itertools.cycle(["tasks.restart_worker", start, stop, start])
 for account, name in zip({ids * 4!r}, names):
     sent.append(app.send_task(name, args=[account]))
 app.backend.client.set("manager:host:three:drain", '{{"mode": "move", "by": "test"}}')
@@ -281,7 +283,8 @@ for one in sent:
         print(type(error).__name__)
 """,
     )
-    # A restart that a later stop has overruled, and the like: answers, all of them, and no surprise among them.
+    # Some commands fail because a later one overruled them; every command must have one of the expected
+    # results.
     assert len(out.splitlines()) == 48
     assert set(out.split()) <= {"done", "StartCancelledError", "OverruledError", "NoWorkerError"}, out
     eventually(
@@ -313,7 +316,7 @@ def test_a_move_while_it_is_starting_ends_in_one_session_at_the_right_place(host
 
 
 def test_accounts_that_avoid_each_other_never_meet_however_they_come(hosts: list[Fleet]) -> None:
-    """Ten at once, by the shared queue, to three agents that do not ask each other; two share an address."""
+    """Ten starts at once through the shared queue; two of the three hosts share an address."""
     fleet = hosts[0]
     for number in range(1, 11):
         rule = "server" if number < 6 else "egress_ip"

@@ -1,4 +1,4 @@
-"""`--local`: stops on one machine while Redis is away, with an agent, without one, and with one that does not answer."""
+"""`--local`: stops while Redis is away, with an agent, without one, and with one that hangs."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_with_redis_away_a_living_agent_stops_and_does_not_start_again(fleet: Fl
     assert not workers[A].alive()
     again = fleet.run("stop", A, "--local")
     assert (again.returncode, again.stdout) == (0, f"{A}: already stopped on this machine\n")
-    # A worker that ends unasked is started again at once: the other one shows that the agent does that now.
+    # The agent restarts a worker that dies at once: the other account shows that it does so now.
     workers[B].kill()
     eventually(lambda: fleet.workers().get(B) not in (None, workers[B]), what="B is recovered")
     assert A not in fleet.workers()

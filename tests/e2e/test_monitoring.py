@@ -1,4 +1,4 @@
-"""Celery's own monitoring: every process of the fleet can ask the agents and hears what they answer."""
+"""Celery's own monitoring: every process of the fleet can query the agents."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def celery(fleet: Fleet, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a `celery -A tasks` command as a person would."""
+    """Run a `celery -A tasks` command as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tasks", *arguments],
         env=fleet.environment,
@@ -36,7 +36,7 @@ def test_celerys_status_and_inspect_hear_the_agents(fleet: Fleet) -> None:
         answer = json.loads(told.stdout)[name]
         if command == "active_queues":
             assert {queue["name"] for queue in answer} == {"celery", f"host.{fleet.host}"}
-    # A command that changes an agent is answered, and refused.
+    # A remote control command that changes an agent is answered with a rejection.
     for arguments in (("shutdown",), ("pool_shrink", "64"), ("cancel_consumer", f"host.{fleet.host}")):
         celery(fleet, "control", "--timeout", "1", *arguments)
     assert celery(fleet, "inspect", "ping").returncode == 0

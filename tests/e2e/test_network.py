@@ -1,4 +1,4 @@
-"""Hosts behind real cables: pulled without a word, plugged in again, and never two sessions meanwhile."""
+"""Hosts that lose and regain the network: there are never two sessions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ A, B = "account-001", "account-002"
 
 
 class Net:
-    """Three hosts: one beside Redis, two behind cables."""
+    """Three hosts: one on Redis's machine, two on connections that the test can cut."""
 
     def __init__(self, directory: Path) -> None:
         self.cables = [Cable(1), Cable(2)]
@@ -62,7 +62,7 @@ def net(short_dir: Path) -> Iterator[Net]:
 
 
 def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(net: Net) -> None:
-    """The venue is reached all the while: it is Redis that is cut off, and the workers could trade on."""
+    """Only Redis is cut off; workers still reach the venue and could trade."""
     paris, tokyo = net.far
     net.home.add_account(A, 5001)
     net.home.add_account(B, 5002, failover="auto")

@@ -1,4 +1,4 @@
-"""One host's name has one agent, at whichever moment a second one starts."""
+"""Only one agent runs per host name, whenever the second one starts."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 @pytest.fixture
 def namesake(bare_fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
-    """Another state directory with the same host's name."""
+    """A second host agent with the same host name and its own state directory."""
     directory = short_dir / "n"
     directory.mkdir()
     found = Fleet(directory, bare_fleet.redis, bare_fleet.host, beside=bare_fleet)
@@ -38,20 +38,23 @@ def test_of_two_agents_that_start_in_one_moment_one_is_refused(bare_fleet: Fleet
 
 
 def recorded(fleet: Fleet) -> str | None:
-    """Return what the host itself recorded: readers are told `unknown` while its agent has not announced itself."""
+    """Return the status that the host recorded.
+
+    Readers get `unknown` until its agent has announced itself.
+    """
     info = fleet.store.recorded(fleet.host, "account-001")
     return None if info is None else str(info.status)
 
 
 def test_an_agent_that_is_busy_with_a_missed_stop_has_its_name(fleet: Fleet, namesake: Fleet) -> None:
-    """It has not announced itself yet: only the claim says that it is there."""
+    """It has not announced itself yet, so only its claim on the name exists."""
     fleet.add_account("account-001", 5001, execution={"interval_seconds": 0.5, "stop_timeout_seconds": 6})
     fleet.run_json("start", "account-001")
     worker = fleet.workers()["account-001"]
     fleet.end_agent()
     fleet.run("stop", "account-001")
     worker.signal(SIGSTOP)
-    fleet.store.forget_agent(fleet.host)  # as when it has been dead for a while
+    fleet.store.forget_agent(fleet.host)  # as after a long time without an agent
 
     first = start(fleet)
     eventually(lambda: recorded(fleet) == "stopping", within=30)

@@ -1,4 +1,4 @@
-"""Pausing accounts of a real fleet, by every way that a command can come."""
+"""Pausing accounts of a real fleet, by CLI, task and batch."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What ends unasked comes back, what was asked for happens, whatever died in between. All processes are real."""
+"""Recovery: dead workers restart, and commands survive the death of any process. All processes are real."""
 
 import sys
 import threading
@@ -171,7 +171,7 @@ def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fle
     fleet.start_agent()
 
     eventually(lambda: "restart_refused" in fleet.log("agent"), what="it is tried")
-    fleet.look_again(3)  # and it is not tried again and again
+    fleet.look_again(3)  # and the agent does not try it repeatedly
     assert fleet.log("agent").count("restart_refused") == 1
     assert worker.alive()
     path.write_text(good)
@@ -213,7 +213,7 @@ def test_a_message_can_vanish_and_its_stop_happens_all_the_same(fleet: Fleet) ->
 
 
 def test_a_message_can_run_twice_and_acts_once(fleet: Fleet) -> None:
-    """The very same message delivered again, late: a start after its stop, a restart after it was done."""
+    """A late second delivery: a start after its stop, a restart after it was done."""
     fleet.add_account(A, 5001)
     out = plain_celery(
         fleet,
@@ -225,7 +225,7 @@ again = app.send_task("tasks.restart_worker", args=["account-001"], task_id="t-r
 kinds["restart"] = again.get(timeout=30)["worker_id"]
 def twice(name, task_id):
     app.backend.delete(app.backend.get_key_for_task(task_id))
-    # A sender of its own: one that used the id before may still find the earlier answer in its subscription.
+    # Another sender, because one that used this id may still have the earlier result in its subscription.
     sender = Celery(broker=app.conf.broker_url, backend=app.conf.result_backend)
     result = sender.send_task(name, args=["account-001"], task_id=task_id)
     try:
@@ -266,7 +266,8 @@ def test_a_stop_must_not_queue_behind_a_hundred_slow_starts(bare_fleet: Fleet) -
 
     assert told.returncode == 0, told.stderr
     assert not worker.alive()
-    # Not how fast it is (benchmarks/ tells that), but that it waited for no start: those take eight seconds each.
+    # This checks only that the stop waited for no start, each of which takes eight seconds; benchmarks/
+    # measures the speed.
     assert took < 8
     fleet.run("stop-all", timeout=60)
     starting.join()
@@ -278,7 +279,7 @@ def test_a_redis_that_comes_back_empty_lets_no_second_session_in(fleet: Fleet) -
     fleet.run_json("start-all")
     fleet.run("stop", accounts[2])
     before = fleet.workers()
-    fleet.look_again()  # its memory is written by then
+    fleet.look_again()  # by then the agent has saved its desired state
     fleet.redis.process.kill()
     fleet.redis.process.wait()
     fleet.redis.empty()
@@ -293,7 +294,7 @@ def test_a_redis_that_comes_back_empty_lets_no_second_session_in(fleet: Fleet) -
         }
 
     eventually(restored, within=20, what="the agent tells Redis what it has forgotten")
-    # A worker has a lease for each spelling of its identity, that of version 0.2 and today's.
+    # A worker has a lease for each format of its identity: that of version 0.2 and the present one.
     eventually(
         lambda: len({holder.worker_id for holder in LeaseStore(fleet.redis.url).holders()}) == 2,
         what="the workers' leases are back",
@@ -343,7 +344,7 @@ def test_a_stop_under_way_when_the_agent_is_killed_is_a_stop_to_the_next_agent(f
     fleet.add_account(A, 5001, execution={"interval_seconds": 1, "stop_timeout_seconds": 60})
     fleet.run_json("start", A)
     worker = fleet.workers()[A]
-    worker.signal(SIGSTOP)  # so that the stop takes its time
+    worker.signal(SIGSTOP)  # so that the stop takes long
     fleet.spawn(sys.executable, "-m", "manager.cli", "stop", A, log="stop")
     eventually(lambda: fleet.status(A) == "stopping", what="the stop is under way")
 

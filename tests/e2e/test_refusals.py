@@ -1,4 +1,4 @@
-"""A Redis that answers but refuses is an outage like any other: the same agent goes on when it is over."""
+"""A Redis that refuses commands is an outage: the same agent continues after it."""
 
 import pytest
 from support.fleet import Fleet
@@ -28,7 +28,7 @@ def test_the_agent_outlives_a_redis_that_refuses(
     worker = fleet.workers()[A]
     with fleet.redis.client() as client:
         client.execute_command(*begin)
-        # The consumer has met the refusal and waits to connect again.
+        # The consumer has received the error and waits to reconnect.
         eventually(lambda: "Trying again in" in fleet.log("agent"), within=20, what="the agent is refused")
         refused = fleet.run("start", A)
         assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""A message that a host agent refuses does not vanish: its sender gets a FAILURE that says what to do."""
+"""The sender of a rejected message gets a FAILURE that says what to do."""
 
 import pytest
 from support.fleet import Fleet, plain_celery
@@ -28,7 +28,7 @@ ids.append(tried(old))
 ids.append(tried(app, headers={{"stamps": 5}}))
 print(ids)
 
-# A refused message with the id of a task that has its result changes nothing of it.
+# A rejected message with the id of a finished task does not change that task's result.
 good = app.send_task("tasks.get_worker_info", args=["{A}"])
 good.get(timeout=20)
 app.send_task("tasks.get_worker_info", args=["{A}"], task_id=good.id, compression="gzip")
@@ -57,7 +57,7 @@ print(app.backend.get_task_meta(good.id, cache=False)["status"])
             line for line in log.splitlines() if f"task_id={task_id} task=tasks.get_worker_info " in line
         ]
         assert len(found) == 1, task_id
-    # A message of protocol 1 does not say where it comes from; the others do.
+    # A message of protocol 1 does not name its sender; the others do.
     refused = [line for line in log.splitlines() if "action=message_refused" in line]
     assert len([line for line in refused if " origin=gen" in line]) == len(refused) - 1
 
@@ -82,7 +82,7 @@ for sent in later:
         print("DONE", sent.get(timeout=20))
     except Exception as error:
         print(type(error).__name__, error)
-# A harmless task with the same delay: when it is done, the others would have been.
+# A harmless task with the same delay: when it is done, the others would have run as well.
 app.send_task("tasks.get_worker_info", args=["{A}"], countdown=2).get(timeout=20)
 """,
     )
@@ -111,7 +111,7 @@ print(app.send_task("tasks.stop_worker", args=["{A}"]).get(timeout=30))
 
 
 def test_malformed_callbacks_end_no_agent(fleet: Fleet) -> None:
-    """A host agent sends the callbacks of what it did; a malformed one spoils its own task alone."""
+    """A host agent sends callbacks of its tasks; a malformed one fails only its own task."""
     fleet.add_accounts(1)
     out = plain_celery(
         fleet,

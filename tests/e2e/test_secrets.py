@@ -1,4 +1,4 @@
-"""A password is in the place where the operator put it and in its worker's memory. This looks everywhere else."""
+"""A password exists only where the operator put it and in its worker. These tests search all other places."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from support.waiting import eventually
 pytestmark = pytest.mark.e2e
 
 ENV_PASSWORD = "tr0ub4dor-and-3-from-the-environment"
-#: What a program gets in its environment; it is nowhere else.
+#: A value that only the environment of a program contains.
 API_SECRET = "api-secret-of-an-exchange"
 API_LITERAL = "api-key-that-stands-in-the-file"
 
@@ -30,7 +30,7 @@ def fetch(url: str) -> str:
 def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = bare_fleet
     fleet.start_venue()
-    # `env:` credentials lie in the environment of the host agent, where the operator put them, and in no other.
+    # Only the environment of the host agent, where the operator set them, has `env:` credentials.
     monkeypatch.setenv("ACCOUNT_002_PASSWORD", ENV_PASSWORD)
     fleet.start_agent()
     monkeypatch.delenv("ACCOUNT_002_PASSWORD")
@@ -47,7 +47,7 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 
     fleet.add_account("account-001", 5001)
     fleet.add_account("account-002", 5002, password="env:ACCOUNT_002_PASSWORD")
-    fleet.add_account("account-003", 5003, password=PASSWORD)  # literal: works, with a warning
+    fleet.add_account("account-003", 5003, password=PASSWORD)  # a literal password works, with a warning
     fleet.add_account("account-004", 5001, server="Paper-9", password="file:secrets/missing")
     fleet.add_account(
         "account-005",
@@ -57,7 +57,8 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         command=[
             sys.executable,
             "-uc",
-            "import json,os,time;print('ready', json.load(open(os.environ['MANAGER_CREDENTIALS_FILE']))['password']);"
+            "import json,os,time;"
+            "print('ready', json.load(open(os.environ['MANAGER_CREDENTIALS_FILE']))['password']);"
             "time.sleep(60)",
         ],
         ready={"line": "ready"},
@@ -74,7 +75,8 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         command=[
             sys.executable,
             "-uc",
-            "import os,time;s=os.environ['SECRET'];k=os.environ['API_KEY'];print('x'*(8192-9)+s);print(s[:9],end='');"
+            "import os,time;s=os.environ['SECRET'];k=os.environ['API_KEY'];"
+            "print('x'*(8192-9)+s);print(s[:9],end='');"
             "time.sleep(0.1);print(s[9:]);print(repr(s),k);print('ready');time.sleep(60)",
         ],
         ready={"line": "ready"},
@@ -147,7 +149,7 @@ def test_no_password_anywhere(bare_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
         where for where, text in texts.items() for password in (PASSWORD, ENV_PASSWORD) if password in text
     ]
     assert found == []
-    # Of an environment only the program's is meant to have them.
+    # Only the program's environment may contain them.
     assert [
         where
         for where, text in texts.items()
@@ -195,7 +197,7 @@ def _logs(fleet: Fleet) -> dict[str, str]:
 
 
 def _files(fleet: Fleet) -> dict[str, str]:
-    """Everything in the state directory but the private directory of a worker that runs."""
+    """Return all files of the state directory, except private directories of running workers."""
     return {
         str(path): path.read_bytes().decode(errors="replace")
         for path in fleet.paths.root.rglob("*")
@@ -204,7 +206,7 @@ def _files(fleet: Fleet) -> dict[str, str]:
 
 
 def _processes(fleet: Fleet, own: set[int]) -> dict[str, str]:
-    """Every process's argv and environment, but for the agent's and this test's own."""
+    """Return every process's argv and environment, except those of the agent and of this test."""
     found: dict[str, str] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         pid = int(entry.name)

@@ -1,4 +1,4 @@
-"""A fleet on a real Redis with TLS and users of least rights, as `manager secure init` makes it."""
+"""A fleet on a real Redis with the TLS and users of `manager secure init`."""
 
 import json
 import re
@@ -35,7 +35,7 @@ A = "account-001"
 
 
 class SecureRedis:
-    """The server that reads what `manager secure init` wrote; and a door of the test's own, for looking."""
+    """A server with the files of `manager secure init`, and an administrator for the test."""
 
     def __init__(self, directory: Path, *hosts: str) -> None:
         self.directory = directory / "secure"
@@ -44,7 +44,7 @@ class SecureRedis:
         made = self.manage("init", "--port", str(self.port), *(f"--host={host}" for host in hosts))
         assert made.returncode == 0, made.stderr
         self.said = made.stdout
-        # The test alone may administer, by a user that a fleet would not have.
+        # Only the test has an administrator; a fleet has none.
         with (self.directory / "users.acl").open("a") as file:
             file.write("user test on nopass allkeys allchannels +@all\n")
         self.data = directory
@@ -83,7 +83,7 @@ class SecureRedis:
         return redis.Redis.from_url(self.url(user))
 
     def denied(self) -> list[str]:
-        """Return what Redis has refused to anybody, and forget it."""
+        """Return the entries of `ACL LOG`, and clear it."""
         with self.admin() as client:
             log = client.acl_log()
             client.acl_log_reset()
@@ -111,7 +111,7 @@ def secure(short_dir: Path) -> Iterator[SecureRedis]:
 
 
 class SecureFleet(Fleet):
-    """A host that has its own URL, in a file; the manager on it has the manager's."""
+    """A host whose agent has the URL of its own user; its manager has the manager's URL."""
 
     def __init__(
         self, directory: Path, server: SecureRedis, host: str = "test-host", beside: "Fleet | None" = None
@@ -180,7 +180,7 @@ def test_everything_works_with_tls_and_least_rights(
         fleet.look_again()
         other.look_again()
         assert fleet.manage("stop-all").returncode == 0
-        # Redis 7.0 lets nobody but an administrator read its settings; doctor says so and goes on.
+        # Redis 7.0 lets only an administrator read its settings; doctor reports that and continues.
         refused = [one for one in secure.denied() if "config|get" not in one]
         assert refused == []
     finally:
@@ -207,7 +207,8 @@ app.conf.task_default_queue = "callback.desk"
 with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
     sent = chord([start.set(queue="celery") for start in starts])(report.s().set(queue="callback.desk"))
     print(sent.get(timeout=60))
-stops = group(app.signature("tasks.stop_worker", args=[a], queue="celery") for a in ("account-001", "account-002"))
+ids = ("account-001", "account-002")
+stops = group(app.signature("tasks.stop_worker", args=[a], queue="celery") for a in ids)
 saved = stops.apply_async()
 saved.save()
 print(GroupResult.restore(saved.id, app=app).get(timeout=60))
@@ -223,10 +224,10 @@ print(GroupResult.restore(saved.id, app=app).get(timeout=60))
 
 
 def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
-    """It replays its file as the user `default`, and leaves out each transaction that this user may not do."""
+    """Redis replays its file as the user `default`, and skips transactions that this user has no right to."""
     fleet.add_accounts(3)
     assert fleet.manage("start-all").returncode == 0
-    fleet.end_agent()  # so that nobody tells Redis again
+    fleet.end_agent()  # so that no agent writes the data to Redis again
     before = {info.account_id: info.worker_id for info in fleet.store.list_workers()}
     wanted = set(DesiredStore(secure.url("manager")).desired_accounts())
     secure.close()
@@ -234,7 +235,7 @@ def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, 
     assert {info.account_id: info.worker_id for info in fleet.store.list_workers()} == before
     assert set(DesiredStore(secure.url("manager")).desired_accounts()) == wanted == set(before)
     assert "NOPERM" not in secure.log.read_text()
-    # And yet nobody is somebody without a name.
+    # Nevertheless a client without a user name cannot log in.
     for protocol in (2, 3):
         with pytest.raises(redis.RedisError, match=r"(?i)authenticat"):
             redis.Redis(unix_socket_path=str(secure.socket), protocol=protocol).ping()
@@ -321,7 +322,7 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.hset("unacked", "planted", "a task"),
         )
         refused(acts)
-        # What docs/explanation/security.md says that it can do.
+        # What docs/explanation/security.md lists as still possible.
         client.rpush("manager:audit:host:test-host", "it may add")
         client.xadd("manager:events", {"status": "forged"}, maxlen=1)
         client.lpush("celery", "a task for all")
@@ -376,14 +377,14 @@ def test_a_stolen_host_credential_takes_nothing_from_the_audit_trail(
             *(("start", "asked"), ("start", "done"), ("stop", "asked"), ("stop", "done"))
         ]
         assert [one["recorded_by"] for one in honest] == ["", "test-host", "", "test-host"]
-        # What is forged says by whom, and stands in nobody else's name.
+        # A forged entry names the host that wrote it, and never another writer.
         others = [one for one in found if one["account_id"] != A]
         assert [one["recorded_by"] for one in others] == ["test-host"] * 3
         assert {one["host"] for one in others} == {"test-host"}
     exported = fleet.manage("audit", "--export", "jsonl").stdout.splitlines()
     by_id = {one["id"]: one for one in trail("manager")}
     assert {one["id"]: one for one in map(json.loads, exported)} == by_id
-    # A plain Celery task: the agent that takes it writes down who asked, in its own list too.
+    # A plain Celery task: the agent that receives it records the caller, in its own list too.
     app = Celery(broker=secure.url("manager"), backend=secure.url("manager"))
     app.send_task("tasks.start_worker", args=[A]).get(timeout=30)
     asked = [one for one in trail("manager") if (one["account_id"], one["stage"]) == (A, "asked")]
@@ -426,7 +427,7 @@ def test_flower_shows_the_fleet_with_rights_that_command_nothing(
     def seen() -> bool:
         states = {task["state"] for task in flower.tasks()}
         if not states:
-            # Flower learns of tasks by their events, and of those before it listened never.
+            # Flower knows tasks only by their events, and misses those before it listened.
             assert fleet.manage("start", A).returncode == 0
         return "SUCCESS" in states
 
@@ -482,7 +483,7 @@ def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(se
     assert again.returncode == 0
     after = {path.name: path.read_bytes() for path in secure.directory.iterdir()}
     assert set(after) - set(before) == {"host-third.url"}
-    # What version 0.1 wrote for nobody is mended.
+    # The user `default` of version 0.1 is corrected.
     users = secure.directory / "users.acl"
     users.write_bytes(
         after["users.acl"].replace(
@@ -521,6 +522,6 @@ def test_a_url_without_options_verifies_the_certificate_whoever_reads_it(secure:
             apps[1].backend.client.ping,
         ]
         for call in calls:
-            # The authority of this fleet is not one that the system knows.
+            # The system does not trust this fleet's authority.
             with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
                 call()

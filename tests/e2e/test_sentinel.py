@@ -1,4 +1,4 @@
-"""High availability: Redis with Sentinel, and a failover that loses what was written last."""
+"""High availability: Redis with Sentinel, and a failover that loses the last writes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,27 +46,30 @@ def test_a_failover_that_loses_the_last_writes_loses_no_stop_and_makes_no_second
     workers = fleet.workers()
     assert set(workers) == {kept, new}
     with group.replica.client() as client:
-        assert client.hexists(f"manager:host:{fleet.host}:workers", new) == 0  # it is lost
+        assert client.hexists(f"manager:host:{fleet.host}:workers", new) == 0  # the write is lost
 
     group.fail_over()
 
-    # A session that began after the loss is known again, and whoever comes finds its lease.
+    # The host writes again what the new primary lacks: the record, the lease and the desired state.
     desired, leases = DesiredStore(group.url), LeaseStore(group.url)
-    eventually(lambda: fleet.status(new) == "running", within=30, what="its record is told again")
+    eventually(lambda: fleet.status(new) == "running", within=30, what="its record is written again")
     eventually(
         lambda: {holder.account_id for holder in leases.holders()} == {kept, new},
         within=15,
         what="the leases are registered again, and the stopped account has none",
     )
 
-    def wanted(account_id: str) -> str | None:
+    def desired_state(account_id: str) -> str | None:
         found = desired.read(account_id)
         return None if found is None else found.state
 
     eventually(
-        lambda: wanted(stopped) == "stopped" and wanted(new) == "running", within=15, what="told again"
+        lambda: desired_state(stopped) == "stopped" and desired_state(new) == "running",
+        within=15,
+        what="the desired state is written again",
     )
-    # Broker, result backend and fleet state all follow the new primary; nobody new comes in before the quarantine ends.
+    # Broker, result backend and fleet state follow the new primary; no new session starts during the
+    # quarantine.
     assert fleet.run("start", later, timeout=90).returncode == 0
     fleet.look_again()
     assert fleet.status(stopped) == "stopped"

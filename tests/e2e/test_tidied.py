@@ -1,6 +1,6 @@
-"""A person tidies the state directory of a living fleet.
+"""Files are removed from the state directory of a running fleet.
 
-Nothing stops, and everything can be asked and started as before.
+Nothing stops, and all commands work as before.
 """
 
 import shutil

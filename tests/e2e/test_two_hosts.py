@@ -1,4 +1,4 @@
-"""Two hosts of one fleet: where an account runs, who may take it, and what a lost host keeps."""
+"""Two hosts of one fleet: placement, reassignment and lost hosts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ SIGTERM = 15
 
 @pytest.fixture
 def other(fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
-    """A second host beside `fleet`."""
+    """A second host of `fleet`."""
     second = Fleet(short_dir / "second", fleet.redis, "other-host", beside=fleet)
     second.start_agent()
     yield second
@@ -34,7 +34,7 @@ def test_an_account_runs_on_its_pin_whoever_gets_the_task(fleet: Fleet, other: F
     ids = [f"account-{number:03}" for number in range(1, 9)]
     for number, account_id in enumerate(ids, 1):
         fleet.add_account(account_id, 5000 + number, host=[fleet.host, other.host][number % 2])
-    # Somebody who knows only Celery: the shared queue, and the caller's own handles, in a group.
+    # A caller that knows only Celery: tasks on the shared queue, in a group.
     out = plain_celery(
         fleet,
         f"""
@@ -68,7 +68,7 @@ def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fle
     fleet.run_json("start", A)
     lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
     worker = lost.workers()[A]
-    # Silent, and its worker with it: nobody can know whether it trades.
+    # Host and worker are silent, so the worker may still trade.
     worker.signal(SIGSTOP)
     lost.end_agent()
     eventually(lambda: left.status(A) == "unknown", within=20, what="nobody can say")
@@ -83,7 +83,7 @@ def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fle
     assert moved.returncode == 0, moved.stderr
     assert "two sessions" in moved.stderr
     assert host_of(left) == left.host
-    # The lost one wakes up: it leaves by itself, and its agent does not bring it back.
+    # The lost worker continues: it ends by itself, and its agent does not restart it.
     worker.signal(SIGCONT)
     assert worker.wait(20)
     lost.start_agent()
@@ -129,14 +129,14 @@ def test_with_failover_another_host_takes_over_when_the_time_has_passed(fleet: F
     eventually(lambda: host_of(left) == left.host, within=30, what=f"taken over: {left.log('agent')[-2000:]}")
 
     assert left.stats()["overlaps"] == 0
-    # Back again, it finds that the account has moved on.
+    # After its return, the host learns that the account was reassigned.
     lost.start_agent()
     assert not lost.workers()
     assert LeaseStore(left.redis.url).holders()[0].host == left.host
 
 
 def test_a_paused_worker_with_failover_never_wakes_into_a_second_session(fleet: Fleet, other: Fleet) -> None:
-    """SIGSTOP is a virtual machine's suspend: the worker wakes long after its lease's time and must not act."""
+    """SIGSTOP acts as a suspend: the worker continues long after its lease has expired and must not trade."""
     fleet.add_account(A, 5001, failover="auto")
     fleet.run_json("start", A)
     lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
@@ -162,7 +162,7 @@ def test_a_stop_at_a_host_that_was_given_another_name_says_what_is_true(fleet: F
     fleet.end_agent(SIGTERM)
     fleet.host = "new-name"
     fleet.start_agent()
-    # What the agent read when it adopted them is old by now: only their own heartbeats tell.
+    # The heartbeats that the agent read at adoption are old by now: only new heartbeats count.
     fleet.look_again(2)
     assert {info["metadata"]["host"] for info in fleet.run_json("ps")} == {"new-name"}
     assert {info["status"] for info in fleet.run_json("ps")} == {"running"}

@@ -1,4 +1,4 @@
-"""`manager up` as a person runs it: from nothing to a fleet, and back to nothing, whatever happens between."""
+"""`manager up` as a user runs it: start, supervision, interrupts and errors."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class Up:
-    """One `manager up` after the other in one state directory, and all that they leave."""
+    """Runs `manager up`, repeatedly if needed, in one state directory."""
 
     def __init__(self, directory: Path) -> None:
         self.paths = StatePaths(directory / "s")
@@ -95,7 +95,7 @@ class Up:
         return ref
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that knows this state directory: from its arguments or its environment."""
+        """Return every process with this state directory in its arguments or environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -133,12 +133,13 @@ def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
     for expected in (
         f"wrote a demo fleet to {up.config_dir}",
         "warning: accounts/account-004.yaml:4:30: default_risk.risk_percent: 12 is above 10.0",
-        "error: accounts/account-008.yaml:4:16: default_risk.risk_percnt: unknown key; did you mean 'risk_percent'?",
+        "error: accounts/account-008.yaml:4:16: default_risk.risk_percnt: unknown key; did you mean "
+        "'risk_percent'?",
         "accounts: 7 valid (1 with warnings), 1 invalid",
         f"Flower at http://127.0.0.1:{up.port}",
     ):
         assert expected in up.text
-    assert "\x1b" not in up.text, "without a terminal there are plain lines"
+    assert "\x1b" not in up.text, "output without a terminal has no escape codes"
     workers = up.ps()
     assert {name: entry["status"] for name, entry in workers.items()} == {
         f"account-00{number}": "running" for number in range(1, 7)
@@ -151,7 +152,8 @@ def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
     up.wait_for("account-001 running healthy")
 
     def start_in_flower() -> bool:
-        # Flower learns of a task by events, which come after the answer; of those before it listened it never learns.
+        # Flower learns of a task by events, which arrive after the result; it misses events before it
+        # listened.
         tasks = json.loads(fetch(f"http://127.0.0.1:{up.port}/api/tasks"))
         return any(t["name"] == "tasks.start_worker" and t["state"] == "SUCCESS" for t in tasks.values())
 
@@ -183,7 +185,7 @@ def _listeners(up: Up) -> set[int]:
 def test_a_second_interrupt_is_impatient_and_leaves_no_process_behind(up: Up) -> None:
     process = up.start("--demo", "--no-flower")
     up.wait_for("6 running")
-    # One worker's loop is stuck for good, so that a polite stop takes its whole deadline.
+    # One worker is frozen, so that a graceful stop takes its whole timeout.
     worker = up.worker("account-001")
     worker.signal(SIGSTOP)
     process.send_signal(signal.SIGTERM)
@@ -222,7 +224,7 @@ def test_what_dies_is_started_again_and_said(up: Up, name: str) -> None:
     up.wait_for(f"{name} ended.*; restarting it")
     eventually(lambda: up.component(name).alive() and up.component(name) != dead, within=20)
     if name != "venue":
-        # Workers need neither the agent nor Redis to trade; without their venue they end and say so.
+        # Workers trade without agent and Redis; without their venue they end with an error.
         eventually(lambda: _all_run(up, before), within=30, what="the same workers, shown as running again")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
@@ -311,7 +313,7 @@ def test_accounts_that_are_not_mounted_are_no_success(up: Up) -> None:
     assert f"{up.config_dir / 'accounts'} does not exist" in answer.stdout + answer.stderr
 
 
-#: What a URL, a shell, a format or Celery could take for something else than a character of a path.
+#: Characters that a URL, a shell, a format string or Celery could interpret.
 _ODD = "a #?;&%20%s{x} ü'\"$@:+,"
 
 

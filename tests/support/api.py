@@ -1,7 +1,7 @@
-"""The HTTP API over a fleet in memory, with tokens in the test's own Redis."""
+"""The HTTP API over a fleet in memory, with tokens in the test's Redis."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -13,11 +13,14 @@ from starlette.testclient import TestClient
 from manager.aio import AsyncWorkerManagerService
 from manager.api.app import create_app
 from manager.api.auth import Authenticator
+from manager.api.commands import CommandRunner
 from manager.api.limits import RATES, Rate, RateLimiter
 from manager.api.parts import ApiParts, account_files
+from manager.client.caller import caller
 from manager.client.hosts import FleetHosts
 from manager.errors import NoBatchError
 from manager.fleet import FleetStore
+from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
@@ -27,8 +30,9 @@ from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore
 from manager.fleet.tokens import SCOPES, TokenStore
 from manager.models import BatchResult
+from manager.pool.commands import CommandSpec
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.testing import fake_service
 from support.servers import RedisServer
 
@@ -43,14 +47,14 @@ class MemoryReader:
         self.service = service
         self.versions = count(1)
         #: Changes to an account's state, by its id.
-        self.changed: dict[str, AccountState] = {}
-        self.hosts: list[HostState] = [HostState("fake-host", True, 0.1, {"version": "0.2.0", "workers": 1})]
+        self.changed: dict[str, AccountRow] = {}
+        self.hosts = {"fake-host": HostState("fake-host", True, 0.1, {"version": "0.2.0", "workers": 1})}
         self._lock = threading.Lock()
         #: While set, every read is this one.
-        self.fixed: FleetState | None = None
+        self.fixed: FleetListing | None = None
         self.error: Exception | None = None
 
-    def read(self) -> FleetState:
+    def read(self) -> FleetListing:
         if self.error is not None:
             raise self.error
         if self.fixed is not None:
@@ -59,11 +63,11 @@ class MemoryReader:
             files = account_files(self.service)
             workers = {info.account_id: info for info in self.service.list_workers()}
             accounts = {
-                one: AccountState(one, workers.get(one), None, files.get(one))
+                one: AccountRow(one, workers.get(one), None, files.get(one))
                 for one in sorted({*files, *workers})
             }
             accounts |= self.changed
-            return FleetState(
+            return FleetListing(
                 as_of=datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC),
                 cursor="1-0",
                 version=str(next(self.versions)),
@@ -72,15 +76,32 @@ class MemoryReader:
             )
 
 
-class NoBatches:
-    """A fleet that had no batch yet."""
+class MemoryBatches(AsyncWorkerManagerService):
+    """The service in memory, and the batches that it was given."""
+
+    def __init__(self, service: WorkerManagerService) -> None:
+        super().__init__(service)
+        self.found: dict[str, tuple[BatchRecord, BatchResult]] = {}
+        self.runs = 0
+
+    async def run_many(
+        self, command: CommandSpec, account_ids: Sequence[str], *, batch_id: str | None = None, **options: Any
+    ) -> BatchResult:
+        self.runs += 1
+        assert batch_id is not None
+        result = await super().run_many(command, account_ids, batch_id=batch_id, **options)
+        tasks = {account_id: f"task-{account_id}" for account_id in account_ids}
+        record = BatchRecord(batch_id, command.name, caller(), datetime.now(UTC), tasks, {})
+        self.found[batch_id] = (record, result)
+        return result
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
-        raise NoBatchError(f"no batch {batch_id}")
+        if batch_id not in self.found:
+            raise NoBatchError(f"no batch {batch_id}")
+        return self.found[batch_id]
 
     def batches(self, count: int) -> list[BatchRecord]:
-        del count
-        return []
+        return [record for record, _ in self.found.values()][:count]
 
 
 class Api:
@@ -97,19 +118,21 @@ class Api:
         self.reader = MemoryReader(self.service)
         self.tokens = TokenStore(server.url)
         self.sessions = SessionStore(server.url)
+        self.aio = MemoryBatches(self.service)
         audit = AuditTrail(server.url)
         desired = DesiredStore(server.url)
         parts = ApiParts(
             service=self.service,
-            aio=AsyncWorkerManagerService(self.service),
+            aio=self.aio,
             reader=self.reader,
             authenticator=Authenticator(self.tokens, self.sessions),
             hosts=FleetHosts(FleetStore(server.url), desired, audit, LeaseStore(server.url)),
             audit=audit,
-            batches=NoBatches(),
+            batches=self.aio,
             versions=ConfigStore(server.url),
             doctor=list,
             ready=lambda: None,
+            commands=CommandRunner(CommandRecords(server.url)),
             limiter=RateLimiter(MANY),
         )
         self.parts = replace(parts, **changes)

@@ -1,4 +1,7 @@
-"""A trading bot as others write them: python bot.py VENUE LOGIN PASSWORD. It logs in, says so, and goes on until it is ended."""
+"""A trading bot: `python bot.py VENUE LOGIN PASSWORD`.
+
+It logs in, prints that, and runs until a signal.
+"""
 
 import os
 import sys

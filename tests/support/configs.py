@@ -45,7 +45,7 @@ class Directory:
 
 
 def config(**changes: Any) -> AccountConfig:
-    """Return a valid configuration, but for `changes`."""
+    """Return a valid configuration with `changes`."""
     data: dict[str, Any] = {
         "account_id": "a",
         "gateway": "paper",

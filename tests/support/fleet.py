@@ -1,4 +1,4 @@
-"""A whole fleet for a test: Redis, venue, host agent and workers, all real, all ended with the test, by pid."""
+"""A real fleet for a test: Redis, venue, host agent and workers."""
 
 import contextlib
 import json
@@ -22,17 +22,17 @@ from support.waiting import eventually
 
 SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 SIGSTOP: int = getattr(signal, "SIGSTOP", signal.SIGTERM)
-#: What every account of a test fleet logs in with; found anywhere it should not be, a test fails.
+#: The password of every account of a test fleet; tests search for it where it must not be.
 PASSWORD = "correct-horse-battery-staple"
 
 
 class Fleet:
-    """Directories, an environment, and the processes started in it."""
+    """A fleet's directories, environment and processes."""
 
     def __init__(
         self, directory: Path, redis: RedisServer, host: str = "test-host", beside: "Fleet | None" = None
     ) -> None:
-        """`beside` is another host of the same fleet: with its accounts and its venue, and a state of its own."""
+        """Create a fleet, or another host of the fleet `beside`."""
         self.host = host
         self.redis = redis
         self.redis_url = redis.url
@@ -68,7 +68,7 @@ class Fleet:
     # accounts
 
     def add_account(self, account_id: str, login: int | None, **changes: Any) -> None:
-        """Write an account file of the paper venue; JSON is YAML."""
+        """Write an account file for the paper venue, in JSON, which is valid YAML."""
         data: dict[str, Any] = {
             "gateway": "paper",
             "login": login,
@@ -91,14 +91,14 @@ class Fleet:
     # processes
 
     def spawn(self, *argv: str, log: str) -> "subprocess.Popen[bytes]":
-        """Start a process of the fleet, its output in `<logs>/<log>.log`."""
+        """Start a process of the fleet with its output in `<logs>/<log>.log`."""
         with self.paths.component_log(log).open("ab") as output:
             process = self.start_process(argv, output)
         self.processes.append(process)
         return process
 
     def start_process(self, argv: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
-        """Start it where this host's processes run."""
+        """Start a process; subclasses start it in another network namespace."""
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -117,12 +117,12 @@ class Fleet:
         eventually(self.paths.venue_socket.exists, what="the venue listens")
 
     def start_agent(self) -> None:
-        """Start the host agent as a person without `manager host` would, and wait until it has reported."""
+        """Start the host agent with plain Celery, and wait until it has reported."""
         self.spawn_agent()
         self.await_agent()
 
     def await_agent(self) -> None:
-        """Wait until the agent that was started has reported."""
+        """Wait until the started agent has reported."""
         eventually(self._agent_is_live, within=30, what=f"the host agent is live: {self.log('agent')}")
 
     def spawn_agent(self) -> None:
@@ -143,7 +143,7 @@ class Fleet:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def run(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
-        """Run a `manager` command as a person would."""
+        """Run a `manager` command as an operator would."""
         return subprocess.run(
             [sys.executable, "-m", "manager.cli", *arguments],
             env=self.environment,
@@ -158,7 +158,7 @@ class Fleet:
         return json.loads(done.stdout)
 
     def workers(self) -> dict[str, ProcessRef]:
-        """Return the processes of the workers that the host has records of."""
+        """Return the processes of the workers in the host's records."""
         found: dict[str, ProcessRef] = {}
         for path in self.paths.workers_dir.glob("*.json"):
             with contextlib.suppress(ValueError, OSError):
@@ -168,7 +168,7 @@ class Fleet:
         return found
 
     def admin(self) -> VenueAdmin:
-        """Return the venue's other door: faults, and what it counted. A context manager."""
+        """Return the venue's administration (faults, counters), a context manager."""
         return VenueAdmin(f"unix:{self.venue_socket}")
 
     def stats(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Fleet:
             return admin.stats()
 
     def look_again(self, times: int = 2) -> None:
-        """Wait until the agent has compared what is with what is wanted so many times more."""
+        """Wait for this number of further ticks of the agent's reconciler."""
 
         def looks() -> int:
             return next(state.report.looks or 0 for state in self.store.hosts() if state.name == self.host)
@@ -185,7 +185,7 @@ class Fleet:
         eventually(lambda: looks() >= before + times, within=30, what="the agent looks again")
 
     def end_agent(self, number: int = SIGKILL) -> None:
-        """End the agent by a signal, as a crash or a person would."""
+        """End the agent by a signal, as a crash or an operator would."""
         assert self.agent is not None
         self.agent.send_signal(number)
         self.agent.wait(timeout=20)
@@ -195,7 +195,7 @@ class Fleet:
         return None if info is None else str(info.status)
 
     def close(self) -> None:
-        """End every process of the fleet; fails if one cannot be ended."""
+        """End every process of the fleet; fail if one survives."""
         ours = list(self._everything())
         for process in self.processes:
             if process.poll() is None:
@@ -204,7 +204,7 @@ class Fleet:
             try:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
-                process.kill()  # paused by its test, or stuck
+                process.kill()  # paused by its test, or hung
         ours += self._everything()
         for ref in ours:
             ref.kill()
@@ -225,7 +225,10 @@ class Fleet:
 
 
 def plain_celery(fleet: Fleet, script: str, extra: Mapping[str, str] | None = None) -> str:
-    """Run a script in an interpreter that has Celery and the URL and nothing of ours; returns what it printed."""
+    """Run a script in an interpreter with Celery and without the project.
+
+    Return its output.
+    """
     prelude = (
         "import sys\n"
         "sys.modules['manager'] = sys.modules['tasks'] = None\n"

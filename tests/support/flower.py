@@ -14,7 +14,7 @@ from support.waiting import eventually
 
 
 class Flower:
-    """A Flower that was started as an operator would, with `manager flower`."""
+    """A Flower started with `manager flower`, as an operator would."""
 
     def __init__(self, fleet: Fleet, directory: Path) -> None:
         users = directory / "users"

@@ -1,8 +1,10 @@
-"""A bot that behaves as freqtrade 2026.9 does in a dry run: `freqtrade_like.py trade --userdir DIR`.
+"""A bot like freqtrade 2026.9 in a dry run.
 
-Its settings come from FREQTRADE__ variables. It speaks sd_notify, serves its API's port, prints a heartbeat, and at
-SIGINT or SIGTERM cancels its open orders, ends its API and exits with 0. `DIR/NAME.log` says what each run of it did.
-While `DIR/NAME.silent` exists, it hangs: it says no WATCHDOG=1 and prints nothing.
+Usage: `freqtrade_like.py trade --userdir DIR`.
+
+It reads its settings from FREQTRADE__ variables, uses sd_notify, serves its API's port and prints a
+heartbeat. At SIGINT or SIGTERM it cancels its open orders, closes its API and exits with 0. `DIR/NAME.log`
+records each run. While `DIR/NAME.silent` exists it hangs: it sends no WATCHDOG=1 and prints nothing.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""Hosts without worker processes: reconciler, leases and Redis are real, and reconcile when the test says so."""
+"""Hosts without worker processes, for tests.
+
+Reconciler, leases and Redis are real. A host reconciles when the test says so.
+"""
 
 import contextlib
 import json
@@ -37,7 +40,7 @@ from support.waiting import eventually
 
 
 class PoolOfNames:
-    """A pool whose workers are only names; starts fail as the test says."""
+    """A pool whose workers are only names; a test can make starts fail."""
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
@@ -141,7 +144,7 @@ class PoolOfNames:
 
 
 class SkippingClock:
-    """A monotonic clock that runs as the real one does, and that a test sets forward."""
+    """A monotonic clock that a test can set forward."""
 
     def __init__(self) -> None:
         self._skipped = 0.0
@@ -154,7 +157,10 @@ class SkippingClock:
 
 
 class ReconciledHost:
-    """One host of a fleet in `directory`, which reconciles when the test calls `look`."""
+    """One host of a fleet, which reconciles when the test calls `look`.
+
+    `directory` holds the configuration that its hosts share.
+    """
 
     def __init__(
         self,
@@ -219,7 +225,7 @@ class ReconciledHost:
         self.report()
 
     def account(self, account_id: str, login: int, **more: Any) -> None:
-        """Write the account's file, which all hosts of the directory read."""
+        """Write an account file for all hosts of the directory."""
         data = {
             "gateway": "paper",
             "login": login,
@@ -243,13 +249,16 @@ class ReconciledHost:
         return self.desired.set_desired(change)[1]
 
     def report(self) -> None:
-        """Report the agent, as it does each second."""
+        """Write the agent's report, as the agent does each second."""
         self.store.report_agent(
             self.name, {"capacity": self.facts.capacity, "labels": self.facts.labels, "version": "0.2.0"}
         )
 
     def look(self, times: int = 1) -> None:
-        """Reconcile, and wait for the starts and moves that begin. Delayed starts begin at once."""
+        """Reconcile, and wait for the starts and moves that begin.
+
+        Delayed starts begin at once.
+        """
         reconciler = self.reconciler
         for _ in range(times):
             self.clock.skip(1.0)  # the fleet is read again

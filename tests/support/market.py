@@ -18,7 +18,10 @@ def utc(text: str) -> datetime:
 
 
 def daily(clock: MarketClock | str, opens: str, closes: str, days: str = "mon-sun") -> DailyRule:
-    """Return a daily window; a close that is not later belongs to the next day."""
+    """Return a daily window.
+
+    A close that is not later belongs to the next day.
+    """
     start, end = parse_time(opens), parse_time(closes, end=True)
     return DailyRule(
         clock=MarketClock.parse(clock) if isinstance(clock, str) else clock,

@@ -1,4 +1,4 @@
-"""A network namespace for a host of a test: a machine of its own as far as packets go, whose cable can be pulled."""
+"""A network namespace for a host, with a cable that can be pulled."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from support.servers import RedisServer
 
 
 def rejection() -> str | None:
-    """Return why this machine cannot have namespaces; None if it can."""
+    """Return why this machine cannot create namespaces; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     if shutil.which("ip") is None:
@@ -20,17 +20,17 @@ def rejection() -> str | None:
     name = f"wm-try-{os.getpid()}"
     made = _ip("netns", "add", name, check=False)
     if made.returncode != 0:
-        return f"no namespace can be made here: {made.stderr.strip()}"
+        return f"no namespace can be created here: {made.stderr.strip()}"
     _ip("netns", "delete", name)
     return None
 
 
 class Cable:
-    """A namespace and the cable to it. The near end is where Redis listens."""
+    """A namespace and the cable to it. Redis listens at the near end."""
 
     def __init__(self, number: int) -> None:
         self.name = f"wm-{os.getpid()}-{number}"
-        # Tests that run beside this one, or were killed, have networks of their own.
+        # Concurrent or killed tests use other networks.
         network = os.getpid() % 120 * 2 + number
         self.near, self.far = f"10.213.{network}.1", f"10.213.{network}.2"
         self._link, peer = f"wm{os.getpid() % 100000}n{number}", f"wm{os.getpid() % 100000}f{number}"
@@ -47,7 +47,7 @@ class Cable:
             raise
 
     def pull(self) -> None:
-        """Lose every packet from now on; nobody is told."""
+        """Drop every packet from now on, without an error at either end."""
         _ip("link", "set", self._link, "down")
 
     def plug(self) -> None:
@@ -59,7 +59,7 @@ class Cable:
 
 
 class FarHost(Fleet):
-    """A host behind a cable: its agent and workers reach Redis over it, and nothing else does."""
+    """A host behind a cable, over which its agent and workers reach Redis."""
 
     def __init__(
         self, directory: Path, redis: RedisServer, port: int, cable: Cable, host: str, beside: Fleet

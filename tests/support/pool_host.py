@@ -1,4 +1,4 @@
-"""A host without Redis and Celery: a real pool of real workers and a real venue, ended with the test by pid."""
+"""A host without Redis and Celery: real pool, workers and venue."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from support.venue import VenueProcess
 
 
 class Host:
-    """A state directory, a venue and a pool over them."""
+    """A state directory, a venue and a pool."""
 
     def __init__(self, directory: Path, method: Literal["fork", "spawn"] = "fork") -> None:
         self.paths = StatePaths(directory / "state")
@@ -71,7 +71,7 @@ class Host:
         return info
 
     def process(self, info: WorkerInfo) -> ProcessRef:
-        """Return the worker's process, which must live."""
+        """Return the worker's process, which must be alive."""
         found = ProcessRef.of(info.metadata["pid"])
         assert found is not None
         self.seen[found.pid] = found

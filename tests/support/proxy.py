@@ -1,4 +1,4 @@
-"""A TCP proxy that a test puts between a host and Redis, to cut its connections or to swallow what they carry."""
+"""A TCP proxy to Redis that can cut connections or swallow their data."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Proxy:
-    """Listens on loopback, forwards to a Unix socket."""
+    """Listens on loopback and forwards to a Unix socket."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -27,12 +27,12 @@ class Proxy:
         self._drop()
 
     def swallow(self) -> None:
-        """Keep connections open and carry nothing, as a network does that loses every packet."""
+        """Keep connections open and forward nothing."""
         self._flowing.clear()
 
     def restore(self) -> None:
         self._refusing = False
-        # What hung in the swallowed connections never arrives: they are dead, as after a real outage.
+        # Swallowed data never arrives, and these connections are dead, as after a real outage.
         if not self._flowing.is_set():
             self._drop()
         self._flowing.set()

@@ -1,6 +1,6 @@
-"""Pages and parts of pages of the documentation that are generated from the code.
+"""Generates pages and parts of pages of the documentation from the code.
 
-`.ci/reference-docs` writes them. Tests fail while one of them is out of date.
+`.ci/reference-docs` writes them. Tests fail if one of them is out of date.
 """
 
 import ast
@@ -58,7 +58,7 @@ def _levels(node: ast.expr) -> list[str]:
 
 
 def _results(node: ast.expr) -> Iterator[ast.expr]:
-    """Yield what an expression can result in: both arms of a conditional, not its test."""
+    """Yield the possible results of an expression, such as both arms of `if`."""
     if isinstance(node, ast.IfExp):
         yield from _results(node.body)
         yield from _results(node.orelse)
@@ -162,13 +162,14 @@ def payloads_page() -> str:
         "",
         "This page lists every key of `WorkerInfo.metadata` and of a host agent's report.",
         "",
-        "A key is missing if its value is not known. A value can also be `null`. Later versions may add keys.",
+        "A key is missing if its value is not known. A value can also be `null`.",
+        "Later versions may add keys.",
         "In Python, `info.placement`, `info.metrics` and `host.report` read these keys typed.",
         "There a key that is missing or has an invalid value is `None`.",
         "This page is generated from the models by `.ci/reference-docs`.",
         "",
-        "The component in the column “written by” is the host agent, the worker process, the reader (the process that asks",
-        "for the worker and computes the value), or the batch task that returns the result.",
+        "The column “written by” names the host agent, the worker process, the batch task, or the reader.",
+        "The reader is the process that requests the worker's information and computes the value.",
         "",
     ]
     for title, model in PAYLOADS.items():
@@ -188,7 +189,7 @@ def _payload_row(name: str, field: FieldInfo) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """Return the name of a JSON type; None is left out, since every key can be missing."""
+    """Return the name of a JSON type; None is left out."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(arguments[0])

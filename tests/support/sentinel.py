@@ -1,4 +1,4 @@
-"""A real Redis with a replica and one Sentinel that watches them, on loopback."""
+"""A real Redis with a replica and a Sentinel, on loopback."""
 
 import subprocess
 from pathlib import Path
@@ -11,12 +11,15 @@ from support.servers import RedisServer, redis_binary
 from support.waiting import eventually
 
 MASTER: Final = "fleet"
-#: As whom the replica reads from the primary.
+#: The user with which the replica reads from the primary.
 _REPLICA_USER: Final = "replica"
 
 
 class SentinelRedis:
-    """A group of two servers. Takes the place of a `RedisServer` in a fleet: it has a URL, and clients."""
+    """A primary and a replica.
+
+    Replaces a `RedisServer` in a fleet (it has `url` and `client`).
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,18 +68,18 @@ class SentinelRedis:
         return self.servers[1]
 
     def client(self) -> "redis.Redis":
-        """Return a client of the server that is the primary at first."""
+        """Return a client of the initial primary."""
         return self.primary.client()
 
     def lose_the_last_writes(self) -> None:
-        """Have the primary go on without its replica, which gets nothing that is written from now on."""
+        """Disconnect the replica, so that it misses all writes from now on."""
         with self.primary.client() as client:
             client.execute_command("acl", "setuser", _REPLICA_USER, "off")
             client.execute_command("client", "kill", "type", "replica")
             assert client.info("replication")["connected_slaves"] == 0
 
     def fail_over(self) -> None:
-        """Kill the primary and wait until the replica is one."""
+        """Kill the primary and wait until the replica is promoted."""
         self.primary.process.kill()
         self.primary.process.wait(timeout=20)
         self.await_promotion()

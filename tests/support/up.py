@@ -1,4 +1,4 @@
-"""`manager up` on a terminal of the test's own, which the test can close."""
+"""`manager up` on a pseudo-terminal, which the test can close."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from support.waiting import eventually
 
 
 class Machine:
-    """A state and a config directory with paper accounts, and the environment of `manager` there."""
+    """Directories with paper accounts, and the environment for `manager`."""
 
     def __init__(self, directory: Path, accounts: int = 2) -> None:
         self.paths = StatePaths(directory / "s")
@@ -53,7 +53,10 @@ class Machine:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that knows this state directory: from its arguments or its environment."""
+        """Return every process that names this state directory.
+
+        It searches their arguments and environments.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -63,7 +66,7 @@ class Machine:
         return found
 
     def terminal(self, *arguments: str) -> "Terminal":
-        """Run `manager` on a terminal."""
+        """Run `manager` on a pseudo-terminal."""
         self._terminals.append(Terminal(self, *arguments))
         return self._terminals[-1]
 
@@ -79,16 +82,16 @@ class Machine:
 
 
 class Terminal:
-    """A process that has a terminal as its controlling one."""
+    """A process with a controlling terminal."""
 
     def __init__(self, machine: Machine, *arguments: str) -> None:
         self.process: subprocess.Popen[bytes]
         self._master: int
         self.text = ""
         if sys.platform == "win32":
-            raise RuntimeError("there are no terminals of this kind on Windows")
+            raise RuntimeError("Windows has no pseudo-terminals")
         master, slave = os.openpty()
-        # The shell's part: a session whose terminal this is.
+        # Like a shell, create a session with this terminal.
         takes = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
         argv = [sys.executable, "-c", takes, str(slave), *machine.argv(*arguments)]
         environment = {**machine.environment, "COLUMNS": "200", "LINES": "30"}
@@ -97,12 +100,12 @@ class Terminal:
         self._master = master
 
     def read(self, seconds: float = 0.05) -> str:
-        """Read what is there by now; returns all that was read so far."""
+        """Read available output; return everything read so far."""
         deadline = time.monotonic() + seconds
         while select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
             try:
                 self.text += os.read(self._master, 65_536).decode(errors="replace")
-            except OSError:  # everybody has closed it
+            except OSError:  # every process has closed it
                 break
         return self.text
 
@@ -110,7 +113,7 @@ class Terminal:
         eventually(lambda: text in self.read(), within=within, what=f"{text!r} is shown")
 
     def close(self) -> None:
-        """Close the terminal's window. Idempotent."""
+        """Close the terminal, like its window. Idempotent."""
         if self._master >= 0:
             os.close(self._master)
             self._master = -1

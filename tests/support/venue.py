@@ -1,4 +1,4 @@
-"""A real paper venue for a test: a process of its own on a Unix socket, ended with the test, by pid."""
+"""A real paper venue for a test, in a process on a Unix socket."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Waiting for something to become so, to a deadline; never for a time."""
+"""Waiting for a condition with a deadline, never for a fixed time."""
 
 import threading
 import time
@@ -9,7 +9,10 @@ T = TypeVar("T")
 
 
 def eventually(probe: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
-    """Call `probe` until it answers truthy, and return that; fail with the last answer after `within` seconds."""
+    """Call `probe` until its result is truthy, and return that.
+
+    Fails with the last result after `within` seconds.
+    """
     deadline = time.monotonic() + within
     pause = threading.Event()
     while True:

@@ -1,4 +1,4 @@
-"""Answers of tasks, with Celery's own troubles in our words."""
+"""Task results, and the translation of Celery's errors."""
 
 import time
 from typing import Any
@@ -16,8 +16,8 @@ from manager.fleet import FleetStore
 
 # Celery's redis backend calls it.
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-def test_a_command_that_its_host_calls_expired_is_one_clear_error(redis_server: RedisServer) -> None:
-    """As by an agent whose clock is ahead by years: Celery compares the sender's clock with the host's."""
+def test_a_command_that_its_host_dropped_as_expired_is_one_clear_error(redis_server: RedisServer) -> None:
+    """For example by an agent whose clock is years ahead: Celery compares it with the sender's."""
     app = sender_app("redis+socket://" + redis_server.url.removeprefix("unix://"))
     store = FleetStore(redis_server.url)
     answers = TaskResults(app, store)
@@ -47,5 +47,5 @@ def _raised(answers: TaskResults, app: Any) -> BaseException:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(70, "70 s"), (7_200, "2.0 h"), (7_100, "118.3 min"), (500_000, "5.8 days")]
 )
-def test_a_span_of_time_is_told_in_a_unit_that_fits(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_in_a_fitting_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text

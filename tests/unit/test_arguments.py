@@ -1,4 +1,4 @@
-"""Arguments are checked before anything is wanted: a command that raises has changed nothing."""
+"""Arguments are checked first: a command that raises InvalidPayloadError has changed nothing."""
 
 import math
 from pathlib import Path
@@ -37,7 +37,7 @@ def nothing_was_written(redis_server: RedisServer) -> bool:
 
 
 @pytest.mark.parametrize("timeout", BAD_TIMEOUTS)
-def test_a_stop_whose_timeout_is_wrong_stops_nothing(
+def test_a_stop_with_an_invalid_timeout_stops_nothing(
     service: WorkerManagerService, redis_server: RedisServer, timeout: Any
 ) -> None:
     for call in (
@@ -54,7 +54,7 @@ def test_a_stop_whose_timeout_is_wrong_stops_nothing(
 
 
 @pytest.mark.parametrize("account_id", ["../x", "", "a b", 5, None, "x" * 65, "con"])
-def test_an_id_that_no_account_can_have_is_refused_before_anything_is_wanted(
+def test_an_invalid_account_id_is_refused_before_desired_state_is_written(
     service: WorkerManagerService, redis_server: RedisServer, account_id: Any
 ) -> None:
     for call in (

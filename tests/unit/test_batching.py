@@ -1,4 +1,4 @@
-"""A batch accounts for every account, whatever Redis does meanwhile. Redis is real; the host is this test."""
+"""Batch results contain every account during outages of a real Redis. The test plays the host."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ ACCOUNTS = ["a", "b", "c"]
 
 
 class Host:
-    """What a host agent leaves in Redis: its word, records and answers."""
+    """Writes to Redis what a host agent writes: its report, records and results."""
 
     def __init__(self, redis: RedisServer, pool: CeleryWorkerPool) -> None:
         self.redis, self.pool = redis, pool
@@ -80,7 +80,7 @@ class Host:
         )
 
     def runs(self, account_id: str) -> None:
-        """Record that it was started by what is desired of it now."""
+        """Record that the account was started by its present desired state."""
         desired = self.desired.read(account_id)
         assert desired is not None
         info = self.info(account_id, S.RUNNING, generation=desired.generation)
@@ -104,7 +104,7 @@ def host(redis_server: RedisServer) -> Iterator[Host]:
     found.close()
 
 
-def test_a_redis_that_restarts_while_answers_come_costs_no_account(
+def test_a_restart_of_redis_during_the_wait_loses_no_account(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_sender, "_QUIET_RECHECK_SECONDS", 0.5)
@@ -113,13 +113,13 @@ def test_a_redis_that_restarts_while_answers_come_costs_no_account(
     host.answer(tokens["a"], "a")
     host.redis.restart()
     host.answer(tokens["b"], "b")
-    host.runs("c")  # its answer is lost, and what is recorded tells
+    host.runs("c")  # its result is lost, but the record shows the outcome
     result = batch.result(30)
     assert set(result.done) == set(ACCOUNTS)
     assert (result.ok, result.trouble, result.pending) == (True, "", {})
 
 
-def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
+def test_an_outage_of_redis_leaves_every_account_pending_until_it_is_back(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
@@ -140,7 +140,7 @@ def test_a_redis_that_stays_away_leaves_every_account_pending_and_found_again(
     assert later.pending == {"c": tokens["c"]}
 
 
-def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
+def test_an_outage_of_redis_during_the_sending_leaves_accounts_pending(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
@@ -159,10 +159,8 @@ def test_a_redis_that_goes_away_while_commands_are_sent_leaves_them_pending(
     assert result.trouble
 
 
-def test_commands_that_meet_a_restart_are_sent_after_it_and_once(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sent twice they are the same tasks: ids and generations stay."""
+def test_commands_are_sent_once_after_a_restart_of_redis(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second sending repeats the same tasks: their ids and generations stay."""
     written = host.pool._sender._with_desired
     generations: list[list[int]] = []
 
@@ -183,13 +181,13 @@ def test_commands_that_meet_a_restart_are_sent_after_it_and_once(
     assert generations[0] == generations[1]
 
 
-def test_a_redis_that_is_away_before_anything_was_sent_is_an_error_that_says_so(host: Host) -> None:
+def test_an_outage_of_redis_before_the_sending_is_an_error(host: Host) -> None:
     host.redis.stop()
     with pytest.raises(FleetUnavailableError, match="nothing was sent"):
         host.start_all().result(30)
 
 
-def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
+def test_a_stop_of_all_with_an_unknown_outcome_is_not_a_success(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_sender, "_RETRY_LIMIT_SECONDS", 0.2)
@@ -204,10 +202,10 @@ def test_a_stop_of_all_whose_outcome_is_unknown_is_no_stop(
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
-def test_a_stop_whose_host_took_another_name_is_answered_by_what_is_recorded(
+def test_a_stop_on_a_renamed_host_gets_its_outcome_from_the_record(
     host: Host, monkeypatch: pytest.MonkeyPatch, carried_out: bool
 ) -> None:
-    """Its task lies in the queue of the old name for good; the agent stopped the worker at its start."""
+    """The task stays in the queue of the old name. The agent stopped the worker when it started."""
     monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
     monkeypatch.setattr(sender, "_RECHECK_SECONDS", 0.1)
     host.desired.set_desired(
@@ -248,7 +246,7 @@ STOP = replace(D, state="stopped", why="stop")
         ("start", 7, D, None, None),
         ("start", 7, D, STOPPED, None),
         ("start", 7, STOP, STOPPED, "failed"),  # refused, and withdrawn
-        ("start", 5, D, RUNS, "failed"),  # overruled
+        ("start", 5, D, RUNS, "failed"),  # replaced by a later command
         ("start", None, D, RUNS, None),
         ("start", 7, None, RUNS, None),
         ("stop", 7, STOP, STOPPED, "done"),
@@ -261,7 +259,7 @@ STOP = replace(D, state="stopped", why="stop")
         ("stop", 5, D, RUNS, "failed"),
     ],
 )
-def test_what_is_recorded_tells_what_became_of_a_command(
+def test_records_show_the_outcome_of_a_command(
     what: str, generation: int | None, desired: DesiredState | None, info: WorkerInfo | None, part: str | None
 ) -> None:
     found = recorded_outcome(what, generation, desired, info)

@@ -1,4 +1,4 @@
-"""The settings that keep Celery on Redis from its known traps; docs/decisions/002-celery-settings.md has the reasons."""
+"""Settings that avoid known traps of Celery on Redis; see docs/decisions/002-celery-settings.md."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ def test_trap_an_outage_must_not_hang_a_sender() -> None:
 
 
 class LiveHost:
-    """A fleet with one live host that answers nothing, and an account that runs there."""
+    """A fleet with one live host that never answers, and an account that runs there."""
 
     url = "redis://nowhere"
 
@@ -72,7 +72,7 @@ class LiveHost:
         return [host], [there] if "there" in account_ids else []
 
     def get_worker(self, account_id: str) -> WorkerInfo | None:
-        """No record says what became of a command that nobody answers."""
+        """No record shows the outcome of a command without a result."""
         del account_id
         return None
 
@@ -124,7 +124,7 @@ def test_trap_a_start_expires_and_a_stop_never_does(
             # A host whose clock is hours ahead of the manager's must not find it expired.
             left = datetime.fromisoformat(message["headers"]["expires"]) - datetime.now(UTC)
             assert left > timedelta(hours=12)
-        # An ETA would leave it unacknowledged in the agent for so long.
+        # An ETA would leave it unacknowledged in the agent until then.
         assert message["headers"]["eta"] is None
         assert json.loads(base64.b64decode(message["body"]))[0] == ["there"]
 
@@ -135,5 +135,5 @@ def test_trap_pending_proves_nothing_so_a_caller_has_a_deadline(
     order = StartRequest("elsewhere", True, True, lambda: pytest.fail("the host prepares it"))
     with pytest.raises(CommandTimeoutError, match=r"may still be carried out.*manager info elsewhere"):
         pool.start_worker(order)
-    # Nobody knows the account's host: the shared queue, so that a plain caller's way is the same.
+    # The account's host is unknown: the shared queue, as for a plain Celery client.
     assert _message(redis_server, "celery")["headers"]["task"] == "tasks.start_worker"

@@ -1,4 +1,4 @@
-"""Commands that need no fleet, as a person runs them."""
+"""Commands that need no fleet, as a user runs them."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def write_account(home: Path, text: str = ACCOUNT) -> None:
     (accounts / "account-001.yaml").write_text(text)
 
 
-def test_config_show_answers_the_whole_configuration_without_the_password(home: Path) -> None:
+def test_config_show_prints_everything_except_the_password(home: Path) -> None:
     write_account(home)
     shown = json.loads(manager("config", "show", "account-001", "--json").stdout)
     assert shown["account_id"] == "account-001"
@@ -54,7 +54,7 @@ def test_config_show_answers_the_whole_configuration_without_the_password(home: 
     assert shown["currencies"][0]["strategy"]["timeframe"] == "M5"
 
 
-def test_config_show_tells_the_origin_of_each_value(home: Path) -> None:
+def test_config_show_prints_the_origin_of_each_value(home: Path) -> None:
     write_account(home)
     (home / "config" / "defaults.yaml").write_text("# shared\ntimeout: 5000\n")
     answer = manager("config", "show", "account-001", "--origin")
@@ -67,7 +67,7 @@ def test_config_show_tells_the_origin_of_each_value(home: Path) -> None:
     assert {"key": "timeout", "value": 5000, "origin": "defaults.yaml:2"} in as_json
 
 
-def test_an_invalid_account_is_told_line_by_line_and_by_exit_code(home: Path) -> None:
+def test_validate_names_line_and_column_and_exits_with_1(home: Path) -> None:
     write_account(home, ACCOUNT + "tiemout: 3\n")
     answer = manager("validate", "account-001")
     assert answer.returncode == 1
@@ -77,7 +77,7 @@ def test_an_invalid_account_is_told_line_by_line_and_by_exit_code(home: Path) ->
     assert result["valid"] is False
 
 
-def test_init_writes_once_and_what_it_writes_is_valid(home: Path) -> None:
+def test_init_writes_valid_files_and_never_overwrites(home: Path) -> None:
     first = manager("init")
     assert first.returncode == 0
     assert (home / "config" / "defaults.yaml").exists()
@@ -103,9 +103,7 @@ def followed(home: Path) -> Iterator["subprocess.Popen[str]"]:
     process.communicate()
 
 
-def test_logs_follows_over_a_rotation_and_loses_no_line(
-    home: Path, followed: "subprocess.Popen[str]"
-) -> None:
+def test_logs_follow_loses_no_line_in_a_rotation(home: Path, followed: "subprocess.Popen[str]") -> None:
     assert followed.stdout is not None
     log = home / "state" / "logs" / "accounts" / "account-001.log"
     assert followed.stdout.readline() == "two\n"
@@ -121,7 +119,7 @@ def test_logs_follows_over_a_rotation_and_loses_no_line(
         assert followed.stdout.readline() == f"first {number}\n"
 
 
-def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
+def test_logs_says_that_an_account_never_ran(home: Path) -> None:
     write_account(home)
     answer = manager("logs", "account-001")
     assert answer.returncode == 1
@@ -130,29 +128,29 @@ def test_logs_of_an_account_that_never_ran_says_so(home: Path) -> None:
     assert "did you mean account-001" in unknown.stderr
 
 
-def test_who_waits_is_told_and_no_account_holds_the_next_one_up(
+def test_a_slow_account_prints_a_notice_and_does_not_delay_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(waiting, "_NOTICE_SECONDS", 0.0)
     monkeypatch.setattr(fleet, "_POLL_SECONDS", 0.05)
     both = threading.Barrier(2)
-    goes_on = threading.Event()
+    released = threading.Event()
 
     def one(account_id: str) -> dict[str, str]:
         both.wait(10)
         if account_id == "slow":
-            assert goes_on.wait(10)
+            assert released.wait(10)
         else:
-            threading.Timer(0.3, goes_on.set).start()
+            threading.Timer(0.3, released.set).start()
         return {"account_id": account_id}
 
     assert fleet._each(("slow", "quick"), one, lambda answer: f"{answer['account_id']} done", False) == 0
-    told = capsys.readouterr()
-    assert told.out.splitlines() == ["slow done", "quick done"]
-    assert told.err == "slow: no answer yet; Ctrl-C stops waiting, and the command continues\n"
+    output = capsys.readouterr()
+    assert output.out.splitlines() == ["slow done", "quick done"]
+    assert output.err == "slow: no answer yet; Ctrl-C stops waiting, and the command continues\n"
 
 
-def test_what_others_wrote_steers_no_terminal() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[2J\x07b\n\tc\u202e") == "a\ufffd[2J\ufffdb\n\tc\ufffd"
     assert printable("Zürich 東京") == "Zürich 東京"
     assert (counted(0, "worker"), counted(1, "worker")) == ("0 workers", "1 worker")
@@ -166,23 +164,23 @@ INTERRUPTED = BatchResult(
 )
 
 
-def test_a_batch_that_redis_interrupted_names_every_account_and_fails(
+def test_a_batch_after_an_outage_names_every_account_and_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert say_batch(INTERRUPTED, False, "started") == 1
-    told = capsys.readouterr()
-    assert told.out.splitlines()[0] == "1 started, 2 pending"
-    assert "manager batch batch-1" in told.out
-    assert told.err == "error: outcome unknown for 2 accounts: b, c: Redis at unix:x cannot be used\n"
+    output = capsys.readouterr()
+    assert output.out.splitlines()[0] == "1 started, 2 pending"
+    assert "manager batch batch-1" in output.out
+    assert output.err == "error: outcome unknown for 2 accounts: b, c: Redis at unix:x cannot be used\n"
     assert say_batch(INTERRUPTED, True, "started") == 1
     answer = json.loads(capsys.readouterr().out)
     assert (answer["pending"], answer["batch"]) == (["b", "c"], "batch-1")
     assert answer["trouble"] == "Redis at unix:x cannot be used"
     left = INTERRUPTED.model_copy(update={"trouble": ""})
-    assert say_batch(left, True, "started") == 0, "who did not stay for the answers has lost none"
+    assert say_batch(left, True, "started") == 0, "a caller that does not wait misses no result"
 
 
-def test_the_task_of_a_batch_that_redis_interrupted_answers_for_every_account(
+def test_the_task_of_a_batch_after_an_outage_names_every_account(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Fleet:

@@ -1,4 +1,4 @@
-"""What stands on the screen after a command for many accounts: the summary last, what failed before it."""
+"""Output of commands for many accounts: failures, then the summary as the last line."""
 
 import sys
 
@@ -11,7 +11,7 @@ from manager.states import WorkerLifecycleStatus
 
 
 def as_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make standard output a terminal, with errors on it too."""
+    """Make standard output a terminal that also shows standard error."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", sys.stdout)
 
@@ -26,7 +26,7 @@ def ids(count: int, first: int = 1) -> list[str]:
     return [f"account-{number:03}" for number in range(first, first + count)]
 
 
-def test_of_two_hundred_the_last_lines_say_what_matters(
+def test_failures_and_summary_are_the_last_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     as_terminal(monkeypatch)
@@ -46,24 +46,25 @@ def test_of_two_hundred_the_last_lines_say_what_matters(
     ]
 
 
-def test_without_a_terminal_every_account_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_every_account_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     result = BatchResult(skipped={one: f"{one}: disabled in its file" for one in ids(48)})
     say_batch(result, False, "started")
     assert len(capsys.readouterr().out.splitlines()) == 49
 
 
-def test_a_stop_of_many_names_those_that_were_killed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_all_names_killed_workers(capsys: pytest.CaptureFixture[str]) -> None:
     stopped = WorkerLifecycleStatus.STOPPED
     result = BatchResult(done={"a": worker("a", stopped, forced=True), "b": worker("b", stopped)})
     assert say_batch(result, False, "stopped") == 0
-    told = capsys.readouterr()
-    assert told.out == "2 stopped\n"
-    assert told.err == (
-        "warning: a stopped by force: it hung. Orders and positions may still be open: check them at the broker\n"
+    output = capsys.readouterr()
+    assert output.out == "2 stopped\n"
+    assert output.err == (
+        "warning: a stopped by force: it hung. Orders and positions may still be open: check them at the "
+        "broker\n"
     )
 
 
-def test_a_check_of_many_shows_those_with_remarks_and_errors_last(
+def test_validate_shows_accounts_with_findings_last(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     as_terminal(monkeypatch)

@@ -1,4 +1,4 @@
-"""The command line's small things: other names, suggestions, version, completion, manual page, settings."""
+"""Suggestions, version, completion, manual page and settings of the command line."""
 
 import json
 import os
@@ -28,16 +28,16 @@ def manager(*arguments: str, stdout: Any = subprocess.PIPE) -> "subprocess.Compl
 
 
 @pytest.mark.parametrize("typed", ["sto", "strat", "restrat", "stauts", "drian", "mvoe"])
-def test_no_suggestion_changes_something(typed: str) -> None:
-    told = manager(typed)
-    assert told.returncode == 2
-    hint = told.stderr.partition("did you mean")[2].partition("?")[0]
+def test_suggestions_change_nothing(typed: str) -> None:
+    done = manager(typed)
+    assert done.returncode == 2
+    hint = done.stderr.partition("did you mean")[2].partition("?")[0]
     assert not {"stop", "start", "restart", "start-all", "stop-all", "drain", "move"} & set(hint.split())
     if typed == "stauts":
         assert "status" in hint
 
 
-def test_version_names_what_it_is_built_on() -> None:
+def test_version_names_the_packages() -> None:
     found = json.loads(manager("version", "--json").stdout)
     assert {"manager", "python", "celery", "redis-py", "redis-server"} <= set(found)
     assert found["redis-server"] == "not reachable"
@@ -57,11 +57,11 @@ def test_the_manual_page_has_every_command() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_output_that_cannot_be_written_is_one_line() -> None:
+def test_an_output_error_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
-        told = manager("man", stdout=full)
-    assert told.returncode == 1
-    assert len(told.stderr.splitlines()) == 1
+        done = manager("man", stdout=full)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_empty_settings_are_unset_and_levels_take_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +75,10 @@ def test_empty_settings_are_unset_and_levels_take_any_case(monkeypatch: pytest.M
 
 
 def test_a_missing_home_directory_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(*_: object, **__: object) -> Path:
+    def fail(*_: object, **__: object) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("manager.settings.platformdirs.user_config_path", nobody)
+    monkeypatch.setattr("manager.settings.platformdirs.user_config_path", fail)
     with pytest.raises(SettingsError, match="MANAGER_CONFIG_DIR"):
         load_settings()
 

@@ -1,4 +1,4 @@
-"""`manager import`, as a person runs it: what it writes, what it says, and that `validate` takes it."""
+"""`manager import` as a user runs it: its files, its output, and that the files are valid."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def supervisord(home: Path, text: str = GOOD) -> str:
     return str(path)
 
 
-def test_what_is_imported_is_valid_and_its_secrets_are_private(home: Path) -> None:
+def test_imported_files_are_valid_and_secrets_are_private(home: Path) -> None:
     answer = manager("import", supervisord(home), "--group", "old")
     assert answer.returncode == 0, answer.stderr
     assert "wrote accounts/bot.yaml" in answer.stdout
@@ -60,7 +60,7 @@ def test_what_is_imported_is_valid_and_its_secrets_are_private(home: Path) -> No
     assert (checked.returncode, "2 valid, 0 invalid" in checked.stdout) == (0, True), checked.stdout
 
 
-def test_an_existing_file_is_overwritten_only_by_force(home: Path) -> None:
+def test_only_force_overwrites_existing_files(home: Path) -> None:
     accounts = home / "config" / "accounts"
     accounts.mkdir(parents=True)
     (accounts / "bot.yaml").write_text("mine\n")
@@ -74,7 +74,7 @@ def test_an_existing_file_is_overwritten_only_by_force(home: Path) -> None:
     assert "gateway: command" in (accounts / "bot.yaml").read_text()
 
 
-def test_a_dry_run_shows_the_files_and_writes_none(home: Path) -> None:
+def test_a_dry_run_prints_the_files_and_writes_none(home: Path) -> None:
     answer = manager("import", supervisord(home), "--dry-run")
     assert answer.returncode == 0
     assert "--- accounts/bot.yaml\n# Imported from supervisord.conf, [program:bot]." in answer.stdout
@@ -83,7 +83,7 @@ def test_a_dry_run_shows_the_files_and_writes_none(home: Path) -> None:
     assert not (home / "config").exists()
 
 
-def test_a_program_that_is_not_here_is_imported_disabled_with_what_to_do(home: Path) -> None:
+def test_an_account_with_a_missing_program_is_disabled(home: Path) -> None:
     source = supervisord(home, "[program:bot]\ncommand=/nowhere/bot\ndirectory=/nowhere\n")
     found = json.loads(manager("import", source, "--json").stdout)
     (account,) = found["accounts"]
@@ -95,9 +95,9 @@ def test_a_program_that_is_not_here_is_imported_disabled_with_what_to_do(home: P
 
 
 @pytest.mark.parametrize("name", ["supervisord.conf", "ecosystem.config.json", "docker-compose.yml"])
-def test_every_account_that_is_enabled_after_an_import_is_valid(home: Path, name: str) -> None:
+def test_every_enabled_account_is_valid(home: Path, name: str) -> None:
     answer = manager("import", str(FIXTURES / name), "--json")
-    assert answer.returncode == 1  # each of these files has something that cannot be translated
+    assert answer.returncode == 1  # each of these files has a setting that cannot be translated
     found = json.loads(answer.stdout)
     assert found["not_translated"]
     assert all(note["text"] for note in found["not_translated"])
@@ -110,7 +110,7 @@ def test_every_account_that_is_enabled_after_an_import_is_valid(home: Path, name
         assert not any("unknown key" in text for text in result["errors"])
 
 
-def test_the_home_of_a_user_that_is_not_here_is_a_missing_directory(home: Path) -> None:
+def test_the_home_of_an_unknown_user_is_a_missing_directory(home: Path) -> None:
     source = supervisord(home, "[program:bot]\ncommand=sleep 600\ndirectory=~no-such-user/bots\n")
     (account,) = json.loads(manager("import", source, "--json").stdout)["accounts"]
     assert "no-such-user/bots is not a directory" in account["to_do"][0]

@@ -1,4 +1,4 @@
-"""`manager --help`: every command in one section, its summary whole on a narrow terminal."""
+"""`manager --help`: every command is in one section, and no summary is cut."""
 
 import click
 import pytest
@@ -30,8 +30,8 @@ def _options(command: click.Command, path: str) -> list[tuple[str, click.Option]
     return found
 
 
-def test_every_option_with_a_value_says_its_default() -> None:
-    """Shown by click, or in the help text where the default depends on something."""
+def test_every_option_with_a_value_shows_its_default() -> None:
+    """Click shows constant defaults; the help text contains the others."""
     silent = [
         f"{path} {option.opts[-1]}"
         for path, option in _options(cli, "manager")

@@ -1,4 +1,4 @@
-"""A misspelt command is never answered with one that changes something."""
+"""Suggestions for misspelt commands never change anything."""
 
 import string
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from manager.cli.main import cli
 from manager.cli.suggestions import READ_ONLY
 
-#: Every command that is not only for looking, by its path.
+#: The path of every command that changes something.
 CHANGING = {
     *(
         "up",
@@ -29,6 +29,7 @@ CHANGING = {
     *("start-all", "stop-all", "drain", "resume-host", "forget-host", "forget"),
     *("config push", "config rollback", "secure", "secure init", "secure add-host"),
     *("service", "service install", "service uninstall"),
+    *("token", "token create", "token revoke"),
 }
 LETTERS = string.ascii_lowercase + "-"
 
@@ -42,7 +43,7 @@ def groups() -> Iterator[tuple[str, click.Group, click.Context]]:
 
 
 def near(word: str) -> set[str]:
-    """Return every word that is one edit away, or two neighbours swapped."""
+    """Return every word with one edit or one swap of adjacent letters."""
     cuts = [(word[:index], word[index:]) for index in range(len(word) + 1)]
     return {
         *(a + b[1:] for a, b in cuts if b),
@@ -52,7 +53,7 @@ def near(word: str) -> set[str]:
     }
 
 
-def test_every_command_is_known_to_change_something_or_not_to() -> None:
+def test_every_command_is_classified() -> None:
     every = {f"{path} {name}".strip() for path, group, _ in groups() for name in group.commands}
     harmless = {f"{path} {name}".strip() for path, names in READ_ONLY.items() for name in names}
     assert CHANGING | harmless == every
@@ -60,12 +61,12 @@ def test_every_command_is_known_to_change_something_or_not_to() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path, _, _ in groups()])
-def test_no_word_near_any_command_gets_a_changing_one(path: str) -> None:
+def test_no_misspelling_suggests_a_changing_command(path: str) -> None:
     group, context = next((group, context) for name, group, context in groups() if name == path)
     changing = {name for name in group.commands if f"{path} {name}".strip() in CHANGING}
     offered: set[str] = set()
     for command in group.commands:
-        # A few of each kind of mistake; all of them would be thousands.
+        # A few of each kind of mistake, because all of them would be thousands.
         for typed in sorted(near(command) - set(group.commands))[::7]:
             if typed.startswith("-"):
                 continue
@@ -76,4 +77,4 @@ def test_no_word_near_any_command_gets_a_changing_one(path: str) -> None:
             assert f"`{context.command_path} --help` lists all" in raised.value.message
     assert not offered & changing
     if READ_ONLY[path]:
-        assert offered, "and those that only look are offered"
+        assert offered, "read-only commands are suggested"

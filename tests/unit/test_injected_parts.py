@@ -31,7 +31,7 @@ from manager.system.state_dir import StatePaths
 
 
 class TwoMethods:
-    """A configuration service with what the contract names, and nothing else."""
+    """A configuration service with only the methods of the protocol."""
 
     def __init__(self, *configs: AccountConfig) -> None:
         self._configs = {one.account_id: one for one in configs}
@@ -49,7 +49,7 @@ class TwoMethods:
 
 
 class OneMethod:
-    """A validator with what the contract names, and nothing else."""
+    """A validator with only the methods of the protocol."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = set(refused)
@@ -65,7 +65,7 @@ class OneMethod:
 
 
 class Refusing(AccountConfigurationValidator):
-    """A subclass that adds a rule, as people write one."""
+    """A typical subclass that adds a rule."""
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         result = super().validate(config)
@@ -73,7 +73,7 @@ class Refusing(AccountConfigurationValidator):
 
 
 class MemoryPool:
-    """Carries orders out in memory."""
+    """A pool that carries out commands in memory."""
 
     def __init__(self) -> None:
         self.workers: dict[str, WorkerInfo] = {}
@@ -170,7 +170,7 @@ def test_one_account(service: WorkerManagerService, validator: OneMethod) -> Non
     asked = len(validator.asked)
     assert service.start_worker_from_config("bad", validate=False).status == "running"
     assert service.start_worker_from_config("bad", apply_defaults=False, validate=False).status == "running"
-    assert len(validator.asked) == asked, "it is not asked where nothing is to be checked"
+    assert len(validator.asked) == asked, "a start without validation does not call it"
     with pytest.raises(InvalidConfigError, match="the desk says no"):
         service.restart_worker("bad")
     assert service.restart_worker("gold").status == "running"
@@ -195,7 +195,7 @@ def test_validation(service: WorkerManagerService) -> None:
         "broken": False,
     }
     desk = service.validate_all_configs(Selection.of("desk", None))
-    assert set(desk) == {"gold", "broken"}, "nobody can say whether one that cannot be read is of it"
+    assert set(desk) == {"gold", "broken"}, "an unreadable file may belong to the group"
     assert {key: one.valid for key, (_, one) in service.validate_on_hosts().items()}["bad"] is False
     assert service.validate_on_hosts(["gold"])["gold"][1].valid
 
@@ -215,7 +215,9 @@ def test_many_accounts(service: WorkerManagerService) -> None:
     assert service.stop_all_workers() == 0
 
 
-def test_a_validator_that_fails_has_not_said_yes(service: WorkerManagerService, validator: OneMethod) -> None:
+def test_a_validator_that_raises_refuses_the_account(
+    service: WorkerManagerService, validator: OneMethod
+) -> None:
     def fails(config: AccountConfig) -> ValidationResult:
         raise TypeError("a fault of its own")
 
@@ -241,7 +243,7 @@ def test_the_managers_own_rules_hold_without_a_directory() -> None:
 
 
 @pytest.mark.parametrize("own", [Refusing, lambda service: OneMethod("a")])
-def test_over_a_directory_the_injected_validator_has_the_word(
+def test_over_a_directory_the_injected_validator_decides(
     tmp_path: Path, own: Callable[[ConfigurationService], Any]
 ) -> None:
     directory = Directory(tmp_path)
@@ -254,10 +256,10 @@ def test_over_a_directory_the_injected_validator_has_the_word(
     assert "the desk says no" in service.validate_config("a").errors
     results = service.validate_all_configs()
     assert not results["a"].valid
-    assert "accounts/b.yaml:" in results["b"].errors[0], "what is wrong with a file has its position"
+    assert "accounts/b.yaml:" in results["b"].errors[0], "an error of a file has its position"
 
 
-def test_a_service_that_reads_in_its_own_way_is_read_in_that_way(tmp_path: Path) -> None:
+def test_a_service_that_overrides_reading_is_read_through_the_override(tmp_path: Path) -> None:
     class FromElsewhere(ConfigurationService):
         def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
             found = super().load_account_config(account_id, apply_defaults)
@@ -269,7 +271,7 @@ def test_a_service_that_reads_in_its_own_way_is_read_in_that_way(tmp_path: Path)
     assert set(service.start_all_enabled_workers(group="elsewhere")) == {"a"}
 
 
-def test_the_local_pool_asks_the_injected_validator(short_dir: Path) -> None:
+def test_the_local_pool_uses_the_injected_validator(short_dir: Path) -> None:
     paths = StatePaths(short_dir / "state")
     paths.create()
     directory = Directory(short_dir / "config")
@@ -288,7 +290,7 @@ def test_the_local_pool_asks_the_injected_validator(short_dir: Path) -> None:
 
 
 class Sent:
-    """A service over the pool that sends, and what it left in Redis."""
+    """A service over the Celery pool, and its writes to Redis."""
 
     def __init__(self, redis: RedisServer) -> None:
         self.redis = redis
@@ -315,30 +317,30 @@ def sent(redis_server: RedisServer) -> Iterator[Sent]:
     found.desired.close()
 
 
-def test_the_callers_verdict_is_checked_before_anything_is_sent(sent: Sent) -> None:
+def test_the_callers_validator_runs_before_anything_is_sent(sent: Sent) -> None:
     for command in (sent.service.start_worker_from_config, sent.service.restart_worker):
         with pytest.raises(InvalidConfigError, match="the desk says no"):
             command("bad")
     with pytest.raises(AccountNotFoundError):
         sent.service.start_worker_from_config("nobody")
     assert sent.tasks() == 0
-    assert sent.desired.read("bad") is None, "nor is it desired"
+    assert sent.desired.read("bad") is None, "its desired state is not written either"
 
 
-def test_a_batch_sends_those_that_the_caller_lets_pass(sent: Sent) -> None:
-    told: list[tuple[str, str]] = []
-    result = sent.service.start_all(progress=lambda *one: told.append(one), wait=False)
+def test_a_batch_sends_the_accounts_that_the_callers_validator_accepts(sent: Sent) -> None:
+    reported: list[tuple[str, str]] = []
+    result = sent.service.start_all(progress=lambda *one: reported.append(one), wait=False)
     assert set(result.pending) == {"gold"}
     assert set(result.failed) == {"bad", "broken"}
     assert "the desk says no" in result.failed["bad"]
-    assert ("bad", "failed") in told
+    assert ("bad", "failed") in reported
     assert sent.tasks() == 1
     assert sent.desired.desired_accounts() == ["gold"]
     _, later = sent.pool.batch_result(result.batch_id)
     assert "the desk says no" in later.failed["bad"]
 
 
-def test_without_a_validator_of_ones_own_the_files_are_the_hosts_to_read(redis_server: RedisServer) -> None:
+def test_without_an_own_validator_only_the_host_reads_the_files(redis_server: RedisServer) -> None:
     pool = celery_worker_pool(Settings(redis_url=redis_server.url, command_timeout_seconds=1))
     service = WorkerManagerService(TwoMethods(), pool)
     with pytest.raises(HostUnavailableError):

@@ -11,7 +11,7 @@ import celery
 import pytest
 
 from manager import wire
-from tasks.messages import NONSENSE, check_parts, checked_message, sent_by
+from tasks.messages import MALFORMED_ERRORS, check_parts, checked_message, sender_of
 
 
 def raw(**headers: Any) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def test_a_message_keeps_its_headers_and_loses_its_delivery_tag() -> None:
 def test_a_refusal_says_what_is_refused_and_whose_message_it_is(message: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         checked_message(message)
-    assert sent_by(message).task_id == "an-id"
-    assert sent_by(message).task in {wire.STOP_WORKER, *wire_starts()}
+    assert sender_of(message).task_id == "an-id"
+    assert sender_of(message).task in {wire.STOP_WORKER, *wire_starts()}
 
 
 def wire_starts() -> set[str]:
@@ -82,14 +82,14 @@ def wire_starts() -> set[str]:
     ],
 )
 def test_what_has_no_readable_id_is_refused_without_one(message: Any) -> None:
-    assert sent_by(message).task_id == ""
+    assert sender_of(message).task_id == ""
 
 
 def test_an_id_that_could_not_be_part_of_a_key_or_a_log_line_is_not_used() -> None:
-    assert sent_by(raw(id="x" * 256) | {"properties": {}}).task_id == ""
-    assert sent_by(raw(id="a\x1b[2J") | {"properties": {}}).task_id == ""
-    assert "\x1b" not in sent_by(raw(task="a\x1b[2J", origin="\x1b[2J")).origin
-    assert not sent_by(raw(ignore_result=True)).wants_result
+    assert sender_of(raw(id="x" * 256) | {"properties": {}}).task_id == ""
+    assert sender_of(raw(id="a\x1b[2J") | {"properties": {}}).task_id == ""
+    assert "\x1b" not in sender_of(raw(task="a\x1b[2J", origin="\x1b[2J")).origin
+    assert not sender_of(raw(ignore_result=True)).expects_result
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_an_id_that_could_not_be_part_of_a_key_or_a_log_line_is_not_used() -> No
     ],
 )
 def test_malformed_callbacks_are_refused(embedded: Any) -> None:
-    with pytest.raises(NONSENSE):
+    with pytest.raises(MALFORMED_ERRORS):
         check_parts([[], {}, embedded])
 
 

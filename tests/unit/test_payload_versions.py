@@ -1,6 +1,7 @@
-"""Hosts are upgraded one at a time: what version 0.1 wrote is read, and what a newer one adds does not disturb.
+"""Payloads of other versions, because hosts are upgraded one at a time.
 
-The files below tests/fixtures/payloads/0.1 were written by that version, running.
+Payloads of version 0.1 are read, and fields of newer versions are ignored. A running version 0.1 wrote the
+files below tests/fixtures/payloads/0.1.
 """
 
 import json
@@ -52,7 +53,7 @@ def test_a_worker_that_the_older_version_started_is_found_by_its_record() -> Non
 
 
 @pytest.mark.parametrize("more", [{}, {"colour": "red"}])
-def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
+def test_a_fleet_of_the_older_version_is_read_from_redis(
     redis_server: RedisServer, more: dict[str, Any]
 ) -> None:
     with redis_server.client() as client:
@@ -77,7 +78,7 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
     assert wanted.placement_needs == Needs(account_id="account-001")
     assert LeaseStore(redis_server.url).holders()[0].worker_id == info.worker_id
     assert store.events()[0].account_id == "account-001"
-    # A command of this version, and what an older agent makes of the record: it reads by name, and all names are there.
+    # A command of this version: an older agent reads the record by name, so all of its names must be there.
     change = DesiredStateRequest(account_id="account-001", state="stopped", token="t", by="me", why="stop")
     assert desired.set_desired(change)[1].generation > wanted.generation
     with redis_server.client() as client:
@@ -86,7 +87,7 @@ def test_a_fleet_that_the_older_version_left_in_redis_is_read_whole(
         assert set(old("desired")) <= set(json.loads(raw))
 
 
-def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() -> None:
+def test_an_answer_has_a_version_and_the_error_of_an_unreadable_one_names_both() -> None:
     info = WorkerInfo(worker_id="w", account_id="a", status=WorkerLifecycleStatus.RUNNING)
     assert info.to_wire() == {**info.to_dict(), "version": manager.__version__}
     assert WorkerInfo.from_dict(info.to_wire()) == info
@@ -97,15 +98,15 @@ def test_an_answer_carries_its_version_and_one_that_cannot_be_read_names_both() 
         "text",
     )
     for wrong in nonsense:
-        with pytest.raises(InvalidPayloadError) as told:
+        with pytest.raises(InvalidPayloadError) as raised:
             WorkerInfo.from_dict(wrong)
         if isinstance(wrong, dict):
             assert f"of version 0.9.0 that version {manager.__version__} cannot read: status" in str(
-                told.value
+                raised.value
             )
 
 
-def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
+def test_a_host_of_an_incompatible_version_gets_no_start() -> None:
     ours = HostFacts(name="ours")
     theirs = HostState("theirs", True, 0.1, {"version": "0.9.0"}).facts
     silent = HostState("silent", False, None, {}).facts
@@ -123,8 +124,8 @@ def test_a_host_of_a_version_too_far_away_gets_no_start_and_says_so() -> None:
     assert refuse_incompatible_hosts([command], {}, [silent]) == ([command], {})
 
 
-def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_written_down() -> None:
-    """A host of 0.2 would keep trading while everybody believes that the account is paused."""
+def test_a_command_that_a_host_does_not_know_is_neither_sent_nor_written() -> None:
+    """A host of 0.2 would continue to trade although the account is shown as paused."""
     old = HostState("old", True, 0.1, {"version": "0.2.0"})
     new = HostState("new", True, 0.1, {"version": "0.3.0", "commands": ["start", "pause"]})
     lost = HostState("lost", False, 60.0, {"version": "0.2.0"})
@@ -132,7 +133,7 @@ def test_a_host_of_a_version_without_a_command_is_not_asked_and_nothing_is_writt
     commands = [Command(PAUSE, account_id) for account_id in ("a", "b", "c", "d")]
     ready, refused = refuse_unknown_commands(commands, places, [old, new, lost])
     assert [one.account_id for one in ready] == ["b", "d"]
-    assert set(refused) == {"a", "c"}, "a silent host of 0.2 would forget it when it is back"
+    assert set(refused) == {"a", "c"}, "a silent host of 0.2 would ignore it when it is back"
     assert "host old runs version 0.2.0, which does not know pause" in str(refused["a"])
 
 

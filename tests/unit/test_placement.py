@@ -1,4 +1,4 @@
-"""Placement: never over capacity, never against a rule, stable when nothing changed, and every refusal explained."""
+"""Placement: respects capacity and rules, is stable, and explains every refusal."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,7 +51,7 @@ needs_ = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(hosts_, needs_, st.data())
-def test_no_rule_is_ever_broken_and_nothing_moves_without_a_reason(
+def test_no_rule_is_broken_and_no_account_moves_without_a_reason(
     hosts: list[HostFacts], accounts: list[Needs], data: st.DataObject
 ) -> None:
     view = FleetView(hosts)
@@ -67,7 +67,7 @@ def test_no_rule_is_ever_broken_and_nothing_moves_without_a_reason(
         if last in view.hosts and last not in placement.refused and one.pin is None:
             assert placement.host == last
         view.add(one, placement.host)
-        # Where it is, it stays.
+        # The account stays on its host.
         assert view.place(one, placement.host).host == placement.host
     placed = {one.account_id: (view.host_of(one.account_id), one) for one in accounts}
     for facts in hosts:
@@ -91,7 +91,7 @@ def test_no_rule_is_ever_broken_and_nothing_moves_without_a_reason(
 
 @settings(max_examples=100, deadline=None)
 @given(hosts_, needs_)
-def test_what_is_taken_out_leaves_no_trace(hosts: list[HostFacts], accounts: list[Needs]) -> None:
+def test_a_removed_account_leaves_no_trace(hosts: list[HostFacts], accounts: list[Needs]) -> None:
     view = FleetView(hosts)
     extra = needs("extra", server="mt5:Broker-A", avoid=frozenset({SERVER, EGRESS_IP}), memory_mb=30)
     before = [view.place(one) for one in accounts]
@@ -101,7 +101,7 @@ def test_what_is_taken_out_leaves_no_trace(hosts: list[HostFacts], accounts: lis
     assert [view.place(one) for one in accounts] == before
 
 
-def test_many_are_spread_evenly_and_by_size() -> None:
+def test_accounts_are_spread_by_the_size_of_hosts() -> None:
     view = FleetView([host("small", capacity=10), host("large", capacity=30)])
     for number in range(20):
         one = needs(f"a{number}")
@@ -134,25 +134,27 @@ def test_every_refusal_names_its_rule() -> None:
         "full": "it is full: 1 of 1 workers",
         "small": "its memory is reserved: 0 of 90 MB, 95 more needed",
         "busy": "10 MB of memory are free, 95 needed",
-        "shared": "another account of server mt5:B is behind its address 203.0.113.9 (avoid_sharing: egress_ip)",
+        "shared": (
+            "another account of server mt5:B is behind its address 203.0.113.9 (avoid_sharing: egress_ip)"
+        ),
     }
 
 
-def test_an_account_that_avoids_keeps_others_away_as_well() -> None:
+def test_avoid_sharing_also_refuses_later_accounts() -> None:
     view = FleetView([host("one")])
     view.add(needs("shy", server="mt5:B", avoid=frozenset({SERVER})), "one")
     assert "avoid_sharing" in str(view.refusal(needs("other", server="mt5:B"), "one"))
     assert view.refusal(needs("other", server="mt5:C"), "one") is None
 
 
-def test_a_pin_to_a_host_that_never_reported_says_so() -> None:
+def test_a_pin_to_an_unknown_host_is_explained() -> None:
     placement = FleetView([host("one")]).place(needs("a", pin="two"))
     assert placement.host is None
     assert placement.refused["two"] == "it never reported"
     assert placement.explain() == "a: no host fits (two: it never reported)"
 
 
-def test_what_others_know_of_an_account_is_read_back_whatever_was_written() -> None:
+def test_recorded_needs_are_parsed_even_if_malformed() -> None:
     one = needs("a", server="mt5:B", memory_mb=300, avoid=frozenset({EGRESS_IP}))
     assert Needs.from_record("a", one.to_record()) == one
     wrong: list[object] = [None, [], "x", {"memory_mb": "many", "avoid": 3, "server": 5}, {"memory_mb": -1}]

@@ -1,4 +1,4 @@
-"""Account files that travel through Redis: whole or not at all, never with a password, and only account files."""
+"""Pushed account files: used as a whole, without passwords, and nothing but account files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def store(redis_server: RedisServer) -> Iterator[ConfigStore]:
 
 
 def reader(directory: Path, store: ConfigStore) -> FleetConfigurationService:
-    """Return what a host reads now; a new one, since one looks once a second."""
+    """Return a new reader of pushed files: an existing one checks Redis only once a second."""
     paths = StatePaths(directory / "state")
     paths.create()
     return FleetConfigurationService(directory / "config", paths, store)
@@ -49,14 +49,14 @@ def test_versions_are_pushed_read_and_rolled_back(short_dir: Path, store: Config
         store.read(9)
 
 
-def test_of_two_who_push_at_once_the_second_is_told(store: ConfigStore) -> None:
+def test_the_second_of_two_concurrent_pushes_is_refused(store: ConfigStore) -> None:
     store.push(FILES, replaces=0, by="one", message="")
     with pytest.raises(ConfigChangedError, match="version 1"):
         store.push({}, replaces=0, by="two", message="")
     assert store.read(1).by == "one"
 
 
-def test_without_redis_the_last_version_goes_on_to_count(
+def test_without_redis_the_last_version_stays_in_use(
     short_dir: Path, store: ConfigStore, redis_server: RedisServer
 ) -> None:
     store.push(FILES, replaces=0, by="me", message="")
@@ -96,7 +96,7 @@ def test_only_account_files_are_written(short_dir: Path, store: ConfigStore) -> 
     assert modes == {0}
 
 
-def test_credentials_are_looked_up_on_the_host_not_beside_the_pushed_files(
+def test_credentials_are_read_on_the_host_and_not_beside_pushed_files(
     short_dir: Path, store: ConfigStore
 ) -> None:
     text = GOOD.replace("env:SOME_PASSWORD", "file:secrets/p")
@@ -115,11 +115,11 @@ def test_a_password_in_a_file_is_never_pushed(tmp_path: Path) -> None:
     directory.write("a", GOOD.replace("env:SOME_PASSWORD", "hunter2"))
     directory.write("b", "password: hunter2\n  nonsense: [")
     for allow in (False, True):
-        with pytest.raises(InvalidConfigError) as told:
+        with pytest.raises(InvalidConfigError) as raised:
             collect(directory.service, allow_invalid=allow)
-        assert "accounts/a.yaml contains its password" in str(told.value)
-        assert "accounts/b.yaml cannot be read" in str(told.value)
-        assert "hunter2" not in str(told.value)
+        assert "accounts/a.yaml contains its password" in str(raised.value)
+        assert "accounts/b.yaml cannot be read" in str(raised.value)
+        assert "hunter2" not in str(raised.value)
 
 
 CLEAR = """\
@@ -134,11 +134,11 @@ options:
 SECRETS = ("my-argument", "my-api-key", "my-db-password", "my-old-one", "my-default")
 
 
-def test_what_looks_like_a_secret_is_pushed_only_when_that_is_said(tmp_path: Path) -> None:
+def test_literal_secrets_are_pushed_only_with_an_option(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     directory.write("a", CLEAR)
     directory.defaults("environment:\n  SMTP_PASSWORD: my-default\n")
-    with pytest.raises(InvalidConfigError) as told:
+    with pytest.raises(InvalidConfigError) as raised:
         collect(directory.service)
     for where in (
         "defaults.yaml:2:18: environment.SMTP_PASSWORD looks like a secret",
@@ -148,15 +148,15 @@ def test_what_looks_like_a_secret_is_pushed_only_when_that_is_said(tmp_path: Pat
         "accounts/a.yaml:7:1: a comment looks like a secret",
         "--allow-literals REASON",
     ):
-        assert where in str(told.value)
-    assert "LOG_LEVEL" not in str(told.value)
+        assert where in str(raised.value)
+    assert "LOG_LEVEL" not in str(raised.value)
     files = collect(directory.service, allow_literals=True)
     assert files["accounts/a.yaml"] == CLEAR
     assert len(literal_secrets(files)) == 5
     shown = "\n".join(difference({}, files)) + "\n".join(difference(files, {}))
-    assert not any(secret in str(told.value) + shown for secret in SECRETS)
+    assert not any(secret in str(raised.value) + shown for secret in SECRETS)
     assert "LOG_LEVEL: info" in shown
-    # References are what should be there, and are shown.
+    # References are not secrets and are shown.
     directory.write("a", CLEAR.replace("my-api-key", '"file:secrets/key"'))
     after = collect(directory.service, allow_literals=True)
     changes = difference(files, after)
@@ -173,7 +173,7 @@ def test_a_difference_shows_no_secret_of_a_file_that_cannot_be_parsed(tmp_path: 
     assert "abcdefghijkl" not in str(difference({}, {"accounts/a.yaml": multi}))
 
 
-def test_what_cannot_be_started_is_pushed_only_when_that_is_said(tmp_path: Path) -> None:
+def test_invalid_accounts_are_pushed_only_with_an_option(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     directory.write("a", GOOD + "colour: red\n")
     with pytest.raises(InvalidConfigError, match="colour"):
@@ -185,14 +185,14 @@ def test_what_cannot_be_started_is_pushed_only_when_that_is_said(tmp_path: Path)
     assert ConfigurationService(tmp_path).list_accounts() == ["a"]
 
 
-def test_what_is_invalid_on_every_host_is_not_pushed_and_what_only_a_host_can_say_is(tmp_path: Path) -> None:
+def test_only_errors_of_every_host_refuse_a_push(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     directory.write("a", GOOD + "memory_mb: -2\ndefault_risk: {max_positions: -1}\n")
     directory.write("b", GOOD)  # with the login of `a`
-    with pytest.raises(InvalidConfigError) as told:
+    with pytest.raises(InvalidConfigError) as raised:
         collect(directory.service)
     for what in ("memory_mb: -2", "max_positions: -1", "is also the login of accounts/a.yaml"):
-        assert what in str(told.value)
+        assert what in str(raised.value)
     program = (
         "gateway: command\ncommand: [only-there]\ndirectory: /only/there\nready: {line: x}\n"
         "currencies: [{symbol: EURUSD}]\n"
@@ -201,11 +201,11 @@ def test_what_is_invalid_on_every_host_is_not_pushed_and_what_only_a_host_can_sa
     assert sorted(collect(directory.service)) == ["accounts/a.yaml", "accounts/b.yaml"]
 
 
-def test_an_account_that_is_not_among_what_was_pushed_is_told_so(short_dir: Path, store: ConfigStore) -> None:
+def test_an_account_that_was_not_pushed_is_an_error(short_dir: Path, store: ConfigStore) -> None:
     with pytest.raises(AccountNotFoundError, match="none were pushed yet"):
         reader(short_dir, store).account_path("b")
     store.push(FILES, replaces=0, by="me", message="")
-    with pytest.raises(AccountNotFoundError) as told:
+    with pytest.raises(AccountNotFoundError) as raised:
         reader(short_dir, store).account_path("b")
-    assert "no account b in version 1 of the pushed files" in str(told.value)
-    assert str(short_dir) not in str(told.value)
+    assert "no account b in version 1 of the pushed files" in str(raised.value)
+    assert str(short_dir) not in str(raised.value)

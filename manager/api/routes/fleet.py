@@ -1,6 +1,7 @@
 """The fleet as it is: summary, accounts, workers, hosts, and where an account would run."""
 
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -34,7 +35,8 @@ from manager.api.rendering import (
     worker_json,
 )
 from manager.models import WorkerInfo
-from manager.telemetry.fleet_reader import AccountState, FleetState
+from manager.telemetry.attention import host_attention
+from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 router = APIRouter(tags=["fleet"])
 
@@ -56,7 +58,8 @@ async def fleet(request: Request, parts: Parts, principal: Reader) -> Response:
         "health": Counter(one.health for one in chosen),
         "want": Counter(one.want for one in chosen),
         "currencies": _currencies(chosen),
-        "hosts": Counter(host.state for host in state.hosts),
+        "hosts": Counter(host.state for host in state.hosts.values()),
+        "attention": Counter(_severities(state, chosen)),
     }
     return live_answer(request, state, to_json(summary))
 
@@ -72,7 +75,7 @@ async def accounts(
         return same
     found = accounts_page(state, query, lambda one: one.within(principal.readable))
     rest = {"next": found.next, "total": found.total, **moment_of(state)}
-    response = live_answer(request, state, page_json(map(account_json, found.items), rest))
+    response = live_answer(request, state, page_json((account_json(state, one) for one in found.items), rest))
     response.headers.update(next_link(request, found.next))
     return response
 
@@ -99,7 +102,7 @@ async def account(request: Request, parts: Parts, principal: Reader, account_id:
     state = await parts.state()
     found = readable(principal, state, account_id)
     return not_modified(request, state) or live_answer(
-        request, state, _with_moment(state, account_json(found))
+        request, state, _with_moment(state, account_json(state, found))
     )
 
 
@@ -144,7 +147,9 @@ async def hosts(request: Request, parts: Parts, principal: Reader) -> Response:
     if same is not None:
         return same
     return live_answer(
-        request, state, to_json({"items": [host_data(one) for one in state.hosts], **moment_of(state)})
+        request,
+        state,
+        to_json({"items": [host_data(one) for one in state.hosts.values()], **moment_of(state)}),
     )
 
 
@@ -157,11 +162,20 @@ async def host(
     return answer(host_data(await run_in_threadpool(parts.hosts.get, host)))
 
 
-def _with_moment(state: FleetState, item: bytes) -> bytes:
+def _with_moment(state: FleetListing, item: bytes) -> bytes:
     return item[:-1] + b"," + to_json(moment_of(state))[1:]
 
 
-def _currencies(accounts: list[AccountState]) -> dict[str, dict[str, Any]]:
+def _severities(state: FleetListing, accounts: list[AccountRow]) -> Iterator[str]:
+    """Yield the severity of everything to look at, about hosts too."""
+    wanted = Counter(one.host for one in accounts if one.want == "running")
+    for account in accounts:
+        yield from (str(one.severity) for one in state.attention(account))
+    for host in state.hosts.values():
+        yield from (str(one.severity) for one in host_attention(host, wanted[host.name]))
+
+
+def _currencies(accounts: list[AccountRow]) -> dict[str, dict[str, Any]]:
     """Return the sums of the running workers' figures, by currency."""
     sums: dict[str, dict[str, Any]] = {}
     for one in accounts:

@@ -5,12 +5,12 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from manager.api.access import Reader
+from manager.api.access import Configurer, Reader, by, may_read, require_whole
 from manager.api.models import (
     AuditPage,
     BatchDetail,
@@ -18,10 +18,13 @@ from manager.api.models import (
     ConfigDifference,
     ConfigVersionDetail,
     ConfigVersionPage,
+    ConfigVersionSummary,
     DoctorReport,
+    RollbackBody,
 )
 from manager.api.pages import PageQuery, Text, page
 from manager.api.parts import ApiParts, Parts
+from manager.api.problems import ProblemError
 from manager.api.rendering import answer, to_json, utc
 from manager.change.config_push import difference
 from manager.fleet.audit import AuditEntry
@@ -37,6 +40,7 @@ _FIRST_LOOK: Final = 2_000
 _MOST: Final = 200_000
 #: Batches that are kept.
 _BATCHES: Final = 1000
+_OUTCOMES: Final = ("done", "already", "skipped", "failed", "pending")
 _COLUMNS: Final = (
     *("id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"),
     "recorded_by",
@@ -72,7 +76,7 @@ class ExportQuery(AuditQuery):
 @router.get("/audit", response_model=AuditPage)
 async def audit(parts: Parts, principal: Reader, query: Annotated[AuditQuery, Query()]) -> Response:
     """List who asked for what and with which outcome, the newest first."""
-    del principal
+    require_whole(principal)
     found, following = await run_in_threadpool(_audit_page, parts, query)
     return answer({"items": [_entry(one) for one in found], "next": following})
 
@@ -86,7 +90,7 @@ async def export(
     parts: Parts, principal: Reader, query: Annotated[ExportQuery, Query()]
 ) -> StreamingResponse:
     """Stream the whole trail, the oldest first."""
-    del principal
+    require_whole(principal)
     entries = (entry for entry in parts.audit.everything() if query.takes(entry))
     if query.form == "csv":
         return StreamingResponse(_csv(entries), media_type="text/csv")
@@ -98,7 +102,7 @@ async def export(
 @router.get("/batches", response_model=BatchPage)
 async def batches(parts: Parts, principal: Reader, query: Annotated[PageQuery, Query()]) -> Response:
     """List the batches of the last day, the newest first."""
-    del principal
+    require_whole(principal)
 
     def look() -> dict[str, Any]:
         records = sorted(parts.batches.batches(_BATCHES), key=_batch_key, reverse=True)
@@ -114,14 +118,19 @@ async def batch(
     parts: Parts, principal: Reader, batch_id: Annotated[str, Path(min_length=1, max_length=128)]
 ) -> Response:
     """Return a batch, and what became of each of its accounts by now."""
-    del principal
-    return answer(batch_detail(*await run_in_threadpool(parts.batches.batch_result, batch_id)))
+    detail = batch_detail(*await run_in_threadpool(parts.batches.batch_result, batch_id))
+    if principal.readable:
+        state = await parts.state()
+        accounts = {key: one for key, one in detail["accounts"].items() if may_read(principal, state, key)}
+        outcomes = [one["outcome"] for one in accounts.values()]
+        detail |= {"accounts": accounts, "counts": {name: outcomes.count(name) for name in _OUTCOMES}}
+    return answer(detail)
 
 
 @router.get("/config/versions", response_model=ConfigVersionPage)
 async def config_versions(parts: Parts, principal: Reader) -> Response:
     """List the pushed versions of the account files that are kept, the newest first."""
-    del principal
+    require_whole(principal)
 
     def look() -> dict[str, Any]:
         current = parts.versions.current()
@@ -134,7 +143,7 @@ async def config_versions(parts: Parts, principal: Reader) -> Response:
 @router.get("/config/versions/{version}", response_model=ConfigVersionDetail)
 async def config_version(parts: Parts, principal: Reader, version: Version) -> Response:
     """Return one version with its files. They hold references to credentials, no credentials."""
-    del principal
+    require_whole(principal)
     return answer(_version(await run_in_threadpool(parts.versions.read, version)))
 
 
@@ -152,7 +161,7 @@ async def config_difference(
     parts: Parts, principal: Reader, query: Annotated[DifferenceQuery, Query()]
 ) -> Response:
     """Return the difference of two versions as lines of a unified diff."""
-    del principal
+    require_whole(principal)
 
     def look() -> list[str]:
         before, now = parts.versions.read(query.from_version), parts.versions.read(query.to_version)
@@ -162,10 +171,52 @@ async def config_difference(
     return answer({"from_version": query.from_version, "to_version": query.to_version, "lines": lines})
 
 
+@router.post("/config/rollback", response_model=ConfigVersionSummary)
+async def config_rollback(
+    request: Request,
+    parts: Parts,
+    principal: Configurer,
+    body: RollbackBody,
+    if_match: Annotated[str | None, Header(alias="If-Match", description='`"<current version>"`')] = None,
+) -> Response:
+    """Make an old version of the account files count again, as a new version."""
+    if principal.selection:
+        raise ProblemError(
+            "outside_selection", "a version holds every account, and the token has a selection"
+        )
+    expected = _expected_version(if_match)
+    who = by(request)
+
+    def roll_back() -> ConfigVersion:
+        with parts.audit.refusals("config rollback", by=who):
+            old = parts.versions.read(body.version)
+            message = f"rolled back to version {body.version}"
+            new = parts.versions.push(old.files, replaces=expected, by=who, message=message)
+        parts.audit.note("config rollback", by=who, text=f"version {new}: as version {body.version}")
+        return parts.versions.read(new)
+
+    version = await run_in_threadpool(roll_back)
+    return answer({**version.to_dict(), "time": utc(version.time)}, headers={"ETag": f'"{version.version}"'})
+
+
+def _expected_version(if_match: str | None) -> int:
+    """Return the version that an If-Match header names."""
+    if if_match is None:
+        raise ProblemError("precondition_required", 'give the current version as If-Match: "<version>"')
+    text = if_match.strip().removeprefix("W/").strip('"')
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise ProblemError(
+            "invalid_request",
+            'If-Match is "<version>", such as "7"',
+            errors=[{"where": ["header", "If-Match"], "message": "not the number of a version"}],
+        )
+    return int(text)
+
+
 @router.get("/doctor", response_model=DoctorReport)
 async def doctor(parts: Parts, principal: Reader) -> Response:
     """Run the checks of `manager doctor`. Takes seconds where hosts are asked."""
-    del principal
+    require_whole(principal)
     checks = await run_in_threadpool(parts.doctor)
     return answer(
         {"ok": all(one.outcome != "failure" for one in checks), "checks": [one.to_dict() for one in checks]}
@@ -179,9 +230,7 @@ def batch_summary(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
         "do": record.what,
         "by": record.by,
         "at": utc(record.time),
-        "counts": {
-            name: len(getattr(result, name)) for name in ("done", "already", "skipped", "failed", "pending")
-        },
+        "counts": {name: len(getattr(result, name)) for name in _OUTCOMES},
     }
 
 

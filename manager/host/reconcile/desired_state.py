@@ -1,4 +1,7 @@
-"""Desired state as this host knows it: read from Redis, written back to a Redis that lost it, saved on disk."""
+"""Desired state as this host knows it.
+
+It is read from Redis, written back to a Redis that lost it, and saved on disk.
+"""
 
 import logging
 import threading
@@ -11,6 +14,8 @@ from manager.errors import FleetUnavailableError
 from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredSnapshot, DesiredStore
 from manager.host.reconcile.desired_state_file import DesiredStateFile
+from manager.host.reconcile.desired_state_rules import is_newer, without_redis
+from manager.host.reconcile.redis_clock import RedisClock
 from manager.host.workers.modes import reported_mode
 from manager.host.workers.records import WorkerRecord
 from manager.states import TradingMode
@@ -25,7 +30,10 @@ _TASK_GRACE_SECONDS: Final = 30.0
 
 
 class DesiredStateCache:
-    """One host's view of desired state. Thread-safe; methods that do not name FleetUnavailableError never raise it."""
+    """One host's view of desired state.
+
+    Thread-safe; methods that do not name FleetUnavailableError never raise it.
+    """
 
     def __init__(
         self,
@@ -36,7 +44,10 @@ class DesiredStateCache:
         task_grace_seconds: float = _TASK_GRACE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Load the saved state. `clock` returns monotonic seconds; `task_grace_seconds`: see `task_is_lost`."""
+        """Load the saved state.
+
+        `clock` returns monotonic seconds; `task_grace_seconds`: see `task_is_lost`.
+        """
         self._host = host
         self._desired = store
         self._task_grace_seconds = task_grace_seconds
@@ -46,11 +57,12 @@ class DesiredStateCache:
         self._saving = threading.Lock()
         self._version: int | None = None
         self._read_all_at = 0.0
-        #: Milliseconds of Redis's clock minus those of ours, or None before the first read.
-        self._clock_offset: float | None = None
-        #: Desired state by account, and the other hosts where accounts ran when Redis lost that. They may still run there.
+        self._redis_clock = RedisClock(clock)
+        #: Desired state by account, and the other hosts where accounts ran when Redis lost that. They may
+        #: still run there.
         self._known, self._uncertain = desired_state_file.load()
-        #: Generation and new host of accounts that this host reassigned: Redis may lose that before the new host reads it.
+        #: Generation and new host of accounts that this host reassigned: Redis may lose that before the new
+        #: host reads it.
         self._reassigned: dict[str, tuple[int, str]] = {}
         self._logged_unreadable: frozenset[str] = frozenset()
         #: Whether something has changed since the last `save`.
@@ -59,9 +71,10 @@ class DesiredStateCache:
         self.trouble: str | None = None
 
     def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
-        """Record what a command asks for, in Redis and here; return its generation and the state now desired.
+        """Record what a command asks for, in Redis and here.
 
-        Raises FleetUnavailableError, except for a stop: that is recorded here, and in Redis once it is back.
+        Returns its generation and the state now desired. Raises FleetUnavailableError, except for a stop:
+        that is recorded here, and in Redis once it is back.
         """
         try:
             generation, desired = self._desired.set_desired(replace(change, writer=self._host))
@@ -69,7 +82,7 @@ class DesiredStateCache:
             if change.state != "stopped":
                 raise
             with self._lock:
-                desired = self._without_redis(change)
+                desired = without_redis(change, self._known.get(change.account_id), self._host)
             generation = desired.generation
         with self._lock:
             self._know(desired)
@@ -104,7 +117,7 @@ class DesiredStateCache:
         The generation is at least `least_generation`. `here`: the account's worker runs on this host.
         """
         with self._lock:
-            desired = self._without_redis(change)
+            desired = without_redis(change, self._known.get(change.account_id), self._host)
             generation = max(desired.generation, least_generation)
             desired = replace(desired, generation=generation, host=self._host if here else desired.host)
             self._know(desired)
@@ -113,7 +126,10 @@ class DesiredStateCache:
         return desired
 
     def withdraw(self, account_id: str, generation: int) -> None:
-        """Withdraw a start that was refused. While Redis is down it stays desired, and this host tries it again."""
+        """Withdraw a start that was refused.
+
+        While Redis is down it stays desired, and this host tries it again.
+        """
         try:
             self._desired.withdraw(account_id, generation)
             desired = self._desired.read(account_id)
@@ -126,9 +142,10 @@ class DesiredStateCache:
                 self.unsaved = True
 
     def host_elsewhere(self, account_id: str, there: DesiredState | None) -> str | None:
-        """Return the other host that the account is assigned to in Redis (`there`), or None.
+        """Return the other host that the account is assigned to, or None.
 
-        If this host knows an assignment that Redis has lost, the account is uncertain from here on.
+        `there` is the desired state in Redis. If this host knows an assignment that Redis has lost, the
+        account is uncertain from here on.
         """
         with self._lock:
             known = self._known.get(account_id)
@@ -160,45 +177,52 @@ class DesiredStateCache:
             ]
 
     def uncertain_host(self, account_id: str) -> str | None:
-        """Return the host where the account ran when Redis lost its data, or None if its host is known.
+        """Return where the account ran when Redis lost its data.
 
-        It is unknown until `clear_uncertainty`, or until a host claims the account.
+        None if the account's present host is known. It is unknown until `clear_uncertainty`, or until a host
+        claims the account.
         """
         with self._lock:
             return self._uncertain.get(account_id)
 
     def clear_uncertainty(self, account_id: str) -> None:
-        """Note that an operator moved the account, so that its former host no longer matters."""
+        """Drop the uncertain host of an account that an operator moved."""
         with self._lock:
             self._uncertain.pop(account_id, None)
 
     def task_is_lost(self, desired: DesiredState) -> bool:
-        """Return whether the task that was sent for a start is overdue by more than the grace time."""
-        with self._lock:
-            if self._clock_offset is None:
-                return True
-            age = self._clock() * 1000 + self._clock_offset - desired.at
-        return age > self._task_grace_seconds * 1000
+        """Return whether the task for a start is overdue by the grace time."""
+        now = self._redis_clock.milliseconds()
+        return now is None or now - desired.at > self._task_grace_seconds * 1000
 
     def reassign_here(self, desired: DesiredState) -> bool:
-        """Reassign an account to this host. Returns False if it was changed meanwhile. Raises FleetUnavailableError."""
+        """Reassign an account to this host.
+
+        Returns False if it was changed meanwhile. Raises FleetUnavailableError.
+        """
         return self._reassign(desired, self._host, "")
 
     def reassign(self, desired: DesiredState, host: str, why: str) -> bool:
-        """Reassign an account of this host, which has no worker here any more, to another host.
+        """Reassign an account of this host to another host.
 
-        Returns False if it was changed meanwhile. Raises FleetUnavailableError.
+        The account must have no worker here. Returns False if it was changed meanwhile. Raises
+        FleetUnavailableError.
         """
         return self._reassign(desired, host, why)
 
     def redis_time(self) -> float:
-        """Return seconds since the epoch by Redis's clock, or by this machine's if Redis's is unknown."""
-        with self._lock:
-            offset = self._clock_offset
-        return time.time() if offset is None else (self._clock() * 1000 + offset) / 1000
+        """Return seconds since the epoch by Redis's clock.
+
+        This machine's clock is used while Redis's is unknown.
+        """
+        now = self._redis_clock.milliseconds()
+        return time.time() if now is None else now / 1000
 
     def read(self) -> None:
-        """Read what has changed in Redis, and write back what it has lost. Does nothing while Redis is down."""
+        """Read what has changed in Redis, and write back what it has lost.
+
+        Does nothing while Redis is down.
+        """
         now = self._clock()
         known = self._version if now < self._read_all_at else None
         try:
@@ -211,11 +235,17 @@ class DesiredStateCache:
             self._version = None  # read everything once Redis is back
 
     def invalidate(self) -> None:
-        """Make the next `read` read everything, and Redis's clock: ours stood still while the machine was suspended."""
+        """Make the next `read` read everything, Redis's clock included.
+
+        Needed after a suspend, during which our clock stood still.
+        """
         self._version, self._read_all_at = None, 0.0
 
     def adopt_running(self, workers: list[WorkerRecord]) -> None:
-        """Record running workers as desired whose desired state neither Redis nor this host's file has."""
+        """Record running workers without known desired state as desired.
+
+        Neither Redis nor this host's file has a desired state for them.
+        """
         for record in workers:
             with self._lock:
                 if record.generation == 0 or record.account_id in self._known:
@@ -233,7 +263,10 @@ class DesiredStateCache:
                 self._version = None  # so that `read` writes it to Redis
 
     def save(self) -> None:
-        """Write the desired state file. Raises nothing; `trouble` is the error, or None."""
+        """Write the desired state file.
+
+        Raises nothing; `trouble` is the error, or None.
+        """
         with self._saving:
             with self._lock:
                 self.unsaved = False
@@ -248,7 +281,10 @@ class DesiredStateCache:
         return self._desired_state_file.safe
 
     def outlasts_restart(self, desired: DesiredState) -> bool:
-        """Return whether the next host agent of this state directory will know this command, from disk or Redis."""
+        """Return whether the next host agent will know this command.
+
+        It reads the state directory and Redis.
+        """
         if self._desired_state_file.safe:
             return True
         try:
@@ -269,14 +305,14 @@ class DesiredStateCache:
         return True
 
     def _merge(self, snapshot: DesiredSnapshot) -> None:
-        """Take over what Redis has, after writing back what it has lost."""
+        """Apply what Redis has, after writing back what it has lost."""
+        self._redis_clock.set(snapshot.now)
         with self._lock:
-            self._clock_offset = snapshot.now - self._clock() * 1000
-            lost = [one for one in self._known.values() if _is_newer(one, snapshot)]
+            lost = [one for one in self._known.values() if is_newer(one, snapshot)]
             lost_modes = [
                 one
                 for one in self._known.values()
-                if not _is_newer(one, snapshot)
+                if not is_newer(one, snapshot)
                 and snapshot.desired[one.account_id].mode_at < one.mode_at
                 and one.host == self._host
             ]
@@ -323,8 +359,8 @@ class DesiredStateCache:
                 logger,
                 logging.ERROR,
                 "desired_unreadable",
-                "its desired state in Redis cannot be read (edited outside the manager?); nothing is done for the account "
-                "until a command for it",
+                "its desired state in Redis cannot be read (edited outside the manager?); nothing is done "
+                "for the account until a command for it",
                 account=account_id,
             )
 
@@ -348,33 +384,11 @@ class DesiredStateCache:
         self._known[desired.account_id] = desired
 
     def _mark_uncertain(self, desired: DesiredState) -> None:
-        """Remember the host of an account whose lease Redis may have lost as well. The caller holds the lock.
+        """Remember the host of an account whose lease Redis may have lost as well.
 
-        A worker that is paused or cut off cannot register its lease again in time. With failover there is no
-        uncertainty: such a worker has ended itself by then.
+        The caller holds the lock. A worker that is paused or cut off cannot register its lease again in time.
+        With failover there is no uncertainty: such a worker has ended itself by then.
         """
         if desired.running and desired.host != self._host and not desired.failover:
             self._uncertain[desired.account_id] = desired.host
             self.unsaved = True
-
-    def _without_redis(self, change: DesiredStateRequest) -> DesiredState:
-        """Return the desired state after a command that cannot reach Redis. The caller holds the lock."""
-        before = self._known.get(change.account_id)
-        now = int(time.time() * 1000)
-        return DesiredState(
-            account_id=change.account_id,
-            state=change.state,
-            generation=max(now, before.generation + 1 if before is not None else 0),
-            restart=before.restart if before is not None else 0,
-            host=before.host if before is not None and before.host else self._host,
-            by=change.by,
-            why=change.why,
-            timeout=change.timeout,
-            at=now,
-        ).with_newest_mode(before)
-
-
-def _is_newer(desired: DesiredState, snapshot: DesiredSnapshot) -> bool:
-    """Return whether Redis does not have this generation of an account's desired state."""
-    there = snapshot.desired.get(desired.account_id)
-    return there is None or there.generation < desired.generation

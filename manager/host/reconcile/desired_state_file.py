@@ -1,4 +1,7 @@
-"""What a host remembers of desired state, on disk: a Redis that lost it is told again, and where an account ran is known."""
+"""A host's copy of desired state on disk.
+
+It serves to restore a Redis that lost its data, and to know on which host an account ran before the loss.
+"""
 
 import contextlib
 import json
@@ -14,33 +17,38 @@ from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
 
-#: In a record: the host where the account ran when Redis lost that.
+#: Key in a record: the host where the account ran when Redis lost its data.
 _RAN_ON: Final = "ran_on"
 
 
 class DesiredStateFile:
-    """One small file, written whole; and space beside it that was reserved for when the disk is full."""
+    """One small file, replaced as a whole, and a reserve file for a full disk.
+
+    Used by one thread at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reserve = ReserveFile(path.with_suffix(".reserve"))
-        #: Whether a restart of this host would know what was saved last.
+        #: Whether an agent that starts now would find what was last saved.
         self.safe = True
         self._written: str | None = None
         self._lines: dict[str, tuple[DesiredState, str | None, str]] = {}
         self._failing = False
-        #: What stands in the reserve; None if that is not known.
+        #: The text in the reserve file, or None if that is unknown.
         self._reserved: str | None = None
 
     def load(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
-        """Return what was remembered to be wanted, and where accounts ran when Redis lost that.
+        """Return desired states and uncertain hosts, both by account.
 
-        What cannot be read is left out, and named in the log.
+        An uncertain host is the one where an account ran when Redis lost its data. An unreadable file is
+        logged, and read up to its first bad record.
         """
         found, uncertain = self._parse(self._path, self._path.read_text)
         reserved = self._reserve.read()
         if reserved is not None:
-            # Saved when the file could not be. The file may be newer only if the machine stopped between the two writes.
+            # Written when the file could not be. The file is newer only if the machine stopped between the
+            # two writes.
             later, ran_on = self._parse(self._path.with_suffix(".reserve"), lambda: reserved)
             for account_id, desired in later.items():
                 before = found.get(account_id)
@@ -68,12 +76,21 @@ class DesiredStateFile:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, AttributeError) as error:
-            logs.event(logger, logging.WARNING, "memory_ignored", f"{path} cannot be read in full: {error}")
+            logs.event(
+                logger,
+                logging.WARNING,
+                "desired_state_file_ignored",
+                f"{path} cannot be read in full: {error}",
+            )
         return found, uncertain
 
     def save(self, desired: Iterable[DesiredState], uncertain: Mapping[str, str]) -> str | None:
-        """Write if anything changed; returns what is wrong if it cannot be written. Raises nothing."""
-        # Most are the same objects as the last time; a fleet of thousands is written five times a second while it starts.
+        """Write the file if anything changed.
+
+        Returns why it could not be written, or None. Raises nothing.
+        """
+        # Lines of unchanged objects are reused: while a fleet of thousands starts, this runs five times a
+        # second.
         kept: dict[str, tuple[DesiredState, str | None, str]] = {}
         for one in desired:
             ran_on = uncertain.get(one.account_id)
@@ -93,16 +110,16 @@ class DesiredStateFile:
         self.safe = True
         self._failing = False
         self._written, self._reserved = text, None
-        # Until there is room for it, `desired.json` alone is saved.
+        # Without room for the reserve file, `desired.json` alone is saved.
         with contextlib.suppress(OSError):
             self._reserve.clear()
             self._reserve.reserve(len(text.encode()))
         return None
 
     def _save_in_reserve(self, text: str, error: OSError) -> str:
-        """Save the text where space was reserved; returns what is wrong with the disk."""
+        """Save the text in the reserve file; return what is wrong with the disk."""
         self._written = None
-        # Written once for each change: this is tried several times a second.
+        # Only if it has changed: this is called several times a second.
         if self._reserved != text:
             try:
                 self._reserve.write(text)
@@ -118,6 +135,6 @@ class DesiredStateFile:
         )
         trouble = f"{explain(error, self._path)}; {outcome}. Running workers are not affected."
         if not self._failing:
-            logs.event(logger, logging.ERROR, "memory_failed", trouble)
+            logs.event(logger, logging.ERROR, "desired_state_file_failed", trouble)
         self._failing = True
         return trouble

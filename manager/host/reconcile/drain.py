@@ -1,4 +1,7 @@
-"""Drains a host: its workers move or stop, those with open positions once they are flat if the request says so."""
+"""Drains a host: its workers move or stop.
+
+If the request says so, workers with open positions leave once they are flat.
+"""
 
 import logging
 import threading
@@ -28,7 +31,10 @@ _LISTED: Final = 10
 
 
 class Drain:
-    """Carries out the host's drain request. `tick` from the reconciler's thread, the rest from any."""
+    """Carries out the host's drain request.
+
+    `tick` from the reconciler's thread, the rest from any.
+    """
 
     def __init__(
         self,
@@ -52,7 +58,7 @@ class Drain:
         self.thread_pool = ThreadPool(_PARALLEL, "drain")
 
     def close(self) -> None:
-        """Wait for the moves and stops that have begun; cancel those that have not."""
+        """Wait for moves and stops that have begun, and cancel the others."""
         self.thread_pool.shutdown(cancel_futures=True)
 
     @property
@@ -62,7 +68,10 @@ class Drain:
             return frozenset(self._leaving)
 
     def tick(self) -> None:
-        """Begin to move or stop every worker that may leave now. Does not wait for them."""
+        """Begin to move or stop every worker that may leave now.
+
+        Does not wait for them.
+        """
         request = self._state.request
         if request is None or not request.active:
             return
@@ -90,7 +99,10 @@ class Drain:
         )
 
     def _begin(self, desired: DesiredState, request: DrainRequest) -> str | None:
-        """Begin to move or stop one account; return why that is not possible now, or None."""
+        """Begin to move or stop one account.
+
+        Returns why that is not possible now, or None.
+        """
         account_id = desired.account_id
         if account_id in self.leaving:
             return None
@@ -109,7 +121,8 @@ class Drain:
         elif not live:
             return None
         with self._lock:
-            # Submitted before it is marked: if submit raises, the next tick tries again. The call needs this lock to end.
+            # Submitted before it is marked: if submit raises, the next tick tries again. The call needs this
+            # lock to end.
             self.thread_pool.submit(self._leave, desired, move, live)
             self._leaving.add(account_id)
         return None

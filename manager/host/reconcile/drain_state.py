@@ -1,4 +1,7 @@
-"""The host's drain request: read from Redis, and kept in a file for an agent that starts while Redis is down."""
+"""The host's drain request.
+
+It is read from Redis, and kept in a file for an agent that starts while Redis is down.
+"""
 
 import logging
 from pathlib import Path
@@ -12,10 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 class DrainState:
-    """The current drain request of one host. `read` and `restore_file` from one thread, the rest from any."""
+    """The current drain request of one host.
+
+    `read` and `restore_file` from one thread, the rest from any.
+    """
 
     def __init__(self, host: str, store: FleetStore, path: Path) -> None:
-        """Load the request saved in `path`, if there is one. Raises OSError or ValueError if it is unreadable."""
+        """Load the request saved in `path`, if there is one.
+
+        Raises OSError or ValueError if it is unreadable.
+        """
         self._host = host
         self._store = store
         self._path = path
@@ -35,7 +44,10 @@ class DrainState:
         return self.request is not None and self.request.mode == "move"
 
     def read(self) -> None:
-        """Read the request from Redis, or write it back to a Redis that lost it. Does nothing while Redis is down."""
+        """Read the request from Redis, or write it back to a Redis that lost it.
+
+        Does nothing while Redis is down.
+        """
         try:
             request = self._store.drain(self._host)
             if request is None and self.request is not None:

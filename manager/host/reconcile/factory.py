@@ -50,9 +50,10 @@ def build_reconciler(
     clocks: ClockWatch | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Reconciler:
-    """Return the host's reconciler, not started. `clock` returns monotonic seconds.
+    """Return the host's reconciler, not started.
 
-    `facts` describes this host for placement, except for whether it is drained. See `Reconciler` for the callbacks.
+    `clock` returns monotonic seconds. `facts` describes this host for placement, except for whether it is
+    drained. See `Reconciler` for the callbacks.
     """
     wake = threading.Event()
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)

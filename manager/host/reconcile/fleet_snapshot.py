@@ -1,4 +1,7 @@
-"""What a host agent knows of the fleet for placement: the hosts, and the host that every account is assigned to."""
+"""The fleet as one host agent sees it for placement.
+
+That is its hosts, and the host that every account is assigned to.
+"""
 
 import threading
 import time
@@ -12,14 +15,15 @@ from manager.host.reconcile.drain_state import DrainState
 from manager.models import WorkerInfo
 from manager.placement.engine import FleetView, HostFacts, Needs, Placement
 
-#: Seconds for which one read of the fleet is used: a batch of starts must not read everything for each account.
+#: Seconds for which one read of the fleet is used: a batch of starts must not read everything for each
+#: account.
 _FRESH_SECONDS: Final = 0.5
 
 
 class FleetSnapshot:
-    """Hosts and assignments at one moment, and the reservations of this agent. Thread-safe.
+    """Hosts and assignments at one moment, and the reservations of this agent.
 
-    Methods that read Redis raise FleetUnavailableError if it cannot be used.
+    Thread-safe. Methods that read Redis raise FleetUnavailableError if it cannot be used.
     """
 
     def __init__(
@@ -31,7 +35,10 @@ class FleetSnapshot:
         facts: Callable[[], HostFacts],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`facts` describes this host at the moment of the call, except for `draining`."""
+        """Prepare, without reading anything.
+
+        `facts` describes this host at the moment of the call, except for `draining`.
+        """
         self._host = host
         self._store = store
         self._desired_cache = desired_cache
@@ -56,7 +63,7 @@ class FleetSnapshot:
             return any(state.live for state in self._hosts if state.name == host)
 
     def renamed(self, host: str, account_id: str) -> str | None:
-        """Return the present name of a renamed host, or None if the host has no other name.
+        """Return the present name of a renamed host, or None.
 
         That is the live host whose record of the account's worker says that it was `host` before.
         """
@@ -67,16 +74,19 @@ class FleetSnapshot:
         return now if now is not None and self.live(now) else None
 
     def recorded(self, host: str, account_id: str) -> WorkerInfo | None:
-        """Return that host's record of the account's worker, or None if Redis has none."""
+        """Return that host's record of the account's worker, or None."""
         return self._store.recorded(host, account_id)
 
     def recorded_host(self, account_id: str) -> str | None:
-        """Return the host with the account's latest worker record, or None if no host has one."""
+        """Return the host with the account's latest worker record, or None."""
         found = self._store.get_worker(account_id)
         return None if found is None else found.placement.host or ""
 
     def place(self, needs: Needs, last_host: str | None, *, without: str | None = None) -> Placement:
-        """Choose a host; see `FleetView.place`. The account counts there until the fleet is read again."""
+        """Choose a host; see `FleetView.place`.
+
+        The account counts there until the fleet is read again.
+        """
         with self._lock:
             view = self._read()
             placement = view.place(needs, last_host, without=without)
@@ -88,7 +98,10 @@ class FleetSnapshot:
             return placement
 
     def reserve_elsewhere(self, needs: Needs) -> Placement:
-        """Choose another host for an account and count it there until `release_elsewhere`."""
+        """Choose another host for an account and reserve room there.
+
+        The account counts there until `release_elsewhere`.
+        """
         with self._lock:
             self._reserved_elsewhere.pop(needs.account_id, None)
             placement = self.place(needs, None, without=self._host)
@@ -97,16 +110,17 @@ class FleetSnapshot:
             return placement
 
     def release_elsewhere(self, account_id: str) -> None:
-        """Drop the reservation of an account that has been reassigned, or that stays."""
+        """Drop the reservation of an account that was reassigned or stays."""
         with self._lock:
             self._reserved_elsewhere.pop(account_id, None)
 
     def reserve_here(self, needs: Needs, claimed: int, runs: Callable[[str], bool]) -> str | None:
-        """Reserve room on this host until `release_here`; return the rejection if accounts before this one leave none.
+        """Reserve room on this host until `release_here`.
 
-        Before it count accounts that run or are reserved here, and those assigned earlier than `claimed`
-        (`DesiredState.claimed`). So two agents that count the same two accounts prefer the same one. The account's own
-        assignment is in Redis before this call, so every later account sees it.
+        Returns the rejection if accounts before this one leave none. Before it count accounts that run or are
+        reserved here, and those assigned earlier than `claimed` (`DesiredState.claimed`). So two agents that
+        count the same two accounts prefer the same one. The account's own assignment is in Redis before this
+        call, so every later account sees it.
         """
         with self._lock:
             # Accounts that avoid each other on other hosts need the newest state, not that of a moment ago.
@@ -122,7 +136,7 @@ class FleetSnapshot:
         return None
 
     def release_here(self, account_id: str) -> None:
-        """Drop the reservation of an account whose start has ended, successfully or not."""
+        """Drop the reservation of an account whose start has ended."""
         with self._lock:
             self._reserved_here.discard(account_id)
 
@@ -143,7 +157,10 @@ class FleetSnapshot:
         return FleetView([mine, *(state.facts for state in self._hosts if state.name != self._host)])
 
     def _read_again(self) -> FleetView:
-        """Read the fleet even if the last read is fresh: a host that was full may have room by now."""
+        """Read the fleet even if the last read is fresh.
+
+        A host that was full may have room by now.
+        """
         self._desired_cache.read()
         self._fresh_until = 0.0
         return self._read()

@@ -1,4 +1,7 @@
-"""Time that workers get to send heartbeats after this process or the machine was paused."""
+"""Time that workers get to send heartbeats after a pause.
+
+Either this process was paused, or the whole machine.
+"""
 
 from typing import Final
 
@@ -9,16 +12,19 @@ GRACE_SECONDS: Final = 10.0
 
 
 class HangGrace:
-    """Suspends the check for hung workers after a pause. Used by one thread; times are monotonic seconds."""
+    """Suspends the check for hung workers after a pause.
+
+    Used by one thread; times are monotonic seconds.
+    """
 
     def __init__(self) -> None:
         self._until = float("-inf")
 
     def waited(self, planned: float, actual: float, now: float) -> bool:
-        """Note that a wait of `planned` seconds took `actual`; return whether this process was paused.
+        """Note that a wait of `planned` seconds took `actual`.
 
-        Only waits count. A pass that took long, as with a Redis that hangs, is not a pause, and workers that hang
-        meanwhile are ended.
+        Returns whether this process was paused. Only waits count. A pass that took long, as with a Redis that
+        hangs, is not a pause, and workers that hang meanwhile are ended.
         """
         paused = actual - planned > _PAUSED_SECONDS
         if paused:

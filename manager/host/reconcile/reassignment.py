@@ -1,4 +1,7 @@
-"""Reassigns accounts to this host: from lost hosts, after a lost task, and when their worker already runs here."""
+"""Reassigns accounts to this host.
+
+Their host is lost, the task that placed them is lost, or their worker already runs here.
+"""
 
 import contextlib
 import logging
@@ -18,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class Reassignment:
-    """Used by the reconciler's thread alone. Every method returns quietly while Redis is down."""
+    """Finds accounts that this host must take, and reassigns them.
+
+    Used by the reconciler's thread alone. Every method returns without an error while Redis is down.
+    """
 
     def __init__(
         self,
@@ -43,11 +49,12 @@ class Reassignment:
         self._misassigned: dict[str, DesiredState] = {}
 
     def reclaim_running(self) -> None:
-        """Reassign accounts to this host whose worker runs here with a valid lease, but that another host is to have.
+        """Reassign accounts of other hosts whose worker runs here.
 
-        That happens when a start was already running as its account was reassigned, when Redis lost a reassignment, or
-        when a host was renamed. The holder of the lease is the only one that can have a session. An account is
-        reassigned in the second pass that finds it so: its worker may be about to stop.
+        That happens when a start was already running as its account was reassigned, when Redis lost a
+        reassignment, or when a host was renamed. The worker must hold its lease: only the holder can have a
+        session. The second pass that finds it so reassigns the account, because the worker may be about to
+        stop.
         """
         records = self._pool.queries.live_records()
         misassigned = {
@@ -72,7 +79,10 @@ class Reassignment:
                     self._log(desired, "its worker runs here")
 
     def claim_unplaced(self, candidates: list[DesiredState]) -> None:
-        """Reassign accounts without a host to this one, if placement chooses it: the task that carried them is lost."""
+        """Reassign accounts without a host to this one if they fit here.
+
+        The task that placed them is lost. A host claims those for which placement chooses it.
+        """
         for desired in candidates:
             account_id = desired.account_id
             try:
@@ -94,7 +104,10 @@ class Reassignment:
                 continue  # no host can read its file; `manager doctor` reports it as missing
 
     def fail_over(self, candidates: list[DesiredState]) -> None:
-        """Reassign accounts of lost hosts to this one if `failover` is `auto` and their lease has expired."""
+        """Reassign accounts of lost hosts to this one.
+
+        Only with `failover: auto`, and after the lease has expired.
+        """
         for desired in candidates:
             account_id = desired.account_id
             try:
@@ -103,7 +116,8 @@ class Reassignment:
                 config = self._config_service.load_account_config(account_id, desired.apply_defaults)
                 if config.failover != "auto":
                     continue
-                # Hosts that see the same fleet choose the same host. If two see it differently, the first to write wins.
+                # Hosts that see the same fleet choose the same host. If two see it differently, the first to
+                # write wins.
                 placement = self._fleet_snapshot.place(config.needs(), None, without=desired.host)
                 if placement.host != self._host:
                     continue

@@ -1,9 +1,10 @@
-"""Reconciliation loop: starts, stops and adopts workers until they match the desired state.
+"""Reconciliation loop: makes workers match the desired state.
 
-It runs on its own threads and keeps working while Redis or Celery is down.
+It starts, stops and adopts workers. It runs on its own threads and keeps working while Redis or Celery is
+down.
 
-It compares desired with actual state every two seconds, at the start, and after a command. In between it restarts
-workers that exited unexpectedly, with growing delays, and kills workers that hang.
+It compares desired with actual state every two seconds, at the start, and after a command. In between it
+restarts workers that exited unexpectedly, with growing delays, and kills workers that hang.
 """
 
 import logging
@@ -52,7 +53,7 @@ ReportStop = Callable[[str, "bool | ManagerError"], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilerParts:
-    """What a reconciler runs; see `manager.host.reconcile.factory.build_reconciler`."""
+    """The parts of a reconciler; see `factory.build_reconciler`."""
 
     desired_cache: DesiredStateCache
     drain_state: DrainState
@@ -70,7 +71,10 @@ class ReconcilerParts:
 
 
 class Reconciler:
-    """One host's reconciler. `start` and `close` once each; `tick` from one thread, everything else from any."""
+    """One host's reconciler.
+
+    `start` and `close` once each; `tick` from one thread, everything else from any.
+    """
 
     def __init__(
         self,
@@ -88,8 +92,8 @@ class Reconciler:
     ) -> None:
         """Prepare, without starting a loop. `clock` returns monotonic seconds.
 
-        `settle` corrects records in Redis of workers that this host does not have; it is called until it returns True.
-        `record_removed` is called with an account whose worker record this host has removed.
+        `settle` corrects records in Redis of workers that this host does not have; it is called until it
+        returns True. `record_removed` is called with an account whose worker record this host has removed.
         """
         self.desired_cache = parts.desired_cache
         self.drain_state = parts.drain_state
@@ -123,9 +127,9 @@ class Reconciler:
     # life
 
     def start(self) -> None:
-        """Run the stops that arrived while no agent ran, begin to start what should run, then start the threads.
+        """Run missed stops, begin missing starts, then start the threads.
 
-        Blocks up to 30 s for those stops.
+        Missed stops arrived while no agent ran. Blocks up to 30 s for those stops.
         """
         self.desired_cache.read()
         self.drain_state.read()
@@ -139,7 +143,10 @@ class Reconciler:
         self._urgent_stops.start()
 
     def close(self) -> None:
-        """End the threads and save desired state. Cancels restarts that have begun; running workers are not affected."""
+        """End the threads and save desired state.
+
+        Cancels restarts that have begun; running workers are not affected.
+        """
         self._closing.set()
         self._wake.set()
         self.restarts.close()
@@ -158,9 +165,10 @@ class Reconciler:
     # commands
 
     def set_desired(self, change: DesiredStateRequest) -> tuple[int, DesiredState]:
-        """Write a command's desired state to Redis and to this host; return its generation and the state now desired.
+        """Write a command's desired state to Redis and to this host.
 
-        Raises FleetUnavailableError, except for a stop, which is saved here and written to Redis later.
+        Returns its generation and the state now desired. Raises FleetUnavailableError, except for a stop,
+        which is saved here and written to Redis later.
         """
         generation, desired = self.desired_cache.set_desired(change)
         if desired.running:
@@ -169,7 +177,7 @@ class Reconciler:
         return generation, desired
 
     def stop(self, desired: DesiredState) -> "Future[bool]":
-        """Stop the account's worker without waiting, once per generation; see `Stops.stop`."""
+        """Stop the account's worker without waiting; see `Stops.stop`."""
         return self._stops.stop(desired)
 
     def knows_stop(self, desired: DesiredState) -> bool:
@@ -177,7 +185,10 @@ class Reconciler:
         return self._stops.knows(desired)
 
     def stop_locally(self, change: DesiredStateRequest, least_generation: int = 0) -> "Future[bool]":
-        """Stop an account by a command that did not come through Redis. Works while Redis is down or hangs."""
+        """Stop an account by a command that did not come through Redis.
+
+        Works while Redis is down or hangs.
+        """
         here = self._pool.queries.occupied(change.account_id)
         desired = self.desired_cache.stop_locally(change, least_generation=least_generation, here=here)
         self._wake.set()
@@ -202,7 +213,10 @@ class Reconciler:
             self._wait(max(0.0, due - self._clock()))
 
     def tick(self, now: float) -> float:
-        """Do everything that is due at `now` (monotonic seconds); return when the next tick is due. Raises nothing."""
+        """Do everything that is due at `now`.
+
+        Returns when the next tick is due. Both are monotonic seconds. Raises nothing.
+        """
         try:
             if self._machine_was_suspended(now):
                 self._next_reconcile = now
@@ -229,7 +243,7 @@ class Reconciler:
         return times if restart is None else [*times, restart]
 
     def _wait(self, seconds: float) -> None:
-        """Wait until something is due, and notice if this process was paused meanwhile."""
+        """Wait until something is due, and detect a pause of this process."""
         began = self._clock()
         self._wake.wait(seconds)
         self._wake.clear()
@@ -239,12 +253,15 @@ class Reconciler:
                 logger,
                 logging.WARNING,
                 "agent_stalled",
-                f"this host agent did not run for {now - began - seconds:.0f} s (paused, or the machine is overloaded); "
-                f"workers get {GRACE_SECONDS:g} s to show that they run",
+                f"this host agent did not run for {now - began - seconds:.0f} s (paused, or the machine is "
+                f"overloaded); workers get {GRACE_SECONDS:g} s to show that they run",
             )
 
     def _machine_was_suspended(self, now: float) -> bool:
-        """Log a suspend of the machine or a clock that was set; return whether the machine was suspended."""
+        """Log a suspend of the machine or a clock that was set.
+
+        Returns whether the machine was suspended.
+        """
         changes = self.clocks.tick()
         for change in changes:
             logs.event(
@@ -263,7 +280,10 @@ class Reconciler:
     # desired against actual
 
     def reconcile(self) -> None:
-        """Compare desired with actual state once. A step that fails does not prevent the later ones."""
+        """Compare desired with actual state once.
+
+        A step that fails does not prevent the later ones.
+        """
         was_draining = self.drain_state.active
         for step in (
             self._leases.retry_releases,
@@ -285,7 +305,7 @@ class Reconciler:
         self.reconciliations += 1
 
     def start_missing(self, *, at_once: bool) -> None:
-        """Schedule the starts of accounts that should run here and do not, and reassign those without a live host.
+        """Schedule missing starts, and reassign accounts without a live host.
 
         `at_once`: no task can be on its way for them, so none is waited for.
         """

@@ -1,4 +1,4 @@
-"""Restarts: starts that no command asked for, how often they are tried, and when they stop being tried."""
+"""Restarts: starts without a command, with delays and a limit."""
 
 import logging
 import threading
@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before a restart is tried again that failed because Redis was down.
 _REDIS_RETRY_SECONDS: Final = 2.0
-#: Seconds before a restart is tried again that waits for room, for disk space or for another worker's session.
+#: Seconds before a restart is tried again that waits for room, for disk space or for another worker's
+#: session.
 _BLOCKED_RETRY_SECONDS: Final = 5.0
 #: Restarts that run in parallel.
 _PARALLEL: Final = 32
@@ -58,7 +59,10 @@ class _Blocked:
 
 
 class Restarts:
-    """Restarts workers of one host, with a delay and a limit per account. Thread-safe."""
+    """Restarts workers of one host, with a delay and a limit per account.
+
+    Thread-safe.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,10 @@ class Restarts:
         wake: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`wake` is set when `next_due` may have become earlier. `clock` returns monotonic seconds."""
+        """`wake` is set when `next_due` may have become earlier.
+
+        `clock` returns monotonic seconds.
+        """
         self._drain_state = drain_state
         self._reservations = reservations
         self._pending_stops = pending_stops
@@ -90,7 +97,8 @@ class Restarts:
         self._busy: set[str] = set()
         self._blocked: dict[str, _Blocked] = {}
         self._closing = threading.Event()
-        #: Recovery settings of each account when its file was last read: a file that hangs must not delay a restart.
+        #: Recovery settings of each account when its file was last read: a file that hangs must not delay a
+        #: restart.
         self._last_settings: dict[str, RecoveryConfig] = {}
         self.thread_pool = ThreadPool(_PARALLEL, "recover")
 
@@ -110,9 +118,10 @@ class Restarts:
             return frozenset(self._busy)
 
     def on_exit(self, info: WorkerInfo, reason: str) -> Callable[[], None] | None:
-        """Count an unexpected exit; return what schedules the restart, or None if there is to be none.
+        """Count an unexpected exit.
 
-        The pool calls the returned function once it has recorded the exit.
+        Returns what schedules the restart, or None if there is to be none. The pool calls the returned
+        function once it has recorded the exit.
         """
         account_id = info.account_id
         desired = self._desired_cache.get(account_id)
@@ -129,9 +138,9 @@ class Restarts:
         return lambda: self.schedule(account_id, delay)
 
     def ensure_running(self, desired: DesiredState, *, at_once: bool) -> None:
-        """Schedule a start of an account that should run here and does not, unless a task may be on its way for it.
+        """Schedule a start of an account that should run here and does not.
 
-        `at_once`: no task can be on its way.
+        Unless a task may be on its way for it. `at_once`: no task can be on its way.
         """
         account_id = desired.account_id
         if self._drain_state.active:
@@ -156,7 +165,7 @@ class Restarts:
         self.schedule(account_id, delay or 0.0)  # without a delay left, the attempt records why
 
     def reset(self, account_id: str) -> None:
-        """Drop the account's failures: a command came for it, or its configuration changed."""
+        """Drop the account's failures, after a command or a new configuration."""
         with self._lock:
             self._policies.pop(account_id, None)
             self._blocked.pop(account_id, None)
@@ -167,30 +176,37 @@ class Restarts:
             self._due.pop(account_id, None)
 
     def next_due(self) -> float | None:
-        """Return when (monotonic seconds) the next start is due, or None if none is scheduled."""
+        """Return when the next start is due (monotonic seconds), or None."""
         with self._lock:
             return min((due for key, due in self._due.items() if key not in self._busy), default=None)
 
     def schedule(self, account_id: str, delay: float = 0.0) -> None:
-        """Schedule a start of the account in `delay` seconds; it replaces an earlier schedule."""
+        """Schedule a start of the account in `delay` seconds.
+
+        It replaces an earlier schedule.
+        """
         with self._lock:
             self._due[account_id] = self._clock() + delay
         self._wake.set()
 
     def tick(self, now: float) -> None:
-        """Begin the starts that are due at `now` (monotonic seconds). Does not wait for them."""
+        """Begin the starts that are due at `now` (monotonic seconds).
+
+        Does not wait for them.
+        """
         if self._closing.is_set():
             return
         with self._lock:
             ready = [key for key, due in self._due.items() if due <= now and key not in self._busy]
             for account_id in ready:
-                # Submitted before it is marked: if submit raises, the start stays due. The attempt needs this lock to end.
+                # Submitted before it is marked: if submit raises, the start stays due. The attempt needs this
+                # lock to end.
                 self.thread_pool.submit(self._attempt, account_id)
                 del self._due[account_id]
                 self._busy.add(account_id)
 
     def is_blocked(self, desired: DesiredState) -> bool:
-        """Return whether the account is blocked and nothing that unblocks it has changed."""
+        """Return whether the account is blocked and nothing has changed."""
         with self._lock:
             blocked = self._blocked.get(desired.account_id)
         if blocked is None:
@@ -205,13 +221,17 @@ class Restarts:
         return False
 
     def check(self, account_id: str, apply_defaults: bool, validate: bool) -> None:
-        """Raise the error that a start of the account would raise because of its files. Starts nothing."""
+        """Raise the error that a start would raise because of account files.
+
+        Starts nothing.
+        """
         self._start_requests.start_request(account_id, apply_defaults, validate).prepare()
 
     def start_request(self, desired: DesiredState) -> StartRequest:
         """Return a request that checks desired state again when its turn comes.
 
-        Its `prepare` raises StartCancelledError if a stop, or a reassignment to another host, has arrived by then.
+        Its `prepare` raises StartCancelledError if a stop, or a reassignment to another host, has arrived by
+        then.
         """
         account_id = desired.account_id
         request = self._start_requests.start_request(
@@ -228,7 +248,8 @@ class Restarts:
                 )
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it was reassigned to host {now.host} ({now.why})")
-            # A long limit: a check may read every file of the fleet, and this thread serves this account alone.
+            # A long limit: a check may read every file of the fleet, and this thread serves this account
+            # alone.
             config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
             self._last_settings[account_id] = config.recovery
             return config
@@ -358,7 +379,10 @@ class Restarts:
         return found
 
     def _fingerprint(self, desired: DesiredState) -> Hashable:
-        """Return a value that changes when the account's files or credential change. Raises SlowFilesError."""
+        """Return a value that changes with the account's files or credential.
+
+        Raises SlowFilesError.
+        """
         try:
             config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
         except SlowFilesError:

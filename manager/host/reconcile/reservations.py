@@ -1,4 +1,7 @@
-"""Room on this host for starts that no command asked for: restarts, and accounts that were reassigned to this host."""
+"""Room on this host for starts without a command.
+
+Those are restarts, and accounts that were reassigned to this host.
+"""
 
 import logging
 
@@ -34,7 +37,9 @@ class Reservations:
         self._config_service = config_service
 
     def reserve(self, desired: DesiredState) -> bool:
-        """Reserve room for an account, or reassign it to a host that has room. Returns whether it may start here.
+        """Reserve room for an account, or reassign it to a host that has room.
+
+        Returns whether it may start here.
 
         Raises:
             NoHostFitsError: neither this host nor another one has room.
@@ -67,5 +72,5 @@ class Reservations:
         return False
 
     def release(self, account_id: str) -> None:
-        """Drop the reservation of an account whose start has ended, successfully or not."""
+        """Drop the reservation of an account whose start has ended."""
         self._fleet_snapshot.release_here(account_id)

@@ -1,9 +1,11 @@
-"""A file whose space is taken from the disk in advance, so that a small text can still be saved when the disk is full.
+"""A file whose space is allocated in advance, for when the disk is full.
 
-The host agent saves its record of desired state here when `desired.json` cannot be written. What this prevents: a stop is
-accepted while the disk is full, the agent ends, and the next agent reads the old file and starts the account again.
+The host agent saves desired state here when `desired.json` cannot be written. Otherwise a stop could be
+accepted while the disk is full, the agent could end, and the next agent would read the old file and start the
+account again.
 
-The file has two halves, written in turn in place. A crash while one half is written leaves the other half whole.
+The file has two halves that are overwritten in turn. A crash while one half is written leaves the other one
+intact.
 """
 
 import contextlib
@@ -17,10 +19,10 @@ from pathlib import Path
 from typing import Final
 
 _MAGIC: Final = b"WMRSRV01"
-#: magic, number of the text, its length, SHA-256 of number and text
+#: Magic, number of the text, its length, SHA-256 of number and text.
 _HEAD: Final = struct.Struct("<8sQQ32s")
-#: Bytes of the smallest half: the desired state of about 250 accounts.
-_SMALLEST: Final = 64 * 1024
+#: Bytes of a half at least: the desired state of about 250 accounts.
+_MIN_HALF: Final = 64 * 1024
 
 
 class ReserveFile:
@@ -32,18 +34,21 @@ class ReserveFile:
         self._in_use = True
 
     def reserve(self, length: int) -> None:
-        """Make room for a text of `length` bytes, and half as much again. Raises OSError if the disk has no room."""
-        half = max(_SMALLEST, -(-(length * 3 // 2 + _HEAD.size) // 4096) * 4096)
+        """Allocate space for a text of 1.5 times `length` bytes.
+
+        Raises OSError if the disk has no room.
+        """
+        half = max(_MIN_HALF, -(-(length * 3 // 2 + _HEAD.size) // 4096) * 4096)
         with contextlib.suppress(OSError):
             if self._path.stat().st_size >= 2 * half:
                 return
         if shutil.disk_usage(self._path.parent).free < 4 * half:
-            # The last of the space is worth more to others.
+            # Leave the last free space to other files.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         draft = self._path.with_suffix(".reserve-new")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            # Zeros, not a hole: a hole takes its space only when it is written.
+            # Zeros, not a sparse file: a hole is allocated only when it is written.
             for _ in range(2 * half // 4096):
                 os.write(fd, b"\0" * 4096)
             os.fsync(fd)
@@ -57,7 +62,10 @@ class ReserveFile:
         self._in_use = False
 
     def write(self, text: str) -> None:
-        """Save the text in the reserved space. Raises OSError, also if the text does not fit."""
+        """Save the text in the reserved space.
+
+        Raises OSError if that fails or the text does not fit.
+        """
         data = text.encode()
         number = max(self._number, self._newest()[0]) + 1
         with self._open() as file:
@@ -71,11 +79,11 @@ class ReserveFile:
         self._number, self._in_use = number, True
 
     def read(self) -> str | None:
-        """Return the text that was saved last; None if there is none."""
+        """Return the text that was last saved, or None if there is none."""
         return self._newest()[1]
 
     def clear(self) -> None:
-        """Drop the text; the space stays reserved. Raises OSError."""
+        """Delete the text and keep the space reserved. Raises OSError."""
         if not self._in_use or not self._path.exists():
             return
         with self._open() as file:

@@ -1,4 +1,7 @@
-"""When a worker that ended unasked is started again: pure arithmetic, with the clock and the dice handed in."""
+"""When a worker that exited unexpectedly is restarted.
+
+Pure arithmetic: time and random numbers are parameters.
+"""
 
 import random
 from collections import deque
@@ -7,27 +10,29 @@ from typing import Final
 
 from manager.config import RecoveryConfig
 
-#: The part of a pause that is left to chance, so that workers which one cause ended do not come back in one moment.
+#: Random fraction of a delay, so that workers which failed for one cause do not restart at the same moment.
 _JITTER: Final = 0.5
 
 
 class RestartPolicy:
-    """One account's restarts: at once, then after growing pauses, within a budget."""
+    """The restarts of one account, with growing delays and a limit."""
 
-    def __init__(self, dice: Callable[[], float] = random.random) -> None:
-        self._dice = dice
+    def __init__(self, random_fraction: Callable[[], float] = random.random) -> None:
+        """`random_fraction` returns a number from 0 to 1."""
+        self._random_fraction = random_fraction
         self._streak = 0
         self._restarts: deque[float] = deque()
         self._running_since: float | None = None
 
     def started(self, now: float) -> None:
-        """Note that the account runs since `now`."""
+        """Record that the account runs since `now`."""
         self._running_since = now
 
     def next_delay(self, now: float, config: RecoveryConfig) -> float | None:
-        """Return how long to wait before the next start, and count it; None if the budget is spent.
+        """Count a restart and return its delay in seconds.
 
-        Called when a worker has ended or a start has failed. Times are seconds of one monotonic clock.
+        None if the limit is reached. Call it when a worker has exited or a start has failed. Times are
+        monotonic seconds.
         """
         if self._running_since is not None and now - self._running_since >= config.healthy_after_seconds:
             self._streak = 0
@@ -41,12 +46,12 @@ class RestartPolicy:
             longest = min(
                 config.max_backoff_seconds, config.backoff_seconds * 2.0 ** min(self._streak - 1, 30)
             )
-            delay = longest * (1.0 - _JITTER * self._dice())
+            delay = longest * (1.0 - _JITTER * self._random_fraction())
         self._streak += 1
         self._restarts.append(now + delay)
         return delay
 
     @property
     def restarts(self) -> int:
-        """How many there were within the window."""
+        """The number of restarts within the window."""
         return len(self._restarts)

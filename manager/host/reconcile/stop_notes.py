@@ -1,6 +1,7 @@
-"""Stop notes: stops requested on this machine while no host agent answered, as small files in the state directory.
+"""Stop notes: stops requested while no host agent answered.
 
-A host agent takes every note before it starts anything: the stop becomes desired state, and reaches Redis when it is up.
+Each one is a small file in the state directory. A host agent takes every note before it starts anything: the
+stop becomes desired state, and reaches Redis when it is up.
 """
 
 import contextlib
@@ -46,13 +47,19 @@ class StopNote:
 
 
 class StopNotes:
-    """The notes of one host, one file per account. Safe to use from several processes."""
+    """The notes of one host, one file per account.
+
+    Safe to use from several processes.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def write(self, note: StopNote) -> None:
-        """Write the note so that it survives a crash of the machine. Raises OSError."""
+        """Write the note so that it survives a crash of the machine.
+
+        Raises OSError.
+        """
         ensure_private_dir(self._directory)
         atomic_file.write(self._path(note.account_id), json.dumps(asdict(note)), durable=True)
 
@@ -88,7 +95,10 @@ class StopNotes:
 
 
 class PendingStops:
-    """The notes that this agent has not made desired state yet. `forbids_start` from any thread, the rest from one."""
+    """The notes that this agent has not made desired state yet.
+
+    `forbids_start` from any thread, the rest from one.
+    """
 
     def __init__(self, notes: StopNotes) -> None:
         self._notes = notes
@@ -113,7 +123,10 @@ class PendingStops:
         self._taken.add(note.token)
 
     def remove_taken(self) -> None:
-        """Remove the notes that are desired state. Call it once that state is on disk or in Redis."""
+        """Remove the notes that are desired state.
+
+        Call it once that state is on disk or in Redis.
+        """
         for note in self._notes.read_all():
             if note.token in self._taken:
                 self._notes.remove(note)

@@ -1,4 +1,4 @@
-"""Runs stops: each one once for a generation, however often and by whichever way it arrives."""
+"""Runs each stop once per generation, however often it arrives."""
 
 import threading
 import time
@@ -21,7 +21,10 @@ _REMEMBERED: Final = 10_000
 
 
 class Stops:
-    """The stops of one host. Thread-safe, except that `stop_undesired` is for one thread."""
+    """The stops of one host.
+
+    Thread-safe, except that `stop_undesired` is for one thread.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,10 @@ class Stops:
         self._ineffective_since: dict[str, float] = {}
 
     def stop(self, desired: DesiredState) -> "Future[bool]":
-        """Stop the account's worker without waiting for it. A stop of the same generation is returned, not repeated."""
+        """Stop the account's worker without waiting for it.
+
+        A stop of the same generation is returned, not repeated.
+        """
         account_id, key = desired.account_id, _key(desired)
         self._restarts.cancel(account_id)
         with self._lock:
@@ -52,7 +58,8 @@ class Stops:
             if found is None or (found.done() and self._pool.has_worker_for_account(account_id)):
                 found = self._thread_pool.submit(self._run, account_id, desired.timeout)
                 self._stops[key] = found
-                # Later stops of this account have this generation or a later one, so an earlier one is not needed.
+                # Later stops of this account have this generation or a later one, so an earlier one is not
+                # needed.
                 before = self._latest.get(account_id, key)
                 if before != key and before in self._stops and self._stops[before].done():
                     del self._stops[before]
@@ -67,14 +74,17 @@ class Stops:
             return _key(desired) in self._stops
 
     def stop_undesired(self) -> "list[Future[bool]]":
-        """Stop every worker of this host whose account should be stopped. Does not wait."""
+        """Stop every worker of this host whose account should be stopped.
+
+        Does not wait.
+        """
         undesired = [
             desired
             for account_id in self._pool.queries.live_accounts()
             if (desired := self._desired_cache.get(account_id)) is not None and not desired.running
         ]
-        # A worker that failed before its stop arrived without a task is recorded as stopped. A refused start is not
-        # desired either, but its failure must stay visible: no command asked for a stop.
+        # A worker that failed before its stop arrived without a task is recorded as stopped. A refused start
+        # is not desired either, but its failure must stay visible: no command asked for a stop.
         undesired += [
             desired
             for account_id in self._pool.queries.failed_accounts()
@@ -94,7 +104,10 @@ class Stops:
             raise without_traceback(error) from None
 
     def _waits_for_retry(self, desired: DesiredState) -> bool:
-        """Return whether its stop ended less than `_RETRY_SECONDS` ago with the worker still alive."""
+        """Return whether a stop without effect must not be retried yet.
+
+        Such a stop has ended with its worker still alive.
+        """
         key, now = _key(desired), self._clock()
         with self._lock:
             before = self._stops.get(key)

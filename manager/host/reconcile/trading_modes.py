@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class TradingModes:
-    """Brings workers to their desired trading mode: those started meanwhile, and those that did not answer before."""
+    """Brings workers to their desired trading mode.
+
+    A worker differs if it started meanwhile or did not answer before.
+    """
 
     def __init__(
         self, pool: WorkerPoolManager, desired_cache: DesiredStateCache, thread_pool: ThreadPool
@@ -28,7 +31,10 @@ class TradingModes:
         self._changing: set[str] = set()
 
     def apply(self) -> None:
-        """Ask every worker with another mode than desired to change it. Does not wait for the answers."""
+        """Ask every worker with another mode than desired to change it.
+
+        Does not wait for the answers.
+        """
         for record in self._pool.queries.live_records():
             desired = self._desired_cache.get(record.account_id)
             mode = self._pool.queries.mode(record.account_id)

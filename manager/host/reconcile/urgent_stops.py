@@ -1,4 +1,7 @@
-"""Receives stops over a Redis list of the host's own, so that none waits behind slow starts in the task queue."""
+"""Receives urgent stops over a Redis list of this host.
+
+So a stop does not wait behind slow starts in the task queue.
+"""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +17,10 @@ _RETRY_SECONDS: Final = 1.0
 
 
 class UrgentStopListener:
-    """Reads urgent stops on its own thread and passes each to `carry_out`. `start` and `close` once each."""
+    """Reads urgent stops on its own thread and passes each to `carry_out`.
+
+    `start` and `close` once each.
+    """
 
     def __init__(
         self, host: str, desired: DesiredStore, carry_out: Callable[[DesiredStateRequest], None]

@@ -1,4 +1,7 @@
-"""Writes what became of commands to the audit trail, from a thread of its own: no command waits for it."""
+"""Writes the outcomes of commands to the audit trail.
+
+It has its own thread, so that no command waits for Redis.
+"""
 
 import logging
 import queue
@@ -13,20 +16,36 @@ from manager.system.essential_threads import EssentialThread
 
 logger = logging.getLogger(__name__)
 
-#: Entries that wait at most while Redis is away; what comes then is in the log alone.
-_WAITING: Final = 10_000
-#: Tries of an entry that fails for another reason than Redis.
-_TRIES: Final = 20
-#: Seconds between two tries.
-_AGAIN_SECONDS: Final = 1.0
+#: Entries that wait at most while Redis is down; later ones are in the log alone.
+_CAPACITY: Final = 10_000
+#: Attempts for an entry that fails for another reason than Redis.
+_ATTEMPTS: Final = 20
+#: Seconds between two attempts.
+_RETRY_SECONDS: Final = 1.0
 
 _End = object()
 
 
 class AuditWriter:
-    """`note` from any thread; `close` writes what is left if Redis is there."""
+    """Queues outcomes of commands and writes them.
 
-    def __init__(self, trail: AuditTrail, host: str) -> None:
+    `note` from any thread; `start` and `close` once each.
+    """
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        host: str,
+        *,
+        capacity: int = _CAPACITY,
+        retry_seconds: float = _RETRY_SECONDS,
+    ) -> None:
+        """`capacity`: entries that wait at most.
+
+        `retry_seconds`: time between two attempts to write one.
+        """
+        self._capacity = capacity
+        self._retry_seconds = retry_seconds
         self._trail = trail
         self._host = host
         self._closing = threading.Event()
@@ -37,7 +56,7 @@ class AuditWriter:
         self.thread.start()
 
     def note(self, what: str, account_id: str, by: str, command: str, outcome: str, text: str = "") -> None:
-        """Hand over one outcome."""
+        """Log one outcome and queue it for the audit trail. Does not wait."""
         logs.event(
             logger,
             logging.INFO,
@@ -61,13 +80,16 @@ class AuditWriter:
                 text=text,
             )
 
-        if self._entries.qsize() < _WAITING:
+        if self._entries.qsize() < self._capacity:
             self._entries.put(write)
         else:
-            self._lost("Redis is away for too long")
+            self._lost("too many entries wait for Redis")
 
     def close(self) -> None:
-        """Write what waits, up to the first that Redis does not take: whoever ends must not wait for it."""
+        """Write the queued entries up to the first that fails.
+
+        The agent's end must not wait for Redis.
+        """
         self._closing.set()
         if self.thread.alive:
             self._entries.put(_End)
@@ -79,22 +101,22 @@ class AuditWriter:
             entry = self._entries.get()
             if not callable(entry):
                 return
-            tries = 0
-            while not self._written(entry):
-                tries += 1
-                if tries >= _TRIES and self.thread.trouble is not None:
+            attempts = 0
+            while not self._write(entry):
+                attempts += 1
+                if attempts >= _ATTEMPTS and self.thread.trouble is not None:
                     self._lost("an entry cannot be written")
                     break
                 if self._closing.is_set():
-                    self._lost("Redis is away at the end")
+                    self._lost("Redis is down while the agent ends")
                     return
-                self._closing.wait(_AGAIN_SECONDS)
+                self._closing.wait(self._retry_seconds)
 
     @staticmethod
     def _lost(why: str) -> None:
-        logs.event(logger, logging.ERROR, "audit_lost", f"{why}: the entries are in this log alone")
+        logs.event(logger, logging.ERROR, "audit_lost", f"{why}: these entries are in this log alone")
 
-    def _written(self, entry: Callable[[], object]) -> bool:
+    def _write(self, entry: Callable[[], object]) -> bool:
         try:
             entry()
         except FleetUnavailableError:

@@ -1,8 +1,8 @@
-"""The publisher's queue of changes, and the changes that it wrote a short while ago.
+"""The publisher's queue of changes, and those it wrote recently.
 
-No event is lost, and almost none is written twice. Each write stores a mark in the same transaction. The mark shows that
-a write whose reply was lost has succeeded; an older mark shows that Redis lost its last writes. An event is written twice
-only if Redis loses the mark and keeps the event, as after an operator deleted keys.
+No event is lost, and almost none is written twice. Each write stores a mark in the same transaction. The mark
+shows that a write whose reply was lost has succeeded; an older mark shows that Redis lost its last writes. An
+event is written twice only if Redis loses the mark and keeps the event, as after an operator deleted keys.
 """
 
 import time
@@ -16,11 +16,11 @@ from uuid import uuid4
 from manager.fleet.events import HealthChange
 from manager.models import WorkerInfo
 
-#: Changes that wait at most while Redis is down. The oldest are dropped first: an account's present state matters more
-#: than its past.
+#: Changes that wait at most while Redis is down. The oldest are dropped first: an account's present state
+#: matters more than its past.
 MAX_WAITING: Final = 20_000
-#: Seconds for which written changes are kept here. Redis may lose its latest writes: `appendfsync everysec`, a replica
-#: that lags.
+#: Seconds for which written changes are kept here. Redis may lose its latest writes: `appendfsync everysec`,
+#: a replica that lags.
 KEPT_SECONDS: Final = 60.0
 #: Written changes that are kept at most.
 _MAX_KEPT: Final = 10_000
@@ -48,7 +48,10 @@ class Batch:
 
 
 class Outbox:
-    """Changes in their order: waiting, being written, and written a short while ago. The owner locks every call."""
+    """Changes in their order: waiting, being written, recently written.
+
+    The owner locks every call.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -66,7 +69,8 @@ class Outbox:
     ) -> Event:
         """Queue a change; return an event that is set once it is written.
 
-        A change without `beat` drops the heartbeat that is queued for the account, unless only its health has changed.
+        A change without `beat` drops the heartbeat that is queued for the account, unless only its health has
+        changed.
         """
         waiting, written = self._waiting, Event()
         waiting.changes.append(Change(info, self._clock(), health))
@@ -97,7 +101,10 @@ class Outbox:
         return self._current is None and not self._waiting.changes
 
     def next(self) -> Batch | None:
-        """Return the batch to write, or None if nothing is queued. A batch whose write failed comes first, unchanged."""
+        """Return the batch to write, or None if nothing is queued.
+
+        A batch whose write failed comes first, unchanged.
+        """
         if self._current is None and self._waiting.changes:
             self._current, self._waiting = self._waiting, Batch()
         return self._current
@@ -109,7 +116,10 @@ class Outbox:
         return self._mark(batch.number)
 
     def was_written(self, batch: Batch, mark: str | None) -> bool:
-        """Return whether a Redis with this mark has the batch, although the attempt seemed to fail."""
+        """Return whether a Redis with this mark has the batch.
+
+        An attempt may succeed and seem to fail.
+        """
         return batch.number > 0 and mark == self._mark(batch.number)
 
     def written(self, batch: Batch) -> None:
@@ -125,13 +135,16 @@ class Outbox:
             written.set()
 
     def trim(self) -> None:
-        """Forget changes older than `KEPT_SECONDS`. Call it when Redis has everything that was written."""
+        """Forget changes older than `KEPT_SECONDS`.
+
+        Call it when Redis has everything that was written.
+        """
         before = self._clock() - KEPT_SECONDS
         while self._kept and self._kept[0][1] < before:
             self._kept.popleft()
 
     def lost(self, mark: str | None) -> list[Change]:
-        """Return the written changes that a Redis with this mark has lost, oldest first."""
+        """Return the changes that a Redis with this mark has lost, oldest first."""
         life, _, number = (mark or "").partition(":")
         last = int(number) if life == self._life and number.isdecimal() else 0
         return [change for number, _, change in self._kept if number > last]
@@ -141,7 +154,10 @@ class Outbox:
         return self._number == 0 or mark == self._mark(self._number)
 
     def new_mark(self) -> str:
-        """Return the mark for writing lost changes again. `is_complete` is False until Redis has it."""
+        """Return the mark for writing lost changes again.
+
+        `is_complete` is False until Redis has it.
+        """
         self._tried += 1
         self._number = self._tried
         return self._mark(self._number)

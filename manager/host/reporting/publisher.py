@@ -1,4 +1,7 @@
-"""Writes a host's worker records and events to Redis, in batches from one thread, and again after an outage."""
+"""Writes a host's worker records and events to Redis.
+
+It writes in batches from one thread, and again after an outage.
+"""
 
 import logging
 import threading
@@ -40,10 +43,11 @@ class Store(Protocol):
 
 
 class Publisher:
-    """Writes every record and every event to the store, in their order. Thread-safe; `tick` from one thread.
+    """Writes every record and every event to the store, in their order.
 
-    Changes wait in memory while Redis is down, so a start never waits for an outage. They are lost only if this process
-    ends meanwhile. Events that Redis lost within the last minute are written again.
+    Thread-safe; `tick` from one thread. Changes wait in memory while Redis is down, so a start never waits
+    for an outage. They are lost only if this process ends meanwhile. Events that Redis lost within the last
+    minute are written again.
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class Publisher:
     ) -> None:
         """Prepare, without starting the thread. `clock` returns monotonic seconds.
 
-        `describe` returns the agent's status report; `all_records` every worker record, for a Redis that lost some.
-        `prepare` is called before anything is written, and again until it raises no ManagerError.
+        `describe` returns the agent's status report; `all_records` every worker record, for a Redis that lost
+        some. `prepare` is called before anything is written, and again until it raises no ManagerError.
         """
         self._store = store
         self._host = host
@@ -83,11 +87,14 @@ class Publisher:
         self.thread = EssentialThread("publisher", self._run)
 
     def start(self) -> None:
-        """Start the thread. It writes records; the agent counts as alive only after `announce`."""
+        """Start the thread.
+
+        It writes records; the agent counts as alive only after `announce`.
+        """
         self.thread.start()
 
     def announce(self) -> None:
-        """Report the agent as alive from now on, after everything that was published before."""
+        """Report the agent as alive, after everything that is already queued."""
         with self._changed:
             self._announced = True
             self._changed.notify()
@@ -95,7 +102,10 @@ class Publisher:
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
     ) -> bool:
-        """Queue a record; return whether it is in Redis after at most `wait_seconds`. Without them, return False at once."""
+        """Queue a record.
+
+        Returns whether it is in Redis after at most `wait_seconds`. Without them, return False at once.
+        """
         with self._changed:
             self._forgotten.discard(info.account_id)  # the account has a worker again
             written = self._outbox.add(info, beat)
@@ -103,34 +113,40 @@ class Publisher:
         return written.wait(wait_seconds) if wait_seconds > 0 else False
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
-        """Queue the record of a worker whose health has changed, and the event for it."""
+        """Queue the record of a worker whose health has changed, and an event."""
         with self._changed:
             self._outbox.add(info, None, change)
             self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
-        """Wait at most `seconds` until everything queued so far is in Redis; return whether it is."""
+        """Wait at most `seconds` until everything queued so far is in Redis.
+
+        Returns whether it is.
+        """
         with self._changed:
             written = self._outbox.flushed()
         return written.wait(seconds)
 
     def forget(self, account_id: str) -> None:
-        """Have an account's record removed, after everything queued so far is written."""
+        """Remove an account's record, after everything queued is written."""
         with self._changed:
             self._forgotten.add(account_id)
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what is queued if Redis answers, withdraw the agent's status report, and end the thread."""
+        """Write what is queued, withdraw the status report, end the thread.
+
+        If Redis does not answer, what is queued is lost.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         self.thread.join()
 
     def tick(self, now: float) -> None:
-        """Write what is queued, and the agent's status report if it is due at `now` (monotonic seconds).
+        """Write what is queued, and the status report if it is due.
 
-        Raises nothing: an error is logged, and the next tick tries again.
+        `now` is in monotonic seconds. Raises nothing: an error is logged, and the next tick tries again.
         """
         self._write_queued(now, closing=False)
 
@@ -218,8 +234,8 @@ class Publisher:
     def _report(self) -> None:
         """Write the agent's status report, and again what Redis has lost.
 
-        Redis may have lost only some keys: one that loads its append-only file with other user rights than it was
-        written with skips the transactions.
+        Redis may have lost only some keys: one that loads its append-only file with other user rights than it
+        was written with skips the transactions.
         """
         report = {**self._describe(), "word": self._reports + 1}
         before, records, mark_there = self._store.report_agent(self._host, report)
@@ -232,7 +248,10 @@ class Publisher:
             self._outbox.trim()
 
     def _write_lost(self, mark_there: str | None) -> None:
-        """Write every record again, and the events that a Redis with this mark has lost."""
+        """Write every record again, and the events that Redis has lost.
+
+        `mark_there` is the mark in Redis.
+        """
         with self._changed:
             lost = self._outbox.lost(mark_there)
             mark = self._outbox.new_mark()

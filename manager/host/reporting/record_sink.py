@@ -1,4 +1,4 @@
-"""Where a pool's records go."""
+"""The interface through which a pool publishes worker records."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,20 +8,25 @@ from manager.models import WorkerInfo
 
 
 class RecordSink(Protocol):
-    """Where the pool's records go, so that the fleet sees them."""
+    """Publishes worker records to the fleet. Thread-safe."""
 
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0
-    ) -> bool: ...
+    ) -> bool:
+        """Queue a record; return whether it was written within `wait_seconds`."""
 
-    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None: ...
+    def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        """Queue a record whose health has changed, and the event for it."""
 
     def flush(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all that was published is written; say whether it is."""
+        """Wait at most `seconds` until everything published so far is written.
+
+        Returns whether it is.
+        """
 
 
 class NoSink:
-    """For a pool that reports to nobody: a script without Redis."""
+    """Discards records: for a pool in a script without Redis."""
 
     def publish(
         self, info: WorkerInfo, beat: Mapping[str, Any] | None = None, *, wait_seconds: float = 0.0

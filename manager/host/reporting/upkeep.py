@@ -1,8 +1,8 @@
-"""What the host agent needs in its state directory, made again when somebody has removed it.
+"""Restores deleted files in the host agent's state directory.
 
-People tidy: `rm -r logs`, `rm -r run`. What this prevents: every start fails until the agent is restarted,
-the next agent does not find the workers that run, and a second agent takes the lock file that has no name
-any more.
+An operator may delete them, as with `rm -r run`. Without it every start fails until the agent is restarted,
+the next agent does not find the running workers, and a second agent can lock the state directory because the
+lock file has no name any more.
 """
 
 import logging
@@ -16,56 +16,59 @@ from manager.system.state_dir import StatePaths
 
 logger = logging.getLogger(__name__)
 
-#: Looks after which a lock that somebody else has counts as another agent's.
+#: Checks in a row after which a lock held by another process counts as another agent's.
 _MISSES: Final = 2
-#: Said to people where a file cannot be made again.
-_HINT: Final = "workers go on; starts fail until this is put right"
+_HINT: Final = "running workers are not affected; starts fail until this is fixed"
 
 
 class StateUpkeep:
-    """Looks after the state directory of one agent. Used by one thread; raises nothing."""
+    """Checks and restores the state directory of one agent.
+
+    Used by one thread; raises nothing.
+    """
 
     def __init__(
         self,
         paths: StatePaths,
         lock: FileLock,
-        menders: Iterable[Callable[[], None]],
+        restorers: Iterable[Callable[[], None]],
         on_lock_lost: Callable[[str], None],
     ) -> None:
-        """`menders` write again what the parts of the agent keep there; they may raise OSError.
+        """Prepare to check `paths`.
 
-        `on_lock_lost` is called with the reason when another process has locked this state directory.
+        `restorers` write missing files of the agent's parts; they may raise OSError. `on_lock_lost` is called
+        with the reason when another process has locked this state directory.
         """
         self._paths = paths
         self._home = paths.home
         self._lock = lock
-        self._menders = list(menders)
-        #: Looks in a row in which somebody else had the lock.
+        self._restorers = list(restorers)
+        #: Checks in a row in which another process had the lock.
         self._lock_misses = 0
         self._on_lock_lost = on_lock_lost
-        #: What cannot be made again, for people; None if nothing.
+        #: Why something cannot be restored, or None if nothing is missing.
         self.trouble: str | None = None
 
-    def look(self) -> None:
-        """Make again what is missing. Cheap while nothing is."""
+    def check(self) -> None:
+        """Restore what is missing. Cheap while nothing is."""
         try:
             self._paths.create(self._home)
             self._lock_misses = 0 if self._lock.renew() else self._lock_misses + 1
-            # Twice: a command that asks whether an agent runs takes the lock for a moment.
+            # Not at the first miss: a command that checks for a running agent takes the lock for a moment.
             if self._lock_misses >= _MISSES:
                 self._on_lock_lost(
-                    f"another host agent (pid {self._lock.holder()}) has locked {self._paths.agent_lock}, which was "
-                    "removed under this one"
+                    f"another host agent (pid {self._lock.holder()}) has locked {self._paths.agent_lock}, "
+                    "which was deleted while this agent ran"
                 )
                 return
-            for mend in self._menders:
-                mend()
+            for restore in self._restorers:
+                restore()
         except (OSError, SettingsError) as error:
-            self._note(f"{error}; {_HINT}")
+            self._set_trouble(f"{error}; {_HINT}")
         else:
-            self._note(None)
+            self._set_trouble(None)
 
-    def _note(self, trouble: str | None) -> None:
+    def _set_trouble(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self.trouble:
-            logs.event(logger, logging.ERROR, "state_directory", trouble)
+            logs.event(logger, logging.ERROR, "state_dir_damaged", trouble)
         self.trouble = trouble

@@ -1,11 +1,18 @@
 """The host's worker pool: one process for each account."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from manager.errors import HostUnavailableError, NoWorkerError, OrphansLeftError, StartFailedError
+from manager.errors import (
+    HostUnavailableError,
+    NotSupportedError,
+    NoWorkerError,
+    OrphansLeftError,
+    StartFailedError,
+)
+from manager.fleet.events import Event, EventFilter
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
 from manager.host.workers.changes import log_change, publish_to
@@ -57,7 +64,7 @@ class WorkerPoolManager:
         limits: PoolLimits | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """Create an empty pool; `adopt` fills it with the workers that run already."""
+        """Create an empty pool; `adopt` fills it with the running workers."""
         sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
         self.slots = slots = SlotTable((publish_to(sink), log_change))
         self.queries = queries = WorkerQueries(slots, stale_after_seconds)
@@ -282,6 +289,20 @@ class WorkerPoolManager:
     def validate_many(self, needs: Mapping[str, Needs]) -> None:
         """See `WorkerPool.validate_many`. This host would run all of them."""
         del needs
+
+    def watch(
+        self,
+        after: str = "$",
+        *,
+        only: EventFilter | None = None,
+        idle_seconds: float | None = None,
+        closed: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Raise NotSupportedError: this pool has no event stream."""
+        del after, only, idle_seconds, closed
+        raise NotSupportedError(
+            "this pool has no event stream: watch the fleet with the service that sends commands through Redis"
+        )
 
     def stoppable(self) -> list[str]:
         """See `WorkerPool.stoppable`."""

@@ -212,7 +212,7 @@ class Slot:
         if self.health is None or self.info is None or self.status is not WorkerLifecycleStatus.RUNNING:
             return
         reported = WorkerMetrics.read(status)
-        change = self.health.look(reported.health, reported.health_reason)
+        change = self.health.update(reported.health, reported.health_reason)
         if change is not None:
             metrics = WorkerMetrics(health=change.new, health_reason=change.reason)
             self._emit(self.info.with_(metadata=metrics), health=change)

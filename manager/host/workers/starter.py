@@ -27,7 +27,7 @@ from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import kill_process, stop_outcome
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.states import WorkerLifecycleStatus
 from manager.system.processes import ProcessRef
 from manager.system.spare_files import with_spare
@@ -257,12 +257,12 @@ class Starter:
                 through=WorkerLifecycleStatus.STOPPING if cancelled else None,
                 code=getattr(error, "code", type(error).__name__),
                 error=f"{error}; {ending.reason}" if forced else str(error),
-                metadata=slot.ending(forced=forced),
+                metadata=slot.ending(forced=forced) | ({} if cancelled else _failure(error)),
             )
 
 
 def _set_running(slot: Slot, beat: Mapping[str, Any] | None) -> bool:
-    """Move a connected worker to `running`; returns False if it has died since its report."""
+    """Move a connected worker to `running`; returns False if it has died."""
     with slot.guard:
         slot.events = None
         if slot.exited.is_set():
@@ -275,3 +275,9 @@ def _info(slot: Slot) -> WorkerInfo:
     if slot.info is None:
         raise StartFailedError(f"{slot.account_id}: its record is gone")
     return slot.info
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Return the metadata of a start that failed."""
+    code = getattr(error, "code", None)
+    return {} if code is None else WorkerPlacement(error_code=str(code)).to_dict()

@@ -1,4 +1,7 @@
-"""Makes the opening of account files hang while a test says so; Python imports this first, by PYTHONPATH."""
+"""Makes the opening of account files hang while a test says so.
+
+Python imports this first, by PYTHONPATH.
+"""
 
 import os
 import time

@@ -13,7 +13,7 @@ from support.servers import RedisServer
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
-from manager.telemetry.fleet_reader import AccountFile, AccountState, FleetState
+from manager.telemetry.fleet_reader import AccountFile, AccountRow, FleetListing
 
 READS = (
     *("/fleet", "/accounts", "/workers", "/hosts", "/audit", "/audit/export", "/batches"),
@@ -21,7 +21,7 @@ READS = (
 )
 
 
-def account(account_id: str, **changes: Any) -> AccountState:
+def account(account_id: str, **changes: Any) -> AccountRow:
     worker = WorkerInfo(
         worker_id=f"w-{account_id}",
         account_id=account_id,
@@ -29,16 +29,16 @@ def account(account_id: str, **changes: Any) -> AccountState:
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         metadata={"host": "london-1", "health": "healthy", "currency": "USD", **changes},
     )
-    return AccountState(account_id, worker, None, AccountFile(enabled=True, groups=("fx",)))
+    return AccountRow(account_id, worker, None, AccountFile(enabled=True, groups=("fx",)))
 
 
-def state(accounts: dict[str, AccountState]) -> FleetState:
-    return FleetState(
+def state(accounts: dict[str, AccountRow]) -> FleetListing:
+    return FleetListing(
         as_of=datetime(2026, 1, 1, tzinfo=UTC),
         cursor="5-0",
         version="7",
         accounts={key: accounts[key] for key in sorted(accounts)},
-        hosts=[],
+        hosts={},
     )
 
 
@@ -51,7 +51,9 @@ def pages(client: Any, path: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("sort", ["account_id", "-account_id", "state", "-equity", "equity", "-started_at"])
+@pytest.mark.parametrize(
+    "sort", ["account_id", "-account_id", "attention", "state", "-equity", "equity", "-started_at"]
+)
 def test_every_account_is_on_exactly_one_page(api: Api, sort: str) -> None:
     accounts = {f"a-{n:03}": account(f"a-{n:03}", equity=str(n % 7)) for n in range(95)}
     api.reader.fixed = state(accounts)
@@ -132,19 +134,22 @@ def test_the_link_header_leads_to_the_next_page(api: Api) -> None:
         ("label=desk=london", ["b"]),
         ("label=desk=paris", []),
         ("q=B", ["b"]),
+        ("attention=critical", ["b"]),
+        ("attention=warning", ["a"]),
+        ("sort=attention", ["b", "a", "c"]),
     ],
 )
 def test_filters(api: Api, query: str, ids: list[str]) -> None:
     a = account("a", health="degraded")
     b = account("b", host="london-2")
     assert b.worker is not None
-    b = AccountState(
+    b = AccountRow(
         "b",
         b.worker.with_(status=WorkerLifecycleStatus.FAILED),
         DesiredState(account_id="b", state="running", generation=5, by="ana@desk", why="start", at=1000),
         AccountFile(enabled=True, groups=("metals",), labels={"desk": "london"}),
     )
-    api.reader.fixed = state({"a": a, "b": b, "c": AccountState("c")})
+    api.reader.fixed = state({"a": a, "b": b, "c": AccountRow("c")})
     found = api.client("read").get(f"/api/v1/accounts?{query}").json()
     assert [one["account_id"] for one in found["items"]] == ids
 
@@ -186,7 +191,7 @@ def test_the_summary_counts_and_sums_by_currency(api: Api) -> None:
         "a": account("a", balance="10.10", equity="10.00", open_positions=1),
         "b": account("b", balance="0.20", equity="junk", open_positions=True),
         "c": account("c", currency="EUR", balance="NaN"),
-        "d": AccountState("d"),
+        "d": AccountRow("d"),
     }
     api.reader.fixed = state(accounts)
     found = api.client("read").get("/api/v1/fleet").json()

@@ -1,4 +1,4 @@
-"""found/18: numbers and truths among arguments and variables are texts, as they are written."""
+"""Arguments and variables that look like numbers or booleans are texts, as written in the file."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ def directory(tmp_path: Path) -> Directory:
     return Directory(tmp_path)
 
 
-def test_found_18_what_the_file_says_is_what_the_program_gets(directory: Directory) -> None:
+def test_what_the_file_says_is_what_the_program_gets(directory: Directory) -> None:
     directory.write(
         "a",
         PROGRAM
         + "command: [sleep, --port, 8080, 0.50, true, 0x1F, 1e3, +5, -0, no, '007']\n"
-        + "environment: {RATE: 0.5, DEBUG: true, PORT: 8080, BIG: 123456789012345678901, 5: x, T: True, F: .5}\n"
-        + "directory: '.'\nstop: {signal: INT}\n",
+        + "environment: {RATE: 0.5, DEBUG: true, PORT: 8080, BIG: 123456789012345678901, 5: x, T: True, "
+        "F: .5}\n" + "directory: '.'\nstop: {signal: INT}\n",
     )
     assert directory.check().errors == ()
     config = directory.service.load_account_config("a")
@@ -82,7 +82,7 @@ def test_a_file_without_such_values_is_left_as_it_is() -> None:
         ("command: [sleep]\numask: '1777'", 'octal digits from "000" to "777"'),
     ],
 )
-def test_found_18_the_message_says_how_to_write_it(directory: Directory, line: str, says: str) -> None:
+def test_the_message_says_how_to_write_it(directory: Directory, line: str, says: str) -> None:
     (error,) = directory.errors_of(f"{PROGRAM}{line}\n")
     assert says in error
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a file or in an account id: a quick, clear answer that names the file."""
+"""Hostile files and account IDs cause a quick, clear error that names the file."""
 
 import os
 import sys

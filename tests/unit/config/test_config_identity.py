@@ -1,4 +1,4 @@
-"""All spellings of one login are one identity; what looks the same and is not is refused in a file."""
+"""All spellings of a login are one identity, and names with invisible characters are refused."""
 
 import pytest
 from hypothesis import example, given
@@ -41,7 +41,7 @@ def test_every_spelling_of_a_login_is_one_identity(login: int | str, server: str
 
 @st.composite
 def spelled(draw: st.DrawFn, number: int) -> str:
-    """Return a number as a file may have it."""
+    """Return a number in one of the spellings of a file."""
     text = "0" * draw(st.integers(0, 3)) + str(number)
     zero = draw(st.sampled_from([0x30, 0xFF10, 0x0660, 0x0966]))
     text = "".join(chr(zero + int(digit)) for digit in text)
@@ -70,7 +70,7 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.@", min_size=1, max_size
 @example("a7", "a07")
 @example("1e3", "1000e0")
 def test_names_that_differ_stay_two_logins(one: str, other: str) -> None:
-    """Only what reads as a number is compared as one."""
+    """Only numeric logins are compared as numbers."""
     assert (plain_login(one) == plain_login(other)) == (one == other)
 
 
@@ -79,14 +79,14 @@ def test_names_that_differ_stay_two_logins(one: str, other: str) -> None:
 @example("e\u200b\u0301")
 @example("\u3164 a")
 def test_what_is_compared_is_compared_the_same_again(text: str) -> None:
-    """Else a name that was written out as it is compared would be another one."""
+    """Otherwise a normalized name would be a different identity."""
     assert plain(plain(text)) == plain(text)
     assert plain_login(plain_login(text)) == plain_login(text)
     assert plain(text.upper().casefold()) == plain(text.casefold())
 
 
 def test_seven_and_zero_seven_are_one_login_at_every_gateway() -> None:
-    """The safe side: a venue that tells them apart loses a second session, and no venue gets two."""
+    """A venue that distinguishes them loses a second session, but no venue gets two."""
     first, second = (
         AccountConfig.model_validate(config(gateway="other", login=login).model_dump()) for login in (7, "07")
     )

@@ -1,4 +1,4 @@
-"""Files that look as if they were meant to be read, and are not: named everywhere, and never a success."""
+"""Files that seem meant to be read but are not: reported everywhere, never a success."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_names_that_differ_in_case_are_judged_alike_by_validation_and_start(dire
 
 
 class _Pool:
-    """Carries starts out in memory, as a host does: each order is prepared, its file checked."""
+    """Prepares starts in memory, as a host does, with a check of each account's file."""
 
     def start_many(
         self, orders: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
@@ -185,7 +185,7 @@ def test_starting_all_starts_the_good_ones_and_is_no_success(
     assert set(batch.done) == {"good"}
     assert set(batch.failed) == {"gold.yml", "defaults.yml"}
     assert not batch.ok
-    # A group may be theirs as well: nobody can say.
+    # The group may also contain the unread files: that is unknown.
     assert set(service(directory).start_all(selection=Selection(("fx",), ())).failed) == {
         "gold.yml",
         "defaults.yml",

@@ -1,4 +1,4 @@
-"""What an account file means: defaults, merging, origins, positions, versions."""
+"""Reading account files: defaults, merging, origins, positions and versions."""
 
 from pathlib import Path
 
@@ -96,22 +96,27 @@ def test_every_problem_of_a_file_in_one_pass_each_with_its_place(directory: Dire
     )
     result = directory.check()
     assert list(result.warnings) == [
-        "accounts/a.yaml:9:27: default_risk.portfolio_risk_percent: 30 is above 20.0: all open trades may lose that much"
+        "accounts/a.yaml:9:27: default_risk.portfolio_risk_percent: 30 is above 20.0: "
+        "all open trades may lose that much"
     ]
     found = {error.split(": ", 2)[1]: error for error in result.errors}
     expected = {
         "gateway": "accounts/a.yaml:1:10: gateway: 'papr' is unknown; did you mean 'paper'?",
         "pasword": "accounts/a.yaml:4:1: pasword: unknown key; did you mean 'password'?",
         "timeout": "accounts/a.yaml:5:10: timeout: 'soon' is not an integer",
-        "default_risk.risk_percent": "accounts/a.yaml:7:17: default_risk.risk_percent: 0.05 is below 0.1; 0.1 to 10.0 is allowed",
-        "default_risk.max_positions": "accounts/a.yaml:8:18: default_risk.max_positions: 0 is below 1; 1 or more is allowed",
-        "currencies[0].strategy.strategy_type": "accounts/a.yaml:12:31: currencies[0].strategy.strategy_type: "
+        "default_risk.risk_percent": "accounts/a.yaml:7:17: default_risk.risk_percent: "
+        "0.05 is below 0.1; 0.1 to 10.0 is allowed",
+        "default_risk.max_positions": "accounts/a.yaml:8:18: default_risk.max_positions: "
+        "0 is below 1; 1 or more is allowed",
+        "currencies[0].strategy.strategy_type": "accounts/a.yaml:12:31: "
+        "currencies[0].strategy.strategy_type: "
         "'simple_na' is unknown; did you mean 'simple_ma'?",
         "currencies[0].strategy.timeframe": "accounts/a.yaml:12:53: currencies[0].strategy.timeframe: "
         "'m5' is unknown; did you mean 'M5'?",
         "currencies[1].symbol": "accounts/a.yaml:13:13: currencies[1].symbol: EURUSD is listed twice "
         "(first as currencies[0])",
-        "currencies[1].enabled": "accounts/a.yaml:14:14: currencies[1].enabled: 'maybe': must be true or false",
+        "currencies[1].enabled": "accounts/a.yaml:14:14: currencies[1].enabled: "
+        "'maybe': must be true or false",
         "execution.intervall_seconds": "accounts/a.yaml:15:13: execution.intervall_seconds: unknown key; "
         "did you mean 'interval_seconds'?",
     }

@@ -11,7 +11,7 @@ from manager.config.problems import dotted
 from manager.config.unknown_keys import all_keys, explain_unknown_key
 
 KEYS = {dotted(place) for place in all_keys(AccountConfig)}
-#: Where each section of the table stands in an account file.
+#: The place of each section of the table in an account file.
 SECTIONS = {
     "stop": "stop",
     "ready": "ready",
@@ -109,7 +109,7 @@ def errors(tmp_path: Path, text: str, defaults: str | None = None) -> dict[str, 
     return {dotted(problem.place or ()): str(problem) for problem in found}
 
 
-def test_found_18_keys_of_tradingmtq_files_get_a_hint(tmp_path: Path) -> None:
+def test_keys_of_tradingmtq_files_get_a_hint(tmp_path: Path) -> None:
     found = errors(
         tmp_path,
         "gateway: paper\nlogin: 1\nserver: S\npassword: env:P\nplatform_type: MT5\nrisk: "

@@ -1,4 +1,4 @@
-"""Placeholders: four names are filled in, nothing else changes, and no value can become more than a part of a text."""
+"""Placeholders: four names are filled in, and their values never change the meaning of a text."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def config(directory: Directory, text: str, account_id: str = "a") -> AccountCon
 
 
 def argument(directory: Directory, text: str, program: str = PROGRAM) -> str:
-    """Return what becomes of one argument, written in single quotes."""
+    """Return the value of one argument that is written in single quotes."""
     found = config(directory, f"{program}command: [sleep, '{text}']\n")
     command = filled(found, Path("/state/accounts/a")).command
     assert command is not None
@@ -62,7 +62,7 @@ environment_file: "{account_id}.env"
     assert found.environment == {"WHERE": "/state/a/db", "WHO": "5001@Demo 1"}
     assert found.environment_file == ("a.env",)
     assert uses_state_dir(raw)
-    # The file keeps its placeholders when the configuration is saved, and `config show` has what the program gets.
+    # A saved file keeps its placeholders, and `config show` shows the values that the program receives.
     directory.service.save_account_config(raw)
     saved = (directory.root / "accounts" / "a.yaml").read_text()
     assert all(line in saved for line in text.splitlines() if "{" in line and "probe" not in line)

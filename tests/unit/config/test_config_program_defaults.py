@@ -1,4 +1,4 @@
-"""Fifty bots are fifty three-line files: what says how a program runs may stand in `defaults.yaml`."""
+"""Keys of programs in `defaults.yaml`: fifty bots need only fifty files of three lines."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_an_account_of_two_lines_is_a_bot(directory: Directory) -> None:
     config = directory.service.load_account_config("bot-1")
     assert config.command == ("sh", "-c", "echo ready; sleep 60", "{account_id}")
     assert (config.umask, config.environment_file) == ("027", ("shared.env",))
-    # What the defaults say is not written into the account's file.
+    # Values of the defaults are not written into the account's file.
     path = directory.service.save_account_config(config)
     assert not any(key in path.read_text() for key in ("command", "directory", "ready", "_file", "umask"))
 
@@ -80,7 +80,7 @@ def test_accounts_of_other_gateways_are_not_disturbed(
     assert not any(key in path.read_text() for key in ("command", "directory", "ready", "_file", "umask"))
 
 
-def test_a_problem_of_the_defaults_is_told_at_its_place(directory: Directory) -> None:
+def test_a_problem_of_the_defaults_is_reported_at_its_place(directory: Directory) -> None:
     directory.defaults(DEFAULTS.replace("[sh, -c", "[no-such-program-here, -c"))
     directory.write("a", "login: 1\nserver: S\n")
     (error,) = directory.check().errors

@@ -1,4 +1,4 @@
-"""Laws that hold for every configuration."""
+"""Properties of all configurations."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ LINES = st.lists(
 @given(LINES)
 @example([("a", "0X1F"), ("b", "-0B1"), ("c", "0O17")])
 def test_yaml_loaders_disagree_but_our_two_agree(lines: list[tuple[str, str]]) -> None:
-    """Whatever the fast path takes means the same on the precise path, which positions and messages come from."""
+    """A text that the fast parser accepts means the same to the slow parser."""
     text = "".join(f"{key}: {value}\n" for key, value in lines)
     document = parse_document(text, text.encode(), "f")
     if document.data is None:
@@ -117,14 +117,14 @@ def test_yaml_loaders_disagree_but_our_two_agree(lines: list[tuple[str, str]]) -
     try:
         precise = YAML(typ="safe", pure=True).load(text)
     except ValueError:
-        return  # ruamel takes `._` for a number and then cannot read it; we ask it for positions only
+        return  # ruamel reads `._` as a number and fails; it is used only for positions
     except YAMLError as error:
         raise AssertionError(
             f"the precise path refuses {text!r}, the fast one reads {document.data}"
         ) from error
     for key, value in document.data.items():
         other = precise[key]
-        # A date is text to us: there is no field for one.
+        # The fast parser reads dates as text.
         if isinstance(other, str | bool | int | float | list | dict) or other is None:
             assert (type(value), value) == (type(other), other), text
 

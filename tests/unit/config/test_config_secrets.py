@@ -1,4 +1,4 @@
-"""Secrets beside the password: references are resolved on the host, and what stands in clear is told and never shown."""
+"""Secrets other than the password: references are resolved, clear text is reported but never shown."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ gateway: command
 command: [sh, -c, "echo ready; sleep 60"]
 ready: {line: ready}
 """
-#: Nothing that is said or shown may hold one of these.
+#: No output may contain any of these.
 SECRETS = (
     "my-api-key",
     "my-api-secret",
@@ -93,7 +93,7 @@ def test_a_reference_that_leads_nowhere_is_an_error_that_names_its_key(directory
     assert "is missing" in error
     with pytest.raises(CredentialError, match=r"^environment\.KEY: file:secrets/key: .* is missing"):
         resolved(directory)
-    # It is looked up again, and a change of it is a change of the account.
+    # A change of the secret is detected, and changes the account.
     secret(directory, "key", "the-key\n")
     assert directory.check().valid
     secret(directory, "key", "\n")
@@ -134,7 +134,7 @@ def test_secrets_in_clear_work_with_a_warning_each_and_are_shown_nowhere(directo
         assert not any(hidden in text for hidden in SECRETS)
     assert loaded.shown()["environment"]["DB_URL"] == "postgres://u:***@db/x"
     assert loaded.shown()["environment"]["LOG_LEVEL"] == "info"
-    # The worker gets them as they are, and masks each.
+    # The worker receives them unchanged and masks each.
     found = resolved(directory)
     assert found.environment["FREQTRADE__EXCHANGE__KEY"] == "my-api-key"
     assert {*SECRETS} - {"my-old-one"} <= set(found.secrets)

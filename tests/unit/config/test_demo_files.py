@@ -1,4 +1,4 @@
-"""`manager init` after the demo: it says what to do, and moves the demo's files aside on request."""
+"""`manager init` after the demo: it explains what to do, and moves the demo's files on request."""
 
 import os
 import subprocess
@@ -97,7 +97,7 @@ def test_what_a_person_changed_or_added_stays(config: Path) -> None:
 
 @pytest.fixture
 def demo_worker(config: Path) -> Iterator[str]:
-    """A worker of the demo on this machine, by its record."""
+    """A running worker of the demo on this machine, as a record."""
     paths = StatePaths(config.parent / "state")
     paths.create()
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Files of variables: what a line means, what is refused with its line, and that their values stay on the host."""
+"""Environment files: the meaning of lines, errors with line numbers, and secrecy of values."""
 
 import json
 import sys
@@ -90,7 +90,7 @@ def test_the_environment_wins_and_a_later_file_wins(directory: Directory) -> Non
     assert directory.check().errors == ()
     config = directory.service.load_account_config("a")
     values = directory.service.resolve_values(config)
-    # A value of a file is text: only `environment` has references.
+    # Values of files are text: only `environment` has references.
     assert values.environment == {
         **{"A": "file-1", "B": "file-2", "C": "own", "REF": "file:bot.env", "D": "x"},
     }
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_used_is_an_error_of_the_account(
     assert says in error
     with pytest.raises(CredentialError, match=r"^environment_file: .*bot\.env"):
         directory.service.resolve_values(directory.service.load_account_config("a"))
-    # It is looked at again as soon as it changes.
+    # A change of the file is detected.
     write(directory, "A=1\n")
     assert directory.check().valid
     write(directory, "worse\n")

@@ -1,4 +1,4 @@
-"""Files of other supervisors become account files that mean the same, and what cannot is named."""
+"""Files of other supervisors are translated, with notes about keys that cannot be."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ HERE = "/srv/bots"
 
 
 def source(name: str, text: str | None = None, **variables: str) -> SourceFile:
-    """Return a fixture as if it lay in HERE, or a text under its name."""
+    """Return a fixture as a file in HERE, with its own or another text."""
     files = {f"{HERE}/{path.relative_to(FIXTURES)}": path for path in FIXTURES.rglob("*") if path.is_file()}
 
     def read(path: str) -> str | None:
@@ -37,7 +37,7 @@ def source(name: str, text: str | None = None, **variables: str) -> SourceFile:
 
 
 def written(translation: Translation) -> dict[str, dict[str, Any]]:
-    """Return every account file as the project's own reader reads it, and check that the model takes it."""
+    """Return all account files as parsed data, after a check with the model."""
     found: dict[str, dict[str, Any]] = {}
     for draft in translation.drafts:
         text = next(iter(account_files(draft).values()))
@@ -196,11 +196,11 @@ def test_compose_services_wait_for_a_person() -> None:
     assert freqtrade["command"] == [
         *("trade", "--config", "/freqtrade/user_data/config.json", "--strategy", "My Strategy")
     ]
-    # The merge key's values count, and the default of an interpolation.
+    # Values of the merge key and defaults of interpolations are used.
     assert freqtrade["stop"] == {"signal": "INT", "deadline_seconds": 90}
     assert "recovery" not in freqtrade
     assert (freqtrade["user"], freqtrade["group"]) == ("1000", "1000")
-    # The file stays where it is; the host reads it.
+    # The file is not copied: the host reads it in place.
     assert freqtrade["environment_file"] == [f"{HERE}/bot.env"]
     assert freqtrade["environment"] == {
         "FREQTRADE__EXCHANGE__KEY": "env:BINANCE_KEY",

@@ -1,4 +1,4 @@
-"""The audit trail: a host with a Redis user writes where it can only add, and readers see one trail."""
+"""The audit trail: hosts with a Redis user can only append, and readers see one merged trail."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,14 +20,14 @@ def client(redis_server: RedisServer) -> Iterator[Any]:
 
 
 def trail_of(server: RedisServer, host: str = "") -> AuditTrail:
-    """Return the trail as a manager, or as the user of a host, which here may do everything."""
+    """Return the trail of a manager, or of a host's user (which has all rights here)."""
     found = AuditTrail(server.url)
     found._host = host
     return found
 
 
 def next_moment(client: Any) -> None:
-    """Return in a later millisecond of Redis's clock: within one the order of two writers is open."""
+    """Wait for the next millisecond of Redis's clock: within one, the order of two writers is undefined."""
     before = client.time()
     eventually(lambda: client.time()[0] != before[0] or client.time()[1] // 1000 != before[1] // 1000)
 
@@ -44,7 +44,7 @@ def next_moment(client: Any) -> None:
         ("redis://[", ""),
     ],
 )
-def test_a_hosts_user_is_known_by_its_name(url: str, host: str) -> None:
+def test_a_hosts_redis_user_is_recognized_by_its_name(url: str, host: str) -> None:
     assert writing_host(url) == host
 
 
@@ -64,7 +64,7 @@ def test_lists_and_stream_are_one_trail_by_time(redis_server: RedisServer, clien
     assert len({entry.id for entry in desk.everything()}) == 12
 
 
-def test_who_follows_sees_what_any_of_them_adds(redis_server: RedisServer, client: Any) -> None:
+def test_a_follower_gets_the_entries_of_all_writers(redis_server: RedisServer, client: Any) -> None:
     desk, one, late = trail_of(redis_server), trail_of(redis_server, "h1"), trail_of(redis_server, "late")
     one.note("before", by="h1")
     follower = desk.follower()
@@ -80,7 +80,7 @@ def test_who_follows_sees_what_any_of_them_adds(redis_server: RedisServer, clien
     assert follower.next(wait_seconds=0.01) == []
 
 
-def test_what_a_forger_adds_breaks_no_reader(redis_server: RedisServer, client: Any) -> None:
+def test_forged_entries_break_no_reader(redis_server: RedisServer, client: Any) -> None:
     desk = trail_of(redis_server)
     desk.note("start", by="desk")
     client.sadd(HOSTS_KEY, "h1", b"\xff", "../x", "gone")
@@ -111,7 +111,7 @@ def test_a_manager_trims_the_lists_when_it_writes(
     assert [entry.what for entry in follower.next()] == ["n5"]
 
 
-def test_what_a_host_is_asked_is_noted_with_its_desired_state(redis_server: RedisServer) -> None:
+def test_a_change_of_desired_state_writes_its_audit_entry(redis_server: RedisServer) -> None:
     desired = DesiredStore(redis_server.url)
     desired._audit_host = "h1"
     desired.set_desired(
@@ -126,8 +126,8 @@ def test_what_a_host_is_asked_is_noted_with_its_desired_state(redis_server: Redi
     assert (entry.host, entry.recorded_by) == ("h2", "h1")
 
 
-def test_a_list_that_cannot_be_written_stops_no_command(redis_server: RedisServer, client: Any) -> None:
-    client.set(host_key("h1"), "no list")
+def test_an_unwritable_list_does_not_stop_a_command(redis_server: RedisServer, client: Any) -> None:
+    client.set(host_key("h1"), "not a list")
     trail_of(redis_server, "h1").note("start", by="h1")
     desired = DesiredStore(redis_server.url)
     desired._audit_host = "h1"

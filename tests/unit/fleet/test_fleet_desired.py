@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from support.servers import RedisServer
 
-import manager.fleet.desired_store as desired_module
 from manager.errors import FleetUnavailableError
+from manager.fleet import desired_store
 from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DESIRED_KEY, DesiredStore
 from manager.states import TradingMode
@@ -29,7 +29,7 @@ def store(redis_server: RedisServer) -> Iterator[DesiredStore]:
     found.close()
 
 
-def test_a_wish_is_written_with_who_when_and_why(store: DesiredStore) -> None:
+def test_a_change_is_stored_with_its_sender_time_and_reason(store: DesiredStore) -> None:
     generation, desired = store.set_desired(change(host="h1", failover=True, validate=False))
     assert desired == store.read("a")
     assert (desired.state, desired.generation, desired.host) == ("running", generation, "h1")
@@ -37,13 +37,13 @@ def test_a_wish_is_written_with_who_when_and_why(store: DesiredStore) -> None:
     assert abs(desired.at - generation) < 1000
 
 
-def test_the_same_command_twice_is_one(store: DesiredStore) -> None:
+def test_a_command_delivered_twice_acts_once(store: DesiredStore) -> None:
     first, _ = store.set_desired(change())
     again, _ = store.set_desired(change())
     assert first == again
 
 
-def test_an_older_command_that_comes_late_learns_what_is_wanted_now(store: DesiredStore) -> None:
+def test_a_late_older_command_gets_the_present_desired_state(store: DesiredStore) -> None:
     old, _ = store.set_desired(change("running", "t1"))
     new, _ = store.set_desired(change("stopped", "t2"))
     generation, desired = store.set_desired(change("running", "t1"))
@@ -51,7 +51,7 @@ def test_an_older_command_that_comes_late_learns_what_is_wanted_now(store: Desir
     assert new > old
 
 
-def test_the_host_that_carries_a_command_out_becomes_its_host(store: DesiredStore) -> None:
+def test_the_host_that_carries_out_a_command_gets_the_account(store: DesiredStore) -> None:
     generation, before = store.set_desired(change())
     assert before.host == ""
     again, desired = store.set_desired(change(host="h2"))
@@ -60,7 +60,7 @@ def test_the_host_that_carries_a_command_out_becomes_its_host(store: DesiredStor
     assert stopped.host == "h2"
 
 
-def test_a_restart_asks_for_a_worker_of_its_own_generation_or_later(store: DesiredStore) -> None:
+def test_a_restart_requires_a_worker_of_its_generation_or_later(store: DesiredStore) -> None:
     store.set_desired(change())
     generation, desired = store.set_desired(change(token="t2", restart=True))
     assert desired.restart == generation
@@ -68,7 +68,7 @@ def test_a_restart_asks_for_a_worker_of_its_own_generation_or_later(store: Desir
     assert later.restart == generation
 
 
-def test_what_was_refused_was_never_wanted(store: DesiredStore) -> None:
+def test_a_withdrawal_restores_the_state_before_the_command(store: DesiredStore) -> None:
     store.set_desired(change("running", "t1", host="h1"))
     generation, _ = store.set_desired(change("running", "t2", host="h2", restart=True))
     store.withdraw("a", generation)
@@ -81,14 +81,14 @@ def test_what_was_refused_was_never_wanted(store: DesiredStore) -> None:
     assert store.desired_accounts() == ["a"]
 
 
-def test_a_late_withdrawal_takes_nothing_from_a_later_command(store: DesiredStore) -> None:
+def test_a_late_withdrawal_does_not_undo_a_later_command(store: DesiredStore) -> None:
     old, _ = store.set_desired(change("running", "t1"))
     store.set_desired(change("running", "t2"))
     store.withdraw("a", old)
     assert store.desired_accounts() == ["a"]
 
 
-def test_what_redis_lost_is_restored_and_nothing_later_overwritten(
+def test_restore_writes_lost_state_and_overwrites_nothing_newer(
     store: DesiredStore, redis_server: RedisServer
 ) -> None:
     _, desired = store.set_desired(change(host="h1"))
@@ -100,7 +100,7 @@ def test_what_redis_lost_is_restored_and_nothing_later_overwritten(
     assert store.restore(desired) is False
 
 
-def test_only_one_host_takes_over(store: DesiredStore) -> None:
+def test_only_one_host_gets_a_reassigned_account(store: DesiredStore) -> None:
     _, desired = store.set_desired(change(host="lost"))
     taken = store.reassign(desired, "h2")
     assert taken is not None
@@ -109,15 +109,17 @@ def test_only_one_host_takes_over(store: DesiredStore) -> None:
     assert (taken.host, taken.generation, taken.handed) == ("h2", desired.generation, True)
 
 
-def test_who_gave_an_account_away_does_not_take_it_back_by_the_same_command(store: DesiredStore) -> None:
+def test_a_host_cannot_take_back_an_account_by_the_same_command(store: DesiredStore) -> None:
     _, desired = store.set_desired(change(host="h1"))
     assert store.reassign(desired, "h2") is not None
     assert store.set_desired(change(host="h1", writer="h1"))[1].host == "h2"
-    assert store.set_desired(change(host="h3", writer="h2"))[1].host == "h3", "who has it may pass it on"
+    assert store.set_desired(change(host="h3", writer="h2"))[1].host == "h3", (
+        "the host that has it may give it away"
+    )
     assert store.set_desired(change(token="t2", host="h1", writer="h1"))[1].host == "h1", "a new command may"
 
 
-def test_a_stop_that_lay_in_a_queue_for_days_stops_nothing_that_was_started_since(
+def test_a_stop_that_waited_for_days_does_not_stop_a_later_start(
     store: DesiredStore, redis_server: RedisServer
 ) -> None:
     store.set_desired(change(host="one"))
@@ -129,7 +131,7 @@ def test_a_stop_that_lay_in_a_queue_for_days_stops_nothing_that_was_started_sinc
     assert (generation, desired.generation, desired.running) == (old, new, True)
 
 
-def test_a_command_whose_writing_redis_has_lost_counts_by_when_it_was_given(
+def test_a_command_that_redis_lost_keeps_the_generation_it_was_sent_with(
     store: DesiredStore, redis_server: RedisServer
 ) -> None:
     store.set_desired(change(host="one"))
@@ -137,11 +139,11 @@ def test_a_command_whose_writing_redis_has_lost_counts_by_when_it_was_given(
     redis_server.forget()
     generation, desired = store.set_desired(change("stopped", "t2", given=given))
     assert (generation, desired.state) == (given, "stopped")
-    # A forger's generation of the far future is none.
+    # A forged generation in the far future is ignored.
     assert store.set_desired(change(token="t3", given=given + 10**12))[0] < given + 10**9
 
 
-def test_an_account_has_its_place_since_it_came_there_whatever_is_commanded_since(
+def test_later_commands_do_not_change_when_a_host_got_the_account(
     store: DesiredStore,
 ) -> None:
     _, first = store.set_desired(change(host="h1"))
@@ -157,7 +159,7 @@ def test_an_account_has_its_place_since_it_came_there_whatever_is_commanded_sinc
     assert (store.read("a") or first).claimed == moved.claimed
 
 
-def test_a_stop_nudges_the_host_that_has_the_account(store: DesiredStore) -> None:
+def test_a_stop_is_queued_as_urgent_for_the_accounts_host(store: DesiredStore) -> None:
     assert store.next_urgent_stop("h1", 1) is None
     store.set_desired(change(host="h1"))
     store.set_desired(change("stopped", "t2", timeout=2.5))
@@ -169,7 +171,7 @@ def test_a_stop_nudges_the_host_that_has_the_account(store: DesiredStore) -> Non
     assert desired.timeout == 2.5
 
 
-def test_a_snapshot_is_read_only_when_something_changed(store: DesiredStore) -> None:
+def test_a_snapshot_is_read_only_after_a_change(store: DesiredStore) -> None:
     store.set_desired(change())
     first = store.snapshot()
     assert first is not None
@@ -190,7 +192,7 @@ def test_a_snapshot_is_read_only_when_something_changed(store: DesiredStore) -> 
         '{"state": "running", "generation": "many"}',
     ],
 )
-def test_nonsense_is_named_and_the_next_command_mends_it(
+def test_a_malformed_record_is_reported_and_the_next_command_replaces_it(
     store: DesiredStore, redis_server: RedisServer, nonsense: str
 ) -> None:
     with redis_server.client() as client:
@@ -203,13 +205,13 @@ def test_nonsense_is_named_and_the_next_command_mends_it(
     assert store.read("a") == desired
 
 
-def test_json_both_ways() -> None:
+def test_a_state_survives_json() -> None:
     desired = DesiredState(account_id="a", state="stopped", generation=7, restart=3, host="h", by="x", at=9)
     assert DesiredState.from_json("a", desired.to_json()) == desired
     assert json.loads(desired.to_json())["generation"] == 7
 
 
-def test_what_nobody_ever_had_is_forgotten_after_a_day_and_nothing_else(
+def test_tidy_deletes_only_old_accounts_that_no_host_ever_had(
     store: DesiredStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for account_id in ("mistyped", "later"):
@@ -219,12 +221,12 @@ def test_what_nobody_ever_had_is_forgotten_after_a_day_and_nothing_else(
     store.set_desired(change("stopped", account_id="runs", token="t3"))
     assert store.tidied_seconds_ago() is None
     assert store.tidy() == 0
-    monkeypatch.setattr(desired_module, "_REFUSED_KEPT_MS", -1000)
+    monkeypatch.setattr(desired_store, "_REFUSED_KEPT_MS", -1000)
     snapshot = store.snapshot
 
     def and_then(known_version: int | None = None) -> Any:
         found = snapshot(known_version)
-        store.set_desired(change(account_id="later", token="t4"))  # it is asked for in this moment
+        store.set_desired(change(account_id="later", token="t4"))  # a command arrives at this moment
         return found
 
     monkeypatch.setattr(store, "snapshot", and_then)
@@ -233,7 +235,9 @@ def test_what_nobody_ever_had_is_forgotten_after_a_day_and_nothing_else(
     assert (store.tidied_seconds_ago() or 0.0) < 60
 
 
-def test_a_redis_that_is_away_is_one_kind_of_error(store: DesiredStore, redis_server: RedisServer) -> None:
+def test_an_unreachable_redis_raises_one_kind_of_error(
+    store: DesiredStore, redis_server: RedisServer
+) -> None:
     redis_server.stop()
     for call in (
         lambda: store.set_desired(change()),
@@ -252,7 +256,7 @@ def set_mode(store: DesiredStore, mode: TradingMode, token: str) -> DesiredState
     return store.set_mode("a", mode, token=token, by="me@here", what="pause")
 
 
-def test_a_mode_is_kept_by_every_start_and_stop_and_changes_no_generation(store: DesiredStore) -> None:
+def test_a_mode_survives_starts_and_stops_and_changes_no_generation(store: DesiredStore) -> None:
     generation, _ = store.set_desired(change(host="h1"))
     paused = set_mode(store, TradingMode.PAUSED, "p1")
     assert paused is not None
@@ -264,7 +268,7 @@ def test_a_mode_is_kept_by_every_start_and_stop_and_changes_no_generation(store:
     assert moved.mode == "paused"
 
 
-def test_a_refused_start_is_taken_back_though_a_mode_came_meanwhile(store: DesiredStore) -> None:
+def test_a_refused_start_is_withdrawn_although_a_mode_was_set_meanwhile(store: DesiredStore) -> None:
     generation, _ = store.set_desired(change())
     set_mode(store, TradingMode.PAUSED, "p1")
     store.withdraw("a", generation)
@@ -273,8 +277,8 @@ def test_a_refused_start_is_taken_back_though_a_mode_came_meanwhile(store: Desir
     assert (now.state, now.mode) == ("stopped", "paused")
 
 
-def test_the_same_mode_command_twice_is_one(store: DesiredStore) -> None:
-    """A task that is delivered again must not pause what was resumed since."""
+def test_a_mode_command_delivered_twice_acts_once(store: DesiredStore) -> None:
+    """A pause that is delivered again must not undo a later resume."""
     store.set_desired(change())
     set_mode(store, TradingMode.PAUSED, "p1")
     set_mode(store, TradingMode.NORMAL, "p2")
@@ -283,15 +287,15 @@ def test_the_same_mode_command_twice_is_one(store: DesiredStore) -> None:
     assert again.mode == "normal"
 
 
-def test_a_mode_of_an_account_of_which_nothing_is_known_is_not_written(store: DesiredStore) -> None:
+def test_a_mode_of_an_account_without_desired_state_is_not_stored(store: DesiredStore) -> None:
     assert set_mode(store, TradingMode.PAUSED, "p1") is None
     assert store.read("a") is None
 
 
-def test_of_two_records_the_newest_mode_survives_whichever_has_the_newest_generation(
+def test_restore_merges_the_newest_mode_and_the_newest_generation(
     store: DesiredStore,
 ) -> None:
-    """A Redis that came back with older data is told the mode again, also by a host that knows an older start."""
+    """The agent of a restarted Redis restores the mode, even if it remembers an older start."""
     store.set_desired(change(host="h1"))
     paused = set_mode(store, TradingMode.PAUSED, "p1")
     assert paused is not None
@@ -301,10 +305,10 @@ def test_of_two_records_the_newest_mode_survives_whichever_has_the_newest_genera
     now = store.read("a")
     assert now is not None
     assert (now.mode, now.generation) == ("paused", later)
-    assert not store.restore(paused), "it is known by now"
+    assert not store.restore(paused), "Redis has it now"
 
 
-def test_a_mode_that_was_refused_is_taken_back_unless_a_later_command_changed_it(store: DesiredStore) -> None:
+def test_a_refused_mode_is_withdrawn_unless_a_later_command_changed_it(store: DesiredStore) -> None:
     store.set_desired(change())
     paused = set_mode(store, TradingMode.PAUSED, "p1")
     assert paused is not None
@@ -316,7 +320,7 @@ def test_a_mode_that_was_refused_is_taken_back_unless_a_later_command_changed_it
     assert (store.read("a") or paused).mode == "paused"
 
 
-def test_a_forgotten_account_is_not_paused_any_more(store: DesiredStore) -> None:
+def test_a_forgotten_account_is_no_longer_paused(store: DesiredStore) -> None:
     _, stopped = store.set_desired(change("stopped", "t1", host="h1"))
     set_mode(store, TradingMode.PAUSED, "p1")
     assert store.forget_account("a", stopped.generation, "h1", "me")
@@ -324,7 +328,7 @@ def test_a_forgotten_account_is_not_paused_any_more(store: DesiredStore) -> None
 
 
 def test_a_mode_of_a_later_version_is_read_as_paused() -> None:
-    """What this version does not know must not trade by a mistake."""
+    """A mode that this version does not know must not trade."""
     found = DesiredState.from_json(
         "a", '{"state": "running", "generation": 1, "mode": "halted", "mode_at": 5}'
     )

@@ -1,7 +1,8 @@
-"""Every order of lease operations that can be thought of, on a real Redis, against a model of who may hold a session.
+"""Random sequences of lease operations on a real Redis, checked against a model.
 
-Time passes by moving the stored times back: Redis's clock cannot be set. A worker may hold a session while nobody has
-told it otherwise and, where its lease has a time to live, while it renewed it within four fifths of that.
+Redis's clock cannot be set, so time passes by moving the stored times back. A worker may hold a session until
+a heartbeat is refused. With a time to live, it must also have renewed its lease within four fifths of that
+time.
 """
 
 import shutil
@@ -25,14 +26,14 @@ QUARANTINE = 10.0
 
 @dataclass
 class Runner:
-    """A worker that runs: what it believes, by its own clock."""
+    """A running worker, and its own view of its lease."""
 
     name: str
     host: str
     epoch: int
     ttl: float
     age: float = 0.0
-    #: Its lease was taken by force: the promise is off until it hears of it.
+    #: Its lease was revoked. The guarantee is suspended until its next heartbeat is refused.
     forced: bool = False
 
     @property
@@ -58,7 +59,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(["h1", "h2"]), ttl=st.sampled_from([0.0, TTL]))
     def start(self, host: str, ttl: float) -> None:
-        """Somebody wants to run the account; whoever may act must be the reason for a refusal."""
+        """A host starts the account; only a worker that may act may cause a refusal."""
         self.count += 1
         name = f"w-{self.count}"
         try:
@@ -84,7 +85,7 @@ class Leases(RuleBasedStateMachine):
     @precondition(lambda self: self.runners)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        """A worker has provably ended, and its host says so."""
+        """A worker has provably ended, and its host releases the lease."""
         runner = data.draw(st.sampled_from(self.runners))
         self.runners.remove(runner)
         self.store.release([CLAIM], runner.epoch)
@@ -92,7 +93,7 @@ class Leases(RuleBasedStateMachine):
     @precondition(lambda self: self.runners)
     @rule(data=st.data())
     def replace(self, data: st.DataObject) -> None:
-        """A worker has ended and its host starts the next one without letting the lease go."""
+        """A worker has ended, and its host starts the next one without releasing the lease."""
         runner = data.draw(st.sampled_from(self.runners))
         self.runners.remove(runner)
         self.count += 1
@@ -115,7 +116,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 7.0, 12.0]))
     def wait(self, seconds: float) -> None:
-        """Time passes; a worker that finds its own time over has left before any other may come."""
+        """Time passes; a worker whose time is over ends its session before another may acquire the lease."""
         for runner in self.runners:
             runner.age += seconds
         self.runners = [runner for runner in self.runners if runner.may_act]
@@ -126,14 +127,14 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def force(self) -> None:
-        """An operator takes the lease from a host that is lost."""
+        """An operator revokes the lease of a lost host."""
         if self.store.revoke(CLAIM):
             for runner in self.runners:
                 runner.forced = True
 
     @rule()
     def forget(self) -> None:
-        """Redis comes back empty; the workers that run renew before its quarantine is over, as they do each second."""
+        """Redis comes back empty, and the running workers renew their leases within the quarantine."""
         self.server.forget()
         with pytest.raises(Quarantine):
             self.store.acquire(
@@ -164,11 +165,11 @@ class Leases(RuleBasedStateMachine):
         try:
             beats.send("a", {"worker_id": runner.name})
         except LeaseHeld:
-            assert runner.forced or not runner.may_act, "one that may act is never refused"
+            assert runner.forced or not runner.may_act, "a worker that may act is never refused"
             self.runners.remove(runner)
         else:
             newest = max(other.epoch for other in self.runners)
-            assert runner.epoch == newest, "what comes with an old epoch is refused"
+            assert runner.epoch == newest, "a renewal with an old epoch is refused"
             runner.age = 0.0
 
 

@@ -1,4 +1,4 @@
-"""Leases on a real Redis: single steps here, and every order of them against a model."""
+"""Single operations on leases, on a real Redis."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +55,7 @@ def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
     found.client.close()
 
 
-def test_one_holder_and_the_refused_are_told_who(fleet: Fleet) -> None:
+def test_a_claim_has_one_holder_and_the_error_names_it(fleet: Fleet) -> None:
     epoch = fleet.take("h1", "w-1")
     with pytest.raises(LeaseHeld) as refused:
         fleet.take("h2", "w-2")
@@ -79,7 +79,7 @@ def test_epochs_only_grow(fleet: Fleet) -> None:
     assert fleet.store.holder(CLAIM) is None
 
 
-def test_a_late_release_takes_nothing_from_the_next_holder(fleet: Fleet) -> None:
+def test_a_late_release_does_not_affect_the_next_holder(fleet: Fleet) -> None:
     old = fleet.take("h1", "w-1")
     fleet.store.release([CLAIM], old)
     fleet.take("h2", "w-2")
@@ -96,14 +96,14 @@ def test_all_claims_or_none(fleet: Fleet) -> None:
     assert fleet.store.holder(CLAIM) is None
 
 
-def test_a_lease_without_a_time_to_live_is_never_taken(fleet: Fleet) -> None:
+def test_a_lease_without_a_time_to_live_never_expires(fleet: Fleet) -> None:
     fleet.take()
     fleet.client.hset(lease_key(CLAIM), "renewed", 1)
     with pytest.raises(LeaseHeld):
         fleet.take("h2", "w-2")
 
 
-def test_one_with_a_time_to_live_is_taken_after_it_and_its_old_holder_is_refused(fleet: Fleet) -> None:
+def test_an_expired_lease_is_acquired_and_its_old_holder_is_refused(fleet: Fleet) -> None:
     old = fleet.take("h1", "w-1", ttl=30)
     with pytest.raises(LeaseHeld):
         fleet.take("h2", "w-2", ttl=30)
@@ -116,7 +116,7 @@ def test_one_with_a_time_to_live_is_taken_after_it_and_its_old_holder_is_refused
     assert not fleet.client.exists("beats")
 
 
-def test_a_heartbeat_renews(fleet: Fleet) -> None:
+def test_a_heartbeat_renews_the_lease(fleet: Fleet) -> None:
     epoch = fleet.take()
     fleet.client.hset(lease_key(CLAIM), "renewed", 1)
     fleet.renew(epoch)
@@ -144,45 +144,45 @@ def test_a_revoked_lease_is_free_and_its_holder_is_refused(fleet: Fleet) -> None
     assert fleet.store.revoke("nobody:s:1") is False
 
 
-def test_a_redis_that_comes_back_empty_lets_only_running_workers_in(fleet: Fleet) -> None:
+def test_an_empty_redis_accepts_only_running_workers_at_first(fleet: Fleet) -> None:
     old = fleet.take()
     fleet.server.stop()
     for path in Path(fleet.server.directory).glob("**/*"):
         if path.is_file():
             path.unlink()
     fleet.server.start()
-    with pytest.raises(Quarantine) as told:
+    with pytest.raises(Quarantine) as raised:
         fleet.take("h2", "w-2", quarantine=0.3)
-    assert 0 < told.value.seconds <= 0.3
+    assert 0 < raised.value.seconds <= 0.3
     fleet.renew(old)
     with pytest.raises(LeaseHeld):
         fleet.take("h2", "w-2", quarantine=0.3)
     fleet.store.release([CLAIM], old)
-    # The counter was lost with the rest, and yet the next epoch is greater.
+    # The counter was lost too, but the next epoch must still be greater.
     assert _eventually_taken(fleet) > old
 
 
-def test_a_redis_that_was_restarted_may_have_an_old_snapshot(fleet: Fleet) -> None:
+def test_a_restarted_redis_is_in_quarantine(fleet: Fleet) -> None:
     fleet.server.restart()
     with pytest.raises(Quarantine):
         fleet.take(quarantine=0.2)
     assert _eventually_taken(fleet) > 0
 
 
-def test_one_that_was_ended_in_order_is_trusted(fleet: Fleet) -> None:
+def test_a_cleanly_stopped_redis_is_trusted(fleet: Fleet) -> None:
     fleet.server.restart()
     fleet.store.trust()
     assert fleet.take() > 0
 
 
-def test_the_claims_of_an_ended_worker_pass_on_even_in_a_quarantine(fleet: Fleet) -> None:
+def test_the_claims_of_an_ended_worker_pass_to_the_next_even_in_quarantine(fleet: Fleet) -> None:
     old = fleet.take()
     fleet.server.restart()
     assert fleet.take("h1", "w-2", held=old) > old
 
 
 @pytest.mark.parametrize("nonsense", ["string", "fields", "epoch"])
-def test_a_lease_edited_by_hand_into_nonsense_is_nobodys_to_take_and_its_workers_to_mend(
+def test_a_malformed_lease_is_refused_to_others_and_repaired_by_its_worker(
     fleet: Fleet, nonsense: str
 ) -> None:
     epoch = fleet.take()
@@ -205,7 +205,7 @@ def test_a_lease_edited_by_hand_into_nonsense_is_nobodys_to_take_and_its_workers
     assert mended.epoch == epoch
 
 
-def test_without_redis_one_kind_of_error(fleet: Fleet) -> None:
+def test_without_redis_every_call_raises_one_kind_of_error(fleet: Fleet) -> None:
     fleet.server.stop()
     with pytest.raises(FleetUnavailableError):
         fleet.take()

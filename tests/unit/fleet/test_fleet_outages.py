@@ -1,6 +1,7 @@
-"""A Redis that answers but refuses: each state is named, says what to do, and costs the connection."""
+"""Servers that answer but refuse: each state is named, has advice, and closes the connection."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from manager.fleet.outages import ServerRefusesError, outage_of
 from manager.fleet.redis_client import open_client, translated
 
 
-def told(url: str, command: Callable[["redis.Redis"], object]) -> str:
+def error_of(url: str, command: Callable[["redis.Redis"], object]) -> str:
     client = open_client(url)
     with pytest.raises(FleetUnavailableError) as raised, translated(url):
         command(client)
@@ -54,7 +55,7 @@ WRITES = [write, write_by_script, write_in_a_transaction]
         (("config", "set", "maxmemory", "1"), "is out of memory (OOM)"),
     ],
 )
-def test_a_state_in_which_nothing_is_written_is_named(
+def test_a_state_that_refuses_writes_is_named(
     redis_server: RedisServer,
     change: tuple[str, ...],
     expected: str,
@@ -62,7 +63,7 @@ def test_a_state_in_which_nothing_is_written_is_named(
 ) -> None:
     with redis_server.client() as client:
         client.execute_command(*change)
-    assert expected in told(redis_server.url, how)
+    assert expected in error_of(redis_server.url, how)
 
 
 def test_a_server_that_cannot_save_is_named(redis_server: RedisServer) -> None:
@@ -70,7 +71,7 @@ def test_a_server_that_cannot_save_is_named(redis_server: RedisServer) -> None:
         client.execute_command("config", "set", "save", "900 1")
         client.execute_command("config", "set", "appendonly", "no")
         client.set("a", "b")
-        # Where it saves is in the way of what it saves.
+        # A directory at the path of the dump file makes each save fail.
         (redis_server.directory / "dump.rdb").unlink(missing_ok=True)
         (redis_server.directory / "dump.rdb").mkdir()
         with pytest.raises(ResponseError):
@@ -80,7 +81,7 @@ def test_a_server_that_cannot_save_is_named(redis_server: RedisServer) -> None:
             if client.info("persistence")["rdb_last_bgsave_status"] == "err":
                 break
             client.blpop(["nothing"], timeout=0.05)
-    assert "cannot save to its disk (MISCONF, stop-writes-on-bgsave-error): free space" in told(
+    assert "cannot save to its disk (MISCONF, stop-writes-on-bgsave-error): free space" in error_of(
         redis_server.url, write
     )
 
@@ -89,7 +90,9 @@ def test_a_replica_without_its_primary_is_named(redis_server: RedisServer) -> No
     with redis_server.client() as client:
         client.execute_command("config", "set", "replica-serve-stale-data", "no")
         client.execute_command("replicaof", "127.0.0.1", "1")
-    assert "is a replica that has lost its primary" in told(redis_server.url, lambda client: client.get("a"))
+    assert "is a replica that has lost its primary" in error_of(
+        redis_server.url, lambda client: client.get("a")
+    )
 
 
 @pytest.fixture
@@ -102,23 +105,24 @@ def cluster(short_dir: Path) -> Iterator[RedisServer]:
 
 
 def test_a_cluster_is_named(cluster: RedisServer) -> None:
-    assert "runs as a cluster" in told(cluster.url, write)
+    assert "runs as a cluster" in error_of(cluster.url, write)
     with cluster.client() as client:
         client.execute_command("cluster", "addslots", *range(8000))
-    texts = {told(cluster.url, lambda client, key=key: client.set(key, "b")) for key in ("a", "b", "c", "d")}  # type: ignore[misc]
+    commands = [partial(redis.Redis.set, name=key, value="b") for key in ("a", "b", "c", "d")]
+    texts = {error_of(cluster.url, command) for command in commands}
     assert all("cluster" in text and "sentinel://" in text for text in texts)
 
 
-def test_a_database_of_a_cluster_and_one_that_is_not_there_are_named(
+def test_a_clusters_database_and_a_missing_database_are_named(
     cluster: RedisServer, redis_server: RedisServer
 ) -> None:
-    # A Valkey 9 cluster knows databases, and says that it has not this one.
-    of_cluster = told(f"{cluster.url}?db=1", write)
+    # A Valkey 9 cluster supports databases, and reports that this one does not exist.
+    of_cluster = error_of(f"{cluster.url}?db=1", write)
     assert (
         "runs as a cluster, which Celery's broker cannot use" in of_cluster
         or "does not have this database" in of_cluster
     )
-    text = told(f"{redis_server.url}?db=99", write)
+    text = error_of(f"{redis_server.url}?db=99", write)
     assert "does not have this database: correct the number" in text
 
 
@@ -134,7 +138,7 @@ def crowded(short_dir: Path) -> Iterator[RedisServer]:
 def test_a_server_with_too_many_clients_is_named(crowded: RedisServer) -> None:
     with crowded.client() as held:
         held.config_set("maxclients", 1)
-        text = told(crowded.url, write)
+        text = error_of(crowded.url, write)
     assert "accepts no more connections (its maxclients is reached): raise maxclients" in text
 
 
@@ -145,7 +149,7 @@ def test_a_script_that_does_not_end_is_named(redis_server: RedisServer) -> None:
     with pytest.raises(redis.TimeoutError):
         endless.eval("while true do end", 0)
     try:
-        assert "is busy with a script that does not end (BUSY): end it with SCRIPT KILL" in told(
+        assert "is busy with a script that does not end (BUSY): end it with SCRIPT KILL" in error_of(
             redis_server.url, write
         )
     finally:
@@ -153,7 +157,7 @@ def test_a_script_that_does_not_end_is_named(redis_server: RedisServer) -> None:
             client.script_kill()
 
 
-def test_a_refused_client_connects_again_and_other_errors_do_not_cost_the_connection(
+def test_a_refused_client_reconnects_and_other_errors_keep_the_connection(
     redis_server: RedisServer,
 ) -> None:
     client = open_client(redis_server.url)
@@ -179,5 +183,5 @@ def test_a_refused_client_connects_again_and_other_errors_do_not_cost_the_connec
         "BUSYGROUP x",
     ],
 )
-def test_a_mistake_of_ours_is_not_an_outage(text: str) -> None:
+def test_an_error_of_the_command_is_not_an_outage(text: str) -> None:
     assert outage_of(ResponseError(text)) is None

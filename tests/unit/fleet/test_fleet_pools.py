@@ -1,4 +1,4 @@
-"""A burst of threads waits for a connection; it does not fail."""
+"""Threads wait for a free connection instead of failing."""
 
 import threading
 from typing import Any
@@ -19,7 +19,7 @@ THREADS = 300
 
 
 def at_once(call: Any) -> list[Exception]:
-    """Call it in many threads, all of them at one moment; returns what was raised."""
+    """Call in many threads at the same moment; return the errors."""
     errors: list[Exception] = []
     together = threading.Barrier(THREADS)
 
@@ -41,7 +41,7 @@ def at_once(call: Any) -> list[Exception]:
 def test_more_threads_than_connections_wait_for_one(redis_server: RedisServer) -> None:
     assert THREADS > CONNECTIONS
     client = open_client(redis_server.url)
-    # Each holds its connection for long enough that all of them are in use.
+    # Each holds its connection long enough that all are in use.
     assert at_once(lambda: client.blpop(["nothing"], timeout=0.3)) == []
 
 
@@ -54,7 +54,7 @@ def test_the_clients_of_a_process_share_its_connections(redis_server: RedisServe
         assert client.info("clients")["connected_clients"] == before + 1
 
 
-def test_a_thread_that_gets_no_connection_is_told_so_in_time(redis_server: RedisServer) -> None:
+def test_a_thread_without_a_free_connection_gets_an_error_in_time(redis_server: RedisServer) -> None:
     client = open_client(redis_server.url, reply_timeout=0.5)
     held = [client.connection_pool.get_connection() for _ in range(CONNECTIONS)]
     try:
@@ -78,7 +78,7 @@ def test_more_threads_than_connections_of_the_result_backend_wait_for_one(redis_
     def store() -> None:
         with lock:
             number = next(ids)
-        # Each pauses while it has the connection, as a slow network does.
+        # Each holds its connection for a while, as with a slow network.
         backend.client.blpop(["nothing"], timeout=0.3)
         backend.client.set(f"t{number}", "x")
 

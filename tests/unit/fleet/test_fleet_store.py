@@ -1,4 +1,4 @@
-"""What readers may say of workers, from records and heartbeats in a real Redis."""
+"""States of workers and hosts, read from records and heartbeats in a real Redis."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ def beat(worker_id: str = "w-1", **figures: Any) -> dict[str, Any]:
     return {"worker_id": worker_id, "loop_age_seconds": 0.0, "health": "healthy", **figures}
 
 
-def test_running_is_said_of_a_fresh_heartbeat_only(store: FleetStore) -> None:
+def test_only_a_fresh_heartbeat_proves_that_a_worker_runs(store: FleetStore) -> None:
     store.report_agent("h", {})
     store.record("h", [info()], {"a": beat(equity="9.99")})
     found = store.get_worker("a")
@@ -63,26 +63,24 @@ LIVE_CASES = [
 
 
 @pytest.mark.parametrize(("status", "word", "seen"), LIVE_CASES)
-def test_never_more_than_is_proven(status: S, word: Timestamped | None, seen: S) -> None:
+def test_a_live_state_needs_proof(status: S, word: Timestamped | None, seen: S) -> None:
     assert observe(info(status=status), word, True, 10.0).status is seen
 
 
-def test_a_silent_host_makes_what_was_starting_unknown_but_not_a_worker_that_beats() -> None:
+def test_a_silent_host_makes_starts_unknown_but_not_workers_with_a_heartbeat() -> None:
     assert observe(info(status=S.STARTING), None, False, 10.0).status is S.UNKNOWN
     assert observe(info(), Timestamped(0.1, beat()), False, 10.0).status is S.RUNNING
 
 
-def test_a_mode_is_as_its_host_recorded_it_and_not_as_the_last_heartbeat_says() -> None:
-    """A pause that was acknowledged must not be shown as `normal` for a second."""
+def test_the_hosts_record_of_a_mode_wins_over_the_last_heartbeat() -> None:
+    """An acknowledged pause must not be shown as `normal` until the next heartbeat."""
     recorded = info().with_(metadata={"trading_mode": "paused"})
     earlier = Timestamped(0.5, {**beat(), "trading_mode": "normal"})
     assert observe(recorded, earlier, True, 10.0).trading_mode == "paused"
 
 
-def test_another_run_of_redis_is_taken_for_one_that_lost_something(
-    store: FleetStore, redis_server: RedisServer
-) -> None:
-    """It may have lost what was written between two reports alone, which no report shows."""
+def test_a_restarted_redis_counts_as_one_that_lost_data(store: FleetStore, redis_server: RedisServer) -> None:
+    """It may have lost writes between two reports, which the reports themselves do not show."""
     assert store.report_agent("h", {"word": 1}) == (None, 0, None)
     before, _, _ = store.report_agent("h", {"word": 2})
     assert before is not None
@@ -106,8 +104,8 @@ def test_hosts_live_and_lost(store: FleetStore, redis_server: RedisServer) -> No
     assert store.hosts()[2].age_seconds == pytest.approx(60, abs=2)
 
 
-def test_the_clocks_of_hosts_do_not_matter(store: FleetStore, redis_server: RedisServer) -> None:
-    """Redis dates heartbeats; a host whose clock is an hour off is as live as any other."""
+def test_freshness_ignores_the_clocks_of_hosts(store: FleetStore, redis_server: RedisServer) -> None:
+    """Redis stamps heartbeats, so a host whose clock is an hour off is still live."""
     wrong = info().with_(created_at=utc_now() - timedelta(hours=1), started_at=utc_now() + timedelta(hours=1))
     store.record("h", [wrong], {})
     with redis_server.client() as client:
@@ -119,7 +117,7 @@ def test_the_clocks_of_hosts_do_not_matter(store: FleetStore, redis_server: Redi
     assert found.metadata["heartbeat_age_seconds"] < 1
 
 
-def test_an_ended_worker_loses_its_heartbeat_in_the_same_breath(
+def test_an_ended_worker_loses_its_heartbeat_in_the_same_transaction(
     store: FleetStore, redis_server: RedisServer
 ) -> None:
     store.record("h", [info()], {"a": beat()})
@@ -128,7 +126,7 @@ def test_an_ended_worker_loses_its_heartbeat_in_the_same_breath(
         assert client.hgetall("manager:host:h:beats") == {}
 
 
-def test_of_two_hosts_records_the_running_one_is_told(store: FleetStore) -> None:
+def test_of_two_hosts_records_the_running_one_wins(store: FleetStore) -> None:
     store.record("h1", [info(worker_id="w-1")], {"a": beat("w-1")})
     store.record("h2", [info(status=S.STOPPED, worker_id="w-2")], {})
     assert [found.worker_id for found in store.list_workers()] == ["w-1"]
@@ -137,8 +135,8 @@ def test_of_two_hosts_records_the_running_one_is_told(store: FleetStore) -> None
     assert one.worker_id == "w-1"
 
 
-def test_a_host_that_has_another_name_has_its_worker_under_the_new_one(store: FleetStore) -> None:
-    """The worker sends its heartbeats under the old name, and the agent records it under the new one."""
+def test_a_renamed_host_has_its_worker_under_the_new_name(store: FleetStore) -> None:
+    """The worker sends heartbeats under the old name; the agent records it under the new one."""
     old, new = (info("a").with_(metadata={"host": host}) for host in ("a-host", "b-host"))
     store.record("a-host", [old], {"a": beat(equity="9.99")})
     store.report_agent("b-host", {})
@@ -148,10 +146,10 @@ def test_a_host_that_has_another_name_has_its_worker_under_the_new_one(store: Fl
     assert found.metadata["renamed_from"] == "a-host"
     store.record("b-host", [new.with_(status=S.STOPPED)], {})
     (found,) = store.list_workers()
-    assert found.status == "stopped", "the record under the old name counts no more"
+    assert found.status == "stopped", "the record under the old name is ignored"
 
 
-def test_what_died_unseen_is_settled(store: FleetStore) -> None:
+def test_workers_that_ended_unobserved_are_recorded_as_failed(store: FleetStore) -> None:
     store.record("h", [info("a"), info("b", worker_id="w-2"), info("c", S.STOPPED, "w-3")], {"a": beat()})
     store.settle("h", {"a"})
     assert {found.account_id: str(found.status) for found in store.list_workers()} == {
@@ -161,7 +159,7 @@ def test_what_died_unseen_is_settled(store: FleetStore) -> None:
     }
 
 
-def test_what_died_unseen_while_it_was_to_be_stopped_is_stopped(store: FleetStore) -> None:
+def test_workers_that_ended_unobserved_during_a_stop_are_recorded_as_stopped(store: FleetStore) -> None:
     store.record("h", [info("a"), info("b", S.STOPPING, "w-2"), info("c", worker_id="w-3")], {})
     store.settle("h", set(), lambda account_id: account_id == "a")
     found = {one.account_id: one for one in store.list_workers()}
@@ -188,7 +186,7 @@ def test_every_change_is_an_event_in_order(store: FleetStore) -> None:
     assert store.follow_events(events[-1].id, wait_seconds=0.05) == []
 
 
-def test_foreign_and_broken_records_are_passed_over(store: FleetStore, redis_server: RedisServer) -> None:
+def test_malformed_records_are_skipped(store: FleetStore, redis_server: RedisServer) -> None:
     store.record("h", [info()], {"a": beat()})
     with redis_server.client() as client:
         client.hset("manager:host:h:workers", mapping={"x": "junk", "y": "{}", "z": b"\xff"})
@@ -212,7 +210,7 @@ def test_ten_thousand_workers_are_two_round_trips(store: FleetStore, redis_serve
         )
 
 
-def test_without_redis_one_clear_line(redis_server: RedisServer) -> None:
+def test_without_redis_the_error_is_one_clear_line(redis_server: RedisServer) -> None:
     store = FleetStore(redis_server.url)
     redis_server.stop()
     with pytest.raises(FleetUnavailableError, match="is the fleet up"):
@@ -229,7 +227,7 @@ def test_without_redis_one_clear_line(redis_server: RedisServer) -> None:
         (None, "cannot be used"),
     ],
 )
-def test_half_open_and_strange_servers_are_bounded_and_named(answer: bytes | None, expected: str) -> None:
+def test_half_open_and_foreign_servers_raise_an_error_in_time(answer: bytes | None, expected: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         held: list[socket.socket] = []
@@ -258,7 +256,7 @@ def test_half_open_and_strange_servers_are_bounded_and_named(answer: bytes | Non
             connection.close()
 
 
-def test_a_stream_of_events_that_a_forger_has_ended_breaks_no_record_and_no_reader(
+def test_a_forged_last_entry_of_the_event_stream_breaks_no_record_or_reader(
     store: FleetStore, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.record("h", [info()], {})
@@ -278,7 +276,7 @@ def test_a_stream_of_events_that_a_forger_has_ended_breaks_no_record_and_no_read
     assert [event.account_id for event in store.events()] == ["c"]
 
 
-def test_a_server_is_called_by_its_own_name(store: FleetStore) -> None:
+def test_a_server_is_named_by_its_product_and_version(store: FleetStore) -> None:
     assert (
         server_name({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"})
         == "Valkey 9.1.2"

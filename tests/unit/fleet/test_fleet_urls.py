@@ -1,4 +1,4 @@
-"""MANAGER_REDIS_URL is read once, and redis-py, kombu, Celery and Flower connect by that reading."""
+"""redis-py, kombu, Celery and Flower connect to the one parsed MANAGER_REDIS_URL."""
 
 import ssl
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def settings(url: str | None) -> Settings:
         ("", "unix:///s/redis/redis.sock", "redis+socket:///s/redis/redis.sock"),
     ],
 )
-def test_one_place_in_every_spelling(given: str | None, ours: str, celerys: str) -> None:
+def test_every_spelling_of_an_address_is_parsed_alike(given: str | None, ours: str, celerys: str) -> None:
     assert fleet_url(settings(given)) == ours
     assert celery_url(settings(given)) == celerys
     assert fleet_url(settings(ours)) == ours
@@ -112,7 +112,7 @@ def test_one_place_in_every_spelling(given: str | None, ours: str, celerys: str)
         ("sentinel://h1,h2/0", "exactly one group name"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_by_name_in_one_line(url: str, named: str) -> None:
+def test_an_unsupported_url_is_refused_with_one_line_that_names_the_part(url: str, named: str) -> None:
     with pytest.raises(SettingsError, match="MANAGER_REDIS_URL") as raised:
         fleet_url(settings(url))
     assert named in str(raised.value)
@@ -139,7 +139,7 @@ def test_every_library_verifies_alike(given: str, verified: ssl.VerifyMode) -> N
         assert connection.check_hostname is (verified != ssl.CERT_NONE)
 
 
-def test_every_library_takes_the_certificates_and_the_socket() -> None:
+def test_every_library_uses_the_certificates_and_the_socket() -> None:
     url = "rediss://h/0?ssl_ca_certs=/a%20b/100%2525.crt&ssl_certfile=/c&ssl_keyfile=/k&ssl_check_hostname=false"
     for connection in every_connection(url):
         assert (connection.ca_certs, connection.certfile, connection.keyfile) == (
@@ -153,7 +153,7 @@ def test_every_library_takes_the_certificates_and_the_socket() -> None:
 
 
 def every_connection(url: str) -> list[Any]:
-    """Return a connection, not made yet, of the fleet's client, of the broker's two kinds and of the result backend."""
+    """Return unopened connections: of the fleet's client, both of the broker's, and the result backend's."""
     app = sender_app(url)
     channel_class = app.connection().get_transport_cls().Channel
     channel = object.__new__(channel_class)
@@ -180,21 +180,21 @@ def every_connection(url: str) -> list[Any]:
         "hunter2:99999",
     ],
 )
-def test_a_password_that_is_not_escaped_is_refused_and_not_shown(password: str) -> None:
+def test_an_unescaped_password_is_refused_and_not_shown(password: str) -> None:
     url = f"redis://u:{password}@h:6379/0"
     calls: tuple[Callable[[], str], ...] = (lambda: fleet_url(settings(url)), lambda: safe_url(url))
     for call in calls:
         try:
-            told = call()
+            shown = call()
         except SettingsError as error:
-            told = str(error)
-            assert "%2F" in told
+            shown = str(error)
+            assert "%2F" in shown
         else:
-            # A colon in a password is no trouble.
+            # A colon in a password needs no escape.
             assert password == "hunter2:99999"
-            assert told in {"redis://u:hunter2%3A99999@h:6379/0", "redis://u:***@h:6379/0"}
-            told = told if "***" in told else ""
-        assert "ter2" not in told
+            assert shown in {"redis://u:hunter2%3A99999@h:6379/0", "redis://u:***@h:6379/0"}
+            shown = shown if "***" in shown else ""
+        assert "ter2" not in shown
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_refusal_quotes_no_value(url: str) -> None:
     assert "hunter2" not in str(raised.value)
 
 
-def test_a_password_without_its_colon_is_taken_for_one() -> None:
+def test_a_user_name_without_a_password_is_hidden_too() -> None:
     assert safe_url("redis://hunter2@h:1") == safe_url("redis://hunter2:@h:1") == "redis://***@h:1/0"
 
 

@@ -1,4 +1,4 @@
-"""Any program as the session: readiness, output, credentials, and an end that leaves nothing behind."""
+"""The command gateway: readiness, output, credentials, and a stop that leaves no process."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def soon(seconds: float = 10) -> float:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., CommandGateway]]:
-    """Return a maker of gateways that run a Python script."""
+    """Return a function that creates gateways which run a Python script."""
     made: list[CommandGateway] = []
 
     def maker(script: str, **changes: Any) -> CommandGateway:
@@ -260,7 +260,7 @@ STUBBORN = (
 def test_a_deadline_shortens_the_time_of_a_program_that_does_not_stop(
     make: Make, tmp_path: Path, seconds: float
 ) -> None:
-    """A stop with a timeout of its own ends the program in that time; the program is asked first in any case."""
+    """A stop with its own timeout ends the program within it, but always sends the stop signal first."""
     gateway = make(STUBBORN, directory=tmp_path, stop=StopConfig(deadline_seconds=600))
     gateway.connect(soon())
     with pytest.raises(ForcedEnd, match="did not stop within"):
@@ -342,13 +342,14 @@ def test_every_secret_of_the_account_is_masked_in_the_output(
 
 
 def test_readiness_is_seen_in_an_unfinished_line_across_parts_and_if_a_secret_is_in_it(make: Make) -> None:
-    make("print('re', end='', flush=True); import time; time.sleep(0.05); print('ady> ', end='', flush=True)\n"
+    make("print('re', end='', flush=True); import time; time.sleep(0.05)\n"
+         "print('ady> ', end='', flush=True)\n"
          "time.sleep(60)").connect(soon())  # fmt: skip
     make(FOREVER, password=SecretStr("ready")).connect(soon())
 
 
 def test_a_program_without_a_guard_wakes_its_worker_when_it_ends() -> None:
-    """As on Windows and macOS."""
+    """Run programs without a guard, as on Windows and macOS."""
     program = PlainProgram([sys.executable, "-c", "input()"], None, dict(os.environ), "w-test-plain")
     try:
         source = program.wake_source()

@@ -1,4 +1,4 @@
-"""found/18: a file that the system would not start is found by validate, and named plainly at the start."""
+"""Files that the system cannot execute: validation and start explain why."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from manager.gateways.command.gateway import CommandGateway
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows starts programs by their ending")
 
-#: (content, mode, what is said of it)
+#: (content, mode, error text)
 CASES = [
     (b"#!/bin/sh\nsleep 60\n", 0o644, "may not be executed: chmod +x it, or name its interpreter first"),
     (b"echo hello\nsleep 60\n", 0o755, "has no #! line"),
@@ -60,7 +60,7 @@ def start(tmp_path: Path, gateways: list[CommandGateway], command: tuple[str, ..
 
 
 @pytest.mark.parametrize(("content", "mode", "says"), CASES)
-def test_found_18_validate_and_start_say_why_and_what_to_do(
+def test_validate_and_start_say_why_and_what_to_do(
     tmp_path: Path, gateways: list[CommandGateway], content: bytes, mode: int, says: str
 ) -> None:
     program = tmp_path / "bot"

@@ -1,7 +1,4 @@
-"""What a program prints.
-
-Each line with its stream, whole, in order as far as pipes allow, and without a secret.
-"""
+"""Output of programs: complete lines with their stream, in order as far as pipes allow, without secrets."""
 
 import logging
 import os
@@ -65,7 +62,7 @@ def soon(seconds: float = 20) -> float:
 
 
 class Pipes:
-    """A program's two outputs, written by the test."""
+    """The two outputs of a program, written by the test."""
 
     def __init__(self, *secrets: str) -> None:
         self.lines: list[OutputLine] = []
@@ -80,7 +77,7 @@ class Pipes:
         self.thread.start()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, and wait until it was read."""
+        """Write, and wait until the data was read."""
         before = len(self.parts)
         self.writing[name].write(data)
         eventually(lambda: len(self.parts) > before)
@@ -204,9 +201,7 @@ def test_a_sign_is_found_in_a_stream_although_the_other_speaks_in_between(make: 
         ReadyConfig(after_seconds=30),
     ],
 )
-def test_found_18_a_start_that_was_not_ready_in_time_shows_the_last_output(
-    make: Make, ready: ReadyConfig
-) -> None:
+def test_a_start_that_was_not_ready_in_time_shows_the_last_output(make: Make, ready: ReadyConfig) -> None:
     script = (
         "import sys, time\nprint('noise')\nsys.stderr.write('\\x1b[31mwaiting for the exchange: \\x1b[0m')\n"
         + ("sys.stderr.flush()\ntime.sleep(60)\n")

@@ -1,4 +1,4 @@
-"""What an agent was given over other processes is its own: the programs that it runs do not have it."""
+"""Programs do not inherit the privileges that an agent has over other processes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("nice values and the out-of-memory killer of Linux", allow_module_level=True)
 
-#: Run in a process of its own, whose attributes nothing else in the tests inherits.
+#: Runs in a separate process, so that no other test inherits its attributes.
 AGENT = """
 import contextlib, os, sys, time
 from pathlib import Path
@@ -26,13 +26,16 @@ os.sched_setscheduler(0, policy, os.sched_param(1 if policy == os.SCHED_RR else 
 directory = Path(sys.argv[1])
 script = (
     "import json, os\\n"
-    "found = [os.getpriority(os.PRIO_PROCESS, 0), int(open('/proc/self/oom_score_adj').read()), os.sched_getscheduler(0)]\\n"
+    "score = int(open('/proc/self/oom_score_adj').read())\\n"
+    "found = [os.getpriority(os.PRIO_PROCESS, 0), score, os.sched_getscheduler(0)]\\n"
     "open('found', 'w').write(json.dumps(found))\\nprint('up')\\nimport time; time.sleep(60)\\n"
 )
 gateway = CommandGateway(
     GatewayOptions(
-        account_id="a", worker_id=f"w-privileges-{os.getpid()}", private_dir=directory / "p", directory=directory,
-        command=(sys.executable, "-c", script), ready=ReadyConfig(line="up"), stop=StopConfig(deadline_seconds=5),
+        account_id="a", worker_id=f"w-privileges-{os.getpid()}",
+        private_dir=directory / "p", directory=directory,
+        command=(sys.executable, "-c", script), ready=ReadyConfig(line="up"),
+        stop=StopConfig(deadline_seconds=5),
     )
 )
 gateway.connect(time.monotonic() + 20)

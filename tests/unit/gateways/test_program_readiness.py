@@ -1,4 +1,4 @@
-"""A sign of a program counts if a person would see it, and if it is the program's own; one that freezes is noticed."""
+"""Readiness by visible text and by ports of the program itself; detection of stopped programs."""
 
 import contextlib
 import os
@@ -100,7 +100,7 @@ def test_composed_and_decomposed_letters_are_one() -> None:
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """A port that another process than the program serves."""
+    """A port that is served by a process other than the program."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -156,7 +156,10 @@ needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv
 def test_a_program_that_listens_at_ipv6_alone_is_ready(make: Make) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
         port = probe.getsockname()[1]
-    script = f"import socket, time\nserver = socket.create_server(('::1', {port}), family=socket.AF_INET6)\ntime.sleep(60)\n"
+    script = (
+        f"import socket, time\nserver = socket.create_server(('::1', {port}), family=socket.AF_INET6)\n"
+        "time.sleep(60)\n"
+    )
     make(script, ready=ReadyConfig(tcp=port)).connect(soon())
 
 
@@ -197,7 +200,7 @@ def test_a_url_elsewhere_that_answers_before_the_program_starts_is_refused(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        # As if 127.0.0.1 were another machine.
+        # Simulate that 127.0.0.1 is another machine.
         monkeypatch.setattr("manager.gateways.command.ports._is_local", lambda _host: False)
         url = f"http://127.0.0.1:{server.server_port}/"
         with pytest.raises(ConnectionLost, match="answers before the program starts"):
@@ -247,7 +250,7 @@ def test_a_program_says_that_it_is_ready_and_lives_by_sd_notify(make: Make, tmp_
 
 
 def test_a_bot_that_is_silent_because_it_is_frozen_is_called_frozen(make: Make) -> None:
-    # Between two looks for frozen processes, which are five seconds apart.
+    # Without the five seconds between two searches for stopped processes.
     gateway = make(NOTIFY, ready=ReadyConfig(notify=True), health=HealthConfig(watchdog_seconds=0.3))
     gateway.connect(soon())
     assert gateway.check().reason is None

@@ -1,4 +1,4 @@
-"""A program is asked to stop and has its time before it is killed, whatever the reason for which it ends."""
+"""A program receives the stop signal and its full stop time, whatever the reason for the stop."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ assert sys.platform != "win32", "what follows is not type-checked for other plat
 
 Make = Callable[..., CommandGateway]
 
-#: Cancels its orders when it is asked to stop; `up` appears once it would.
+#: Cancels its orders on the stop signal; the file `up` appears once it is able to.
 BOT = """
 import os, signal, sys, time
 def bye(*_):
@@ -73,7 +73,7 @@ def test_a_frozen_bot_is_continued_and_takes_the_stop_signal_first(
     gateway = make(command=("/bin/sh", "-c", f"{bot} & wait")) if behind_a_shell else make()
     gateway.connect(time.monotonic() + 20)
     os.kill(int((tmp_path / "up").read_text()), signal.SIGSTOP)
-    gateway.disconnect()  # a stop by force would raise ForcedEnd
+    gateway.disconnect()  # a kill would raise ForcedEnd
     assert (tmp_path / "cancelled").exists()
 
 
@@ -117,7 +117,8 @@ def test_the_host_gives_a_program_its_whole_deadline(execution: float, deadline:
         execution=ExecutionConfig(stop_timeout_seconds=execution),
         stop=StopConfig(deadline_seconds=deadline),
     )
-    # Seven tenths of a stop's time are for the polite request (manager.host.workers.stopper); killing takes its own.
+    # Seven tenths of a stop's time are for the polite request (manager.host.workers.stopper); killing takes
+    # its own.
     assert program.stop_seconds() * 0.7 > least + 1 or program.stop_seconds() == execution > deadline
     assert program.model_copy(update={"command": None}).stop_seconds() == execution
 

@@ -1,4 +1,4 @@
-"""Every way in which a program's process can leave its parent: none of them outlives the worker, or keeps its account."""
+"""Processes that leave their parent in any way do not outlive the worker, or hold its account."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ if sys.platform != "linux":
     pytest.skip("child subreapers and control groups are of Linux", allow_module_level=True)
 assert sys.platform == "linux", "what follows is not type-checked for other platforms"
 
-#: Loses its mark (an emptied environment), its session, its parent (a double fork) and its interest in polite stops.
+#: Drops its mark (empty environment), its session and its parent (double fork), and ignores stop signals.
 ESCAPE = """
 import os, signal, sys, time
 sys.stdout.flush()
@@ -48,7 +48,7 @@ STAYS = ESCAPE + "print('ready', flush=True)\nwhile True: time.sleep(60)\n"
 #: The program itself ends once its daemon runs.
 LEAVES = ESCAPE + "print('ready', flush=True)\ntime.sleep(0.2)\n"
 
-#: A worker process as far as the gateway needs one; it says when its program is ready, and waits.
+#: A minimal worker process that reports when its program is ready, and waits.
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -70,7 +70,7 @@ time.sleep(600)
 
 @pytest.fixture(params=["cgroup", "no cgroup"])
 def ownership(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With a control group where this machine lets us make one, and with the guard alone."""
+    """With a control group, if this machine permits it, and with only the guard."""
     kind = str(request.param)
     if kind == "no cgroup":
         monkeypatch.setattr(cgroups, "_own_cgroup", lambda: None)
@@ -135,7 +135,7 @@ def worker(tmp_path: Path, ownership: str) -> Iterator["Worker"]:
 
 
 class Worker:
-    """A worker process of its own whose program has an escaped daemon."""
+    """A worker process whose program has an escaped daemon."""
 
     def __init__(self, directory: Path, ownership: str) -> None:
         self.worker_id = f"w-tree-{os.getpid()}-own"
@@ -213,7 +213,8 @@ def test_a_worker_whose_guard_is_killed_says_so_and_ends_what_comes_to_it(
     script = WORKER.replace(
         "time.sleep(600)",
         "while gateway.check().ipc_ok: time.sleep(0.01)\n"
-        "print(gateway.check().reason, flush=True)\ntry: gateway.disconnect()\nexcept ForcedEnd: print('disconnected', flush=True)\n",
+        "print(gateway.check().reason, flush=True)\n"
+        "try: gateway.disconnect()\nexcept ForcedEnd: print('disconnected', flush=True)\n",
     )
     worker_id = f"w-tree-{os.getpid()}-lost"
     process = subprocess.Popen(
@@ -277,7 +278,8 @@ def test_found_01_a_program_starts_with_default_signals_umask_and_file_limit(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for number, handler in before.items():
             signal.signal(number, handler)
-    # Python itself ignores SIGPIPE and SIGXFSZ, and takes SIGINT; HUP (1), INT (2) and QUIT (3) are what may leak.
+    # Python itself ignores SIGPIPE and SIGXFSZ, and takes SIGINT; HUP (1), INT (2) and QUIT (3) are what may
+    # leak.
     assert last_line(gateway) == f"ready 0 0 0o22 {min(1024, limits[1])}"
 
 

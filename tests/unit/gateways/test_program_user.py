@@ -1,4 +1,4 @@
-"""Programs that run as another user: what they may reach, and that nothing of them outlives their worker."""
+"""Programs of another user: their access, and that no process outlives the worker."""
 
 import contextlib
 import json
@@ -38,13 +38,13 @@ as_root = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="only root can run a program as another user"
 )
 NOBODY = pwd.getpwnam("nobody")
-#: For the program's interpreter: the one of these tests may lie where only root can go.
+#: The program's interpreter. The tests' own may be in a directory that only root can enter.
 PYTHON = "/usr/bin/python3"
 
 
 @pytest.fixture
 def place(short_dir: Path) -> Path:
-    """Return a directory that everybody may enter, as /var/lib is."""
+    """Return a directory that all users may enter, such as /var/lib."""
     short_dir.chmod(0o755)
     return short_dir
 
@@ -86,7 +86,10 @@ def test_the_program_is_that_user_with_its_groups_and_home(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
     monkeypatch.setenv("TMPDIR", "/var/root-tmp")
-    show = "echo $(id -u) $(id -g) $(id -G) $HOME $USER $LOGNAME ${XDG_RUNTIME_DIR-no} ${TMPDIR-no} $(umask) ready; sleep 60"
+    show = (
+        "echo $(id -u) $(id -g) $(id -G) $HOME $USER $LOGNAME ${XDG_RUNTIME_DIR-no} ${TMPDIR-no} "
+        "$(umask) ready; sleep 60"
+    )
     gateway = make(("/bin/sh", "-c", show), umask=0o027)
     gateway.connect(soon())
     groups = " ".join(map(str, os.getgrouplist("nobody", NOBODY.pw_gid)))
@@ -152,7 +155,7 @@ def test_it_reads_its_credentials_and_writes_its_state_and_nobody_else_can(make:
 
 @as_root
 def test_what_it_made_root_do_it_could_do_itself(make: Make, place: Path) -> None:
-    """A link in the program's own directory must not have root make or give away another one."""
+    """A link in the program's directory must not make root create or chown another directory."""
     accounts = place / "accounts"
     accounts.mkdir(mode=0o711)
     state, target = accounts / "a", place / "root-only"
@@ -183,7 +186,7 @@ def test_a_state_directory_that_the_user_cannot_reach_is_told(make: Make, place:
         make((str(program),)).connect(soon())
 
 
-#: A worker process as far as the gateway needs one.
+#: A minimal worker process.
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -192,16 +195,18 @@ from manager.gateways import GatewayOptions
 from manager.gateways.command import cgroups
 from manager.gateways.command.gateway import CommandGateway
 cgroups._own_cgroup = lambda: None
-gateway = CommandGateway(GatewayOptions(account_id="a", worker_id=sys.argv[1], private_dir=Path(sys.argv[2]) / "p",
+gateway = CommandGateway(GatewayOptions(
+    account_id="a", worker_id=sys.argv[1], private_dir=Path(sys.argv[2]) / "p",
     directory=Path(sys.argv[2]), command=("/bin/sh", "-c", sys.argv[3]), ready=ReadyConfig(line="ready"),
     stop=StopConfig(deadline_seconds=0.3), user="nobody"))
 gateway.connect(time.monotonic() + 20)
 print("connected", flush=True)
 time.sleep(600)
 """
-#: Leaves its session, its parent and its environment, and ignores polite stops.
+#: Leaves its session, parent and environment, and ignores stop signals.
 ESCAPES = (
-    "trap '' TERM HUP; (setsid env -i /bin/sh -c 'trap \"\" TERM HUP; echo $$ >escaped; while :; do sleep 1; done' &) ; "
+    "trap '' TERM HUP; "
+    "(setsid env -i /bin/sh -c 'trap \"\" TERM HUP; echo $$ >escaped; while :; do sleep 1; done' &) ; "
     "while [ ! -s escaped ]; do :; done; echo $$ >main; echo ready; while :; do sleep 1; done"
 )
 
@@ -209,7 +214,10 @@ ESCAPES = (
 @as_root
 @pytest.mark.parametrize("victims", ["worker", "guard", "worker and guard"])
 def test_a_killed_worker_or_guard_leaves_nothing_of_another_user_alive(place: Path, victims: str) -> None:
-    """Without a control group: the guard and the kernel's parent-death signal, which a change of user would clear."""
+    """Without a control group, the guard and the parent-death signal remain.
+
+    The kernel clears the signal at a change of user.
+    """
     place.chmod(0o777)
     worker_id = f"w-user-{os.getpid()}-{victims.replace(' ', '-')}"
     process = subprocess.Popen(
@@ -231,7 +239,7 @@ def test_a_killed_worker_or_guard_leaves_nothing_of_another_user_alive(place: Pa
         elif victims == "guard":
             found.signal(signal.SIGKILL)
         else:
-            found.signal(signal.SIGSTOP)  # it can do nothing about the worker's death
+            found.signal(signal.SIGSTOP)  # it cannot react to the worker's end
             process.kill()
             process.wait()
             found.signal(signal.SIGKILL)
@@ -256,7 +264,7 @@ def test_a_program_that_has_the_users_port_and_stops_politely(make: Make) -> Non
     gateway = make((PYTHON, "-c", script), ready=ReadyConfig(tcp=port))
     gateway.connect(soon())
     assert gateway.check().ipc_ok
-    gateway.disconnect()  # raises ForcedEnd if the signal of root did not reach it
+    gateway.disconnect()  # raises ForcedEnd if root's signal did not reach the program
 
 
 def test_unknown_users_and_groups_are_named() -> None:

@@ -125,8 +125,18 @@ def test_an_unreadable_file_does_not_change_the_recovery(
         assert host.pool.started == []
 
         mend()
+
         # The file takes precedence once it can be read.
-        eventually(lambda: host.reconciler.restarts._recovery("a") == RecoveryConfig())
+        def restarted() -> bool:
+            """Report another exit after a command: by the file, which allows restarts, there is one."""
+            host.reconciler.restarts.reset("a")
+            again = host.reconciler.restarts.on_exit(lost, "it was killed")
+            assert again is not None
+            again()
+            host.reconciler.restarts.tick(math.inf)
+            return bool(host.pool.started)
+
+        eventually(restarted, what="the settings in the file apply once it is readable")
     finally:
         if spoil is _hangs:
             mend()

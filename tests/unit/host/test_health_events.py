@@ -134,23 +134,23 @@ def test_a_flapping_health_is_bounded_and_ends_with_the_right_value() -> None:
     told = []
     for second in range(600):
         clock.now += 1
-        told.append(changes.look(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
+        told.append(changes.update(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
     found = [one for one in told if one is not None]
     assert len(found) <= 3 * BURST
     assert [(one.old, one.new) for one in found[:2]] == [(WELL, ILL), (ILL, WELL)]
     assert sum(one.untold for one in found) > 250
     # The last change is always reported, and nothing after it.
     clock.now += SPAN_SECONDS
-    last = changes.look(ILLER, "no tick")
+    last = changes.update(ILLER, "no tick")
     assert last is not None
     assert (last.new, last.reason) == (ILLER, "no tick")
-    assert changes.look(ILLER, "no tick") is None
+    assert changes.update(ILLER, "no tick") is None
 
 
 def test_an_invalid_health_changes_nothing() -> None:
     changes = HealthChanges(WELL, Clock())
     for nonsense in (None, 7, "splendid", ["healthy"]):
-        assert changes.look(nonsense, None) is None
+        assert changes.update(nonsense, None) is None
 
 
 def test_a_health_change_is_a_stream_entry_and_keeps_the_heartbeat(

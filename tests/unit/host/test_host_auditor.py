@@ -1,4 +1,4 @@
-"""The audit trail's writer on a host: it loses nothing while Redis is there, and holds nobody up when it is not."""
+"""The audit writer of a host: it loses nothing while Redis is up, and delays nothing while it is down."""
 
 import logging
 import threading
@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from manager.errors import FleetUnavailableError
-from manager.host.reporting import audit_writer
 from manager.host.reporting.audit_writer import AuditWriter
 
 
 class Trail:
-    """Stands in for the stream; `there` says whether Redis is."""
+    """An audit trail in memory; while `there` is False it raises as without Redis."""
 
     def __init__(self, *, there: bool) -> None:
         self.there = there
@@ -29,8 +28,8 @@ class Trail:
         self.there = False
 
 
-def noted(trail: Trail, entries: int) -> AuditWriter:
-    audit = AuditWriter(trail, "h1")  # type: ignore[arg-type]
+def noted(trail: Trail, entries: int, **more: Any) -> AuditWriter:
+    audit = AuditWriter(trail, "h1", **more)  # type: ignore[arg-type]
     audit.start()
     for n in range(entries):
         audit.note("start", f"acct-{n}", "ops", "c-1", "ok")
@@ -43,10 +42,9 @@ def test_what_waits_is_written_before_the_end() -> None:
     assert trail.written == [f"start acct-{n}" for n in range(500)]
 
 
-def test_an_entry_waits_for_redis_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_writer, "_AGAIN_SECONDS", 0.01)
+def test_an_entry_waits_for_redis_to_come_back() -> None:
     trail = Trail(there=False)
-    audit = noted(trail, 3)
+    audit = noted(trail, 3, retry_seconds=0.01)
     assert trail.asked.wait(10)
     trail.there = True
     audit.close()
@@ -60,14 +58,13 @@ def test_the_end_does_not_wait_for_a_redis_that_is_away(caplog: pytest.LogCaptur
     with caplog.at_level(logging.ERROR):
         audit.close()
     assert trail.written == []
-    assert "away at the end" in caplog.text
+    assert "while the agent ends" in caplog.text
 
 
 def test_what_comes_when_too_much_waits_is_said_to_be_in_the_log_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(audit_writer, "_WAITING", 10)
     with caplog.at_level(logging.ERROR):
-        audit = noted(Trail(there=False), 20)
-    assert "away for too long" in caplog.text
+        audit = noted(Trail(there=False), 20, capacity=10)
+    assert "too many entries wait" in caplog.text
     audit.close()

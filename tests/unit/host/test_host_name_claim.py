@@ -13,7 +13,7 @@ from support.waiting import eventually
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet.host_names import HostNames
 from manager.fleet.keys import claim_key
-from manager.host.name_claim import NameClaim
+from manager.host.name_claim import NameClaim, process_space
 from manager.system.processes import ProcessRef
 
 
@@ -95,7 +95,7 @@ def test_a_copied_state_directory_makes_no_second_agent(agents: Agents) -> None:
 
 def test_the_claim_of_an_agent_that_was_killed_here_is_taken_at_once(agents: Agents) -> None:
     new = agents.agent("home-b", fresh=3_600)
-    left = {**dead_process(), "machine": "this", "home": "home-a", "space": new._data["space"]}
+    left = {**dead_process(), "machine": "this", "home": "home-a", "space": process_space()}
     agents.names.claim("h", "token-of-the-dead", left)
     new.take()
     new.ensure()

@@ -1,4 +1,4 @@
-"""Backoff and budget, with a clock and dice of the test's own."""
+"""Delays and limit of restarts, with the test's own clock and random numbers."""
 
 import pytest
 
@@ -15,19 +15,19 @@ CONFIG = RecoveryConfig(
 
 
 def test_the_first_restart_is_at_once_and_the_next_ones_wait_twice_as_long_each() -> None:
-    policy = RestartPolicy(dice=lambda: 0.0)
+    policy = RestartPolicy(random_fraction=lambda: 0.0)
     assert [policy.next_delay(float(at), CONFIG) for at in range(5)] == [0.0, 1.0, 2.0, 4.0, 4.0]
 
 
-@pytest.mark.parametrize(("dice", "delay"), [(0.0, 1.0), (0.5, 0.75), (1.0, 0.5)])
-def test_chance_takes_up_to_half_of_a_pause(dice: float, delay: float) -> None:
-    policy = RestartPolicy(dice=lambda: dice)
+@pytest.mark.parametrize(("fraction", "delay"), [(0.0, 1.0), (0.5, 0.75), (1.0, 0.5)])
+def test_chance_takes_up_to_half_of_a_pause(fraction: float, delay: float) -> None:
+    policy = RestartPolicy(random_fraction=lambda: fraction)
     policy.next_delay(0, CONFIG)
     assert policy.next_delay(1, CONFIG) == delay
 
 
 def test_a_healthy_period_makes_the_next_restart_the_first_again() -> None:
-    policy = RestartPolicy(dice=lambda: 0.0)
+    policy = RestartPolicy(random_fraction=lambda: 0.0)
     policy.next_delay(0, CONFIG)
     policy.next_delay(1, CONFIG)
     policy.started(2)
@@ -50,7 +50,7 @@ def test_a_budget_of_none_is_no_restart_at_all() -> None:
 
 
 def test_a_thousand_failures_overflow_nothing() -> None:
-    policy = RestartPolicy(dice=lambda: 0.0)
+    policy = RestartPolicy(random_fraction=lambda: 0.0)
     config = RecoveryConfig(max_restarts=10_000)
     delays = [policy.next_delay(at, config) for at in range(1000)]
     assert max(filter(None, delays)) == config.max_backoff_seconds

@@ -164,25 +164,25 @@ def test_upkeep_says_once_what_cannot_be_made_and_ends_an_agent_that_has_lost_it
     mended: list[str] = []
     lost: list[str] = []
     upkeep = StateUpkeep(paths, lock, [lambda: mended.append("x")], lost.append)
+    home_before = paths.home
     shutil.rmtree(paths.root)
-    home_before = upkeep._home
-    upkeep.look()
+    upkeep.check()
     assert paths.home == home_before
     assert (mended, upkeep.trouble) == (["x"], None)
     shutil.rmtree(paths.logs_dir)
     paths.logs_dir.write_text("in the way")
     for _ in range(3):
-        upkeep.look()
+        upkeep.check()
     assert str(paths.logs_dir) in str(upkeep.trouble)
     assert sum("starts fail until" in record.getMessage() for record in caplog.records) == 1
     paths.logs_dir.unlink()
-    upkeep.look()
+    upkeep.check()
     assert upkeep.trouble is None
     paths.agent_lock.unlink()
     assert other.acquire()
-    upkeep.look()
+    upkeep.check()
     assert lost == [], "a command that asks whether an agent runs has it for a moment"
-    upkeep.look()
+    upkeep.check()
     assert "has locked" in lost[0]
     other.release()
     lock.release()

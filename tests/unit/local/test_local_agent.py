@@ -1,4 +1,4 @@
-"""What starts Celery's own processes."""
+"""The start of Celery's processes."""
 
 import os
 import subprocess
@@ -17,17 +17,17 @@ from manager.settings import Settings, load_settings
 
 
 @pytest.mark.parametrize("run", [run_agent, run_scheduler, lambda settings: run_flower(settings, 0)])
-def test_a_url_that_cannot_be_used_is_refused_before_celery_starts(
+def test_an_invalid_url_is_rejected_before_celery_starts(
     run: Callable[[Settings], int], short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without the refusal the test's process would become Celery's.
+    # Without the error, Celery would replace the process of the test.
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("Celery is started"))
     settings = Settings(redis_url=SecretStr("redis://a:1/0;redis://b:1/0"), state_dir=short_dir)
     with pytest.raises(SettingsError, match="several servers"):
         run(settings)
 
 
-def test_the_agent_alone_writes_its_log_file(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_agent_gets_the_log_file(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANAGER_LOG_FILE", str(short_dir / "agent.log"))
     settings = load_settings()
     assert agent_environment(settings)["MANAGER_LOG_FILE"] == str(short_dir / "agent.log")
@@ -35,9 +35,10 @@ def test_the_agent_alone_writes_its_log_file(short_dir: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved on Windows")
-def test_the_agent_s_log_is_rotated_comes_back_and_is_refused_by_name(short_dir: Path) -> None:
+def test_the_agents_log_is_rotated_and_recreated_and_an_error_names_it(short_dir: Path) -> None:
     program = (
-        "import logging, sys\nfrom pathlib import Path\nfrom manager.system import logs\nfrom tasks.app import _configure_logging\n"
+        "import logging, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
+        "from tasks.app import _configure_logging\n"
         "log = Path(sys.argv[1])\n_configure_logging()\nsaid = logging.getLogger('manager.x')\n"
         "said.warning('one')\nlogs.flush()\nlog.unlink()\n"
         "for number in range(200): said.warning('%d %s', number, 'x' * 100)\nlogs.flush()\n"

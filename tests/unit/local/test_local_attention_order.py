@@ -1,4 +1,4 @@
-"""Trouble first, in every list that may be longer than its screen."""
+"""Attention order of every list that may be longer than its screen."""
 
 from io import StringIO
 
@@ -38,13 +38,13 @@ def shown(width: int, rows: int | None = None, workers: list[WorkerInfo] = WORKE
     return output.getvalue().splitlines()[1:]
 
 
-def test_both_lists_have_trouble_first_and_then_the_accounts_in_order() -> None:
+def test_both_lists_sort_by_attention_then_account() -> None:
     assert [line.split()[0] for line in shown(120)] == EXPECTED
     rows = sort_rows(make_rows(WORKERS, OTHERS), "attention")
     assert [row.cells["account"] for row in rows] == EXPECTED
 
 
-def test_the_live_table_has_one_whole_line_an_account_however_narrow() -> None:
+def test_the_live_table_has_one_line_per_account_at_every_width() -> None:
     failed = WORKERS[7].with_(error="the program exited with code 1: " + "Exchange rejected the order " * 9)
     for width in (80, 120):
         lines = shown(width, 3, [*WORKERS, failed])
@@ -54,12 +54,12 @@ def test_the_live_table_has_one_whole_line_an_account_however_narrow() -> None:
         assert lines[0].rstrip().endswith("...")
 
 
-def test_a_worker_that_is_started_again_is_not_called_healthy() -> None:
+def test_a_restarting_worker_is_not_shown_as_healthy() -> None:
     (line,) = [line for line in shown(120) if "restarting" in line.split()[1]]
     assert "healthy" not in line
 
 
-def test_a_watched_list_counts_what_does_not_fit() -> None:
+def test_a_watched_list_counts_hidden_accounts() -> None:
     lines = ["account", *EXPECTED]
     assert _screen(lines, 24) == [*lines, "", "Ctrl-C ends this view; workers are not affected"]
     assert _screen(lines, 6) == [

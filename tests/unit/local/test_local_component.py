@@ -37,7 +37,7 @@ def make(short_dir: Path) -> Iterator[Make]:
         component.stop(0)
 
 
-def test_started_found_again_and_stopped(make: Make) -> None:
+def test_start_adopt_and_stop(make: Make) -> None:
     first = make(SLEEP)
     assert not first.adopt()
     first.start()
@@ -52,7 +52,7 @@ def test_started_found_again_and_stopped(make: Make) -> None:
     assert again.stop(5), "idempotent"
 
 
-def test_one_that_does_not_listen_is_killed(make: Make) -> None:
+def test_a_component_that_ignores_sigterm_is_killed(make: Make) -> None:
     component = make(STUBBORN)
     component.start()
     eventually(lambda: "up" in component.log_file.read_text())
@@ -62,14 +62,14 @@ def test_one_that_does_not_listen_is_killed(make: Make) -> None:
     assert not process.alive()
 
 
-def test_a_record_whose_pid_is_somebody_elses_is_not_taken_over(make: Make, short_dir: Path) -> None:
+def test_a_record_of_another_process_is_not_adopted(make: Make, short_dir: Path) -> None:
     (short_dir / "run" / "thing.json").write_text('{"pid": 1, "start_time": "boot:1"}')
     assert not make(SLEEP).adopt()
     (short_dir / "run" / "thing.json").write_text("junk")
     assert not make(SLEEP).adopt()
 
 
-def test_an_ending_is_told_with_code_and_last_line(make: Make) -> None:
+def test_the_exit_reason_has_code_and_last_line(make: Make) -> None:
     component = make("import sys; print('first', flush=True); sys.exit('no licence')")
     component.start()
     eventually(lambda: not component.alive)
@@ -77,7 +77,7 @@ def test_an_ending_is_told_with_code_and_last_line(make: Make) -> None:
     assert (component.log_file.stat().st_mode & 0o777) == 0o600
 
 
-def test_a_program_that_is_not_there(short_dir: Path) -> None:
+def test_a_missing_program_is_an_error(short_dir: Path) -> None:
     paths = StatePaths(short_dir)
     paths.create()
     with pytest.raises(ComponentError, match="thing cannot be started"):
@@ -93,13 +93,13 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(make: Make) -> None:
     assert os.getpgid(component.process.pid) != os.getpgid(0)
 
 
-def test_its_record_directory_and_log_come_back(make: Make, short_dir: Path) -> None:
+def test_record_directory_and_log_are_recreated(make: Make, short_dir: Path) -> None:
     component = make(SLEEP)
     component.start()
     shutil.rmtree(short_dir / "run")
     assert not make(SLEEP).adopt()
     component.restore_record()
-    assert make(SLEEP).adopt(), "the next `up` finds it"
+    assert make(SLEEP).adopt(), "the next `up` adopts it"
     assert component.stop(5)
     for name in ("logs", "run"):
         shutil.rmtree(short_dir / name)
@@ -107,10 +107,13 @@ def test_its_record_directory_and_log_come_back(make: Make, short_dir: Path) -> 
     assert component.alive
 
 
-LISTENS = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1]); s.listen()\ntime.sleep(600)"
+LISTENS = (
+    "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\n"
+    "s.bind(sys.argv[1]); s.listen()\ntime.sleep(600)"
+)
 
 
-def test_what_has_lost_its_socket_is_started_again(short_dir: Path) -> None:
+def test_a_component_without_its_socket_is_restarted(short_dir: Path) -> None:
     paths = StatePaths(short_dir)
     paths.create()
     said: list[str] = []
@@ -131,6 +134,6 @@ def test_what_has_lost_its_socket_is_started_again(short_dir: Path) -> None:
             assert process is not None
             assert not process.alive()
             machine.supervise()
-            assert said == [], "it takes a moment to make its socket"
+            assert said == [], "a new component needs a moment to create its socket"
     finally:
         component.stop(0)

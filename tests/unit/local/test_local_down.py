@@ -1,4 +1,4 @@
-"""`manager down` and the record of `manager up`: nothing is touched that is not proven to be `up`."""
+"""`manager down` and the record of `manager up`: only a proven `up` is stopped."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ def paths(short_dir: Path) -> StatePaths:
 
 @pytest.fixture
 def stranger(paths: StatePaths) -> Iterator["subprocess.Popen[str]"]:
-    """A process that holds the lock of `up`, and is not one."""
+    """A process that holds the lock of `up` but is not `manager up`."""
     argv = [sys.executable, "-c", HOLDER, str(UpFiles(paths).lock)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -57,18 +57,18 @@ def record_of(paths: StatePaths, pid: int, start_time: str) -> None:
     (paths.run_dir / "up.json").write_text(json.dumps(data))
 
 
-def test_nothing_runs(short_dir: Path, paths: StatePaths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_stop(short_dir: Path, paths: StatePaths, capsys: pytest.CaptureFixture[str]) -> None:
     never = StatePaths(short_dir / "never")
     for one in (paths, never):
         assert run_down(settings_of(one)) == 0
         assert capsys.readouterr().out == (
             f"nothing to stop: `manager up` does not run here (state directory: {one.root})\n"
         )
-    assert not never.root.exists(), "who only asks makes no state directory"
+    assert not never.root.exists(), "`down` creates no state directory"
 
 
 @pytest.mark.parametrize("start_time", ["another boot:1", None])
-def test_a_process_that_is_not_proven_to_be_up_is_left_alone(
+def test_an_unproven_process_is_not_stopped(
     paths: StatePaths,
     stranger: "subprocess.Popen[str]",
     start_time: str | None,
@@ -79,26 +79,26 @@ def test_a_process_that_is_not_proven_to_be_up_is_left_alone(
     if start_time is not None:
         record_of(paths, stranger.pid, start_time)
     assert run_down(settings_of(paths)) == 1
-    told = capsys.readouterr().err
-    assert f"a process (pid {stranger.pid}) holds" in told
-    assert "nothing was stopped" in told
+    output = capsys.readouterr().err
+    assert f"a process (pid {stranger.pid}) holds" in output
+    assert "nothing was stopped" in output
     assert stranger.poll() is None
 
 
-def test_the_record_of_another_process_is_no_proof(
+def test_the_record_of_another_process_proves_nothing(
     paths: StatePaths,
     stranger: "subprocess.Popen[str]",
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(down, "_RECORD_SECONDS", 0.2)
-    UpFiles(paths).write("up")  # of this very process, which does not hold the lock
+    UpFiles(paths).write("up")  # for this process, which does not hold the lock
     assert run_down(settings_of(paths)) == 1
     assert "nothing was stopped" in capsys.readouterr().err
     assert not (paths.run_dir / "up.end").exists()
 
 
-def test_one_that_a_service_would_start_again_is_left_to_the_service(
+def test_an_up_of_a_service_is_not_stopped(
     paths: StatePaths, stranger: "subprocess.Popen[str]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     ref = ProcessRef.of(stranger.pid)
@@ -110,7 +110,7 @@ def test_one_that_a_service_would_start_again_is_left_to_the_service(
     assert not (paths.run_dir / "up.end").exists()
 
 
-def test_a_request_reaches_the_process_that_it_names_and_no_other(paths: StatePaths) -> None:
+def test_a_request_reaches_only_the_named_process(paths: StatePaths) -> None:
     files = UpFiles(paths)
     asked = threading.Event()
     me = ProcessRef.me()

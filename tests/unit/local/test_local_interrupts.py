@@ -1,4 +1,4 @@
-"""Which interrupts start a polite end, and which make it impatient."""
+"""Which interrupts start a graceful shutdown, and which force it."""
 
 import signal
 import subprocess
@@ -20,36 +20,36 @@ def request(interrupts: Interrupts) -> None:
     interrupts.request()
 
 
-@pytest.mark.parametrize("polite", [hang_up, request])
-def test_a_closed_terminal_and_a_request_are_never_impatient(polite: Callable[[Interrupts], None]) -> None:
+@pytest.mark.parametrize("graceful", [hang_up, request])
+def test_a_hangup_or_request_never_forces_the_shutdown(graceful: Callable[[Interrupts], None]) -> None:
     with Interrupts() as interrupts:
         with pytest.raises(Interrupted):
-            polite(interrupts)
+            graceful(interrupts)
         interrupts.acknowledge()
-        # The kernel and the shell may both send a hang-up, and `manager down` may be called twice.
+        # The kernel and the shell may both send SIGHUP, and a user may run `manager down` twice.
         hang_up(interrupts)
         request(interrupts)
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("polite", [hang_up, request])
-def test_neither_is_impatient_after_ctrl_c(polite: Callable[[Interrupts], None]) -> None:
+@pytest.mark.parametrize("graceful", [hang_up, request])
+def test_neither_forces_the_shutdown_after_ctrl_c(graceful: Callable[[Interrupts], None]) -> None:
     with Interrupts() as interrupts:
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGINT)
         interrupts.acknowledge()
-        polite(interrupts)
+        graceful(interrupts)
 
 
-def test_under_nohup_a_hang_up_stays_ignored() -> None:
+def test_nohup_keeps_sighup_ignored() -> None:
     script = (
         "import signal\n"
         "from manager.local.interrupts import Interrupts\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "with Interrupts() as interrupts:\n"
         "    signal.raise_signal(signal.SIGHUP)\n"
-        "    print('goes on', interrupts.hangup)\n"
+        "    print('continues', interrupts.hangup)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("goes on False\n", "")
+    assert (done.stdout, done.stderr) == ("continues False\n", "")

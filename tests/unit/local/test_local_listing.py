@@ -1,4 +1,4 @@
-"""`manager ps` at every width: whole words, one line an account, and the host always."""
+"""`manager ps` at every width: whole words, one line per account, always the host."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -40,35 +40,35 @@ def test_words_are_whole_and_the_host_stays(width: int) -> None:
     assert shown[2].endswith("...")
 
 
-def test_without_a_terminal_nothing_is_cut_and_a_row_is_a_line() -> None:
+def test_without_a_terminal_nothing_is_cut() -> None:
     shown = lines(make_rows([info("account-002", S.FAILED)], {}), None)
     assert len(shown) == 2
     assert " ".join(ERROR.split()) in shown[1]
     assert "\x1b" not in shown[1]
 
 
-def test_a_worker_that_is_started_again_and_again_is_not_called_healthy() -> None:
+def test_a_restarting_worker_is_not_shown_as_healthy() -> None:
     (row,) = make_rows([info("account-001", S.RESTARTING)], {})
     assert row.cells["health"] == ""
     assert row.cells["restarts"] == "3"
 
 
-def test_accounts_without_a_worker_have_their_reason_and_files_their_trouble() -> None:
+def test_accounts_without_a_worker_and_bad_files_show_a_reason() -> None:
     others = {
         "account-001": ("disabled", "enabled: false"),
-        "account-002": ("file gone", "its file is gone"),
+        "account-002": ("file gone", "its account file is missing"),
         "account-003": ("never started", ""),
     }
     rows = make_rows([info("account-001", S.STOPPED), info("account-002")], others)
     assert [row.cells["state"] for row in rows] == ["disabled", "running", "never started"]
-    assert rows[1].cells["error"] == "its file is gone"
+    assert rows[1].cells["error"] == "its account file is missing"
     assert [row.cells["account"] for row in sort_rows(rows, "restarts")][-1] == "account-003"
 
 
 USED: dict[str, Any] = {"cpu_percent": 12.34, "memory_bytes": 13_400_000, "processes": 4}
 
 
-def test_what_a_worker_uses_is_shown_where_there_is_room_and_of_a_living_one_only() -> None:
+def test_resource_use_is_shown_for_live_workers_if_it_fits() -> None:
     workers = [info("account-001", **USED), info("account-002", S.STOPPED, **USED), info("account-003")]
     rows = make_rows(workers, {})
     wide = lines(rows, None)
@@ -80,7 +80,7 @@ def test_what_a_worker_uses_is_shown_where_there_is_room_and_of_a_living_one_onl
     assert "london-1" in narrow[1]
 
 
-def test_chosen_columns_are_shown_alone_and_in_their_order_at_every_width() -> None:
+def test_chosen_columns_are_shown_in_their_order_at_every_width() -> None:
     rows = make_rows([info("account-001", **USED)], {})
     for width in (None, 30):
         assert [line.split() for line in lines(rows, width, ("memory", "account", "cpu"))] == [
@@ -89,7 +89,7 @@ def test_chosen_columns_are_shown_alone_and_in_their_order_at_every_width() -> N
         ]
 
 
-def test_the_list_is_sorted_by_what_is_used_and_the_command_knows_each_way() -> None:
+def test_the_list_is_sorted_by_every_key_of_the_option() -> None:
     rows = make_rows(
         [info("account-001", **USED), info("account-002", cpu_percent=99.0, memory_bytes=1, processes=9)], {}
     )
@@ -107,16 +107,16 @@ def test_the_list_is_sorted_by_what_is_used_and_the_command_knows_each_way() -> 
     ("size", "text"),
     [(512_000, "512 kB"), (13_400_000, "13.4 MB"), (2_100_000_000, "2.1 GB"), (0, "0 kB")],
 )
-def test_sizes_read_as_people_say_them(size: int, text: str) -> None:
+def test_sizes(size: int, text: str) -> None:
     assert size_text(size) == text
 
 
 @pytest.mark.parametrize("nonsense", ["many", True, [], {}])
-def test_a_figure_that_is_no_number_is_left_out(nonsense: object) -> None:
+def test_an_invalid_number_is_left_out(nonsense: object) -> None:
     (row,) = make_rows([info("account-001", cpu_percent=nonsense, memory_bytes=nonsense)], {})
     assert (row.cells["cpu"], row.cells["memory"]) == ("", "")
 
 
-def test_a_paused_account_says_so_whatever_its_state() -> None:
+def test_a_paused_account_is_marked_in_every_state() -> None:
     (row,) = make_rows([info("a", trading_mode="paused")], {})
     assert row.cells["error"] == "paused: it sends no orders"

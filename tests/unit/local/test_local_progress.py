@@ -16,7 +16,7 @@ from manager.terminal import progress
 from manager.terminal.pending_reasons import PendingReasons, Wait, waiting_line
 from manager.terminal.progress import batch_progress
 
-NOBODY = FleetStore("unix:///none.sock")
+UNREACHABLE = FleetStore("unix:///none.sock")
 
 
 def info(account_id: str, status: S) -> WorkerInfo:
@@ -27,7 +27,7 @@ class FixedReasons(PendingReasons):
     """Returns the same reasons at every read."""
 
     def __init__(self, quarantine_text: str = "") -> None:
-        super().__init__(NOBODY, None)
+        super().__init__(UNREACHABLE, None)
         self.quarantine_text = quarantine_text
 
     def read(self, account_ids: Collection[str]) -> list[Wait]:
@@ -37,8 +37,8 @@ class FixedReasons(PendingReasons):
         return self.quarantine_text
 
 
-def test_each_account_says_what_it_does_and_since_when() -> None:
-    reasons = PendingReasons(NOBODY, None)
+def test_each_reason_has_activity_and_duration() -> None:
+    reasons = PendingReasons(UNREACHABLE, None)
     ids = ["a", "b", "c", "d"]
     workers = {
         "a": info("a", S.STARTING),
@@ -57,7 +57,7 @@ def test_each_account_says_what_it_does_and_since_when() -> None:
     assert waiting_line(ids, waits) == (
         "waiting for 4: a (logging in 12 s), d (stopping), b (host london-1 is silent), and 1 more"
     )
-    assert waiting_line(["c"], waits) == "waiting for 1: c (queued)", "what is done meanwhile is not named"
+    assert waiting_line(["c"], waits) == "waiting for 1: c (queued)", "accounts that are done are not named"
     assert waiting_line([], waits) == ""
 
 
@@ -102,11 +102,11 @@ def test_without_a_terminal_there_is_no_bar_and_the_quarantine_is_one_whole_line
 def test_only_starts_show_the_quarantine(redis_server: RedisServer) -> None:
     store, leases = FleetStore(redis_server.url), LeaseStore(redis_server.url)
     starts = PendingReasons(store, leases)
-    assert starts.quarantine() == "", "nobody has asked for a lease yet"
+    assert starts.quarantine() == "", "no lease was requested yet"
     with pytest.raises(Quarantine):
         leases.acquire(["c"], host="h", worker_id="w", account_id="a", ttl_seconds=0, quarantine_seconds=27)
     assert starts.quarantine().startswith(("starts wait 27 s more: Redis", "starts wait 26 s more: Redis"))
     assert PendingReasons(store, None).quarantine() == ""
     leases.trust()
     assert starts.quarantine() == ""
-    assert PendingReasons(NOBODY, LeaseStore("unix:///none.sock")).quarantine() == ""
+    assert PendingReasons(UNREACHABLE, LeaseStore("unix:///none.sock")).quarantine() == ""

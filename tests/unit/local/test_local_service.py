@@ -1,4 +1,4 @@
-"""The service's files: what systemd and a shell read in them, and that the documentation shows the same."""
+"""Files of the service: what systemd and a shell read, and what the documentation shows."""
 
 import os
 import shutil
@@ -46,11 +46,11 @@ def test_the_documentation_shows_what_the_command_prints() -> None:
     assert f"```ini\n# /etc/systemd/system/worker-manager.service\n{text}```" in DOCS.read_text()
 
 
-def test_a_restart_of_the_agent_ends_no_worker() -> None:
+def test_a_restart_of_the_agent_stops_no_worker() -> None:
     lines = unit("/m").splitlines()
     for line in ("KillMode=process", "Delegate=yes", "OOMPolicy=continue", "Restart=always"):
         assert line in lines
-    assert "StartLimitIntervalSec=0" in lines[: lines.index("[Service]")], "systemd reads it in [Unit] alone"
+    assert "StartLimitIntervalSec=0" in lines[: lines.index("[Service]")], "systemd reads it only in [Unit]"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
@@ -75,7 +75,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path, runs: Runs, user: str) -> None
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_words_that_systemd_would_read_as_something_else() -> None:
+def test_words_that_systemd_would_expand() -> None:
     argv = ["/a b/100%/$x/manager", "up", "--name=$HOME 5%", 'say "hi"\\']
     text = unit_text(UnitPlan(name="w", runs="up", argv=argv, environment_file=Path("/e 5%/w.env")))
     assert 'ExecStart="/a b/100%%/$x/manager" up "--name=$$HOME 5%%" "say \\"hi\\"\\\\"\n' in text
@@ -88,7 +88,7 @@ def test_words_that_systemd_would_read_as_something_else() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
-def test_the_environment_file_means_to_a_shell_what_it_says(tmp_path: Path) -> None:
+def test_a_shell_reads_the_environment_file(tmp_path: Path) -> None:
     values = {"A": 'redis://:p"w$HOME`id`\\@h/0', "B": "a b'c #d", "C": "100%"}
     file = tmp_path / "w.env"
     file.write_text(environment_text(values))
@@ -101,7 +101,7 @@ def test_the_environment_file_means_to_a_shell_what_it_says(tmp_path: Path) -> N
     assert done.stdout.splitlines() == list(values.values())
 
 
-def test_a_dry_run_shows_no_password_and_the_file_holds_it(
+def test_a_dry_run_masks_the_password_that_the_file_contains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MANAGER_REDIS_URL", "redis://trading:hunter2@127.0.0.1:7000/0")
@@ -116,11 +116,11 @@ def test_a_dry_run_shows_no_password_and_the_file_holds_it(
         assert any("hunter2" in file.text for file in plan.files)
         assert not any("hunter2" in (file.shown or file.text) for file in plan.files)
         (environment,) = [file.text for file in plan.files if "hunter2" in file.text]
-        assert str(Path("users").absolute()) in environment, "the service has another directory"
+        assert str(Path("users").absolute()) in environment, "the service runs in another directory"
         assert "MANAGER_CORE_LIMIT" not in environment
 
 
-def test_a_user_s_unit_and_the_system_s_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_unit_and_system_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANAGER_STATE_DIR", str(tmp_path))
     mine = systemd_plan(load_settings(), ["/m", "host"], "host", "w", "user", None)
     assert mine.install[-1] == ["systemctl", "--user", "enable", "--now", "w.service"]
@@ -150,7 +150,7 @@ def a_plan(tmp_path: Path) -> ServicePlan:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program `true`")
-def test_installed_twice_and_removed_an_edited_environment_stays(tmp_path: Path) -> None:
+def test_an_edited_environment_file_is_kept(tmp_path: Path) -> None:
     plan = a_plan(tmp_path)
     assert install(plan) == [
         f"wrote {plan.files[0].path}",
@@ -176,12 +176,10 @@ def test_a_command_that_fails_or_is_missing_is_one_error(tmp_path: Path) -> None
     missing = ServicePlan("w", [ServiceFile(tmp_path / "no", "x")], [["no-such-systemctl"]], [], [])
     with pytest.raises(ComponentError, match="no-such-systemctl is not installed"):
         install(missing)
-    assert not (tmp_path / "no").exists(), "nothing is written before that is known"
+    assert not (tmp_path / "no").exists(), "nothing is written before the check"
 
 
-def test_the_windows_task_starts_the_agent_again_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_windows_task_restarts_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANAGER_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("MANAGER_NOTE", "100%")
     plan = windows_plan(load_settings(), ["C:\\Program Files\\m.exe", "host"], "w", "DESK\\a & b")

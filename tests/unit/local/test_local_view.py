@@ -51,7 +51,7 @@ def test_a_running_worker_on_a_wide_and_a_narrow_terminal() -> None:
     assert all(len(line) <= 80 for line in narrow)
 
 
-def test_what_is_dead_shows_no_figures_of_its_life() -> None:
+def test_a_dead_worker_shows_no_old_figures() -> None:
     row = shown(120, info(status=S.FAILED, error="killed"))[1]
     assert row.split() == ["account-001", "failed", "alpha", "killed"]
 
@@ -66,12 +66,12 @@ def test_a_degraded_worker_says_why() -> None:
     assert "algo trading off" in shown(200, info(health="degraded", health_reason="algo trading off"))[1]
 
 
-def test_errors_are_text_and_never_markup_or_lines() -> None:
+def test_errors_are_one_line_without_markup() -> None:
     (_, row) = shown(200, info(status=S.FAILED, error="[bold]no[/bold]\nsecond [x"))
     assert "[bold]no[/bold] second [x" in row
 
 
-def test_accounts_without_a_worker_stand_there_with_the_reason() -> None:
+def test_accounts_without_a_worker_show_a_reason() -> None:
     others = {"account-000": ("disabled", "enabled: false"), "account-001": ("invalid", "f.yaml:1:2: wrong")}
     rows = shown(200, info(status=S.STOPPED), info("account-002"), others=others)
     assert [row.split()[:2] for row in rows[1:]] == [
@@ -92,14 +92,14 @@ def test_durations(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
 
 
-def test_changes_are_lines_and_no_change_is_none() -> None:
+def test_each_change_is_a_line() -> None:
     before = {"a": info("a"), "b": info("b")}
     assert change_lines(before, dict(before)) == []
     now = {**before, "b": info("b", S.FAILED, "killed\nhard"), "c": info("c")}
     assert change_lines(before, now) == ["b failed: killed hard", "c running healthy"]
 
 
-def test_validation_in_lines() -> None:
+def test_validation_lines() -> None:
     results = {
         "a": ValidationResult(valid=True, account_id="a", warnings=("f: w",)),
         "b": ValidationResult(valid=False, account_id="b", errors=("g: e",)),

@@ -1,12 +1,17 @@
 """Windows from cron expressions, over the days on which clocks change."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSim
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.market import NEW_YORK, spans, timetable, utc
 
 from manager.market.clocks import MarketClock
 from manager.market.cron import CronRule
+from manager.market.windows import Window, clip, unite
 
 HALF_HOUR = timedelta(minutes=30)
 SPRING = utc("2026-03-08 05:00"), utc("2026-03-09 04:00")
@@ -82,3 +87,49 @@ def test_windows_of_close_firings_are_one() -> None:
 def test_what_is_wrong_with_an_expression(expression: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         CronRule.parse(NEW_YORK, expression, HALF_HOUR)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            "30 1 * * *",
+            "0,30 1,2 * * *",
+            "15 0 1,8 3,11 sun",
+            "0 2 * * sat,sun",
+            "30 1 l * *",
+            "0 3 * * sun#2",
+        ]
+    ),
+    st.sampled_from(["America/New_York", "Europe/London", "Australia/Sydney", "Asia/Tokyo"]),
+    st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)),  # noqa: DTZ001 - made aware below
+)
+def test_fixed_times_fire_when_cronsim_says(expression: str, zone: str, naive: datetime) -> None:
+    start = naive.replace(tzinfo=UTC, microsecond=0)
+    end = start + timedelta(days=40)
+    expected = []
+    for firing in CronSim(expression, (start - timedelta(seconds=1)).astimezone(ZoneInfo(zone))):
+        if firing.astimezone(UTC) >= end:
+            break
+        expected.append(firing.astimezone(UTC))
+    assert firings_at(expression, start, end, MarketClock(zone)) == sorted(set(expected))
+
+
+def firings_at(expression: str, start: datetime, end: datetime, clock: MarketClock) -> list[datetime]:
+    return CronRule.parse(clock, expression, HALF_HOUR).firings(start, end)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["* * * * *", "*/7 * * * *", "0,5,50 1-3 * * *", "30 23 * * sun", "0 0 1 * *"]),
+    st.integers(1, 3_000),
+    st.sampled_from(["America/New_York", "Australia/Lord_Howe", "America/Havana"]),
+    st.integers(0, 365),
+)
+def test_joined_windows_cover_exactly_the_firings(expression: str, minutes: int, zone: str, day: int) -> None:
+    start = utc("2026-01-01 00:00") + timedelta(days=day)
+    end = start + timedelta(days=2)
+    rule = CronRule.parse(MarketClock(zone), expression, timedelta(minutes=minutes))
+    openings = rule.firings(start - rule.lasts, end)
+    expected = clip(unite(Window(opens, opens + rule.lasts) for opens in openings), start, end)
+    assert clip(unite(rule.windows(start, end, {})), start, end) == expected

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from manager.config import HealthConfig
+from manager.market.names import SessionName
 from manager.models import WorkerMetrics
-from manager.session.health import HealthJudge, market_is_open
+from manager.session.health import HealthJudge
 
 WEDNESDAY = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
 SATURDAY = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -69,18 +70,16 @@ def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "is_open"),
+    ("hours", "moment", "health"),
     [
-        ("2026-11-20T21:59", True),  # Friday 16:59 in New York, winter
-        ("2026-11-20T22:00", False),
-        ("2026-11-22T21:59", False),
-        ("2026-11-22T22:00", True),  # Sunday 17:00
-        ("2026-07-10T20:59", True),  # the same an hour earlier in summer
-        ("2026-07-10T21:00", False),
-        ("2026-07-12T21:00", True),
+        ("metals", "2026-11-18T22:30", "healthy"),  # the hour after 17:00 in New York
+        ("fx", "2026-11-18T22:30", "degraded"),
+        ("london", "2026-11-18T07:59", "healthy"),
+        ("london", "2026-11-18T08:00", "degraded"),
+        ("crypto", "2026-11-21T12:00", "degraded"),
     ],
 )
-def test_the_week_of_foreign_exchange_is_new_yorks(moment: str, is_open: bool) -> None:
+def test_ticks_are_expected_in_any_named_session(hours: SessionName, moment: str, health: str) -> None:
     now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
-    assert market_is_open("fx", now) is is_open
-    assert market_is_open("always", now)
+    old = WorkerMetrics.read({"last_tick_age_seconds": 301.0})
+    assert judge(now, market_hours=hours).judge(old).health == health

@@ -1,4 +1,4 @@
-"""Keys that an account's gateway ignores: validate says so, and the documentation says the same."""
+"""Keys that a gateway ignores: validation warns about them, in agreement with the documentation."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The rules, one by one, at their boundaries."""
+"""Each rule at its limits."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""One bot that is configured twice: accounts that share a port, or a whole program, are warned of."""
+"""Warnings about accounts that share a port or a whole program: one bot, configured twice."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_the_same_program_twice_is_warned_of(directory: Directory) -> None:
 
 
 def test_a_warning_goes_when_the_other_account_does(directory: Directory) -> None:
-    """A result that is kept for files that have not changed hangs on the other accounts as well."""
+    """A cached result of unchanged files depends on the other accounts too."""
     directory.write("a", bot(1, "{tcp: 8080}"))
     directory.write("b", bot(2, "{tcp: 8080}")).unlink()
     assert warnings(directory) == ""

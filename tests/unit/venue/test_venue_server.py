@@ -218,7 +218,7 @@ def test_a_second_venue_on_one_directory_is_refused(venue: VenueProcess) -> None
         return done.stderr
 
     assert "does another venue run on it?" in second("tcp:127.0.0.1:0")
-    assert f"a venue listens on {venue.directory}/venue.sock already" in second_beside(venue)
+    assert f"another venue listens on {venue.directory}/venue.sock" in second_beside(venue)
 
 
 def second_beside(venue: VenueProcess) -> str:
@@ -268,7 +268,7 @@ def test_over_tcp(short_dir: Path) -> None:
 
 def test_the_administrator_hears_what_is_wrong(venue: VenueProcess) -> None:
     with venue.admin() as admin:
-        with pytest.raises(InvalidRequest, match="'boom' is no fault; there are auth_failure"):
+        with pytest.raises(InvalidRequest, match="'boom' is not a fault; there are auth_failure"):
             admin.script_fault("S", 1, "boom")
         admin.create_account("S", 1, "x", balance="500", position_mode="netting")
         with pytest.raises(InvalidRequest, match="exists already"):

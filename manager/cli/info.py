@@ -1,4 +1,4 @@
-"""Commands `info` and `events`."""
+"""Command `info`."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from manager.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from manager.fleet import Event
     from manager.models import WorkerInfo
 
 
@@ -70,51 +69,4 @@ def _say(worker: "WorkerInfo") -> None:
             say(f"{key:<24}{value}")
 
 
-@click.command()
-@click.option(
-    "-n", "last", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Number of events."
-)
-@click.option("-f", "--follow", is_flag=True, help="Then print new events until Ctrl-C.")
-@click.option("--account", "account_id", help="Show only this account. [default: all]")
-@json_option
-def events(last: int, follow: bool, account_id: str | None, as_json: bool) -> int:
-    """Show changes of workers' states and health, newest last.
-
-    With --json, each line is one JSON object.
-    """
-    from manager.factory import fleet_store
-
-    store = fleet_store(settings())
-    found = store.events(last=last if account_id is None else 10_000)
-    chosen = [event for event in found if account_id in (None, event.account_id)][-last:]
-    for event in chosen:
-        _say_event(event, as_json)
-    after = found[-1].id if found else "0"
-    try:
-        while follow:
-            for event in store.follow_events(after):
-                after = event.id
-                if account_id in (None, event.account_id):
-                    _say_event(event, as_json)
-    except KeyboardInterrupt:
-        pass
-    return 0
-
-
-def _say_event(event: "Event", as_json: bool) -> None:
-    import json
-
-    if as_json:
-        click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
-        return
-    what, why = event.status, event.error
-    if event.kind == "health":
-        what, why = f"health {event.health_before} -> {event.health}", event.reason
-    elif event.health not in (None, "healthy", "unknown"):
-        what, why = f"{event.status} ({event.health})", event.error or event.reason
-    what += f" (after {event.untold} changes without an event)" if event.untold else ""
-    text = f"{what}: {' '.join(why.split())}" if why else what
-    say(f"{event.time:%Y-%m-%d %H:%M:%S} UTC {event.host} {event.account_id} {text}")
-
-
-COMMANDS = (info, events)
+COMMANDS = (info,)

@@ -1,0 +1,243 @@
+"""Commands over HTTP: one request, one command, however often it is sent; answered at once or when it is done."""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from manager.api.gate import PREFIX
+from manager.api.problems import ProblemError, problem_body, problem_of, problem_response
+from manager.api.rendering import answer, utc
+from manager.client.caller import Request as Behalf
+from manager.client.caller import on_behalf_of
+from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError, ManagerError
+from manager.fleet.api_commands import CommandHead, CommandRecord, CommandRecords
+from manager.models import WorkerInfo
+
+#: Seconds that a request waits for its command at most.
+MAX_WAIT: Final = 60.0
+KEY_PATTERN: Final = r"^[A-Za-z0-9._:-]{8,128}$"
+_KEY: Final = re.compile(KEY_PATTERN)
+_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
+#: After these the command may still be carried out, or be sent again: its record stays open.
+_OPEN: Final = (FleetUnavailableError, HostUnavailableError, CommandTimeoutError)
+
+#: Looks up what a command that this process did not send was answered; None: nothing is known.
+Answered = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandCall:
+    """A command as a request asks for it."""
+
+    #: What the audit trail calls it.
+    what: str
+    call: Callable[[], Awaitable[Any]]
+    #: The command whose task has the request's id; see `manager.client.caller.Request`.
+    command: str = ""
+    account_id: str = ""
+    host: str = ""
+
+
+@dataclass(eq=False)
+class _Job:
+    """A command that this process is carrying out."""
+
+    task: "asyncio.Task[CommandRecord]"
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class CommandRunner:
+    """Sends commands, and remembers them by their keys. Used from one event loop."""
+
+    def __init__(self, records: CommandRecords, answered: Answered = lambda _: None) -> None:
+        self.records = records
+        self._answered = answered
+        self._jobs: dict[str, _Job] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def lock(self, key: str) -> asyncio.Lock:
+        """Return the lock of a key: whoever has it is the only one in this process that sends for it."""
+        found = self._locks.get(key)
+        if found is None:
+            found = self._locks[key] = asyncio.Lock()
+        return found
+
+    async def run(self, request: Request, command: CommandCall, body: BaseModel | None, by: str) -> Response:
+        """Carry the command out once, and answer as the request prefers. Raises ProblemError, ManagerError."""
+        key, wait = idempotency_key(request) or str(uuid4()), preferred_wait(request)
+        head = CommandHead(
+            fingerprint=fingerprint(request, body),
+            what=command.what,
+            by=by,
+            account_id=command.account_id,
+            host=command.host,
+        )
+        async with self.lock(key):
+            new, record = await run_in_threadpool(self.records.claim, key, head)
+            if record.head.fingerprint != head.fingerprint:
+                raise mismatch(key)
+            if not record.done and not new and key not in self._jobs:
+                record = await self._recover(record)
+            if record.done:
+                return self._finished(request, record, wait)
+            job = self._jobs.get(key) or self._start(request, key, command, record)
+        if wait is None:
+            sent = asyncio.create_task(job.sent.wait())
+            await asyncio.wait({job.task, sent}, return_when=asyncio.FIRST_COMPLETED)
+            sent.cancel()
+        else:
+            await asyncio.wait({job.task}, timeout=wait)
+        if job.task.done():
+            return self._finished(request, job.task.result(), wait)
+        return self._response(record, 202, wait)
+
+    async def read(self, key: str) -> CommandRecord:
+        """Return a command as it is now. Raises ProblemError `no_command`."""
+        record = await run_in_threadpool(self.records.read, key) if _KEY.fullmatch(key) else None
+        if record is None:
+            raise ProblemError("no_command", "no command of this API has this id; they are kept for a day")
+        return record if record.done or key in self._jobs else await self._recover(record)
+
+    def _start(self, request: Request, key: str, command: CommandCall, record: CommandRecord) -> _Job:
+        loop, instance, request_id = asyncio.get_running_loop(), request.url.path, request.state.request_id
+        sent = asyncio.Event()
+
+        def note_sent() -> None:
+            loop.call_soon_threadsafe(sent.set)
+
+        behalf = Behalf(by=record.head.by, token=key, command=command.command, sent=note_sent)
+
+        async def carry_out() -> CommandRecord:
+            outcome: dict[str, Any]
+            try:
+                try:
+                    with on_behalf_of(behalf):
+                        outcome = {"result": _plain(await command.call())}
+                except _OPEN:
+                    raise
+                except ManagerError as error:
+                    outcome = {"problem": problem_body(problem_of(error), instance, request_id)}
+                return await run_in_threadpool(self.records.finish, key, outcome) or record
+            finally:
+                # After the outcome is recorded: whoever finds no job finds the outcome.
+                self._jobs.pop(key, None)
+
+        job = self._jobs[key] = _Job(asyncio.create_task(carry_out()), sent)
+        # Nobody may be left to take its error: whoever asks again sends it again.
+        job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return job
+
+    async def _recover(self, record: CommandRecord) -> CommandRecord:
+        """Return the record with the outcome of a command that this process does not carry out now, if that is known."""
+        again = await run_in_threadpool(self.records.read, record.id)
+        record = again or record
+        if record.done:
+            return record
+        found = await run_in_threadpool(self._answered, record.id)
+        if found is None or isinstance(found, _OPEN):
+            return record
+        if isinstance(found, BaseException):
+            problem = (
+                problem_of(found) if isinstance(found, ManagerError) else ProblemError("internal", str(found))
+            )
+            outcome = {"problem": problem_body(problem, f"{PREFIX}/commands/{record.id}", "")}
+        else:
+            outcome = {"result": _plain(found)}
+        return await run_in_threadpool(self.records.finish, record.id, outcome) or record
+
+    def _finished(self, request: Request, record: CommandRecord, wait: float | None) -> Response:
+        problem = None if record.outcome is None else record.outcome.get("problem")
+        if problem is None:
+            return self._response(record, 202 if wait is None else 200, wait)
+        error = ProblemError(
+            problem["code"], problem["detail"], problem["retryable"], more={"command": command_data(record)}
+        )
+        return problem_response(error, request.url.path, request.state.request_id)
+
+    @staticmethod
+    def _response(record: CommandRecord, status: int, wait: float | None) -> Response:
+        headers = {"Location": f"{PREFIX}/commands/{record.id}"}
+        if wait is not None:
+            headers["Preference-Applied"] = f"wait={wait:g}"
+        return answer(command_data(record), status, headers)
+
+
+def command_data(record: CommandRecord) -> dict[str, Any]:
+    """Return a Command."""
+    outcome = record.outcome or {}
+    problem = outcome.get("problem")
+    ended = None if record.done_at is None else (record.done_at - record.asked_at).total_seconds()
+    return {
+        "id": record.id,
+        "what": record.head.what,
+        "account_id": record.head.account_id or None,
+        "host": record.head.host or None,
+        "state": "accepted" if not record.done else "failed" if problem else "done",
+        "outcome": None if not record.done else problem["code"] if problem else "ok",
+        "by": record.head.by,
+        "asked_at": utc(record.asked_at),
+        "done_at": utc(record.done_at),
+        "seconds": ended,
+        "result": outcome.get("result"),
+        "problem": problem,
+    }
+
+
+def idempotency_key(request: Request, *, required: bool = False) -> str | None:
+    """Return the request's Idempotency-Key. Raises ProblemError for one that is not allowed, or missing if required."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        if required:
+            raise ProblemError(
+                "idempotency_key_required",
+                "a command for many accounts needs an Idempotency-Key, such as a UUID: sent again with it, it acts once",
+            )
+        return None
+    if not _KEY.fullmatch(key):
+        raise ProblemError(
+            "invalid_request",
+            "an Idempotency-Key is 8 to 128 letters, digits, '.', '_', ':' or '-'",
+            errors=[{"where": ["header", "Idempotency-Key"], "message": "does not fit the pattern"}],
+        )
+    return key
+
+
+def preferred_wait(request: Request) -> float | None:
+    """Return the seconds of `Prefer: wait=N`, at most MAX_WAIT; None without it."""
+    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
+    return None if found is None else min(float(found[1]), MAX_WAIT)
+
+
+def fingerprint(request: Request, body: BaseModel | None) -> str:
+    """Return what two equal requests have in common, and no two different ones."""
+    data = None if body is None else body.model_dump(mode="json")
+    text = json.dumps([request.method, request.url.path, data], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mismatch(key: str) -> ProblemError:
+    """Return the problem of a key that belongs to a different request."""
+    return ProblemError(
+        "idempotency_mismatch",
+        f"the key {key} was used within a day for a different request; nothing was done: use a new key",
+    )
+
+
+def _plain(result: Any) -> Any:
+    """Return a result as JSON has it."""
+    if isinstance(result, WorkerInfo):
+        return result.to_dict()
+    if isinstance(result, Mapping) and "worker_id" in result:
+        return WorkerInfo.from_dict(result).to_dict()
+    return {"stopped": result} if isinstance(result, bool) else result

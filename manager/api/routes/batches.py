@@ -1,0 +1,144 @@
+"""Commands for many accounts at once."""
+
+import asyncio
+import time
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from manager.api.access import BulkOperator, by, require_inside
+from manager.api.auth import Principal
+from manager.api.commands import KEY_PATTERN, fingerprint, idempotency_key, mismatch, preferred_wait
+from manager.api.gate import PREFIX
+from manager.api.models import BatchBody, BatchDetail, SelectBody
+from manager.api.parts import ApiParts, Parts
+from manager.api.problems import ProblemError
+from manager.api.rendering import answer
+from manager.api.routes.commands import Prefer
+from manager.api.routes.records import batch_detail
+from manager.client.caller import Request as Behalf
+from manager.client.caller import on_behalf_of
+from manager.errors import NoBatchError
+from manager.fleet.api_commands import CommandHead
+from manager.pool.arguments import check_account_id
+from manager.pool.commands import COMMANDS
+from manager.telemetry.fleet_reader import FleetListing
+
+router = APIRouter(tags=["commands"])
+
+#: Seconds between two looks at a batch that is waited for.
+_LOOK_SECONDS: Final = 0.25
+#: Unknown accounts that an error names.
+_NAMED: Final = 20
+
+
+@router.post("/batches", status_code=202, response_model=BatchDetail, responses={200: {"model": BatchDetail}})
+async def create_batch(
+    request: Request,
+    parts: Parts,
+    principal: BulkOperator,
+    body: BatchBody,
+    idempotency_key_header: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", pattern=KEY_PATTERN, description="Required: the batch's id."),
+    ] = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Carry out one command for the selected accounts. `expect` must be their number, or nothing is done."""
+    del idempotency_key_header, prefer
+    key = idempotency_key(request, required=True) or ""
+    if body.expect is None:
+        raise ProblemError("confirmation_required", "give the number of selected accounts as `expect`")
+    wait = preferred_wait(request)
+    async with parts.commands.lock(key):
+        known = await run_in_threadpool(parts.commands.records.read, key)
+        if known is not None and known.head.fingerprint != fingerprint(request, body):
+            raise mismatch(key)
+        if known is None or not known.done:
+            await _send(request, parts, body, key, await _accounts(parts, principal, body, key))
+    return await _answer(parts, key, wait)
+
+
+async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, chosen: list[str]) -> None:
+    """Send the batch. Sent twice, as after a death in between, it acts once for each account."""
+    head = CommandHead(
+        fingerprint=fingerprint(request, body), what=f"{body.do} of {len(chosen)} accounts", by=by(request)
+    )
+    _, record = await run_in_threadpool(parts.commands.records.claim, key, head)
+    if record.head.fingerprint != head.fingerprint:
+        raise mismatch(key)
+    with on_behalf_of(Behalf(by=record.head.by, token=key)):
+        await parts.aio.run_many(
+            COMMANDS[body.do],
+            chosen,
+            apply_defaults=body.apply_defaults,
+            validate=body.validate_first,
+            timeout=body.timeout_seconds,
+            batch_id=key,
+            wait=False,
+        )
+    await run_in_threadpool(parts.commands.records.finish, key, {"result": {"batch": key}})
+
+
+async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key: str) -> list[str]:
+    """Return the accounts of a batch: those of its record where one was begun, else those that are selected now."""
+    state = await parts.state()
+    try:
+        begun, _ = await run_in_threadpool(parts.batches.batch_result, key)
+    except NoBatchError:
+        chosen = _select(state, body.select)
+        _require_number(len(chosen), body.expect or 0)
+    else:
+        chosen = sorted({*begun.tasks, *begun.settled})
+    require_inside(principal, state, chosen)
+    return chosen
+
+
+async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Response:
+    """Return the batch, with `wait` once nothing is pending or the time is over."""
+    deadline = time.monotonic() + (wait or 0.0)
+    while True:
+        record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
+        left = deadline - time.monotonic()
+        if not result.pending or left <= 0:
+            break
+        await asyncio.sleep(min(_LOOK_SECONDS, left))
+    headers = {"Location": f"{PREFIX}/batches/{batch_id}"}
+    if wait is not None:
+        headers["Preference-Applied"] = f"wait={wait:g}"
+    status = 200 if wait is not None and not result.pending else 202
+    return answer(batch_detail(record, result), status, headers)
+
+
+def _select(state: FleetListing, select: SelectBody) -> list[str]:
+    """Return the ids of the selected accounts. Raises ProblemError if the selection is not clear or names unknown ones."""
+    ways = [select.accounts is not None, bool(select.groups or select.labels), select.all]
+    if sum(ways) != 1:
+        raise ProblemError(
+            "invalid_request",
+            "select accounts by `accounts`, or by `groups` and `labels`, or give `all: true`",
+            errors=[{"where": ["body", "select"], "message": "exactly one way to select is needed"}],
+        )
+    if select.accounts is not None:
+        ids = [check_account_id(one) for one in dict.fromkeys(select.accounts)]
+        unknown = [one for one in ids if one not in state.accounts]
+        if unknown:
+            raise ProblemError(
+                "account_not_found", f"no account {', '.join(unknown[:_NAMED])}; nothing was done"
+            )
+        rows = [state.accounts[one] for one in ids]
+    else:
+        wanted = select.selection
+        rows = [row for row in state.accounts.values() if row.within(wanted)]
+    return [row.account_id for row in rows if select.state is None or row.status == select.state]
+
+
+def _require_number(selected: int, expected: int) -> None:
+    if selected != expected:
+        raise ProblemError(
+            "confirmation_wrong",
+            f"{selected} accounts are selected, {expected} were expected; nothing was done",
+            more={"selected": selected},
+        )

@@ -1,0 +1,1 @@
+"""Streams: what changes in the fleet, pushed to WebSocket and SSE clients, resumable without loss or repetition."""

@@ -1,0 +1,125 @@
+"""The hub: carries updates of the live view from its thread to the stream clients on the event loop."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from starlette.concurrency import run_in_threadpool
+
+from manager.api.stream.ring import EventRing, RingEvent, ring_event
+from manager.api.stream.rows import row
+from manager.errors import CursorGoneError
+from manager.fleet.cursors import Cursor
+from manager.fleet.events import EventStream
+from manager.telemetry.fleet_reader import AccountRow, FleetListing, ViewReader
+from manager.telemetry.view import ViewUpdate
+
+#: Events that are read from Redis at once for a client whose position the ring has left behind.
+_PAGE: Final = 500
+
+
+class Listener(Protocol):
+    """A connection of a client; called on the event loop, and must not block."""
+
+    def updated(self, update: ViewUpdate) -> None: ...
+
+
+class Hub:
+    """One for each API process. Everything but `_from_view` runs on the event loop."""
+
+    def __init__(self, reader: ViewReader, events: EventStream) -> None:
+        self.view = reader.view
+        self._reader = reader
+        self._events = events
+        self._listeners: set[Listener] = set()
+        self._ring: EventRing | None = None
+        self._rows: dict[str, list[Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unsubscribe: Any = None
+        self.stale_since: float | None = None
+
+    @property
+    def clients(self) -> int:
+        return len(self._listeners)
+
+    def start(self) -> None:
+        """Begin to follow the view; called on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._unsubscribe = self.view.subscribe(self._from_view)
+        self._begin_ring(self.view.cursor)
+
+    def close(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.add(listener)
+        self.view.interested()
+
+    def remove(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+
+    @property
+    def head(self) -> Cursor | None:
+        """The newest event that clients may have; None before the view's first listing."""
+        return None if self._ring is None else self._ring.head
+
+    async def state(self) -> FleetListing:
+        """Return the whole fleet. Raises FleetUnavailableError before the first listing."""
+        return await run_in_threadpool(self._reader.read_now)
+
+    def row_of(self, state: FleetListing, account: AccountRow) -> list[Any]:
+        """Return an account's row without its number, made once for all clients."""
+        known = self._rows.get(account.account_id)
+        if known is None:
+            known = self._rows[account.account_id] = row(account, state.attention(account))
+        return known
+
+    async def cursor(self, text: str) -> Cursor:
+        """Return the cursor that a client names. Raises InvalidCursorError, CursorGoneError, FleetUnavailableError."""
+        return await run_in_threadpool(self._events.cursor, text)
+
+    async def events_after(self, cursor: Cursor, most: int = _PAGE) -> Sequence[RingEvent]:
+        """Return the events after a cursor, as far as the view has come.
+
+        Raises:
+            CursorGoneError: they are no longer kept, or the stream was replaced.
+            FleetUnavailableError: Redis cannot be used, and the ring does not hold them.
+        """
+        ring = self._ring
+        if ring is None:
+            return ()
+        if cursor.stream != ring.stream:
+            raise CursorGoneError("the event stream was replaced", oldest=str(ring.head))
+        found = ring.since(cursor.position, most)
+        if found is not None:
+            return found
+        await self.cursor(str(cursor))
+        page = await run_in_threadpool(self._events.page, cursor, count=most)
+        head = ring.head.position
+        # What the view has not taken yet comes through the ring, so that a client's rows and events agree.
+        return [one for one in map(ring_event, page.events) if one.position <= head]
+
+    def _from_view(self, update: ViewUpdate) -> None:
+        """Take an update on the view's thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, update)
+
+    def _take(self, update: ViewUpdate) -> None:
+        changes = update.changes
+        for account_id in changes.accounts | changes.figures | changes.gone:
+            self._rows.pop(account_id, None)
+        if changes.hosts:
+            self._rows.clear()  # attention of an account depends on its host
+        if update.lost or self._ring is None:
+            self._begin_ring(update.cursor)
+        if self._ring is not None:
+            self._ring.extend(update.events)
+        self.stale_since = update.stale_since
+        if self._listeners:
+            self.view.interested()
+        for listener in list(self._listeners):
+            listener.updated(update)
+
+    def _begin_ring(self, cursor: Cursor | None) -> None:
+        self._ring = None if cursor is None else EventRing(cursor)

@@ -1,0 +1,62 @@
+"""What stream clients may send: strict models, so that a wrong message gets an answer that names the wrong member."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+SubscriptionId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+#: Accounts whose figures a client may ask for by name.
+MAX_VISIBLE = 200
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Select(_Strict):
+    """Which accounts; empty members select all."""
+
+    accounts: Annotated[list[Name] | None, Field(max_length=10_000)] = None
+    groups: Annotated[list[Name], Field(max_length=100)] = []
+    labels: Annotated[list[Name], Field(max_length=100, description="`k` or `k=v`")] = []
+    types: Annotated[list[Name], Field(max_length=100, description="Event types, `worker.*`.")] = []
+
+
+class FigureWish(_Strict):
+    """Of which accounts figures are sent, and how often at most."""
+
+    of: Literal["visible", "all", "none"] = "none"
+    accounts: Annotated[list[Name], Field(max_length=MAX_VISIBLE)] = []
+    every_ms: Annotated[int, Field(ge=250, le=60_000)] = 1000
+
+
+class Subscribe(_Strict):
+    op: Literal["subscribe"]
+    id: SubscriptionId
+    topic: Annotated[str, StringConstraints(pattern=r"^(accounts|events|hosts|batch:[A-Za-z0-9-]{1,64})$")]
+    select: Select = Select()
+    after: Annotated[str | None, Field(max_length=60, description="A cursor; events after it are sent.")] = (
+        None
+    )
+    figures: FigureWish = FigureWish()
+
+
+class Visible(_Strict):
+    op: Literal["visible"]
+    id: SubscriptionId
+    accounts: Annotated[list[Name], Field(max_length=MAX_VISIBLE)]
+
+
+class Unsubscribe(_Strict):
+    op: Literal["unsubscribe"]
+    id: SubscriptionId
+
+
+class Ping(_Strict):
+    op: Literal["ping"]
+    n: Annotated[int, Field(ge=0, le=2**53)]
+
+
+Message = Annotated[Subscribe | Visible | Unsubscribe | Ping, Field(discriminator="op")]
+MESSAGES: TypeAdapter[Subscribe | Visible | Unsubscribe | Ping] = TypeAdapter(Message)

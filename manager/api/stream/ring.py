@@ -1,0 +1,69 @@
+"""The latest events, kept once for all stream clients.
+
+A client holds only its position. It reads from the ring while its position lies inside, else from Redis: so a slow client
+costs no memory, loses no event and gets none twice.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from manager.api.rendering import to_json
+from manager.fleet.cursors import Cursor, Position
+from manager.fleet.events import Event
+
+#: Events that the ring keeps, and how many it drops at once when it is full.
+_KEPT: Final = 4_000
+_CHUNK: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RingEvent:
+    """An event with its place and its JSON, encoded once however many clients get it."""
+
+    position: Position
+    event: Event
+    json: bytes
+
+
+def ring_event(event: Event) -> RingEvent:
+    return RingEvent(Position.parse(event.id), event, to_json(event.to_dict()))
+
+
+class EventRing:
+    """The events of one stream after `after`, without a gap. Used on one thread."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.stream = cursor.stream
+        self._after = cursor.position
+        self._events: list[RingEvent] = []
+        self._positions: list[Position] = []
+
+    @property
+    def head(self) -> Cursor:
+        """The newest event that the ring holds or knows of."""
+        return Cursor(self.stream, self._positions[-1] if self._positions else self._after)
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Add events in order; those that the ring has already are skipped."""
+        head = self.head.position
+        for event in events:
+            one = ring_event(event)
+            if one.position <= head:
+                continue
+            head = one.position
+            self._events.append(one)
+            self._positions.append(head)
+        excess = len(self._events) - _KEPT
+        if excess > 0:
+            dropped = excess + _CHUNK
+            self._after = self._positions[dropped - 1]
+            del self._events[:dropped], self._positions[:dropped]
+
+    def since(self, position: Position, most: int) -> Sequence[RingEvent] | None:
+        """Return at most `most` events after a position; None if older ones were dropped, so Redis must be asked."""
+        if position < self._after:
+            return None
+        first = bisect_right(self._positions, position)
+        return self._events[first : first + most]

@@ -1,0 +1,74 @@
+"""Rows and figures of accounts as streams send them: columnar, so that 5,000 rows are small."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from manager.api.rendering import utc
+from manager.fleet.hosts import HostState
+from manager.telemetry.attention import Attention
+from manager.telemetry.fleet_reader import AccountRow
+
+#: Columns of a row, in order. `id` is the row's number on this connection, by which figures name it.
+COLUMNS: Final = (
+    *("id", "account_id", "want", "status", "health", "mode", "host", "error", "reason", "enabled"),
+    *("gateway", "environment", "groups", "labels", "started_at", "restarts", "version"),
+    *("currency", "balance", "equity", "profit", "margin_level", "open_positions", "age", "attention"),
+)
+#: Figure in a frame → key of the worker's metadata.
+FIGURES: Final = {
+    "equity": "equity",
+    "balance": "balance",
+    "profit": "profit",
+    "margin_level": "margin_level",
+    "positions": "open_positions",
+    "age": "heartbeat_age_seconds",
+}
+
+
+def row(account: AccountRow, attention: list[Attention]) -> list[Any]:
+    """Return an account's row without its number."""
+    worker = account.worker
+    data: Mapping[str, Any] = {} if worker is None else worker.metadata
+    mode = account.desired.mode if account.desired is not None else data.get("trading_mode")
+    return [
+        account.account_id,
+        account.want,
+        account.status,
+        account.health,
+        str(mode or "normal"),
+        account.host,
+        None if worker is None else worker.error,
+        data.get("health_reason"),
+        None if account.file is None else account.file.enabled,
+        data.get("gateway") or (account.file.gateway if account.file is not None else None),
+        data.get("environment"),
+        list(account.groups),
+        dict(account.labels),
+        None if worker is None else utc(worker.started_at),
+        data.get("restarts"),
+        data.get("version"),
+        data.get("currency"),
+        data.get("balance"),
+        data.get("equity"),
+        data.get("profit"),
+        data.get("margin_level"),
+        data.get("open_positions"),
+        data.get("heartbeat_age_seconds"),
+        [[one.code, str(one.severity), one.text, one.do, _since(one.since)] for one in attention],
+    ]
+
+
+def figures(account: AccountRow) -> list[Any]:
+    """Return an account's figures in the order of `FIGURES`."""
+    data: Mapping[str, Any] = {} if account.worker is None else account.worker.metadata
+    return [data.get(key) for key in FIGURES.values()]
+
+
+def host_row(host: HostState) -> dict[str, Any]:
+    """Return a host as `manager hosts --json` has it."""
+    return host.to_dict()
+
+
+def _since(moment: datetime | None) -> str | None:
+    return utc(moment)
