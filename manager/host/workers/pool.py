@@ -301,7 +301,8 @@ class WorkerPoolManager:
         """Raise NotSupportedError: this pool has no event stream."""
         del after, only, idle_seconds, closed
         raise NotSupportedError(
-            "this pool has no event stream: watch the fleet with the service that sends commands through Redis"
+            "this pool has no event stream: watch the fleet with the service that sends commands through "
+            "Redis"
         )
 
     def stoppable(self) -> list[str]:
