@@ -126,6 +126,7 @@ def test_an_unreadable_file_does_not_change_the_recovery(
 
         mend()
 
+        # The file takes precedence once it can be read.
         def restarted() -> bool:
             """Report another exit after a command: by the file, which allows restarts, there is one."""
             host.reconciler.restarts.reset("a")
