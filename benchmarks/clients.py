@@ -164,8 +164,8 @@ def row(found: Fleet, name: str, argv: Sequence[str], directory: Path) -> tuple[
     ever, live, overlaps = sessions_of(found)
     sessions = ever - before
     wrong = [f"{name}: {step}: {outcome}" for step, outcome in steps.items() if outcome is not True]
-    wanted = 4 if "group of 3 starts" in steps else 1
-    if (sessions, live, overlaps) != (wanted, 0, 0) or found.workers():
+    expected = 4 if "group of 3 starts" in steps else 1
+    if (sessions, live, overlaps) != (expected, 0, 0) or found.workers():
         wrong.append(f"{name}: {sessions} sessions, {live} left, {overlaps} overlaps")
         found.run("stop-all")  # so that nothing runs for the next caller
     cells = [
@@ -188,7 +188,7 @@ def run(versions: Sequence[str], *, node: bool, server: str | None, venvs: Path)
     with fleet(server=server, tcp=True) as found:
         found.add_accounts(4)
         with found.redis.client() as client:
-            told = client.info("server")
+            details = client.info("server")
             port = client.config_get("port")["port"]
         url = f"redis://127.0.0.1:{port}/0"
         rows, wrong = [], []
@@ -203,7 +203,9 @@ def run(versions: Sequence[str], *, node: bool, server: str | None, venvs: Path)
             rows.append(cells)
             wrong += faults
     server_name = (
-        f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
+        f"Valkey {details['valkey_version']}"
+        if "valkey_version" in details
+        else f"Redis {details['redis_version']}"
     )
     print(f"{machine()}; {server_name}\n")
     print(table(["caller", *STEPS, "sessions", "s"], rows))

@@ -109,9 +109,9 @@ def main() -> None:
     for path in parser.parse_args().servers:
         with fleet(server=path) as found:
             with found.redis.client() as client:
-                told = client.info("server")
-            valkey = told.get("valkey_version")
-            name = f"Valkey {valkey}" if valkey else f"Redis {told['redis_version']}"
+                details = client.info("server")
+            valkey = details.get("valkey_version")
+            name = f"Valkey {valkey}" if valkey else f"Redis {details['redis_version']}"
             rows.append([name, *life(found)])
     print(f"{machine()}\n")
     print(

@@ -274,9 +274,9 @@ class AsyncWorkerManagerService:
     async def watch(
         self, after: str = "$", *, types: Sequence[str] = (), account_ids: Iterable[str] | None = None
     ) -> AsyncIterator[Event]:
-        """Yield the fleet's events after a cursor, in order, each once; see `WorkerManagerService.watch`.
+        """Yield the fleet's events after a cursor, oldest first, each once.
 
-        Ends when the service is closed.
+        See `WorkerManagerService.watch`. Ends when the service is closed.
         """
         only = EventFilter(
             types=tuple(types), accounts=None if account_ids is None else frozenset(account_ids)
@@ -289,16 +289,20 @@ class AsyncWorkerManagerService:
             yield event
 
     async def events(self, after: str = "$") -> AsyncIterator[Event]:
-        """Yield as `watch` does. Deprecated: use `watch`, which also takes types and accounts."""
+        """Yield as `watch` does.
+
+        Deprecated: use `watch`, which also takes types and accounts.
+        """
         warnings.warn("events() is deprecated: use watch()", DeprecationWarning, stacklevel=2)
         async for event in self.watch(after):
             yield event
 
     async def watch_workers(self) -> AsyncIterator[WorkersUpdate]:
-        """Yield a snapshot of all workers, then what changed; see `manager.telemetry.watch.WorkersUpdate`.
+        """Yield a snapshot of all workers, then changes.
 
-        A slow reader gets merged changes, each worker as it is by then. While Redis is away it yields workers as `unknown`.
-        Raises FleetUnavailableError if Redis cannot be used when the watch begins.
+        See `manager.telemetry.watch.WorkersUpdate`. A slow reader gets merged changes with each worker's
+        latest state. While Redis is unavailable, workers are `unknown`. Raises FleetUnavailableError if Redis
+        cannot be used when the watch begins.
         """
         view = await self._read(self._view_of_fleet)
         watch = WorkersWatch(view)
@@ -320,8 +324,8 @@ class AsyncWorkerManagerService:
                 if not view.start(wait_seconds=_FIRST_LISTING_SECONDS):
                     view.close()
                     raise FleetUnavailableError(
-                        f"the fleet could not be listed within {_FIRST_LISTING_SECONDS:g} s: is Redis there? `manager doctor` "
-                        "checks it"
+                        f"the fleet could not be listed within {_FIRST_LISTING_SECONDS:g} s: "
+                        "check Redis with `manager doctor`"
                     )
                 self._view = view
             return self._view
@@ -330,9 +334,10 @@ class AsyncWorkerManagerService:
     async def _blocking(
         name: str, step: Callable[[], T | None], closed: Callable[[], bool], *, skip: bool = False
     ) -> AsyncIterator[T]:
-        """Yield what a blocking call returns, again and again, on a thread of its own; None ends it, or with `skip` does not.
+        """Yield the results of a blocking call, repeated on a separate thread.
 
-        Such a call waits nearly all the time: on a shared thread it would delay others.
+        None ends the iteration, or is ignored with `skip`. The call blocks nearly all the time: on a shared
+        thread it would delay other calls.
         """
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -357,7 +362,7 @@ class AsyncWorkerManagerService:
 
 
 async def _on(threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-    # The thread sees the caller's context variables: on whose behalf a command is sent is one of them.
+    # The thread gets the caller's context variables, one of which says on whose behalf a command is sent.
     context = copy_context()
     return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(call))
 

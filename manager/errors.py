@@ -1,10 +1,10 @@
 """Every error that the manager raises.
 
-A leaf: imports no other module of the project.
-Each error takes its text as its only argument and has no instance attributes, because Celery transports an
-error as its class name and its positional arguments. The class has `code` (stable, machine-readable) and
-`retryable` (whether the same call may succeed later with nothing changed). An error is a ValueError if the
-caller must change the arguments or the configuration, and a RuntimeError if a valid command failed.
+A leaf: imports no other module of the project. Each error takes its text as its only argument and has no
+instance attributes, because Celery transports an error as its class name and its positional arguments. The
+class has `code` (stable, machine-readable) and `retryable` (whether the same call may succeed later with
+nothing changed). An error is a ValueError if the caller must change the arguments or the configuration, and a
+RuntimeError if a valid command failed.
 """
 
 from typing import ClassVar
@@ -101,7 +101,7 @@ class InvalidCursorError(ManagerError, ValueError):
 class CursorGoneError(ManagerError, RuntimeError):
     """Raised when events after a cursor are gone or the stream was replaced.
 
-    `oldest` is the oldest cursor from which a reader can follow now; empty where nobody knows.
+    `oldest` is the oldest cursor from which a reader can continue now; empty if unknown.
     """
 
     code = "cursor_gone"

@@ -102,10 +102,9 @@ class WorkerManagerService:
     def move_worker(self, account_id: str, host: str, *, force: bool = False) -> WorkerInfo:
         """Stop the account's worker on its host and start it on `host`.
 
-        Return once its session is connected.
-        `force` is for an account whose host is permanently lost. It revokes the lease without proof that the
-        worker has ended; if that worker still trades, two sessions exist until it notices the loss of its
-        lease.
+        Return once its session is connected. `force` is for an account whose host is permanently lost. It
+        revokes the lease without proof that the worker has ended; if that worker still trades, two sessions
+        exist until it notices the loss of its lease.
 
         Raises:
             ValueError: The account is on `host` already.
@@ -125,8 +124,8 @@ class WorkerManagerService:
     def pause_worker(self, account_id: str) -> WorkerInfo:
         """Stop the account's session from sending orders, but keep it connected.
 
-        Return once this is in effect.
-        The pause lasts until `resume_worker`, across restarts and later sessions. Idempotent.
+        Return once this is in effect. The pause lasts until `resume_worker`, across restarts and later
+        sessions. Idempotent.
 
         Raises:
             ValueError: The account never had a worker.
@@ -172,8 +171,8 @@ class WorkerManagerService:
     ) -> dict[str, WorkerInfo]:
         """Start every enabled account and return those that run.
 
-        `start_all` also reports the others.
-        An account is selected if it has any of the groups in `group` and all of `labels`.
+        `start_all` also reports the others. An account is selected if it has any of the groups in `group` and
+        all of `labels`.
         """
         return self.start_all(apply_defaults, validate, selection=check_selection(group, labels)).running
 
@@ -336,7 +335,7 @@ class WorkerManagerService:
         batch_id: str | None = None,
         wait: bool = True,
     ) -> BatchResult:
-        """Carry out one command for the named accounts as one batch, and account for every one.
+        """Run one command for the named accounts as one batch.
 
         `apply_defaults` and `validate` are for starts, `timeout` (seconds) for stops.
         """
@@ -385,15 +384,16 @@ class WorkerManagerService:
         account_ids: Iterable[str] | None = None,
         idle_seconds: float | None = None,
     ) -> Iterator[Event]:
-        """Yield the fleet's events after a cursor, in order, each once; blocks between them.
+        """Yield the fleet's events after a cursor, oldest first, each once.
 
-        `after` is the `cursor` of an event, `$` (now) or `0` (the oldest kept). `types` are patterns such as `worker.*`;
-        empty: all. `account_ids` None: all accounts. Ends after `idle_seconds` without an event; None: never. While Redis
-        is away it waits, then continues after the last event.
+        Blocks between events. `after` is the `cursor` of an event, `$` (now) or `0` (the oldest stored
+        event). `types` are patterns such as `worker.*`; empty: all. `account_ids` None: all accounts. Ends
+        after `idle_seconds` without an event; None: never. While Redis is unavailable it waits, then
+        continues after the last event.
 
         Raises:
             ValueError: `after` is not a cursor.
-            CursorGoneError: events after the cursor are no longer kept: list the workers again.
+            CursorGoneError: Events after the cursor are no longer kept: list the workers again.
             RuntimeError: Redis cannot be used when the watch begins, or the pool has no event stream.
         """
         only = EventFilter(
@@ -421,9 +421,8 @@ class WorkerManagerService:
     ) -> dict[str, tuple[str, ValidationResult]]:
         """Validate accounts on the hosts that would run them.
 
-        Returns account id → (host, result).
-        The host checks its credentials and terminals too. An unreadable file is checked here; its host is "".
-        Starts nothing.
+        Returns account id → (host, result). The host checks its credentials and terminals too. An unreadable
+        file is checked here; its host is "". Starts nothing.
 
         Raises:
             HostUnavailableError: No host agent is live.

@@ -1,4 +1,4 @@
-"""Accounts on disk: models, merging, provenance, credentials, and the service over them."""
+"""Account files: models, merging, provenance, credentials and service."""
 
 from manager.config.credentials import scheme_of
 from manager.config.ids import id_problem

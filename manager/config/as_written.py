@@ -29,7 +29,7 @@ _MARKS: Final = ("0x", "0o", "0X", "0O", "+", "-0")
 
 
 def as_written(document: Document) -> Document:
-    """Return the document with these values as texts, or the same document if it has none."""
+    """Return the document with these values as texts."""
     data = document.data
     if data is None:
         return document

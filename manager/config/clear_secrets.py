@@ -67,7 +67,10 @@ def _commented(line: str) -> str | None:
 
 
 def _without_value(line: str) -> str:
-    """Mask the value of a line whose key names a secret. Works also if the file cannot be parsed."""
+    """Mask the value of a line whose key names a secret.
+
+    Works also if the file cannot be parsed.
+    """
     found = _LINE.match(line)
     if found is None or not is_surely_secret(found[2]):
         return line

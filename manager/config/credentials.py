@@ -1,6 +1,7 @@
-"""Credentials by reference: `env:NAME`, `file:PATH`, `keyring:SERVICE/USER`, and schemes of plug-ins.
+"""Credentials by reference.
 
-References are resolved only on the host that runs the account. No message contains a resolved value.
+The schemes are `env:NAME`, `file:PATH`, `keyring:SERVICE/USER`, and those of plug-ins. References are
+resolved only on the host that runs the account. No message contains a resolved value.
 """
 
 import os
@@ -28,13 +29,15 @@ ENTRY_POINTS: Final = "manager.credentials"
 
 
 def scheme_of(reference: str) -> str | None:
-    """Return the scheme of a reference, or None if the text is a literal password."""
+    """Return the scheme of a reference, or None for a literal password."""
     scheme, colon, rest = reference.partition(":")
     return scheme if colon and rest and scheme in resolvers() else None
 
 
 def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> SecretStr:
-    """Return the secret that `reference` names; a literal is returned unchanged.
+    """Return the secret that `reference` names.
+
+    A literal is returned unchanged.
 
     With `lines`, the secret may have several lines.
 
@@ -62,7 +65,7 @@ def resolve(reference: SecretStr, config_dir: Path, *, lines: bool = False) -> S
 
 
 def too_open(reference: SecretStr, config_dir: Path) -> str | None:
-    """Return a warning if the reference is a file that other users of this machine may read."""
+    """Return a warning if other users may read the file of a reference."""
     text = reference.get_secret_value()
     if sys.platform == "win32" or scheme_of(text) != "file":
         return None
@@ -75,16 +78,16 @@ def too_open(reference: SecretStr, config_dir: Path) -> str | None:
 
 
 def file_of(reference: SecretStr, config_dir: Path) -> Path | None:
-    """Return the file that a reference names, or None if it has another scheme."""
+    """Return the file that a reference names, or None."""
     scheme, _, rest = reference.get_secret_value().partition(":")
     return Path(_file_path(rest, config_dir)) if scheme == "file" and rest else None
 
 
 def watch(reference: SecretStr | None, config_dir: Path) -> Callable[[], object] | None:
-    """Return a cheap change detector for a credential, or None if its scheme has none.
+    """Return a cheap change detector for a credential, or None.
 
-    Its result (file status, or presence of the variable) changes when the credential may have changed. The
-    result contains no secret.
+    None if its scheme has none. The result (file status, or presence of the variable) changes when the
+    credential may have changed. The result contains no secret.
     """
     text = "" if reference is None else reference.get_secret_value()
     scheme, rest = scheme_of(text), text.partition(":")[2]
@@ -113,7 +116,10 @@ def _file_state(path: str) -> object:
 
 @cache
 def resolvers() -> Mapping[str, Resolver]:
-    """Return the resolvers of all schemes. Cached per process, because reading entry points is slow."""
+    """Return the resolvers of all schemes.
+
+    Cached per process, because reading entry points is slow.
+    """
     plugged = {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
     return {
         **plugged,

@@ -1,4 +1,4 @@
-"""Finds the demo fleet's files in a configuration directory and moves them aside."""
+"""Finds the demo fleet's files and moves them aside."""
 
 import contextlib
 import shutil
@@ -16,7 +16,7 @@ def demo_accounts(config_dir: Path) -> list[str]:
 
 
 def move_demo(config_dir: Path) -> tuple[Path, list[Path], list[Path]]:
-    """Move the demo's unchanged files into a new directory beside the configuration directory.
+    """Move the demo's unchanged files beside the configuration directory.
 
     Returns the new directory, the moved files at their new paths, and the demo's files that stay because they
     were changed.

@@ -1,4 +1,4 @@
-"""Safe reading of one YAML file: a fast parser for valid files, a slow one for error positions.
+"""Safe reading of one YAML file, with a fast and a slow parser.
 
 The fast parser, written in Rust, reports no positions. It would accept tags, aliases, several documents and
 leading zeros, and would crash on deep nesting, so the bytes are searched for these first. If one is found, or
@@ -65,7 +65,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 
 @dataclass(frozen=True)
 class Document:
-    """A file's content, or the problems that prevent reading it. `data` is None exactly then."""
+    """A file's content, or the problems that prevent reading it.
+
+    `data` is None exactly then.
+    """
 
     file: str
     text: str = field(default="", repr=False)
@@ -80,7 +83,7 @@ class Document:
         return self._positions.get((place, key))
 
     def source(self, place: Place) -> str | None:
-        """Return the value at `place` as written in the file, or None if it is not a scalar."""
+        """Return the scalar at `place` as written in the file, or None."""
         node: Node | None = None
         with contextlib.suppress(YAMLError):
             node = _compose(self.text)
@@ -102,7 +105,10 @@ class Document:
 
 
 def read_document(path: str, file: str) -> Document:
-    """Read a file; messages call it `file`. Raises nothing: the document contains the problems."""
+    """Read a file; messages call it `file`.
+
+    Raises nothing: the document contains the problems.
+    """
     try:
         raw = read_regular_file(path, MAX_SIZE)
         if len(raw) > MAX_SIZE:
@@ -171,7 +177,7 @@ def _too_deep(raw: bytes) -> int | None:
 
 
 def _precise_problems(text: str, file: str) -> tuple[Problem, ...]:
-    """Return all YAML errors and unsupported YAML features of a text, with positions."""
+    """Return all YAML errors and unsupported features, with positions."""
     try:
         lines = text.splitlines()
         found = [

@@ -1,4 +1,6 @@
-"""Environment files of a program. They stay on the host, and all their values are treated as secrets.
+"""Environment files of a program.
+
+They stay on the host, and all their values are treated as secrets.
 
 Supports `NAME=value`, `export NAME=value`, quotes, comments and blank lines; ignores a byte-order mark and
 CRLF. Variables in values are not expanded. Ambiguous lines are errors: a misread value may be a wrong
@@ -33,7 +35,10 @@ _EXPANDED: Final = re.compile(r"\$\{?[A-Za-z_]")
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """A problem in a line of an environment file. Its text shows no content except a variable's name."""
+    """A problem in a line of an environment file.
+
+    Its text shows no content except a variable's name.
+    """
 
     line: int | None
     text: str
@@ -49,12 +54,18 @@ class Variables:
 
 
 def environment_path(name: str, config_dir: Path) -> Path:
-    """Return the path of a file; relative names start at the configuration directory."""
+    """Return the path of a file.
+
+    Relative names start at the configuration directory.
+    """
     return Path(os.path.join(config_dir, os.path.expanduser(name)))  # noqa: PTH111, PTH118 - see credentials
 
 
 def read_environment_file(name: str, config_dir: Path) -> Variables:
-    """Return the variables of a file. Raises nothing: the result contains the problems."""
+    """Return the variables of a file.
+
+    Raises nothing: the result contains the problems.
+    """
     path = environment_path(name, config_dir)
     try:
         raw = read_regular_file(str(path), _MAX_SIZE)
@@ -89,12 +100,15 @@ def load_environment_files(names: tuple[str, ...], config_dir: Path) -> dict[str
 
 
 def secrets_of(variables: dict[str, str]) -> list[str]:
-    """Return the values to mask in output: all except a few words such as `true`."""
+    """Return the values to mask: all except a few words such as `true`."""
     return [value for value in variables.values() if value.lower() not in _WORDS]
 
 
 def described(name: str, config_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Yield (problem with file and line, whether it is a warning), including file permissions."""
+    """Yield (problem with file and line, whether it is a warning).
+
+    File permissions are checked too.
+    """
     path = environment_path(name, config_dir)
     for problem in read_environment_file(name, config_dir).problems:
         yield f"{path}{_line(problem.line)}: {problem.text}", problem.warning
@@ -123,7 +137,10 @@ def parse_variables(text: str) -> Variables:
 
 
 def _variable(text: str, at: int, end: int, found: Variables) -> int:
-    """Parse the variable that begins in `text[at:end]`; returns the end of its last line."""
+    """Parse the variable that begins in `text[at:end]`.
+
+    Returns the end of its last line.
+    """
     number = text.count("\n", 0, at) + 1
     start = _START.match(text, at, end)
     name, equals = (start[1], start[2]) if start is not None else ("", "")
@@ -172,7 +189,10 @@ def _variable(text: str, at: int, end: int, found: Variables) -> int:
 
 
 def _closing(text: str, at: int, quote: str) -> int:
-    """Return the closing quote's index, or -1. In double quotes a backslash escapes the next character."""
+    """Return the closing quote's index, or -1.
+
+    In double quotes a backslash escapes the next character.
+    """
     while at < len(text):
         if text[at] == quote:
             return at

@@ -1,4 +1,4 @@
-"""Normalization of broker logins and server names, and checks of their characters.
+"""Normalization and checks of broker logins and server names.
 
 A broker accepts `5001`, `05001`, `+5001` and `5001` with a trailing blank as one login, and ignores the case
 of a server's name. Two spellings must be one identity: otherwise each has its own lease, and two sessions
@@ -39,10 +39,10 @@ def plain(text: str) -> str:
 
 
 def plain_login(login: int | str) -> str:
-    """Return a login normalized for comparison: a numeric login becomes its number.
+    """Return a login normalized for comparison.
 
-    `7` and `07` are one login, even at a venue that distinguishes them. There the second account is refused,
-    which is safe.
+    A numeric login becomes its number. `7` and `07` are one login, even at a venue that distinguishes them.
+    There the second account is refused, which is safe.
     """
     text = plain(str(login))
     number = _NUMBER.fullmatch(text)
@@ -52,7 +52,10 @@ def plain_login(login: int | str) -> str:
 
 
 def identity(gateway: str, server: str | None, login: int | str) -> str:
-    """Return the identity of a broker account. Its parts are quoted, so that identities are unambiguous."""
+    """Return the identity of a broker account.
+
+    Its parts are quoted, so that identities are unambiguous.
+    """
     return f"{quote(gateway)}:{quote(plain(server or ''))}:{quote(plain_login(login))}"
 
 

@@ -15,7 +15,7 @@ _RESERVED: Final = frozenset(
 
 
 def id_problem(account_id: str) -> str | None:
-    """Return what is wrong with an account ID and what is allowed, or None if it is valid."""
+    """Return what is wrong with an account ID, or None if it is valid."""
     if not isinstance(account_id, str) or not _ID.fullmatch(account_id):
         return "an account id is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit"
     if account_id.endswith("."):

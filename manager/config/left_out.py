@@ -69,7 +69,7 @@ class LeftOut:
 
     @property
     def key(self) -> str:
-        """The key of its entry among account IDs: the name in `accounts/` without `.yaml`."""
+        """The name in `accounts/` without `.yaml`, used among account IDs."""
         return self.name.removeprefix("accounts/").removesuffix(".yaml")
 
     def __str__(self) -> str:
@@ -77,9 +77,10 @@ class LeftOut:
 
 
 def left_out(directory: Path) -> list[LeftOut]:
-    """Return the files and directories that seem meant to be read but are not, sorted by name.
+    """Return unread files and directories that seem meant to be read.
 
-    Contains `accounts/` itself if that directory is missing or has no account. Raises nothing.
+    The result is sorted by name. Contains `accounts/` itself if that directory is missing or has no account.
+    Raises nothing.
     """
     found = [*_beside(directory), *_in_accounts(directory)]
     return sorted(found, key=lambda one: one.name)
@@ -222,7 +223,10 @@ def _original(name: str) -> str:
 
 
 def _is_read(directory: Path, entry: "os.DirEntry[str]") -> bool:
-    """Return whether the entry is `defaults.yaml` or `accounts`, also on file systems that ignore case."""
+    """Return whether the entry is `defaults.yaml` or `accounts`.
+
+    Compares files, because file systems may ignore case.
+    """
     if entry.name in {"defaults.yaml", "accounts"}:
         return True
     for name in ("defaults.yaml", "accounts"):
@@ -240,9 +244,9 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 
 def _data_files(directory: Path, levels: int = _MAX_DEPTH) -> list[str] | None:
-    """Return the configuration files below a directory, or None if it cannot be listed.
+    """Return the configuration files below a directory, or None.
 
-    Does not follow links.
+    None if the directory cannot be listed. Does not follow links.
     """
     found: list[str] = []
     waiting: list[tuple[str, int]] = [("", levels)]

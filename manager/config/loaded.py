@@ -1,4 +1,4 @@
-"""One account as read from its files: configuration or problems, with the position of each value."""
+"""One account as read from its files: configuration or problems."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +54,10 @@ class LoadedAccount:
     apply_defaults: bool
 
     def locate(self, place: Place, *, key: bool = False) -> tuple[str, int | None, int | None]:
-        """Return file, line and column of the value at `place`, or of the nearest section around it."""
+        """Return file, line and column of the value at `place`.
+
+        If the files have no such value, of the nearest section around it.
+        """
         around = place
         while True:
             for document in self.layers:
@@ -72,7 +75,9 @@ class LoadedAccount:
         return Problem(file, line, column, f"{dotted(place)}: {text}" if place else text, place)
 
     def shown(self) -> dict[str, Any]:
-        """Return the configuration as JSON data with secrets masked; empty if there is no `config`.
+        """Return the configuration as JSON data with secrets masked.
+
+        Empty if there is no `config`.
 
         Placeholders are filled in, except `{state_dir}`, whose value differs by host.
         """
@@ -88,7 +93,10 @@ class LoadedAccount:
         return data
 
     def origins(self) -> list[Origin]:
-        """Return every value of the configuration with its origin; empty if there is no `config`."""
+        """Return every value of the configuration with its origin.
+
+        Empty if there is no `config`.
+        """
         data = self.shown()
         for name in ("account_id", "strategy", "position_management"):
             data.pop(name, None)
@@ -107,14 +115,17 @@ class LoadedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The content of `defaults.yaml`, alone and merged with the built-in defaults."""
+    """The content of `defaults.yaml`, alone and with built-in defaults."""
 
     document: Document
     merged: Mapping[str, Any]
 
 
 def load(account_id: str, account: Document, defaults: Defaults | None) -> LoadedAccount:
-    """Build the configuration from the documents; with `defaults` None, no defaults are applied."""
+    """Build the configuration from the documents.
+
+    With `defaults` None, no defaults are applied.
+    """
     layers = (account,) if defaults is None else (account, defaults.document)
     if account.data is None:
         return LoadedAccount(
@@ -169,7 +180,7 @@ def defaults_problems(document: Document) -> tuple[Problem, ...]:
 def structural_problems(
     found: LoadedAccount, error: ValidationError, model: type[BaseModel]
 ) -> Iterable[Problem]:
-    """Convert pydantic's errors to problems with positions, our wording and suggestions."""
+    """Convert pydantic's errors to problems with positions and suggestions."""
     seen: set[Place] = set()
     for entry in error.errors(include_url=False, include_input=True):
         place: Place = tuple(part for part in entry["loc"] if not _is_union_branch(part))
@@ -232,7 +243,7 @@ def _hide(data: Any, literal: Literal) -> None:
 
 
 def _repair(data: dict[str, Any], error: ValidationError) -> AccountConfig | None:
-    """Drop the wrong values, complete from the built-in defaults, and validate again."""
+    """Validate again with built-in defaults instead of the wrong values."""
     places = sorted({tuple(e["loc"]) for e in error.errors(include_url=False)}, key=len, reverse=True)
     repaired: Any = _copy(data)
     for place in places:

@@ -26,7 +26,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_currency_defaults(account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the account with each currency's sections completed from those of the account."""
+    """Return the account with each currency's sections completed."""
     merged = dict(account)
     currencies = account.get("currencies")
     if not isinstance(currencies, list):
@@ -43,7 +43,7 @@ def with_currency_defaults(account: Mapping[str, Any]) -> dict[str, Any]:
 def own_values(
     account: Mapping[str, Any], written: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the values for an account's file that give `account` when merged with `defaults`.
+    """Return the values for a file that, over `defaults`, give `account`.
 
     Keys that the file already has (`written`) stay in it.
     """
@@ -83,12 +83,12 @@ def _difference(
 
 
 def _as_before(before: Any, value: Any) -> Any:
-    """Return the value in the file's spelling, which may be `x` for the list `[x]`."""
+    """Return the value in the file's spelling, such as `x` for `[x]`."""
     return before if isinstance(before, str) and value == [before] else value
 
 
 def sources(place: Place) -> tuple[Place, ...]:
-    """Return the places in a file that may set the value at `place`, in order of precedence."""
+    """Return the places in a file that may set a value, best first."""
     if len(place) >= 3 and place[0] == "currencies" and place[2] in _INHERITED:
         section, keys = _INHERITED[str(place[2])]
         if keys is None or len(place) == 3 or place[3] in keys:

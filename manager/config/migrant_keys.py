@@ -1,4 +1,4 @@
-"""Table of keys of other supervisors and bots that users may write in an account file.
+"""Table of other programs' keys that users may write in an account file.
 
 Each row names the key with the same effect here, or says why there is none. `explain_unknown_key` uses the
 table. `manager import` translates whole files of other supervisors.
@@ -86,12 +86,18 @@ def _rows(of: str, names: str, ours: str, text: str) -> Iterable[tuple[str, Migr
 
 
 def normal(key: str) -> str:
-    """Return a key without case, `_`, `-` and dots: ExecStart, exec_start and exec-start are the same."""
+    """Return a key without case, `_`, `-` and dots.
+
+    ExecStart, exec_start and exec-start are the same.
+    """
     return "".join(letter for letter in key.casefold() if letter not in "_-.")
 
 
 def _table(*groups: Iterable[tuple[str, MigrantKey]]) -> Mapping[str, MigrantKey]:
-    """Return rows by `normal` name; where two programs share a name, the first row with both programs."""
+    """Return rows by `normal` name.
+
+    Where two programs share a name, the first row with both programs.
+    """
     found: dict[str, MigrantKey] = {}
     for name, row in (pair for rows in groups for pair in rows):
         before = found.get(name)

@@ -64,7 +64,9 @@ def has_placeholders(config: AccountConfig) -> bool:
 
 
 def fill_placeholders(config: AccountConfig, state_dir: Path | None) -> Filled:
-    """Fill in the placeholders; without `state_dir`, `{state_dir}` is not replaced.
+    """Fill in the placeholders.
+
+    Without `state_dir`, `{state_dir}` is not replaced.
 
     Raises nothing. Returns the configuration itself if there is nothing to fill in.
     """
@@ -95,7 +97,7 @@ def uses_state_dir(config: AccountConfig) -> bool:
 
 
 def misspelt(config: AccountConfig) -> Iterator[tuple[Place, str]]:
-    """Yield texts that look like misspelt placeholders, with the likely intention."""
+    """Yield likely misspelt placeholders, with suggestions."""
     for place, text in _texts(config):
         for found in _LIKELY.finditer(text):
             name = found[1]
@@ -249,7 +251,7 @@ def _leads_elsewhere(value: str) -> bool:
 
 
 def _is_code(command: Sequence[str], index: int) -> bool:
-    """Return whether an argument is code for an interpreter before it, as in `sh -c TEXT`.
+    """Return whether an argument is code, as in `sh -c TEXT`.
 
     Arguments after the code, or after a script's name, are not code.
     """

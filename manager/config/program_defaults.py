@@ -18,7 +18,10 @@ _PROBES: Final = ("tcp", "http")
 
 
 def applicable_defaults(defaults: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default values that apply to an account's file. Changes neither mapping."""
+    """Return the default values that apply to an account's file.
+
+    Changes neither mapping.
+    """
     found = dict(defaults)
     if not runs_programs(account.get("gateway", defaults.get("gateway"))):
         for key in PROGRAM_KEYS:
@@ -38,7 +41,7 @@ def applicable_defaults(defaults: Mapping[str, Any], account: Mapping[str, Any])
 
 
 def _names_another(own: object, below: object, keys: tuple[str, ...]) -> bool:
-    """Return whether the account sets one of the keys and the defaults set another."""
+    """Return whether account and defaults set different ones of the keys."""
     if not isinstance(own, Mapping) or not isinstance(below, Mapping):
         return False
     ours = {key for key in keys if own.get(key) is not None}

@@ -1,4 +1,4 @@
-"""Secrets of an account other than its password: references and clear text.
+"""Secrets of an account other than its password.
 
 In `environment` and `options`, a value that begins with a known scheme (`env:`, `file:`, `keyring:`, or that
 of a plug-in) is a reference. The host that runs the account resolves it when the worker starts.
@@ -46,7 +46,10 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The resolved values for a worker; `secrets` must not be shown and include literals."""
+    """The resolved values for a worker.
+
+    `secrets` must not be shown and include literals.
+    """
 
     environment: Mapping[str, str] = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
@@ -87,7 +90,10 @@ def resolve_values(config: AccountConfig, config_dir: Path) -> Resolved:
 
 
 def resolve_at(place: Place, reference: str, config_dir: Path) -> str:
-    """Return the secret that a reference names. Raises CredentialError, whose text names the place."""
+    """Return the secret that a reference names.
+
+    Raises CredentialError, whose text names the place.
+    """
     try:
         return credentials.resolve(SecretStr(reference), config_dir, lines=True).get_secret_value()
     except CredentialError as error:
@@ -95,7 +101,7 @@ def resolve_at(place: Place, reference: str, config_dir: Path) -> str:
 
 
 def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
-    """Yield each reference in the account's `environment` and `options`, with its place."""
+    """Yield each reference in `environment` and `options`, with its place."""
     for name in _RESOLVED:
         for place, text in _texts(getattr(config, name), (name,)):
             if not text.startswith(_LITERAL) and credentials.scheme_of(text) is not None:
@@ -103,7 +109,7 @@ def references(config: AccountConfig) -> Iterator[tuple[Place, str]]:
 
 
 def watch(config: AccountConfig, config_dir: Path) -> Callable[[], object] | None:
-    """Return a cheap change detector for all secrets of the account, including the password.
+    """Return a cheap change detector for all secrets of the account.
 
     None if one of their schemes has none.
     """
@@ -118,7 +124,10 @@ def watch(config: AccountConfig, config_dir: Path) -> Callable[[], object] | Non
 
 
 def content(config: AccountConfig) -> dict[str, Any]:
-    """Return the parts of a configuration that may contain a secret, except the password, as in the file."""
+    """Return the parts of a configuration that may contain a secret.
+
+    The password is not included. The structure is that of the file.
+    """
     return {
         "environment": config.environment,
         "options": config.options,
@@ -131,7 +140,7 @@ def content(config: AccountConfig) -> dict[str, Any]:
 
 
 def literals(data: Mapping[str, Any]) -> Iterator[Literal]:
-    """Yield values of an account's file or `defaults.yaml` that look like secrets in clear text."""
+    """Yield values in a file that look like secrets in clear text."""
     for key, value in data.items():
         if key == "password":
             continue

@@ -85,7 +85,10 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_surely_secret(name: str) -> bool:
-    """Return whether the name is unambiguous: `password` or `api_key`, not `key` or `token` alone."""
+    """Return whether the name is unambiguously that of a secret.
+
+    `password` and `api_key` are; `key` and `token` alone are not.
+    """
     return is_secret_name(name) and any(part in "".join(_WORD.findall(name)).lower() for part in _PARTS)
 
 
@@ -113,7 +116,7 @@ def is_secret_value(name: str, value: str) -> bool:
 
 
 def secrets_within(value: str) -> Iterator[tuple[str, str]]:
-    """Yield (description, secret) for each secret within a text, regardless of its name.
+    """Yield (description, secret) for each secret within a text.
 
     Finds URL passwords, parameters, private keys and tokens.
     """
@@ -144,7 +147,7 @@ def _by_form(text: str) -> Iterator[tuple[str, str]]:
 
 
 def secrets_of_arguments(command: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield (index, description, secret) for each argument that contains a secret."""
+    """Yield (index, description, secret) for arguments with a secret."""
     for index, argument in enumerate(command):
         option = _OPTION.fullmatch(argument) or _ASSIGNMENT.fullmatch(argument)
         if index and option and is_secret_name(option[1]):

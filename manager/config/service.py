@@ -121,7 +121,7 @@ class ConfigurationService:
         return [name for name in self.file_names() if id_problem(name) is None]
 
     def file_names(self) -> list[str]:
-        """Return the names of all YAML files in `accounts/`, without the suffix, sorted.
+        """Return the stems of all YAML files in `accounts/`, sorted.
 
         Hidden files and editors' files are skipped.
         Raises InvalidConfigError if the directory cannot be read.
@@ -142,11 +142,14 @@ class ConfigurationService:
             ) from None
 
     def left_out(self) -> list[LeftOut]:
-        """Return files that seem meant to be read but are not, and `accounts/` if it has no account."""
+        """Return unread files that seem meant to be read.
+
+        Contains `accounts/` if it has no account.
+        """
         return left_out(self.files_dir)
 
     def twin(self, account_id: str) -> str | None:
-        """Return the first account whose ID differs from this one only in case, or None."""
+        """Return the first account with the same ID except for case, or None."""
         return self.snapshot(_TWINS_SECONDS).twins.get(account_id)
 
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
@@ -166,7 +169,9 @@ class ConfigurationService:
         return loaded.config
 
     def read_account(self, account_id: str, apply_defaults: bool = True) -> LoadedAccount:
-        """Read the account's files; return the configuration and all problems with positions.
+        """Read the account's files.
+
+        Return the configuration and all problems with positions.
 
         The content of the files never causes an exception.
 
@@ -178,9 +183,10 @@ class ConfigurationService:
         return self._read(account_id, path, self._defaults_now() if apply_defaults else None)
 
     def snapshot(self, max_age: float = 0.0) -> Snapshot:
-        """Read all accounts with defaults applied, or return a snapshot of at most `max_age` seconds.
+        """Return all accounts, with defaults applied.
 
-        Unchanged files are not read again. Raises InvalidConfigError if the directory cannot be read.
+        An earlier snapshot is returned if it is at most `max_age` seconds old. Unchanged files are not read
+        again. Raises InvalidConfigError if the directory cannot be read.
         """
         now = time.monotonic()
         with self._lock:
@@ -261,7 +267,7 @@ class ConfigurationService:
         return None if config.password is None else credentials.resolve(config.password, self.config_dir)
 
     def resolve_values(self, config: AccountConfig) -> Resolved:
-        """Return the account's `environment` and `options` with references resolved.
+        """Return `environment` and `options` with references resolved.
 
         Raises CredentialError, whose text names the key.
         """
@@ -335,7 +341,10 @@ def _twins(names: Iterable[str]) -> dict[str, str]:
 
 
 def _stamp(path: str) -> Stamp | None:
-    """Return a value that changes with the file; None if it is unknown, so that nothing is cached."""
+    """Return a value that changes with the file, or None.
+
+    None if the file's status is unknown; then nothing is cached.
+    """
     try:
         found = os.stat(path)  # noqa: PTH116 - three times as fast as Path.stat, and called for every file
     except OSError:

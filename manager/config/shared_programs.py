@@ -77,7 +77,7 @@ def shared_programs(configs: Iterable[AccountConfig]) -> SharedPrograms:
 
 
 def endpoints(config: AccountConfig) -> list[tuple[Place, Endpoint]]:
-    """Return the ports of the account's `ready` and `health.probe`, with their places."""
+    """Return the ports of `ready` and `health.probe`, with their places."""
     config = _as_run(config)
     found: list[tuple[Place, Endpoint]] = []
     for around, sign in ((("ready",), config.ready), (("health", "probe"), config.health.probe)):
@@ -110,7 +110,10 @@ def _program(config: AccountConfig) -> _Program:
 
 
 def _as_run(config: AccountConfig) -> AccountConfig:
-    """Return the account with placeholders filled in; each account has its own state directory."""
+    """Return the account with placeholders filled in.
+
+    Each account has its own state directory.
+    """
     return fill_placeholders(config, Path(config.account_id)).config
 
 

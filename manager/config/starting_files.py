@@ -89,9 +89,9 @@ execution:
 
 
 def demo_files() -> dict[str, str | None]:
-    """Return the demo fleet's files: path below the configuration directory → text.
+    """Return the demo fleet's files: path → text.
 
-    None stands for a password file, whose content is random.
+    Paths are below the configuration directory. None stands for a password file, whose content is random.
     """
     files: dict[str, str | None] = {"defaults.yaml": _DEFAULTS_DEMO}
     for number, (account_id, (lines, comment)) in enumerate(_DEMO.items(), 1):
@@ -104,7 +104,9 @@ def demo_files() -> dict[str, str | None]:
 
 
 def write_demo_fleet(config_dir: Path) -> list[Path]:
-    """Write a fleet of eight accounts, six of which can start; returns the files.
+    """Write a fleet of eight accounts, six of which can start.
+
+    Returns the files.
 
     Writes nothing and returns an empty list if the directory exists and is not empty.
     Raises SettingsError if a file cannot be written.
@@ -119,7 +121,9 @@ def write_demo_fleet(config_dir: Path) -> list[Path]:
 def write_starting_files(
     config_dir: Path, gateways: Mapping[str, str], examples: Mapping[str, str], *, beside: bool = False
 ) -> list[Path]:
-    """Write commented files for a real fleet, with every account disabled; returns the files.
+    """Write commented files for a real fleet, with every account disabled.
+
+    Returns the files.
 
     `gateways` describes each gateway in a few words, by name. `examples` are the example files of the
     gateways: path below the configuration directory → text. Existing files are never changed. If the

@@ -1,4 +1,7 @@
-"""Error texts for values that are not a text, or not a list of texts. They show no secrets."""
+"""Error texts for values that are not a text, or not a list of texts.
+
+They show no secrets.
+"""
 
 import json
 import re
@@ -23,7 +26,10 @@ _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y
 
 
 def text_hint(place: Place, value: object) -> str | None:
-    """Return what to write instead of a value of the wrong type, or None if the intention is unclear."""
+    """Return what to write instead of a value of the wrong type, or None.
+
+    None if the intention is unclear.
+    """
     if not place or place[0] not in _TEXTS:
         return None
     if place == ("command",) and isinstance(value, str):
@@ -39,7 +45,10 @@ def text_hint(place: Place, value: object) -> str | None:
 
 
 def _as_list(text: str) -> str:
-    """Return how to write a command line as a list, with arguments that look like secrets masked."""
+    """Return how to write a command line as a list.
+
+    Arguments that look like secrets are masked.
+    """
     generic = "is a text; write a list, since no shell splits it: command: [program, argument, argument]"
     try:
         words = shlex.split(text)

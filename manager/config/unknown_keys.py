@@ -1,4 +1,4 @@
-"""Error texts for unknown keys: the likely intended key, or our key for one of another program."""
+"""Error texts for unknown keys, with suggestions."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ _STRATEGY_PARAMS: Final = frozenset(BUILT_IN["strategy"]["params"])
 
 
 def explain_unknown_key(model: type[BaseModel], place: Place) -> str:
-    """Return the error text for the key at `place`, which `model` does not have."""
+    """Return the error text for the unknown key at `place` of `model`."""
     key = str(place[-1])
     known = keys_at(model, place[:-1])
     section = next((str(part) for part in reversed(place[:-1]) if isinstance(part, str)), None)
@@ -33,7 +33,10 @@ def explain_unknown_key(model: type[BaseModel], place: Place) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?`, or the allowed words if none is similar. Case is ignored."""
+    """Return `did you mean X?`, or the allowed words if none is similar.
+
+    Case is ignored.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not close:
@@ -43,7 +46,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def keys_at(model: type[BaseModel], place: Place) -> list[str]:
-    """Return the keys that a section may contain; empty if the place is not a section."""
+    """Return the keys that a section may contain.
+
+    Empty if the place is not a section.
+    """
     current: Any = model
     for part in place:
         if isinstance(part, int):
@@ -85,7 +91,10 @@ def _explain(row: MigrantKey, key: str, around: Place, model: type[BaseModel]) -
 
 
 def _misplaced(key: str, place: Place, model: type[BaseModel]) -> str | None:
-    """Return where a key belongs that is in the wrong section, or None if there is not exactly one place."""
+    """Return where a misplaced key belongs, or None.
+
+    None if there is not exactly one place.
+    """
     around = place[:-1]
     if model is GlobalDefaults and not around and key in AccountConfig.model_fields:
         return f"{key!r} belongs to one account: write it in the account's file"

@@ -137,14 +137,14 @@ class AuthenticationFailed(GatewayError):
 
 
 class VenueNotFound(GatewayError):
-    """Raised when the venue, or the program that leads to it, is not where the configuration says."""
+    """Raised when the venue, or the program to reach it, is not found."""
 
     code = "venue_not_found"
     ends_session = True
 
 
 class ConnectTimeout(GatewayError):
-    """Raised when the venue did not finish the connection, or did not answer on it, in time."""
+    """Raised when the venue did not connect or answer in time."""
 
     code = "connect_timeout"
     retryable = True
@@ -160,7 +160,7 @@ class ConnectionLost(GatewayError):
 
 
 class WrongAccount(GatewayError):
-    """Raised when the venue answers for another account than the configured one."""
+    """Raised when the venue answers for another account."""
 
     code = "wrong_account"
     ends_session = True
@@ -255,7 +255,9 @@ class Gateway(Protocol):
     """
 
     def connect(self, deadline: float) -> Session:
-        """Open the session; blocks until `deadline` (`time.monotonic()` seconds) at most.
+        """Open the session.
+
+        Blocks until `deadline` (`time.monotonic()` seconds) at most.
 
         Raises AuthenticationFailed, WrongAccount, VenueNotFound, ConnectTimeout, ConnectionLost or
         InvalidRequest.
@@ -303,9 +305,10 @@ class Gateway(Protocol):
 
 @runtime_checkable
 class WakesLoop(Protocol):
-    """A gateway that can wake the session's loop when its session may have ended (optional).
+    """A gateway that can wake the session's loop (optional).
 
-    The loop then calls `check`. Without it, the loop calls `check` at each heartbeat.
+    It does so when its session may have ended. The loop then calls `check`. Without it, the loop calls
+    `check` at each heartbeat.
     """
 
     def wake_source(self) -> socket | None:

@@ -29,7 +29,10 @@ _SYMBOLS = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD")
 
 
 class FakeGateway:
-    """One account at a fixed price. `script` injects errors; `calls` lists the calls."""
+    """One account at a fixed price.
+
+    `script` injects errors; `calls` lists the calls.
+    """
 
     def __init__(
         self, *, login: int | str = 1, server: str = "Fake-1", right: str = "right", given: str = "right"
@@ -47,7 +50,7 @@ class FakeGateway:
         self.health = Health(ipc_ok=True, venue_connected=True, can_trade=True, account_matches=True)
 
     def script(self, call: str, trouble: GatewayError | Callable[[], None]) -> None:
-        """Make the next `call` raise an error, or run a function first, for example one that blocks."""
+        """Make the next `call` raise an error, or run a function first."""
 
         def act() -> None:
             if isinstance(trouble, GatewayError):

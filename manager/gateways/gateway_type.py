@@ -1,4 +1,4 @@
-"""GatewayType: everything that the rest of the manager needs to know about a gateway."""
+"""GatewayType: what the rest of the manager needs to know of a gateway."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -12,7 +12,7 @@ from manager.config.models import HealthConfig, ReadyConfig, StopConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """The part of an account's configuration that a gateway may use, with secrets resolved."""
+    """The account's configuration for its gateway, with secrets resolved."""
 
     account_id: str
     worker_id: str

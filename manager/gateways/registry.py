@@ -1,4 +1,4 @@
-"""The gateways that exist here: one per folder of this package, and those of other packages.
+"""Registry of the gateways of this package and of other packages.
 
 A folder registers its gateway as `GATEWAY_TYPE` in its module `gateway_type`. Another package registers one
 by an entry point that names a `GatewayType`, or a callable that takes `GatewayOptions` and returns a gateway.
@@ -44,7 +44,10 @@ def gateway_type(name: str) -> GatewayType | None:
 
 
 def make_gateway(name: str, options: GatewayOptions) -> Gateway:
-    """Return an unconnected gateway. Raises InvalidRequest if no gateway has this name."""
+    """Return an unconnected gateway.
+
+    Raises InvalidRequest if no gateway has this name.
+    """
     found = gateway_type(name)
     if found is None:
         known = ", ".join(known_gateways())
@@ -53,13 +56,13 @@ def make_gateway(name: str, options: GatewayOptions) -> Gateway:
 
 
 def runs_programs(name: object) -> bool:
-    """Return whether workers with this gateway start programs, which may outlive them."""
+    """Return whether workers with this gateway start programs."""
     found = gateway_type(name) if isinstance(name, str) else None
     return found is not None and found.runs_programs
 
 
 def may_leave_programs(name: str) -> bool:
-    """Return whether an ended worker with this gateway may have left programs running.
+    """Return whether a worker with this gateway may have left programs.
 
     True also for a gateway that is unknown or cannot be loaded here: it may have been removed since the
     start.
@@ -75,7 +78,7 @@ def uses_local_venue(config: AccountConfig) -> bool:
 
 
 def reach_problem(config: AccountConfig, settings: "Settings") -> str | None:
-    """Return why this host cannot reach the account's venue, or None if no problem is known.
+    """Return why this host cannot reach the account's venue, or None.
 
     A check before a start, without a login: the venue may still refuse the session.
     """
@@ -84,7 +87,7 @@ def reach_problem(config: AccountConfig, settings: "Settings") -> str | None:
 
 
 def preloaded_modules() -> tuple[str, ...]:
-    """Return the modules that the fork server imports for the gateways of this package."""
+    """Return the modules that the fork server imports for gateways."""
     return tuple(module for found in _built_in().values() for module in found.preload)
 
 
@@ -94,7 +97,10 @@ def summaries() -> dict[str, str]:
 
 
 def example_files() -> dict[str, str]:
-    """Return the example files of all gateways: path below the configuration directory → text."""
+    """Return the example files of all gateways: path → text.
+
+    Paths are below the configuration directory.
+    """
     return {path: text for found in _all_types() for path, text in found.example_files.items()}
 
 

@@ -161,7 +161,7 @@ class HostAgent:
                 unrecorded=unrecorded,
             )
             desired = DesiredStore(self.store.url)
-            desired_state_file = self.paths.root / "desired.json"
+            desired_state_file = DesiredStateFile(self.paths.root / "desired.json")
             account_files = BoundedConfiguration(self.config_service)
             pending_stops = PendingStops(StopNotes(self.paths.stops_dir))
             self._reconciler = self._report.reconciler = reconciler = build_reconciler(
@@ -170,7 +170,7 @@ class HostAgent:
                 start_requests=StartRequestFactory(self.config_service, self.validator),
                 config_service=account_files,
                 desired=desired,
-                desired_cache=DesiredStateCache(settings.host, desired, DesiredStateFile(desired_state_file)),
+                desired_cache=DesiredStateCache(settings.host, desired, desired_state_file),
                 store=self.store,
                 leases=leases,
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
@@ -192,18 +192,22 @@ class HostAgent:
                 announcer=HostAnnouncer(self.store),
                 ready=name.ensure,
             )
-            self._local = local = LocalControl(
-                settings.host, self.paths, pool, reconciler, pending_stops, self.audit_writer.note
-            )
             restorers = (
                 pool.restore_records,
-                lambda: None if desired_state_file.exists() else reconciler.desired_cache.save(),
+                reconciler.desired_cache.restore_file,
                 reconciler.drain_state.restore_file,
-                local.restore_files,
             )
-            upkeep = StateUpkeep(self.paths, self._lock, restorers, self._on_name_lost)
-            self._report.upkeep = upkeep
-            local.check_state_dir = upkeep.check
+            self._report.upkeep = upkeep = StateUpkeep(self.paths, self._lock, restorers, self._on_name_lost)
+            self._local = local = LocalControl(
+                settings.host,
+                self.paths,
+                pool,
+                reconciler,
+                pending_stops,
+                self.audit_writer.note,
+                upkeep.check,
+            )
+            upkeep.add(local.restore_files)
             # Before adoption: a worker that has ended meanwhile may have ended by a stop, and is then no
             # failure.
             reconciler.desired_cache.read()

@@ -1,7 +1,7 @@
 """Stops that reach this host agent without Redis.
 
 They come over a control channel of this machine, or as stop notes. The channel's address and token are in a
-file of the state directory with mode 0600. Whoever can read that file can also kill the workers.
+file of the state directory with mode 0600. A user who can read that file can also kill the workers.
 """
 
 import contextlib
@@ -57,15 +57,19 @@ class LocalControl:
         reconciler: Reconciler,
         pending_stops: PendingStops,
         audit: Audit,
+        check_state_dir: Callable[[], None] = lambda: None,
     ) -> None:
+        """Prepare, without opening the channel.
+
+        `check_state_dir` restores deleted files; it is called with each check for notes and raises nothing.
+        """
         self._host = host
         self._paths = paths
         self._pool = pool
         self._reconciler = reconciler
         self._audit = audit
         self._pending_stops = pending_stops
-        #: Called with each check for notes: files of the state directory may have been deleted.
-        self.check_state_dir: Callable[[], None] = lambda: None
+        self._check_state_dir = check_state_dir
         self._token = secrets.token_hex(16)
         self._server: ControlServer | None = None
         self._closing = threading.Event()
@@ -159,7 +163,7 @@ class LocalControl:
 
     def _run(self) -> None:
         while not self._closing.wait(_CHECK_SECONDS):
-            self.check_state_dir()
+            self._check_state_dir()
             try:
                 self._write_address()
                 self.take_notes()

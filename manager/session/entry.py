@@ -38,8 +38,7 @@ logger = logging.getLogger(__name__)
 def run(reader: BinaryIO, writer: BinaryIO) -> int:
     """Run the worker whose launch specification comes from `reader`.
 
-    Return its exit code.
-    Raises nothing.
+    Return its exit code. Raises nothing.
     """
     # Before the first secret is in memory.
     prevent_core_dumps()

@@ -1,4 +1,4 @@
-"""A worker's view of its own lease: whether it may still trade.
+"""A worker's local view of its lease: whether it may trade.
 
 The worker's clock decides, without a network call. With `failover: auto` the worker must be gone before
 another host starts one. It stops itself half a lease time after the last successful renewal. Its guardian

@@ -178,8 +178,8 @@ class ResourceMeter:
 def memory_of(pid: int) -> int:
     """Return the proportional set size of a process in bytes.
 
-    0 if it has ended.
-    If that cannot be read (another user's process, or not Linux) the private memory is returned.
+    0 if it has ended. If that cannot be read (another user's process, or not Linux) the private memory is
+    returned.
     """
     if sys.platform != "linux":
         with contextlib.suppress(psutil.Error):

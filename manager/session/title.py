@@ -12,9 +12,8 @@ ROOM: Final = "-" * 96
 def set_title(title: str) -> bool:
     """Show `title` as this process's command line.
 
-    Return False if that is not possible.
-    The kernel shows text up to its first zero byte if the last byte of the arguments' memory is not zero.
-    Nothing beyond that memory is written.
+    Return False if that is not possible. The kernel shows text up to its first zero byte if the last byte of
+    the arguments' memory is not zero. Nothing beyond that memory is written.
     """
     if sys.platform != "linux":
         return False

@@ -386,8 +386,7 @@ class Worker:
     def request_stop(self, reason: str, seconds: float) -> None:
         """Request the end of the session within `seconds`.
 
-        The first request counts.
-        Safe in a signal handler.
+        The first request counts. Safe in a signal handler.
         """
         if self._stop_deadline is None:
             self._stop_reason = reason
@@ -432,5 +431,8 @@ def _next(due: float, interval: float) -> float:
 
 
 def _margin_level(account: Account) -> float | None:
-    """Return the equity in percent of the margin in use; None without margin in use."""
+    """Return the equity in percent of the margin in use.
+
+    None without margin in use.
+    """
     return round(float(account.equity / account.margin * 100), 1) if account.margin > 0 else None

@@ -23,9 +23,8 @@ class FileLock:
     def acquire(self) -> bool:
         """Acquire the lock without waiting.
 
-        Return False if another process holds it.
-        If the file exists, this works on a full or read-only disk too, without writing the pid. Raises
-        OSError if the file cannot be opened.
+        Return False if another process holds it. If the file exists, this works on a full or read-only disk
+        too, without writing the pid. Raises OSError if the file cannot be opened.
         """
         fd = self._open()
         try:
@@ -59,9 +58,8 @@ class FileLock:
     def renew(self) -> bool:
         """Create and lock the file again if it was removed.
 
-        Return False if another process locked it.
-        Returns True without a lock on that path if no file can be created now. Does nothing while the lock is
-        not held.
+        Return False if another process locked it. Returns True without a lock on that path if no file can be
+        created now. Does nothing while the lock is not held.
         """
         if self._fd is None or self._named():
             return True

@@ -15,16 +15,15 @@ from manager.system.private_dirs import ensure_private_dir
 class FileTarget:
     """Writes to `path`.
 
-    At `max_bytes` the file becomes `.1`, the earlier `.1` becomes `.2`, and so on.
-    Used by one thread. `write` raises OSError if it could not write the whole line.
+    At `max_bytes` the file becomes `.1`, the earlier `.1` becomes `.2`, and so on. Used by one thread.
+    `write` raises OSError if it could not write the whole line.
     """
 
     def __init__(self, path: Path, max_bytes: int, backups: int, also_fd: int | None = None) -> None:
         """Create the directory and open the file.
 
-        Raises OSError that names the path.
-        The descriptor `also_fd` (2: standard error) is redirected to the current file, after each rotation
-        too.
+        Raises OSError that names the path. The descriptor `also_fd` (2: standard error) is redirected to the
+        current file, after each rotation too.
         """
         self._path, self._max_bytes, self._backups = path, max_bytes, backups
         self._also_fd = also_fd

@@ -29,8 +29,8 @@ FLUSH_SECONDS: Final = 2.0
 class Target(Protocol):
     """Where lines are written.
 
-    `write` raises OSError for a line that it could not write.
-    It is called without a lock of `logging` or of a stream, because an exit would wait for that lock.
+    `write` raises OSError for a line that it could not write. It is called without a lock of `logging` or of
+    a stream, because an exit would wait for that lock.
     """
 
     def write(self, text: str) -> None: ...

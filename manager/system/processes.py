@@ -158,8 +158,7 @@ class ProcessRef:
     def wait(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds until the process has ended.
 
-        Return whether it has.
-        It need not be a child of this process.
+        Return whether it has. It need not be a child of this process.
         """
         deadline = time.monotonic() + timeout
         if sys.platform == "linux":
@@ -194,9 +193,9 @@ def raise_file_limit() -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
-        if soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        target = hard if hard != resource.RLIM_INFINITY else 1_048_576
+        if soft < target:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
         reserve_files()
 
 
@@ -216,8 +215,8 @@ def prevent_core_dumps() -> None:
 def ordinary_core_limit() -> int | None:
     """Return the soft limit of core files before `prevent_core_dumps`.
 
-    None if unknown.
-    It is passed on in the environment, because a worker's parent has already lowered the limit.
+    None if unknown. It is passed on in the environment, because a worker's parent has already lowered the
+    limit.
     """
     try:
         return int(os.environ[CORE_LIMIT])

@@ -26,9 +26,9 @@ def read_regular_file(path: str, limit: int) -> bytes:
             raise NotRegularError(kind)
         # One byte more than its size: a shorter read is the end of the file. Reading with the limit would
         # allocate and clear that much memory for every small file.
-        wanted = min(found.st_size, limit) + 1
-        raw = os.read(fd, wanted)
-        while wanted <= len(raw) <= limit and (more := os.read(fd, limit + 1 - len(raw))):
+        size = min(found.st_size, limit) + 1
+        raw = os.read(fd, size)
+        while size <= len(raw) <= limit and (more := os.read(fd, limit + 1 - len(raw))):
             raw += more
     finally:
         os.close(fd)

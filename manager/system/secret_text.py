@@ -49,8 +49,7 @@ def decode_text(raw: bytes) -> str:
 def decode_secret(raw: bytes, *, lines: bool = False) -> str:
     """Return the secret in a file's bytes.
 
-    With `lines` it may have several lines, like a key.
-    Raises SecretTextError.
+    With `lines` it may have several lines, like a key. Raises SecretTextError.
     """
     return clean_secret(decode_text(raw), lines=lines)
 

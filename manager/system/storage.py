@@ -36,8 +36,7 @@ def explain(error: OSError, path: Path) -> str:
 def write_problem(directory: Path) -> str | None:
     """Return why `directory` cannot be written, and the remedy.
 
-    None if it can.
-    Writes a small file there and removes it.
+    None if it can. Writes a small file there and removes it.
     """
     try:
         fd, name = tempfile.mkstemp(prefix=".probe-", dir=directory)

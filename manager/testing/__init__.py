@@ -1,4 +1,4 @@
-"""Fakes and contract suites for tests of services: no Redis, no Celery, no worker process."""
+"""Fakes and a contract suite for tests of services that use the manager."""
 
 from manager.pool.contract import METADATA_KEYS, PoolCase, WorkerPoolContract
 from manager.pool.fake_clock import FakeClock

@@ -15,7 +15,7 @@ from manager.validation import AccountConfigs, AccountConfigurationValidator, Fi
 
 
 class _WithoutCredentials(AccountConfigurationValidator):
-    """The manager's rules without those about credentials, because no session logs in."""
+    """The manager's rules except those about credentials: no session logs in."""
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
         del config
@@ -29,11 +29,12 @@ def fake_service(
     clock: FakeClock | None = None,
     validator: Validator | None = None,
 ) -> WorkerManagerService:
-    """Return a service whose workers live in memory; its `worker_pool` is a FakePool.
+    """Return a service whose workers live in memory.
 
-    `accounts` are account ids, or account ids with the keys of their files, or a configuration directory. Keys
-    that an account leaves out get values that make it a valid account of gateway `paper`. Without a `validator`
-    the manager's rules apply, but credentials are not resolved. Starts no process and opens no connection.
+    Its `worker_pool` is a FakePool. `accounts` are account ids, or account ids with the keys of their files,
+    or a configuration directory. Keys that an account leaves out get values that make it a valid account of
+    gateway `paper`. Without a `validator` the manager's rules apply, but credentials are not resolved. Starts
+    no process and opens no connection.
     """
     configs: AccountConfigs
     if isinstance(accounts, Path):

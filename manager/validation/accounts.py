@@ -1,4 +1,4 @@
-"""Reads and checks accounts with a given configuration service and validator."""
+"""Reads and checks accounts."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeGuard
@@ -11,7 +11,7 @@ from manager.validation.validator import AccountConfigurationValidator, not_read
 
 
 class AccountConfigs(Protocol):
-    """Protocol of a configuration service, such as `manager.ConfigurationService`."""
+    """Protocol of a configuration service."""
 
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
         """Return the account's configuration.
@@ -23,7 +23,7 @@ class AccountConfigs(Protocol):
 
 
 class Validator(Protocol):
-    """Protocol of a validator, such as `manager.AccountConfigurationValidator`."""
+    """Protocol of a validator."""
 
     def validate(self, config: AccountConfig) -> ValidationResult:
         """Check one configuration."""
@@ -72,7 +72,7 @@ class Accounts:
             raise InvalidConfigError(f"{account_id}: {text}") from error
 
     def require(self, account_id: str) -> None:
-        """Raise AccountNotFoundError or InvalidAccountIdError unless there is such an account."""
+        """Raise AccountNotFoundError or InvalidAccountIdError if it is missing."""
         if self.files is not None:
             self.files.account_path(account_id)
         elif account_id not in self.ids():
@@ -136,7 +136,7 @@ class Accounts:
         return results
 
     def not_read(self) -> dict[str, str]:
-        """Return files that seem meant as account files but are not read, with reasons."""
+        """Return unread files that seem meant as account files, with reasons."""
         if self.files is None:
             return {}
         found = not_read(self.files, set(self.ids()))

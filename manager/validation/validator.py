@@ -1,4 +1,4 @@
-"""AccountConfigurationValidator: reports all problems of an account in one pass."""
+"""AccountConfigurationValidator reports all problems in one pass."""
 
 import gc
 import threading

@@ -100,8 +100,8 @@ class Broker:
 
         Succeeds if the position is already closed.
         """
-        wanted = str(request.get("position_id"))
-        position = next((p for p in self._ledger.positions(key) if str(p.id) == wanted), None)
+        requested = str(request.get("position_id"))
+        position = next((p for p in self._ledger.positions(key) if str(p.id) == requested), None)
         if position is None:
             return {"closed": "0"}
         volume = position.volume
@@ -123,9 +123,9 @@ class Broker:
         quote = self._quote(instrument.symbol)
         price = quote.ask if side == "buy" else quote.bid
         now = self._clock()
-        wanted = PositionRow(0, instrument.symbol, side, volume, price, now)
+        requested = PositionRow(0, instrument.symbol, side, volume, price, now)
         free = Decimal(self.figures(key)["free_margin"])
-        needed = self._margin(account, [wanted])
+        needed = self._margin(account, [requested])
         if needed > free:
             raise RefusedError(
                 "insufficient_funds",

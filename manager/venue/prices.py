@@ -144,9 +144,9 @@ class _Bar:
 class ReplayPrices:
     """Bars from `DIRECTORY/SYMBOL.csv` (time,open,high,low,close.
 
-    Time in ISO 8601 or epoch seconds).
-    The first bar begins at construction, and the others follow at `speed` times their pace. Within a bar the
-    extreme against the bar's direction comes first. After the last bar the price and its time do not change.
+    Time in ISO 8601 or epoch seconds). The first bar begins at construction, and the others follow at `speed`
+    times their pace. Within a bar the extreme against the bar's direction comes first. After the last bar the
+    price and its time do not change.
     """
 
     def __init__(self, directory: Path, clock: Clock, speed: float = 1.0) -> None:

@@ -1,9 +1,10 @@
-"""Twenty accounts, three hosts, two managers, and everything that can fail, failing: never two sessions, never a lost stop.
+"""Random faults on twenty accounts, three hosts and two managers.
 
     python -m pytest tests/chaos -m chaos            CHAOS_SECONDS=120 and a new CHAOS_SEED by default
 
-The seed is printed; the same seed gives the same schedule of faults and commands (the machine's own timing stays its
-own). What must hold is watched throughout, and at the end what is must be what is wanted.
+No account may ever have two sessions, and no stop may be lost. The seed is printed; equal seeds give equal
+schedules of faults and commands, but the machine's timing differs. The invariants are checked throughout, and
+at the end the actual state must equal desired state.
 """
 
 import contextlib
@@ -52,30 +53,30 @@ pytestmark = [pytest.mark.chaos, pytest.mark.e2e]
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "120"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(1_000_000))))
 ACCOUNTS = 20
-#: Seconds after the last fault within which everything must be as it is wanted.
+#: Seconds after the last fault within which everything must be in its desired state.
 SETTLE_SECONDS = 60.0
 STALE_SECONDS = 5.0
-#: Accounts, the last ones, that are a program: a shell in front of a bot that has left it.
+#: Number of accounts, the last ones, with a program: a shell whose bot has detached from it.
 WRAPPERS = 5
 BOT = bot.__file__
-#: Where a limit of threads can be set for one process (cgroup v1); elsewhere this fault does nothing.
+#: Directory for a limit of one process's threads (cgroup v1); elsewhere this fault does nothing.
 PIDS_CGROUP = Path("/sys/fs/cgroup/pids")
 SIGCONT = int(getattr(signal, "SIGCONT", 0))
 
 
 @dataclass
 class History:
-    """What the managers asked of one account, and heard."""
+    """The commands that managers sent for one account, and their results."""
 
     starts_open: int = 0
     last_start_issued: float = 0.0
-    #: Since when no session may be seen: a stop was answered, and no start was open then or came since.
+    #: Time from which no session may exist: a stop returned, and no start was pending then or sent since.
     quiet_since: float | None = None
 
 
 @dataclass
 class Watch:
-    """What was seen that must never be."""
+    """The violations that were found."""
 
     wrong: list[str] = field(default_factory=list)
     commands: dict[str, int] = field(default_factory=dict)
@@ -104,13 +105,13 @@ class ChaosHost(Fleet):
             "MANAGER_LEASE_SECONDS": "4",
             "MANAGER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
             "MANAGER_HEARTBEAT_INTERVAL_SECONDS": "0.5",
-            # What Python runs first in every process of the fleet: see `slow_share`.
+            # Python imports this first in every process of the fleet: see `slow_share`.
             "PYTHONPATH": str(Path(slow_share.__file__).parent / "slow_share_site"),
             slow_share.DIRECTORY: str(self.config_dir),
         }
 
     def start_process(self, argv: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
-        """Start it with its output in a pipe, which another process brings to the file: that one can be held up."""
+        """Start a process whose output goes to a pipe; another process copies it and can be paused."""
         reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
         assert reader.stdin is not None
         self.log_readers.append(reader)
@@ -169,7 +170,10 @@ class Chaos:
         self.undo: list[Callable[[], None]] = []
 
     def wrapper(self, login: int) -> dict[str, Any]:
-        """Return what makes an account a shell whose bot has left it: another session, an emptied environment."""
+        """Return keys of an account whose bot detaches from its shell.
+
+        The bot has another session and an empty environment.
+        """
         bot = shlex.join([sys.executable, BOT, f"unix:{self.hosts[0].venue_socket}", str(login), PASSWORD])
         return {
             "gateway": "command",
@@ -188,7 +192,7 @@ class Chaos:
     # commands
 
     def manage(self, number: int) -> None:
-        """One manager: random commands until it is over."""
+        """One manager: sends random commands until the end."""
         dice = random.Random(f"{SEED}-manager-{number}")
         settings = Settings(
             redis_url=SecretStr(self.redis.url),
@@ -234,7 +238,7 @@ class Chaos:
             history = self.histories[account_id]
             if action != "stop":
                 history.starts_open -= 1
-                # It may have been given its place before a stop that was answered while it was open.
+                # The start may have been placed before a stop that returned while the start was pending.
                 history.last_start_issued = time.monotonic()
             elif outcome == "done" and history.starts_open == 0 and history.last_start_issued < began:
                 history.quiet_since = time.monotonic()
@@ -242,7 +246,7 @@ class Chaos:
     # faults
 
     def harm(self) -> None:
-        """The schedule of faults; each is undone after a while of its own."""
+        """The schedule of faults; each is undone after a random time."""
         dice = random.Random(f"{SEED}-faults")
         faults = [
             self.kill_agent,
@@ -323,7 +327,7 @@ class Chaos:
             admin.script_fault("Paper-1", 5000 + number, "connection_lost", count=1)
 
     def lose_records(self, dice: random.Random) -> None:
-        """Kill an agent, and take from the next one what it would know its workers by."""
+        """Kill an agent, and remove the records by which it would adopt workers."""
         host = dice.choice(self.hosts)
         how = dice.choice(["empty", "garbage", "remove", "all records", "all sockets"])
         if host.agent is not None and host.agent.poll() is None:
@@ -343,7 +347,7 @@ class Chaos:
             path.write_bytes(b"" if how == "empty" else dice.randbytes(200))
 
     def lose_lease(self, dice: random.Random) -> None:
-        """Have the leases of an account go by themselves, often while its host is cut off."""
+        """Delete an account's leases, often while its host is cut off."""
         if dice.random() < 0.7:
             self.cut(dice)
         login = 5000 + dice.randrange(1, ACCOUNTS + 1)
@@ -352,7 +356,7 @@ class Chaos:
                 client.delete(key)
 
     def kill_guardian(self, dice: random.Random) -> None:
-        """Kill what ends a worker whose lease is over, and pause the worker as well, or not."""
+        """Kill a worker's guardian, and sometimes pause the worker too."""
         worker = self._some_worker(dice)
         children = psutil.Process(worker.pid).children() if worker is not None else []
         if worker is not None and dice.random() < 0.5:
@@ -361,7 +365,7 @@ class Chaos:
             child.kill()
 
     def run_out_of_files(self, dice: random.Random) -> None:
-        """Let an agent open nothing more for a while."""
+        """Let an agent open no more files for a while."""
         agent = self._some_agent(dice)
         if agent is None:
             return
@@ -370,7 +374,7 @@ class Chaos:
         _limit_files(agent, psutil.Process(agent.pid).num_fds(), hard)
 
     def run_out_of_threads(self, dice: random.Random) -> None:
-        """Let an agent start no thread for a while, where this machine lets the test set such a limit."""
+        """Let an agent start no threads for a while, if the limit can be set."""
         agent = self._some_agent(dice)
         group = PIDS_CGROUP / f"chaos-{os.getpid()}-{agent.pid}" if agent is not None else None
         if agent is None or group is None:
@@ -382,7 +386,7 @@ class Chaos:
         self._later(dice.uniform(1, 12), lambda: (group / "pids.max").write_text("max"))
 
     def leave_log_unread(self, dice: random.Random) -> None:
-        """Have nobody read what an agent logs."""
+        """Stop reading the pipe that an agent logs to."""
         readers = [reader for host in self.hosts for reader in host.log_readers if reader.poll() is None]
         if readers:
             reader = dice.choice(readers)
@@ -390,19 +394,19 @@ class Chaos:
             self._later(dice.uniform(2, 12), lambda: reader.send_signal(SIGCONT))
 
     def hang_share(self, dice: random.Random) -> None:
-        """Have every process that opens an account's file wait for a while, as on a share that is gone."""
+        """Block opening an account's file for a while, as on a lost file share."""
         name = f"{dice.choice(self.ids)}.yaml"
         self._later(dice.uniform(2, 12), lambda: slow_share.release(self.hosts[0].config_dir, name))
         slow_share.hold(self.hosts[0].config_dir, name)
 
     def drain_host(self, dice: random.Random) -> None:
-        """Take a host out of service, by a person who forgets it for a while, and back."""
+        """Drain a host, and resume it after a while."""
         name = dice.choice(self.hosts).host
         mode: Literal["move", "stop"] = dice.choice(["move", "move", "stop"])
         seconds = dice.uniform(2, 12)
 
         def resume() -> None:
-            # With Redis away a timer cannot; the end of the test does it again.
+            # A timer cannot do this while Redis is down; the end of the test does it again.
             with contextlib.suppress(ManagerError):
                 self.fleet_hosts.resume(name)
 
@@ -460,10 +464,10 @@ class Chaos:
             self.over.wait(seconds)
             self.redis.start()
 
-    # what must hold
+    # invariants
 
     def observe(self) -> None:
-        """Look, again and again, for what must never be."""
+        """Check the invariants repeatedly."""
         dead_since: dict[str, float] = {}
         while not self.over.wait(0.2):
             self._look(dead_since)
@@ -494,7 +498,7 @@ class Chaos:
                 self.watch.say(f"{info.account_id} is reported running, but {key} (pid {pid}) is dead")
 
     def worker_processes(self) -> list[int]:
-        """Return the pids of all worker processes of these hosts, known to anybody or not."""
+        """Return the pids of all worker processes of these hosts, recorded or not."""
         roots = tuple(str(host.paths.logs_dir) for host in self.hosts)
         found: list[int] = []
         for process in psutil.process_iter(["name"]):
@@ -506,7 +510,7 @@ class Chaos:
         return found
 
     def bots(self) -> list[int]:
-        """Return the pids of all bots of this test, known to anybody or not."""
+        """Return the pids of all bots of this test, recorded or not."""
         venue = f"unix:{self.hosts[0].venue_socket}"
         found: list[int] = []
         for process in psutil.process_iter():
@@ -517,7 +521,7 @@ class Chaos:
         return found
 
     def tell(self) -> None:
-        """Print what the hosts and the workers logged about accounts that something was wrong with."""
+        """Print the log lines of hosts and workers about accounts with violations."""
         with self.hosts[0].admin() as admin:
             overlapped = {
                 f"account-{int(one['login']) - 5000:03}" for one in admin.accounts() if one["overlaps"]
@@ -535,7 +539,7 @@ class Chaos:
         print("--- venue", self.hosts[0].log("venue")[-5_000:], sep="\n")
 
     def unsettled(self) -> list[str]:
-        """Return where what is and what is wanted differ."""
+        """Return the differences of actual and desired state."""
         wanted = DesiredStore(self.redis.url).read_many(self.ids)
         infos = {info.account_id: info for info in self.hosts[0].store.list_workers()}
         live = {f"account-{int(one['login']) - 5000:03}" for one in self.hosts[0].stats()["live"]}

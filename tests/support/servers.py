@@ -25,8 +25,8 @@ def redis_binary() -> str:
 def secure_redis_binary() -> str | None:
     """Return a server (version 7) with TLS and separate read and write rights.
 
-    None if there is none.
-    It is the one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on PATH.
+    None if there is none. It is the one that SECURE_REDIS names, as `.ci/secure-redis` prints it, or one on
+    PATH.
     """
     named = os.environ.get("SECURE_REDIS")
     if named and has_tls(Path(named)):

@@ -1,4 +1,4 @@
-"""The asyncio service is the service: the same methods, the same answers, and a loop that is never held up."""
+"""The asyncio service has the service's methods and never blocks the loop."""
 
 import asyncio
 import inspect
@@ -21,7 +21,7 @@ from manager.states import WorkerLifecycleStatus
 
 
 class SlowPool:
-    """A pool whose every start waits for a door to be opened; only what these tests need of one."""
+    """A pool whose starts wait for an event; only what these tests need."""
 
     def __init__(self) -> None:
         self.door = threading.Event()
@@ -92,7 +92,8 @@ def test_the_loop_turns_while_fifty_commands_wait(service: WorkerManagerService,
     async def main() -> list[WorkerInfo]:
         async with AsyncWorkerManagerService(service, threads=4) as fleet:
             commands = [asyncio.create_task(fleet.start_worker_from_config(f"a{n}")) for n in range(50)]
-            # A hundred turns of the loop, while no command can end: were one of them on the loop, there would be none.
+            # A hundred turns of the loop, while no command can end: were one of them on the loop, there would
+            # be none.
             for _ in range(100):
                 await asyncio.sleep(0)
             assert not any(command.done() for command in commands)

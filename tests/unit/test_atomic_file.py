@@ -1,4 +1,4 @@
-"""One way to write a file whole, used by everything that writes one."""
+"""One function writes files atomically, and every writer uses it."""
 
 import os
 import re
@@ -131,10 +131,13 @@ def test_a_state_directory_loses_the_drafts_of_an_agent_that_was_killed(short_di
 
 
 def test_nothing_else_writes_a_draft_or_starts_a_detached_child() -> None:
-    """A second helper would have its own mistakes: fewer syncs, colliding drafts, leaked descriptors."""
+    """A second helper would have other mistakes.
+
+    Examples are fewer syncs, colliding drafts and leaked descriptors.
+    """
     allowed = {
-        # Logs move aside, a directory is laid out as a whole, and the guard must not import this project. A mapped
-        # heartbeat file and a file with reserved space are made in their own way.
+        # Logs move aside, a directory is laid out as a whole, and the guard must not import this project. A
+        # mapped heartbeat file and a file with reserved space are made in their own way.
         r"(draft|path)\w*\.replace\(": {
             "system/atomic_file.py",
             "system/log_file.py",

@@ -115,7 +115,7 @@ def _package_of(owner: type) -> Any:
 
 
 def _trouble(theirs: type, name: str, parameters: str) -> str | None:
-    """Return what is wrong with a hook, None if it is as it was."""
+    """Return the problem with a hook; None if it is unchanged."""
     package, hook = _package_of(theirs), f"{theirs.__module__}.{theirs.__qualname__}.{name}"
     method = getattr(theirs, name, None)
     if method is None:

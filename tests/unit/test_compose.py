@@ -1,4 +1,4 @@
-"""docker-compose.yml and Dockerfile keep what the documentation promises of them."""
+"""docker-compose.yml and Dockerfile match the documentation."""
 
 import re
 from pathlib import Path

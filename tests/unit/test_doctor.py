@@ -1,4 +1,4 @@
-"""What `manager doctor` says of hosts and accounts, and that all it says has one form."""
+"""`manager doctor` on hosts and accounts, and the form of its output."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def settings(redis_server: RedisServer, short_dir: Path) -> Settings:
 
 
 def report(settings: Settings, host: str, **data: Any) -> None:
-    """Say that a host lives, as its agent does."""
+    """Report a live host, as its agent does."""
     assert settings.redis_url is not None
     store = FleetStore(settings.redis_url.get_secret_value())
     store.report_agent(host, {"version": __version__, "time": time.time(), "workers": 0, "pid": 1, **data})

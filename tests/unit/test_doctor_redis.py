@@ -1,4 +1,4 @@
-"""What `manager doctor` says of the server itself."""
+"""`manager doctor` on the Redis server."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What `manager doctor` says of secrets: files that others may read, and a URL that trusts any certificate."""
+"""`manager doctor` on secrets.
+
+It names files that others may read, and a URL that trusts any certificate.
+"""
 
 import sys
 from pathlib import Path

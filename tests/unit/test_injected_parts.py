@@ -1,4 +1,4 @@
-"""Parts that a caller injects: a configuration service of two methods, a validator of one, a pool."""
+"""Injected parts: configuration service, validator and pool."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A log goes on whatever becomes of its file: moved, removed, full; and lines that are lost are counted."""
+"""A log survives a moved, removed or full file; lost lines are counted."""
 
 import json
 import logging
@@ -116,7 +116,7 @@ def test_fewer_files_than_before_leave_none_behind(tmp_path: Path) -> None:
 def test_lines_that_a_full_disk_loses_are_counted_and_told_when_there_is_room(
     tmp_path: Path, as_json: bool
 ) -> None:
-    """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
+    """A file size limit replaces the full disk: the same write error."""
     program = (
         "import json, logging, resource, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
         "log = Path(sys.argv[1])\nlogs.configure(file=log, as_json=sys.argv[2] == 'True')\n"
@@ -167,7 +167,7 @@ def test_lost_lines_are_told_although_nobody_logs(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root on Linux")
 def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
-    """The same on a real file system without room, mounted for this process alone."""
+    """The same on a real full file system, mounted for this process only."""
     program = (
         "import logging, os, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"
         "log = Path(sys.argv[1]) / 'log'\nlogs.configure(file=log, max_bytes=20_000, backups=1)\n"

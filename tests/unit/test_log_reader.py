@@ -44,7 +44,8 @@ def at(minute: int, text: str) -> str:
 
 
 def output(minute: int, text: str, stream: str = "stdout", more: str = "") -> str:
-    return f"2026-11-25T11:{minute:02}:00.000Z INFO manager.program action=output stream={stream}{more} | {text}\n"
+    head = f"2026-11-25T11:{minute:02}:00.000Z INFO manager.program action=output"
+    return f"{head} stream={stream}{more} | {text}\n"
 
 
 Write = Callable[..., Path]
@@ -52,7 +53,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Return what writes an account's log, and its file."""
+    """Return a logger for an account's log, and the log's file."""
     monkeypatch.setenv("MANAGER_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("MANAGER_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MANAGER_HOST", "paris-1")

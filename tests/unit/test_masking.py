@@ -1,4 +1,4 @@
-"""Secrets are masked in every form, and in a stream wherever it is cut."""
+"""Secrets are masked in every form, and in a stream however it is split."""
 
 import base64
 import html

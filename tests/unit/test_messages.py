@@ -1,4 +1,4 @@
-"""Messages of tasks, checked before Celery reads them; and that only an agent's own consumer checks them."""
+"""Checks of task messages, which only an agent's consumer applies."""
 
 import base64
 import json
@@ -111,7 +111,7 @@ def test_the_callbacks_that_celery_sends_pass() -> None:
 
 
 def test_a_process_that_imports_tasks_keeps_celerys_own_behaviour() -> None:
-    """And so does every other Celery app in it."""
+    """Every other Celery app in the process is unchanged too."""
     script = (
         "from kombu.transport import redis\n"
         "from celery.worker.control import Panel\n"

@@ -1,4 +1,4 @@
-"""The typed views of worker metadata and host reports: they read every version, and list every key."""
+"""Typed worker metadata and host reports: all versions, all keys."""
 
 import json
 from pathlib import Path

@@ -115,11 +115,13 @@ def test_a_process_with_secrets_leaves_no_core_file_and_knows_the_ordinary_limit
         ordinary = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     script = (
         "import os, resource, subprocess, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_CORE, ({ordinary}, resource.getrlimit(resource.RLIMIT_CORE)[1]))\n"
+        "core = resource.RLIMIT_CORE\n"
+        f"resource.setrlimit(core, ({ordinary}, resource.getrlimit(core)[1]))\n"
         "from manager.system.processes import ordinary_core_limit, prevent_core_dumps\n"
         "assert ordinary_core_limit() is None\n"
         "prevent_core_dumps()\n"
-        "again = 'from manager.system.processes import *; prevent_core_dumps(); print(ordinary_core_limit())'\n"
+        "again = 'from manager.system.processes import *; '\n"
+        "again += 'prevent_core_dumps(); print(ordinary_core_limit())'\n"
         "print(*resource.getrlimit(resource.RLIMIT_CORE), ordinary_core_limit(), flush=True)\n"
         "subprocess.run([sys.executable, '-c', again], check=True)\n"
     )

@@ -1,4 +1,4 @@
-"""The public face: names, the command line's start-up, settings, the gate's own promises."""
+"""The public interface: names, start-up of the CLI, settings, the gate."""
 
 import re
 import subprocess

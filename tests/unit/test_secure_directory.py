@@ -1,4 +1,4 @@
-"""`manager secure init` done again: what is there is kept or renewed, and nothing is left open."""
+"""`manager secure init` run again keeps or renews what exists."""
 
 import re
 import sys
@@ -126,7 +126,8 @@ def test_it_names_a_redis_that_can_be_used_or_how_to_get_one(
     assert "no Redis 7 or later with TLS is on PATH of this machine: install " in text
     server = tmp_path / "bin dir" / "redis-server"
     server.write_text(
-        '#!/bin/sh\nif [ "$1" = --version ]; then echo v=6.2.14; else echo "No tls-cert-file configured!"; fi\n'
+        '#!/bin/sh\nif [ "$1" = --version ]; then echo v=6.2.14\n'
+        'else echo "No tls-cert-file configured!"; fi\n'
     )
     server.chmod(0o755)
     assert f"  not used: {server} (version 6.2) is too old" in redis_line(tmp_path)

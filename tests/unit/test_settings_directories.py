@@ -1,4 +1,4 @@
-"""Directories of the settings whose names no message and no URL could hold."""
+"""Directory settings with names that are not valid text."""
 
 import os
 import sys

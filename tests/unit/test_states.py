@@ -21,7 +21,7 @@ def test_live_and_settled_part_the_states_that_a_host_records() -> None:
 
 @given(st.lists(st.sampled_from(S), min_size=1, max_size=20))
 def test_a_new_life_always_begins_with_starting(walk: list[WorkerLifecycleStatus]) -> None:
-    """From an ended state no path leads to running but through starting."""
+    """From an ended state every path to running passes through starting."""
     state = S.STOPPED
     started = False
     for target in walk:

@@ -1,4 +1,4 @@
-"""Converts configurations of supervisord, PM2 and docker-compose to account files.
+"""Converts supervisord, PM2 and docker-compose configurations.
 
 A translator is pure: it takes a `SourceFile` and returns a `Translation` with drafts of accounts and notes
 about keys that it could not translate. `account_files` returns the files of a draft.

@@ -38,7 +38,10 @@ _URL: Final = re.compile(r"https?://(?:localhost|127\.0\.0\.1)[^\s\"']*")
 
 
 def translate(source: SourceFile, environment: str | None = None) -> Translation:
-    """Translate every service. Raises ImportSourceError if the file cannot be parsed."""
+    """Translate every service.
+
+    Raises ImportSourceError if the file cannot be parsed.
+    """
     del environment  # used only for PM2
     tree = read_yaml(source)
     notes = Notes(source.name)
@@ -183,7 +186,10 @@ class _Service:
                 )
 
     def _of_host(self, text: str) -> str | None:
-        """Return the variable that is the whole value, unless it has a default or `.env` sets it."""
+        """Return the variable that is the whole value, or None.
+
+        None also if the variable has a default, or if `.env` sets it.
+        """
         found = _INTERPOLATION.fullmatch(text)
         name: str | None = None if found is None else found[2] or found[5]
         if found is None or not name or name in self._variables or found[3] not in (None, "?", ":?"):
@@ -288,7 +294,10 @@ class _Service:
         return [] if value is None else list(value) if isinstance(value, list) else [value]
 
     def _expand(self, text: str, missing: dict[str, str], *, of_arguments: bool = False) -> str:
-        """Expand variables with the values of `.env` and of the import's environment, or their defaults."""
+        """Expand variables.
+
+        Values come from `.env`, then from the import's environment, then from defaults in the text.
+        """
 
         def one(found: re.Match[str]) -> str:
             if found[1]:

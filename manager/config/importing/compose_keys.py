@@ -1,4 +1,4 @@
-"""Table of docker-compose's keys: those that are translated, and notes for the others."""
+"""Table of docker-compose's keys: translated ones, and notes for others."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -19,7 +19,7 @@ _SWITCHES: Final = frozenset({"", "true", "false", "yes", "no", "on", "off", "no
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A configuration file of another supervisor, and access to the files that it names."""
+    """A configuration file of another supervisor, with access to its files."""
 
     #: The name in messages.
     name: str
@@ -38,13 +38,16 @@ class SourceFile:
         return posixpath.normpath(posixpath.join(self.directory, name))
 
     def variable(self, name: str) -> str | None:
-        """Return a variable of the environment, or None if it is not set or has a secret's name."""
+        """Return a variable of the environment, or None.
+
+        None if it is not set, or has a secret's name.
+        """
         return None if is_secret_name(name) else self.variables.get(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A part of the source that has no equivalent here, and what to do about it."""
+    """A part of the source without an equivalent, and what to do about it."""
 
     file: str
     line: int | None
@@ -93,7 +96,9 @@ class Draft:
     to_do: list[str] = field(default_factory=list)
 
     def set_variable(self, name: str, value: str) -> str | None:
-        """Add a variable of the program's environment; returns what is wrong with its name, or None.
+        """Add a variable of the program's environment.
+
+        Returns what is wrong with its name, or None.
 
         A value that looks like a secret is written to a secrets file.
         """
@@ -113,7 +118,9 @@ class Draft:
         return None
 
     def set_reference(self, name: str, variable: str, *, available: bool) -> str | None:
-        """Set a variable from the host agent's environment; returns what is wrong with its name, or None.
+        """Set a variable from the host agent's environment.
+
+        Returns what is wrong with its name, or None.
 
         `available` says whether the import's environment has it; then the host agent's likely has it too.
         """
@@ -137,7 +144,10 @@ class Translation:
 
 
 class AccountIds:
-    """Generates account IDs that are valid and unique, also on file systems that ignore case."""
+    """Generates valid, unique account IDs.
+
+    They are unique also on file systems that ignore case.
+    """
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -145,7 +155,10 @@ class AccountIds:
         self._numbers: dict[str, int] = {}
 
     def make(self, name: str, key: str, line: int | None = None, file: str | None = None) -> str:
-        """Return the ID for a program of this name; adds a note if it differs from the name."""
+        """Return the ID for a program of this name.
+
+        Adds a note if it differs from the name.
+        """
         if len(self._taken) >= MAX_ACCOUNTS:
             raise ImportSourceError(
                 f"more than {MAX_ACCOUNTS} programs: import the file in parts, or reduce the processes"
@@ -181,7 +194,10 @@ def group_names(names: Iterable[str]) -> list[str]:
 def note_secret_arguments(
     draft: Draft, notes: Notes, key: str, line: int | None, file: str | None = None
 ) -> None:
-    """Add a note for each argument that looks like a secret: all users of a host can see arguments."""
+    """Add a note for each argument that looks like a secret.
+
+    All users of a host can see arguments.
+    """
     for _index, kind, _secret in secrets_of_arguments(tuple(draft.values.get("command", ()))):
         notes.noted(
             key,

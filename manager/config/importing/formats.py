@@ -20,7 +20,9 @@ _SCRIPT: Final = re.compile(r"^\s*(?:module\.exports|exports\.|export\s+default|
 def translate(
     source: SourceFile, kind: str | None = None, environment: str | None = None
 ) -> tuple[str, Translation]:
-    """Translate a file; returns its format and the translation. `environment` is PM2's `--env`.
+    """Translate a file; returns its format and the translation.
+
+    `environment` is PM2's `--env`.
 
     Raises ImportSourceError if the format is unknown, if the file cannot be parsed, or if it has no program.
     """

@@ -35,7 +35,7 @@ def account_path(account_id: str) -> str:
 
 
 def _secret_path(account_id: str, variable: str, taken: Container[str]) -> str:
-    """Return the path of a secret's file, unique for each account and variable."""
+    """Return the path of a secret's file, unique per account and variable."""
     # The variable's name follows the last dot, because an account ID may contain dots.
     stem = path = f"secrets/{account_id}.{re.sub(r'[^A-Za-z0-9_-]', '_', variable)}"
     number = 1
@@ -46,7 +46,10 @@ def _secret_path(account_id: str, variable: str, taken: Container[str]) -> str:
 
 
 def account_files(draft: Draft) -> dict[str, str]:
-    """Return path below the configuration directory → content. The account's own file is first."""
+    """Return path below the configuration directory → content.
+
+    The account's own file is first.
+    """
     environment = dict(draft.environment)
     files: dict[str, str] = {}
     for variable, secret in draft.secrets.items():
@@ -64,7 +67,10 @@ def account_files(draft: Draft) -> dict[str, str]:
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """Return a value with braces escaped: in another supervisor's file they are not placeholders."""
+    """Return a value with braces escaped.
+
+    In another supervisor's file, braces are not placeholders.
+    """
     if key not in ("command", "directory", "environment_file"):
         return value
     return escaped(value) if isinstance(value, str) else [escaped(word) for word in value]

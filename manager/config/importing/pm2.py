@@ -1,4 +1,7 @@
-"""Translates PM2's ecosystem file (JSON or YAML), with the meaning of each key in PM2 7.0."""
+"""Translates PM2's ecosystem file (JSON or YAML).
+
+The meaning of each key is that of PM2 7.0.
+"""
 
 import json
 import posixpath
@@ -58,7 +61,10 @@ def script_refused(name: str) -> str:
 
 
 def translate(source: SourceFile, environment: str | None = None) -> Translation:
-    """Translate every app. Raises ImportSourceError if the file cannot be parsed."""
+    """Translate every app.
+
+    Raises ImportSourceError if the file cannot be parsed.
+    """
     yaml = source.name.lower().endswith((".yml", ".yaml"))
     tree = read_yaml(source) if yaml else read_json(source, script_refused(source.name))
     notes = Notes(source.name)

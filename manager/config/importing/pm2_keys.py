@@ -1,4 +1,4 @@
-"""Table of PM2's keys: those that are translated, and notes for the others."""
+"""Table of PM2's keys: translated ones, and notes for the others."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,4 +1,7 @@
-"""Translates supervisord.conf, with the meaning of each key in supervisor 4.3."""
+"""Translates supervisord.conf.
+
+The meaning of each key is that of supervisor 4.3.
+"""
 
 import re
 import shlex
@@ -54,7 +57,10 @@ _SECTIONS_LOST: Final[Mapping[str, str]] = {
 
 
 def translate(source: SourceFile, environment: str | None = None) -> Translation:
-    """Translate every `[program:x]`. Raises ImportSourceError if the file cannot be parsed."""
+    """Translate every `[program:x]`.
+
+    Raises ImportSourceError if the file cannot be parsed.
+    """
     del environment  # used only for PM2
     notes = Notes(source.name)
     sections = read_sections(source, notes)

@@ -1,4 +1,4 @@
-"""Parses supervisord.conf and its included files: sections and values, with their lines."""
+"""Parses supervisord.conf and its included files, with line numbers."""
 
 import configparser
 import posixpath
@@ -113,7 +113,10 @@ def _parse(file: str, text: str, sections: dict[str, Section]) -> None:
 
 
 def _line_of(error: configparser.Error) -> str:
-    """Return where parsing failed, without the line's text, which may contain a secret."""
+    """Return where parsing failed.
+
+    The text of the line is omitted, because it may contain a secret.
+    """
     number_ = getattr(error, "lineno", None)
     errors = getattr(error, "errors", None)
     if number_ is None and errors:

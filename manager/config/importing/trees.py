@@ -47,7 +47,10 @@ class Tree:
 
 
 def read_json(source: SourceFile, hint: str) -> Tree:
-    """Parse JSON. Raises ImportSourceError, with `hint` added because the file may be JavaScript."""
+    """Parse JSON.
+
+    Raises ImportSourceError, with `hint` added because the file may be JavaScript.
+    """
     try:
         data = json.loads(source.text)
         json.dumps(data, ensure_ascii=False).encode()
@@ -68,7 +71,10 @@ def read_json(source: SourceFile, hint: str) -> Tree:
 
 
 def read_yaml(source: SourceFile) -> Tree:
-    """Parse YAML with anchors and merge keys. Raises ImportSourceError with the line."""
+    """Parse YAML with anchors and merge keys.
+
+    Raises ImportSourceError with the line.
+    """
     if len(source.text) > MAX_SIZE:
         raise ImportSourceError(f"{source.name}: is longer than the {MAX_SIZE:,} characters that are allowed")
     try:
@@ -88,7 +94,7 @@ def read_yaml(source: SourceFile) -> Tree:
 
 
 def _check_size(name: str, root: Node) -> None:
-    """Raise ImportSourceError for recursive aliases, and for aliases that expand to too many nodes."""
+    """Raise ImportSourceError for recursive and for too large aliases."""
     sizes: dict[int, int] = {}
     open_: set[int] = set()
 

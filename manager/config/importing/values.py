@@ -1,4 +1,4 @@
-"""Conversion of values of other supervisors: durations, sizes, signals, variables, restart limits."""
+"""Conversion of values of other supervisors: durations, sizes, signals."""
 
 import math
 import re
@@ -23,7 +23,10 @@ _MAX_WINDOW: Final = 86_400.0
 
 
 def number(value: object) -> float | None:
-    """Return a number that may be written as text, or None if the value is not a finite number."""
+    """Return a number that may be written as text, or None.
+
+    None if the value is not a finite number.
+    """
     if isinstance(value, bool):
         return None
     try:
@@ -39,7 +42,7 @@ def plain(value: float) -> int | float:
 
 
 def duration(value: object, unit: float = 1.0) -> float | None:
-    """Return a duration such as `1m30s` or `500ms` in seconds, or None if the value is not a duration.
+    """Return a duration such as `1m30s` or `500ms` in seconds, or None.
 
     A number without a unit is multiplied by `unit` seconds.
     """
@@ -54,9 +57,9 @@ def duration(value: object, unit: float = 1.0) -> float | None:
 
 
 def megabytes(value: object) -> int | None:
-    """Return a size such as `512m`, `1.5G` or a number of bytes in megabytes, rounded up.
+    """Return a size in megabytes, rounded up.
 
-    None if the value is not a size.
+    The size is written as `512m`, `1.5G`, or a number of bytes. None if the value is not a size.
     """
     found = _SIZE.fullmatch(str(value).strip())
     if found is None:
@@ -65,7 +68,10 @@ def megabytes(value: object) -> int | None:
 
 
 def signal_name(value: object) -> str | None:
-    """Return the name without SIG of a signal such as `SIGINT`, `int` or 2, or None if it is not a signal."""
+    """Return a signal's name without SIG, or None.
+
+    The value is written as `SIGINT`, `int` or 2, for example.
+    """
     text = str(value).strip().upper()
     if text.isdecimal():
         try:
@@ -94,7 +100,10 @@ def dotenv(text: str) -> Iterator[tuple[str, str]]:
 
 
 def set_ready_after(draft: Draft, seconds: float) -> str | None:
-    """Set `ready.after_seconds`; returns a note if the value exceeds the limit."""
+    """Set `ready.after_seconds`.
+
+    Returns a note if the value exceeds the limit.
+    """
     after = min(seconds, MAX_READY)
     draft.values["ready"] = {"after_seconds": plain(after)}
     if after > 60.0:
@@ -103,7 +112,10 @@ def set_ready_after(draft: Draft, seconds: float) -> str | None:
 
 
 def set_stop(draft: Draft, name: str | None, seconds: float | None) -> str | None:
-    """Set signal and deadline of `stop`; returns a note if the deadline is not allowed."""
+    """Set signal and deadline of `stop`.
+
+    Returns a note if the deadline is not allowed.
+    """
     stop: dict[str, Any] = {}
     if name is not None:
         stop["signal"] = name
@@ -125,7 +137,7 @@ def set_retries(
     backoff: float = 1.0,
     longest: float = _MAX_BACKOFF,
 ) -> None:
-    """Set `recovery` so that only `retries` failed starts in a row end the restarts.
+    """Set `recovery` to give up after `retries` failed starts in a row.
 
     The window is as long as that many starts in a row can take, so that exits further apart never fill it.
     """

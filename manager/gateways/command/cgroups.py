@@ -1,4 +1,4 @@
-"""A control group for each worker's program, if this process may create one (Linux, cgroup v2).
+"""A control group for each worker's program (Linux, cgroup v2).
 
 A process cannot leave its control group without write access to another one, and `cgroup.kill` kills a whole
 group at once, even after the program's guard was killed. Without a control group, the guard alone owns the
@@ -21,7 +21,10 @@ _PREFIX: Final = "worker-manager."
 
 
 def make_cgroup(worker_id: str) -> Path | None:
-    """Create a control group below that of this process; returns None if that is not possible."""
+    """Create a control group below that of this process.
+
+    Returns None if that is not possible.
+    """
     own = _own_cgroup()
     if own is None:
         return None
@@ -38,9 +41,9 @@ def make_cgroup(worker_id: str) -> Path | None:
 
 
 def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
-    """Return the control group of a worker's program: the one in the file `note`, or the default one.
+    """Return the control group of a worker's program.
 
-    None if neither exists.
+    The file `note` contains its path; otherwise the default path is used. None if neither exists.
     """
     name = f"{_PREFIX}{worker_id}"
     try:
@@ -56,7 +59,9 @@ def cgroup_of(worker_id: str, note: Path | None) -> Path | None:
 
 
 def members(directory: Path) -> list[int]:
-    """Return the pids in the control group and the groups below it; empty if the group does not exist.
+    """Return the pids in the control group and the groups below it.
+
+    Empty if the group does not exist.
 
     Raises OSError if no file can be opened, because the result would be incomplete.
     """
@@ -70,7 +75,9 @@ def members(directory: Path) -> list[int]:
 
 
 def end_cgroup(directory: Path, deadline: float) -> bool:
-    """Kill the processes of the control group and remove it; returns whether it is empty.
+    """Kill the processes of the control group and remove it.
+
+    Returns whether it is empty.
 
     Blocks until `deadline` (`time.monotonic()` seconds) at most.
     """
@@ -88,7 +95,7 @@ def end_cgroup(directory: Path, deadline: float) -> bool:
 
 @cache
 def _own_cgroup() -> Path | None:
-    """Return the directory of this process's cgroup v2, or None if there is none or it is not writable."""
+    """Return the writable cgroup v2 directory of this process, or None."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         mount = next(line.split()[4] for line in lines if " - cgroup2 " in line)

@@ -11,7 +11,10 @@ from manager.system.private_dirs import ensure_private_dir
 
 
 class CredentialsFile:
-    """A JSON file of mode 0600 in the worker's private directory: account_id, login, server, password."""
+    """A JSON file of mode 0600 in the worker's private directory.
+
+    Keys: account_id, login, server, password.
+    """
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
@@ -19,7 +22,10 @@ class CredentialsFile:
         self.path: Path = options.private_dir / "credentials.json"
 
     def write(self, user: ProgramUser | None) -> None:
-        """Write the file, owned by `user` (None: this process's user). Raises OSError."""
+        """Write the file, owned by `user` (None: this process's user).
+
+        Raises OSError.
+        """
         self._user = user
         options = self._options
         ensure_private_dir(options.private_dir)

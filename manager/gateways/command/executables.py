@@ -14,7 +14,7 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def find_program(program: str, directory: Path | None, search_path: str | None = None) -> str | None:
-    """Return the path of a program in `directory` or on PATH, or None if it is not found.
+    """Return the path of a program in `directory` or on PATH, or None.
 
     A program that is named by its path is returned even if it cannot be executed; see `program_trouble`.
     """
@@ -26,7 +26,7 @@ def find_program(program: str, directory: Path | None, search_path: str | None =
 
 
 def program_trouble(path: str, search_path: str | None = None) -> str | None:
-    """Return why this file cannot be executed here and what to do, or None if no problem is found."""
+    """Return why this file cannot be executed here, or None."""
     if sys.platform == "win32":
         return None
     try:

@@ -1,4 +1,7 @@
-"""The command gateway: starts a program at `connect` and ends it, with its children, at `disconnect`."""
+"""The command gateway: a session is a running program.
+
+`connect` starts the program; `disconnect` ends it with its children.
+"""
 
 import contextlib
 import logging
@@ -56,7 +59,10 @@ _LAST_OUTPUT_SECONDS: Final = 1.0
 
 
 class CommandGateway:
-    """A session that is a running program. Whether and what the program trades is unknown here."""
+    """A session that is a running program.
+
+    Whether and what the program trades is unknown here.
+    """
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
@@ -132,7 +138,10 @@ class CommandGateway:
         )
 
     def wake_source(self) -> socket | None:
-        """Return a socket that is readable once the program has ended; see `WakesLoop`."""
+        """Return a socket that is readable once the program has ended.
+
+        See `WakesLoop`.
+        """
         return self._program.wake_source() if self._program is not None else None
 
     def cancel_connect(self) -> None:
@@ -143,7 +152,9 @@ class CommandGateway:
         self._cancelled = True
 
     def disconnect(self, deadline: float | None = None) -> None:
-        """Stop the program and its children; kill those that run after `stop.deadline_seconds`.
+        """Stop the program and its children.
+
+        Kill those that run after `stop.deadline_seconds`.
 
         An earlier `deadline` shortens that time. Raises ForcedEnd if a process had to be killed.
         """
@@ -180,7 +191,10 @@ class CommandGateway:
             raise ConnectionLost("a stop arrived while it was starting")
 
     def _prepare(self) -> None:
-        """Look up the program's user and create its directories. Raises InvalidRequest."""
+        """Look up the program's user and create its directories.
+
+        Raises InvalidRequest.
+        """
         options = self._options
         try:
             self._user = program_user(options.user, options.group)
@@ -251,7 +265,10 @@ class CommandGateway:
         return start_failure(found, error, search_path)
 
     def _listen(self, ready: ReadyConfig) -> None:
-        """Create the notification socket if the program uses one. Raises InvalidRequest."""
+        """Create the notification socket if the program uses one.
+
+        Raises InvalidRequest.
+        """
         if not ready.notify:
             return
         options = self._options
@@ -317,7 +334,10 @@ class CommandGateway:
         return f"the program {how}{when}{f': {line}' if line else ''}"
 
     def _end(self, stop_seconds: float) -> None:
-        """Stop the program within `stop_seconds`, then kill what is left of it. Raises ForcedEnd."""
+        """Stop the program within `stop_seconds`, then kill what is left of it.
+
+        Raises ForcedEnd.
+        """
         program = self._program
         if program is None:
             return
@@ -344,7 +364,10 @@ class CommandGateway:
             raise ForcedEnd(forced)
 
     def _stop(self, program: Program, seconds: float) -> str | None:
-        """Send the stop signal and wait; returns a text if processes must be killed."""
+        """Send the stop signal and wait.
+
+        Returns a text if processes must be killed.
+        """
         name = self._options.stop.signal
         # To the children too: the program may be a shell, which ends without passing the signal on.
         program.send_stop_signal(name)

@@ -1,4 +1,7 @@
-"""The worker's side of a guarded program (Linux); see `manager.gateways.command.program_guard`."""
+"""The worker's side of a guarded program (Linux).
+
+See `manager.gateways.command.program_guard`.
+"""
 
 import contextlib
 import json
@@ -55,7 +58,10 @@ class GuardedProgram:
         umask: int = 0o022,
         make_directory: bool = False,
     ) -> None:
-        """Start the program. Raises OSError if the guard or the program cannot be started."""
+        """Start the program.
+
+        Raises OSError if the guard or the program cannot be started.
+        """
         # If the guard is killed, its processes become children of this process, which kills them.
         become_subreaper()
         #: Children that do not belong to the program, such as the failover guardian.
@@ -66,18 +72,7 @@ class GuardedProgram:
         self._failure: Mapping[str, Any] | None = None
         self._code: int | None = None
         self._empty = False
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._guard = start_detached(
-                [sys.executable, "-I", "-S", program_guard.__file__, str(theirs.fileno()), worker_id],
-                environment={GUARD_MARK: worker_id},
-                directory=Path("/"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # Unbuffered: data in a buffer would not wake a reader that waits for the pipe.
-                bufsize=0,
-                pass_fds=[theirs.fileno()],
-            )
+        ours, self._guard = _start_guard(worker_id)
         self._channel: socket.socket | None = ours
         self.outputs: Mapping[str, BinaryIO] = {
             "stdout": cast(BinaryIO, self._guard.stdout),
@@ -99,14 +94,7 @@ class GuardedProgram:
         )
         self._pump(_START_SECONDS, lambda: self._started is not None or self._failure is not None)
         if self._started is None:
-            self.kill_all(_START_SECONDS)
-            self.close()
-            failure = self._failure or {
-                "errno": 0,
-                "text": "its guard process ended during the start",
-                "file": argv[0],
-            }
-            raise OSError(failure["errno"], failure["text"], failure["file"])
+            raise self._start_error(argv[0])
         self.pid = self._started
 
     @property
@@ -114,7 +102,7 @@ class GuardedProgram:
         return self._guard.pid
 
     def exit_code(self) -> int | None:
-        """Return the program's exit code (negative: signal number), or None while it runs."""
+        """Return the exit code (negative: signal), or None while it runs."""
         self._pump(0.0, lambda: False)
         return self._code
 
@@ -124,11 +112,14 @@ class GuardedProgram:
         return self._channel is None and not self._empty
 
     def wake_source(self) -> socket.socket | None:
-        """Return a socket that is readable when the guard has sent an event; `exit_code` reads it."""
+        """Return a socket that is readable when the guard has sent an event.
+
+        `exit_code` reads it.
+        """
         return self._channel
 
     def send_stop_signal(self, name: str) -> None:
-        """Send the stop signal to the program and its descendants, as systemd does.
+        """Send the stop signal to the program and its descendants.
 
         A shell or `npm start` in front of a bot does not pass the signal on. Stopped processes (SIGSTOP) are
         continued; they handle the signal before other code runs.
@@ -141,7 +132,10 @@ class GuardedProgram:
         self._send({"op": "signal", "number": int(number)})
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the program and its descendants have ended; returns whether they have."""
+        """Wait until the program and its descendants have ended.
+
+        Returns whether they have.
+        """
         deadline = time.monotonic() + seconds
         self._pump(seconds, lambda: self._empty)
         while self.guard_lost and not self._empty:
@@ -177,7 +171,7 @@ class GuardedProgram:
         return self._tree()
 
     def left(self) -> list[str]:
-        """Return the live processes of the program as `name (pid N)`, for messages."""
+        """Return the live processes as `name (pid N)`, for messages."""
         return [_named(pid) for pid in self._tree()]
 
     def stopped(self) -> list[str]:
@@ -199,11 +193,25 @@ class GuardedProgram:
 
     # internal
 
+    def _start_error(self, program: str) -> OSError:
+        """End the guard; returns why the program was not started."""
+        self.kill_all(_START_SECONDS)
+        self.close()
+        failure = self._failure or {
+            "errno": 0,
+            "text": "its guard process ended during the start",
+            "file": program,
+        }
+        return OSError(failure["errno"], failure["text"], failure["file"])
+
     def _tree(self) -> list[int]:
         return [pid for pid in descendants(os.getpid(), self._others) if pid != self._guard.pid]
 
     def _end_orphans(self, deadline: float) -> bool:
-        """Kill the processes of a guard that was killed; returns whether all have ended."""
+        """Kill the processes of a guard that was killed.
+
+        Returns whether all have ended.
+        """
         while left := self._tree():
             _send_signal(left, signal.SIGKILL)
             if time.monotonic() > deadline:
@@ -223,7 +231,10 @@ class GuardedProgram:
                 self._channel.sendall(json.dumps(request).encode() + b"\n")
 
     def _pump(self, seconds: float, done: Callable[[], bool]) -> None:
-        """Read events of the guard until `done()`, for at most `seconds`; at least the available ones."""
+        """Read events of the guard until `done()`, for at most `seconds`.
+
+        At least the available ones.
+        """
         deadline = time.monotonic() + seconds
         while self._channel is not None:
             left = 0.0 if done() else max(0.0, deadline - time.monotonic())
@@ -251,6 +262,26 @@ class GuardedProgram:
                 self._code = event["code"]
             case "empty":
                 self._empty = True
+
+
+def _start_guard(worker_id: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a guard process; returns its channel and the process.
+
+    Raises OSError.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        guard = start_detached(
+            [sys.executable, "-I", "-S", program_guard.__file__, str(theirs.fileno()), worker_id],
+            environment={GUARD_MARK: worker_id},
+            directory=Path("/"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Unbuffered: data in a buffer would not wake a reader that waits for the pipe.
+            bufsize=0,
+            pass_fds=[theirs.fileno()],
+        )
+    return ours, guard
 
 
 def _send_signal(pids: Sequence[int], number: int) -> None:

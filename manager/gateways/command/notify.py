@@ -1,7 +1,7 @@
-"""The notification socket of a program with systemd's protocol: READY=1, STATUS=…, WATCHDOG=1.
+"""The notification socket of a program, with systemd's protocol.
 
-Source: sd_notify(3). The socket is in the worker's private directory, so that only the program's user can
-write to it.
+Messages: READY=1, STATUS=…, WATCHDOG=1. Source: sd_notify(3). The socket is in the worker's private
+directory, so that only the program's user can write to it.
 """
 
 import contextlib
@@ -22,7 +22,10 @@ _MAX_STATUS: Final = 200
 
 
 class NotifySocket:
-    """A socket that receives messages until `close`. Needs Unix datagram sockets."""
+    """A socket that receives messages until `close`.
+
+    Needs Unix datagram sockets.
+    """
 
     def __init__(self, directory: Path, watchdog_seconds: float | None, uid: int | None = None) -> None:
         """Create the socket in `directory`. Raises OSError.
@@ -68,7 +71,7 @@ class NotifySocket:
             self._listen()
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that announce the socket to the program."""
+        """Return the environment variables for the program."""
         found = {"NOTIFY_SOCKET": str(self._path)}
         if self._watchdog_seconds is not None:
             found["WATCHDOG_USEC"] = str(int(self._watchdog_seconds * 1_000_000))
@@ -87,7 +90,7 @@ class NotifySocket:
             return self._status
 
     def trouble(self) -> str | None:
-        """Return why the watchdog has expired, or None if it has not or is not configured."""
+        """Return why the watchdog has expired, or None."""
         with self._lock:
             if self._trouble is not None:
                 return self._trouble

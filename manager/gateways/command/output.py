@@ -1,4 +1,4 @@
-"""Reads a program's output: masks each stream as a whole and reports it line by line."""
+"""Reads a program's output, masked, and reports it line by line."""
 
 import codecs
 import selectors
@@ -53,13 +53,19 @@ class OutputReader:
         self._latest: _Stream | None = None
 
     def unfinished(self) -> OutputLine | None:
-        """Return the unreported beginning of the line that was read last, or None. Thread-safe."""
+        """Return the unreported beginning of the line that was read last, or None.
+
+        Thread-safe.
+        """
         latest = self._latest
         text = latest.text if latest is not None else ""
         return OutputLine(latest.name, text, cut=True) if latest is not None and text else None
 
     def read(self, outputs: Mapping[str, BinaryIO]) -> None:
-        """Read until all outputs are closed. Raises OSError, or ValueError if this process closed one."""
+        """Read until all outputs are closed.
+
+        Raises OSError, or ValueError if this process closed one.
+        """
         streams = {name: _Stream(name, self._secrets, self._on_line) for name in outputs}
         try:
             if sys.platform == "win32":
@@ -91,7 +97,7 @@ class OutputReader:
                         stream.report_unfinished()
 
     def _read_by_threads(self, outputs: Mapping[str, BinaryIO], streams: "Mapping[str, _Stream]") -> None:
-        """Read with one thread per pipe, on systems that cannot wait for several pipes."""
+        """Read with one thread per pipe, if the system cannot wait for several."""
 
         def read(name: str, output: BinaryIO) -> None:
             try:

@@ -22,7 +22,7 @@ _LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-loca
 
 
 def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
-    """Return why nothing answers at a port of this machine, or None if a process does.
+    """Return why nothing answers at a port of this machine, or None.
 
     Tries IPv6 too, because some programs, such as Node's, listen only at ::1 for `localhost`.
     """
@@ -38,7 +38,7 @@ def port_trouble(port: int, timeout: float = _TIMEOUT) -> str | None:
 
 
 def local_port(url: str) -> int | None:
-    """Return the port in a URL of this machine, or None if the URL is invalid or of another machine."""
+    """Return the port in a URL of this machine, or None."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         if parts.hostname and _is_local(parts.hostname):
@@ -57,7 +57,7 @@ def _is_local(host: str) -> bool:
 
 
 def served_by(port: int, pids: Collection[int]) -> bool | None:
-    """Return whether one of these processes listens at the port, or None if that is unknown."""
+    """Return whether one of these processes listens; None if unknown."""
     if sys.platform != "linux":
         return None
     sockets = _listening(port)
@@ -87,7 +87,10 @@ def server_of(port: int) -> str:
 
 
 def _listening(port: int) -> set[str]:
-    """Return the sockets that listen at the port, named as in links of file descriptors (Linux)."""
+    """Return the sockets that listen at the port (Linux).
+
+    Names are those of links in `/proc/PID/fd`.
+    """
     found: set[str] = set()
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):

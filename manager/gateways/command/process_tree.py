@@ -1,4 +1,4 @@
-"""Cheap listing of a process tree, for checks that run every few seconds (Linux).
+"""Cheap listing of a process tree, for frequent checks (Linux).
 
 It may miss processes. Code that must find every process, for example to kill it, uses
 `manager.gateways.command.program_guard`, which reads the whole process table.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield pid and `stat` fields (after the name) of `root` and its descendants.
+    """Yield pid and `stat` fields of `root` and its descendants.
 
     Skips the processes in `without` and their descendants.
     """
@@ -35,7 +35,10 @@ def tree(root: int, without: set[int]) -> Iterator[tuple[int, list[bytes]]]:
 
 @cache
 def _lists_children() -> bool:
-    """Return whether the kernel lists the children of each process (CONFIG_PROC_CHILDREN)."""
+    """Return whether the kernel lists the children of processes.
+
+    That is the kernel's option CONFIG_PROC_CHILDREN.
+    """
     return Path("/proc/thread-self/children").exists()
 
 
@@ -49,7 +52,7 @@ def _scan(root: int, without: set[int]) -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process from the kernel's list, including zombies.
+    """Return the children of a process, including zombies.
 
     The list may miss a child that is created at the same time.
     """

@@ -1,4 +1,4 @@
-"""Starts a program that must not outlive its worker, including its descendants."""
+"""Starts programs that must not outlive their worker."""
 
 import contextlib
 import os
@@ -44,16 +44,19 @@ class Program(Protocol):
         """Whether the owner of the program's processes ended before them."""
 
     def exit_code(self) -> int | None:
-        """Return the program's exit code (negative: signal number), or None while it runs."""
+        """Return the exit code (negative: signal), or None while it runs."""
 
     def wake_source(self) -> socket.socket | None:
-        """Return a socket that is readable once the program, or the owner of its processes, has ended."""
+        """Return a socket that is readable once the program or its owner ended."""
 
     def send_stop_signal(self, name: str) -> None:
         """Send the stop signal; `name` may begin with SIG."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the program has ended, on Linux with its descendants; returns whether it has."""
+        """Wait until the program has ended, on Linux with its descendants.
+
+        Returns whether it has.
+        """
 
     def kill_all(self, seconds: float) -> bool:
         """Kill the program and its descendants; returns whether all have ended."""
@@ -71,7 +74,10 @@ class Program(Protocol):
 
 
 class PlainProgram:
-    """A program without a guard: a job object (Windows) or process group (macOS) owns its processes."""
+    """A program without a guard.
+
+    A job object (Windows) or process group (macOS) owns its processes.
+    """
 
     guard_lost = False
 
@@ -213,7 +219,9 @@ def start_program(
 
 
 def kill_marked(worker_id: str, seconds: float) -> bool:
-    """Kill all processes with the worker's mark; returns whether all have ended.
+    """Kill all processes with the worker's mark.
+
+    Returns whether all have ended.
 
     The worker itself has no mark. A process that changed its environment is not found: see `program_guard`.
     """
@@ -231,7 +239,7 @@ def kill_marked(worker_id: str, seconds: float) -> bool:
 
 
 def marked(worker_id: str) -> tuple[list[int], list[int]]:
-    """Return the live guards of the worker's program, and the program's processes with its mark."""
+    """Return the live guards and the marked processes of a program."""
     guards: list[int] = []
     program: list[int] = []
     found = _environments(worker_id) if sys.platform == "linux" else _psutil_environments()
@@ -244,7 +252,10 @@ def marked(worker_id: str) -> tuple[list[int], list[int]]:
 
 
 def _environments(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yield the processes whose environment contains `text`. Ten times as fast as psutil."""
+    """Yield the processes whose environment contains `text`.
+
+    Ten times as fast as psutil.
+    """
     needle = text.encode()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""The directories of a program: the worker's private directory and the program's state directory."""
+"""The directories of a program."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The guard process of a worker's program: starts the program and owns all its descendants.
+"""The guard process, which starts and owns a worker's program.
 
 A worker runs it as a script in an isolated interpreter: `python -I -S program_guard.py FD ACCOUNT`. It
 imports only the standard library, so that it is small and contains no secrets.
@@ -43,17 +43,26 @@ _KILL: Final = int(signal.SIGKILL)
 
 
 def become_subreaper() -> None:
-    """Make this process the new parent of descendants whose parent ends. Linux only; raises OSError."""
+    """Make this process the new parent of descendants whose parent ends.
+
+    Linux only; raises OSError.
+    """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants(root: int, without: Collection[int] = ()) -> list[int]:
-    """Return the pids of all live processes below `root`, except `without` and their descendants."""
+    """Return the pids of all live processes below `root`.
+
+    Skips the processes in `without` and their descendants.
+    """
     return list(states_below(root, without))
 
 
 def states_below(root: int, without: Collection[int] = ()) -> dict[int, str]:
-    """Return pid → state of all live processes below `root`; states as in proc(5): `R`, `S`, `D`, `T`, …"""
+    """Return pid → state of all live processes below `root`.
+
+    States as in proc(5): `R`, `S`, `D`, `T`, …
+    """
     children: dict[int, list[int]] = {}
     states: dict[int, str] = {}
     for entry in os.scandir("/proc"):
@@ -91,7 +100,7 @@ def kill_descendants(root: int) -> int:
 
 
 def kill_cgroup(directory: str) -> None:
-    """Kill all processes of a control group at once (`cgroup.kill`, Linux 5.14).
+    """Kill all processes of a control group at once (Linux 5.14).
 
     Does nothing on older kernels.
     """
@@ -199,7 +208,10 @@ class _Guard:
         self._send({"event": "started", "pid": pid})
 
     def _reap(self) -> bool:
-        """Collect ended children; returns whether no child, and so no descendant, is left."""
+        """Collect ended children.
+
+        Returns whether no child, and so no descendant, is left.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -223,7 +235,7 @@ class _Guard:
 
 
 def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoReturn:
-    """Reset what the manager changed for its own processes, and execute the program."""
+    """Reset the manager's process attributes and execute the program."""
     try:
         os.setsid()
         _end_with(guard)
@@ -277,7 +289,7 @@ def _become_user(uid: int, gid: int, groups: list[int]) -> None:
 
 
 def _reset_limits(core: int | None) -> None:
-    """Reset the limits that the manager changed for its own processes: open files and core files."""
+    """Reset the manager's limits of open files and core files."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -290,7 +302,9 @@ def _reset_limits(core: int | None) -> None:
 
 
 def _reset_privileges() -> None:
-    """Reset privileges over other processes that the agent may have; limits and a lower priority stay.
+    """Reset privileges over other processes that the agent may have.
+
+    Limits and a lower priority stay.
 
     The agent may be protected from the out-of-memory killer; a bot that leaks memory must not be.
     """

@@ -1,4 +1,4 @@
-"""Health of a running program: output lines, watchdog, probes and stopped processes.
+"""Health of a running program: output, watchdog, probes, stops.
 
 A live process alone proves nothing, because it may be a wrapper around the bot.
 """
@@ -51,7 +51,10 @@ class ProgramHealth:
             self._line_at = time.monotonic()
 
     def trouble(self) -> str | None:
-        """Return why the program is unhealthy, or None. Each reason has exceeded its threshold."""
+        """Return why the program is unhealthy, or None.
+
+        Each reason has exceeded its threshold.
+        """
         now = time.monotonic()
         sign = self._missing_sign(now)
         # A program that became silent may be stopped. That is the better reason, so search at once.
@@ -64,7 +67,7 @@ class ProgramHealth:
         return sign
 
     def _missing_sign(self, now: float) -> str | None:
-        """Return which expected line, watchdog message or probe is missing, or None."""
+        """Return which expected sign of the program is missing, or None."""
         every = self._config.line_every
         if every is not None and now - self._line_at > every.seconds:
             what = f"it has not printed {every.line!r}" if every.line else "it has printed nothing"
@@ -79,7 +82,10 @@ class ProgramHealth:
 
 
 class _Probe:
-    """Probes a port or a URL periodically, on a separate thread because an answer may hang."""
+    """Probes a port or a URL periodically, on a separate thread.
+
+    An answer may hang.
+    """
 
     def __init__(self, config: ProbeConfig) -> None:
         self._config = config
@@ -112,7 +118,10 @@ class _Probe:
 
 
 def url_trouble(url: str, timeout: float) -> str | None:
-    """Return why a URL does not answer with a 2xx status within `timeout` seconds, or None if it does."""
+    """Return why a URL does not answer with a 2xx status, or None.
+
+    Blocks for `timeout` seconds at most.
+    """
     try:
         # Proxies of the environment are ignored, because the URL is usually on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

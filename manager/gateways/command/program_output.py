@@ -1,4 +1,4 @@
-"""The output of a running program: written to the log, and searched for the text that shows readiness."""
+"""The output of a running program: logged, and searched for a text."""
 
 import contextlib
 import logging
@@ -28,7 +28,10 @@ class ProgramOutput:
     def __init__(
         self, secrets: Masker, ready_text: str | None, on_part: Callable[[str, bytes], None]
     ) -> None:
-        """`on_part` receives the stream's name and each part of the output, unmasked."""
+        """Create a reader.
+
+        `on_part` receives the stream's name and each part of the output, unmasked.
+        """
         self._on_health_part = on_part
         #: One per stream, because their parts are interleaved.
         self._ready_texts = (
@@ -59,13 +62,19 @@ class ProgramOutput:
             self._changed.wait(seconds)
 
     def last_line(self, seconds: float) -> str:
-        """Return the last line that is not blank, after waiting up to `seconds` for the output's end."""
+        """Return the last line that is not blank.
+
+        Waits up to `seconds` for the end of the output.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._open, timeout=seconds)
             return self._last_line
 
     def summary(self) -> str:
-        """Return the last output, for an error text. Includes a line without an end."""
+        """Return the last output, for an error text.
+
+        Includes a line without an end.
+        """
         with self._changed:
             shown = self._last_line
             current = self._reader.unfinished()

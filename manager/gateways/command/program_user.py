@@ -1,4 +1,7 @@
-"""The user and group of a program. Only root can run a program as another user."""
+"""The user and group of a program.
+
+Only root can run a program as another user.
+"""
 
 import os
 import stat
@@ -8,7 +11,10 @@ from pathlib import Path
 
 
 class ProgramUserError(ValueError):
-    """Raised when a program cannot run as the configured user; the text says why and what to do."""
+    """Raised when a program cannot run as the configured user.
+
+    The text says why and what to do.
+    """
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
@@ -33,7 +39,7 @@ class ProgramUser:
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
 
     def cannot_reach(self, path: Path) -> str | None:
-        """Return the first directory on the way to `path` that the user may not enter, with its mode.
+        """Return the first directory above `path` that the user may not enter.
 
         None if there is none. Checks only owner, group and mode, not access control lists.
         """
@@ -49,7 +55,10 @@ class ProgramUser:
         return None
 
     def may(self, found: os.stat_result, right: int) -> bool:
-        """Return whether the mode grants a right, given as the bit for others, such as `stat.S_IXOTH`."""
+        """Return whether the mode grants a right.
+
+        `right` is the bit for others, such as `stat.S_IXOTH`.
+        """
         if self.uid == 0:
             return True
         if found.st_uid == self.uid:
@@ -62,7 +71,10 @@ class ProgramUser:
 if sys.platform == "win32":
 
     def program_user(user: str | None, group: str | None) -> ProgramUser | None:
-        """Return the program's user, or None for the worker's user. Raises ProgramUserError."""
+        """Return the program's user, or None for the worker's user.
+
+        Raises ProgramUserError.
+        """
         for key, value in (("user", user), ("group", group)):
             if value is not None:
                 raise ProgramUserError(key, "is not supported on Windows: run the host agent as that user")
@@ -73,7 +85,9 @@ else:
     import pwd
 
     def program_user(user: str | None, group: str | None) -> ProgramUser | None:
-        """Return the program's user, or None for the worker's user. Raises ProgramUserError.
+        """Return the program's user, or None for the worker's user.
+
+        Raises ProgramUserError.
 
         Root is not needed for the user and group of this process.
         """

@@ -1,4 +1,4 @@
-"""Checks of the sign by which a program shows that it is ready (`ready` in the account file)."""
+"""Checks whether a program is ready (`ready` in the account file)."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _TIMEOUT: Final = 2.0
 
 
 def refuse_used_port(ready: ReadyConfig) -> None:
-    """Raise ConnectionLost if the port or URL of `ready` answers before the program starts."""
+    """Raise ConnectionLost if another process already serves the port or URL."""
     port = _ready_port(ready)
     if port is None and ready.http is not None and url_trouble(ready.http, _TIMEOUT) is None:
         raise ConnectionLost(
@@ -30,7 +30,10 @@ def refuse_used_port(ready: ReadyConfig) -> None:
 
 
 def missing_sign(ready: ReadyConfig, output: ProgramOutput, notify: NotifySocket | None) -> str | None:
-    """Return why the program is not ready, or None if it is. Blocks for two seconds at most."""
+    """Return why the program is not ready, or None if it is.
+
+    Blocks for two seconds at most.
+    """
     if ready.line is not None:
         return None if output.has_ready_text else f"it has not printed {ready.line!r}"
     if ready.notify:

@@ -1,4 +1,4 @@
-"""Validation rules of the command gateway: program, user, readiness, health and stop."""
+"""Validation rules of the command gateway."""
 
 import os
 import signal
@@ -20,7 +20,10 @@ _SIGNS: Final = ("line", "tcp", "http", "after_seconds", "notify")
 
 
 def program_findings(config: AccountConfig, config_dir: Path | None) -> Iterator[Finding]:
-    """Apply all rules to an account. Without `config_dir`, nothing on this machine is checked."""
+    """Apply all rules to an account.
+
+    Without `config_dir`, nothing on this machine is checked.
+    """
     # The rules check what the program would receive, so placeholders are filled in first.
     found = fill_placeholders(config, None)
     yield from placeholders(config, found)
@@ -33,7 +36,10 @@ def program_findings(config: AccountConfig, config_dir: Path | None) -> Iterator
 
 
 def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
-    """Check that each placeholder has a value and none is misspelt; `found` is the filled-in account."""
+    """Check that each placeholder has a value and none is misspelt.
+
+    `found` is the filled-in account.
+    """
     for problem in found.problems:
         yield Finding(problem.place, problem.text)
     for place, text in misspelt(config):
@@ -41,7 +47,10 @@ def placeholders(config: AccountConfig, found: Filled) -> Iterator[Finding]:
 
 
 def program(found: Filled, config_dir: Path | None) -> Iterator[Finding]:
-    """Check program, directory and user. Without `config_dir`, nothing on this machine is checked."""
+    """Check program, directory and user.
+
+    Without `config_dir`, nothing on this machine is checked.
+    """
     config = found.config
     for index, argument in enumerate(config.command or ()):
         if "\0" in argument:

@@ -42,7 +42,10 @@ class VisibleText:
         self._finished_at: float | None = None
 
     def feed(self, part: bytes) -> bool:
-        """Process the next part; returns whether a line contains the text for the first time."""
+        """Process the next part.
+
+        Returns whether a line contains the text for the first time.
+        """
         raw = self._raw + self._decoder.decode(part)
         raw = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), raw))
         unfinished = _UNFINISHED.search(raw)
@@ -87,7 +90,10 @@ class VisibleText:
 
 
 def _typed_over(line: str) -> str:
-    """Return a line with its backspaces applied; spinners and progress bars use them."""
+    """Return a line with its backspaces applied.
+
+    Spinners and progress bars use them.
+    """
     if "\b" not in line:
         return line
     shown: list[str] = []
@@ -100,7 +106,7 @@ def _typed_over(line: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return one line as it appears: without control sequences and overwritten text."""
+    """Return one line without control sequences and overwritten text."""
     text = _SEQUENCE.sub("", _FORWARD.sub(lambda found: " " * int(found[1] or 1), text))
     text = _UNFINISHED.sub("", text).translate(_INVISIBLE)
     shown = [part for part in text.split("\r") if part.strip()]
@@ -108,7 +114,10 @@ def visible(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return a text normalized for comparison: composed characters, one kind of blank, no joiners."""
+    """Return a text normalized for comparison.
+
+    Composes characters, unifies blanks and removes joiners.
+    """
     if text.isascii():
         return text
     shown = (

@@ -1,4 +1,4 @@
-"""Windows: the system kills the descendants of this process when this process ends.
+"""Windows: a job object that kills descendants with this process.
 
 This process joins a job object with kill-on-close and has its only handle. All descendants belong to the job
 from their start, and the system closes the handle when this process ends. Source of structures and constants:
@@ -41,7 +41,10 @@ class _ExtendedLimits(ctypes.Structure):
 
 @cache
 def join_own_job() -> None:
-    """Put this process into a new job, once. Does nothing on other systems. Raises OSError."""
+    """Put this process into a new job, once.
+
+    Does nothing on other systems. Raises OSError.
+    """
     if sys.platform == "win32":
         kernel: Any = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.CreateJobObjectW.restype = ctypes.c_void_p

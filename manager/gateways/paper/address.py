@@ -8,7 +8,10 @@ from manager.system.state_dir import StatePaths
 
 
 def venue_address(settings: Settings) -> str | None:
-    """Return the paper venue's address, `unix:/path` or `tcp:host:port`, or None if it is unknown."""
+    """Return the paper venue's address, or None if it is unknown.
+
+    Its form is `unix:/path` or `tcp:host:port`.
+    """
     if settings.venue_url:
         return settings.venue_url
     paths = StatePaths(settings.state_dir)

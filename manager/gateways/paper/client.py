@@ -1,4 +1,4 @@
-"""Client of the paper venue: requests of the paper gateway, and administration."""
+"""Client of the paper venue, for its gateway and for administration."""
 
 import contextlib
 import socket
@@ -44,7 +44,9 @@ _ERRORS: Mapping[str, type[GatewayError]] = {
 
 
 class VenueLink:
-    """One connection to a venue; one request at a time, each with a deadline (`time.monotonic()` seconds).
+    """One connection to a venue.
+
+    One request at a time, each with a deadline (`time.monotonic()` seconds).
 
     ConnectionLost and ConnectTimeout close it, so that a late answer is not used for the next request.
     """
@@ -103,7 +105,10 @@ class VenueLink:
 
 
 def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of an answer. Raises the GatewayError of an error answer."""
+    """Return the content of an answer.
+
+    Raises the GatewayError of an error answer.
+    """
     error = answer.get("error")
     if isinstance(error, dict):
         raise _ERRORS.get(str(error.get("code")), OrderRejected)(str(error.get("message")))
@@ -112,7 +117,9 @@ def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VenueAdmin:
-    """Administration of a venue: accounts, scripted faults and counters. A context manager.
+    """Administration of a venue: accounts, scripted faults and counters.
+
+    A context manager.
 
     Methods raise GatewayError.
     """
@@ -173,7 +180,7 @@ class VenueAdmin:
         return self._ask("stats")
 
     def accounts(self) -> list[dict[str, Any]]:
-        """Return all accounts with balance and total numbers of logins and overlaps."""
+        """Return all accounts with balance and counters of logins and overlaps."""
         found: list[dict[str, Any]] = self._ask("accounts")["accounts"]
         return found
 

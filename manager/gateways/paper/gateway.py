@@ -35,7 +35,10 @@ CALL_SECONDS: Final = 5.0
 
 
 class PaperGateway:
-    """A session at the paper venue. Never reconnects: ConnectionLost ends the session."""
+    """A session at the paper venue.
+
+    Never reconnects: ConnectionLost ends the session.
+    """
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options

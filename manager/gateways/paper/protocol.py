@@ -1,8 +1,8 @@
-"""The paper venue's wire protocol: JSON lines over a stream socket, one answer per request.
+"""The paper venue's wire protocol: JSON lines over a stream socket.
 
-A request is `{"op": NAME, ...}`. Its answer is `{"ok": {...}}` or
-`{"error": {"code": CODE, "message": TEXT}}`, where CODE is the `code` of a
-`manager.gateways.base.GatewayError`. Money, prices and volumes are decimal text.
+There is one answer per request. A request is `{"op": NAME, ...}`. Its answer is `{"ok": {...}}` or `{"error":
+{"code": CODE, "message": TEXT}}`, where CODE is the `code` of a `manager.gateways.base.GatewayError`. Money,
+prices and volumes are decimal text.
 
 Before `login`, the venue answers only `login` and the operations of the administrator:
 
@@ -55,7 +55,10 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def split_address(address: str) -> str | tuple[str, int]:
-    """Return the path of `unix:/path`, or host and port of `tcp:host:port`. Raises ValueError."""
+    """Return the path of `unix:/path`, or host and port of `tcp:host:port`.
+
+    Raises ValueError.
+    """
     kind, _, rest = address.partition(":")
     if kind == "unix" and rest:
         return rest

@@ -275,6 +275,11 @@ class DesiredStateCache:
                 sorted(known, key=lambda desired: desired.account_id), uncertain
             )
 
+    def restore_file(self) -> None:
+        """Write the desired state file again if it was deleted."""
+        if self._desired_state_file.missing:
+            self.save()
+
     @property
     def saved(self) -> bool:
         """Whether an agent that starts now would find what was last saved."""

@@ -38,6 +38,11 @@ class DesiredStateFile:
         #: The text in the reserve file, or None if that is unknown.
         self._reserved: str | None = None
 
+    @property
+    def missing(self) -> bool:
+        """Whether the file does not exist."""
+        return not self._path.exists()
+
     def load(self) -> tuple[dict[str, DesiredState], dict[str, str]]:
         """Return desired states and uncertain hosts, both by account.
 

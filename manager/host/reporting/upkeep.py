@@ -49,6 +49,10 @@ class StateUpkeep:
         #: Why something cannot be restored, or None if nothing is missing.
         self.trouble: str | None = None
 
+    def add(self, restorer: Callable[[], None]) -> None:
+        """Add a restorer. Call it before the first `check`."""
+        self._restorers.append(restorer)
+
     def check(self) -> None:
         """Restore what is missing. Cheap while nothing is."""
         try:

@@ -122,7 +122,10 @@ class FleetLeases:
         seconds: float,
         previous: LeaseGrant | None,
     ) -> LeaseGrant:
-        """Request the lease once. Raises LeaseHeld, Quarantine, FleetUnavailableError."""
+        """Request the lease once.
+
+        Raises LeaseHeld, Quarantine, FleetUnavailableError.
+        """
         asked_at = self._now()
         epoch = self._store.acquire(
             claims,

@@ -64,7 +64,7 @@ class WorkerPoolManager:
         limits: PoolLimits | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """Create an empty pool; `adopt` fills it with the workers that run already."""
+        """Create an empty pool; `adopt` fills it with the running workers."""
         sink, limits, clocks = sink or NoSink(), limits or PoolLimits(), clocks or Clocks()
         self.slots = slots = SlotTable((publish_to(sink), log_change))
         self.queries = queries = WorkerQueries(slots, stale_after_seconds)
@@ -298,10 +298,11 @@ class WorkerPoolManager:
         idle_seconds: float | None = None,
         closed: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """See `manager.pool.protocol.WorkerPool.watch`: a pool of processes has no event stream."""
+        """Raise NotSupportedError: this pool has no event stream."""
         del after, only, idle_seconds, closed
         raise NotSupportedError(
-            "this pool has no event stream: watch the fleet with the service that sends commands through Redis"
+            "this pool has no event stream: watch the fleet with the service that sends commands through "
+            "Redis"
         )
 
     def stoppable(self) -> list[str]:

@@ -262,7 +262,7 @@ class Starter:
 
 
 def _set_running(slot: Slot, beat: Mapping[str, Any] | None) -> bool:
-    """Move a connected worker to `running`; returns False if it has died since its report."""
+    """Move a connected worker to `running`; returns False if it has died."""
     with slot.guard:
         slot.events = None
         if slot.exited.is_set():

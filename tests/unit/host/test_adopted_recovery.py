@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import ReconciledHost
 from support.pool_host import Host
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
@@ -109,7 +109,7 @@ def test_an_unreadable_file_does_not_change_the_recovery(
     """
     host = ReconciledHost(tmp_path, redis_server.url, "h")
     host.account("a", 1)
-    host.wanted("a", "h")
+    host.set_running("a", "h")
     host.pool.live["a"] = 1
     host.pool.recoveries["a"] = RecoveryConfig(max_restarts=0)
     mend = spoil(host.config_dir / "accounts" / "a.yaml", monkeypatch)
@@ -126,6 +126,7 @@ def test_an_unreadable_file_does_not_change_the_recovery(
 
         mend()
 
+        # The file takes precedence once it can be read.
         def restarted() -> bool:
             """Report another exit after a command: by the file, which allows restarts, there is one."""
             host.reconciler.restarts.reset("a")

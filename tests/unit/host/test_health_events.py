@@ -72,15 +72,15 @@ def test_every_health_change_is_one_event_with_its_reason(host: Host) -> None:
     host.account("a", 1, health={"unhealthy_after_seconds": 1})
     host.start()
 
-    def told(*expected: tuple[str, str]) -> bool:
+    def published(*expected: tuple[str, str]) -> bool:
         host.pool.end_hung_workers()
         return [one[:2] for one in sink.explain if isinstance(one, tuple)] == list(expected)
 
-    assert told()
+    assert published()
     host.fault(1, "trading_disabled", on=["check"], count=15)
-    eventually(lambda: told((WELL, ILL)))
-    eventually(lambda: told((WELL, ILL), (ILL, ILLER)))
-    eventually(lambda: told((WELL, ILL), (ILL, ILLER), (ILLER, WELL)))
+    eventually(lambda: published((WELL, ILL)))
+    eventually(lambda: published((WELL, ILL), (ILL, ILLER)))
+    eventually(lambda: published((WELL, ILL), (ILL, ILLER), (ILLER, WELL)))
     reasons = [one[2] for one in sink.explain if isinstance(one, tuple)]
     assert reasons[0]
     assert reasons[2] is None
@@ -131,11 +131,13 @@ def _health(host: Host) -> str:
 def test_a_flapping_health_is_bounded_and_ends_with_the_right_value() -> None:
     clock = Clock()
     changes = HealthChanges(WELL, clock)
-    told = []
+    published = []
     for second in range(600):
         clock.now += 1
-        told.append(changes.update(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None))
-    found = [one for one in told if one is not None]
+        published.append(
+            changes.update(ILL if second % 2 == 0 else WELL, "no tick" if second % 2 == 0 else None)
+        )
+    found = [one for one in published if one is not None]
     assert len(found) <= 3 * BURST
     assert [(one.old, one.new) for one in found[:2]] == [(WELL, ILL), (ILL, WELL)]
     assert sum(one.untold for one in found) > 250

@@ -1,4 +1,4 @@
-"""A machine that is suspended, and a clock that is set: noticed, named in one line, and acted on."""
+"""A suspended machine and a clock that is set: each is detected, logged as one line, and handled."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 
 from manager.errors import FleetUnavailableError
@@ -28,7 +28,7 @@ class Clocks:
         return self.now
 
     def run(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance all three clocks."""
         self.now = Reading(*(clock + seconds for clock in self.now))
 
     def suspend(self, seconds: float, *, wall_error: float = 0.0) -> None:
@@ -43,7 +43,7 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-def test_time_that_goes_by_is_no_change(clocks: Clocks) -> None:
+def test_elapsed_time_is_not_reported_as_a_change(clocks: Clocks) -> None:
     watch = ClockWatch(clocks)
     for seconds in (0.0, 1.0, 600.0):
         clocks.run(seconds)
@@ -53,7 +53,7 @@ def test_time_that_goes_by_is_no_change(clocks: Clocks) -> None:
     assert ClockWatch(read_clocks).tick() == []
 
 
-def test_a_suspend_is_told_from_a_clock_that_is_set(clocks: Clocks) -> None:
+def test_a_suspend_is_distinguished_from_a_clock_that_is_set(clocks: Clocks) -> None:
     watch = ClockWatch(clocks)
     clocks.suspend(312)
     clocks.run(1)
@@ -75,13 +75,13 @@ def test_a_suspend_is_told_from_a_clock_that_is_set(clocks: Clocks) -> None:
 
 def test_a_clock_that_is_wrong_after_a_suspend_is_two_changes(clocks: Clocks) -> None:
     watch = ClockWatch(clocks)
-    clocks.suspend(28_800, wall_error=-20)  # within what such a clock drifts
+    clocks.suspend(28_800, wall_error=-20)  # within the ignored drift
     assert [change.kind for change in watch.tick()] == ["suspended"]
     clocks.suspend(60, wall_error=7_200)
     assert [change.kind for change in watch.tick()] == ["suspended", "set_forward"]
 
 
-def test_readers_are_told_of_the_latest_change_for_a_day(clocks: Clocks) -> None:
+def test_the_latest_change_is_reported_for_a_day(clocks: Clocks) -> None:
     watch = ClockWatch(clocks)
     clocks.suspend(312)
     watch.tick()
@@ -112,7 +112,7 @@ def change_unnoticed(redis_server: RedisServer, account_id: str) -> None:
         client.hset(DESIRED_KEY, account_id, json.dumps(desired.to_record()))
 
 
-def test_the_host_agent_names_it_and_reads_everything_again(
+def test_a_suspend_is_logged_and_desired_state_is_read_in_full(
     host: ReconciledHost, clocks: Clocks, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     reconciler = host.reconciler

@@ -1,4 +1,4 @@
-"""A host whose disk is full or read-only: no command is forgotten, and what refuses is named with its cure."""
+"""A host whose disk is full or read-only forgets no command, and errors name cause and remedy."""
 
 import contextlib
 import os
@@ -58,11 +58,11 @@ def test_a_stop_is_saved_on_a_full_disk(disk: SmallDisk) -> None:
     assert memory.save([again], {}) is None
     assert DesiredStateFile(path).load() == ({"a": again}, {})
     path.unlink()
-    assert DesiredStateFile(path).load() == ({}, {}), "the reserve says nothing once the file is written"
+    assert DesiredStateFile(path).load() == ({}, {}), "the reserve is empty once the file is written"
 
 
 @needs_a_disk
-def test_what_no_disk_takes_is_not_called_saved(disk: SmallDisk) -> None:
+def test_state_that_cannot_be_written_does_not_count_as_saved(disk: SmallDisk) -> None:
     path = disk.root / "desired.json"
     memory = DesiredStateFile(path)
     memory.save([RUNS], {})
@@ -77,11 +77,11 @@ def test_what_no_disk_takes_is_not_called_saved(disk: SmallDisk) -> None:
     assert memory.safe
 
 
-def test_half_a_write_leaves_the_one_before_it(tmp_path: Path) -> None:
+def test_a_partial_write_keeps_the_previous_text(tmp_path: Path) -> None:
     path = tmp_path / "reserve"
     reserve = ReserveFile(path)
     with pytest.raises(OSError):
-        reserve.write("x")  # nothing was reserved
+        reserve.write("x")  # no space was reserved
     reserve.reserve(10)
     reserve.write("first")
     reserve.write("second")
@@ -97,7 +97,7 @@ def test_half_a_write_leaves_the_one_before_it(tmp_path: Path) -> None:
 
 
 @needs_a_disk
-def test_a_full_or_read_only_disk_keeps_no_agent_from_its_lock(disk: SmallDisk) -> None:
+def test_an_agent_can_lock_on_a_full_or_read_only_disk(disk: SmallDisk) -> None:
     path = disk.root / "agent.lock"
     disk.fill()
     path.touch()
@@ -216,7 +216,7 @@ def test_output_that_nothing_takes_is_dropped(tmp_path: Path) -> None:
         output.write("x" * 10_000)
         output.flush()
     assert output.isatty() is False
-    assert not (tmp_path / "up.log").exists(), "a full disk is no closed terminal: its room comes back"
+    assert not (tmp_path / "up.log").exists(), "a full disk, unlike a closed terminal, gets space again"
     with contextlib.suppress(OSError):
         target.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
@@ -43,7 +43,7 @@ def test_hung_files_of_one_account_delay_no_other(
     try:
         for login, account_id in enumerate(("hangs", "well"), 1):
             host.account(account_id, login)
-            host.wanted(account_id, "h")
+            host.set_running(account_id, "h")
         starting = threading.Thread(target=host.reconciler.start)
         starting.start()
         eventually(lambda: "well" in host.pool.started)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 from support.venue import VenueProcess
 from support.waiting import eventually
@@ -275,7 +275,7 @@ def test_an_unrecorded_worker_is_unknown_rejects_a_start_and_can_be_stopped(
 def test_records_in_redis_are_corrected_once_redis_is_back(redis_server: RedisServer, tmp_path: Path) -> None:
     answers = [False, False, True]
     kept = ReconciledHost(tmp_path, redis_server.url, "h", settle=lambda: answers.pop(0))
-    kept.look(4)
+    kept.reconcile(4)
     assert answers == [], "called until nothing is left, and not again"
     kept.close()
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.keeping import ReconciledHost
 from support.pool_host import Host
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 from support.waiting import eventually
 
@@ -110,11 +110,11 @@ def test_a_mode_survives_an_empty_redis(
     host = kept("one")
     run(host)
     host.commands.set_mode(PAUSE, "x", CommandContext("t-pause"))
-    host.look()
+    host.reconcile()
     with redis_server.client() as client:
         client.delete(DESIRED_KEY)
         client.incr("manager:desired:version")
-    host.look()
+    host.reconcile()
     now = host.desired.read("x")
     assert now is not None
     assert (now.state, now.mode) == ("running", "paused")
@@ -127,7 +127,7 @@ def test_reconciliation_sets_the_mode_of_a_worker_that_missed_it(
     host = kept("one")
     run(host)
     host.desired.set_mode("x", TradingMode.PAUSED, token="t-pause", by="me", what="pause")
-    host.look()
+    host.reconcile()
     eventually(lambda: host.pool.modes.get("x") == "paused", what="the worker has the mode")
 
 
@@ -148,7 +148,7 @@ def test_a_program_cannot_be_paused_and_the_mode_is_reverted(kept: Callable[[str
     host = kept("one")
     file = host.config_dir / "accounts" / "x.yaml"
     file.write_text("gateway: command\ncommand: [sleep, '60']\nready: {after_seconds: 0.1}\n")
-    host.wanted("x", "one")
+    host.set_running("x", "one")
     with pytest.raises(NotSupportedError, match="pause is not supported: the program decides"):
         host.commands.set_mode(PAUSE, "x", CommandContext("t-pause"))
     now = host.desired.read("x")

@@ -1,4 +1,4 @@
-"""One host's name is one agent's, whoever starts when: a real Redis, real processes."""
+"""A host's name belongs to one agent, however they start: a real Redis, real processes."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from manager.system.processes import ProcessRef
 
 
 class Agents:
-    """Agents of one name, on one Redis."""
+    """Agents with the same name on one Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
@@ -51,7 +51,7 @@ def dead_process() -> dict[str, Any]:
     return process.to_dict()
 
 
-def test_of_many_that_start_in_one_moment_one_has_the_name(agents: Agents) -> None:
+def test_of_many_agents_that_start_together_one_gets_the_name(agents: Agents) -> None:
     claims = [agents.agent(f"home-{n}") for n in range(6)]
     outcomes: list[str] = []
     together = threading.Barrier(len(claims))
@@ -73,7 +73,7 @@ def test_of_many_that_start_in_one_moment_one_has_the_name(agents: Agents) -> No
     assert sorted(outcomes) == ["has it"] + ["refused"] * 5
 
 
-def test_an_agent_that_lives_keeps_its_name_however_long_it_takes_to_be_ready(agents: Agents) -> None:
+def test_a_living_agent_keeps_its_name_while_it_starts_slowly(agents: Agents) -> None:
     first = agents.agent("home-a")
     first.take()
     first.start()
@@ -83,8 +83,8 @@ def test_an_agent_that_lives_keeps_its_name_however_long_it_takes_to_be_ready(ag
     assert agents.lost == []
 
 
-def test_a_copied_state_directory_makes_no_second_agent(agents: Agents) -> None:
-    """Both hold the lock of a directory with one id: what tells is that the first one's process lives."""
+def test_a_copied_state_directory_does_not_allow_a_second_agent(agents: Agents) -> None:
+    """Both lock a directory with the same id; only the living process of the first one differs."""
     first = agents.agent("home-a")
     first.take()
     first.start()
@@ -93,7 +93,7 @@ def test_a_copied_state_directory_makes_no_second_agent(agents: Agents) -> None:
     assert agents.lost == []
 
 
-def test_the_claim_of_an_agent_that_was_killed_here_is_taken_at_once(agents: Agents) -> None:
+def test_the_claim_of_an_agent_that_was_killed_here_is_replaced_at_once(agents: Agents) -> None:
     new = agents.agent("home-b", fresh=3_600)
     left = {**dead_process(), "machine": "this", "home": "home-a", "space": process_space()}
     agents.names.claim("h", "token-of-the-dead", left)
@@ -101,7 +101,7 @@ def test_the_claim_of_an_agent_that_was_killed_here_is_taken_at_once(agents: Age
     new.ensure()
 
 
-def test_so_is_that_of_an_ended_container_with_the_same_state_directory(agents: Agents) -> None:
+def test_the_claim_of_an_ended_container_with_the_same_state_directory_is_replaced(agents: Agents) -> None:
     left = {**ProcessRef.me().to_dict(), "machine": "this", "home": "home-a", "space": "pid:[1]"}
     agents.names.claim("h", "token-of-the-dead", left)
     agents.agent("home-a", fresh=3_600).take()
@@ -115,22 +115,22 @@ def test_so_is_that_of_an_ended_container_with_the_same_state_directory(agents: 
         {},
     ],
 )
-def test_one_that_may_live_is_waited_out_and_refused_only_if_it_renews(
+def test_a_claim_that_may_be_stale_is_refused_only_if_it_is_renewed(
     agents: Agents, left: dict[str, Any]
 ) -> None:
-    """In another machine, or another container, nobody here can see whether the process lives."""
+    """Whether a process of another machine or container lives cannot be seen here."""
     agents.names.claim("h", "token-of-another", {**dead_process(), **left})
     agents.agent("home-a", fresh=1.0).take()
     agents.names.release("h", "token-of-another")
     with agents.server.client() as client:
-        assert client.exists(claim_key("h")), "what is another's by now is not given up"
+        assert client.exists(claim_key("h")), "a name that another agent has is not released"
 
 
-def test_an_agent_whose_name_was_taken_while_it_was_paused_stands_down(agents: Agents) -> None:
+def test_an_agent_that_lost_its_name_while_it_was_paused_is_notified(agents: Agents) -> None:
     first = agents.agent("home-a", fresh=5.0)
     first.take()
     with agents.server.client() as client:
-        client.hset(claim_key("h"), "at", 1)  # as after a pause: it renewed nothing
+        client.hset(claim_key("h"), "at", 1)  # as after a pause without renewals
     agents.agent("home-b", machine="another", fresh=5.0).take()
     first.start()
     eventually(lambda: agents.lost)
@@ -153,7 +153,7 @@ def test_without_redis_the_name_is_claimed_as_soon_as_it_is_back(agents: Agents)
         second.take()
 
 
-def test_without_redis_at_its_start_it_stands_down_if_another_has_the_name_meanwhile(agents: Agents) -> None:
+def test_an_agent_started_without_redis_is_notified_if_another_has_the_name(agents: Agents) -> None:
     agents.server.stop()
     first = agents.agent("home-a")
     first.take()
@@ -164,7 +164,7 @@ def test_without_redis_at_its_start_it_stands_down_if_another_has_the_name_meanw
     first.start()
 
     def stood_down() -> bool:
-        agents.names.claim("h", "token-of-another", {"machine": "another"})  # the other one renews
+        agents.names.claim("h", "token-of-another", {"machine": "another"})  # the other agent renews
         return bool(agents.lost)
 
     eventually(stood_down)
@@ -172,13 +172,13 @@ def test_without_redis_at_its_start_it_stands_down_if_another_has_the_name_meanw
         first.ensure()
 
 
-def test_a_claim_edited_into_nonsense_keeps_nobody_out(agents: Agents) -> None:
+def test_an_unreadable_claim_is_replaced(agents: Agents) -> None:
     with agents.server.client() as client:
         client.set(claim_key("h"), "nonsense")
     agents.agent().take()
 
 
-def test_an_agent_that_ends_gives_its_name_up(agents: Agents) -> None:
+def test_an_agent_that_ends_releases_its_name(agents: Agents) -> None:
     first = agents.agent("home-a", fresh=3_600)
     first.take()
     first.close()

@@ -279,7 +279,7 @@ def test_prepare_is_called_until_it_succeeds_before_anything_is_written(store: S
     assert set(store.records) == {"a"}
 
 
-def test_what_redis_has_kept_for_a_minute_is_not_kept_here() -> None:
+def test_changes_that_redis_has_had_for_a_minute_are_dropped() -> None:
     now = [0.0]
     outbox = Outbox(lambda: now[0])
     for second in range(3):
@@ -308,7 +308,7 @@ def test_a_real_redis_that_lost_everything_gets_the_events_again_in_their_order(
     store.close()
 
 
-def test_an_event_that_is_written_late_is_dated_back(redis_server: RedisServer) -> None:
+def test_an_event_that_is_written_late_has_its_original_time(redis_server: RedisServer) -> None:
     store = FleetStore(redis_server.url)
     store.record("h", [], {}, events=[(info("a"), 3600.0), (info("b"), 0.0)])
     late, now = store.events()

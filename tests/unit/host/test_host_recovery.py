@@ -20,7 +20,7 @@ def test_the_first_restart_is_at_once_and_the_next_ones_wait_twice_as_long_each(
 
 
 @pytest.mark.parametrize(("fraction", "delay"), [(0.0, 1.0), (0.5, 0.75), (1.0, 0.5)])
-def test_chance_takes_up_to_half_of_a_pause(fraction: float, delay: float) -> None:
+def test_up_to_half_of_a_delay_is_random(fraction: float, delay: float) -> None:
     policy = RestartPolicy(random_fraction=lambda: fraction)
     policy.next_delay(0, CONFIG)
     assert policy.next_delay(1, CONFIG) == delay
@@ -36,7 +36,7 @@ def test_a_healthy_period_makes_the_next_restart_the_first_again() -> None:
     assert policy.next_delay(62, CONFIG) == 0.0
 
 
-def test_the_budget_is_spent_within_the_window_and_whole_again_after_it() -> None:
+def test_the_limit_applies_within_the_window_alone() -> None:
     policy = RestartPolicy()
     for at in range(5):
         assert policy.next_delay(at, CONFIG) is not None
@@ -45,7 +45,7 @@ def test_the_budget_is_spent_within_the_window_and_whole_again_after_it() -> Non
     assert policy.next_delay(110, CONFIG) is not None
 
 
-def test_a_budget_of_none_is_no_restart_at_all() -> None:
+def test_a_limit_of_zero_allows_no_restart() -> None:
     assert RestartPolicy().next_delay(0, RecoveryConfig(max_restarts=0)) is None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 
 from manager.errors import InvalidConfigError, StopFailedError
@@ -27,9 +27,9 @@ def _deep(frames: int, call: Callable[[], Any]) -> Any:
 
 
 def _growth(command: Callable[[int], None]) -> float:
-    """Return the bytes that stay for each command: in the best of several rounds, as a leak shows in each of them.
+    """Return the bytes that each command leaves behind, in the best of several rounds.
 
-    Whatever else happens once in this process, such as an import or the filling of a cache, shows in one round.
+    An event that happens once in this process, such as an import or a filled cache, shows in one round alone.
     """
     numbers = iter(range(10_000))
     _round(command, numbers)
@@ -55,7 +55,7 @@ def test_refused_stops_and_starts_leave_nothing_in_memory(redis_server: RedisSer
     host = ReconciledHost(tmp_path, redis_server.url, "h")
     host.account("good", 1)
     host.account("bad", 2, gateway="nonsense", volume=3)
-    host.wanted("good", "h")
+    host.set_running("good", "h")
     host.pool.live["good"] = 1
 
     def cannot() -> None:

@@ -1,7 +1,7 @@
 from manager.host.reporting.self_test import SelfTest
 
 
-def test_an_agent_that_hears_itself_is_well() -> None:
+def test_an_agent_that_receives_its_messages_passes() -> None:
     now = [0.0]
     test = SelfTest(10, clock=lambda: now[0])
     assert test.received_seconds_ago is None
@@ -14,7 +14,7 @@ def test_an_agent_that_hears_itself_is_well() -> None:
     assert test.received_seconds_ago == 3
 
 
-def test_one_that_sends_for_long_and_hears_nothing_is_deaf() -> None:
+def test_an_agent_that_sends_and_receives_nothing_fails() -> None:
     now = [0.0]
     test = SelfTest(10, clock=lambda: now[0])
     for _ in range(7):
@@ -24,7 +24,7 @@ def test_one_that_sends_for_long_and_hears_nothing_is_deaf() -> None:
     assert test.failed()
 
 
-def test_an_outage_in_which_nothing_can_be_sent_is_no_deafness() -> None:
+def test_an_outage_without_sent_messages_is_not_a_failure() -> None:
     now = [0.0]
     test = SelfTest(10, clock=lambda: now[0])
     test.sent()
@@ -33,7 +33,7 @@ def test_an_outage_in_which_nothing_can_be_sent_is_no_deafness() -> None:
     assert not test.failed()
 
 
-def test_one_whose_threads_are_all_taken_is_busy_and_not_deaf() -> None:
+def test_an_agent_with_busy_threads_does_not_fail() -> None:
     now = [0.0]
     test = SelfTest(10, clock=lambda: now[0])
     for _ in range(40):
@@ -49,7 +49,7 @@ def test_one_whose_threads_are_all_taken_is_busy_and_not_deaf() -> None:
     assert test.failed()
 
 
-def test_one_that_may_open_no_file_for_long_is_short_and_one_whose_redis_is_away_is_not() -> None:
+def test_a_lack_of_file_descriptors_is_distinguished_from_an_outage() -> None:
     now = [0.0]
     test = SelfTest(1.0, clock=lambda: now[0])
 

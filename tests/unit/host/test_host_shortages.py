@@ -1,4 +1,4 @@
-"""A host that is short of files or threads for a while: nothing that it promises is lost for good."""
+"""A host without free file descriptors or threads for a while recovers and loses nothing."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from manager.system.thread_pool import ThreadPool
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """No further thread is granted from now on, until what this returns is called."""
+    """Let every thread start fail until the returned function is called."""
     start = threading.Thread.start
     short = True
 
@@ -38,7 +38,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of files are set with RLIMIT_NOFILE")
-def test_no_end_of_a_process_is_missed_for_want_of_file_descriptors() -> None:
+def test_no_exit_is_missed_for_lack_of_file_descriptors() -> None:
     program = textwrap.dedent("""
         import os, resource, subprocess, sys, threading
         from manager.system.process_watch import ProcessWatch
@@ -59,7 +59,7 @@ def test_no_end_of_a_process_is_missed_for_want_of_file_descriptors() -> None:
         watch.watch(processes[1], lambda process: ended[process.pid].set())
         failures = []
         children[0].kill()
-        assert ended[processes[0].pid].wait(10), "an end while files are short"
+        assert ended[processes[0].pid].wait(10), "an exit while no file descriptor is free"
         children[1].kill()
         for fd in held[:20]:
             os.close(fd)
@@ -72,7 +72,7 @@ def test_no_end_of_a_process_is_missed_for_want_of_file_descriptors() -> None:
             ended[process.pid].set()
         watch.watch(processes[2], raises_once)
         children[2].kill()
-        assert ended[processes[2].pid].wait(10), "an end whose account failed at first"
+        assert ended[processes[2].pid].wait(10), "an exit whose handling failed at first"
         watch.close()
     """)
     done = subprocess.run(
@@ -103,7 +103,7 @@ def test_a_call_waits_for_a_thread_and_is_carried_out_once(no_threads: Callable[
     assert sorted(seen) == [0, 1, 2]
 
 
-def test_a_crew_without_further_threads_goes_on_with_those_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_pool_works_with_the_threads_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = ThreadPool(8, "short")
     release = threading.Event()
     busy = [crew.submit(release.wait, 10) for _ in range(2)]
@@ -124,7 +124,7 @@ def test_a_crew_without_further_threads_goes_on_with_those_it_has(monkeypatch: p
 
 
 class FailingStore:
-    """A store that fails in ways that are not Redis's, so often, and then works."""
+    """A store that raises the given errors, one per call, and then works."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -158,7 +158,7 @@ class FailingStore:
         del notice
 
 
-def test_the_publisher_survives_whatever_its_store_raises() -> None:
+def test_the_publisher_survives_any_error_of_its_store() -> None:
     store = FailingStore(OSError(24, "Too many open files"), MemoryError())
     publisher = Publisher(store, "h", dict)
     publisher.start()

@@ -1,4 +1,4 @@
-"""Directories and files of the state directory that somebody removes come back, and errors name what cannot be made."""
+"""Deleted parts of the state directory are restored, and errors name what cannot be restored."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def host(short_dir: Path) -> Iterator[Host]:
 
 
 @pytest.mark.parametrize("name", ["logs", "logs/accounts", "run", "workers", "id"])
-def test_found_14_a_start_makes_again_what_it_needs(host: Host, name: str) -> None:
+def test_found_14_a_start_restores_deleted_directories(host: Host, name: str) -> None:
     home = host.paths.home
     host.account("a", 1)
     gone = host.paths.root / name
@@ -115,7 +115,7 @@ def test_what_the_guardian_says_is_found_in_the_beat_file_that_was_made_again(tm
 
 
 def worker_copy(writer: HeartbeatWriter) -> HeartbeatWriter:
-    """Return what a fork of the worker has: the same pages, and its own view of them."""
+    """Return a view as a fork of the worker has it: the same pages, mapped a second time."""
     copy = object.__new__(HeartbeatWriter)
     copy.__dict__.update(writer.__dict__)
     return copy
@@ -136,25 +136,25 @@ def test_a_control_socket_comes_back_and_leaves_no_thread_behind(short_dir: Path
     assert not server.restore(), "closed is closed"
 
 
-def test_a_lock_whose_file_is_removed_is_taken_again_unless_somebody_else_has_it(tmp_path: Path) -> None:
+def test_a_lock_whose_file_is_deleted_is_taken_again_unless_another_process_has_it(tmp_path: Path) -> None:
     path = tmp_path / "run" / "agent.lock"
     path.parent.mkdir()
     lock, other = FileLock(path), FileLock(path)
     assert lock.acquire()
     path.unlink()
     assert lock.renew()
-    assert not other.acquire(), "it is locked under its name again"
+    assert not other.acquire(), "the file with this name is locked again"
     path.unlink()
     assert other.acquire()
     assert not lock.renew()
     other.release()
     assert lock.renew()
     shutil.rmtree(path.parent)
-    assert lock.renew(), "no file can be made now, and nobody else has one"
+    assert lock.renew(), "no file can be created now, and no other process has the lock"
     lock.release()
 
 
-def test_upkeep_says_once_what_cannot_be_made_and_ends_an_agent_that_has_lost_its_lock(
+def test_upkeep_logs_a_failure_once_and_reports_a_lost_lock(
     short_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = StatePaths(short_dir / "state")
@@ -181,14 +181,14 @@ def test_upkeep_says_once_what_cannot_be_made_and_ends_an_agent_that_has_lost_it
     paths.agent_lock.unlink()
     assert other.acquire()
     upkeep.check()
-    assert lost == [], "a command that asks whether an agent runs has it for a moment"
+    assert lost == [], "a command that checks for an agent holds the lock for a moment"
     upkeep.check()
     assert "has locked" in lost[0]
     other.release()
     lock.release()
 
 
-def test_what_a_host_remembers_is_written_again(tmp_path: Path) -> None:
+def test_a_deleted_desired_state_file_is_written_again(tmp_path: Path) -> None:
     memory = DesiredStateFile(tmp_path / "desired.json")
     assert memory.save([], {}) is None
     (tmp_path / "desired.json").unlink()

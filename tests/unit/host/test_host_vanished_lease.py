@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 
 from manager.client.celery_pool import CeleryWorkerPool
@@ -65,7 +65,7 @@ def test_a_plain_start_is_rejected_with_the_way_out(host: ReconciledHost) -> Non
 
     The worker there trades on, cut off, and the claim looks free here.
     """
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     with pytest.raises(
         HostUnavailableError, match=r"its lease is gone from Redis.*manager move x --to HOST --force"
     ):
@@ -78,33 +78,33 @@ def test_a_plain_start_is_rejected_with_the_way_out(host: ReconciledHost) -> Non
 
 def test_a_start_is_rejected_if_its_manager_has_overwritten_the_host(host: ReconciledHost) -> None:
     """`start-all` reassigns the accounts of a silent host before it sends."""
-    host.wanted("x", LOST)
-    desired = host.wanted("x", "b", token="t-start")
+    host.set_running("x", LOST)
+    desired = host.set_running("x", "b", token="t-start")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host, desired)
     assert host.pool.started == []
 
 
 def test_reconciliation_does_not_start_it_after_a_lost_command(host: ReconciledHost) -> None:
-    host.wanted("x", LOST)
-    host.wanted("x", "b", token="t-2", why="drain")
-    host.look(3)
+    host.set_running("x", LOST)
+    host.set_running("x", "b", token="t-2", why="drain")
+    host.reconcile(3)
     assert host.pool.started == []
     assert "its lease is gone" in host.pool.abandoned["x"]
 
 
 def test_a_start_does_not_follow_a_later_command_to_a_silent_host(host: ReconciledHost) -> None:
     """A later command gave the account to a host that then fell silent."""
-    later = host.wanted("x", LOST, token="t-later")
+    later = host.set_running("x", LOST, token="t-later")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         host.router.follow(later, 0, host.configuration.load_account_config("x"))
 
 
 def test_a_stop_that_its_silent_host_has_not_executed_does_not_free_it(host: ReconciledHost) -> None:
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     recorded(host, WorkerLifecycleStatus.RUNNING)
     stop(host)
-    desired = host.wanted("x", LOST, token="t-start")
+    desired = host.set_running("x", LOST, token="t-start")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host, desired)
 
@@ -113,24 +113,24 @@ def test_a_stop_that_its_silent_host_has_not_executed_does_not_free_it(host: Rec
 def test_the_record_of_its_host_that_it_ended_frees_it(
     host: ReconciledHost, status: WorkerLifecycleStatus
 ) -> None:
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     recorded(host, status)
     start(host)
     assert host.pool.started == ["x"]
 
 
 def test_an_account_that_was_stopped_starts_anywhere(host: ReconciledHost) -> None:
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     stop(host)
-    start(host, host.wanted("x", LOST, token="t-start"))
+    start(host, host.set_running("x", LOST, token="t-start"))
     assert host.pool.started == ["x"]
 
 
 def test_an_account_that_its_host_has_reassigned_starts(host: ReconciledHost) -> None:
-    desired = host.wanted("x", LOST)
-    desired = host.wanted("x", LOST, token="t-2")
+    desired = host.set_running("x", LOST)
+    desired = host.set_running("x", LOST, token="t-2")
     assert host.desired.reassign(desired, "b", DRAIN) is not None
-    host.look(2)
+    host.reconcile(2)
     assert host.pool.started == ["x"]
 
 
@@ -140,7 +140,7 @@ def test_an_account_that_ran_nowhere_starts(host: ReconciledHost) -> None:
 
 
 def test_an_existing_lease_decides(host: ReconciledHost) -> None:
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     claims = claims_of(host.configuration.load_account_config("x"), LOST)
     host.lease_store.acquire(
         claims, host=LOST, worker_id="w-1", account_id="x", ttl_seconds=0, quarantine_seconds=0
@@ -156,11 +156,11 @@ def test_an_account_without_a_host_is_not_started_beside_a_record_that_says_runn
     host.lease_store.trust()
     host.account("x", 1)
     recorded(host, WorkerLifecycleStatus.RUNNING)
-    host.wanted("x")
-    host.look(2)
+    host.set_running("x")
+    host.reconcile(2)
     assert host.pool.started == []
     recorded(host, WorkerLifecycleStatus.STOPPED)
-    host.look(2)
+    host.reconcile(2)
     assert host.pool.started == ["x"]
     host.close()
 
@@ -172,7 +172,7 @@ def test_with_failover_a_start_waits_until_the_worker_has_left(
     host.account("x", 1, failover="auto")
     config = host.configuration.load_account_config("x")
     leases = host.leases
-    host.wanted("x", LOST, failover=True)
+    host.set_running("x", LOST, failover=True)
     assert not leases.is_free(config)
     now[0] += 1.9
     assert not leases.is_free(config)
@@ -190,7 +190,7 @@ def test_with_failover_a_start_waits_until_the_worker_has_left(
 
 def test_with_failover_a_plain_start_waits_too(host: ReconciledHost, now: list[float]) -> None:
     host.account("x", 1, failover="auto")
-    host.wanted("x", LOST, failover=True)
+    host.set_running("x", LOST, failover=True)
     start(host)  # the fake pool acquires no lease; this only marks the lease as missing
     config = host.configuration.load_account_config("x")
     waits: list[float] = []
@@ -212,14 +212,14 @@ def test_with_failover_a_plain_start_waits_too(host: ReconciledHost, now: list[f
 
 def test_failover_that_was_enabled_after_the_start_does_not_apply(host: ReconciledHost) -> None:
     """The worker has a lease that does not expire, so it does not leave."""
-    host.wanted("x", LOST, failover=False)
+    host.set_running("x", LOST, failover=False)
     host.account("x", 1, failover="auto")
     with pytest.raises(HostUnavailableError, match="its lease is gone"):
         start(host)
 
 
 def test_a_move_without_force_is_rejected_too(host: ReconciledHost, redis_server: RedisServer) -> None:
-    host.wanted("x", LOST)
+    host.set_running("x", LOST)
     pool = CeleryWorkerPool(
         Celery(broker=redis_server.url.replace("unix", "redis+socket")),
         host.store,
@@ -238,7 +238,7 @@ def test_a_start_is_rejected_if_redis_has_only_the_hosts_record(host: Reconciled
 
 
 def test_a_forced_move_starts_it(host: ReconciledHost) -> None:
-    host.wanted("x", LOST)
-    desired = host.wanted("x", "b", token="t-start", why="forced move")
+    host.set_running("x", LOST)
+    desired = host.set_running("x", "b", token="t-start", why="forced move")
     start(host, desired)
     assert host.pool.started == ["x"]

@@ -1,4 +1,4 @@
-"""No command leaves anything of a misspelt account behind; a stop of one that may run always happens."""
+"""A misspelt account leaves nothing behind; a stop of an account that may run is always carried out."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from support.keeping import ReconciledHost
+from support.reconciled_host import ReconciledHost
 from support.servers import RedisServer
 
 from manager.client.celery_pool import CeleryWorkerPool
@@ -42,7 +42,7 @@ def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
 
 
 class Desk:
-    """A manager beside the host, with the same account files."""
+    """A manager with the host's account files."""
 
     def __init__(self, host: ReconciledHost, redis: RedisServer) -> None:
         self.redis = redis
@@ -81,12 +81,12 @@ def desk(host: ReconciledHost, redis_server: RedisServer) -> Desk:
     return Desk(host, redis_server)
 
 
-def wanted(redis: RedisServer) -> set[str]:
+def desired_accounts(redis: RedisServer) -> set[str]:
     with redis.client() as client:
         return {key.decode() for key in client.hkeys(DESIRED_KEY)}
 
 
-# the host's side: tasks of any service
+# on the host: tasks of any sender
 
 
 COMMANDS: list[Callable[[ReconciledHost], Any]] = [
@@ -97,13 +97,13 @@ COMMANDS: list[Callable[[ReconciledHost], Any]] = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_task_for_an_unknown_account_writes_nothing_down(
+def test_a_task_for_an_unknown_account_records_nothing(
     host: ReconciledHost, redis_server: RedisServer, command: Callable[[ReconciledHost], Any]
 ) -> None:
     host.reconciler.desired_cache.read()
     with pytest.raises((AccountNotFoundError, NoWorkerError), match="no account"):
         command(host)
-    assert wanted(redis_server) == set()
+    assert desired_accounts(redis_server) == set()
     assert host.reconciler.desired_cache.get(GHOST) is None
 
 
@@ -112,7 +112,7 @@ def _deleted_while_it_runs(host: ReconciledHost) -> None:
 
 
 def _still_desired(host: ReconciledHost) -> None:
-    host.wanted("gone", "h")
+    host.set_running("gone", "h")
 
 
 def _recorded(host: ReconciledHost) -> None:
@@ -128,32 +128,30 @@ def _found_by_its_files(host: ReconciledHost) -> None:
 
 
 @pytest.mark.parametrize("sign", [_deleted_while_it_runs, _still_desired, _recorded, _found_by_its_files])
-def test_a_stop_of_an_account_without_a_file_happens_if_anything_is_known_of_it(
+def test_a_known_account_without_a_file_can_be_stopped(
     host: ReconciledHost, redis_server: RedisServer, sign: Callable[[ReconciledHost], None]
 ) -> None:
     sign(host)
     assert host.commands.stop("gone", None, CommandContext("t-stop")) is True
-    assert wanted(redis_server) == {"gone"}
+    assert desired_accounts(redis_server) == {"gone"}
     found = host.desired.read("gone")
     assert found is not None
     assert found.state == "stopped"
 
 
-def test_a_stop_is_never_refused_while_redis_cannot_be_asked(
-    host: ReconciledHost, redis_server: RedisServer
-) -> None:
+def test_a_stop_is_never_refused_while_redis_is_down(host: ReconciledHost, redis_server: RedisServer) -> None:
     redis_server.stop()
     assert host.commands.stop(GHOST, None, CommandContext("t-stop")) is True
     redis_server.start()
 
 
-# the manager's side
+# in the manager
 
 
-def test_a_manager_writes_nothing_down_for_an_account_that_it_does_not_know(
+def test_a_manager_records_nothing_for_an_unknown_account(
     desk: Desk, host: ReconciledHost, redis_server: RedisServer
 ) -> None:
-    """A live host may have its file: the command goes there, as another service's task."""
+    """A live host may have its file, so the command is sent."""
     for command in (
         desk.service.start_worker_from_config,
         desk.service.restart_worker,
@@ -162,7 +160,7 @@ def test_a_manager_writes_nothing_down_for_an_account_that_it_does_not_know(
         with pytest.raises(ManagerError):  # no host agent reads the queue here
             command(GHOST)
     assert desk.queued() == 3
-    assert wanted(redis_server) == set()
+    assert desired_accounts(redis_server) == set()
     for refused in (
         lambda: desk.service.move_worker(GHOST, "h"),
         lambda: desk.service.move_worker(GHOST, "h", force=True),
@@ -173,7 +171,7 @@ def test_a_manager_writes_nothing_down_for_an_account_that_it_does_not_know(
         with pytest.raises(AccountNotFoundError):
             refused()
     assert desk.queued() == 3
-    assert wanted(redis_server) == set()
+    assert desired_accounts(redis_server) == set()
     assert host.desired.read(GHOST) is None
 
 
@@ -186,15 +184,15 @@ def test_without_a_live_host_an_unknown_account_is_refused_and_a_known_one_is_st
         desk.service.stop_worker(GHOST)
     with pytest.raises(HostUnavailableError):
         desk.service.start_worker_from_config(GHOST)
-    assert wanted(redis_server) == set()
+    assert desired_accounts(redis_server) == set()
     assert desk.outcomes() == [("stop", GHOST, "no_worker"), ("start", GHOST, "host_unavailable")]
     with pytest.raises(HostUnavailableError):
         desk.service.stop_worker("account-001")
-    assert wanted(redis_server) == {"account-001"}
+    assert desired_accounts(redis_server) == {"account-001"}
 
 
 @pytest.mark.parametrize("lacks", ["hosts", "files"])
-def test_a_stop_is_kept_where_nobody_can_say_that_the_account_is_unknown(
+def test_a_stop_is_recorded_where_the_account_may_exist(
     host: ReconciledHost, redis_server: RedisServer, lacks: str
 ) -> None:
     """As after Redis has lost its data, or on a machine without account files."""
@@ -206,10 +204,10 @@ def test_a_stop_is_kept_where_nobody_can_say_that_the_account_is_unknown(
         (host.config_dir / "accounts" / "account-001.yaml").unlink()
     with pytest.raises(HostUnavailableError):
         desk.service.stop_worker("gone")
-    assert wanted(redis_server) == {"gone"}
+    assert desired_accounts(redis_server) == {"gone"}
 
 
-# what the manager refuses is in the audit trail
+# refusals by the manager are in the audit trail
 
 
 def test_every_refused_move_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
@@ -226,7 +224,7 @@ def test_every_refused_move_has_an_outcome(desk: Desk, host: ReconciledHost) -> 
     host.store.record("h", [info], {})
     with pytest.raises(ManagerError, match="already"):
         desk.service.move_worker("there", "h")
-    host.wanted("uncertain", "silent")
+    host.set_running("uncertain", "silent")
     with pytest.raises(HostUnavailableError, match="may trade there"):
         desk.service.move_worker("uncertain", "h")
     assert desk.outcomes() == [
@@ -270,12 +268,12 @@ def test_wrong_arguments_and_the_callers_own_validator_have_an_outcome(
         ("start", "account-001", "invalid_config"),
         ("start", "broken", "invalid_config"),
     ]
-    assert wanted(redis_server) == set()
+    assert desired_accounts(redis_server) == set()
 
 
 def test_what_is_refused_of_hosts_and_records_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
     hosts = fleet_hosts(Settings(redis_url=desk.redis.url))
-    host.wanted("account-001", "h")
+    host.set_running("account-001", "h")
     for refused in (
         lambda: hosts.drain("nowhere"),
         lambda: hosts.resume("nowhere"),

@@ -1,4 +1,4 @@
-"""The pulse on disk: what the host knows of a worker without asking it."""
+"""The heartbeat file: what the host knows without asking the worker."""
 
 import subprocess
 import sys
@@ -45,8 +45,10 @@ def test_a_call_and_its_deadline_are_seen_from_outside(path: Path) -> None:
 
 def test_the_last_words_outlive_the_process(path: Path) -> None:
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
-        "beat = HeartbeatWriter(Path(sys.argv[1]))\nbeat.exit_reason('no margin left')\nos.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\n"
+        "from manager.session.heartbeat_file import HeartbeatWriter\n"
+        "beat = HeartbeatWriter(Path(sys.argv[1]))\n"
+        "beat.exit_reason('no margin left')\nos.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     heartbeat = read_heartbeat(path)
@@ -70,7 +72,7 @@ def test_words_and_status_that_are_too_long_do_no_harm(path: Path) -> None:
 def test_a_writer_that_is_held_up_in_the_middle_leaves_its_last_whole_state(
     path: Path, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pause, or a death, in the middle of a write must not make a worker's health unknown."""
+    """A pause or death in the middle of a write keeps the health readable."""
     beat = HeartbeatWriter(path)
     for n in range(before):
         beat.status({"n": n})
@@ -97,7 +99,7 @@ def test_a_writer_that_is_held_up_in_the_middle_leaves_its_last_whole_state(
 
 
 def test_the_page_of_an_older_worker_is_read(path: Path) -> None:
-    """Workers outlive the agent that started them, and so an upgrade of it."""
+    """Workers outlive the agent that started them, also across an upgrade."""
     beat = HeartbeatWriter(path)
     beat.close()
     path.write_bytes(path.read_bytes()[:4096])
@@ -112,9 +114,10 @@ def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> 
 
 
 def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path) -> None:
-    """A gateway's library that blocks with the interpreter's lock stops every thread of its process, ours as well."""
+    """A library that holds the interpreter's lock stops every thread."""
     script = (
-        "import ctypes, sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
+        "import ctypes, sys, time\nfrom pathlib import Path\n"
+        "from manager.session.heartbeat_file import HeartbeatWriter\n"
         "beat = HeartbeatWriter(Path(sys.argv[1]))\nbeat.begin_call('initialize', time.monotonic() + 0.1)\n"
         "ctypes.PyDLL(None).pause()\n"
     )
@@ -136,10 +139,12 @@ def test_the_gil_is_never_released_in_a_call_and_the_beat_still_tells(path: Path
 
 def test_readers_never_see_half_a_status(path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom manager.session.heartbeat_file import HeartbeatWriter\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from manager.session.heartbeat_file import HeartbeatWriter\n"
         "beat = HeartbeatWriter(Path(sys.argv[1]))\nprint('go', flush=True)\n"
         "end = time.monotonic() + 1.0\nn = 0\n"
-        "while time.monotonic() < end:\n    n += 1\n    beat.status({'a': n, 'pad': 'x' * (n % 900), 'b': n})\n"
+        "while time.monotonic() < end:\n    n += 1\n"
+        "    beat.status({'a': n, 'pad': 'x' * (n % 900), 'b': n})\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None

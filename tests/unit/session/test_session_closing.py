@@ -1,4 +1,4 @@
-"""Closing positions at a stop: each is tried until the deadline, and what stays open is told."""
+"""Closing positions at a stop, until the deadline; the rest is reported."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def test_a_refusal_that_does_not_pass_stops_no_other(gateway: FakeGateway, error
 
 
 def test_an_unknown_outcome_is_looked_at_before_anything_is_sent_again(gateway: FakeGateway) -> None:
-    """Of two whose answer is lost the venue has closed one: that one is never sent again."""
+    """The venue has closed one of two with a lost answer: it is not repeated."""
 
     def carried_out() -> None:
         gateway._positions.pop("1")

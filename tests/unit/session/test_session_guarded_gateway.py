@@ -1,4 +1,4 @@
-"""The guard around a gateway: lease first, then the note of the call, then the call."""
+"""The guarded gateway: lease, then the record of the call, then the call."""
 
 import threading
 import time
@@ -73,7 +73,7 @@ def test_a_refused_order_leaves_no_call_behind(path: Path, beat: HeartbeatWriter
 
 
 class Losable(Lease):
-    """A lease that can be lost without ending this process, as a real one does a few seconds later."""
+    """A lease whose loss does not end this process."""
 
     gone = False
 
@@ -117,7 +117,7 @@ def test_a_gateway_of_before_without_a_deadline_works_and_is_told(
 
 
 def test_once_a_pause_is_acknowledged_no_order_leaves(beat: HeartbeatWriter, lease: Lease) -> None:
-    """An order that is on its way holds the pause up; the ones after it are refused, whatever the strategy does."""
+    """A pause waits for the order in flight and refuses the orders after it."""
     inner = FakeGateway()
     on_its_way, go_on = threading.Event(), threading.Event()
 

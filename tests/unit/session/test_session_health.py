@@ -1,4 +1,4 @@
-"""Health, judged with a clock of the test's own."""
+"""Health, judged with a fake clock."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""A worker's own view of its lease, and the guardian that ends it when that is over."""
+"""A worker's view of its lease, and the guardian that kills it on expiry."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from manager.system.processes import ProcessRef
 
 
 class TimedLease(Lease):
-    """A lease from second 1000, by a clock that the test sets; it never ends the test's process."""
+    """A lease from second 1000 of a fake clock; it never ends the process."""
 
     def __init__(
         self, seconds: float, lost: list[str], extend: Callable[[float], None] | None = None
@@ -162,7 +162,7 @@ def test_a_worker_notices_the_death_of_its_guardian_at_once(tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="a timer of the Linux kernel")
 @pytest.mark.parametrize("end", ["kill", "pause"])
 def test_a_worker_that_is_paused_ends_in_time_without_its_guardian(tmp_path: Path, end: str) -> None:
-    """It can notice nothing: the kernel ends it."""
+    """A paused worker notices nothing: the kernel kills it."""
     process = guarded(tmp_path, 0.8)
     process.send_signal(SIGSTOP)
     guardian = guardian_of(process)
@@ -175,7 +175,7 @@ def test_a_worker_that_is_paused_ends_in_time_without_its_guardian(tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a timer of the Linux kernel")
 def test_a_worker_that_renews_is_not_ended_by_the_kernel(tmp_path: Path) -> None:
-    """Its guardian is paused, so that what ends it can only be the timer."""
+    """With a paused guardian only the kernel timer can kill the worker."""
     script = _GUARDED.replace(
         "time.sleep(60)",
         "for n in range(12): guardian.extend(lease_clock() + 0.3); time.sleep(0.05)\n"

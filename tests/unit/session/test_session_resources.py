@@ -1,4 +1,4 @@
-"""What a worker and everything below it use: measured on real processes, shared pages counted once."""
+"""Resources of a worker's process tree, measured on real processes."""
 
 import contextlib
 import os
@@ -43,7 +43,10 @@ Run = Callable[[str], tuple[int, list[int]]]
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    """Return what runs a script and returns its pid and the pids that it printed; all end with the test."""
+    """Return a function that runs a script.
+
+    It returns the script's pid and the pids that it printed; all end with the test.
+    """
     pids: list[int] = []
     started: list[subprocess.Popen[str]] = []
 
@@ -107,7 +110,10 @@ def test_what_has_ended_or_is_not_readable_is_nothing_and_no_error(monkeypatch: 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are of Linux")
 def test_a_program_in_a_control_group_is_measured_by_that(tmp_path: Path) -> None:
-    """A directory stands in for a group with a memory controller, which few machines let a test make."""
+    """A directory replaces a group with a memory controller.
+
+    Few machines let a test create one.
+    """
     group = tmp_path / "worker-manager.w-1"
     group.mkdir()
     (group / "cgroup.procs").write_text("")

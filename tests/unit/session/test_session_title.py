@@ -1,4 +1,4 @@
-"""A worker's title: `ps` tells workers apart, and nothing beyond the arguments is written."""
+"""A worker's title: `ps` distinguishes workers; no other memory changes."""
 
 import subprocess
 import sys
@@ -8,7 +8,10 @@ import pytest
 
 from manager.session.title import ROOM
 
-CODE = "import sys\nfrom manager.session.title import set_title\nprint(set_title(sys.stdin.readline().strip()), flush=True)\nsys.stdin.read()"
+CODE = (
+    "import sys\nfrom manager.session.title import set_title\n"
+    "print(set_title(sys.stdin.readline().strip()), flush=True)\nsys.stdin.read()"
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="titles are of Linux")

@@ -1,4 +1,4 @@
-"""The worker's loop, in this process, with a fake gateway: from connect to disconnect."""
+"""The worker's loop in this process, with a fake gateway."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ from manager.trading.cycle import Cycle, ObserveCycle
 
 
 class Bench:
-    """One worker, what it said, and a thread that acts on it once it runs."""
+    """One worker, its messages, and a thread that acts on it once it runs."""
 
     def __init__(self, directory: Path, **execution: Any) -> None:
         self.gateway = FakeGateway()
@@ -288,7 +288,7 @@ def test_positions_that_could_not_be_closed_are_an_unclean_stop(short_dir: Path,
 
 
 class TradingCycle:
-    """Asks for something at each cycle that the venue refuses."""
+    """A cycle whose request the venue refuses each time."""
 
     def __init__(self, error: GatewayError) -> None:
         self.error = error
@@ -500,7 +500,7 @@ def test_a_program_that_is_lost_has_the_time_that_it_has_at_any_stop(
 def test_the_end_of_a_program_is_noticed_without_waiting_for_the_next_heartbeat(
     bench: Bench, short_dir: Path
 ) -> None:
-    """Its worker beats once a minute here: only the program's own end can wake it."""
+    """The worker beats once a minute: only the program's end can wake it."""
     config_ = bench.spec.config.model_copy(update={"gateway": "command"})
     bench.spec = replace(
         bench.spec,

@@ -1,4 +1,4 @@
-"""The paper venue as its clients see it: overlaps, faults, strangers, restarts."""
+"""The paper venue as its clients see it: overlaps, faults, restarts."""
 
 import os
 import socket
@@ -67,7 +67,8 @@ def test_a_restart_right_after_kill_9_is_never_a_false_overlap(venue: VenueProce
         "import sys, time\n"
         "from manager.gateways.paper.client import VenueLink\n"
         "link = VenueLink(sys.argv[1], time.monotonic() + 5)\n"
-        "link.ask({'op': 'login', 'server': 'Paper-1', 'login': 5001, 'password': 'right'}, time.monotonic() + 5)\n"
+        "login = {'op': 'login', 'server': 'Paper-1', 'login': 5001, 'password': 'right'}\n"
+        "link.ask(login, time.monotonic() + 5)\n"
         'link._socket.sendall(b\'{"op": "account"}\\n\' * 20)\n'
         "print('in', flush=True)\n"
         "time.sleep(60)\n"

@@ -1,4 +1,4 @@
-"""What a host knows to be wanted, while Redis forgets, comes back, and is edited by hand."""
+"""A host's view of desired state while Redis loses data, returns, and is edited from outside."""
 
 from pathlib import Path
 from typing import Any
@@ -37,39 +37,39 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Fleet:
     return Fleet(redis_server, tmp_path)
 
 
-def test_what_redis_lost_is_told_by_the_host_whose_it_is(fleet: Fleet) -> None:
+def test_state_that_redis_lost_is_restored_by_the_accounts_host(fleet: Fleet) -> None:
     one, two = fleet.host("one"), fleet.host("two")
     one.set_desired(change("running", "t1", "one"))
     two.read()
     fleet.forget()
     two.read()
-    assert fleet.store.read("a") is None, "it is not the other host's to tell"
+    assert fleet.store.read("a") is None, "another host does not restore it"
     one.read()
     found = fleet.store.read("a")
     assert found is not None
     assert (found.state, found.host) == ("running", "one")
 
 
-def test_a_stop_that_came_after_the_loss_is_later_than_what_is_told_again(fleet: Fleet) -> None:
+def test_a_stop_after_the_loss_overrules_the_restored_state(fleet: Fleet) -> None:
     one = fleet.host("one")
     one.set_desired(change("running", "t1", "one"))
     fleet.forget()
     fleet.store.set_desired(change("stopped", "t2"))
     one.read()
-    wanted = one.get("a")
-    assert wanted is not None
-    assert (wanted.state, wanted.host) == ("stopped", "one"), "still this host's to stop"
+    desired = one.get("a")
+    assert desired is not None
+    assert (desired.state, desired.host) == ("stopped", "one"), "this host still has to stop it"
 
 
-def test_where_an_account_ran_is_known_when_redis_is_not(fleet: Fleet) -> None:
-    """The host that has it may be cut off for longer than a quarantine lasts: nobody else may start it meanwhile."""
+def test_the_host_of_an_account_is_known_when_redis_has_lost_it(fleet: Fleet) -> None:
+    """Its host may be cut off for longer than a quarantine: no other host may start the account meanwhile."""
     one, two = fleet.host("one"), fleet.host("two")
     one.set_desired(change("running", "t1", "one"))
     two.read()
     two.save()
     fleet.forget()
-    fleet.store.set_desired(change("running", "t2"))  # a manager that knows of no host
-    # Before the next look, and after it, and by an agent that was started again.
+    fleet.store.set_desired(change("running", "t2"))  # by a manager that knows no host
+    # Before and after the next read, and in an agent that was restarted.
     assert two.host_elsewhere("a", fleet.store.read("a")) is None
     assert two.uncertain_host("a") == "one"
     later = fleet.host("two")
@@ -82,7 +82,7 @@ def test_where_an_account_ran_is_known_when_redis_is_not(fleet: Fleet) -> None:
     assert later.host_elsewhere("a", fleet.store.read("a")) == "one"
 
 
-def test_an_account_with_failover_is_nobodys_to_wait_for(fleet: Fleet) -> None:
+def test_an_account_with_failover_has_no_uncertain_host(fleet: Fleet) -> None:
     one, two = fleet.host("one"), fleet.host("two")
     one.set_desired(change("running", "t1", "one", failover=True))
     two.read()
@@ -91,7 +91,7 @@ def test_an_account_with_failover_is_nobodys_to_wait_for(fleet: Fleet) -> None:
     assert two.uncertain_host("a") is None
 
 
-def test_a_stop_without_redis_is_written_down_here_and_told_later(fleet: Fleet) -> None:
+def test_a_stop_without_redis_is_recorded_here_and_written_to_redis_later(fleet: Fleet) -> None:
     one = fleet.host("one")
     one.set_desired(change("running", "t1", "one"))
     fleet.server.stop()
@@ -108,7 +108,7 @@ def test_a_stop_without_redis_is_written_down_here_and_told_later(fleet: Fleet) 
     assert found.state == "stopped"
 
 
-def test_a_record_edited_into_nonsense_is_mended_by_its_host(fleet: Fleet) -> None:
+def test_an_unreadable_record_is_restored_by_its_host(fleet: Fleet) -> None:
     one = fleet.host("one")
     one.set_desired(change("running", "t1", "one"))
     with fleet.server.client() as client:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from manager.config import ConfigurationService, RecoveryConfig
 from manager.errors import FleetUnavailableError, ManagerError
@@ -158,7 +158,7 @@ class SkippingClock:
 
 
 class ReconciledHost:
-    """One host of a fleet, which reconciles when the test calls `look`.
+    """One host of a fleet, which reconciles when the test calls `reconcile`.
 
     `directory` holds the configuration that its hosts share.
     """
@@ -238,7 +238,7 @@ class ReconciledHost:
         }
         (self.config_dir / "accounts" / f"{account_id}.yaml").write_text(json.dumps(data))
 
-    def wanted(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> DesiredState:
+    def set_running(self, account_id: str, host: str = "", *, token: str = "", **more: Any) -> DesiredState:
         """Record a command that the account should run."""
         change = DesiredStateRequest(
             account_id=account_id,
@@ -256,7 +256,7 @@ class ReconciledHost:
             self.name, {"capacity": self.facts.capacity, "labels": self.facts.labels, "version": "0.2.0"}
         )
 
-    def look(self, times: int = 1) -> None:
+    def reconcile(self, times: int = 1) -> None:
         """Reconcile, and wait for the starts and moves that begin.
 
         Delayed starts begin at once.
@@ -277,3 +277,17 @@ class ReconciledHost:
         self.reconciler.close()
         self.store.close()
         self.desired.close()
+
+
+class MakeHost(Protocol):
+    """The fixture `make_host`: makes a host with the keyword arguments of `ReconciledHost`."""
+
+    def __call__(self, name: str, **more: Any) -> ReconciledHost: ...
+
+
+def assigned_host(host: ReconciledHost, account_id: str) -> str:
+    """Return the host that an account which should run is assigned to; empty if there is none."""
+    desired = host.desired.read(account_id)
+    assert desired is not None
+    assert desired.running
+    return desired.host

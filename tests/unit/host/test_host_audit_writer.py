@@ -36,7 +36,7 @@ def noted(trail: Trail, entries: int, **more: Any) -> AuditWriter:
     return audit
 
 
-def test_what_waits_is_written_before_the_end() -> None:
+def test_queued_entries_are_written_before_the_end() -> None:
     trail = Trail(there=True)
     noted(trail, 500).close()
     assert trail.written == [f"start acct-{n}" for n in range(500)]
@@ -51,7 +51,7 @@ def test_an_entry_waits_for_redis_to_come_back() -> None:
     assert trail.written == ["start acct-0", "start acct-1", "start acct-2"]
 
 
-def test_the_end_does_not_wait_for_a_redis_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_does_not_wait_for_redis(caplog: pytest.LogCaptureFixture) -> None:
     trail = Trail(there=False)
     audit = noted(trail, 5_000)
     assert trail.asked.wait(10)
@@ -61,7 +61,7 @@ def test_the_end_does_not_wait_for_a_redis_that_is_away(caplog: pytest.LogCaptur
     assert "while the agent ends" in caplog.text
 
 
-def test_what_comes_when_too_much_waits_is_said_to_be_in_the_log_alone(
+def test_entries_beyond_the_capacity_are_logged_as_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR):

@@ -1,4 +1,4 @@
-"""A host's memory of desired state, on a good disk and on a bad one."""
+"""A host's desired state file, on a good disk and on a bad one."""
 
 import stat
 from pathlib import Path
@@ -12,7 +12,7 @@ from manager.host.workers.login_throttle import LoginThrottle
 ONE = DesiredState(account_id="a", state="running", generation=5, host="h")
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_state_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "desired.json"
     assert DesiredStateFile(path).load() == ({}, {})
     memory = DesiredStateFile(path)
@@ -24,18 +24,18 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"state": "on"}}', "\0" * 100])
-def test_nonsense_is_nothing_and_no_fault(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_file_is_ignored(tmp_path: Path, text: str) -> None:
     path = tmp_path / "desired.json"
     path.write_text(text)
     assert DesiredStateFile(path).load() == ({}, {})
 
 
-def test_a_disk_that_takes_nothing_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "state" / "desired.json"
     path.parent.mkdir()
     memory = DesiredStateFile(path)
     memory.save([ONE], {})
-    path.parent.rename(tmp_path / "away")  # as a full or read-only disk, whoever runs the test
+    path.parent.rename(tmp_path / "away")  # fails like a full or read-only disk, also as root
     trouble = memory.save([], {})
     assert trouble is not None
     assert str(path) in trouble
