@@ -12,15 +12,14 @@ from typing import Final, ParamSpec, Self, TypeVar
 from manager.config import LoadedAccount
 from manager.errors import FleetUnavailableError
 from manager.factory import get_worker_manager_service, live_view
-from manager.fleet import Event, FleetStore
-from manager.fleet.events import EventFilter
+from manager.fleet import Event
+from manager.fleet.event_types import EventFilter
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
 from manager.pool.commands import PAUSE, RESUME, CommandSpec
 from manager.pool.protocol import Progress
 from manager.service import WorkerManagerService
 from manager.settings import load_settings
-from manager.telemetry.event_watch import watch_events
 from manager.telemetry.view import FleetView
 from manager.telemetry.watch import WorkersUpdate, WorkersWatch
 
@@ -52,15 +51,10 @@ class AsyncWorkerManagerService:
         self,
         service: WorkerManagerService | None = None,
         *,
-        store: FleetStore | None = None,
         threads: int = _STARTS,
     ) -> None:
-        """`events` reads from `store`.
-
-        A missing part is built from the environment's settings.
-        """
+        """`service` is by default made from the environment's settings."""
         self.service = service or get_worker_manager_service()
-        self._store = store
         self._starts = ThreadPoolExecutor(threads, thread_name_prefix="manager-aio-start")
         self._stops = ThreadPoolExecutor(_STOPS, thread_name_prefix="manager-aio-stop")
         self._reads = ThreadPoolExecutor(_READS, thread_name_prefix="manager-aio-read")
@@ -281,10 +275,7 @@ class AsyncWorkerManagerService:
         only = EventFilter(
             types=tuple(types), accounts=None if account_ids is None else frozenset(account_ids)
         )
-        if self._store is not None:
-            found = watch_events(self._store.stream, after, only=only, closed=self._is_closed)
-        else:
-            found = self.service.worker_pool.watch(after, only=only, closed=self._is_closed)
+        found = self.service.worker_pool.watch(after, only=only, closed=self._is_closed)
         async for event in self._blocking("manager-aio-events", partial(next, found, None), self._is_closed):
             yield event
 

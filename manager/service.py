@@ -7,7 +7,7 @@ from typing import Final
 
 from manager.config import LoadedAccount
 from manager.errors import ManagerError, StopFailedError
-from manager.fleet.events import Event, EventFilter
+from manager.fleet.event_types import Event, EventFilter
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.placement.labels import Selection

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from manager.fleet import Event
-    from manager.fleet.events import EventFilter
+    from manager.fleet.event_types import EventFilter
 
 
 @click.command()
@@ -77,7 +77,7 @@ def events(
 def _only(
     types: tuple[str, ...], account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tuple[str, ...]
 ) -> "EventFilter":
-    from manager.fleet.events import EventFilter
+    from manager.fleet.event_types import EventFilter
 
     selection = selected(account_ids, groups, labels)
     accounts = frozenset(account_ids) if account_ids else None

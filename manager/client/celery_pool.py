@@ -26,7 +26,7 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired import FORCED_MOVE, MOVE
 from manager.fleet.desired_store import DesiredStore
-from manager.fleet.events import Event, EventFilter
+from manager.fleet.event_types import Event, EventFilter
 from manager.fleet.leases import LeaseStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs

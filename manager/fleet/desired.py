@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
-from manager.fleet.events import Cause
+from manager.fleet.event_types import Cause
 from manager.models import WorkerInfo
 from manager.placement.engine import Needs
 from manager.states import TradingMode, WorkerLifecycleStatus

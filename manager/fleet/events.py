@@ -10,19 +10,28 @@ do not apply, and `kind`, so that readers of that version still work. Later vers
 true`. An entry without a type was written by version 0.2.
 """
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple
+import re
+import secrets
+from collections.abc import Iterable
+from typing import Any, Final
 
-from manager.fleet.cursors import Cursor, Position, read_cursor
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
+
+from manager.errors import CursorGoneError, InvalidCursorError
+from manager.fleet.cursors import START, Cursor, Position
+from manager.fleet.event_types import (
+    Event,
+    EventFilter,
+    EventPage,
+    Notice,
+    WorkerChange,
+    change_fields,
+    parse_event,
+)
 from manager.fleet.keys import EVENTS_KEY, counters_key
-from manager.fleet.parsing import json_object, string
+from manager.fleet.parsing import string
 from manager.fleet.redis_client import translated
-from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 
@@ -31,138 +40,12 @@ logger = logging.getLogger(__name__)
 #: Default number of entries that the stream keeps: about 18 MB of Redis's memory.
 EVENTS_KEPT: Final = 100_000
 
-#: Seconds. An event that is written this much later than it happened carries its delay.
-_LATE_SECONDS: Final = 1.0
-#: Maximum size of an entry's `data`, in bytes.
-_MAX_DATA: Final = 2048
 #: Upper bounds, in seconds, of the buckets that count starts by duration. One more bucket has no bound.
 START_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Metadata of a worker's record that its events contain.
-_EVENT_METADATA: Final = ("exit_code", "config_version", "version", "restarts")
-
-
-@dataclass(frozen=True, slots=True)
-class HealthChange:
-    """A change of a running worker's health."""
-
-    old: str
-    new: str
-    #: Why the new health is not `healthy`; None where it is.
-    reason: str | None
-    #: Changes in between that have no event, because there were too many.
-    untold: int = 0
-
-
-class Cause(NamedTuple):
-    """The command that led to a change: who gave it, and its id. Empty where no command did."""
-
-    by: str = ""
-    command: str = ""
-
-
-class WorkerChange(NamedTuple):
-    """A change of a worker that becomes an event."""
-
-    #: The worker's record after the change.
-    info: WorkerInfo
-    age_seconds: float = 0.0
-    #: The change of health, if only the health changed.
-    health: HealthChange | None = None
-    #: The status before the change; empty if unknown.
-    before: str = ""
-    #: The sender and the id of the command that caused it; empty where no command did.
-    by: str = ""
-    command: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event.
-
-    `id` orders events, and is the position from which a reader continues. `time` is when it happened, by
-    Redis's clock: an event that was written late, as after an outage, is dated back.
-    """
-
-    id: str
-    time: datetime
-    host: str
-    account_id: str
-    worker_id: str
-    #: The worker's status after the change; empty for events that are not about a worker.
-    status: str
-    error: str | None
-    #: The fencing token of the worker's lease; 0 where it had none.
-    epoch: int = 0
-    #: `state`, `health` where only a worker's health changed, or `other`.
-    kind: str = "state"
-    #: The health of a running worker after the change.
-    health: str | None = None
-    #: Of a `health` event, the health before the change.
-    health_before: str | None = None
-    #: Why the health is not `healthy`.
-    reason: str | None = None
-    #: Changes of health in between that have no event, because there were too many.
-    untold: int = 0
-    #: For example `worker.running`, `command.done` or `host.lost`; see docs/reference/events.md.
-    type: str = ""
-    #: The sender of the command that caused it; empty where no command did.
-    by: str = ""
-    #: The command's id, which is its Celery task's id.
-    command: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    #: Where a reader that has this event continues; empty where the stream's id was not read.
-    cursor: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "time": self.time.isoformat()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """An event about a host, a command, a batch or configuration."""
-
-    type: str
-    host: str = ""
-    account_id: str = ""
-    by: str = ""
-    command: str = ""
-    text: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    def fields(self) -> dict[str, str]:
-        return {
-            "host": self.host,
-            "account_id": self.account_id,
-            "worker_id": "",
-            "status": "",
-            "error": self.text,
-            "epoch": "0",
-            "kind": "other",
-            **_envelope(self.type, self.by, self.command, self.data),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventFilter:
-    """Selects events by type and account.
-
-    `types` are patterns such as `worker.*`; empty selects all. `accounts` is None for all accounts.
-    """
-
-    types: tuple[str, ...] = ()
-    accounts: frozenset[str] | None = None
-
-    def matches(self, event: Event) -> bool:
-        if self.accounts is not None and event.account_id not in self.accounts:
-            return False
-        return not self.types or any(fnmatchcase(event.type, pattern) for pattern in self.types)
-
-
-class EventPage(NamedTuple):
-    """Events, oldest first, and the cursor of the next page."""
-
-    events: list[Event]
-    cursor: Cursor
+STREAM_ID_KEY: Final = "manager:events:id"
+_STREAM_ID: Final = re.compile(r"[0-9a-f]{8}")
+#: Fraction of the kept entries from which a stream without `entries-added` (Redis 6.2) counts as trimmed.
+_NEARLY_FULL: Final = 0.9
 
 
 class EventStream:
@@ -182,7 +65,7 @@ class EventStream:
 
         Also increments the host's counters.
         """
-        fields = _fields(host, change)
+        fields = change_fields(host, change)
         pipe.xadd(EVENTS_KEY, fields, maxlen=self.kept, approximate=True)
         pipe.hincrby(counters_key(host), fields["type"], 1)
         took = _start_seconds(change)
@@ -317,90 +200,71 @@ def _bucket(seconds: float) -> str:
     return next((f"{bound:g}" for bound in START_BUCKETS if seconds <= bound), "+Inf")
 
 
-def _envelope(kind: str, by: str, command: str, data: Mapping[str, Any]) -> dict[str, str]:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    if len(text.encode()) > _MAX_DATA:
-        short = {key: value for key, value in data.items() if len(json.dumps(value)) <= _MAX_DATA // 16}
-        text = json.dumps({**short, "cut": True}, ensure_ascii=False, separators=(",", ":"))
-        if len(text.encode()) > _MAX_DATA:
-            text = '{"cut":true}'
-    return {"v": "1", "type": kind, "by": by[:200], "command": command[:100], "data": text}
+def stream_id(client: Any) -> str:
+    """Return the id of the event stream, and create it if it is missing.
+
+    Returns an empty string if it is missing and this user may not write it. Errors of redis-py propagate.
+    """
+    found = client.get(STREAM_ID_KEY)
+    if found is None:
+        try:
+            client.set(STREAM_ID_KEY, secrets.token_hex(4), nx=True)
+        except (NoPermissionError, ReadOnlyError):
+            return ""
+        found = client.get(STREAM_ID_KEY)
+    return bytes(found or b"").decode(errors="replace")
 
 
-def _fields(host: str, event: WorkerChange) -> dict[str, str]:
-    info, change = event.info, event.health
-    fields = {
-        "host": host,
-        "account_id": info.account_id,
-        "worker_id": info.worker_id,
-        "status": str(info.status),
-        "error": info.error or "",
-        "epoch": str(info.placement.epoch or 0),
-        "kind": "state" if change is None else "health",
-    }
-    if info.status is WorkerLifecycleStatus.RUNNING:
-        fields["health"] = info.metrics.health or "unknown"
-        fields["reason"] = info.metrics.health_reason or ""
-    data: dict[str, Any]
-    if change is not None:
-        fields |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}
-        fields |= {"untold": str(change.untold)} if change.untold else {}
-        kind, data = "worker.health", {"from": change.old, "to": change.new, "reason": change.reason}
-    else:
-        kind = f"worker.{info.status}"
-        reason = info.error or info.metadata.get("last_cause")
-        data = {"from": event.before or None, "reason": reason}
-        data |= {key: info.metadata[key] for key in _EVENT_METADATA if info.metadata.get(key) is not None}
-    data = {key: value for key, value in data.items() if value is not None}
-    fields |= _envelope(kind, event.by, event.command, data)
-    # A delay, not a time, because the clocks of hosts differ.
-    late = event.age_seconds
-    return {**fields, "late": f"{late:.3f}"} if late >= _LATE_SECONDS else fields
+def read_cursor(client: Any, key: str, text: str, *, kept: int) -> Cursor:
+    """Return the cursor that `text` names, ready to read after it.
+
+    `text` is a cursor, `<id>:$` (now), `<id>:0` (the oldest entry kept), or any of these without an id.
+    Errors of redis-py propagate.
+
+    Raises:
+        InvalidCursorError: `text` is not a cursor.
+        CursorGoneError: its stream was replaced, or entries after it may have been trimmed.
+    """
+    stream, separator, place = text.rpartition(":")
+    if separator and not _STREAM_ID.fullmatch(stream):
+        raise InvalidCursorError(f"{text[:60]!r} is not a cursor: its stream id is not 8 hexadecimal digits")
+    position = None if place == "$" else Position.parse(place)
+    present = stream_id(client)
+    if separator and stream != present:
+        raise CursorGoneError(
+            "the event stream was replaced after this cursor was returned, as when Redis lost its data: list "
+            "the fleet again, then follow from the new cursor",
+            oldest=str(Cursor(present, START)),
+        )
+    if position is None:
+        return Cursor(present, _newest(client, key))
+    if position != START:
+        _require_kept(client, key, position, present, kept)
+    return Cursor(present, position)
 
 
-def parse_event(entry_id: bytes, fields: Mapping[bytes, bytes], stream: str = "") -> Event:
-    """Read one entry of the stream `stream`; values that do not fit count as missing."""
-    text = {string(key): string(value) for key, value in fields.items()}
-    written = int(entry_id.split(b"-")[0]) / 1000
-    kind = text.get("kind") or "state"
-    status = text.get("status", "")
-    return Event(
-        id=entry_id.decode(),
-        time=_datetime(written - _delay(text.get("late"), written)),
-        host=text.get("host", ""),
-        account_id=text.get("account_id", ""),
-        worker_id=text.get("worker_id", ""),
-        status=status,
-        error=text.get("error") or None,
-        epoch=_integer(text.get("epoch")),
-        kind=kind,
-        health=text.get("health") or None,
-        health_before=text.get("health_before") or None,
-        reason=text.get("reason") or None,
-        untold=_integer(text.get("untold")),
-        type=text.get("type") or ("worker.health" if kind == "health" else f"worker.{status}"),
-        by=text.get("by", ""),
-        command=text.get("command", ""),
-        data=json_object(text.get("data")) or {},
-        cursor=f"{stream}:{entry_id.decode()}" if stream else "",
-    )
+def _newest(client: Any, key: str) -> Position:
+    entries = client.xrevrange(key, count=1)
+    return Position.parse(entries[0][0].decode()) if entries else START
 
 
-def _delay(text: str | None, most: float) -> float:
+def _require_kept(client: Any, key: str, position: Position, present: str, kept: int) -> None:
+    """Raise CursorGoneError if entries after `position` may have been trimmed."""
     try:
-        seconds = float(text or 0.0)
-    except ValueError:
-        return 0.0
-    return seconds if 0.0 <= seconds <= most else 0.0
-
-
-def _datetime(seconds: float) -> datetime:
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        # A client with access to the stream can add entries with any id, also beyond every calendar.
-        return datetime.fromtimestamp(0, UTC)
-
-
-def _integer(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0
+        info = client.xinfo_stream(key)
+    except ResponseError:
+        return  # no stream yet: nothing was trimmed
+    first = info.get("first-entry")
+    length = int(info.get("length", 0))
+    added = info.get("entries-added")
+    # `max-deleted-entry-id` does not show it: trimming leaves it at 0-0 (seen with Redis 7.0.15).
+    trimmed = length >= kept * _NEARLY_FULL if added is None else int(added) > length
+    if first is None or not trimmed:
+        return
+    oldest = Position.parse(first[0].decode())
+    if position < oldest:
+        raise CursorGoneError(
+            "events after this cursor are no longer kept: list the fleet again, "
+            "then follow from the new cursor",
+            oldest=str(Cursor(present, oldest)),
+        )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, ReadOnlyError
 
-from manager.fleet.events import Notice
+from manager.fleet.event_types import Notice
 from manager.fleet.hosts import HostState
 from manager.fleet.redis_client import open_client, translated
 from manager.fleet.store import FleetStore

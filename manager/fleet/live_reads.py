@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manager.fleet.cursors import STREAM_ID_KEY, Cursor, Position, read_cursor, stream_id
-from manager.fleet.events import Event, parse_event
+from manager.fleet.cursors import Cursor, Position
+from manager.fleet.event_types import Event, parse_event
+from manager.fleet.events import STREAM_ID_KEY, read_cursor, stream_id
 from manager.fleet.keys import EVENTS_KEY, HOSTS_KEY, agent_key, beats_key, drain_key, workers_key
 from manager.fleet.parsing import string
 from manager.fleet.redis_client import open_client, translated

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from manager.fleet.events import EVENTS_KEPT, Event, EventStream, Notice, WorkerChange
+from manager.fleet.event_types import Event, Notice, WorkerChange
+from manager.fleet.events import EVENTS_KEPT, EventStream
 from manager.fleet.hosts import DrainRequest, HostState
 from manager.fleet.keys import (
     HOSTS_KEY,

@@ -13,7 +13,7 @@ from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
-from manager.fleet.events import Cause
+from manager.fleet.event_types import Cause
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.host.agent_report import AgentReport, machine_id

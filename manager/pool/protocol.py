@@ -12,7 +12,7 @@ from manager.states import TradingMode
 
 if TYPE_CHECKING:
     from manager.config import AccountConfig
-    from manager.fleet.events import Event, EventFilter
+    from manager.fleet.event_types import Event, EventFilter
 
 #: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
 #: or `pending` (unknown).

@@ -28,7 +28,7 @@ from manager.errors import (
     StartTimeoutError,
 )
 from manager.fleet.cursors import Cursor, Position
-from manager.fleet.events import Event, EventFilter
+from manager.fleet.event_types import Event, EventFilter
 from manager.gateways import runs_programs
 from manager.models import (
     BatchResult,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.events import Event, EventFilter, EventStream
+from manager.fleet.event_types import Event, EventFilter
+from manager.fleet.events import EventStream
 
 #: Seconds for which one read waits, and before Redis is tried again.
 _WAIT_SECONDS: Final = 1.0

@@ -23,7 +23,7 @@ from manager.errors import FleetUnavailableError
 from manager.fleet.cursors import Cursor, Position
 from manager.fleet.desired import DesiredState
 from manager.fleet.desired_store import DesiredSnapshot
-from manager.fleet.events import Event
+from manager.fleet.event_types import Event
 from manager.fleet.hosts import HostState
 from manager.fleet.live_reads import RawAccounts, RawFleet
 from manager.models import WorkerInfo

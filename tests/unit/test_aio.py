@@ -3,8 +3,9 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ class SlowPool:
     def __init__(self) -> None:
         self.door = threading.Event()
         self.started: list[str] = []
+        self.followed = 0
+        self.lock = threading.Lock()
+
+    def watch(self, after: str = "$", *, closed: Callable[[], bool], **_: object) -> Iterator[Event]:
+        """Yield no event before the door opens, then one after the other until the watch is closed."""
+        with self.lock:
+            self.followed += 1
+        assert self.door.wait(30)
+        for number in count(int(after) + 1):
+            yield Event(str(number), datetime.now(UTC), "h", "a", "w", "running", None)
+            if closed():
+                return
 
     def start_worker(self, order: StartRequest) -> WorkerInfo:
         self.door.wait(30)
@@ -47,22 +60,6 @@ class SlowPool:
         return None
 
 
-class Stream:
-    """Stands in for the fleet's store: follows events that never come, until it is let go."""
-
-    def __init__(self) -> None:
-        self.followed = 0
-        self.door = threading.Event()
-        self.lock = threading.Lock()
-
-    def follow_events(self, after: str) -> list[Event]:
-        with self.lock:
-            self.followed += 1
-        assert self.door.wait(30)
-        at = datetime.now(UTC)
-        return [Event(f"{int(after) + 1}", at, "h", "a", "w", "running", None)]
-
-
 @pytest.fixture
 def pool() -> SlowPool:
     return SlowPool()
@@ -80,12 +77,14 @@ def methods(of: type) -> dict[str, Callable[..., Any]]:
 
 
 def test_every_method_of_the_service_is_there_with_its_arguments() -> None:
-    awaitable = methods(AsyncWorkerManagerService)
-    for name, method in methods(WorkerManagerService).items():
+    awaitable, blocking = methods(AsyncWorkerManagerService), methods(WorkerManagerService)
+    assert inspect.isasyncgenfunction(awaitable["watch"])
+    del blocking["watch"]  # an iterator, not a call
+    for name, method in blocking.items():
         assert name in awaitable, f"manager.aio lacks {name}"
         assert inspect.iscoroutinefunction(awaitable[name])
         assert inspect.signature(awaitable[name]) == inspect.signature(method), name
-    assert set(awaitable) - set(methods(WorkerManagerService)) == {"aclose", "events"}
+    assert set(awaitable) - set(methods(WorkerManagerService)) == {"aclose", "events", "watch_workers"}
 
 
 def test_the_loop_turns_while_fifty_commands_wait(service: WorkerManagerService, pool: SlowPool) -> None:
@@ -151,45 +150,54 @@ def test_a_stop_and_a_read_wait_for_no_start(service: WorkerManagerService, pool
 
 
 def test_followers_of_events_keep_no_call_waiting(service: WorkerManagerService, pool: SlowPool) -> None:
-    pool.door.set()
-    stream: Any = Stream()
-
     async def follow(fleet: AsyncWorkerManagerService) -> list[str]:
         found: list[str] = []
-        async for event in fleet.events("0"):
+        async for event in fleet.watch("0"):
             found.append(event.id)
             if len(found) == 3:
                 break
         return found
 
     async def main() -> None:
-        async with AsyncWorkerManagerService(service, store=stream, threads=4) as fleet:
+        async with AsyncWorkerManagerService(service, threads=4) as fleet:
             followers = [asyncio.create_task(follow(fleet)) for _ in range(40)]
-            while stream.followed < 40:  # all of them wait for events now
+            while pool.followed < 40:  # all of them wait for events now
                 await asyncio.sleep(0)
-            assert (await fleet.start_worker_from_config("a")).account_id == "a"
             assert await fleet.stop_worker("a") is True
             assert await fleet.get_worker_info("a") is None
-            stream.door.set()
+            pool.door.set()
+            assert (await fleet.start_worker_from_config("a")).account_id == "a"
             assert await asyncio.gather(*followers) == [["1", "2", "3"]] * 40
 
     asyncio.run(asyncio.wait_for(main(), 25))
 
 
-def test_closing_ends_the_followers_of_events(service: WorkerManagerService) -> None:
-    stream: Any = Stream()
+def test_closing_ends_the_followers_of_events(service: WorkerManagerService, pool: SlowPool) -> None:
 
     async def main() -> int:
-        fleet = AsyncWorkerManagerService(service, store=stream)
+        fleet = AsyncWorkerManagerService(service)
 
         async def follow() -> int:
-            return len([event async for event in fleet.events("0")])
+            return len([event async for event in fleet.watch("0")])
 
         follower = asyncio.create_task(follow())
-        while not stream.followed:
+        while not pool.followed:
             await asyncio.sleep(0)
         await fleet.aclose()
-        stream.door.set()
+        pool.door.set()
         return await follower
 
     assert asyncio.run(asyncio.wait_for(main(), 25)) == 1
+
+
+def test_events_still_works_and_names_its_successor(service: WorkerManagerService, pool: SlowPool) -> None:
+    pool.door.set()
+
+    async def main() -> str:
+        async with AsyncWorkerManagerService(service) as fleet:
+            async for event in fleet.events("0"):
+                return event.id
+        return ""
+
+    with pytest.warns(DeprecationWarning, match="use watch"):
+        assert asyncio.run(asyncio.wait_for(main(), 25)) == "1"

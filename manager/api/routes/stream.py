@@ -24,7 +24,7 @@ from manager.api.stream.hub import Hub
 from manager.api.stream.topics import BOOKMARK_SECONDS
 from manager.errors import CursorGoneError, FleetUnavailableError, ManagerError
 from manager.fleet.cursors import Cursor
-from manager.fleet.events import Event, EventFilter
+from manager.fleet.event_types import Event, EventFilter
 from manager.telemetry.fleet_reader import FleetListing
 from manager.telemetry.view import ViewUpdate
 

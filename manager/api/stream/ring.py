@@ -11,7 +11,7 @@ from typing import Final
 
 from manager.api.rendering import to_json
 from manager.fleet.cursors import Cursor, Position
-from manager.fleet.events import Event
+from manager.fleet.event_types import Event
 
 #: Events that the ring keeps, and how many it drops at once when it is full.
 _KEPT: Final = 4_000

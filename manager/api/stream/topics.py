@@ -14,7 +14,7 @@ from manager.api.stream.messages import Subscribe
 from manager.api.stream.rows import COLUMNS, FIGURES, figures, host_row
 from manager.errors import CursorGoneError, FleetUnavailableError
 from manager.fleet.cursors import Cursor
-from manager.fleet.events import EventFilter
+from manager.fleet.event_types import EventFilter
 from manager.placement.labels import Selection
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.telemetry.view import ViewUpdate

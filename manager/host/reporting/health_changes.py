@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.states import WorkerHealth
 
 #: Events per worker within `SPAN_SECONDS`. The event stream has room for 10,000, and other events must stay

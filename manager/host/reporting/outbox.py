@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any, Final
 from uuid import uuid4
 
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.models import WorkerInfo
 
 #: Changes that wait at most while Redis is down. The oldest are dropped first: an account's present state

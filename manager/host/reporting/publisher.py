@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.events import Cause, HealthChange, Notice, WorkerChange
+from manager.fleet.event_types import Cause, HealthChange, Notice, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs

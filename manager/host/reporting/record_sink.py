@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.models import WorkerInfo
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.host.reporting.record_sink import RecordSink
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus

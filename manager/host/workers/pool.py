@@ -12,7 +12,7 @@ from manager.errors import (
     OrphansLeftError,
     StartFailedError,
 )
-from manager.fleet.events import Event, EventFilter
+from manager.fleet.event_types import Event, EventFilter
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
 from manager.host.workers.changes import log_change, publish_to

@@ -12,7 +12,7 @@ from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant

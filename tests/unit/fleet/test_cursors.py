@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from support.servers import RedisServer
 
 from manager.errors import CursorGoneError, InvalidCursorError
-from manager.fleet.cursors import START, STREAM_ID_KEY, Position, read_cursor, stream_id
-from manager.fleet.events import EventFilter, EventStream, Notice
+from manager.fleet.cursors import START, Position
+from manager.fleet.event_types import EventFilter, Notice
+from manager.fleet.events import STREAM_ID_KEY, EventStream, read_cursor, stream_id
 from manager.fleet.keys import EVENTS_KEY
 
 KEPT = 1000

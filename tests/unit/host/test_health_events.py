@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.fleet import FleetStore
-from manager.fleet.events import HealthChange, WorkerChange
+from manager.fleet.event_types import HealthChange, WorkerChange
 from manager.host import build_pool
 from manager.host.reporting.health_changes import BURST, SPAN_SECONDS, HealthChanges
 from manager.host.reporting.outbox import Outbox

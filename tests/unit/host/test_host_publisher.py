@@ -9,7 +9,7 @@ from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
-from manager.fleet.events import Cause, Notice, WorkerChange
+from manager.fleet.event_types import Cause, Notice, WorkerChange
 from manager.host.reporting.outbox import KEPT_SECONDS, Outbox
 from manager.host.reporting.publisher import Publisher
 from manager.models import WorkerInfo
@@ -332,7 +332,9 @@ def test_events_name_the_command_and_the_state_before(redis_server: RedisServer)
     store.close()
 
 
-def test_an_agent_that_reports_for_the_first_time_and_that_ends_writes_events(redis_server: RedisServer) -> None:
+def test_an_agent_that_reports_for_the_first_time_and_that_ends_writes_events(
+    redis_server: RedisServer,
+) -> None:
     store = FleetStore(redis_server.url)
     publisher = Publisher(store, "h", lambda: {"version": "0.3.0", "workers": 2})
     publisher.start()

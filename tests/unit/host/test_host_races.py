@@ -23,7 +23,7 @@ from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from manager.fleet.events import HealthChange
+from manager.fleet.event_types import HealthChange
 from manager.host.workers.changes import WorkerChanged, log_change, publish_to
 from manager.host.workers.slot import IllegalTransitionError, Slot
 from manager.models import WorkerInfo
