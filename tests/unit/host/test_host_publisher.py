@@ -304,7 +304,8 @@ def test_a_real_redis_that_lost_everything_gets_the_events_again_in_their_order(
     redis_server.forget()
     assert publisher.publish(info("a", S.RUNNING), wait_seconds=5)
     publisher.close()
-    assert [event.status for event in store.events()] == ["starting", "running"]
+    statuses = [event.status for event in store.events() if event.status]
+    assert statuses == ["starting", "running"]
     store.close()
 
 
