@@ -73,7 +73,7 @@ def adopting(found: Fleet, service: WorkerManagerService, count: int) -> float:
     found.start_agent()
     eventually(lambda: "action=agent_started" in log.read_text()[mark:], within=60)
     assert found.workers() == before
-    lines = [line for line in log.read_text()[mark:].splitlines() if "action=adopt " in line]
+    lines = [line for line in log.read_text()[mark:].splitlines() if "action=worker_adopted " in line]
     assert len(lines) == count
     stamps = [_seconds(line) for line in lines]
     return stamps[-1] - stamps[0]

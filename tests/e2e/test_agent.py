@@ -128,7 +128,7 @@ def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> 
     (workers / "other.json").write_text('{"version": 1, "pid": 1, "start_time": "x"}')
     (workers / "notes.txt").write_text("mine")
     bare_fleet.start_agent()
-    assert "is no worker record" in bare_fleet.log("agent")
+    assert "is not a worker record" in bare_fleet.log("agent")
     assert (workers / "notes.txt").exists()
     assert (workers / "junk.json").exists()
     assert bare_fleet.store.list_workers() == []
