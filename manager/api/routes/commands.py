@@ -29,7 +29,7 @@ from manager.pool.commands import COMMANDS, CommandSpec
 router = APIRouter(tags=["commands"])
 
 Id = Annotated[str, Path(min_length=1, max_length=255)]
-HostName = Annotated[str, Path(min_length=1, max_length=63)]
+HostName = Annotated[str, Path(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Key = Annotated[
     str | None,
     Header(
