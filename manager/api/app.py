@@ -1,7 +1,9 @@
 """The ASGI app: routes under /api/v1, behind the gate, with every error as a problem."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from typing import Final
 
 from fastapi import FastAPI
@@ -11,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from manager.api.gate import PREFIX, Gate
 from manager.api.openapi import DESCRIPTION, ROUTERS, TITLE, document
@@ -78,12 +81,28 @@ async def _http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict((error.headers if isinstance(error, HTTPException) else None) or {})
     code = CODE_OF_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
+    if status == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request.url.path)))
     texts = {
         "not_found": "there is nothing at this address",
         "method_not_allowed": f"{request.method} is not allowed here",
         "malformed_json": "the body is not valid JSON",
     }
     return _respond(request, ProblemError(code, texts.get(code, ""), headers=headers))
+
+
+@cache
+def _operations() -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
+    """Return the addresses of the API as patterns, each with its methods."""
+    return tuple(
+        (compile_path(path)[0], frozenset(method.upper() for method in operations))
+        for path, operations in document()["paths"].items()
+    )
+
+
+def _methods(path: str) -> set[str]:
+    """Return the methods that are allowed at an address."""
+    return {method for pattern, methods in _operations() if pattern.match(path) for method in methods}
 
 
 async def _problem(request: Request, error: Exception) -> Response:

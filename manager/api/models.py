@@ -1,16 +1,74 @@
 """What requests carry and answers contain, as the OpenAPI document describes it."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
 from manager.pool.arguments import MAX_TIMEOUT
 
+
+def _integral(value: object) -> object:
+    """Take `1.0` for `1`, as JSON Schema does; `true` stays what it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_INTEGRAL = BeforeValidator(_integral)
 AccountId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Group = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Label = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}(=[A-Za-z0-9._:/@+-]{0,128})?$", max_length=200
+    ),
+]
+
+
+def _required(*names: str) -> Callable[[dict[str, Any]], None]:
+    """Document members as required that are checked by hand, because their absence has a status of its own."""
+
+    def change(schema: dict[str, Any]) -> None:
+        schema["required"] = sorted({*schema.get("required", ()), *names})
+        for name in names:
+            _without_null(schema["properties"][name])
+
+    return change
+
+
+def _one_of(*names: str) -> Callable[[dict[str, Any]], None]:
+    """Document that exactly one of the members is given."""
+
+    def change(schema: dict[str, Any]) -> None:
+        schema["oneOf"] = [{"required": [name]} for name in names]
+        for name in names:
+            _without_null(schema["properties"][name])
+
+    return change
+
+
+def _ways(schema: dict[str, Any]) -> None:
+    """Document that accounts are selected in exactly one way."""
+    properties = schema["properties"]
+    _without_null(properties["accounts"])
+    for name in ("groups", "labels"):
+        properties[name]["minItems"] = 1
+        properties[name].pop("default", None)
+    properties["all"] = {"const": True, "type": "boolean", "description": properties["all"]["description"]}
+    given = {name: {"required": [name]} for name in ("accounts", "all", "groups", "labels")}
+    grouped = {"anyOf": [given["groups"], given["labels"]]}
+    schema["oneOf"] = [
+        {**given["accounts"], "not": {"anyOf": [given["all"], grouped]}},
+        {**given["all"], "not": {"anyOf": [given["accounts"], grouped]}},
+        {**grouped, "not": {"anyOf": [given["accounts"], given["all"]]}},
+    ]
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    schema |= next(one for one in schema.pop("anyOf") if one.get("type") != "null")
+    schema.pop("default", None)
 
 
 class Strict(BaseModel):
@@ -52,8 +110,10 @@ class MoveBody(Strict):
 class SelectBody(Strict):
     """Accounts by name, or by any of the groups and all of the labels. `state` narrows either."""
 
+    model_config = ConfigDict(json_schema_extra=_ways)
+
     accounts: Annotated[list[AccountId] | None, Field(min_length=1, max_length=10_000)] = None
-    groups: Annotated[list[Label], Field(max_length=100)] = []
+    groups: Annotated[list[Group], Field(max_length=100)] = []
     labels: Annotated[list[Label], Field(max_length=100, description="`k` or `k=v`")] = []
     state: (
         Literal["created", "starting", "running", "stopping", "stopped", "failed", "restarting", "unknown"]
@@ -70,11 +130,14 @@ class SelectBody(Strict):
 class BatchBody(Strict):
     """One command for many accounts."""
 
+    model_config = ConfigDict(json_schema_extra=_required("expect"))
+
     do: Literal["start", "stop", "restart", "pause", "resume"]
     select: SelectBody
     expect: Annotated[
-        int | None,
-        Field(ge=1, le=1_000_000, description="How many accounts are selected; otherwise nothing is done."),
+        Annotated[int, Field(ge=1, le=1_000_000)] | None,
+        Field(description="How many accounts are selected; otherwise nothing is done."),
+        _INTEGRAL,
     ] = None
     apply_defaults: bool = True
     validate_first: Annotated[bool, Field(alias="validate")] = True
@@ -82,6 +145,8 @@ class BatchBody(Strict):
 
 
 class DrainBody(Strict):
+    model_config = ConfigDict(json_schema_extra=_required("confirm"))
+
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
     mode: Literal["move", "stop"] = "move"
     when_flat: bool = False
@@ -89,15 +154,19 @@ class DrainBody(Strict):
 
 
 class ConfirmBody(Strict):
+    model_config = ConfigDict(json_schema_extra=_required("confirm"))
+
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
 
 
 class RollbackBody(Strict):
-    version: Annotated[int, Field(ge=1, le=10**9)]
+    version: Annotated[int, Field(ge=1, le=10**9), _INTEGRAL]
 
 
 class LoginBody(Strict):
     """A one-time code, or a token."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of("code", "token"))
 
     code: Annotated[str | None, Field(max_length=100)] = None
     token: Annotated[str | None, Field(max_length=100)] = None
@@ -111,7 +180,7 @@ class TokenBody(Strict):
         list[Literal["read", "metrics", "operate", "configure", "kill", "admin"]],
         Field(min_length=1, max_length=6),
     ]
-    groups: Annotated[list[Label], Field(max_length=100)] = []
+    groups: Annotated[list[Group], Field(max_length=100)] = []
     labels: Annotated[list[Label], Field(max_length=100)] = []
     read_selection: bool = False
     logs: bool = True

@@ -26,6 +26,12 @@ _EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504
 _WITH_BODY: Final = (400, 413, 415)
 #: Codes that only some operations answer, by a word in their address.
 _CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428}
+#: Parameters that are checked by hand, because their absence has a status of its own.
+_REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
+_KEY_TEXT: Final = (
+    " Give an `Idempotency-Key` header of 8 to 128 characters, best a UUID: it becomes the id of the command, and a request "
+    "that is sent again with it within a day acts once."
+)
 _PROBLEM: Final[dict[str, Any]] = {
     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 }
@@ -48,7 +54,25 @@ def document() -> dict[str, Any]:
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
             _add_problems(path, method, operation)
+            _tidy_parameters(path, operation)
     return found
+
+
+def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:
+    """Document parameters without `null`, which no header and no query can carry."""
+    parameters = operation.get("parameters", [])
+    for parameter in parameters:
+        schema = parameter["schema"]
+        if "anyOf" in schema:
+            parameter["schema"] = next(one for one in schema["anyOf"] if one.get("type") != "null")
+        parameter["required"] = parameter["required"] or parameter["name"] in _REQUIRED
+    # A key belongs to one request: a client that makes one up for each operation, as tools that read this do, would be
+    # told of a mismatch. Only batches demand one.
+    if not path.endswith("/batches"):
+        kept = [one for one in parameters if one["name"] != "Idempotency-Key"]
+        if len(kept) < len(parameters):
+            operation["parameters"] = kept
+            operation["description"] = operation.get("description", "") + _KEY_TEXT
 
 
 def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:

@@ -206,7 +206,5 @@ def _read_cursor(text: str, order: str) -> Key:
 
 def _wrong_cursor() -> ProblemError:
     return ProblemError(
-        "invalid_request",
-        "`after` is not the `next` of a page of this list in this order",
-        errors=[{"where": ["query", "after"], "message": "not a cursor of this list"}],
+        "not_found", "there is no such page: `after` is not the `next` of a page of this list in this order"
     )

@@ -40,7 +40,7 @@ SCOPES: Final[Mapping[Scope, str]] = {
 USED_SECONDS: Final = 60.0
 #: Longest life of a token, in seconds: ten years.
 MAX_SECONDS: Final = 10 * 365 * 86_400.0
-_MAX_TOKENS: Final = 1000
+_MAX_TOKENS: Final = 10_000
 _ID_LENGTH: Final = 8
 _ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
 _TOKEN: Final = re.compile(r"wm_([a-z0-9]{8})_([A-Za-z0-9_-]{43})")

@@ -99,7 +99,8 @@ def test_a_batch_and_what_the_fleet_shows_of_it(fleet: Fleet, api: ApiProcess) -
         assert client.get("/doctor").json()["checks"]
         outside = TokenStore(fleet.redis_url)
         selection = outside.create("desk", ["operate"], by="t", selection=Selection(("nobody",)))[1]
-        refused = api.client(selection).post("/accounts/account-001/stop")
+        with api.client(selection) as other:
+            refused = other.post("/accounts/account-001/stop")
         assert refused.json()["code"] == "outside_selection"
         body = {"do": "stop", "select": {"all": True}, "expect": 3}
         stopped = client.post("/batches", json=body, headers={**WAIT, "Idempotency-Key": "batch-stop-1"})

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -34,21 +34,27 @@ _LOOK_SECONDS: Final = 0.25
 _NAMED: Final = 20
 
 
+async def _required_key(
+    request: Request,
+    _header: Annotated[
+        str | None, Header(alias="Idempotency-Key", pattern=KEY_PATTERN, description="The id of the batch.")
+    ] = None,
+) -> str:
+    """Return the key. Checked before the rate limit: a request without one is not counted."""
+    return idempotency_key(request, required=True) or ""
+
+
 @router.post("/batches", status_code=202, response_model=BatchDetail, responses={200: {"model": BatchDetail}})
 async def create_batch(
     request: Request,
     parts: Parts,
+    key: Annotated[str, Depends(_required_key)],
     principal: BulkOperator,
     body: BatchBody,
-    idempotency_key_header: Annotated[
-        str | None,
-        Header(alias="Idempotency-Key", pattern=KEY_PATTERN, description="Required: the batch's id."),
-    ] = None,
     prefer: Prefer = None,
 ) -> Response:
     """Carry out one command for the selected accounts. `expect` must be their number, or nothing is done."""
-    del idempotency_key_header, prefer
-    key = idempotency_key(request, required=True) or ""
+    del prefer
     if body.expect is None:
         raise ProblemError("confirmation_required", "give the number of selected accounts as `expect`")
     wait = preferred_wait(request)

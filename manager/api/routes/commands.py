@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Header, Path, Request
+from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -29,7 +29,7 @@ from manager.pool.commands import COMMANDS, CommandSpec
 router = APIRouter(tags=["commands"])
 
 Id = Annotated[str, Path(min_length=1, max_length=255)]
-HostName = Annotated[str, Path(min_length=1, max_length=63)]
+HostName = Annotated[str, Path(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Key = Annotated[
     str | None,
     Header(
@@ -117,7 +117,10 @@ async def move_account(
     """Stop the account's worker where it is and start it on another host."""
     del idempotency_key, prefer
     check_account_id(account_id)
-    require_inside(principal, await parts.state(), [account_id])
+    state = await parts.state()
+    require_inside(principal, state, [account_id])
+    if body.host not in state.hosts:
+        raise ProblemError("no_such_host", f"no host {body.host} in this fleet; nothing was done")
     call = CommandCall(
         what="forced move" if body.force else "move",
         command="start",  # the last of the tasks that a move is
@@ -207,13 +210,21 @@ async def resume_host(
     )
 
 
+async def _confirmed_in_query(host: HostName, confirm: str | None = None) -> None:
+    """Demand the confirmation before anything else: a request without one is not counted."""
+    _require_confirmation(host, confirm)
+
+
 @router.delete("/hosts/{host}", status_code=204, response_class=Response)
 async def forget_host(
-    request: Request, parts: Parts, principal: Admin, host: HostName, confirm: str | None = None
+    request: Request,
+    parts: Parts,
+    host: HostName,
+    _confirmed: Annotated[None, Depends(_confirmed_in_query)],
+    principal: Admin,
 ) -> Response:
     """Remove a host that no longer exists. `confirm` is its name."""
     del principal
-    _require_confirmation(host, confirm)
     await parts.on_behalf(by(request), parts.hosts.forget, check_host_name(host))
     return Response(status_code=204)
 

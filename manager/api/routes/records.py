@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
@@ -45,6 +45,7 @@ _COLUMNS: Final = (
     *("id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"),
     "recorded_by",
 )
+VERSION_PATTERN: Final = r'^"[1-9][0-9]{0,8}"$'
 Version = Annotated[int, Path(ge=1, le=10**9)]
 
 
@@ -171,20 +172,30 @@ async def config_difference(
     return answer({"from_version": query.from_version, "to_version": query.to_version, "lines": lines})
 
 
+async def _expected_version(
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", pattern=VERSION_PATTERN, description='`"<current version>"`')
+    ] = None,
+) -> int:
+    """Return the version that an If-Match header names."""
+    if if_match is None:
+        raise ProblemError("precondition_required", 'give the current version as If-Match: "<version>"')
+    return int(if_match.strip('"'))
+
+
 @router.post("/config/rollback", response_model=ConfigVersionSummary)
 async def config_rollback(
     request: Request,
     parts: Parts,
+    expected: Annotated[int, Depends(_expected_version)],
     principal: Configurer,
     body: RollbackBody,
-    if_match: Annotated[str | None, Header(alias="If-Match", description='`"<current version>"`')] = None,
 ) -> Response:
     """Make an old version of the account files count again, as a new version."""
     if principal.selection:
         raise ProblemError(
             "outside_selection", "a version holds every account, and the token has a selection"
         )
-    expected = _expected_version(if_match)
     who = by(request)
 
     def roll_back() -> ConfigVersion:
@@ -197,20 +208,6 @@ async def config_rollback(
 
     version = await run_in_threadpool(roll_back)
     return answer({**version.to_dict(), "time": utc(version.time)}, headers={"ETag": f'"{version.version}"'})
-
-
-def _expected_version(if_match: str | None) -> int:
-    """Return the version that an If-Match header names."""
-    if if_match is None:
-        raise ProblemError("precondition_required", 'give the current version as If-Match: "<version>"')
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise ProblemError(
-            "invalid_request",
-            'If-Match is "<version>", such as "7"',
-            errors=[{"where": ["header", "If-Match"], "message": "not the number of a version"}],
-        )
-    return int(text)
 
 
 @router.get("/doctor", response_model=DoctorReport)

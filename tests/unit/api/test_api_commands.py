@@ -252,7 +252,11 @@ def test_errors_before_anything_is_sent(api: Api) -> None:
     problem(client.post("/api/v1/accounts/..bad/start"), 404, "invalid_account_id")
     problem(client.post("/api/v1/accounts/account-003/start"), 409, "account_disabled")
     problem(client.post("/api/v1/accounts/account-001/stop"), 409, "no_worker")
-    problem(client.post("/api/v1/accounts/account-001/move", json={"host": "x"}), 503, "host_unavailable")
+    problem(client.post("/api/v1/accounts/account-001/move", json={"host": "x"}), 404, "no_such_host")
+    pool_of(api).silence("fake-host")
+    problem(
+        client.post("/api/v1/accounts/account-001/move", json={"host": "fake-host"}), 503, "host_unavailable"
+    )
 
 
 def test_commands_need_the_scope_operate_and_hosts_an_admin(api: Api) -> None:
@@ -403,7 +407,9 @@ def test_a_version_is_rolled_back_by_whoever_saw_the_current_one(api: Api) -> No
     assert done.json()["version"] == two + 1
     assert store.read(two + 1).files == {"accounts/a.yaml": "x: 1\n"}
     problem(
-        api.client("configure", selection=Selection(("fx",))).post(path, json={"version": one}),
+        api.client("configure", selection=Selection(("fx",))).post(
+            path, json={"version": one}, headers={"If-Match": f'"{two + 1}"'}
+        ),
         403,
         "outside_selection",
     )

@@ -76,7 +76,8 @@ def test_a_body_that_is_not_json_is_malformed(api: Api, body: str) -> None:
 def test_methods_and_addresses_that_do_not_exist(api: Api) -> None:
     client = api.client()
     problem(client.get("/api/v1/nothing"), 404, "not_found")
-    assert "GET" in client.delete("/api/v1/fleet").headers["allow"]
+    assert client.delete("/api/v1/fleet").headers["allow"] == "GET"
+    assert client.put("/api/v1/session").headers["allow"] == "DELETE, GET, POST"
     problem(client.delete("/api/v1/fleet"), 405, "method_not_allowed")
 
 

@@ -99,14 +99,14 @@ def test_accounts_that_stay_are_seen_exactly_once_while_others_come_and_go(api: 
 )
 def test_a_cursor_of_no_page_is_refused(api: Api, after: str) -> None:
     api.reader.fixed = state({"a": account("a"), "b": account("b")})
-    problem(api.client("read").get(f"/api/v1/accounts?after={after}"), 422, "invalid_request")
+    problem(api.client("read").get(f"/api/v1/accounts?after={after}"), 404, "not_found")
 
 
 def test_a_cursor_belongs_to_its_order(api: Api) -> None:
     api.reader.fixed = state({"a": account("a"), "b": account("b")})
     client = api.client("read")
     following = client.get("/api/v1/accounts?limit=1").json()["next"]
-    problem(client.get(f"/api/v1/accounts?limit=1&sort=-equity&after={following}"), 422, "invalid_request")
+    problem(client.get(f"/api/v1/accounts?limit=1&sort=-equity&after={following}"), 404, "not_found")
 
 
 def test_the_link_header_leads_to_the_next_page(api: Api) -> None:
