@@ -97,9 +97,11 @@ class Settings(BaseSettings):
     #: Certificate (with its chain) and key of the API, as PEM files.
     api_tls_cert: Path | None = None
     api_tls_key: Path | None = None
-    #: Whether a proxy on this machine does TLS for the API: its X-Forwarded-For and X-Forwarded-Proto are believed.
+    #: Whether a proxy on this machine does TLS for the API: its X-Forwarded-For and X-Forwarded-Proto are
+    #: believed.
     api_proxy: bool = False
-    #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others are refused.
+    #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others
+    #: are refused.
     api_hosts: Annotated[tuple[str, ...], NoDecode] = ()
 
     #: Address of the paper venue, `unix:/path` or `tcp:host:port`. Default: the venue of this state

@@ -83,7 +83,8 @@ def require_inside(principal: Principal, state: FleetListing, account_ids: Itera
         )
         raise ProblemError(
             "outside_selection",
-            f"{principal.name} may command only accounts of {principal.selection}; not: {named}; nothing was done",
+            f"{principal.name} may command only accounts of {principal.selection}; not: {named}; nothing "
+            "was done",
             more={"accounts": outside[:1000]},
         )
 
@@ -100,7 +101,7 @@ def readable(principal: Principal, state: FleetListing, account_id: str) -> Acco
 
 
 def require_whole(principal: Principal) -> None:
-    """Raise ProblemError `outside_selection` for a token that may read only some accounts: this tells of all."""
+    """Raise ProblemError `outside_selection` for a token that may not read every account."""
     if principal.readable:
         raise ProblemError(
             "outside_selection",

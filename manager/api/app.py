@@ -31,7 +31,10 @@ _GZIP_LEVEL: Final = 1
 def create_app(
     parts: ApiParts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
 ) -> FastAPI:
-    """Return the app over these parts. `lifespan` is entered before the first request and left after the last."""
+    """Return the app over these parts.
+
+    `lifespan` is entered before the first request and left after the last.
+    """
     app = FastAPI(
         title=TITLE,
         version=__version__,

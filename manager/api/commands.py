@@ -1,4 +1,6 @@
-"""Commands over HTTP: one request, one command, however often it is sent; answered at once or when it is done."""
+"""Commands over HTTP: one request, one command, however often it is sent; answered at once or when it is
+done.
+"""
 
 import asyncio
 import hashlib
@@ -74,7 +76,10 @@ class CommandRunner:
         return found
 
     async def run(self, request: Request, command: CommandCall, body: BaseModel | None, by: str) -> Response:
-        """Carry the command out once, and answer as the request prefers. Raises ProblemError, ManagerError."""
+        """Carry the command out once, and answer as the request prefers.
+
+        Raises ProblemError, ManagerError.
+        """
         key, wait = idempotency_key(request) or str(uuid4()), preferred_wait(request)
         head = CommandHead(
             fingerprint=fingerprint(request, body),
@@ -139,7 +144,9 @@ class CommandRunner:
         return job
 
     async def _recover(self, record: CommandRecord) -> CommandRecord:
-        """Return the record with the outcome of a command that this process does not carry out now, if that is known."""
+        """Return the record with the outcome of a command that this process does not carry out now, if that
+        is known.
+        """
         again = await run_in_threadpool(self.records.read, record.id)
         record = again or record
         if record.done:
@@ -195,13 +202,17 @@ def command_data(record: CommandRecord) -> dict[str, Any]:
 
 
 def idempotency_key(request: Request, *, required: bool = False) -> str | None:
-    """Return the request's Idempotency-Key. Raises ProblemError for one that is not allowed, or missing if required."""
+    """Return the request's Idempotency-Key.
+
+    Raises ProblemError for one that is not allowed, or missing if required.
+    """
     key = request.headers.get("idempotency-key")
     if key is None:
         if required:
             raise ProblemError(
                 "idempotency_key_required",
-                "a command for many accounts needs an Idempotency-Key, such as a UUID: sent again with it, it acts once",
+                "a command for many accounts needs an Idempotency-Key, such as a UUID: sent again with "
+                "it, it acts once",
             )
         return None
     if not _KEY.fullmatch(key):

@@ -1,4 +1,6 @@
-"""What every request passes: host, size, media types, who asks, cross-site checks, headers, and errors as problems."""
+"""What every request passes: host, size, media types, who asks, cross-site checks, headers, and errors as
+problems.
+"""
 
 import logging
 import re
@@ -51,7 +53,10 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class Gate:
-    """ASGI middleware. Sets `state.request_id`, `state.address` and, but for open paths, `state.principal`."""
+    """ASGI middleware.
+
+    Sets `state.request_id`, `state.address` and, but for open paths, `state.principal`.
+    """
 
     def __init__(
         self,
@@ -61,7 +66,7 @@ class Gate:
         limiter: RateLimiter,
         host_allowed: Callable[[str], bool],
     ) -> None:
-        """`host_allowed` says whether this server answers for the name in a Host header (without the port)."""
+        """`host_allowed` returns whether this server answers for a Host header's name, without the port."""
         self._app = app
         self._authenticator = authenticator
         self._limiter = limiter
@@ -110,7 +115,10 @@ class Gate:
             require_same_site(request)
 
     async def _principal(self, request: Request, state: dict[str, Any]) -> Principal | None:
-        """Return who asks, or None if nothing says so. Raises ProblemError for a credential that is not good."""
+        """Return who asks, or None if nothing says so.
+
+        Raises ProblemError for a credential that is not good.
+        """
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         cookie = request.cookies.get(COOKIE, "")
         if scheme and scheme.lower() != "bearer":
@@ -199,7 +207,8 @@ def require_same_site(request: Request) -> None:
     if not same or headers.get("x-manager") != "1":
         raise ProblemError(
             "csrf",
-            "a request by cookie must come from this server's own pages: with `X-Manager: 1`, and Sec-Fetch-Site or Origin",
+            "a request by cookie must come from this server's own pages: with `X-Manager: 1`, and "
+            "Sec-Fetch-Site or Origin",
         )
 
 

@@ -39,7 +39,10 @@ class OpenStreams:
         self._open: Counter[str] = Counter()
 
     def enter(self, who: str) -> None:
-        """Count one more. Raises ProblemError `rate_limited` if there are too many; call `leave` when it ends."""
+        """Count one more.
+
+        Raises ProblemError `rate_limited` if there are too many; call `leave` when it ends.
+        """
         if self._open[who] >= self._most:
             raise ProblemError(
                 "rate_limited",
@@ -96,7 +99,8 @@ class RateLimiter:
         window = max(1, math.ceil(rate.burst / rate.per_second))
         return ProblemError(
             "rate_limited",
-            f"too many requests of kind {kind}: {rate.burst} at once and {rate.per_second:.3g} a second are allowed; "
+            f"too many requests of kind {kind}: {rate.burst} at once and {rate.per_second:.3g} a second "
+            "are allowed; "
             f"try again in {seconds} s",
             retryable=True,
             headers={

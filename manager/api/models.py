@@ -28,7 +28,7 @@ Label = Annotated[
 
 
 def _required(*names: str) -> Callable[[dict[str, Any]], None]:
-    """Document members as required that are checked by hand, because their absence has a status of its own."""
+    """Document members as required that routes check, because their absence has its own status."""
 
     def change(schema: dict[str, Any]) -> None:
         schema["required"] = sorted({*schema.get("required", ()), *names})

@@ -18,8 +18,10 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 )
 TITLE: Final = "Worker Manager"
 DESCRIPTION: Final = (
-    "Command a fleet of trading workers. Times are RFC 3339 in UTC, money is decimal text, durations are in fields named "
-    "`_seconds`. Errors are RFC 9457 problems. Unknown members of a request are refused; ignore those of an answer."
+    "Command a fleet of trading workers. Times are RFC 3339 in UTC, money is decimal text, durations are "
+    "in fields named "
+    "`_seconds`. Errors are RFC 9457 problems. Unknown members of a request are refused; ignore those of "
+    "an answer."
 )
 #: What every operation may answer, and those with a body.
 _EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
@@ -29,7 +31,8 @@ _CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428}
 #: Parameters that are checked by hand, because their absence has a status of its own.
 _REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
 _KEY_TEXT: Final = (
-    " Give an `Idempotency-Key` header of 8 to 128 characters, best a UUID: it becomes the id of the command, and a request "
+    " Give an `Idempotency-Key` header of 8 to 128 characters, best a UUID: it becomes the id of the "
+    "command, and a request "
     "that is sent again with it within a day acts once."
 )
 _PROBLEM: Final[dict[str, Any]] = {
@@ -66,8 +69,8 @@ def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:
         if "anyOf" in schema:
             parameter["schema"] = next(one for one in schema["anyOf"] if one.get("type") != "null")
         parameter["required"] = parameter["required"] or parameter["name"] in _REQUIRED
-    # A key belongs to one request: a client that makes one up for each operation, as tools that read this do, would be
-    # told of a mismatch. Only batches demand one.
+    # A key belongs to one request: a client that makes one up for each operation, as tools that read this do,
+    # would be told of a mismatch. Only batches demand one.
     if not path.endswith("/batches"):
         kept = [one for one in parameters if one["name"] != "Idempotency-Key"]
         if len(kept) < len(parameters):

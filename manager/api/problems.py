@@ -119,7 +119,9 @@ class ProblemError(Exception):
 
 
 def problem_of(error: ManagerError) -> ProblemError:
-    """Return the problem of an error of the manager; one without a row of its own is told as its nearest base."""
+    """Return the problem of an error of the manager; one without a row of its own is told as its nearest
+    base.
+    """
     codes = (getattr(cls, "code", "") for cls in type(error).__mro__)
     code = next((one for one in codes if one in PROBLEMS), "internal")
     headers = {"Retry-After": _RETRY_AFTER} if error.retryable and PROBLEMS[code].status == 503 else {}

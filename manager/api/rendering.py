@@ -1,4 +1,6 @@
-"""Answers as JSON: times in UTC with `Z`, weak entity tags, lists joined from bytes that are kept with each account."""
+"""Answers as JSON: times in UTC with `Z`, weak entity tags, lists joined from bytes that are kept with each
+account.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime

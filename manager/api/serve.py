@@ -103,8 +103,10 @@ def check_listening(settings: Settings) -> None:
             raise SettingsError(f"MANAGER_API_TLS_{name}: {path} cannot be read")
     if settings.api_tls_cert is None and not settings.api_proxy and not _is_loopback(settings.api_address):
         raise SettingsError(
-            f"MANAGER_API_ADDRESS={settings.api_address} is reached from other machines, and tokens would cross the network "
-            "in clear: set MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or MANAGER_API_PROXY=true behind a proxy that does TLS"
+            f"MANAGER_API_ADDRESS={settings.api_address} is reached from other machines, and tokens would "
+            "cross the network "
+            "in clear: set MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or MANAGER_API_PROXY=true "
+            "behind a proxy that does TLS"
         )
 
 

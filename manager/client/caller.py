@@ -22,10 +22,11 @@ class Request:
     by: str
     #: The id of the request; sent twice, it acts once. Empty: each command gets a new one.
     token: str = ""
-    #: The command (`CommandSpec.name`) whose task gets `token` itself. Others, and members of a batch, get an id derived
-    #: from it: the same for the same request.
+    #: The command (`CommandSpec.name`) whose task gets `token` itself. Others, and members of a batch, get an
+    #: id derived from it: the same for the same request.
     command: str = ""
-    #: Called once the command is written down and its task is sent; from there on no death of this process loses it.
+    #: Called once the command is written down and its task is sent; from there on no death of this process
+    #: loses it.
     sent: Callable[[], None] | None = None
 
 

@@ -149,7 +149,8 @@ class HealthConfig(_Section):
     tick_age_seconds: Number = 300.0
     #: A worker that has been degraded for this many seconds is unhealthy.
     unhealthy_after_seconds: Number = 300.0
-    #: When ticks are expected: a named session, such as `fx` (Sunday 17:00 to Friday 17:00 in New York) or `always`.
+    #: When ticks are expected: a named session, such as `fx` (Sunday 17:00 to Friday 17:00 in New York) or
+    #: `always`.
     market_hours: SessionName = "fx"
     #: Duration in seconds of a cycle above which the worker is degraded.
     cycle_seconds: Number = 30.0

@@ -25,7 +25,8 @@ from manager.market.windows import SHORTEST_REST, SHORTEST_WINDOW
 
 #: A worker is not kept connected for longer than this before its window.
 _LONGEST_LEAD: Final = timedelta(days=1)
-#: Longer windows are written with days, dates or a session. The firings of so much time are looked at for each answer.
+#: Longer windows are written with days, dates or a session. The firings of so much time are looked at for
+#: each answer.
 _LONGEST_FOR: Final = timedelta(days=31)
 _LONGEST_WAIT: Final = timedelta(days=7)
 _LONGEST_PAUSE: Final = timedelta(hours=12)
@@ -185,9 +186,13 @@ class AtEndConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """A schedule as it is written. A key that is absent is that of the schedule named by `use`, or its default."""
+    """A schedule as it is written.
 
-    #: A name of `schedules.yaml` or a named session on which this one builds: keys given here replace its keys.
+    A key that is absent is that of the schedule named by `use`, or its default.
+    """
+
+    #: A name of `schedules.yaml` or a named session on which this one builds: keys given here replace its
+    #: keys.
     use: str | None = None
     clock: Clock | None = None
     #: The account runs inside any of these; None: always.

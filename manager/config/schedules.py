@@ -1,4 +1,6 @@
-"""From the configuration of schedules to the rules that `manager.market` computes with: names resolved, clocks filled in."""
+"""From the configuration of schedules to the rules that `manager.market` computes with: names resolved,
+clocks filled in.
+"""
 
 import difflib
 from collections.abc import Mapping
@@ -22,7 +24,8 @@ _BUILT_IN: Final[Mapping[str, Schedule]] = {str(name): schedule for name, schedu
 class ScheduleBook:
     """The schedules of `schedules.yaml` and the named sessions, by name.
 
-    An entry with the name of a session replaces it everywhere but in itself: there the name means the session.
+    An entry with the name of a session replaces it everywhere but in itself: there the name means the
+    session.
     """
 
     def __init__(self, entries: Mapping[str, ScheduleConfig] | None = None) -> None:

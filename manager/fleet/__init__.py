@@ -1,6 +1,7 @@
 """The fleet's shared state in Redis.
 
-Names are imported at their first use: what needs no Redis, such as the types of events, can be used without it.
+Names are imported at their first use: what needs no Redis, such as the types of events, can be used without
+it.
 """
 
 from importlib import import_module

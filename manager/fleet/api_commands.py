@@ -1,6 +1,7 @@
 """Commands that the HTTP API was asked for, by their idempotency keys, which are the ids of their tasks.
 
-    manager:api:idem:<key>   hash, for a day: `head` (JSON: fingerprint, what, account_id, host, by), `asked_at`,
+    manager:api:idem:<key>   hash, for a day: `head` (JSON: fingerprint, what, account_id, host, by),
+    `asked_at`,
                              `done` (JSON: the outcome) and `done_at` (milliseconds, by Redis's clock)
 
 Whoever writes `head` or `done` first counts: a request that is sent twice is one command with one outcome.
@@ -94,7 +95,9 @@ class CommandRecords:
         return bool(new), found
 
     def finish(self, key: str, outcome: Mapping[str, Any]) -> CommandRecord | None:
-        """Record the outcome unless there is one; return the record that counts, None if it is not kept any more."""
+        """Record the outcome unless there is one; return the record that counts, None if it is not kept any
+        more.
+        """
         with translated(self._url):
             return _read(key, self._finish(keys=[_key(key)], args=[json.dumps(outcome)]))
 

@@ -40,8 +40,9 @@ _MOST_CHARS: Final = 500
 #: Prefix of a host's Redis user; see `manager secure`.
 _HOST_USER: Final = "host-"
 
-#: ARGV: host whose list is written ('': the stream), entry (JSON), entries that the stream keeps, type of the event that
-#: repeats the entry ('': none), fields and values. A host with the ACL of version 0.2 may not write the list: its entry goes to the stream, as with
+#: ARGV: host whose list is written ('': the stream), entry (JSON), entries that the stream keeps, type of the
+#: event that repeats the entry ('': none), fields and values. A host with the ACL of version 0.2 may not
+#: write the list: its entry goes to the stream, as with
 #: 0.2.
 _NOTE: Final = """
 local t = redis.call('TIME')

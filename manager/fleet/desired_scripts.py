@@ -49,8 +49,8 @@ local function audit(host, entry)
       'what', entry.what, 'account', entry.account, 'by', entry.by, 'host', entry.host)
   end
   redis.pcall('XADD', 'manager:events', '*', 'host', entry.host, 'account_id', entry.account, 'worker_id', '',
-    'status', '', 'error', '', 'epoch', '0', 'kind', 'other', 'v', '1', 'type', 'command.asked', 'by', entry.by,
-    'command', entry.id, 'data', cjson.encode({what = entry.what}))
+    'status', '', 'error', '', 'epoch', '0', 'kind', 'other', 'v', '1', 'type', 'command.asked', 'by',
+    entry.by, 'command', entry.id, 'data', cjson.encode({what = entry.what}))
 end
 """
 

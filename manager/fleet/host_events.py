@@ -18,7 +18,10 @@ _REMEMBERED_SECONDS: Final = 30 * 86_400
 
 
 class HostAnnouncer:
-    """Writes `host.lost` and `host.drained`. Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Writes `host.lost` and `host.drained`.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, store: FleetStore) -> None:
         self._store = store
@@ -58,7 +61,8 @@ def _guard(host: HostState) -> str | None:
         # The number of its agent's last report: an agent that returns and is lost again has another one.
         return f"manager:said:{host.name}:lost:{host.data.get('started_at')}:{host.data.get('word')}"
     if host.state == "drained" and host.drain is not None:
-        return f"manager:said:{host.name}:drained:{host.data.get('started_at')}:{host.drain.by}:{host.drain.deadline}"
+        drain = f"{host.drain.by}:{host.drain.deadline}"
+        return f"manager:said:{host.name}:drained:{host.data.get('started_at')}:{drain}"
     return None
 
 

@@ -1,8 +1,9 @@
-"""Exchange calendars: trading hours with holidays and early closes, prepared elsewhere and read from a document.
+"""Exchange calendars: trading hours with holidays and early closes, prepared elsewhere and read from a
+document.
 
-The document is JSON: `{"mic": "XNYS", "zone": "America/New_York", "first": "2026-11-01", "last": "2027-12-06",
-"sessions": {"2026-11-27": [["2026-11-27T14:30:00Z", "2026-11-27T18:00:00Z"]]}}`. A session with a lunch break has
-two windows. Only days from `first` to `last` are known.
+The document is JSON: `{"mic": "XNYS", "zone": "America/New_York", "first": "2026-11-01", "last":
+"2027-12-06", "sessions": {"2026-11-27": [["2026-11-27T14:30:00Z", "2026-11-27T18:00:00Z"]]}}`. A session with
+a lunch break has two windows. Only days from `first` to `last` are known.
 """
 
 from collections.abc import Iterator, Mapping

@@ -60,10 +60,16 @@ def _tidied(timetable: Timetable, now: datetime) -> Iterator[str]:
     inside = Window(now, now + _SOON)
     for rest in tidied.bridged:
         if rest.opens in inside:
-            yield f"the rest of {rest.lasts.total_seconds():g} s at {rest.opens:%Y-%m-%d %H:%M} UTC is too short and is bridged"
+            yield (
+                f"the rest of {rest.lasts.total_seconds():g} s at {rest.opens:%Y-%m-%d %H:%M} UTC is too "
+                "short and is bridged"
+            )
     for window in tidied.dropped:
         if window.opens in inside:
-            yield f"the window of {window.lasts.total_seconds():g} s at {window.opens:%Y-%m-%d %H:%M} UTC is too short and is left out"
+            yield (
+                f"the window of {window.lasts.total_seconds():g} s at {window.opens:%Y-%m-%d %H:%M} UTC "
+                "is too short and is left out"
+            )
 
 
 def _long(day: date) -> str:

@@ -1,7 +1,8 @@
-"""Wall clocks of markets and brokers: an IANA time zone, plus a fixed number of hours where a broker's server has one.
+"""Wall clocks of markets and brokers: an IANA time zone, plus a fixed number of hours where a broker's server
+has one.
 
-Rules come from the `tzdata` package, not from the operating system's files, so that hosts with equal package versions
-agree about every instant.
+Rules come from the `tzdata` package, not from the operating system's files, so that hosts with equal package
+versions agree about every instant.
 """
 
 import re
@@ -120,8 +121,8 @@ class MarketClock:
     def instant(self, wall: datetime, *, end: bool = False) -> datetime:
         """Return the UTC instant at which this clock shows `wall` (naive).
 
-        A time that the clock skips becomes the first instant after the gap. Of a time that it shows twice, the first
-        counts, with `end` the second: a window that closes then contains both.
+        A time that the clock skips becomes the first instant after the gap. Of a time that it shows twice,
+        the first counts, with `end` the second: a window that closes then contains both.
         """
         there = (wall - self.plus).replace(tzinfo=self.zone)
         first = there.replace(fold=0).astimezone(UTC)

@@ -23,10 +23,11 @@ _ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - a wall time: cronsim is
 class CronRule:
     """A window of `lasts` from each firing of a cron expression with five fields.
 
-    An expression with fixed minutes and hours fires once at a wall time: at the first of two, and at the first instant
-    after a gap that contains it. One whose minute or hour begins with `*` fires whenever the clock shows such a time:
-    in a gap not at all, in an overlap twice. These are the rules of Debian's cron. cronsim reads the fields; the
-    clock turns wall times into instants, since cronsim has no clock such as `America/New_York+7h`.
+    An expression with fixed minutes and hours fires once at a wall time: at the first of two, and at the
+    first instant after a gap that contains it. One whose minute or hour begins with `*` fires whenever the
+    clock shows such a time: in a gap not at all, in an overlap twice. These are the rules of Debian's cron.
+    cronsim reads the fields; the clock turns wall times into instants, since cronsim has no clock such as
+    `America/New_York+7h`.
     """
 
     clock: MarketClock
@@ -39,7 +40,8 @@ class CronRule:
         fields = expression.split()
         if len(fields) != 5:
             raise ValueError(
-                f"{expression[:80]!r} has {len(fields)} fields; cron takes five: minute, hour, day, month, day of week"
+                f"{expression[:80]!r} has {len(fields)} fields; cron takes five: minute, hour, day, "
+                "month, day of week"
             )
         try:
             next(CronSim(expression, _ANY_DAY))
@@ -58,7 +60,8 @@ class CronRule:
                 continue
             midnight = self.clock.midnight(day)
             if self.clock.midnight(day + _DAY) - midnight == _DAY:
-                # No change of the clock on this day: an expression may fire 1440 times, and its pattern is the same.
+                # No change of the clock on this day: an expression may fire 1440 times, and its pattern is
+                # the same.
                 for opens, lasts in _pattern(self.expression, self.lasts):
                     yield Window(midnight + opens, midnight + opens + lasts)
             else:

@@ -71,7 +71,8 @@ class Decision:
     action: Action
     #: When the action changes by itself; None if it does not within the horizon.
     until: datetime | None
-    #: Since when the schedule or the override has said so; None if for longer than eight days, or for `Action.STOP`.
+    #: Since when the schedule or the override has said so; None if for longer than eight days, or for
+    #: `Action.STOP`.
     since: datetime | None
     #: One line for people, without the account's name.
     text: str
@@ -101,8 +102,8 @@ def decide(
 ) -> Decision:
     """Return what an account does at `now` (aware).
 
-    A stop beats the override, the override beats the schedule. The answer depends on the arguments alone, so every host
-    gives the same, and an agent that was down or suspended has missed nothing.
+    A stop beats the override, the override beats the schedule. The answer depends on the arguments alone, so
+    every host gives the same, and an agent that was down or suspended has missed nothing.
     """
     now = as_utc(now)
     if not desired_running:
@@ -123,8 +124,8 @@ def decide(
 def override_end(timetable: Timetable, account_id: str, kind: OverrideKind, now: datetime) -> datetime | None:
     """Return where an override ends for which `next` was asked; None if the schedule has no such boundary.
 
-    A rest ends when the account would next start; what is left of the present window is skipped. A run ends at the next
-    boundary, from which the schedule itself decides.
+    A rest ends when the account would next start; what is left of the present window is skipped. A run ends
+    at the next boundary, from which the schedule itself decides.
     """
     now = as_utc(now)
     if kind is OverrideKind.RUN:
@@ -206,8 +207,8 @@ def _text(
 def show_instant(instant: datetime, clock: MarketClock, now: datetime) -> str:
     """Return an instant as people read it: `Sun 29 Nov 17:00 New York`.
 
-    The year stands there if it is not this year, seconds if there are any, and the UTC time where the clock shows the
-    same time twice.
+    The year stands there if it is not this year, seconds if there are any, and the UTC time where the clock
+    shows the same time twice.
     """
     wall = clock.wall(instant)
     year = f" {wall.year}" if wall.year != clock.wall(now).year else ""

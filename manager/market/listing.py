@@ -22,7 +22,8 @@ class ListedWindow:
     #: Opening and close on the schedule's clock, naive.
     opens_wall: datetime
     closes_wall: datetime
-    #: Changes of the clock since the window before, or inside: `clock goes forward 1h on Sun 8 Mar 2026 07:00 UTC`.
+    #: Changes of the clock since the window before, or inside: `clock goes forward 1h on Sun 8 Mar 2026 07:00
+    #: UTC`.
     marks: tuple[str, ...]
 
 

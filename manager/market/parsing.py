@@ -1,4 +1,7 @@
-"""Days, times of day, durations and dates as people write them in schedules. Every function raises ValueError."""
+"""Days, times of day, durations and dates as people write them in schedules.
+
+Every function raises ValueError.
+"""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,6 @@
-"""The rollover of foreign exchange: 17:00 New York, when positions are carried to the next value date and swap is booked."""
+"""The rollover of foreign exchange: 17:00 New York, when positions are carried to the next value date and
+swap is booked.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,8 +44,8 @@ def rollovers(
 ) -> Iterator[Rollover]:
     """Yield the rollovers in `[start, end)`, in order.
 
-    `triple_day` (Monday is 0) is Wednesday for currencies and metals; many brokers book indices on Friday. Holidays,
-    which move value dates, are not known here.
+    `triple_day` (Monday is 0) is Wednesday for currencies and metals; many brokers book indices on Friday.
+    Holidays, which move value dates, are not known here.
     """
     day = ROLLOVER_CLOCK.wall(start - _MARGIN).date()
     last = ROLLOVER_CLOCK.wall(end + _MARGIN).date()

@@ -1,6 +1,7 @@
 """What windows are made of: rules that yield the windows of a span of time.
 
-A rule yields at least every window that has a part in the span, whole, in no promised order; it may yield others.
+A rule yields at least every window that has a part in the span, whole, in no promised order; it may yield
+others.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from manager.market.parsing import EVERY_DAY, show_dates, show_days, show_durati
 from manager.market.windows import Window
 
 _DAY: Final = timedelta(days=1)
-#: More than a clock's distance from UTC (at most 38 h with a fixed part) and a gap (24 h in Apia in 2011) together.
+#: More than a clock's distance from UTC (at most 38 h with a fixed part) and a gap (24 h in Apia in 2011)
+#: together.
 _MARGIN: Final = timedelta(days=3)
 
 
@@ -52,7 +54,8 @@ class DailyRule:
 
     clock: MarketClock
     days: frozenset[int] = EVERY_DAY
-    #: Distances from the midnight at which the day of the opening begins; `closes` is later and may be days later.
+    #: Distances from the midnight at which the day of the opening begins; `closes` is later and may be days
+    #: later.
     opens: timedelta
     closes: timedelta | None = None
     lasts: timedelta | None = None
@@ -93,7 +96,7 @@ class DatesRule:
     ranges: tuple[tuple[date, date], ...]
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
-        """Yield one window for each range; its length does not matter, since only its two ends are computed."""
+        """Yield one window for each range. Only its two ends are computed, so its length costs nothing."""
         for first, last in self.ranges:
             opens = self.clock.midnight(first)
             closes = self.clock.midnight(last + _DAY, end=True)

@@ -1,7 +1,7 @@
 """Schedules: when an account runs, and timetables that answer for one instant.
 
-A schedule is data. A timetable is a schedule with the exchange calendars it needs; it computes windows in chunks of a
-few days and keeps the latest, so that an answer is a search in a short list.
+A schedule is data. A timetable is a schedule with the exchange calendars it needs; it computes windows in
+chunks of a few days and keeps the latest, so that an answer is a search in a short list.
 """
 
 from bisect import bisect_right
@@ -33,7 +33,8 @@ class AtEndPositions(StrEnum):
 
     KEEP = "keep"
     CLOSE = "close"
-    #: Close-only until the account is flat or the wait is over, then as the account's `execution.open_positions` says.
+    #: Close-only until the account is flat or the wait is over, then as the account's
+    #: `execution.open_positions` says.
     WAIT_FLAT = "wait_flat"
 
 
@@ -117,7 +118,8 @@ class SessionRule:
 class Timetable:
     """Answers when a schedule is open. Immutable but for a cache; safe to share between threads and accounts.
 
-    Instants must be aware. Methods raise MissingCalendarError if the schedule needs a calendar that was not given.
+    Instants must be aware. Methods raise MissingCalendarError if the schedule needs a calendar that was not
+    given.
     """
 
     def __init__(self, schedule: Schedule, calendars: Calendars | None = None) -> None:
@@ -154,7 +156,9 @@ class Timetable:
         return None
 
     def previous_boundary(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the last instant, `instant` included, at which the schedule opened or closed; None if none `within`."""
+        """Return the last instant, `instant` included, at which the schedule opened or closed; None if none
+        `within`.
+        """
         now = as_utc(instant)
         level, limit = self.is_open(now), now - within
         while now >= limit:
@@ -166,11 +170,15 @@ class Timetable:
         return None
 
     def next_opening(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the first instant after `instant` at which the schedule opens, or None if there is none `within`."""
+        """Return the first instant after `instant` at which the schedule opens, or None if there is none
+        `within`.
+        """
         return self._next(instant, within, opening=True)
 
     def next_close(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the first instant after `instant` at which the schedule closes, or None if there is none `within`."""
+        """Return the first instant after `instant` at which the schedule closes, or None if there is none
+        `within`.
+        """
         return self._next(instant, within, opening=False)
 
     def _next(self, instant: datetime, within: timedelta, *, opening: bool) -> datetime | None:
@@ -188,7 +196,9 @@ class Timetable:
         return unite(clip((window for number in chunks for window in self._chunk(number)[1]), start, end))
 
     def tidied(self, start: datetime, end: datetime) -> Tidied:
-        """Return the windows in `[start, end)` with the rests that were bridged and the windows that were dropped."""
+        """Return the windows in `[start, end)` with the rests that were bridged and the windows that were
+        dropped.
+        """
         return tidy(raw_windows(self.schedule, as_utc(start), as_utc(end), self.calendars))
 
     def _part(self, now: datetime) -> Window | None:

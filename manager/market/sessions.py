@@ -34,7 +34,9 @@ def _fx() -> Schedule:
 
 
 def _with_daily_break(name: str) -> Schedule:
-    """Sunday 18:00 to Friday 17:00 in New York without 17:00 to 18:00 of each day: 18:00 to 17:00 of the next day."""
+    """Sunday 18:00 to Friday 17:00 in New York without 17:00 to 18:00 of each day: 18:00 to 17:00 of the next
+    day.
+    """
     rule = DailyRule(
         clock=_NEW_YORK,
         days=frozenset({_SUNDAY, 0, 1, 2, 3}),

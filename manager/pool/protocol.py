@@ -162,8 +162,8 @@ class WorkerPool(Protocol):
     ) -> "Iterator[Event]":
         """Yield the fleet's events after a cursor, in order, each once; blocks between them.
 
-        Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if the pool has
-        no event stream; else as `manager.telemetry.event_watch.watch_events`.
+        Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if
+        the pool has no event stream; else as `manager.telemetry.event_watch.watch_events`.
         """
 
     def stoppable(self) -> list[str]:

@@ -54,7 +54,8 @@ class StartRequestFactory:
     def for_many(
         self, command: CommandSpec, account_ids: Sequence[str], apply_defaults: bool, validate: bool
     ) -> tuple[list[StartRequest], dict[str, tuple[str, str]]]:
-        """Return the requests to start these accounts, and what is known of the others without sending anything.
+        """Return the requests to start these accounts, and what is known of the others without sending
+        anything.
 
         An account without a file here is requested: its host may have one.
         """

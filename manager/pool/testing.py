@@ -319,7 +319,10 @@ class FakePool:
         idle_seconds: float | None = None,
         closed: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """See `manager.pool.protocol.WorkerPool.watch`. `idle_seconds` are real ones, not those of `clock`."""
+        """See `manager.pool.protocol.WorkerPool.watch`.
+
+        `idle_seconds` are real ones, not those of `clock`.
+        """
         with self._changed:
             place = after.rpartition(":")[2]
             position = Position(len(self.events), 0) if place == "$" else Position.parse(place)

@@ -1,7 +1,7 @@
 """Attention: what a person should look at, computed in one place for every reader.
 
-Doctor, `ps`, the API, metrics and notifications all use this module. An `Attention` has a stable code, a severity, since
-when it holds, a text that names the cause, and what to do next.
+Doctor, `ps`, the API, metrics and notifications all use this module. An `Attention` has a stable code, a
+severity, since when it holds, a text that names the cause, and what to do next.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -75,7 +75,8 @@ class AccountState:
     account_id: str
     worker: WorkerInfo | None = None
     desired: DesiredState | None = None
-    #: The host where its worker is or was, else the one that desired state names; None if no such host reported.
+    #: The host where its worker is or was, else the one that desired state names; None if no such host
+    #: reported.
     host: HostState | None = None
 
 
@@ -97,7 +98,10 @@ def host_attention(host: HostState, accounts: int) -> Iterator[Attention]:
             code="host_lost",
             host=host.name,
             text=f"host {host.name} has not reported for {age:.0f} s; {accounts} of its accounts should run",
-            do=f"start the host agent on {host.name}; if the host is lost for good, move its accounts with --force",
+            do=(
+                f"start the host agent on {host.name}; if the host is lost for good, move its accounts "
+                "with --force"
+            ),
         )
     if host.live and skew is not None and abs(skew) > CLOCK_SKEW_SECONDS:
         yield Attention(
@@ -136,7 +140,10 @@ def _of_account(account: AccountState, now: float) -> Iterator[Attention]:
             code="unknown",
             account_id=account.account_id,
             text=worker.error or "nothing is known of its worker",
-            do=f"`manager doctor` checks its host; `manager info {account.account_id}` shows what was last known",
+            do=(
+                f"`manager doctor` checks its host; `manager info {account.account_id}` shows what was "
+                "last known"
+            ),
         )
     elif worker.status is WorkerLifecycleStatus.RUNNING:
         yield from _of_running(account.account_id, worker, account.host)
@@ -149,7 +156,10 @@ def _failed(worker: WorkerInfo) -> Attention:
         account_id=worker.account_id,
         since=worker.stopped_at,
         text=worker.error or "its worker failed",
-        do=f"`manager logs {worker.account_id}` shows why; `manager start {worker.account_id}` starts it again",
+        do=(
+            f"`manager logs {worker.account_id}` shows why; `manager start {worker.account_id}` starts it "
+            "again"
+        ),
     )
 
 

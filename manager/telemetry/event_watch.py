@@ -25,8 +25,8 @@ def watch_events(
 ) -> Iterator[Event]:
     """Yield the events after a cursor, in order, each once; `$` is now, `0` the oldest kept.
 
-    Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event. While Redis is away it
-    waits, and continues after the last event.
+    Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event. While
+    Redis is away it waits, and continues after the last event.
 
     Raises:
         FleetUnavailableError: Redis cannot be used when the watch begins.

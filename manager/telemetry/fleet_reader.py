@@ -127,7 +127,9 @@ class FleetReader(Protocol):
 
 
 class ViewReader:
-    """Lists the fleet from the live view, at most once a second, and keeps the rows of accounts that did not change."""
+    """Lists the fleet from the live view, at most once a second, and keeps the rows of accounts that did not
+    change.
+    """
 
     def __init__(
         self,
@@ -138,7 +140,10 @@ class ViewReader:
         files_seconds: float = FILES_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`files` returns the accounts that have a file on this machine. The view is started and closed elsewhere."""
+        """`files` returns the accounts that have a file on this machine.
+
+        The view is started and closed elsewhere.
+        """
         self.view = view
         self._read_files = files
         self._list_seconds = list_seconds
@@ -165,7 +170,8 @@ class ViewReader:
             self.view.refresh()
             if self.view.cursor is None:
                 raise FleetUnavailableError(
-                    "the fleet has not been read from Redis yet: is Redis up, and does MANAGER_REDIS_URL name it?"
+                    "the fleet has not been read from Redis yet: is Redis up, and does MANAGER_REDIS_URL "
+                    "name it?"
                 )
             files = self._account_files(now)
             listing = self._list(files, None if known is None else known[1])

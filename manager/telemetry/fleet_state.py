@@ -1,7 +1,8 @@
 """The fleet as one reader knows it, in memory: hosts, records, heartbeats and desired state.
 
-Redis is read elsewhere; time is a parameter. Bytes that did not change are not decoded again, and an account's worker is
-judged by `observe`, the function that every listing uses, so that a view and a listing never differ.
+Redis is read elsewhere; time is a parameter. Bytes that did not change are not decoded again, and an
+account's worker is judged by `observe`, the function that every listing uses, so that a view and a listing
+never differ.
 """
 
 import math
@@ -169,7 +170,7 @@ class FleetState:
         return any(host.count != len(self._entries.get(name, ())) for name, host in hosts.items())
 
     def turn_blind(self, reason: str, now: float) -> Changes:
-        """Take note that Redis is away: from now on every worker that may live is unknown, for this reason."""
+        """Show every worker that may live as `unknown`, because Redis is away."""
         changes = Changes()
         self.now = now
         if self.blind != reason:

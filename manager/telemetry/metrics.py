@@ -1,8 +1,9 @@
 """Prometheus metrics of a fleet, rendered from the live view at each scrape.
 
-No gauge object outlives its account: an account that is gone is gone in the next scrape. While Redis is away the page holds
-`manager_redis_up 0` and no account or host at all, never the last values. Labels of account series are the account alone;
-what changes (host, version, groups) is on `manager_account_info`. Text format 0.0.4, without timestamps.
+No gauge object outlives its account: an account that is gone is gone in the next scrape. While Redis is away
+the page holds `manager_redis_up 0` and no account or host at all, never the last values. Labels of account
+series are the account alone; what changes (host, version, groups) is on `manager_account_info`. Text format
+0.0.4, without timestamps.
 """
 
 import platform

@@ -4,10 +4,11 @@ One view per process serves every reader of that process. It reads
 
 - the event stream, as events come, and the records of the accounts that they name;
 - once a second, and only while somebody reads the view, agents' reports, heartbeats and desired state;
-- every 30 seconds the whole fleet again. A difference that neither events nor heartbeats explain is drift: it is
-  counted, logged and repaired.
+- every 30 seconds the whole fleet again. A difference that neither events nor heartbeats explain is drift: it
+  is counted, logged and repaired.
 
-While Redis is away no worker counts as running: after the time in which a heartbeat goes stale, all are `unknown`.
+While Redis is away no worker counts as running: after the time in which a heartbeat goes stale, all are
+`unknown`.
 """
 
 import contextlib
@@ -32,7 +33,8 @@ from manager.telemetry.fleet_state import Changes, FleetState
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reads of heartbeats while somebody reads the view, and of agents' reports while nobody does.
+#: Seconds between two reads of heartbeats while somebody reads the view, and of agents' reports while nobody
+#: does.
 _TICK_SECONDS: Final = 1.0
 _IDLE_TICK_SECONDS: Final = 5.0
 #: Seconds for which one read of the view keeps its heartbeats fresh.
@@ -63,7 +65,8 @@ class DesiredReads(Protocol):
 class ViewUpdate:
     """One step of the view, as its subscribers receive it.
 
-    `lost` means that events were missed, as after a Redis that lost its data: subscribers take a snapshot again.
+    `lost` means that events were missed, as after a Redis that lost its data: subscribers take a snapshot
+    again.
     """
 
     version: int
@@ -79,8 +82,10 @@ Subscriber = Callable[[ViewUpdate], None]
 
 
 class FleetView:
-    """The fleet in memory. `start` and `close` once each; everything else from any thread, and none of it waits for Redis
-    but `refresh`.
+    """The fleet in memory.
+
+    `start` and `close` once each; everything else from any thread, and none of it waits for Redis but
+    `refresh`.
     """
 
     def __init__(
@@ -113,7 +118,9 @@ class FleetView:
         self._thread = threading.Thread(target=self._run, name="view", daemon=True)
 
     def start(self, *, wait_seconds: float = 0.0) -> bool:
-        """Begin to follow the fleet; waits at most `wait_seconds` for the first listing and returns whether it is there."""
+        """Begin to follow the fleet; waits at most `wait_seconds` for the first listing and returns whether
+        it is there.
+        """
         self._thread.start()
         return self._listed.wait(wait_seconds) if wait_seconds > 0 else self._listed.is_set()
 
@@ -139,7 +146,9 @@ class FleetView:
         self._interest_until = now + _INTEREST_SECONDS
 
     def refresh(self) -> None:
-        """Read heartbeats now if nobody asked for them within the last second, so that an answer is not an old one."""
+        """Read heartbeats now if nobody asked for them within the last second, so that an answer is not an
+        old one.
+        """
         idle = self._clock() >= self._interest_until
         self.interested()
         if idle and self._listed.is_set():
@@ -226,7 +235,10 @@ class FleetView:
             self._take_events(events)
 
     def _list(self) -> None:
-        """Take a whole listing. The cursor is read first: what happens meanwhile is told twice, never missed."""
+        """Take a whole listing.
+
+        The cursor is read first: what happens meanwhile is told twice, never missed.
+        """
         cursor = self._reads.cursor()
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=True, beats=True)

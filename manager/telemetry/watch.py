@@ -1,7 +1,7 @@
 """Follow the workers of a fleet: a snapshot first, then what changed, however slowly the reader takes it.
 
-Changes that come while the reader is busy are merged: it gets each changed worker once, as it is by then, so memory stays
-bounded by the number of accounts.
+Changes that come while the reader is busy are merged: it gets each changed worker once, as it is by then, so
+memory stays bounded by the number of accounts.
 """
 
 import threading
@@ -16,9 +16,9 @@ from manager.telemetry.view import FleetView, ViewUpdate
 class WorkersUpdate:
     """One step of a watch.
 
-    `snapshot` true: `workers` are all workers, and replace what was known; else those that changed, by account id.
-    `figures_only` are the accounts of `workers` whose state is as it was. `stale` means that Redis is away and every live
-    worker is shown as `unknown` once its last heartbeat is too old.
+    `snapshot` true: `workers` are all workers, and replace what was known; else those that changed, by
+    account id. `figures_only` are the accounts of `workers` whose state is as it was. `stale` means that
+    Redis is away and every live worker is shown as `unknown` once its last heartbeat is too old.
     """
 
     workers: Mapping[str, WorkerInfo]
@@ -62,7 +62,10 @@ class WorkersWatch:
         return self._closed
 
     def next(self, wait_seconds: float) -> WorkersUpdate | None:
-        """Return the next update, waiting at most `wait_seconds`; None if there is none. The first one is a snapshot."""
+        """Return the next update, waiting at most `wait_seconds`; None if there is none.
+
+        The first one is a snapshot.
+        """
         self._view.interested()
         with self._changed:
             if not self._pending.dirty and not self._closed:

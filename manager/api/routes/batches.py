@@ -89,7 +89,9 @@ async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, ch
 
 
 async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key: str) -> list[str]:
-    """Return the accounts of a batch: those of its record where one was begun, else those that are selected now."""
+    """Return the accounts of a batch: those of its record where one was begun, else those that are selected
+    now.
+    """
     state = await parts.state()
     try:
         begun, _ = await run_in_threadpool(parts.batches.batch_result, key)
@@ -119,7 +121,10 @@ async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Respons
 
 
 def _select(state: FleetListing, select: SelectBody) -> list[str]:
-    """Return the ids of the selected accounts. Raises ProblemError if the selection is not clear or names unknown ones."""
+    """Return the ids of the selected accounts.
+
+    Raises ProblemError if the selection is not clear or names unknown ones.
+    """
     ways = [select.accounts is not None, bool(select.groups or select.labels), select.all]
     if sum(ways) != 1:
         raise ProblemError(

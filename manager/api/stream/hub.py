@@ -76,7 +76,10 @@ class Hub:
         return known
 
     async def cursor(self, text: str) -> Cursor:
-        """Return the cursor that a client names. Raises InvalidCursorError, CursorGoneError, FleetUnavailableError."""
+        """Return the cursor that a client names.
+
+        Raises InvalidCursorError, CursorGoneError, FleetUnavailableError.
+        """
         return await run_in_threadpool(self._events.cursor, text)
 
     async def events_after(self, cursor: Cursor, most: int = _PAGE) -> Sequence[RingEvent]:

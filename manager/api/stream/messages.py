@@ -1,4 +1,6 @@
-"""What stream clients may send: strict models, so that a wrong message gets an answer that names the wrong member."""
+"""What stream clients may send: strict models, so that a wrong message gets an answer that names the wrong
+member.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,7 @@
 """The latest events, kept once for all stream clients.
 
-A client holds only its position. It reads from the ring while its position lies inside, else from Redis: so a slow client
-costs no memory, loses no event and gets none twice.
+A client holds only its position. It reads from the ring while its position lies inside, else from Redis: so a
+slow client costs no memory, loses no event and gets none twice.
 """
 
 from bisect import bisect_right
@@ -62,7 +62,9 @@ class EventRing:
             del self._events[:dropped], self._positions[:dropped]
 
     def since(self, position: Position, most: int) -> Sequence[RingEvent] | None:
-        """Return at most `most` events after a position; None if older ones were dropped, so Redis must be asked."""
+        """Return at most `most` events after a position; None if older ones were dropped, so Redis must be
+        asked.
+        """
         if position < self._after:
             return None
         first = bisect_right(self._positions, position)

@@ -1,7 +1,9 @@
-"""Topics of a stream connection: each keeps what its client has, and yields the frames that bring it up to date.
+"""Topics of a stream connection: each keeps what its client has, and yields the frames that bring it up to
+date.
 
-A topic queues nothing. It holds the accounts that changed, or its position in the event stream; frames are made when the
-connection can take them. A slow client therefore gets fewer figures and merged changes, but every event.
+A topic queues nothing. It holds the accounts that changed, or its position in the event stream; frames are
+made when the connection can take them. A slow client therefore gets fewer figures and merged changes, but
+every event.
 """
 
 from abc import ABC, abstractmethod
@@ -33,7 +35,10 @@ def frame(kind: str, **members: Any) -> Frame:
 
 
 class Topic(ABC):
-    """One subscription. `updated` is called for every update of the view, `frames` when the client can take more."""
+    """One subscription.
+
+    `updated` is called for every update of the view, `frames` when the client can take more.
+    """
 
     #: By the loop's clock: when `frames` has something to send though nothing was updated.
     due: float = float("inf")
@@ -51,7 +56,9 @@ class Topic(ABC):
 
 
 class Accounts(Topic):
-    """Topic `accounts`: a snapshot, then whole rows that changed, and figures of the accounts that are asked for."""
+    """Topic `accounts`: a snapshot, then whole rows that changed, and figures of the accounts that are asked
+    for.
+    """
 
     def __init__(self, hub: Hub, asked: Subscribe, readable: Selection) -> None:
         super().__init__(asked)

@@ -146,7 +146,8 @@ def test_a_new_agent_knows_the_orphans_of_a_dead_worker(host: Host, monkeypatch:
 
 def test_a_forced_stop_is_recorded_as_forced(host: Host) -> None:
     deaf = "trap '' TERM; echo ready; while :; do sleep 1; done"
-    host.account("deaf", 7, gateway="command", password=None, currencies=None, command=["/bin/sh", "-c", deaf],
+    host.account("deaf", 7, gateway="command", password=None, currencies=None,
+        command=["/bin/sh", "-c", deaf],
                  ready={"line": "ready"}, stop={"deadline_seconds": 0.3})  # fmt: skip
     begin(host, "deaf")
     assert host.service.stop_worker("deaf") is True

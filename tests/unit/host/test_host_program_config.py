@@ -20,7 +20,8 @@ if sys.platform == "win32":
 
 DEFAULTS = """\
 gateway: command
-command: [/bin/sh, -c, 'env >env; umask >umask; id -u >uid; echo "$@" >arguments; echo "key $API_KEY"; echo "up $1"; exec sleep 60',
+command: [/bin/sh, -c, 'env >env; umask >umask; id -u >uid; echo "$@" >arguments; echo "key $API_KEY"; echo
+"up $1"; exec sleep 60',
   bot, "{account_id}", "{server} x", '{"login": {login}, "rate": 0.50}', 8080]
 directory: "{state_dir}/work"
 ready: {line: "up {account_id}"}
@@ -119,7 +120,8 @@ def test_a_program_of_another_user_can_read_only_its_own_files(host: Host, short
         directory.chmod(0o755)
     nobody = pwd.getpwnam("nobody")
     script = (
-        'cat "$MANAGER_CREDENTIALS_FILE" >credentials; for d in "$1" "$1/run" "$1/workers" "$1/logs"; do ls "$d"; done; '
+        'cat "$MANAGER_CREDENTIALS_FILE" >credentials; for d in "$1" "$1/run" "$1/workers" '
+        '"$1/logs"; do ls "$d"; done; '
         'cat "$1/id" "$1"/run/*.note; echo "over"; exec sleep 60'
     )
     state = bot(

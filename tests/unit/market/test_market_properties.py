@@ -1,4 +1,6 @@
-"""Any window list, any zone, any instant: the timetable against definitions that only look at what clocks show."""
+"""Any window list, any zone, any instant: the timetable against definitions that only look at what clocks
+show.
+"""
 
 import itertools
 from bisect import bisect_right
@@ -55,14 +57,18 @@ def daily_rules(draw: st.DrawFn, clock: MarketClock) -> DailyRule:
 
 @lru_cache(maxsize=64)
 def shown(clock: MarketClock, day: date) -> tuple[list[datetime], list[datetime]]:
-    """Return the minutes around a day and what the clock shows at each, which is all that the definitions use."""
+    """Return the minutes around a day and what the clock shows at each, which is all that the definitions
+    use.
+    """
     start = datetime.combine(day, time(), UTC) - timedelta(hours=45)
     instants_ = [start + step * MINUTE for step in range(135 * 60)]
     return instants_, [clock.wall(instant) for instant in instants_]
 
 
 def first_shown(clock: MarketClock, wall: datetime, day: date) -> datetime:
-    """The first minute at which the clock shows `wall`, or, if it never does, the first at which it shows later times."""
+    """The first minute at which the clock shows `wall`, or, if it never does, the first at which it shows
+    later times.
+    """
     instants_, walls = shown(clock, day)
     if wall in walls:
         return instants_[walls.index(wall)]

@@ -9,7 +9,8 @@ import manager.market
 
 MODULES = sorted(Path(manager.market.__file__).parent.glob("*.py"))
 ALLOWED = {
-    "bisect", "collections.abc", "cronsim", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
+    "bisect", "collections.abc", "cronsim", "dataclasses", "datetime", "difflib", "enum", "functools",
+    "hashlib",
     "importlib.resources", "re", "typing", "tzdata", "zoneinfo",
 }  # fmt: skip
 #: What reads the time, or this machine's files.

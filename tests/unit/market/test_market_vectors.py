@@ -68,7 +68,7 @@ def test_the_week_of_foreign_exchange() -> None:
 
 
 def test_athens_is_not_the_brokers_clock() -> None:
-    """Brokers' servers run seven hours ahead of New York, which changes its clocks on other days than Athens."""
+    """Brokers' servers run seven hours ahead of New York; Athens changes its clocks on other days."""
     broker, athens = MarketClock.parse("America/New_York+7h"), MarketClock.parse("Europe/Athens")
     day = date(2026, 3, 17)
     assert broker.midnight(day) == utc("2026-03-16 21:00")

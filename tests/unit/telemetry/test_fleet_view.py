@@ -117,7 +117,9 @@ def test_figures_alone_are_no_change_of_state(store: FleetStore, view: FleetView
 def test_the_view_never_differs_from_a_listing(
     store: FleetStore, view: FleetView, server: RedisServer
 ) -> None:
-    """Random changes of records, heartbeats, desired state and hosts, compared with a listing after each round."""
+    """Random changes of records, heartbeats, desired state and hosts, compared with a listing after each
+    round.
+    """
     choose = random.Random(7)
     desired = DesiredStore(server.url)
     accounts = [f"account-{number}" for number in range(12)]
