@@ -1,4 +1,5 @@
-"""A schedule's windows for people: whole windows in UTC and on its clock, with the clock changes that matter."""
+"""A schedule's windows for people: whole windows in UTC and on its clock, with the clock changes that matter.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

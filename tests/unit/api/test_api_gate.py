@@ -1,4 +1,5 @@
-"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers."""
+"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers.
+"""
 
 from collections.abc import Iterator
 from typing import Any
