@@ -103,7 +103,7 @@ def test_who_waits_while_redis_cannot_be_trusted_is_told_for_how_long(fleet: Fle
     one = fleet.run("start", A)
 
     assert (one.returncode, one.stderr.count("starts wait ")) == (0, 1)
-    assert " s more: Redis was restarted or has lost its data" in one.stderr
+    assert " s more: Redis was restarted or has lost data" in one.stderr
     marker.delete("manager:fleet")
     marker.close()
 

@@ -159,7 +159,7 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     )
     told = fleet.run("doctor")
     assert f"warn  drained: 1 account should be running but is not: {A} (on two)" in told.stdout
-    assert "`manager resume-host two` brings them back" in told.stdout
+    assert "run `manager resume-host two` to start them again" in told.stdout
     assert "two is drained" in fleet.run("info", A).stdout
     refused = fleet.run("start", A)
     assert refused.returncode == 1
