@@ -53,6 +53,7 @@ async def _anybody(
 
 #: Whoever is logged in.
 Anybody = Annotated[Principal, Depends(_anybody)]
+Scraper = Annotated[Principal, Depends(requires("metrics"))]
 Reader = Annotated[Principal, Depends(requires("read"))]
 Operator = Annotated[Principal, Depends(requires("operate", "command"))]
 BulkOperator = Annotated[Principal, Depends(requires("operate", "bulk"))]

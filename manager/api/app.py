@@ -50,6 +50,7 @@ def create_app(
                 authenticator=parts.authenticator,
                 limiter=parts.limiter,
                 host_allowed=parts.host_allowed,
+                **({} if parts.metrics is None else {"measure": parts.metrics.requests.count}),
             ),
             Middleware(GZipMiddleware, minimum_size=_GZIP_FROM, compresslevel=_GZIP_LEVEL),
         ],

@@ -4,6 +4,7 @@ problems.
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -38,7 +39,9 @@ _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TOKEN_IN_URL: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20}|(?:^|[?&])(?:access_)?token=")
 _JSON: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 #: Paths that answer other media types as well.
-_OTHER_MEDIA: Final = frozenset({f"{PREFIX}/audit/export", "/docs/errors"})
+_OTHER_MEDIA: Final = frozenset(
+    {f"{PREFIX}/audit/export", f"{PREFIX}/events/stream", "/docs/errors", "/metrics"}
+)
 
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -65,12 +68,14 @@ class Gate:
         authenticator: Authenticator,
         limiter: RateLimiter,
         host_allowed: Callable[[str], bool],
+        measure: Callable[[str, str, int, float], None] = lambda route, method, code, seconds: None,
     ) -> None:
         """`host_allowed` returns whether this server answers for a Host header's name, without the port."""
         self._app = app
         self._authenticator = authenticator
         self._limiter = limiter
         self._host_allowed = host_allowed
+        self._measure = measure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,6 +86,7 @@ class Gate:
         state["address"] = (scope.get("client") or ("unknown", 0))[0]
         request = Request(scope)
         answer = _Answer(send, state["request_id"])
+        began = time.perf_counter()
         try:
             await self._admit(request, state)
             await self._app(scope, _Bounded(receive, answer), answer)
@@ -88,6 +94,9 @@ class Gate:
             if answer.started:
                 raise  # the status is sent: the connection breaks, which says that the answer is not whole
             await self._problem(error, request)(scope, receive, answer)
+        finally:
+            route = str(getattr(scope.get("route"), "path", "none"))
+            self._measure(route, request.method, answer.status, time.perf_counter() - began)
 
     async def _admit(self, request: Request, state: dict[str, Any]) -> None:
         headers, path = request.headers, request.url.path
@@ -164,10 +173,12 @@ class _Answer:
         self._send = send
         self._request_id = request_id
         self.started = False
+        self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self.status = int(message["status"])
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers[name] = value

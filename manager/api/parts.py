@@ -11,6 +11,7 @@ from manager.aio import AsyncWorkerManagerService
 from manager.api.auth import Authenticator, Principal
 from manager.api.commands import CommandRunner
 from manager.api.limits import OpenStreams, RateLimiter
+from manager.api.metrics_page import MetricsPage
 from manager.api.problems import ProblemError
 from manager.api.stream.hub import Hub
 from manager.client.caller import Request as Behalf
@@ -72,6 +73,7 @@ class ApiParts:
     #: Streams; None: this server has none.
     hub: Hub | None = None
     events: EventStream | None = None
+    metrics: MetricsPage | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()

@@ -19,7 +19,10 @@ from manager.aio import AsyncWorkerManagerService
 from manager.api.app import create_app
 from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
+from manager.api.metrics_page import MetricsPage
 from manager.api.parts import ApiParts, account_files
+from manager.api.stream.connection import MAX_MESSAGE
+from manager.api.stream.hub import Hub
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.doctor import run_checks
 from manager.errors import ComponentError, FleetUnavailableError, SettingsError
@@ -30,11 +33,13 @@ from manager.factory import (
     configuration,
     desired_store,
     fleet_hosts,
+    fleet_store,
 )
 from manager.fleet import fleet_url
 from manager.fleet.address import parse_redis_url
 from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore
+from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.live_reads import LiveReads
 from manager.fleet.pools import make_pool
 from manager.fleet.redis_client import translated
@@ -42,7 +47,7 @@ from manager.fleet.tokens import TokenStore
 from manager.service import WorkerManagerService
 from manager.settings import Settings
 from manager.telemetry.fleet_reader import ViewReader
-from manager.telemetry.view import FleetView
+from manager.telemetry.view import FleetView, ViewUpdate
 
 #: Seconds that open requests get to end after SIGTERM.
 _GRACE_SECONDS: Final = 5
@@ -53,6 +58,11 @@ _AT_ONCE: Final = 2000
 #: Seconds for a ping, and the age from which the view is not ready.
 _PING_SECONDS: Final = 2.0
 _READY_SECONDS: Final = 10.0
+#: Characters of a token that a person made, at least.
+_LEAST_TOKEN: Final = 24
+#: Seconds between two pings to a stream client, and within which it must answer one.
+_PING_EVERY_SECONDS: Final = 20.0
+_PONG_SECONDS: Final = 25.0
 
 
 def run_api(settings: Settings, port: int | None = None) -> int:
@@ -69,7 +79,10 @@ def run_api(settings: Settings, port: int | None = None) -> int:
         app,
         http="httptools",
         loop="asyncio" if sys.platform == "win32" else "uvloop",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=_PING_EVERY_SECONDS,
+        ws_ping_timeout=_PONG_SECONDS,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -116,14 +129,23 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
     files = configuration(settings)
     pool: CeleryWorkerPool = celery_worker_pool(settings, files)
     service = WorkerManagerService(files, pool)
+    store = fleet_store(settings)
+    reader = ViewReader(view, lambda: account_files(service))
+    hub = Hub(reader, store.stream)
+    announcer = HostAnnouncer(store)
     names = {*settings.api_hosts, settings.api_address}
     if not _is_loopback(settings.api_address):
         names |= {socket.gethostname(), socket.getfqdn()}
     parts = ApiParts(
         service=service,
         aio=AsyncWorkerManagerService(service),
-        reader=ViewReader(view, lambda: account_files(service)),
-        authenticator=Authenticator(TokenStore(url), SessionStore(url)),
+        reader=reader,
+        hub=hub,
+        events=store.stream,
+        metrics=MetricsPage(reader, store.stream, settings.metrics_accounts),
+        authenticator=Authenticator(
+            TokenStore(url), SessionStore(url), metrics_token=_metrics_token(settings)
+        ),
         hosts=fleet_hosts(settings),
         audit=audit_trail(settings),
         batches=pool,
@@ -137,11 +159,24 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        view.subscribe(lambda update: _announce(announcer, view, update))
         view.start()
+        hub.start()
         yield
+        hub.close()
         view.close()
 
     return create_app(parts, lifespan)
+
+
+def _announce(announcer: HostAnnouncer, view: FleetView, update: ViewUpdate) -> None:
+    """Write the events that no host writes itself; called on the view's thread."""
+    if not update.changes.hosts:
+        return
+    with view.reading() as state:
+        hosts = [state.hosts[name] for name in update.changes.hosts if name in state.hosts]
+    with contextlib.suppress(FleetUnavailableError):  # another process, or the housekeeping, writes them
+        announcer.announce(hosts)
 
 
 class _Server(uvicorn.Server):
@@ -159,6 +194,23 @@ class _Server(uvicorn.Server):
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.handle_exit(number, frame)
+
+
+def _metrics_token(settings: Settings) -> str:
+    """Return the token of MANAGER_METRICS_TOKEN_FILE; empty without one. Raises SettingsError."""
+    path = settings.metrics_token_file
+    if path is None:
+        return ""
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"MANAGER_METRICS_TOKEN_FILE: {path} cannot be read: {error}") from None
+    if len(text) < _LEAST_TOKEN:
+        raise SettingsError(
+            f"MANAGER_METRICS_TOKEN_FILE: the token in {path} is shorter than {_LEAST_TOKEN} characters; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return text
 
 
 def _require_ready(url: str, view: FleetView) -> None:

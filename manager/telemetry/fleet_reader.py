@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from manager.fleet.desired import DesiredState
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
-from manager.telemetry.attention import AccountState, Attention, account_attention
+from manager.telemetry.attention import AccountState, Attention, account_attention, host_attention
 from manager.telemetry.view import FleetView
 
 #: Seconds for which a list is served again, and for which the account files are not looked at again.
@@ -114,6 +115,11 @@ class FleetListing:
             host=self.hosts.get(account.host or ""),
         )
         return account_attention(known, self.as_of.timestamp())
+
+    def host_attention(self) -> list[Attention]:
+        """Return what a person should look at about the hosts."""
+        should_run = Counter(one.host for one in self.accounts.values() if one.want == "running")
+        return [one for host in self.hosts.values() for one in host_attention(host, should_run[host.name])]
 
 
 class FleetReader(Protocol):

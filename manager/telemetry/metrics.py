@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 from manager.fleet.events import START_BUCKETS
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
-from manager.telemetry.attention import AccountState, Attention
+from manager.telemetry.attention import Attention
+from manager.telemetry.fleet_reader import AccountRow
 from manager.versions import __version__
 
 #: Accounts up to which `auto` shows every account.
@@ -33,7 +34,7 @@ class FleetFigures:
     redis_up: bool
     view_age_seconds: float
     view_drift: int
-    accounts: Sequence[AccountState] = ()
+    accounts: Sequence[AccountRow] = ()
     hosts: Sequence[HostState] = ()
     attention: Sequence[Attention] = ()
     #: Host → event type, or `start_seconds:<bound>`, → value.
@@ -274,7 +275,7 @@ def _accounts(page: _Page, figures: FleetFigures, shown: AccountsShown) -> None:
     accounts = figures.accounts
     noticed = {one.account_id for one in figures.attention}
     if shown == "none":
-        chosen: list[AccountState] = []
+        chosen: list[AccountRow] = []
     elif shown == "attention" or (shown == "auto" and len(accounts) > _AUTO_ACCOUNTS):
         chosen = [account for account in accounts if account.account_id in noticed]
     else:

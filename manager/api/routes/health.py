@@ -4,9 +4,10 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response
 
+from manager.api.access import Scraper
 from manager.api.models import Health
 from manager.api.parts import Parts
-from manager.api.problems import errors_page
+from manager.api.problems import ProblemError, errors_page
 from manager.api.rendering import answer
 
 router = APIRouter(tags=["health"])
@@ -25,6 +26,17 @@ async def readyz(parts: Parts) -> Response:
     await run_in_threadpool(parts.ready)
     await parts.state()
     return answer({"status": "ok"})
+
+
+@pages.get("/metrics")
+async def metrics(parts: Parts, principal: Scraper) -> Response:
+    """Return the fleet's metrics in Prometheus's text format 0.0.4."""
+    del principal
+    if parts.metrics is None:
+        raise ProblemError("not_found", "this server has no metrics")
+    clients = 0 if parts.hub is None else parts.hub.clients
+    text = await run_in_threadpool(parts.metrics.text, clients)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 pages.add_api_route("/healthz", healthz)

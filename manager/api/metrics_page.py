@@ -1,0 +1,106 @@
+"""The page that Prometheus scrapes: the fleet's metrics, and the API's own."""
+
+import threading
+from collections import Counter, defaultdict
+from typing import Final
+
+from manager.errors import FleetUnavailableError
+from manager.fleet.events import EventStream
+from manager.telemetry.attention import Attention
+from manager.telemetry.fleet_reader import FleetListing, ViewReader
+from manager.telemetry.metrics import AccountsShown, FleetFigures, labels, render
+
+#: Upper bounds of the buckets of request times, in seconds.
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+
+class RequestMeter:
+    """Counts requests by the template of their route, never by their path. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._buckets: dict[str, Counter[float]] = defaultdict(Counter)
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def count(self, route: str, method: str, code: int, seconds: float) -> None:
+        bound = next((bound for bound in _BUCKETS if seconds <= bound), float("inf"))
+        with self._lock:
+            self._requests[route, method, str(code)] += 1
+            self._buckets[route][bound] += 1
+            self._seconds[route] += seconds
+
+    def render(self, stream_clients: int) -> str:
+        """Return the API's own families in the text format."""
+        with self._lock:
+            requests = [
+                f"manager_api_requests_total{labels(route=route, method=method, code=code)} {count}"
+                for (route, method, code), count in sorted(self._requests.items())
+            ]
+            times = [line for route in sorted(self._buckets) for line in self._histogram(route)]
+        lines = _head("manager_stream_clients", "gauge", "Open stream connections.")
+        lines.append(f"manager_stream_clients {stream_clients}")
+        if requests:
+            lines += [
+                "# HELP manager_api_requests_total Requests to the API.",
+                "# TYPE manager_api_requests_total counter",
+            ]
+            lines += requests
+            lines += [
+                "# HELP manager_api_request_seconds Time to answer.",
+                "# TYPE manager_api_request_seconds histogram",
+            ]
+            lines += times
+        return "\n".join(lines) + "\n"
+
+    def _histogram(self, route: str) -> list[str]:
+        total, lines = 0, []
+        for bound in (*_BUCKETS, float("inf")):
+            total += self._buckets[route][bound]
+            text = "+Inf" if bound == float("inf") else f"{bound:g}"
+            lines.append(f"manager_api_request_seconds_bucket{labels(route=route, le=text)} {total}")
+        lines.append(f"manager_api_request_seconds_sum{labels(route=route)} {self._seconds[route]:.6f}")
+        lines.append(f"manager_api_request_seconds_count{labels(route=route)} {total}")
+        return lines
+
+
+def _head(name: str, kind: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+class MetricsPage:
+    """Renders the page from the live view at each scrape."""
+
+    def __init__(self, reader: ViewReader, events: EventStream, shown: AccountsShown) -> None:
+        self._reader = reader
+        self._events = events
+        self._shown = shown
+        self.requests = RequestMeter()
+
+    def text(self, stream_clients: int) -> str:
+        """Return the page. Blocks while counters are read; never raises FleetUnavailableError."""
+        return render(self._figures(), shown=self._shown) + self.requests.render(stream_clients)
+
+    def _figures(self) -> FleetFigures:
+        view = self._reader.view
+        try:
+            listing = self._reader.read()
+            if listing.stale_seconds is not None:
+                raise FleetUnavailableError("Redis is away")
+            counters = self._events.counters(listing.hosts)
+        except FleetUnavailableError:
+            return FleetFigures(redis_up=False, view_age_seconds=view.age_seconds, view_drift=view.drift)
+        return FleetFigures(
+            redis_up=True,
+            view_age_seconds=view.age_seconds,
+            view_drift=view.drift,
+            accounts=tuple(listing.accounts.values()),
+            hosts=tuple(listing.hosts.values()),
+            attention=_attention(listing),
+            counters=counters,
+        )
+
+
+def _attention(listing: FleetListing) -> list[Attention]:
+    found = [one for account in listing.accounts.values() for one in listing.attention(account)]
+    return [*found, *listing.host_attention()]
