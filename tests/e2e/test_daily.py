@@ -50,7 +50,7 @@ def test_an_account_whose_file_is_gone_is_named_and_can_be_forgotten(fleet: Flee
     assert fleet.run("forget", A).returncode == 0
 
     eventually(lambda: fleet.store.get_worker(A) is None, what="the record is gone")
-    fleet.look_again(3)
+    fleet.await_ticks(3)
     assert fleet.store.get_worker(A) is None
     after = DesiredStore(fleet.redis_url).read(A)
     assert after is not None

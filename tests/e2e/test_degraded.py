@@ -41,7 +41,7 @@ def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending
     path = fleet.config_dir / "accounts" / f"{A}.yaml"
     good = path.read_text()
     path.write_text("gateway: paper\nlogn: [\n")
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.workers() == workers  # running workers are not affected
 
     workers[A].kill()

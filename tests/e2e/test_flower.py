@@ -57,7 +57,7 @@ def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, t
     assert flower.status(f"/api/worker/shutdown/agent@{fleet.host}", data=b"") in {401, 403, 405}
     assert flower.status("/api/task/async-apply/tasks.stop_all_workers", data=b"{}") in {401, 403, 405}
     assert flower.status("/api/task/send-task/tasks.stop_all_workers", data=b"{}") in {401, 403, 405}
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) == "running"
     for what in ("cmdline", "environ"):
         assert b"looking-only" not in Path(f"/proc/{fleet.processes[-1].pid}/{what}").read_bytes()

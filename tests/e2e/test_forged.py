@@ -152,7 +152,7 @@ def test_a_small_message_that_unpacks_into_gigabytes_stays_packed(fleet: Fleet) 
     with fleet.redis.client() as client:
         client.lpush(f"host.{fleet.host}", message(packed, compression="application/x-gzip"))
         eventually(lambda: client.llen(f"host.{fleet.host}") == 0, within=10, what="it was taken")
-    fleet.look_again()
+    fleet.await_ticks()
     assert process.memory_info().rss - before < 100 * 1024 * 1024
 
 
@@ -208,7 +208,7 @@ def test_a_forged_generation_keeps_nobody_from_stopping(fleet: Fleet, generation
         client.incr("manager:desired:version")
         client.delete("manager:audit")
         client.set("manager:audit", "no trail")
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.run("stop", A).returncode == 0
     assert not worker.alive()
     assert fleet.run("start", A).returncode == 0
@@ -290,7 +290,7 @@ def test_forged_values_break_no_reader(fleet: Fleet) -> None:
         assert "\x1b" not in told.stdout + told.stderr, arguments
         assert told.returncode in {0, 1}, arguments
     assert A in fleet.run("ps").stdout
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.run("stop", A).returncode == 0
 
 
@@ -352,7 +352,7 @@ tried("tasks.stop_worker", "0.9.0")
         "restart",
     ]
     # A rejected command does not change the desired state.
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) == "stopped"
 
 

@@ -130,7 +130,7 @@ def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: 
     # The drain survives a restart of the agent, and a Redis that has lost all data.
     fleet.end_agent()
     fleet.start_agent()
-    fleet.look_again()
+    fleet.await_ticks()
     assert next(host.state for host in fleet.store.hosts() if host.name == "test-host") == "drained"
     told = two.run("drain", "two", "--wait", "--timeout", "40")
     # Accounts that need label london have no other host.
@@ -149,7 +149,7 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
     fleet.run_json("start", A)
     assert fleet.run("drain", "two", "--stop", "--wait").returncode == 0
     assert fleet.status(A) == "stopped"
-    two.look_again()
+    two.await_ticks()
     assert not two.workers()
     # It should run, and `ps` warns that it does not.
     eventually(

@@ -33,7 +33,7 @@ def test_with_redis_away_a_living_agent_stops_and_does_not_start_again(fleet: Fl
     assert A not in fleet.workers()
     fleet.redis.start()
     eventually(lambda: fleet.status(A) == "stopped", within=30, what="Redis is told")
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) == "stopped"
     assert A not in fleet.workers()
     assert fleet.run("stop", "acount-001", "--local").returncode == 1
@@ -52,7 +52,7 @@ def test_without_an_agent_a_note_keeps_the_next_one_from_starting_it_again(fleet
     assert not any(worker.alive() for worker in workers.values())
     fleet.redis.start()
     fleet.start_agent()
-    fleet.look_again()
+    fleet.await_ticks()
     assert {fleet.status(A), fleet.status(B)} == {"stopped"}
     assert not list(fleet.paths.stops_dir.iterdir())
     outcomes = json.loads("[" + ",".join(fleet.run("audit", "--json").stdout.splitlines()) + "]")
@@ -77,6 +77,6 @@ def test_an_agent_that_does_not_answer_obeys_the_note_when_it_wakes(fleet: Fleet
     assert not worker.alive()
     fleet.agent.send_signal(SIGCONT)
     eventually(lambda: fleet.status(A) == "stopped", within=20, what="the agent has taken the note")
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) == "stopped"
     assert not list(fleet.paths.stops_dir.iterdir())

@@ -89,7 +89,7 @@ def test_a_refused_login_is_not_tried_again_until_the_credential_changes(fleet: 
     eventually(lambda: fleet.status(A) == "failed", what="the login is refused")
     log = fleet.paths.worker_log(A)
     tries = log.read_text().count("connect_failed")
-    fleet.look_again()
+    fleet.await_ticks()
     assert log.read_text().count("connect_failed") == tries
 
     password.write_text(right)
@@ -171,7 +171,7 @@ def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fle
     fleet.start_agent()
 
     eventually(lambda: "restart_refused" in fleet.log("agent"), what="it is tried")
-    fleet.look_again(3)  # and the agent does not try it repeatedly
+    fleet.await_ticks(3)  # and the agent does not try it repeatedly
     assert fleet.log("agent").count("restart_refused") == 1
     assert worker.alive()
     path.write_text(good)
@@ -279,7 +279,7 @@ def test_a_redis_that_comes_back_empty_lets_no_second_session_in(fleet: Fleet) -
     fleet.run_json("start-all")
     fleet.run("stop", accounts[2])
     before = fleet.workers()
-    fleet.look_again()  # by then the agent has saved its desired state
+    fleet.await_ticks()  # by then the agent has saved its desired state
     fleet.redis.process.kill()
     fleet.redis.process.wait()
     fleet.redis.empty()

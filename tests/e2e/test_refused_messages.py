@@ -89,7 +89,7 @@ app.send_task("tasks.get_worker_info", args=["{A}"], countdown=2).get(timeout=20
     lines = [line for line in out.splitlines() if line != "NoWorkerError"]
     assert len(lines) == 3, out
     assert all("a stop that is sent in the meantime must win" in line for line in lines), out
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) in {None, "stopped"}
     assert fleet.stats()["sessions"] == 0
 
@@ -106,7 +106,7 @@ print(app.send_task("tasks.stop_worker", args=["{A}"]).get(timeout=30))
 """,
     )
     assert out.split() == ["running", "True"]
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(A) == "stopped"
 
 

@@ -177,8 +177,8 @@ def test_everything_works_with_tls_and_least_rights(
         ):
             done = fleet.manage(*arguments)
             assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        fleet.look_again()
-        other.look_again()
+        fleet.await_ticks()
+        other.await_ticks()
         assert fleet.manage("stop-all").returncode == 0
         # Redis 7.0 lets only an administrator read its settings; doctor reports that and continues.
         refused = [one for one in secure.denied() if "config|get" not in one]

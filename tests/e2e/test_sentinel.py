@@ -39,7 +39,7 @@ def test_a_failover_that_loses_the_last_writes_loses_no_stop_and_makes_no_second
 ) -> None:
     stopped, kept, new, later = fleet.add_accounts(4)
     assert fleet.run("start", stopped, kept).returncode == 0
-    fleet.look_again()
+    fleet.await_ticks()
     group.lose_the_last_writes()
     assert fleet.run("stop", stopped).returncode == 0
     assert fleet.run("start", new).returncode == 0
@@ -71,7 +71,7 @@ def test_a_failover_that_loses_the_last_writes_loses_no_stop_and_makes_no_second
     # Broker, result backend and fleet state follow the new primary; no new session starts during the
     # quarantine.
     assert fleet.run("start", later, timeout=90).returncode == 0
-    fleet.look_again()
+    fleet.await_ticks()
     assert fleet.status(stopped) == "stopped"
     assert {account: ref for account, ref in fleet.workers().items() if account in workers} == workers
     stats = fleet.stats()

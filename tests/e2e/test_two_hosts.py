@@ -163,7 +163,7 @@ def test_a_stop_at_a_host_that_was_given_another_name_says_what_is_true(fleet: F
     fleet.host = "new-name"
     fleet.start_agent()
     # The heartbeats that the agent read at adoption are old by now: only new heartbeats count.
-    fleet.look_again(2)
+    fleet.await_ticks(2)
     assert {info["metadata"]["host"] for info in fleet.run_json("ps")} == {"new-name"}
     assert {info["status"] for info in fleet.run_json("ps")} == {"running"}
     done = fleet.run("stop", A)

@@ -175,14 +175,14 @@ class Fleet:
         with self.admin() as admin:
             return admin.stats()
 
-    def look_again(self, times: int = 2) -> None:
+    def await_ticks(self, times: int = 2) -> None:
         """Wait for this number of further ticks of the agent's reconciler."""
 
-        def looks() -> int:
+        def ticks() -> int:
             return next(state.report.looks or 0 for state in self.store.hosts() if state.name == self.host)
 
-        before = looks()
-        eventually(lambda: looks() >= before + times, within=30, what="the agent looks again")
+        before = ticks()
+        eventually(lambda: ticks() >= before + times, within=30, what="the reconciler ticks")
 
     def end_agent(self, number: int = SIGKILL) -> None:
         """End the agent by a signal, as a crash or an operator would."""
