@@ -1,4 +1,7 @@
-"""A schedule's windows for people: whole windows in UTC and on its clock, with the clock changes that matter."""
+"""A schedule's windows for people.
+
+It shows whole windows in UTC and on the schedule's clock, with the clock changes that matter.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

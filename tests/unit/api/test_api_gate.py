@@ -1,4 +1,7 @@
-"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers."""
+"""The checks of every request.
+
+They cover host, size, media types, tokens, sessions, cross-site requests, limits and headers.
+"""
 
 from collections.abc import Iterator
 from typing import Any
