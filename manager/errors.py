@@ -106,9 +106,13 @@ class CursorGoneError(ManagerError, RuntimeError):
 
     code = "cursor_gone"
 
+    #: Kept in the instance only where it is known: an error crosses Celery without it.
+    oldest: str = ""
+
     def __init__(self, message: str = "", *, oldest: str = "") -> None:
         super().__init__(message)
-        self.oldest = oldest
+        if oldest:
+            self.oldest = oldest
 
 
 class NoSuchHostError(ManagerError, ValueError):

@@ -12,6 +12,7 @@ from manager.cli.suggestions import READ_ONLY
 #: The path of every command that changes something.
 CHANGING = {
     *(
+        "api",
         "up",
         "down",
         "init",
