@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ from manager.fleet.redis_client import translated
 from manager.fleet.tokens import TokenStore
 from manager.service import WorkerManagerService
 from manager.settings import Settings
+from manager.system import atomic_file
 from manager.telemetry.fleet_reader import ViewReader
 from manager.telemetry.view import FleetView, ViewUpdate
 
@@ -65,8 +67,11 @@ _PING_EVERY_SECONDS: Final = 20.0
 _PONG_SECONDS: Final = 25.0
 
 
-def run_api(settings: Settings, port: int | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit code. Raises SettingsError, ComponentError."""
+def run_api(settings: Settings, port: int | None = None, address_file: Path | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code.
+
+    Writes the URL to `address_file` once it listens. Raises SettingsError, ComponentError.
+    """
     check_listening(settings)
     listener = _listen(settings.api_address, settings.api_port if port is None else port)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
@@ -96,8 +101,11 @@ def run_api(settings: Settings, port: int | None = None) -> int:
     )
     host, number = listener.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"API on {'https' if secure else 'http'}://{where}:{number}/api/v1\n")
+    url = f"{'https' if secure else 'http'}://{where}:{number}"
+    sys.stdout.write(f"API on {url}/api/v1\n")
     sys.stdout.flush()
+    if address_file is not None:
+        atomic_file.write(address_file, url.encode())
     server = _Server(config)
     server.run(sockets=[listener])
     # Threads may still wait for answers to commands, which go on without us: nobody waits for them.

@@ -1,5 +1,7 @@
 """Command `api`: the HTTP API in the foreground."""
 
+from pathlib import Path
+
 import click
 
 from manager.cli.common import settings
@@ -11,14 +13,15 @@ from manager.cli.common import settings
     type=click.IntRange(0, 65535),
     help="Port; 0: any free one. [default: MANAGER_API_PORT, or 8700]",
 )
-def api(port: int | None) -> int:
+@click.option("--address-file", type=click.Path(path_type=Path), hidden=True)
+def api(port: int | None, address_file: Path | None) -> int:
     """Run the HTTP API in the foreground.
 
     It listens on MANAGER_API_ADDRESS (127.0.0.1). Clients need a token: `manager token create`.
     """
     from manager.api.serve import run_api
 
-    return run_api(settings(), port)
+    return run_api(settings(), port, address_file)
 
 
 COMMANDS = (api,)

@@ -18,6 +18,12 @@ from manager.system.text import counted
     type=click.IntRange(1, 65535),
     help="Flower's port. [default: MANAGER_FLOWER_PORT, or 5555]",
 )
+@click.option("--api/--no-api", default=True, help="Start the HTTP API too. [default: --api]")
+@click.option(
+    "--api-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the API; 0: any free one. [default: MANAGER_API_PORT, or 8700]",
+)
 @click.option(
     "--exit-after-start",
     is_flag=True,
@@ -34,15 +40,17 @@ def up(
     demo: bool,
     flower: bool,
     flower_port: int | None,
+    api: bool,
+    api_port: int | None,
     exit_after_start: bool,
     detach: bool,
     background: bool,
 ) -> int:
     """Start everything on this machine, then every enabled account.
 
-    Starts Redis (unless MANAGER_REDIS_URL names one), the paper venue, the host agent and Flower. Shows the
-    workers until Ctrl-C, which stops everything. Closing the terminal also stops everything. With --detach no
-    terminal is needed, and `manager down` stops everything.
+    Starts Redis (unless MANAGER_REDIS_URL names one), the paper venue, the host agent, Flower and the HTTP
+    API. Shows the workers until Ctrl-C, which stops everything. Closing the terminal also stops everything.
+    With --detach no terminal is needed, and `manager down` stops everything.
     """
     from manager.local.up import run_up
 
@@ -55,6 +63,8 @@ def up(
             *(["--demo"] if demo else []),
             "--flower" if flower else "--no-flower",
             *(["--flower-port", str(flower_port)] if flower_port else []),
+            "--api" if api else "--no-api",
+            *(["--api-port", str(api_port)] if api_port is not None else []),
         ]
         return run_detached(settings(), options)
     return run_up(
@@ -62,6 +72,8 @@ def up(
         demo=demo,
         flower=flower,
         flower_port=flower_port,
+        api=api,
+        api_port=api_port,
         once=exit_after_start,
         background=background,
     )
@@ -71,9 +83,9 @@ def up(
 def down() -> int:
     """Stop everything that `manager up` started on this machine.
 
-    Works as Ctrl-C in the terminal of `manager up`, and needs no Redis. Workers stop first, then Flower, the
-    host agent, the paper venue and the Redis that `up` started. Returns when all of them have ended, and
-    names what had to be killed.
+    Works as Ctrl-C in the terminal of `manager up`, and needs no Redis. Workers stop first, then the API,
+    Flower, the host agent, the paper venue and the Redis that `up` started. Returns when all of them have
+    ended, and names what had to be killed.
     """
     from manager.local.down import run_down
 

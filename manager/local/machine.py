@@ -1,4 +1,4 @@
-"""The components of `manager up`: Redis, paper venue, host agent and Flower."""
+"""The components of `manager up`: Redis, paper venue, host agent, API and Flower."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ from manager.fleet.leases import LeaseStore
 from manager.gateways.base import GatewayError
 from manager.gateways.paper.address import venue_address
 from manager.gateways.paper.client import VenueAdmin
-from manager.local.agent import agent_argv, agent_environment
+from manager.local.agent import agent_argv, agent_environment, shared_settings
 from manager.local.component import Component
 from manager.local.flower import flower_argv, flower_environment
 from manager.local.interrupts import Interrupts
@@ -37,8 +37,9 @@ _READY_SECONDS: Final = 60.0
 _BACKOFF: Final = (1.0, 30.0)
 #: Seconds for a component whose socket was removed to end before it is killed.
 _SOCKET_SECONDS: Final = 10.0
-#: Flower is not restarted after this number of deaths within a minute, because no trading depends on it.
-_FLOWER_TRIES: Final = 5
+#: Components on which no trading depends. One is not restarted after this number of deaths within a minute.
+_OPTIONAL: Final = frozenset({"flower", "api"})
+_OPTIONAL_TRIES: Final = 5
 #: A file next to Redis's data: Redis wrote everything before it ended. Without this file leases may be
 #: missing.
 _CLEAN_END: Final = "ended-in-order"
@@ -136,6 +137,33 @@ class Machine:
         component = Component("flower", argv, environment, self._paths)
         self._run(component, "Flower", lambda: not port_is_free(self._settings.flower_address, port))
 
+    def start_api(self, port: int) -> None:
+        """Start or adopt the HTTP API. `port` is its TCP port; 0: any free one.
+
+        Raises ComponentError.
+        """
+        address = self._settings.api_address
+        component = Component("api", [], {}, self._paths)
+        running = component.adopt()
+        if port and not running and not port_is_free(address, port):
+            raise ComponentError(
+                f"the API cannot start: port {port} on {address} is in use. Choose another with --api-port "
+                "(or MANAGER_API_PORT), or use --no-api"
+            )
+        file = self._api_address_file
+        if not running:
+            file.unlink(missing_ok=True)
+        argv = module_argv("manager.cli", "api", "--port", str(port), "--address-file", str(file))
+        environment = clean_environment(shared_settings(self._settings))
+        self._run(Component("api", argv, environment, self._paths), "API", file.exists)
+
+    def api_url(self) -> str | None:
+        """Return the URL of the API that runs here, or None."""
+        try:
+            return self._api_address_file.read_text()
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def flower_runs(self) -> bool:
         """Return whether an earlier `up` left a Flower, which may use the port."""
         return Component("flower", [], {}, self._paths).adopt()
@@ -145,7 +173,7 @@ class Machine:
 
         Starts nothing.
         """
-        for name in ("redis", "venue", "agent", "flower"):
+        for name in ("redis", "venue", "agent", "flower", "api"):
             component = Component(name, [], {}, self._paths)
             if not component.adopt() and name == "redis" and self._settings.redis_url is None:
                 self._adopt_redis(component)
@@ -187,10 +215,10 @@ class Machine:
             return
         if component.alive or now < self._retry_at.get(component.name, 0.0):
             return
-        deaths = self._deaths.setdefault(component.name, deque(maxlen=_FLOWER_TRIES))
+        deaths = self._deaths.setdefault(component.name, deque(maxlen=_OPTIONAL_TRIES))
         deaths.append(now)
         recent = sum(now - death < 60 for death in deaths)
-        if component.name == "flower" and recent >= _FLOWER_TRIES:
+        if component.name in _OPTIONAL and recent >= _OPTIONAL_TRIES:
             self._say(
                 f"{component.exit_reason()}; not restarted after {recent} ends in a minute. Workers are not "
                 "affected"
@@ -233,6 +261,8 @@ class Machine:
         if not component.stop(seconds):
             raise ComponentError(f"{name} could not be stopped: see its log {component.log_file}")
         self._started.remove(component)
+        if name == "api":
+            self._api_address_file.unlink(missing_ok=True)
         if name == "redis" and component.exit_code == 0:
             # Without this file the next Redis starts with a quarantine of one lease time.
             with contextlib.suppress(OSError):
@@ -254,6 +284,10 @@ class Machine:
         return False
 
     # inside
+
+    @property
+    def _api_address_file(self) -> Path:
+        return self._paths.run_dir / "api.address"
 
     @property
     def _agent_record(self) -> Path:

@@ -55,7 +55,7 @@ class Shutdown:
         Workers and components get time to end before they are killed. Blocks.
         """
         stopped, left = self._stop_workers()
-        ended = [self._end_component("flower", _STOP_SECONDS), self._end_component("agent", _STOP_SECONDS)]
+        ended = [self._end_component(name, _STOP_SECONDS) for name in ("api", "flower", "agent")]
         if self._machine.owns_agent:
             # A start that was in progress may have created a worker after the stop above.
             swept = end_workers(self._paths, graceful=True)
@@ -71,7 +71,7 @@ class Shutdown:
     def forced(self) -> int:
         """Kill workers and components at once; return 1 if something is left."""
         self._say("killing everything now")
-        ended = [self._end_component(name, 0) for name in ("agent", "flower")]
+        ended = [self._end_component(name, 0) for name in ("agent", "api", "flower")]
         killed: list[str] = []
         left: list[str] = []
         if self._machine.owns_agent:

@@ -43,6 +43,8 @@ def run_up(
     demo: bool,
     flower: bool,
     flower_port: int | None,
+    api: bool,
+    api_port: int | None,
     once: bool,
     background: bool = False,
 ) -> int:
@@ -70,7 +72,10 @@ def run_up(
         with Interrupts() as interrupts:
             files.write("starting")
             port = (flower_port or settings.flower_port) if flower else None
-            up = _Up(settings, paths, configuration, interrupts, console, port, lock, background=background)
+            api_on = (settings.api_port if api_port is None else api_port) if api else None
+            up = _Up(
+                settings, paths, configuration, interrupts, console, port, api_on, lock, background=background
+            )
             with RequestWatch(files, interrupts.request):
                 return up.run(once=once)
     except Interrupted:
@@ -130,6 +135,7 @@ class _Up:
         interrupts: Interrupts,
         console: Console,
         flower_port: int | None,
+        api_port: int | None,
         lock: FileLock,
         *,
         background: bool,
@@ -145,6 +151,7 @@ class _Up:
         self._interrupts = interrupts
         self._console = console
         self._flower_port = flower_port
+        self._api_port = api_port
         self._machine = Machine(settings, paths, interrupts, self._say)
         self._service: WorkerManagerService = build_service(settings)
         self._shutdown = Shutdown(settings, paths, self._machine, self._service, console, self._say)
@@ -204,6 +211,8 @@ class _Up:
         self._machine.start_agent()
         if port is not None:
             self._machine.start_flower(port)
+        if self._api_port is not None:
+            self._machine.start_api(self._api_port)
         self._say(self._header())
 
     def _needs_venue(self) -> bool:
@@ -217,6 +226,7 @@ class _Up:
         return (
             f"host {self._settings.host}, accounts in {self._settings.config_dir}"
             + (flower if self._flower_port is not None else "")
+            + (f", API at {self._machine.api_url()}" if self._api_port is not None else "")
             + f". {self._how_it_ends()}"
         )
 

@@ -41,6 +41,7 @@ class Up:
             "MANAGER_STATE_DIR": str(self.paths.root),
             "MANAGER_CONFIG_DIR": str(self.config_dir),
             "MANAGER_FLOWER_PORT": str(self.port),
+            "MANAGER_API_PORT": "0",
             "MANAGER_HOST": "up-host",
             "FLOWER_UNAUTHENTICATED_API": "true",
         }

@@ -37,6 +37,7 @@ class Machine:
             "MANAGER_STATE_DIR": str(self.paths.root),
             "MANAGER_CONFIG_DIR": str(self.config_dir),
             "MANAGER_HOST": "up-host",
+            "MANAGER_API_PORT": "0",
         }
 
     def argv(self, *arguments: str) -> list[str]:
