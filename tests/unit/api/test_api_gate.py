@@ -1,4 +1,4 @@
-"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers."""
+"""What every request passes: host, size, media types, tokens, sessions, CSRF checks, limits, headers."""
 
 from collections.abc import Iterator
 from typing import Any
