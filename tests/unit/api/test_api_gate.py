@@ -1,7 +1,4 @@
-"""The checks of every request.
-
-They cover host, size, media types, tokens, sessions, cross-site requests, limits and headers.
-"""
+"""What every request passes: host, size, media types, tokens, sessions, CSRF checks, limits, headers."""
 
 from collections.abc import Iterator
 from typing import Any
