@@ -30,6 +30,9 @@ USERS: Final = {
     "manager": "for the command line and services that send commands",
     "reader": "for read-only access",
     "flower": "for Flower",
+    "api": "for the HTTP API",
+    "recorder": "for a recorder of history",
+    "notify": "for a notifier",
 }
 
 
@@ -41,7 +44,7 @@ _DEFAULT_USER: Final = "user default off resetpass allkeys allchannels +@all"
 
 #: A line of the ACL file that this module wrote.
 _GENERATED_LINE: Final = re.compile(
-    r"user (?P<user>manager|reader|flower|host-\S+) on #(?P<digest>[0-9a-f]{64}) "
+    r"user (?P<user>manager|reader|flower|api|recorder|notify|host-\S+) on #(?P<digest>[0-9a-f]{64}) "
 )
 #: Host names, IPv4 and IPv6 addresses.
 _REDIS_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
@@ -265,5 +268,11 @@ def _rights_of(user: str) -> list[str]:
             return rights.reader_rights()
         case "flower":
             return rights.flower_rights()
+        case "api":
+            return rights.api_rights()
+        case "recorder":
+            return rights.recorder_rights()
+        case "notify":
+            return rights.notifier_rights()
         case _:
             return rights.host_rights(user.removeprefix("host-"))

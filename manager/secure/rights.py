@@ -33,6 +33,21 @@ def manager_rights() -> list[str]:
     return [*_keys("RW", keys), *_channels(_CELERY_CHANNELS), *_COMMANDS.split(), "+scan", "+script|kill"]
 
 
+def api_rights() -> list[str]:
+    """Return the rights of the HTTP API: those of a manager, which include its own keys (`manager:api:*`)."""
+    return manager_rights()
+
+
+def recorder_rights() -> list[str]:
+    """Return the rights of the recorder of history: those of a reader."""
+    return reader_rights()
+
+
+def notifier_rights() -> list[str]:
+    """Return the rights of the notifier: those of a reader, and its own keys."""
+    return [*reader_rights(), "(+@all -@admin -@dangerous %RW~manager:notify:*)"]
+
+
 def host_rights(host: str) -> list[str]:
     """Return the rights of one host's agent and workers.
 
@@ -41,6 +56,7 @@ def host_rights(host: str) -> list[str]:
     own = (f"manager:host:{host}:*", f"host.{host}", f"host.{host}{_STEP}*", f"agent@{host}.celery.pidbox*")
     shared = (
         *("manager:desired", "manager:desired:*", "manager:seen:*"),
+        *("manager:events:id", "manager:said:*"),
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
         *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*"),

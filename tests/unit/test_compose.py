@@ -18,7 +18,7 @@ def compose() -> dict[str, Any]:
 
 def test_the_services_are_those_of_a_two_host_fleet(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert {"init", "redis", "venue", "london", "newyork", "desk", "scheduler", "flower"} == set(services)
+    assert {"init", "redis", "venue", "london", "newyork", "desk", "scheduler", "flower", "api"} == set(services)
     hosts = [services["london"]["environment"], services["newyork"]["environment"]]
     assert len({host["MANAGER_HOST"] for host in hosts}) == 2
     assert len({host["MANAGER_LABELS"] for host in hosts}) == 2
@@ -32,8 +32,8 @@ def test_the_services_are_those_of_a_two_host_fleet(compose: dict[str, Any]) -> 
 def test_only_flower_is_published_and_only_to_this_machine(compose: dict[str, Any]) -> None:
     services = compose["services"]
     ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert list(ports) == ["flower"]
-    assert all(port.startswith("127.0.0.1:") for port in ports["flower"])
+    assert sorted(ports) == ["api", "flower"]
+    assert all(port.startswith("127.0.0.1:") for found in ports.values() for port in found)
     assert compose["networks"]["fleet"]["internal"] is True
     for name, service in services.items():
         if name == "init":
