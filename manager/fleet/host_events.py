@@ -34,25 +34,28 @@ class HostAnnouncer:
         self.announce(self._store.hosts())
 
     def announce(self, hosts: Iterable[HostState]) -> None:
-        """Write the events of these hosts that nobody has written. Does nothing where this user may not."""
+        """Write the missing events of these hosts.
+
+        Does nothing if this Redis user may not write the guard keys, as a host with the ACL of version 0.2.
+        """
         for host in hosts:
             guard = _guard(host)
             if guard is None or guard in self._written:
                 continue
-            try:
-                with translated(self._store.url):
-                    first = self._claim(guard)
-            except PermissionError:
+            with translated(self._store.url):
+                first = self._claim(guard)
+            if first is None:
                 return
             self._written.add(guard)
             if first:
                 self._store.note(_notice(host))
 
-    def _claim(self, guard: str) -> bool:
+    def _claim(self, guard: str) -> bool | None:
+        """Return whether this call wrote the key; None if this user may not write it."""
         try:
             return bool(self._client.set(guard, "1", nx=True, ex=_REMEMBERED_SECONDS))
-        except (NoPermissionError, ReadOnlyError) as error:
-            raise PermissionError from error
+        except (NoPermissionError, ReadOnlyError):
+            return None
 
 
 def _guard(host: HostState) -> str | None:

@@ -18,7 +18,8 @@ def compose() -> dict[str, Any]:
 
 def test_the_services_are_those_of_a_two_host_fleet(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert {"init", "redis", "venue", "london", "newyork", "desk", "scheduler", "flower", "api"} == set(services)
+    ours = {"init", "redis", "venue", "london", "newyork", "desk", "scheduler", "flower", "api"}
+    assert ours == set(services)
     hosts = [services["london"]["environment"], services["newyork"]["environment"]]
     assert len({host["MANAGER_HOST"] for host in hosts}) == 2
     assert len({host["MANAGER_LABELS"] for host in hosts}) == 2
