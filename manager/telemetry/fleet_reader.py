@@ -105,6 +105,8 @@ class FleetListing:
     stale_seconds: float | None = None
     #: Accounts as they were sorted for readers, by the name of the sort key.
     sorted: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
+    #: Answers as they were rendered for readers, by what they asked for: body, and what follows it.
+    pages: dict[str, tuple[bytes, str | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def attention(self, account: AccountRow) -> list[Attention]:
         """Return what a person should look at about an account, the most urgent first."""
@@ -124,6 +126,9 @@ class FleetListing:
 
 class FleetReader(Protocol):
     """Where the API gets the fleet from."""
+
+    def known(self) -> FleetListing | None:
+        """Return the listing that `read` would return, if that needs no work. Does not block."""
 
     def read(self) -> FleetListing:
         """Return the fleet as it is now, at most a second old. Blocks; thread-safe.
@@ -165,6 +170,11 @@ class ViewReader:
         #: Counts changes of the files.
         self._files_version = 0
 
+    def known(self) -> FleetListing | None:
+        """See `FleetReader.known`."""
+        known = self._listing
+        return known[1] if known is not None and self._clock() - known[0] < self._list_seconds else None
+
     def read(self) -> FleetListing:
         """See `FleetReader.read`."""
         with self._lock:
@@ -195,7 +205,7 @@ class ViewReader:
             version = f"{self._life}-{self.view.version}-{self._files_version}"
             cursor, as_of, away = str(self.view.cursor), self.view.as_of, self.view.away_since_seconds
             if before is not None and before.version == version:
-                return replace(before, cursor=cursor, as_of=as_of, stale_seconds=away)
+                return replace(before, cursor=cursor, as_of=as_of, stale_seconds=away, sorted={}, pages={})
             known = {} if before is None else before.accounts
             ids: Sequence[str] = state.account_ids()
             if any(account_id not in state for account_id in files):

@@ -54,6 +54,9 @@ class MemoryReader:
         self.fixed: FleetListing | None = None
         self.error: Exception | None = None
 
+    def known(self) -> FleetListing | None:
+        return None
+
     def read(self) -> FleetListing:
         if self.error is not None:
             raise self.error

@@ -12,6 +12,7 @@ from support.servers import RedisServer
 
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
+from manager.placement.labels import Selection
 from manager.states import WorkerLifecycleStatus
 from manager.telemetry.fleet_reader import AccountFile, AccountRow, FleetListing
 
@@ -186,6 +187,26 @@ def test_an_answer_has_its_moment_and_large_ones_are_compressed(api: Api) -> Non
     assert response.json()["cursor"] == "5-0"
 
 
+def test_a_page_that_is_kept_is_for_those_who_ask_for_the_same_and_may(api: Api) -> None:
+    api.reader.fixed = state({"a": account("a"), "b": AccountRow("b")})
+    reader = api.client("read")
+    limited = api.client("read", selection=Selection(("fx",)), read_selection=True)
+
+    def ids(client: Any, path: str) -> list[str]:
+        return [one["account_id"] for one in client.get(f"/api/v1{path}").json()["items"]]
+
+    for _ in range(2):
+        assert ids(reader, "/accounts") == ["a", "b"]
+        assert ids(limited, "/accounts") == ["a"]
+        assert ids(reader, "/workers") == ["a"]
+        assert ids(reader, "/accounts?sort=-account_id") == ["b", "a"]
+        assert ids(reader, "/accounts?limit=1") == ["a"]
+    assert len(api.reader.fixed.pages) == 5
+    for number in range(30):
+        reader.get(f"/api/v1/accounts?q={number}")
+    assert len(api.reader.fixed.pages) == 16
+
+
 def test_the_summary_counts_and_sums_by_currency(api: Api) -> None:
     accounts = {
         "a": account("a", balance="10.10", equity="10.00", open_positions=1),
@@ -215,8 +236,6 @@ def test_reading_needs_the_scope_read(api: Api) -> None:
 
 
 def test_a_token_may_be_limited_to_reading_its_selection(api: Api) -> None:
-    from manager.placement.labels import Selection
-
     client = api.client("read", selection=Selection(("fx",)), read_selection=True)
     assert [one["account_id"] for one in client.get("/api/v1/accounts").json()["items"]] == ["account-001"]
     assert client.get("/api/v1/fleet").json()["accounts"] == 1

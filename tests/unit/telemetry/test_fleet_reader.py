@@ -76,10 +76,12 @@ def test_files_and_lists_are_read_again_after_their_time(view: FleetView) -> Non
         return {f"a-{reads[0]}": AccountFile(enabled=True)}
 
     reader = ViewReader(view, files, clock=lambda: now[0])
+    assert reader.known() is None
     first = reader.read()
     now[0] += 0.9
-    assert reader.read() is first
+    assert reader.read() is reader.known() is first
     now[0] += 1
+    assert reader.known() is None
     assert list(reader.read().accounts) == ["a-1"]
     now[0] += 5
     second = reader.read()
