@@ -98,7 +98,8 @@ class ApiParts:
 
     async def state(self) -> FleetListing:
         """Return the fleet as it is now. Raises FleetUnavailableError."""
-        return self.reader.known() or await run_in_threadpool(self.reader.read)
+        known = self.reader.known()
+        return known if known is not None else await run_in_threadpool(self.reader.read)
 
     async def on_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that blocks; on whose behalf it acts goes along."""
