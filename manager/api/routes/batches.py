@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from manager.api.access import BulkOperator, by, require_inside
 from manager.api.auth import Principal
+from manager.api.bodies import BatchBody, SelectBody
 from manager.api.commands import KEY_PATTERN, fingerprint, idempotency_key, mismatch, preferred_wait
 from manager.api.gate import PREFIX
-from manager.api.models import BatchBody, BatchDetail, SelectBody
+from manager.api.models import BatchDetail
 from manager.api.parts import ApiParts, Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from manager.api.access import Configurer, Reader, by, may_read, require_whole
+from manager.api.bodies import RollbackBody
 from manager.api.models import (
     AuditPage,
     BatchDetail,
@@ -20,7 +21,6 @@ from manager.api.models import (
     ConfigVersionPage,
     ConfigVersionSummary,
     DoctorReport,
-    RollbackBody,
 )
 from manager.api.pages import PageQuery, Text, page
 from manager.api.parts import ApiParts, Parts

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from manager.api.access import Admin, Anybody, by
 from manager.api.auth import COOKIE, Principal
-from manager.api.models import LoginBody, NewToken, TokenBody, TokenPage, Who
+from manager.api.bodies import LoginBody, TokenBody
+from manager.api.models import NewToken, TokenPage, Who
 from manager.api.parts import ApiParts, Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, utc
