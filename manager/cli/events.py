@@ -98,10 +98,10 @@ def _print(events: "Iterable[Event]", as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(event.to_dict(), ensure_ascii=False))
         else:
-            say(_line(event))
+            say(event_line(event))
 
 
-def _line(event: "Event") -> str:
+def event_line(event: "Event") -> str:
     """Return an event as one line: when, where, which account, what, and who caused it."""
     parts: list[str] = [f"{event.time:%Y-%m-%d %H:%M:%S} UTC", event.host or "-"]
     if event.account_id:

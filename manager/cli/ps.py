@@ -27,6 +27,7 @@ from manager.system.text import counted
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
     from manager.service import WorkerManagerService
+    from manager.telemetry.attention import AccountState, Attention
 
 #: Seconds between updates with `--watch`.
 _POLL_SECONDS = 1.0
@@ -36,6 +37,8 @@ def _columns(_context: click.Context, _parameter: click.Parameter, value: str | 
     from manager.terminal.listing import COLUMNS
 
     names = tuple(name.strip() for name in value.split(",")) if value else ()
+    # The last column was called `error` until version 0.3.
+    names = tuple("attention" if name == "error" else name for name in names)
     for name in names:
         if name not in COLUMNS:
             raise click.BadParameter(f"{name!r} is not a column; use {', '.join(COLUMNS)}")
@@ -86,7 +89,7 @@ def _options(command: Any) -> Any:
                 callback=_columns,
                 metavar="NAME,...",
                 help="Show these columns in this order, out of account, state, health, host, pid, uptime, "
-                "restarts, cpu, memory, procs, equity, pos, beat, error. [default: those that fit the "
+                "restarts, cpu, memory, procs, equity, pos, beat, attention. [default: those that fit the "
                 "terminal]",
             ),
             local_option,
@@ -196,7 +199,8 @@ def _listing(options: dict[str, Any]) -> "tuple[list[WorkerInfo], list[str]]":
                 configuration().account_path(account_id)
         workers = [info for info in workers if info.account_id in account_ids]
         others = {key: value for key, value in others.items() if key in account_ids}
-    rows = sort_rows(make_rows(workers, others), options["by"] or "account")
+    attention = None if options["local"] else _attention()
+    rows = sort_rows(make_rows(workers, others, attention=attention), options["by"] or "account")
     for key, name in (("hosts", "host"), ("states", "state")):
         if options[key]:
             rows = [row for row in rows if row.cells.get(name, "") in options[key]]
@@ -239,18 +243,33 @@ def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
     }
 
 
-def _warn(options: dict[str, Any]) -> None:
-    from manager.doctor import should_run
+def _attention() -> "dict[str, list[Attention]]":
+    """Return what a person should look at, by account id."""
+    from manager.telemetry.attention import account_attention
+
+    accounts, now = _accounts()
+    return {account.account_id: account_attention(account, now) for account in accounts}
+
+
+def _accounts() -> "tuple[list[AccountState], float]":
     from manager.factory import desired_store, fleet_store
+    from manager.telemetry.attention import account_states
 
     now = settings()
-    store = fleet_store(now)
-    for host in store.hosts():
+    return account_states(*fleet_store(now).snapshot(None), desired_store(now).snapshot())
+
+
+def _warn(options: dict[str, Any]) -> None:
+    from manager.factory import fleet_store
+    from manager.telemetry.attention import should_run_but_does_not
+
+    for host in fleet_store(settings()).hosts():
         if trouble := host.report.trouble:
             print_warning(f"host {host.name}: {trouble}")
     selection = selected(options["account_ids"], options["groups"], options["labels"])
     chosen = set(service().select(selection)) if selection else set(options["account_ids"])
-    not_running = [one.account_id for one in should_run(desired_store(now), store.list_workers())]
+    accounts, now = _accounts()
+    not_running = [one.account_id for one in accounts if should_run_but_does_not(one, now)]
     missing = [one for one in not_running if one in chosen or not (selection or options["account_ids"])]
     if missing:
         names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")

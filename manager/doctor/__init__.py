@@ -1,7 +1,7 @@
 """Checks of `manager doctor`: Redis, hosts, clocks, accounts, secrets, disk."""
 
-from manager.doctor.accounts import file_gone, should_run
+from manager.doctor.accounts import file_gone
 from manager.doctor.check import CODES, Check, Outcome
 from manager.doctor.run import run_checks
 
-__all__ = ["CODES", "Check", "Outcome", "file_gone", "run_checks", "should_run"]
+__all__ = ["CODES", "Check", "Outcome", "file_gone", "run_checks"]

@@ -10,15 +10,19 @@ from manager.doctor.check import Check, Context, Outcome
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.factory import build_service, configuration
 from manager.fleet.desired import DesiredState
-from manager.fleet.desired_store import DesiredStore
 from manager.models import ValidationResult, WorkerInfo
 from manager.settings import Settings
 from manager.states import SETTLED
 from manager.system.text import counted
+from manager.telemetry.attention import (
+    AccountState,
+    Severity,
+    account_attention,
+    account_states,
+    should_run_but_does_not,
+)
 from manager.validation import AccountConfigurationValidator
 
-#: Milliseconds after a command, or after its arrival at a host, in which an account may still have no worker.
-_START_GRACE_MS: Final = 5_000
 #: Seconds that hosts have to check the accounts.
 _ANSWER_SECONDS: Final = 15.0
 #: Ignored files that get a finding of their own; the others are counted.
@@ -109,52 +113,44 @@ def _ask_hosts(settings: Settings) -> tuple[Mapping[str, tuple[str, ValidationRe
 
 
 def workers(context: Context) -> Iterator[Check]:
-    """Count running workers, and name failed, unknown and unhealthy ones.
+    """Count running workers, and show what needs attention: failed, unknown and unhealthy ones.
 
     Raises FleetUnavailableError.
     """
-    infos = context.store.list_workers()
-    bad = [
-        info
-        for info in infos
-        if info.status in ("failed", "unknown") or info.health in ("degraded", "unhealthy")
+    accounts, now = _accounts(context)
+    infos = [one.worker for one in accounts if one.worker is not None]
+    # Accounts that have no worker are in the finding `wanted`; an old version is in `host_agent`.
+    found = [
+        (account.account_id, attention)
+        for account in accounts
+        for attention in account_attention(account, now)
+        if attention.code != "not_running" and attention.severity is not Severity.INFO
     ]
-    found = f"{sum(info.status == 'running' for info in infos)} of {len(infos)} running"
-    if not bad:
-        yield Check(code="workers", outcome="ok", where="fleet", found=found)
+    counts = f"{sum(info.status == 'running' for info in infos)} of {len(infos)} running"
+    if not found:
+        yield Check(code="workers", outcome="ok", where="fleet", found=counts)
         return
-    names = ", ".join(
-        f"{info.account_id} ({', '.join(dict.fromkeys((str(info.status), str(info.health))))})"
-        for info in bad[:_NAMED]
-    )
+    names = _names([f"{account_id} ({attention.code})" for account_id, attention in found])
     yield Check(
         code="workers",
         outcome="warning",
         where="fleet",
-        found=f"{found}; need attention: {names}" + (" ..." if len(bad) > _NAMED else ""),
-        advice=f"run `manager info {bad[0].account_id}` and `manager logs {bad[0].account_id}` for the "
-        "reason",
+        found=f"{counts}; need attention: {names}",
+        advice="`manager ps --sort attention` shows the reasons, the most urgent first",
     )
+    for account_id, attention in sorted(found, key=lambda one: one[1].urgency)[:_NAMED]:
+        yield Check(
+            code="workers",
+            outcome="warning",
+            where=f"account {account_id}",
+            found=f"{account_id}: {attention.code}: {' '.join(attention.text.split())}",
+            advice=attention.do,
+        )
 
 
-def should_run(desired: DesiredStore, workers: Iterable[WorkerInfo]) -> list[DesiredState]:
-    """Return the desired state of accounts that should run but do not.
-
-    Sorted by account id. A worker with status `unknown` counts as running, and an account within five seconds
-    of its command is left out. Raises FleetUnavailableError.
-    """
-    snapshot = desired.snapshot()
-    if snapshot is None:
-        return []
-    present = {info.account_id for info in workers if info.status not in SETTLED}
-    missing = (
-        one
-        for one in snapshot.desired.values()
-        if one.running
-        and one.account_id not in present
-        and snapshot.now - max(one.at, one.claimed) > _START_GRACE_MS
-    )
-    return sorted(missing, key=lambda one: one.account_id)
+def _accounts(context: Context) -> tuple[list[AccountState], float]:
+    hosts, infos = context.store.snapshot(None)
+    return account_states(hosts, infos, context.desired.snapshot())
 
 
 def not_running(context: Context) -> Iterator[Check]:
@@ -163,7 +159,10 @@ def not_running(context: Context) -> Iterator[Check]:
     Raises FleetUnavailableError.
     """
     hosts, infos = context.store.snapshot(None)
-    missing = should_run(context.desired, infos)
+    accounts, now = account_states(hosts, infos, context.desired.snapshot())
+    missing = [
+        one.desired for one in accounts if one.desired is not None and should_run_but_does_not(one, now)
+    ]
     lost = {host.name for host in hosts if not host.live}
     drained = {host.name for host in hosts if host.live and host.draining}
     kinds: tuple[tuple[str, Outcome, list[DesiredState], str], ...] = (

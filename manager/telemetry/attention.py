@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from manager.errors import AuthenticationRefusedError, CredentialError, WrongAccountError
 from manager.fleet.desired import DesiredState
+from manager.fleet.desired_store import DesiredSnapshot
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerHealth, WorkerLifecycleStatus
@@ -32,7 +33,7 @@ class Severity(StrEnum):
 
 _URGENCY: Final = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
-#: Every code, with its severity.
+#: Every code with its severity, the most urgent first.
 CODES: Final = {
     "not_running": Severity.CRITICAL,
     "failed": Severity.CRITICAL,
@@ -45,6 +46,8 @@ CODES: Final = {
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
 }
+
+_PLACES: Final = {code: place for place, code in enumerate(CODES)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,11 @@ class Attention:
     def severity(self) -> Severity:
         return CODES[self.code]
 
+    @property
+    def urgency(self) -> int:
+        """The place of its code in `CODES`; 0 is the most urgent."""
+        return _PLACES[self.code]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; times are RFC 3339 in UTC."""
         since = None if self.since is None else self.since.isoformat()
@@ -78,6 +86,25 @@ class AccountState:
     #: The host where its worker is or was, else the one that desired state names; None if no such host
     #: reported.
     host: HostState | None = None
+
+
+def account_states(
+    hosts: Iterable[HostState], workers: Iterable[WorkerInfo], snapshot: DesiredSnapshot | None
+) -> tuple[list[AccountState], float]:
+    """Return every account that has a worker or a desired state, by account id, and Redis's clock.
+
+    The clock is in seconds since the epoch; 0 without a snapshot of desired state.
+    """
+    by_name = {host.name: host for host in hosts}
+    known = {info.account_id: info for info in workers}
+    desired = {} if snapshot is None else snapshot.desired
+    accounts: list[AccountState] = []
+    for account_id in sorted({*known, *desired}):
+        worker, state = known.get(account_id), desired.get(account_id)
+        recorded = "" if worker is None else str(worker.metadata.get("host") or "")
+        host = by_name.get(recorded or ("" if state is None else state.host))
+        accounts.append(AccountState(account_id=account_id, worker=worker, desired=state, host=host))
+    return accounts, 0.0 if snapshot is None else snapshot.now / 1000
 
 
 def account_attention(account: AccountState, now: float) -> list[Attention]:

@@ -3,31 +3,28 @@
 Used where a screen may not have room for all accounts.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
-#: State → rank; 0 needs attention most. For running workers the rank depends on health.
+from manager.telemetry.attention import CODES, Attention
+
+#: Code → rank; 0 needs attention most. The codes are listed with the most urgent first.
+_URGENCY: Final = {code: 2 * place for place, code in enumerate(CODES)}
+_NORMAL: Final = 2 * len(CODES)
+#: States that have a rank without attention. Most of them belong to accounts that have no worker.
 _STATES: Final = {
-    "failed": 0,
-    "invalid": 0,
-    "file gone": 1,
-    "unknown": 1,
-    "restarting": 3,
-    "stopped": 6,
-    "disabled": 6,
-    "never started": 6,
+    "invalid": _URGENCY["failed"],
+    "file gone": _URGENCY["failed"] + 1,
+    "restarting": _URGENCY["version_old"] - 1,
+    "stopped": _NORMAL + 1,
+    "disabled": _NORMAL + 1,
+    "never started": _NORMAL + 1,
 }
-_HEALTH: Final = {"unhealthy": 2, "unknown": 3, "degraded": 4}
-_NORMAL: Final = 5
 
 
-def attention_rank(state: str, health: str = "") -> int:
-    """Return the rank of an account; 0 needs attention most."""
-    rank = _STATES.get(state)
-    if rank is not None:
-        return rank
-    return _HEALTH.get(health, _NORMAL) if state == "running" else _NORMAL
+def attention_rank(state: str, found: Iterable[Attention] = ()) -> int:
+    """Return the rank of an account in this state; 0 needs attention most.
 
-
-def needs_attention(state: str, health: str = "") -> bool:
-    """Return whether an operator should check the account."""
-    return attention_rank(state, health) < _NORMAL
+    `found` is its attention, as `manager.telemetry.attention` returns it.
+    """
+    return min([_STATES.get(state, _NORMAL), *(2 * one.urgency for one in found)])

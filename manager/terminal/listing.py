@@ -8,12 +8,13 @@ from typing import Final
 from manager.models import WorkerInfo
 from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
+from manager.telemetry.attention import AccountState, Attention, Severity, account_attention, worst
 from manager.terminal.attention_order import attention_rank
 from manager.terminal.tables import Others, mode_text, seconds_text
 
 COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),
-    *("equity", "pos", "beat", "error"),
+    *("equity", "pos", "beat", "attention"),
 )
 _RIGHT: Final = frozenset(
     {"pid", "uptime", "restarts", "cpu", "memory", "procs", "equity", "pos", "beat"},
@@ -23,8 +24,8 @@ _DROPPED: Final = (
     *("procs", "pid", "beat", "memory", "cpu", "pos", "equity", "uptime", "restarts", "health"),
 )
 _FIGURES: Final = frozenset({"uptime", "restarts", "cpu", "memory", "procs", "equity"})
-#: Width of the error column, in characters, below which other columns are left out.
-_ERROR_WIDTH: Final = 24
+#: Width of the last column, in characters, below which other columns are left out.
+_TEXT_WIDTH: Final = 24
 
 #: Sort keys. Numbers sort largest first.
 SORTS: Final = (
@@ -40,6 +41,9 @@ SORTS: Final = (
     "equity",
 )
 
+#: States of accounts whose file prevents a start.
+_UNSTARTABLE: Final = frozenset({"disabled", "invalid", "file gone"})
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -52,17 +56,30 @@ class Row:
     cpu: float = 0.0
     memory: float = 0.0
     procs: float = 0.0
+    #: What a person should look at, the most urgent first.
+    found: Sequence[Attention] = ()
 
     @property
     def rank(self) -> int:
         """The rank in attention order; see `attention_rank`."""
-        return attention_rank(self.cells.get("state", ""), self.cells.get("health", ""))
+        return attention_rank(self.cells.get("state", ""), self.found)
+
+    @property
+    def severity(self) -> Severity | None:
+        """The highest severity of its attention; None if there is none."""
+        return worst(self.found)
 
 
-def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | None = None) -> list[Row]:
+def make_rows(
+    workers: Iterable[WorkerInfo],
+    others: Others,
+    now: datetime | None = None,
+    attention: Mapping[str, Sequence[Attention]] | None = None,
+) -> list[Row]:
     """Return a row for each worker and each other account, by account id.
 
-    `others` gives the state and reason of accounts that have no worker or cannot start.
+    `others` gives the state and reason of accounts that have no worker or cannot start. `attention` is what
+    a person should look at, by account id. Without it each worker is judged without its desired state.
     """
     moment = now or datetime.now(UTC)
     shown = {info.account_id: info for info in workers}
@@ -71,15 +88,21 @@ def make_rows(workers: Iterable[WorkerInfo], others: Others, now: datetime | Non
         info = shown.get(account_id)
         if info is None:
             state, why = others[account_id]
-            rows.append(Row({"account": account_id, "state": state, "error": why}))
+            found = () if attention is None else attention.get(account_id, ())
+            why = found[0].text if found and state not in _UNSTARTABLE else why
+            rows.append(Row({"account": account_id, "state": state, "attention": why}, found=found))
             continue
-        row = _row(info, moment)
+        if attention is None:
+            found = account_attention(AccountState(account_id=account_id, worker=info), moment.timestamp())
+        else:
+            found = attention.get(account_id, ())
+        row = _row(info, moment, found)
         if account_id in others:
             # A worker may run although its account file has a problem: show both.
             state, why = others[account_id]
-            error = "; ".join(filter(None, (why, row.cells["error"])))
-            cells = {**row.cells, "error": error}
-            if info.status in SETTLED and state in ("disabled", "invalid", "file gone"):
+            text = "; ".join(filter(None, (why, row.cells["attention"])))
+            cells = {**row.cells, "attention": text}
+            if info.status in SETTLED and state in _UNSTARTABLE:
                 cells["state"] = state
             row = replace(row, cells=cells)
         rows.append(row)
@@ -106,7 +129,7 @@ def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) ->
     table = [{name: " ".join(printable(row.cells.get(name, "")).split()) for name in shown} for row in rows]
     widths = {name: max(len(name), *(len(line[name]) for line in table), 0) for name in shown}
     if width is not None and not chosen:
-        longest = min(widths["error"], _ERROR_WIDTH)
+        longest = min(widths["attention"], _TEXT_WIDTH)
         for name in _DROPPED:
             if _total(columns, widths) + longest <= width:
                 break
@@ -117,7 +140,7 @@ def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) ->
 
 
 def _total(columns: Sequence[str], widths: Mapping[str, int]) -> int:
-    return sum(widths[name] + 2 for name in columns if name != "error")
+    return sum(widths[name] + 2 for name in columns if name != "attention")
 
 
 def _line(
@@ -126,14 +149,14 @@ def _line(
     parts = [
         cells[name].rjust(widths[name]) if name in _RIGHT else cells[name].ljust(widths[name])
         for name in columns
-        if name != "error"
+        if name != "attention"
     ]
-    if "error" in columns:
-        parts.append(shortened(cells["error"], room))
+    if "attention" in columns:
+        parts.append(shortened(cells["attention"], room))
     return "  ".join(parts).rstrip()
 
 
-def _row(info: WorkerInfo, now: datetime) -> Row:
+def _row(info: WorkerInfo, now: datetime, found: Sequence[Attention]) -> Row:
     placement, metrics = info.placement, info.metrics
     present = info.status not in SETTLED
     uptime = (now - info.started_at).total_seconds() if present and info.started_at is not None else 0.0
@@ -142,7 +165,8 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
     restarts = placement.restarts or 0
     equity, age, positions = metrics.equity, metrics.heartbeat_age_seconds, metrics.open_positions
     cpu, memory, procs = metrics.cpu_percent, metrics.memory_bytes, metrics.processes
-    why = info.error or (metrics.health_reason if present else None) or mode_text(info)
+    noted = info.error or (metrics.health_reason if present else None)
+    why = "; ".join(filter(None, (found[0].text if found else noted, mode_text(info))))
     # A restarting account has no process: its last health report is out of date.
     healthy = present and info.status is not WorkerLifecycleStatus.RESTARTING
     cells = {
@@ -159,10 +183,11 @@ def _row(info: WorkerInfo, now: datetime) -> Row:
         "equity": f"{equity} {metrics.currency or ''}".strip() if present and equity else "",
         "pos": str(positions) if present and positions is not None else "",
         "beat": f"{age:.0f}s" if healthy and age is not None else "",
-        "error": str(why),
+        "attention": why,
     }
-    figures = [figure if healthy and figure is not None else 0.0 for figure in (cpu, memory, procs)]
-    return Row(cells, uptime, restarts, _number(equity), *figures)
+    known = (figure if healthy and figure is not None else 0.0 for figure in (cpu, memory, procs))
+    used = dict(zip(("cpu", "memory", "procs"), known, strict=True))
+    return Row(cells, uptime, restarts, _number(equity), found=found, **used)
 
 
 def size_text(size: float) -> str:
@@ -170,10 +195,6 @@ def size_text(size: float) -> str:
     if size < 1e6:
         return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
-
-
-def _figure(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _number(value: object) -> float:

@@ -10,6 +10,7 @@ from rich.text import Text
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import NOT_UP, TradingMode, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
+from manager.telemetry.attention import AccountState, account_attention
 from manager.terminal.attention_order import attention_rank
 
 _STYLES = {
@@ -98,7 +99,8 @@ def _rank(account_id: str, shown: Mapping[str, WorkerInfo], extra: Others) -> in
     info = shown.get(account_id)
     if info is None or (account_id in extra and not _present(info)):
         return attention_rank(extra[account_id][0])
-    return attention_rank(str(info.status), str(info.health))
+    found = account_attention(AccountState(account_id=account_id, worker=info), 0.0)
+    return attention_rank(str(info.status), found)
 
 
 def _cells(info: WorkerInfo, now: datetime, wide: bool) -> list[Any]:

@@ -26,7 +26,7 @@ WORKERS = [
 ]
 OTHERS = {"j-invalid": ("invalid", "f:1:2: wrong"), "k-disabled": ("disabled", "enabled: false")}
 EXPECTED = [
-    *("h-failed", "j-invalid", "g-unknown", "f-unhealthy", "e-restarting", "c-degraded"),
+    *("h-failed", "j-invalid", "f-unhealthy", "g-unknown", "c-degraded", "e-restarting"),
     *("a-running", "d-starting", "i-running", "b-stopped", "k-disabled"),
 ]
 

@@ -61,7 +61,7 @@ def test_accounts_without_a_worker_and_bad_files_show_a_reason() -> None:
     }
     rows = make_rows([info("account-001", S.STOPPED), info("account-002")], others)
     assert [row.cells["state"] for row in rows] == ["disabled", "running", "never started"]
-    assert rows[1].cells["error"] == "its account file is missing"
+    assert rows[1].cells["attention"] == "its account file is missing"
     assert [row.cells["account"] for row in sort_rows(rows, "restarts")][-1] == "account-003"
 
 
@@ -119,4 +119,4 @@ def test_an_invalid_number_is_left_out(nonsense: object) -> None:
 
 def test_a_paused_account_is_marked_in_every_state() -> None:
     (row,) = make_rows([info("a", trading_mode="paused")], {})
-    assert row.cells["error"] == "paused: it sends no orders"
+    assert row.cells["attention"] == "paused: it sends no orders"
