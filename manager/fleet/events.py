@@ -85,6 +85,11 @@ class EventStream:
                 pipe.xadd(EVENTS_KEY, notice.fields(), maxlen=self.kept, approximate=True)
             pipe.execute()
 
+    def ensure_id(self) -> None:
+        """Give the stream an id if it has none and this user may write one. Raises FleetUnavailableError."""
+        with translated(self._url):
+            stream_id(self._client)
+
     def log_refused(self, host: str, error: Exception) -> None:
         """Log that Redis refused an event.
 

@@ -170,6 +170,10 @@ class FleetStore:
         """Write an event that is not a change of a worker."""
         self.stream.add(notice)
 
+    def ensure_stream_id(self) -> None:
+        """Give the event stream an id if it has none, so that readers without the right need not write it."""
+        self.stream.ensure_id()
+
     def events(self, *, last: int = 50) -> list[Event]:
         """Return the newest `last` events, oldest first."""
         return self.stream.newest(last)

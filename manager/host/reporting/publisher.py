@@ -41,6 +41,7 @@ class Store(Protocol):
     ) -> tuple[Mapping[str, Any] | None, int, str | None]: ...
     def forget_agent(self, host: str) -> None: ...
     def note(self, notice: Notice) -> None: ...
+    def ensure_stream_id(self) -> None: ...
 
 
 class Publisher:
@@ -245,9 +246,11 @@ class Publisher:
         report = {**self._describe(), "word": self._reports + 1}
         before, records, mark_there = self._store.report_agent(self._host, report)
         earlier, self._reports = self._reports, self._reports + 1
+        report_kept = not earlier or (before is not None and before.get("word") == earlier)
+        if not report_kept or not earlier:
+            self._store.ensure_stream_id()
         if not earlier:
             self._store.note(self._notice("host.live", report))
-        report_kept = not earlier or (before is not None and before.get("word") == earlier)
         if not report_kept or records < len(self._recorded) or not self._outbox.is_complete(mark_there):
             self._write_lost(mark_there)
             return

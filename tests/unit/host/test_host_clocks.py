@@ -193,6 +193,9 @@ class RefusingStore:
     def note(self, notice: object) -> None:
         del notice
 
+    def ensure_stream_id(self) -> None:
+        pass
+
 
 def test_each_state_of_redis_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     replica = "Redis at X is a read-only replica (READONLY): point MANAGER_REDIS_URL at the primary"

@@ -42,6 +42,9 @@ class Store:
         self._reach()
         self.notices.append(notice.type)
 
+    def ensure_stream_id(self) -> None:
+        self._reach()
+
     def forget_worker(self, host: str, account_id: str) -> None:
         self.records.pop(account_id, None)
 

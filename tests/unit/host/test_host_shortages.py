@@ -157,6 +157,9 @@ class FailingStore:
     def note(self, notice: object) -> None:
         del notice
 
+    def ensure_stream_id(self) -> None:
+        pass
+
 
 def test_the_publisher_survives_any_error_of_its_store() -> None:
     store = FailingStore(OSError(24, "Too many open files"), MemoryError())
