@@ -1,5 +1,4 @@
-"""A schedule's windows for people: whole windows in UTC and on its clock, with the clock changes that matter.
-"""
+"""A schedule's windows for people: whole windows in UTC and on its clock, with the clock changes that matter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers.
-"""
+"""What every request passes: host, size, media types, tokens, sessions, cross-site checks, limits, headers."""
 
 from collections.abc import Iterator
 from typing import Any
