@@ -105,11 +105,7 @@ class Gate:
                 "unknown_host", "the Host header names a host that this server does not answer for"
             )
         _refuse_media(request.method, path, headers)
-        if _TOKEN_IN_URL.search(unquote(request.url.query)) or _TOKEN_IN_URL.search(unquote(path)):
-            raise ProblemError(
-                "unauthenticated",
-                "a token was sent in the URL, where logs keep it: revoke it, and send Authorization: Bearer",
-            )
+        refuse_token_in_url(path, request.url.query)
         if path in OPEN:
             self._limiter.take("address", state["address"])
             return
@@ -202,6 +198,15 @@ class _Bounded:
             if self._size > MAX_BODY:
                 raise too_large()
         return message
+
+
+def refuse_token_in_url(path: str, query: str) -> None:
+    """Raise ProblemError `unauthenticated` if the URL contains a token."""
+    if _TOKEN_IN_URL.search(unquote(query)) or _TOKEN_IN_URL.search(unquote(path)):
+        raise ProblemError(
+            "unauthenticated",
+            "a token was sent in the URL, where logs keep it: revoke it, and send Authorization: Bearer",
+        )
 
 
 def too_large() -> ProblemError:

@@ -13,6 +13,7 @@ from manager.api.commands import CommandRunner
 from manager.api.limits import OpenStreams, RateLimiter
 from manager.api.metrics_page import MetricsPage
 from manager.api.problems import ProblemError
+from manager.api.stream.connection import StreamTimes
 from manager.api.stream.hub import Hub
 from manager.client.caller import Request as Behalf
 from manager.client.caller import on_behalf_of
@@ -75,6 +76,7 @@ class ApiParts:
     events: EventStream | None = None
     metrics: MetricsPage | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
+    stream_times: StreamTimes = field(default_factory=StreamTimes)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()
     #: Whether cookies need TLS.

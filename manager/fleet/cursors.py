@@ -54,5 +54,11 @@ class Cursor:
     stream: str
     position: Position
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `<stream id>:<ms>-<seq>`. Raises InvalidCursorError."""
+        stream, _, place = text.rpartition(":")
+        return cls(stream, Position.parse(place))
+
     def __str__(self) -> str:
         return f"{self.stream}:{self.position}"

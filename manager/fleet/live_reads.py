@@ -52,6 +52,8 @@ class RawAccounts:
     records: Mapping[str, Mapping[str, bytes | None]]
     #: Host → account → heartbeat. Accounts without one are missing.
     beats: Mapping[str, Mapping[bytes, bytes]]
+    #: Id of the event stream; empty if Redis has none, as after it lost its data.
+    stream: str = ""
 
 
 class LiveReads:
@@ -111,21 +113,21 @@ class LiveReads:
         """Read the records and heartbeats of some accounts on some hosts."""
         records: dict[str, dict[str, bytes | None]] = {account_id: {} for account_id in account_ids}
         beats: dict[str, dict[bytes, bytes]] = {host: {} for host in hosts}
-        if not account_ids or not hosts:
-            return RawAccounts(0.0, records, beats)
         with translated(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.time()
-            for host in hosts:
+            pipe.get(STREAM_ID_KEY)
+            for host in hosts if account_ids else ():
                 pipe.hmget(workers_key(host), account_ids)
                 pipe.hmget(beats_key(host), account_ids)
-            (seconds, micros), *answers = pipe.execute()
-        for host, found, sent in zip(hosts, answers[::2], answers[1::2], strict=True):
+            (seconds, micros), stream, *answers = pipe.execute()
+        read = hosts if account_ids else ()
+        for host, found, sent in zip(read, answers[::2], answers[1::2], strict=True):
             for account_id, record, beat in zip(account_ids, found, sent, strict=True):
                 records[account_id][host] = record
                 if beat is not None:
                     beats[host][account_id.encode()] = beat
-        return RawAccounts(seconds + micros / 1e6, records, beats)
+        return RawAccounts(seconds + micros / 1e6, records, beats, string(stream or b""))
 
     def follow(self, after: Position, *, wait_seconds: float) -> list[Event]:
         """Return the events after a position.

@@ -7,14 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import DesiredState
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
-from manager.telemetry.attention import AccountState, Attention, account_attention, host_attention
+from manager.telemetry.attention import (
+    AccountState,
+    Attention,
+    account_attention,
+    host_attention,
+    should_run_but_does_not,
+)
 from manager.telemetry.view import FleetView
 
 #: Seconds for which a list is served again, and for which the account files are not looked at again.
@@ -110,13 +116,24 @@ class FleetListing:
 
     def attention(self, account: AccountRow) -> list[Attention]:
         """Return what a person should look at about an account, the most urgent first."""
-        known = AccountState(
+        return account_attention(self._account_state(account), self.as_of.timestamp())
+
+    def attention_mark(self, account: AccountRow) -> tuple[Any, ...]:
+        """Return what `attention` depends on beside the account: its host, and the time.
+
+        Equal marks of one account mean equal attention. Much cheaper than `attention`.
+        """
+        host = self.hosts.get(account.host or "")
+        about = () if host is None else (host.name, host.state, host.draining, host.data.get("version"))
+        return (*about, should_run_but_does_not(self._account_state(account), self.as_of.timestamp()))
+
+    def _account_state(self, account: AccountRow) -> AccountState:
+        return AccountState(
             account_id=account.account_id,
             worker=account.worker,
             desired=account.desired,
             host=self.hosts.get(account.host or ""),
         )
-        return account_attention(known, self.as_of.timestamp())
 
     def host_attention(self) -> list[Attention]:
         """Return what a person should look at about the hosts."""

@@ -20,6 +20,7 @@ from manager.fleet.timestamped import Timestamped, parse_timestamped
 from manager.fleet.workers import WorkerRecord, current_worker, parse_worker
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
+from manager.telemetry.attention import GRACE_SECONDS
 
 #: Keys of a heartbeat that tell how the worker is; all others are figures.
 _STATE_KEYS: Final = ("worker_id", "health", "health_reason", "trading_mode")
@@ -64,6 +65,8 @@ class _Account:
     desired: DesiredState | None = None
     #: Time (Redis's clock) from which on the present judgement of its worker may no longer hold.
     holds_until: float = math.inf
+    #: Time (Redis's clock) from which on it is missed if it should run and has no worker.
+    missed_from: float = math.inf
     worker: WorkerInfo | None = None
 
 
@@ -167,7 +170,10 @@ class FleetState:
 
     def record_counts_differ(self, hosts: Mapping[str, RawHost]) -> bool:
         """Return whether Redis holds another number of any host's records than this state."""
-        return any(host.count != len(self._entries.get(name, ())) for name, host in hosts.items())
+        forgotten = any(found and name not in hosts for name, found in self._entries.items())
+        return forgotten or any(
+            host.count != len(self._entries.get(name, ())) for name, host in hosts.items()
+        )
 
     def turn_blind(self, reason: str, now: float) -> Changes:
         """Show every worker that may live as `unknown`, because Redis is away."""
@@ -195,8 +201,15 @@ class FleetState:
         changes.hosts |= before.keys()
 
     def _finish(self, changes: Changes) -> Changes:
-        """Add the accounts whose judgement ends with time alone: their heartbeat went stale."""
+        """Add the accounts whose judgement ends with time alone.
+
+        Their heartbeat went stale, or they should run and got no worker in time.
+        """
         for account in self._accounts.values():
+            if account.missed_from < self.now:
+                account.missed_from = math.inf
+                if all(entry.info.status in SETTLED for entry in account.entries.values()):
+                    changes.accounts.add(account.account_id)
             if account.holds_until < self.now:
                 account.worker = None
                 account.holds_until = math.inf
@@ -251,15 +264,22 @@ class FleetState:
             account = self._accounts.get(account_id) or self._add(account_id)
             if account.desired is not state and account.desired != state:
                 account.desired = state
+                account.missed_from = self._missed_from(state)
                 changes.accounts.add(account_id)
         for account_id in [key for key, one in self._accounts.items() if one.desired is not None]:
             account = self._accounts[account_id]
             if account_id in desired:
                 continue
-            account.desired = None
+            account.desired, account.missed_from = None, math.inf
             changes.accounts.add(account_id)
             if not account.entries:
                 self._remove(account_id, changes)
+
+    def _missed_from(self, desired: DesiredState) -> float:
+        """Return when an account with this desired state counts as missing; infinite if not later on."""
+        # A millisecond more: readers take the time as a datetime, which is rounded down.
+        moment = max(desired.at, desired.claimed) / 1000 + GRACE_SECONDS + 0.001
+        return moment if desired.running and moment >= self.now else math.inf
 
     def _take_all_beats(self, hosts: Mapping[str, RawHost], changes: Changes) -> None:
         for name, host in hosts.items():

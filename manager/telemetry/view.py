@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from manager.errors import FleetUnavailableError
+from manager.errors import CursorGoneError, FleetUnavailableError
 from manager.fleet.cursors import Cursor, Position
 from manager.fleet.desired import DesiredState
 from manager.fleet.desired_store import DesiredSnapshot
@@ -240,6 +240,7 @@ class FleetView:
         The cursor is read first: what happens meanwhile is told twice, never missed.
         """
         cursor = self._reads.cursor()
+        trimmed = self._away_since is not None and self._was_trimmed()
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=True, beats=True)
         # If an event came meanwhile, or waits to be read, the listing may rightly be ahead of the view.
@@ -249,13 +250,21 @@ class FleetView:
             changes = self._state.replace(fleet.hosts, snapshot.desired if snapshot else {}, fleet.now)
             if quiet and self._away_since is None:
                 self._note_drift(changes)
-            lost = not first and self._cursor is not None and self._cursor.stream != cursor.stream
+            lost = trimmed or (self._cursor is not None and self._cursor.stream != cursor.stream)
             if first or lost:
                 self._cursor = cursor
             self._next_list = self._clock() + _LIST_SECONDS
             self._agreed()
             self._announce(changes, lost=lost)
         self._listed.set()
+
+    def _was_trimmed(self) -> bool:
+        """Return whether Redis no longer keeps the events after the view's cursor."""
+        try:
+            self._reads.cursor(str(self._cursor or "0"))
+        except CursorGoneError:
+            return True
+        return False
 
     def _tick(self) -> None:
         """Read agents' reports and desired state, and heartbeats while somebody reads the view."""
@@ -279,6 +288,9 @@ class FleetView:
             hosts = sorted(self._state.hosts.keys() | {event.host for event in events if event.host})
         raw = self._reads.accounts(accounts, hosts)
         with self._lock:
+            if self._cursor is not None and raw.stream != self._cursor.stream:
+                self._next_list = -float("inf")  # these events are of another stream: subscribers list again
+                return
             changes = self._state.take_accounts(raw)
             if self._cursor is not None:
                 self._cursor = Cursor(self._cursor.stream, Position.parse(events[-1].id))

@@ -1,31 +1,34 @@
 """Events by page, by SSE and by WebSocket. Every one continues after a cursor, without loss or repetition."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, Final
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Header, Query, Request, WebSocket
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from manager.api.access import Reader
 from manager.api.auth import COOKIE, Principal
-from manager.api.gate import host_name
+from manager.api.gate import host_name, refuse_token_in_url
 from manager.api.models import EventPage
 from manager.api.pages import Text
 from manager.api.parts import ApiParts, Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, to_json
 from manager.api.routes.records import batch_summary
-from manager.api.stream.connection import CLOSE_UNAUTHENTICATED, Connection
+from manager.api.stream.connection import CLOSE_UNAUTHENTICATED, Connection, StreamTimes
 from manager.api.stream.hub import Hub
-from manager.api.stream.topics import BOOKMARK_SECONDS
+from manager.api.stream.scope import EventScope
 from manager.errors import CursorGoneError, FleetUnavailableError, ManagerError
 from manager.fleet.cursors import Cursor
-from manager.fleet.event_types import Event, EventFilter
-from manager.telemetry.fleet_reader import FleetListing
+from manager.fleet.event_types import Event
+from manager.placement.labels import Selection
 from manager.telemetry.view import ViewUpdate
 
 router = APIRouter(tags=["streams"])
@@ -34,6 +37,18 @@ router = APIRouter(tags=["streams"])
 SUBPROTOCOL: Final = "manager.v1"
 CLOSE_TOO_MANY: Final = 4029
 CLOSE_FORBIDDEN: Final = 4003
+#: WebSocket's own "try again later".
+CLOSE_UNAVAILABLE: Final = 1013
+#: Code of a refusal → close code; others close as unauthenticated.
+_CLOSING: Final = {
+    "forbidden": CLOSE_FORBIDDEN,
+    "csrf": CLOSE_FORBIDDEN,
+    "unknown_host": CLOSE_FORBIDDEN,
+    "rate_limited": CLOSE_TOO_MANY,
+    "fleet_unavailable": CLOSE_UNAVAILABLE,
+}
+#: Seconds after which a reader that waits looks again, as when Redis was away.
+_LOOK_SECONDS: Final = 1.0
 #: Milliseconds after which an SSE client connects again.
 _RETRY_MS: Final = 2000
 
@@ -64,51 +79,80 @@ class StreamQuery(BaseModel):
     group: Annotated[list[Text], Field(max_length=100)] = []
 
 
-def _only(query: EventQuery | StreamQuery, state: FleetListing | None, principal: Principal) -> EventFilter:
-    """Return the filter of a query; groups and a token's selection count as they are now."""
-    accounts = frozenset(query.account) if query.account else None
-    if state is not None and (query.group or principal.readable):
-        inside = {
-            one.account_id
-            for one in state.accounts.values()
-            if one.within(principal.readable) and (not query.group or set(query.group) & set(one.groups))
-        }
-        accounts = frozenset(inside if accounts is None else accounts & inside)
-    return EventFilter(types=tuple(query.type), accounts=accounts)
-
-
-async def _state_for(
-    parts: ApiParts, query: EventQuery | StreamQuery, principal: Principal
-) -> FleetListing | None:
-    return await parts.state() if query.group or principal.readable else None
+def _scope(query: EventQuery | StreamQuery, principal: Principal) -> EventScope:
+    return EventScope(
+        types=query.type,
+        accounts=query.account or None,
+        select=Selection(tuple(query.group)),
+        readable=principal.readable,
+    )
 
 
 @router.get("/events", response_model=EventPage)
 async def events(parts: Parts, principal: Reader, query: Annotated[EventQuery, Query()]) -> Response:
     """Return events after a cursor, oldest first; `next` continues exactly there."""
     stream = parts.require_events()
-    only = _only(query, await _state_for(parts, query, principal), principal)
+    scope = _scope(query, principal)
     cursor = await run_in_threadpool(stream.cursor, query.after)
-    deadline = asyncio.get_running_loop().time() + query.wait
-    while True:
-        page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
-        left = deadline - asyncio.get_running_loop().time()
-        if page.events or left <= 0:
-            break
-        waited = await run_in_threadpool(stream.next, page.cursor, wait_seconds=min(left, 1.0))
-        cursor = page.cursor if waited.events else waited.cursor
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + query.wait
+    with _Waker(parts.hub) as waker:
+        while True:
+            waker.clear()
+            only = scope.filter(await parts.state() if scope.needs_state else None)
+            page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
+            await run_in_threadpool(stream.cursor, str(cursor))  # entries may be trimmed while it is read
+            if page.events or clock() >= deadline:
+                break
+            cursor = page.cursor
+            await waker.wait(min(deadline - clock(), _LOOK_SECONDS))
     return answer({"items": [one.to_dict() for one in page.events], "next": str(page.cursor)})
 
 
 class _Waker:
-    """Wakes an SSE stream for every update of the view."""
+    """Wakes one reader of events for updates of the view."""
 
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
+    def __init__(self, hub: Hub | None) -> None:
+        """Without a hub, `wait` only waits."""
+        self._hub = hub
+        self._event = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        if self._hub is not None:
+            self._hub.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hub is not None:
+            self._hub.remove(self)
 
     def updated(self, update: ViewUpdate) -> None:
+        """See `manager.api.stream.hub.Listener`."""
         if update.events or update.lost:
-            self.event.set()
+            self._event.set()
+
+    def clear(self) -> None:
+        self._event.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Return after the next update with events, or after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+
+
+class _EventStreamResponse(StreamingResponse):
+    """Counts as an open stream of a principal until it ends, also if its client left before it began."""
+
+    def __init__(self, frames: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
+        super().__init__(frames, media_type="text/event-stream")
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._leave()
 
 
 @router.get(
@@ -125,49 +169,91 @@ async def event_stream(
 ) -> StreamingResponse:
     """Send events as server-sent events, from now on or after `Last-Event-ID` or `after`."""
     hub = parts.require_hub()
-    only = _only(query, await _state_for(parts, query, principal), principal)
-    asked = last_event_id or query.after
-    cursor = await hub.cursor(asked or "$")
+    gone = None
+    try:
+        cursor = await hub.cursor(last_event_id or query.after or "$")
+    except CursorGoneError as error:
+        gone, cursor = error, Cursor.parse(error.oldest)
+    reader = _SseReader(request, hub, cursor, _scope(query, principal), parts.stream_times, gone)
     parts.streams.enter(principal.key)
-    return StreamingResponse(
-        _sse(request, hub, cursor, only, lambda: parts.streams.leave(principal.key)),
-        media_type="text/event-stream",
+    return _EventStreamResponse(
+        reader.frames(_recheck_of(request, parts)), lambda: parts.streams.leave(principal.key)
     )
 
 
-async def _sse(
-    request: Request, hub: Hub, cursor: Cursor, only: EventFilter, leave: Any
-) -> AsyncIterator[bytes]:
-    waker = _Waker()
-    hub.add(waker)
-    try:
+Recheck = Callable[[], Awaitable[bool]]
+
+
+class _SseReader:
+    """One client of server-sent events."""
+
+    def __init__(
+        self,
+        request: Request,
+        hub: Hub,
+        cursor: Cursor,
+        scope: EventScope,
+        times: StreamTimes,
+        gone: CursorGoneError | None,
+    ) -> None:
+        """`gone` says that events after the client's own cursor are no longer kept."""
+        self._request = request
+        self._hub = hub
+        self._cursor = cursor
+        self._scope = scope
+        self._times = times
+        self._gone = gone
+
+    async def frames(self, still_valid: Recheck) -> AsyncIterator[bytes]:
+        """Yield events until the client leaves, its token ends, or its cursor is gone."""
+        clock = asyncio.get_running_loop().time
+        sent_at = checked_at = clock()
         yield f"retry: {_RETRY_MS}\n\n".encode()
-        while not await request.is_disconnected():
-            waker.event.clear()
+        with _Waker(self._hub) as waker:
+            while not await self._request.is_disconnected():
+                waker.clear()
+                try:
+                    if self._gone is not None:
+                        raise self._gone
+                    found = await self._next()
+                except CursorGoneError as gone:
+                    yield b"event: gone\ndata: " + to_json({"oldest": gone.oldest}) + b"\n\n"
+                    return
+                if found:
+                    sent_at = clock()
+                    yield b"".join(found)
+                    continue
+                if clock() - checked_at >= self._times.check:
+                    checked_at = clock()
+                    if not await still_valid():
+                        return
+                if clock() - sent_at >= self._times.bookmark:
+                    sent_at = clock()
+                    yield f": bookmark {self._cursor}\nid: {self._cursor}\n\n".encode()
+                due = min(sent_at + self._times.bookmark, checked_at + self._times.check)
+                await waker.wait(max(0.001, min(due - clock(), _LOOK_SECONDS)))
+
+    async def _next(self) -> list[bytes]:
+        """Return the next events that the client asked for. Raises CursorGoneError."""
+        while True:
             try:
-                found = await hub.events_after(cursor)
-            except CursorGoneError as gone:
-                yield b"event: gone\ndata: " + to_json({"oldest": gone.oldest}) + b"\n\n"
-                return
+                only = await self._scope.current(self._hub)
+                found = await self._hub.events_after(self._cursor)
             except FleetUnavailableError:
-                found = ()
+                return []
+            sent = []
             for one in found:
-                cursor = Cursor(cursor.stream, one.position)
+                self._cursor = Cursor(self._cursor.stream, one.position)
                 if only.matches(one.event):
-                    yield _sse_event(cursor, one.event, one.json)
-            if found:
-                continue
-            try:
-                await asyncio.wait_for(waker.event.wait(), BOOKMARK_SECONDS)
-            except TimeoutError:
-                yield f": bookmark {cursor}\nid: {cursor}\n\n".encode()
-    finally:
-        hub.remove(waker)
-        leave()
+                    sent.append(_sse_event(self._cursor, one.event, one.json))
+            if sent or not found:
+                return sent
 
 
 def _sse_event(cursor: Cursor, event: Event, data: bytes) -> bytes:
-    return f"id: {cursor}\nevent: {event.type}\ndata: ".encode() + data + b"\n\n"
+    # A type comes from Redis; a line break in it would begin another field.
+    kind = "".join(event.type.split())
+    return f"id: {cursor}\nevent: {kind}\ndata: ".encode() + data + b"\n\n"
 
 
 @router.websocket("/stream")
@@ -179,10 +265,9 @@ async def stream(socket: WebSocket) -> None:
         hub = parts.require_hub()
         parts.streams.enter(principal.key)
     except (ProblemError, ManagerError) as error:
-        code = error.code
+        # Accepted first, because a browser sees no reason of a refused handshake.
         await socket.accept(subprotocol=_subprotocol(socket))
-        closing = {"forbidden": CLOSE_FORBIDDEN, "csrf": CLOSE_FORBIDDEN, "rate_limited": CLOSE_TOO_MANY}
-        await socket.close(closing.get(code, CLOSE_UNAUTHENTICATED), code)
+        await socket.close(_CLOSING.get(error.code, CLOSE_UNAUTHENTICATED), error.code)
         return
     try:
         await socket.accept(subprotocol=_subprotocol(socket))
@@ -191,7 +276,14 @@ async def stream(socket: WebSocket) -> None:
             record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
             return batch_summary(record, result)
 
-        await Connection(socket, hub, principal, read_batch=read_batch, still_valid=recheck).serve()
+        await Connection(
+            socket,
+            hub,
+            principal,
+            read_batch=read_batch,
+            still_valid=recheck,
+            times=parts.stream_times,
+        ).serve()
     finally:
         parts.streams.leave(principal.key)
 
@@ -200,40 +292,54 @@ def _subprotocol(socket: WebSocket) -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", ()) else None
 
 
-async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Any]:
-    """Return who connects, and what checks again that they may. Raises ProblemError.
+async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Recheck]:
+    """Return who connects, and what checks again that they may.
 
     A browser sends its cookie with a connection that any page opened: only the Origin header tells that page.
+    Raises ProblemError, FleetUnavailableError.
     """
     headers = socket.headers
     if not parts.host_allowed(host_name(headers.get("host", ""))):
         raise ProblemError(
             "unknown_host", "the Host header names a host that this server does not answer for"
         )
+    refuse_token_in_url(socket.url.path, socket.url.query)
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
         raise ProblemError("csrf", "a page of another origin may not open this stream")
-    scheme, _, text = headers.get("authorization", "").partition(" ")
-    cookie = socket.cookies.get(COOKIE, "")
-    if scheme.lower() == "bearer":
-        credential = text.strip()
-        check: Callable[[str], Principal] = parts.authenticator.by_token
-    elif cookie and origin is not None:
-        credential, check = cookie, parts.authenticator.by_session
-    else:
-        raise ProblemError(
-            "unauthenticated", "send Authorization: Bearer, or a session's cookie with an Origin"
-        )
-    principal = await run_in_threadpool(check, credential)
+    credential, check = _credential(socket, parts, cookie_allowed=origin is not None)
+    principal = parts.authenticator.trusted(credential)
+    if principal is None:
+        parts.limiter.take("address", socket.client.host if socket.client else "unknown")
+        principal = await run_in_threadpool(check, credential)
     principal.require("read")
+    return principal, _recheck_of(socket, parts)
+
+
+def _credential(
+    connection: HTTPConnection, parts: ApiParts, *, cookie_allowed: bool
+) -> tuple[str, Callable[[str], Principal]]:
+    """Return the credential of a request, and what checks it. Raises ProblemError."""
+    scheme, _, text = connection.headers.get("authorization", "").partition(" ")
+    cookie = connection.cookies.get(COOKIE, "")
+    if scheme.lower() == "bearer":
+        return text.strip(), parts.authenticator.by_token
+    if cookie and not scheme and cookie_allowed:
+        return cookie, parts.authenticator.by_session
+    raise ProblemError("unauthenticated", "send Authorization: Bearer, or a session's cookie with an Origin")
+
+
+def _recheck_of(connection: HTTPConnection, parts: ApiParts) -> Recheck:
+    """Return what checks again that the sender of an accepted request may read."""
+    credential, check = _credential(connection, parts, cookie_allowed=True)
 
     async def recheck() -> bool:
         try:
-            await run_in_threadpool(check, credential)
+            principal = await run_in_threadpool(check, credential)
         except ProblemError:
             return False
         except FleetUnavailableError:
-            return True  # Redis is away: the view says so, and nobody is let in meanwhile
-        return True
+            return True  # Redis is away: the stream says so, and no new client is accepted meanwhile
+        return principal.allows("read")
 
-    return principal, recheck
+    return recheck

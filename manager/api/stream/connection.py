@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -14,9 +15,19 @@ from manager.api.auth import Principal
 from manager.api.problems import ProblemError, problem_body, problem_of
 from manager.api.rendering import utc
 from manager.api.stream.hub import Hub
-from manager.api.stream.messages import MESSAGES, Ping, Subscribe, Unsubscribe, Visible
+from manager.api.stream.messages import (
+    MESSAGES,
+    Ping,
+    Subscribe,
+    Unsubscribe,
+    Visible,
+    subscription_id,
+)
+from manager.api.stream.scope import EventScope
 from manager.api.stream.topics import Accounts, Batch, Events, Frame, Hosts, Topic, frame
-from manager.errors import ManagerError
+from manager.errors import CursorGoneError, FleetUnavailableError, ManagerError
+from manager.fleet.cursors import Cursor
+from manager.placement.labels import Selection
 from manager.telemetry.view import ViewUpdate
 from manager.versions import __version__
 
@@ -27,18 +38,26 @@ MAX_SUBSCRIPTIONS: Final = 20
 MAX_MESSAGE: Final = 64 * 1024
 #: Answers to a client's own messages that wait to be sent, at most.
 _MAX_ANSWERS: Final = 1_000
-#: Seconds in which changes are merged before they are sent.
-_MERGE_SECONDS: Final = 0.1
-#: Seconds that one frame may take to be sent.
-_SEND_SECONDS: Final = 30.0
-#: Seconds between two checks that the token still counts.
-_CHECK_SECONDS: Final = 15.0
-
 CLOSE_UNAUTHENTICATED: Final = 4001
 CLOSE_TOO_SLOW: Final = 4008
 CLOSE_TOO_LARGE: Final = 4013
 
+#: Wrong members of a message that its answer names, at most.
+_MAX_ERRORS: Final = 20
+
 ReadBatch = Callable[[str], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTimes:
+    """Seconds between what a stream does."""
+
+    #: Without an event, after which a bookmark tells the reader's new position.
+    bookmark: float = 15.0
+    #: Between two checks that the token is still valid.
+    check: float = 15.0
+    #: That a client may take to receive one frame.
+    send: float = 30.0
 
 
 class _TooSlowError(Exception):
@@ -56,12 +75,14 @@ class Connection:
         *,
         read_batch: ReadBatch,
         still_valid: Callable[[], Awaitable[bool]],
+        times: StreamTimes,
     ) -> None:
         self._socket = socket
         self._hub = hub
         self._principal = principal
         self._read_batch = read_batch
         self._still_valid = still_valid
+        self._times = times
         self._topics: dict[str, Topic] = {}
         self._answers: deque[Frame] = deque()
         self._wake = asyncio.Event()
@@ -86,7 +107,7 @@ class Connection:
             for task in done:
                 task.result()
         except _TooSlowError:
-            await self._close(CLOSE_TOO_SLOW, str(self._hub.head or ""))
+            await self._close(CLOSE_TOO_SLOW, self._position())
         except ProblemError as error:
             code = CLOSE_TOO_LARGE if error.code == "too_large" else CLOSE_UNAUTHENTICATED
             await self._close(code, error.code)
@@ -104,8 +125,15 @@ class Connection:
             self._stale = update.stale_since
             self._answer(frame("fresh") if self._stale is None else frame("stale", since=self._stale_text()))
         for topic in self._topics.values():
-            if topic.updated(update) or topic.due != float("inf"):
+            topic.updated(update)
+            if topic.ready_at != float("inf"):
                 self._wake.set()
+
+    def _position(self) -> str:
+        """Return the cursor after which the client lacks events; that of the slowest subscription."""
+        cursors = [topic.cursor for topic in self._topics.values() if isinstance(topic, Events)]
+        slowest = min(cursors, key=lambda cursor: cursor.position, default=self._hub.head)
+        return str(slowest or "")
 
     def _stale_text(self) -> str | None:
         return utc(self._hub.view.as_of)
@@ -116,28 +144,34 @@ class Connection:
 
     async def _receive(self) -> None:
         while True:
-            text = await self._socket.receive_text()
-            if len(text) > MAX_MESSAGE:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            if text is None:
+                self._refuse(None, ProblemError("invalid_request", "a message is JSON in a text frame"))
+            elif len(text) > MAX_MESSAGE:
                 raise ProblemError("too_large", f"a message has at most {MAX_MESSAGE} bytes")
+            else:
+                await self._take_text(text)
             if len(self._answers) > _MAX_ANSWERS:
                 raise _TooSlowError
-            asked_id = None
-            try:
-                message = MESSAGES.validate_json(text)
-                asked_id = getattr(message, "id", None)
-                await self._take(message)
-            except ValidationError as error:
-                errors = [
-                    {"where": list(one["loc"]), "message": one["msg"]}
-                    for one in error.errors(include_url=False, include_input=False)
-                ]
-                self._refuse(
-                    asked_id, ProblemError("invalid_request", "this message is not understood", errors=errors)
-                )
-            except ProblemError as error:
-                self._refuse(asked_id, error)
-            except ManagerError as error:
-                self._refuse(asked_id, problem_of(error))
+
+    async def _take_text(self, text: str) -> None:
+        try:
+            message = MESSAGES.validate_json(text)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[:_MAX_ERRORS]
+            errors = [{"where": list(one["loc"]), "message": one["msg"]} for one in found]
+            problem = ProblemError("invalid_request", "this message is not understood", errors=errors)
+            self._refuse(subscription_id(text), problem)
+            return
+        try:
+            await self._take(message)
+        except ProblemError as error:
+            self._refuse(getattr(message, "id", None), error)
+        except ManagerError as error:
+            self._refuse(getattr(message, "id", None), problem_of(error))
 
     def _refuse(self, asked_id: str | None, error: ProblemError) -> None:
         self._answer(frame("error", id=asked_id, problem=problem_body(error, "/api/v1/stream", "")))
@@ -163,58 +197,79 @@ class Connection:
 
     async def _topic(self, asked: Subscribe) -> Topic:
         if asked.topic == "accounts":
-            return Accounts(self._hub, asked, self._principal.readable)
+            gone = None if asked.after is None else (await self._continue(asked.after))[1]
+            return Accounts(self._hub, asked, self._principal.readable, gone)
         if asked.topic == "hosts":
             return Hosts(self._hub, asked)
         if asked.topic == "events":
-            cursor = self._hub.head if asked.after is None else await self._hub.cursor(asked.after)
-            if cursor is None:
-                cursor = await self._hub.cursor("$")
-            state = await self._hub.state()
-            readable = self._principal.readable
-
-            def visible(account_id: str) -> bool:
-                account = state.accounts.get(account_id)
-                return account is not None and account.within(readable)
-
-            return Events(self._hub, asked, cursor, visible if readable else None)
+            cursor, gone = await self._continue(asked.after)
+            select = asked.select
+            scope = EventScope(
+                types=select.types,
+                accounts=select.accounts,
+                select=Selection(tuple(select.groups), tuple(select.labels)),
+                readable=self._principal.readable,
+            )
+            return Events(self._hub, asked, cursor, scope, bookmark_seconds=self._times.bookmark, gone=gone)
         batch_id = asked.topic.partition(":")[2]
         await self._read_batch(batch_id)  # an unknown one is refused now
+        return Batch(asked, lambda: self._read_batch(batch_id))
 
-        async def read() -> Any:
-            return await self._read_batch(batch_id)
+    async def _continue(self, after: str | None) -> tuple[Cursor, CursorGoneError | None]:
+        """Return where a client continues, and the error if it cannot continue after its own cursor.
 
-        return Batch(asked, read)
+        Raises InvalidCursorError, FleetUnavailableError.
+        """
+        if after is None and self._hub.head is not None:
+            return self._hub.head, None
+        try:
+            return await self._hub.cursor(after or "$"), None
+        except CursorGoneError as gone:
+            return Cursor.parse(gone.oldest), gone
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = min((topic.due for topic in self._topics.values()), default=float("inf"))
-            if not self._answers:
+            ready_at = min((topic.ready_at for topic in self._topics.values()), default=float("inf"))
+            wait = ready_at - loop.time()
+            if not self._answers and wait > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._wake.wait(), None if due == float("inf") else max(0.0, due - loop.time())
-                    )
+                    async with asyncio.timeout(None if wait == float("inf") else wait):
+                        await self._wake.wait()
             self._wake.clear()
-            while self._answers:
-                await self._transmit(self._answers.popleft())
+            await self._send_answers()
             for topic in list(self._topics.values()):
-                async for one in topic.frames(loop.time()):
-                    await self._transmit(one)
-                if self._answers:
-                    break
-            await asyncio.sleep(_MERGE_SECONDS if self._topics and not self._answers else 0)
+                if topic.ready_at <= loop.time():
+                    await self._send_topic(topic, loop.time())
+
+    async def _send_answers(self) -> None:
+        while self._answers:
+            await self._transmit(self._answers.popleft())
+
+    async def _send_topic(self, topic: Topic, now: float) -> None:
+        try:
+            async for one in topic.begin(now):
+                if self._topics.get(topic.id) is not topic:
+                    return  # the client unsubscribed meanwhile
+                await self._transmit(one)
+                await self._send_answers()
+        except FleetUnavailableError:
+            topic.retry(now)
+        except ManagerError as error:
+            self._topics.pop(topic.id, None)
+            self._refuse(topic.id, problem_of(error))
 
     async def _transmit(self, one: Frame) -> None:
         try:
-            await asyncio.wait_for(self._socket.send_text(one.decode()), _SEND_SECONDS)
+            async with asyncio.timeout(self._times.send):
+                await self._socket.send_text(one.decode())
         except TimeoutError:
             raise _TooSlowError from None
 
     async def _check(self) -> None:
         """Raise ProblemError once the token or session no longer counts."""
         while True:
-            await asyncio.sleep(_CHECK_SECONDS)
+            await asyncio.sleep(self._times.check)
             if not await self._still_valid():
                 raise ProblemError("token_expired", "the token was revoked or has expired")
 

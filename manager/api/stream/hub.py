@@ -8,7 +8,6 @@ from starlette.concurrency import run_in_threadpool
 
 from manager.api.stream.ring import EventRing, RingEvent, ring_event
 from manager.api.stream.rows import row
-from manager.errors import CursorGoneError
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import EventStream
 from manager.telemetry.fleet_reader import AccountRow, FleetListing, ViewReader
@@ -33,7 +32,8 @@ class Hub:
         self._events = events
         self._listeners: set[Listener] = set()
         self._ring: EventRing | None = None
-        self._rows: dict[str, list[Any]] = {}
+        #: Account id → what its row was made of, and the row.
+        self._rows: dict[str, tuple[AccountRow, tuple[Any, ...], list[Any]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsubscribe: Any = None
         self.stale_since: float | None = None
@@ -70,10 +70,12 @@ class Hub:
 
     def row_of(self, state: FleetListing, account: AccountRow) -> list[Any]:
         """Return an account's row without its number, made once for all clients."""
+        mark = state.attention_mark(account)
         known = self._rows.get(account.account_id)
-        if known is None:
-            known = self._rows[account.account_id] = row(account, state.attention(account))
-        return known
+        if known is None or known[0] is not account or known[1] != mark:
+            known = (account, mark, row(account, state.attention(account)))
+            self._rows[account.account_id] = known
+        return known[2]
 
     async def cursor(self, text: str) -> Cursor:
         """Return the cursor that a client names.
@@ -93,12 +95,14 @@ class Hub:
         if ring is None:
             return ()
         if cursor.stream != ring.stream:
-            raise CursorGoneError("the event stream was replaced", oldest=str(ring.head))
+            # One of both is old. If Redis takes the cursor, the view has yet to read the new stream.
+            await self.cursor(str(cursor))
+            return ()
         found = ring.since(cursor.position, most)
         if found is not None:
             return found
-        await self.cursor(str(cursor))
         page = await run_in_threadpool(self._events.page, cursor, count=most)
+        await self.cursor(str(cursor))  # after the page: entries may be trimmed while it is read
         head = ring.head.position
         # What the view has not taken yet comes through the ring, so that a client's rows and events agree.
         return [one for one in map(ring_event, page.events) if one.position <= head]
@@ -110,10 +114,8 @@ class Hub:
 
     def _take(self, update: ViewUpdate) -> None:
         changes = update.changes
-        for account_id in changes.accounts | changes.figures | changes.gone:
+        for account_id in changes.gone:
             self._rows.pop(account_id, None)
-        if changes.hosts:
-            self._rows.clear()  # attention of an account depends on its host
         if update.lost or self._ring is None:
             self._begin_ring(update.cursor)
         if self._ring is not None:

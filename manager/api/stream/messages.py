@@ -2,6 +2,7 @@
 member.
 """
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
@@ -62,3 +63,13 @@ class Ping(_Strict):
 
 Message = Annotated[Subscribe | Visible | Unsubscribe | Ping, Field(discriminator="op")]
 MESSAGES: TypeAdapter[Subscribe | Visible | Unsubscribe | Ping] = TypeAdapter(Message)
+
+
+def subscription_id(text: str) -> str | None:
+    """Return the subscription that a wrong message names; None if it names none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    named = found.get("id") if isinstance(found, dict) else None
+    return named[:64] if isinstance(named, str) else None

@@ -14,17 +14,21 @@ from manager.api.rendering import to_json
 from manager.api.stream.hub import Hub
 from manager.api.stream.messages import Subscribe
 from manager.api.stream.rows import COLUMNS, FIGURES, figures, host_row
+from manager.api.stream.scope import EventScope
 from manager.errors import CursorGoneError, FleetUnavailableError
-from manager.fleet.cursors import Cursor
-from manager.fleet.event_types import EventFilter
+from manager.fleet.cursors import START, Cursor
 from manager.placement.labels import Selection
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.telemetry.view import ViewUpdate
 
 #: Rows of one part of a snapshot.
 _PART_ROWS: Final = 2_000
-#: Seconds without an event after which a bookmark tells the reader's new position.
-BOOKMARK_SECONDS: Final = 15.0
+#: Seconds in which changes are merged before they are sent. Events never wait.
+_MERGE_SECONDS: Final = 0.1
+#: The same for a batch, whose counts are read from Redis each time.
+_BATCH_SECONDS: Final = 0.5
+#: Seconds before Redis is read again after it could not be.
+RETRY_SECONDS: Final = 1.0
 
 Frame = bytes
 
@@ -37,18 +41,40 @@ def frame(kind: str, **members: Any) -> Frame:
 class Topic(ABC):
     """One subscription.
 
-    `updated` is called for every update of the view, `frames` when the client can take more.
+    `updated` is called for every update of the view, `frames` when `ready_at` has come and the client can
+    take more.
     """
 
-    #: By the loop's clock: when `frames` has something to send though nothing was updated.
-    due: float = float("inf")
+    #: Seconds between two rounds of frames, at least.
+    merge_seconds: float = _MERGE_SECONDS
 
     def __init__(self, asked: Subscribe) -> None:
         self.id = asked.id
+        #: By the loop's clock: when `frames` has something to send though nothing was updated.
+        self.due: float = float("inf")
+        #: Whether an update waits to be sent, and before when it is not.
+        self.waiting = True
+        self._not_before = 0.0
+
+    @property
+    def ready_at(self) -> float:
+        """When `frames` is to be called, by the loop's clock; infinite if nothing waits."""
+        return max(self._not_before, 0.0 if self.waiting else self.due)
+
+    def begin(self, now: float) -> AsyncIterator[Frame]:
+        """Return the frames that bring the client up to date."""
+        self.waiting = False
+        self._not_before = now + self.merge_seconds
+        return self.frames(now)
+
+    def retry(self, now: float) -> None:
+        """Call `frames` again a little later, because Redis cannot be reached."""
+        self.waiting = True
+        self._not_before = now + RETRY_SECONDS
 
     @abstractmethod
-    def updated(self, update: ViewUpdate) -> bool:
-        """Take an update; returns whether there is something to send at once."""
+    def updated(self, update: ViewUpdate) -> None:
+        """Take an update; sets `waiting` or `due` if there is something to send."""
 
     @abstractmethod
     def frames(self, now: float) -> AsyncIterator[Frame]:
@@ -60,7 +86,10 @@ class Accounts(Topic):
     for.
     """
 
-    def __init__(self, hub: Hub, asked: Subscribe, readable: Selection) -> None:
+    def __init__(
+        self, hub: Hub, asked: Subscribe, readable: Selection, gone: CursorGoneError | None = None
+    ) -> None:
+        """`gone` says that events after the client's cursor are no longer kept."""
         super().__init__(asked)
         self._hub = hub
         self._select = Selection(tuple(asked.select.groups), tuple(asked.select.labels))
@@ -75,7 +104,7 @@ class Accounts(Topic):
         self._figures: set[str] = set()
         self._sent: dict[str, list[Any]] = {}
         self._fresh = True
-        self._gone: CursorGoneError | None = None
+        self._gone = gone
 
     def show(self, accounts: Sequence[str]) -> None:
         """Send figures of these accounts from now on, where figures of visible rows are asked for."""
@@ -83,39 +112,60 @@ class Accounts(Topic):
         self._visible = frozenset(accounts)
         if self._figures_of == "visible":
             self._figures = {one for one in self._figures if one in self._visible} | new
+            self._figures_due()
 
-    def updated(self, update: ViewUpdate) -> bool:
+    def _figures_due(self) -> None:
+        if self._figures and self.due == float("inf"):
+            self.due = 0.0
+
+    def updated(self, update: ViewUpdate) -> None:
         changes = update.changes
         if update.lost:
             self._fresh = True
-            self._gone = CursorGoneError("the event stream was replaced", oldest=str(update.cursor or ""))
+            oldest = "" if update.cursor is None else str(Cursor(update.cursor.stream, START))
+            self._gone = CursorGoneError("the event stream was replaced", oldest=oldest)
         self._changed |= changes.accounts | changes.gone
         if self._figures_of == "all":
             self._figures |= changes.figures
         elif self._figures_of == "visible":
             self._figures |= changes.figures & self._visible
-        if self._figures and self.due == float("inf"):
-            self.due = 0.0
-        return self._fresh or bool(self._changed)
+        self._figures_due()
+        self.waiting = self.waiting or self._fresh or bool(self._changed)
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
-        if self._fresh or self._changed:
-            state = await self._hub.state()
-            if self._fresh:
-                if self._gone is not None:
-                    yield frame("gone", id=self.id, oldest=self._gone.oldest)
-                self._gone, self._fresh = None, False
-                for part in self._snapshot(state):
-                    yield part
-            else:
-                yield self._change(state)
-        if self._figures and now >= self.due:
-            self.due = now + self._every
-            sent = self._figures_frame(await self._hub.state())
+        # What is to be sent is taken before the state is read, so that what changes meanwhile is sent next.
+        if self._fresh:
+            gone, self._gone, self._fresh = self._gone, None, False
+            self._changed.clear()
+            if gone is not None:
+                yield frame("gone", id=self.id, oldest=gone.oldest)
+            for part in self._snapshot(await self._state_or(self._begin_again)):
+                yield part
+        elif self._changed:
+            changed, self._changed = self._changed, set()
+            state = await self._state_or(lambda: self._changed.update(changed))
+            sent = self._change(state, changed)
             if sent is not None:
                 yield sent
-        elif not self._figures:
+        if not self._figures:
             self.due = float("inf")
+        elif now >= self.due:
+            self.due = now + self._every
+            asked, self._figures = self._figures, set()
+            sent = self._figures_frame(await self._hub.state(), asked)
+            if sent is not None:
+                yield sent
+
+    async def _state_or(self, undo: Callable[[], None]) -> FleetListing:
+        """Return the fleet's state; calls `undo` if it cannot be read."""
+        try:
+            return await self._hub.state()
+        except FleetUnavailableError:
+            undo()
+            raise
+
+    def _begin_again(self) -> None:
+        self._fresh = True
 
     def _takes(self, account: AccountRow) -> bool:
         named = self._named is None or account.account_id in self._named
@@ -128,8 +178,8 @@ class Accounts(Topic):
         return [number, *self._hub.row_of(state, account)]
 
     def _snapshot(self, state: FleetListing) -> list[Frame]:
-        self._changed.clear()
         self._present.clear()
+        self._sent.clear()
         rows = [self._row(state, one) for one in state.accounts.values() if self._takes(one)]
         parts = [rows[first : first + _PART_ROWS] for first in range(0, len(rows), _PART_ROWS)] or [[]]
         return [
@@ -146,8 +196,7 @@ class Accounts(Topic):
             for number, part in enumerate(parts, start=1)
         ]
 
-    def _change(self, state: FleetListing) -> Frame:
-        changed, self._changed = self._changed, set()
+    def _change(self, state: FleetListing, changed: set[str]) -> Frame | None:
         rows, gone = [], []
         for account_id in sorted(changed):
             account = state.accounts.get(account_id)
@@ -157,11 +206,12 @@ class Accounts(Topic):
                 self._present.discard(account_id)
                 self._sent.pop(account_id, None)
                 gone.append(account_id)
+        if not rows and not gone:
+            return None
         return frame("change", id=self.id, cursor=state.cursor, rows=rows, gone=gone)
 
-    def _figures_frame(self, state: FleetListing) -> Frame | None:
-        """Return the figures that are others than those that the client has."""
-        asked, self._figures = self._figures, set()
+    def _figures_frame(self, state: FleetListing, asked: set[str]) -> Frame | None:
+        """Return the figures that differ from those that the client has."""
         numbers: list[int] = []
         columns: list[list[Any]] = [[] for _ in FIGURES]
         for account_id in asked:
@@ -186,53 +236,57 @@ class Accounts(Topic):
 class Events(Topic):
     """Topic `events`: every event after a cursor, in order, each once."""
 
+    merge_seconds = 0.0
+
     def __init__(
-        self, hub: Hub, asked: Subscribe, cursor: Cursor, visible: Callable[[str], bool] | None
+        self,
+        hub: Hub,
+        asked: Subscribe,
+        cursor: Cursor,
+        scope: EventScope,
+        *,
+        bookmark_seconds: float,
+        gone: CursorGoneError | None = None,
     ) -> None:
-        """`visible` says whether an account's events may be seen; None: all may."""
+        """`gone` says that events after the client's own cursor are no longer kept."""
         super().__init__(asked)
         self._hub = hub
-        self._cursor = cursor
-        named = asked.select.accounts
-        self._only = EventFilter(
-            types=tuple(asked.select.types), accounts=None if named is None else frozenset(named)
-        )
-        self._visible = visible
+        self.cursor = cursor
+        self._scope = scope
+        self._bookmark_seconds = bookmark_seconds
+        self._gone = gone
         self._told_at: float | None = None
-        self.due = 0.0
 
-    def updated(self, update: ViewUpdate) -> bool:
-        return bool(update.events) or update.lost
+    def updated(self, update: ViewUpdate) -> None:
+        self.waiting = self.waiting or bool(update.events) or update.lost
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
         if self._told_at is None:
             self._told_at = now
-        try:
-            while True:
-                found = await self._hub.events_after(self._cursor)
-                if not found:
-                    break
-                for one in found:
-                    self._cursor = Cursor(self._cursor.stream, one.position)
-                    if not self._only.matches(one.event) or not self._may_see(one.event.account_id):
-                        continue
+        gone, self._gone = self._gone, None
+        while True:
+            if gone is not None:
+                yield frame("gone", id=self.id, oldest=gone.oldest)
+                self.cursor = Cursor.parse(gone.oldest)
+            try:
+                only = await self._scope.current(self._hub)
+                found = await self._hub.events_after(self.cursor)
+            except CursorGoneError as error:
+                gone = error
+                continue
+            gone = None
+            if not found:
+                break
+            for one in found:
+                self.cursor = Cursor(self.cursor.stream, one.position)
+                if only.matches(one.event):
                     self._told_at = now
-                    head = to_json({"t": "event", "id": self.id, "cursor": str(self._cursor)})
+                    head = to_json({"t": "event", "id": self.id, "cursor": str(self.cursor)})
                     yield head[:-1] + b',"event":' + one.json + b"}"
-        except CursorGoneError as gone:
-            yield frame("gone", id=self.id, oldest=gone.oldest)
-            self._cursor = (
-                await self._hub.cursor(gone.oldest) if gone.oldest else self._hub.head or self._cursor
-            )
-        except FleetUnavailableError:
-            pass  # Redis is away; the view tells when it is back
-        if now - self._told_at >= BOOKMARK_SECONDS:
+        if now - self._told_at >= self._bookmark_seconds:
             self._told_at = now
-            yield frame("bookmark", id=self.id, cursor=str(self._cursor))
-        self.due = self._told_at + BOOKMARK_SECONDS
-
-    def _may_see(self, account_id: str) -> bool:
-        return self._visible is None or not account_id or self._visible(account_id)
+            yield frame("bookmark", id=self.id, cursor=str(self.cursor))
+        self.due = self._told_at + self._bookmark_seconds
 
 
 class Hosts(Topic):
@@ -243,19 +297,23 @@ class Hosts(Topic):
         self._hub = hub
         self._changed: set[str] | None = None
 
-    def updated(self, update: ViewUpdate) -> bool:
+    def updated(self, update: ViewUpdate) -> None:
         if update.lost:
             self._changed = None
         elif self._changed is not None:
             self._changed |= update.changes.hosts
-        return self._changed is None or bool(self._changed)
+        self.waiting = self.waiting or self._changed is None or bool(self._changed)
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
         del now
         changed, self._changed = self._changed, set()
         if changed is not None and not changed:
             return
-        state = await self._hub.state()
+        try:
+            state = await self._hub.state()
+        except FleetUnavailableError:
+            self._changed = None if changed is None or self._changed is None else changed | self._changed
+            raise
         known = {name: host_row(host) for name, host in state.hosts.items()}
         if changed is None:
             yield frame(
@@ -274,24 +332,23 @@ class Hosts(Topic):
 class Batch(Topic):
     """Topic `batch:<id>`: the batch's counts, whenever an account of it may have changed."""
 
+    merge_seconds = _BATCH_SECONDS
+
     def __init__(self, asked: Subscribe, read: Callable[[], Any]) -> None:
         """`read` returns an awaitable of the batch's document; it raises NoBatchError."""
         super().__init__(asked)
         self._read = read
         self._last: Mapping[str, Any] | None = None
-        self._dirty = True
 
-    def updated(self, update: ViewUpdate) -> bool:
-        self._dirty = self._dirty or any(
-            event.type.startswith(("worker.", "command.", "batch.")) for event in update.events
+    def updated(self, update: ViewUpdate) -> None:
+        self.waiting = (
+            self.waiting
+            or update.lost
+            or any(event.type.startswith(("worker.", "command.", "batch.")) for event in update.events)
         )
-        return self._dirty
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
         del now
-        if not self._dirty:
-            return
-        self._dirty = False
         found = await self._read()
         if found != self._last:
             self._last = found
