@@ -1,6 +1,7 @@
 """The composition root: builds the service and its parts from settings."""
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from manager.change.config_push import FleetConfigurationService
@@ -20,6 +21,7 @@ from manager.validation import AccountConfigs, KnownAccounts, Validator
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.telemetry.fleet_reader import AccountFile
     from manager.telemetry.view import FleetView
 
 _lock: Final = threading.Lock()
@@ -102,6 +104,25 @@ def live_view(settings: Settings) -> "FleetView":
         DesiredStore(url),
         stale_after_seconds=settings.stale_after_seconds,
     )
+
+
+def account_files(service: WorkerManagerService) -> "Mapping[str, AccountFile]":
+    """Return what the account files on this machine say."""
+    from manager.telemetry.fleet_reader import AccountFile
+
+    found: dict[str, AccountFile] = {}
+    for account_id, loaded in service.select().items():
+        config = None if loaded is None else loaded.repaired
+        if loaded is None or config is None:
+            found[account_id] = AccountFile(enabled=None, readable=False)
+            continue
+        found[account_id] = AccountFile(
+            enabled=config.enabled if loaded.config is not None else None,
+            gateway=config.gateway,
+            groups=config.groups,
+            labels=config.labels,
+        )
+    return found
 
 
 def desired_store(settings: Settings) -> DesiredStore:

@@ -1,6 +1,6 @@
 """What the API is made of: handed in by whoever builds the app, so that tests can hand in parts in memory."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
 
@@ -26,7 +26,7 @@ from manager.fleet.config_versions import ConfigStore
 from manager.fleet.events import EventStream
 from manager.models import BatchResult
 from manager.service import WorkerManagerService
-from manager.telemetry.fleet_reader import AccountFile, FleetListing, FleetReader
+from manager.telemetry.fleet_reader import FleetListing, FleetReader
 
 #: Names of this machine's own loopback.
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -130,23 +130,6 @@ def principal_of(request: Request) -> Principal:
     """Return who sent a request that the gate let through."""
     principal: Principal = request.state.principal
     return principal
-
-
-def account_files(service: WorkerManagerService) -> Mapping[str, AccountFile]:
-    """Return what the account files on this machine say."""
-    found: dict[str, AccountFile] = {}
-    for account_id, loaded in service.select().items():
-        config = None if loaded is None else loaded.repaired
-        if loaded is None or config is None:
-            found[account_id] = AccountFile(enabled=None, readable=False)
-            continue
-        found[account_id] = AccountFile(
-            enabled=config.enabled if loaded.config is not None else None,
-            gateway=config.gateway,
-            groups=config.groups,
-            labels=config.labels,
-        )
-    return found
 
 
 def files_of(parts: ApiParts) -> ConfigurationService | None:

@@ -21,13 +21,14 @@ from manager.api.app import create_app
 from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
 from manager.api.metrics_page import MetricsPage
-from manager.api.parts import ApiParts, account_files
+from manager.api.parts import ApiParts
 from manager.api.stream.connection import MAX_MESSAGE
 from manager.api.stream.hub import Hub
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.doctor import run_checks
 from manager.errors import ComponentError, FleetUnavailableError, SettingsError
 from manager.factory import (
+    account_files,
     audit_trail,
     celery_worker_pool,
     config_store,

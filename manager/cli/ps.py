@@ -102,20 +102,34 @@ def _options(command: Any) -> Any:
 
 @click.command()
 @_options
-@click.option("-w", "--watch", is_flag=True, help="Update the list every second until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Show a list that updates every second until q or Ctrl-C.")
 def ps(watch: bool, **options: Any) -> int:
     """List workers and their state (also: status, list, ls)."""
-    return _watch(options) if watch and sys.stdout.isatty() and not options["as_json"] else _once(options)
+    return _live(options, commands=False) if watch else _once(options)
 
 
 @click.command()
 @_options
 def top(**options: Any) -> int:
-    """Show a list of workers that updates until Ctrl-C, as `ps --watch`."""
-    return _watch(options) if sys.stdout.isatty() and not options["as_json"] else _once(options)
+    """Show a live list of workers, with keys to start, stop, restart and pause them.
+
+    The key ? shows all keys. Each command asks y or n first. Without a terminal, prints the list once.
+    """
+    return _live(options, commands=True)
 
 
-def _watch(options: dict[str, Any]) -> int:
+def _live(options: dict[str, Any], *, commands: bool) -> int:
+    if options["as_json"] or not sys.stdout.isatty():
+        return _once(options)
+    if options["local"]:
+        return _watch_local(options)
+    from manager.cli.live import run_live
+
+    return run_live(options, commands=commands)
+
+
+def _watch_local(options: dict[str, Any]) -> int:
+    """Update the list of this machine's workers, which needs no Redis, until Ctrl-C."""
     from manager.errors import ManagerError
 
     # Trouble first, because a screen shows only the first of hundreds.

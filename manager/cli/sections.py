@@ -35,7 +35,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Observe": {
         "ps": "List workers and their state (also: status, list, ls).",
-        "top": "Show a list of workers that updates until Ctrl-C.",
+        "top": "Show a live list of workers, with keys for commands.",
         "info": "Show all details of one account's worker.",
         "events": "Show changes of workers' states and health.",
         "logs": "Show the logs of workers on this machine.",

@@ -1,6 +1,6 @@
 """`manager ps` as lines of text: one line per account, no word cut in columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -118,11 +118,13 @@ def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row.cells.get(by, ""), row.cells["account"]))
 
 
-def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) -> list[str]:
+def lines(
+    rows: Sequence[Row], width: int | None, chosen: Sequence[str] = (), keep: Collection[str] = ()
+) -> list[str]:
     """Return the header and a line for each row.
 
     Without a `width` (in characters) nothing is cut or left out. `chosen` are the columns to show, in this
-    order; all of them are shown.
+    order; all of them are shown. `keep` are columns that a narrow terminal shows too.
     """
     shown = tuple(chosen) or COLUMNS
     columns = list(shown)
@@ -133,7 +135,8 @@ def lines(rows: Sequence[Row], width: int | None, chosen: Sequence[str] = ()) ->
         for name in _DROPPED:
             if _total(columns, widths) + longest <= width:
                 break
-            columns.remove(name)
+            if name not in keep:
+                columns.remove(name)
     room = None if width is None else max(0, width - _total(columns, widths))
     header = {name: name for name in shown}
     return [_line(line, columns, widths, room) for line in (header, *table)]
