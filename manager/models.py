@@ -214,6 +214,11 @@ class WorkerMetrics(OpenPayload):
         by=_WORKER,
         unit="percent of one core",
     )
+    cpu_seconds: Number | None = key(
+        "CPU time of these processes since the worker started; it never decreases.",
+        by=_WORKER,
+        unit="seconds",
+    )
     memory_bytes: Count | None = key(
         "Memory of these processes, read every 15 seconds while it changes, else every minute. "
         "Shared pages are divided by the number of processes that share them (PSS). "

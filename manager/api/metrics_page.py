@@ -12,6 +12,8 @@ from manager.telemetry.metrics import AccountsShown, FleetFigures, labels, rende
 
 #: Upper bounds of the buckets of request times, in seconds.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+#: Methods that are counted by name, so that a client cannot create series.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestMeter:
@@ -24,13 +26,14 @@ class RequestMeter:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def count(self, route: str, method: str, code: int, seconds: float) -> None:
+        method = method if method in _METHODS else "other"
         bound = next((bound for bound in _BUCKETS if seconds <= bound), float("inf"))
         with self._lock:
             self._requests[route, method, str(code)] += 1
             self._buckets[route][bound] += 1
             self._seconds[route] += seconds
 
-    def render(self, stream_clients: int) -> str:
+    def render(self, stream_clients: int, stream_lag_seconds: float) -> str:
         """Return the API's own families in the text format."""
         with self._lock:
             requests = [
@@ -40,16 +43,12 @@ class RequestMeter:
             times = [line for route in sorted(self._buckets) for line in self._histogram(route)]
         lines = _head("manager_stream_clients", "gauge", "Open stream connections.")
         lines.append(f"manager_stream_clients {stream_clients}")
+        lines += _head("manager_stream_lag_seconds", "gauge", "Time from the view to the stream clients.")
+        lines.append(f"manager_stream_lag_seconds {stream_lag_seconds:.6f}")
         if requests:
-            lines += [
-                "# HELP manager_api_requests_total Requests to the API.",
-                "# TYPE manager_api_requests_total counter",
-            ]
+            lines += _head("manager_api_requests_total", "counter", "Requests to the API.")
             lines += requests
-            lines += [
-                "# HELP manager_api_request_seconds Time to answer.",
-                "# TYPE manager_api_request_seconds histogram",
-            ]
+            lines += _head("manager_api_request_seconds", "histogram", "Time to answer.")
             lines += times
         return "\n".join(lines) + "\n"
 
@@ -77,9 +76,10 @@ class MetricsPage:
         self._shown = shown
         self.requests = RequestMeter()
 
-    def text(self, stream_clients: int) -> str:
+    def text(self, stream_clients: int, stream_lag_seconds: float = 0.0) -> str:
         """Return the page. Blocks while counters are read; never raises FleetUnavailableError."""
-        return render(self._figures(), shown=self._shown) + self.requests.render(stream_clients)
+        api = self.requests.render(stream_clients, stream_lag_seconds)
+        return render(self._figures(), shown=self._shown) + api
 
     def _figures(self) -> FleetFigures:
         view = self._reader.view
@@ -90,6 +90,8 @@ class MetricsPage:
             counters = self._events.counters(listing.hosts)
         except FleetUnavailableError:
             return FleetFigures(redis_up=False, view_age_seconds=view.age_seconds, view_drift=view.drift)
+        with view.reading() as state:
+            ages = state.heartbeat_ages()
         return FleetFigures(
             redis_up=True,
             view_age_seconds=view.age_seconds,
@@ -97,6 +99,7 @@ class MetricsPage:
             accounts=tuple(listing.accounts.values()),
             hosts=tuple(listing.hosts.values()),
             attention=_attention(listing),
+            heartbeat_ages=ages,
             counters=counters,
         )
 

@@ -11,6 +11,7 @@ true`. An entry without a type was written by version 0.2.
 """
 
 import logging
+import math
 import re
 import secrets
 from collections.abc import Iterable
@@ -185,10 +186,9 @@ class EventStream:
 
 def _is_number(value: bytes) -> bool:
     try:
-        float(value)
+        return math.isfinite(float(value))
     except ValueError:
         return False
-    return True
 
 
 def _start_seconds(change: WorkerChange) -> float | None:

@@ -39,6 +39,7 @@ class HostReport(OpenPayload):
     machine: str | None = key("The id of the machine or container.", by=_AGENT)
     version: str | None = key("The version of the agent's software.", by=_AGENT)
     python: str | None = key("The version of Python.", by=_AGENT)
+    tzdata: str | None = key("The version of the time zone rules.", by=_AGENT)
     started_at: str | None = key("When the agent started.", by=_AGENT, unit="ISO 8601, UTC")
     workers: Count | None = key("Workers that have a process.", by=_AGENT)
     states: dict[str, Count] | None = key("State → how many workers are in it.", by=_AGENT)

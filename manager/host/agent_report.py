@@ -15,6 +15,7 @@ from manager.host.reconcile.reconciler import Reconciler
 from manager.host.reporting.self_test import SelfTest
 from manager.host.reporting.upkeep import StateUpkeep
 from manager.host.workers.pool import WorkerPoolManager
+from manager.market.clocks import tz_database_version
 from manager.models import utc_now
 from manager.placement.engine import HostFacts
 from manager.pool.commands import COMMANDS
@@ -65,6 +66,7 @@ class AgentReport:
             machine=machine_id(),
             version=__version__,
             python=sys.version.split()[0],
+            tzdata=tz_database_version(),
             started_at=self._started_at.isoformat(),
             workers=pool.queries.count_live() if pool else 0,
             states=pool.queries.states() if pool else {},

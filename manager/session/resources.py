@@ -83,6 +83,8 @@ class ResourceMeter:
         self._resident = 0
         self._cgroup: Path | None = None
         self._cpu: tuple[float, float] | None = None
+        #: CPU seconds of the tree so far; never decreases.
+        self._used = 0.0
         self._memory: int | None = None
         self._memory_due = float("-inf")
         self._figures = WorkerMetrics(rss_bytes=self._process.memory_info().rss)
@@ -106,10 +108,13 @@ class ResourceMeter:
         now = self._clock()
         sample = self._read()
         cpu = sample.cpu_seconds
-        figures = WorkerMetrics(rss_bytes=sample.rss, processes=sample.processes)
+        # A process that ends without being waited for takes its CPU time away from the sum.
+        used = max(0.0, cpu - self._cpu[1]) if self._cpu is not None else 0.0
+        self._used = self._used + used if self._cpu is not None else max(self._used, cpu)
+        figures = WorkerMetrics(
+            rss_bytes=sample.rss, processes=sample.processes, cpu_seconds=round(self._used, 2)
+        )
         if self._cpu is not None and now > self._cpu[0]:
-            # A process that ends without being waited for takes its CPU time away from the sum.
-            used = max(0.0, cpu - self._cpu[1])
             percent = round(100 * used / (now - self._cpu[0]), 1)
             figures = figures.updated(WorkerMetrics(cpu_percent=percent))
         first = self._cpu is None

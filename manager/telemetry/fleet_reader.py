@@ -221,8 +221,17 @@ class ViewReader:
             # Text of the view's version: equal text means that nothing but ages and the time has changed.
             version = f"{self._life}-{self.view.version}-{self._files_version}"
             cursor, as_of, away = str(self.view.cursor), self.view.as_of, self.view.away_since_seconds
+            hosts = {name: state.hosts[name] for name in sorted(state.hosts)}
             if before is not None and before.version == version:
-                return replace(before, cursor=cursor, as_of=as_of, stale_seconds=away, sorted={}, pages={})
+                return replace(
+                    before,
+                    cursor=cursor,
+                    as_of=as_of,
+                    hosts=hosts,
+                    stale_seconds=away,
+                    sorted={},
+                    pages={},
+                )
             known = {} if before is None else before.accounts
             ids: Sequence[str] = state.account_ids()
             if any(account_id not in state for account_id in files):
@@ -231,7 +240,6 @@ class ViewReader:
                 one: _row(known.get(one), one, state.worker(one), state.desired(one), files.get(one))
                 for one in ids
             }
-            hosts = {name: state.hosts[name] for name in sorted(state.hosts)}
         return FleetListing(
             as_of=as_of, cursor=cursor, version=version, accounts=accounts, hosts=hosts, stale_seconds=away
         )

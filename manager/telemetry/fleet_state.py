@@ -38,6 +38,8 @@ class _Beat:
     stamp: float
     data: dict[str, Any]
     fresh_until: float
+    #: Seconds for which the worker's loop had not turned when it was sent.
+    loop_age: float = 0.0
 
     def like(self, other: "_Beat") -> bool:
         """Whether both say the same of the worker but for its figures."""
@@ -129,6 +131,14 @@ class FleetState:
             if info is not None:
                 yield info
 
+    def heartbeat_ages(self) -> dict[str, float]:
+        """Return account → seconds since its latest heartbeat, by Redis's clock."""
+        return {
+            account.account_id: min(abs(self.now - beat.stamp) + beat.loop_age for beat in beats)
+            for account in self._accounts.values()
+            if (beats := [entry.beat for entry in account.entries.values() if entry.beat is not None])
+        }
+
     # updates
 
     def replace(
@@ -169,11 +179,13 @@ class FleetState:
         return self._finish(changes)
 
     def record_counts_differ(self, hosts: Mapping[str, RawHost]) -> bool:
-        """Return whether Redis holds another number of any host's records than this state."""
-        forgotten = any(found and name not in hosts for name, found in self._entries.items())
-        return forgotten or any(
-            host.count != len(self._entries.get(name, ())) for name, host in hosts.items()
-        )
+        """Return whether Redis holds another number of any host's records than this state.
+
+        A host that was forgotten is not in `hosts` and has none.
+        """
+        if any(host.count != len(self._entries.get(name, ())) for name, host in hosts.items()):
+            return True
+        return any(entries and name not in hosts for name, entries in self._entries.items())
 
     def turn_blind(self, reason: str, now: float) -> Changes:
         """Show every worker that may live as `unknown`, because Redis is away."""
@@ -337,7 +349,7 @@ class FleetState:
         if not math.isfinite(written):
             return None
         loop_age = number(data.get("loop_age_seconds")) or 0.0
-        return _Beat(raw, written, data, written + self._stale_after - loop_age)
+        return _Beat(raw, written, data, written + self._stale_after - loop_age, loop_age)
 
     def _judge(self, account: _Account) -> WorkerInfo:
         found = []

@@ -11,11 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from manager.fleet.events import START_BUCKETS
+from manager.fleet.host_report import HostReport
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
+from manager.states import WorkerLifecycleStatus
 from manager.telemetry.attention import Attention
 from manager.telemetry.fleet_reader import AccountRow
 from manager.versions import __version__
@@ -23,6 +25,8 @@ from manager.versions import __version__
 #: Accounts up to which `auto` shows every account.
 _AUTO_ACCOUNTS: Final = 1_000
 _MAX_GROUPS: Final = 128
+#: A figure beyond this is not shown: Prometheus refuses the whole page for a number that it cannot read.
+_MOST: Final = 1e18
 
 AccountsShown = Literal["auto", "all", "attention", "none"]
 
@@ -37,6 +41,8 @@ class FleetFigures:
     accounts: Sequence[AccountRow] = ()
     hosts: Sequence[HostState] = ()
     attention: Sequence[Attention] = ()
+    #: Account → seconds since its worker's last heartbeat, of running workers.
+    heartbeat_ages: Mapping[str, float] = field(default_factory=dict)
     #: Host → event type, or `start_seconds:<bound>`, → value.
     counters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -106,10 +112,9 @@ def _fleet(page: _Page, figures: FleetFigures) -> None:
     group_equity: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     group_positions: Counter[tuple[str, str, str]] = Counter()
     for account in figures.accounts:
-        want = account.desired.state if account.desired is not None else "stopped"
         worker = account.worker
-        states[str(worker.status) if worker is not None else "none", want] += 1
-        if worker is None or worker.status != "running":
+        states[account.status or "none", account.want] += 1
+        if worker is None or worker.status != WorkerLifecycleStatus.RUNNING:
             continue
         health[str(worker.health)] += 1
         data = worker.metadata
@@ -121,7 +126,7 @@ def _fleet(page: _Page, figures: FleetFigures) -> None:
         held = _count(data.get("open_positions"))
         positions[where[1]] += held
         equity = _decimal(data.get("equity"))
-        for group in worker.groups:
+        for group in account.groups:
             group_positions[(group, *where)] += held
             if equity is not None:
                 group_equity[(group, *where)] += equity
@@ -150,7 +155,7 @@ def _fleet(page: _Page, figures: FleetFigures) -> None:
             "gauge",
             f"{text} of the running accounts of the fleet.",
             [
-                (labels(currency=currency, environment=environment), value)
+                (labels(currency=currency, environment=environment), float(value))
                 for (currency, environment), value in sorted(money[name].items())
             ],
         )
@@ -158,7 +163,7 @@ def _fleet(page: _Page, figures: FleetFigures) -> None:
         "manager_group_equity",
         "gauge",
         "Equity of a group's running accounts; an account of two groups counts in each.",
-        [(_group_labels(key), value) for key, value in sorted(group_equity.items())],
+        [(_group_labels(key), float(value)) for key, value in sorted(group_equity.items())],
     )
     page.family(
         "manager_group_open_positions",
@@ -193,16 +198,27 @@ def _hosts(page: _Page, hosts: Sequence[HostState]) -> None:
         "Whether the host's agent reports.",
         [(labels(host=host.name), int(host.live)) for host in hosts],
     )
+    reports = {host.name: host.report for host in hosts}
     live = [host for host in hosts if host.live]
-    for name, key, text in _HOST_FIGURES:
+    page.family(
+        "manager_host_workers",
+        "gauge",
+        "Workers of the host by state.",
+        [
+            (labels(host=host.name, state=state), count)
+            for host in live
+            for state, count in sorted((reports[host.name].states or {}).items())
+        ],
+    )
+    for name, factor, text in _HOST_FIGURES:
         page.family(
             f"manager_host_{name}",
             "gauge",
             text,
             [
-                (labels(host=host.name), value)
+                (labels(host=host.name), value * factor)
                 for host in live
-                if (value := _number(host.data.get(key))) is not None
+                if (value := _host_figure(reports[host.name], name)) is not None
             ],
         )
     page.family(
@@ -225,26 +241,32 @@ def _hosts(page: _Page, hosts: Sequence[HostState]) -> None:
             (
                 labels(
                     host=host.name,
-                    version=host.data.get("version", ""),
-                    python=host.data.get("python", ""),
-                    tzdata=host.data.get("tzdata", ""),
-                    config_version=host.data.get("config_version", ""),
+                    version=report.version or "",
+                    python=report.python or "",
+                    tzdata=report.tzdata or "",
+                    config_version=report.config_version or "",
                     state=host.state,
                 ),
                 1,
             )
             for host in hosts
+            for report in (reports[host.name],)
         ],
     )
 
 
-#: (metric, key of the host's report, text).
+#: (metric, factor to its unit, text).
 _HOST_FIGURES: Final = (
-    ("workers", "workers", "Workers with a process on the host."),
-    ("memory_available_bytes", "memory_available_bytes", "Memory that the host has left."),
-    ("memory_bytes", "memory_bytes", "Memory of the host."),
-    ("load1", "load1", "Load average of the last minute."),
+    ("memory_available_bytes", 1 << 20, "Memory that the host has left."),
+    ("memory_bytes", 1 << 20, "Memory of the host."),
+    ("load1", 1, "Load average of the last minute for each processor."),
 )
+
+
+def _host_figure(report: HostReport, metric: str) -> float | None:
+    if metric == "load1":
+        return report.load
+    return report.memory_mb if metric == "memory_bytes" else report.available_mb
 
 
 def _counters(page: _Page, counters: Mapping[str, Mapping[str, float]]) -> None:
@@ -282,51 +304,82 @@ def _accounts(page: _Page, figures: FleetFigures, shown: AccountsShown) -> None:
         chosen = list(accounts)
     omitted = len(accounts) - len(chosen)
     page.family("manager_accounts_omitted", "gauge", "Accounts without series of their own.", [("", omitted)])
-    workers = [(labels(account=a.account_id), a.worker) for a in chosen if a.worker is not None]
-    known = [(label, worker) for label, worker in workers if worker.status != "unknown"]
+    rows = [
+        _Shown(one, labels(account=one.account_id), one.worker) for one in chosen if one.worker is not None
+    ]
     page.family(
-        "manager_account_info", "gauge", "What the account runs.", [(_info_labels(w), 1) for _, w in workers]
+        "manager_account_info", "gauge", "What the account runs.", [(_info_labels(row), 1) for row in rows]
     )
     page.family(
         "manager_account_state",
         "gauge",
         "The state of the account's worker; the present one only.",
-        [(labels(account=w.account_id, state=w.status), 1) for _, w in workers],
+        [(labels(account=row.account.account_id, state=row.worker.status), 1) for row in rows],
     )
+    running = [row for row in rows if row.worker.status == WorkerLifecycleStatus.RUNNING]
     page.family(
         "manager_account_health",
         "gauge",
         "The health of the account's worker; the present one only.",
-        [(labels(account=w.account_id, health=w.health), 1) for _, w in workers if w.status == "running"],
+        [(labels(account=row.account.account_id, health=row.worker.health), 1) for row in running],
     )
+    known = [row for row in rows if row.worker.status != WorkerLifecycleStatus.UNKNOWN]
+    _account_figures(page, known, running, figures.heartbeat_ages)
+
+
+class _Shown(NamedTuple):
+    """An account with series of its own."""
+
+    account: AccountRow
+    #: The label `account` in braces.
+    label: str
+    worker: WorkerInfo
+
+
+def _account_figures(
+    page: _Page, known: Sequence[_Shown], running: Sequence[_Shown], heartbeat_ages: Mapping[str, float]
+) -> None:
     for name, text in (("equity", "Equity"), ("balance", "Balance")):
         page.family(
             f"manager_account_{name}",
             "gauge",
             f"{text} of the account.",
             [
-                (labels(account=w.account_id, currency=w.metadata.get("currency") or ""), value)
-                for _, w in known
-                if w.status == "running" and (value := _decimal(w.metadata.get(name))) is not None
+                (_money_labels(row), float(value))
+                for row in running
+                if (value := _decimal(row.worker.metadata.get(name))) is not None
             ],
         )
-    for metric, kind, key, text, running in _ACCOUNT_FIGURES:
+    for metric, kind, key, text, only_running in _ACCOUNT_FIGURES:
         page.family(
             f"manager_account_{metric}",
             kind,
             text,
             [
-                (label, figure)
-                for label, w in known
-                if (not running or w.status == "running")
-                and (figure := _number(w.metadata.get(key))) is not None
+                (row.label, figure)
+                for row in (running if only_running else known)
+                if (figure := _number(row.worker.metadata.get(key))) is not None
             ],
         )
+    page.family(
+        "manager_account_heartbeat_age_seconds",
+        "gauge",
+        "Seconds since the worker's last heartbeat.",
+        [
+            (row.label, round(age, 3))
+            for row in running
+            if (age := heartbeat_ages.get(row.account.account_id)) is not None
+        ],
+    )
     page.family(
         "manager_account_start_time_seconds",
         "gauge",
         "When the account's worker was started, seconds since the epoch.",
-        [(label, round(w.started_at.timestamp(), 3)) for label, w in known if w.started_at is not None],
+        [
+            (row.label, round(row.worker.started_at.timestamp(), 3))
+            for row in known
+            if row.worker.started_at is not None
+        ],
     )
 
 
@@ -334,39 +387,45 @@ def _accounts(page: _Page, figures: FleetFigures, shown: AccountsShown) -> None:
 _ACCOUNT_FIGURES: Final = (
     ("margin_level", "gauge", "margin_level", "Equity in percent of margin.", True),
     ("open_positions", "gauge", "open_positions", "Open positions of the account.", True),
-    ("heartbeat_age_seconds", "gauge", "heartbeat_age_seconds", "Age of the last heartbeat.", True),
     ("memory_bytes", "gauge", "memory_bytes", "Memory of the worker and its processes (PSS).", True),
     ("cpu_seconds_total", "counter", "cpu_seconds", "CPU time of the worker and its processes.", True),
     ("restarts_total", "counter", "restarts", "Restarts since the last command.", False),
 )
 
 
-def _info_labels(worker: WorkerInfo) -> str:
-    data = worker.metadata
+def _money_labels(row: _Shown) -> str:
+    return labels(account=row.account.account_id, currency=row.worker.metadata.get("currency") or "")
+
+
+def _info_labels(row: _Shown) -> str:
+    data = row.worker.metadata
     return labels(
-        account=worker.account_id,
+        account=row.account.account_id,
         host=data.get("host", ""),
         gateway=data.get("gateway", ""),
         environment=data.get("environment") or "",
-        groups=",".join(worker.groups)[:_MAX_GROUPS],
+        groups=",".join(row.account.groups)[:_MAX_GROUPS],
         version=data.get("version", ""),
         config_version=data.get("config_version", ""),
     )
 
 
 def _number(value: object) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return a figure that Prometheus can read; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST < value < _MOST:
         return None
     return value
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    found = _number(value)
+    return found if isinstance(found, int) else 0
 
 
 def _decimal(value: Any) -> Decimal | None:
+    """Return an amount that Prometheus can read; None for anything else."""
     try:
         found = Decimal(str(value)) if isinstance(value, str | int) else None
     except InvalidOperation:
         return None
-    return found if found is not None and found.is_finite() else None
+    return found if found is not None and found.is_finite() and -_MOST < found < _MOST else None

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response
 
-from manager.api.access import Scraper
+from manager.api.access import Scraper, require_whole
 from manager.api.models import Health
 from manager.api.parts import Parts
 from manager.api.problems import ProblemError, errors_page
@@ -31,12 +31,14 @@ async def readyz(parts: Parts) -> Response:
 @pages.get("/metrics")
 async def metrics(parts: Parts, principal: Scraper) -> Response:
     """Return the fleet's metrics in Prometheus's text format 0.0.4."""
-    del principal
+    require_whole(principal)
     if parts.metrics is None:
         raise ProblemError("not_found", "this server has no metrics")
-    clients = 0 if parts.hub is None else parts.hub.clients
-    text = await run_in_threadpool(parts.metrics.text, clients)
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    hub = parts.hub
+    clients, lag = (0, 0.0) if hub is None else (hub.clients, hub.lag_seconds)
+    text = await run_in_threadpool(parts.metrics.text, clients, lag)
+    # Redis may hold text that UTF-8 cannot.
+    return Response(text.encode(errors="replace"), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 pages.add_api_route("/healthz", healthz)

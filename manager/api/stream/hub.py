@@ -1,6 +1,7 @@
 """The hub: carries updates of the live view from its thread to the stream clients on the event loop."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -37,6 +38,8 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsubscribe: Any = None
         self.stale_since: float | None = None
+        #: Seconds that the latest update took from the view's thread to the event loop.
+        self.lag_seconds = 0.0
 
     @property
     def clients(self) -> int:
@@ -110,9 +113,10 @@ class Hub:
     def _from_view(self, update: ViewUpdate) -> None:
         """Take an update on the view's thread."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._take, update)
+            self._loop.call_soon_threadsafe(self._take, update, time.monotonic())
 
-    def _take(self, update: ViewUpdate) -> None:
+    def _take(self, update: ViewUpdate, sent: float) -> None:
+        self.lag_seconds = time.monotonic() - sent
         changes = update.changes
         for account_id in changes.gone:
             self._rows.pop(account_id, None)

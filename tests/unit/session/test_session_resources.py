@@ -94,10 +94,13 @@ def test_cpu_is_that_of_the_whole_tree_as_percent_of_a_core(run: Run) -> None:
     eventually(lambda: child.cpu_times().user >= before + 0.2)
     meter.measure()
     assert meter.figures().to_dict()["cpu_percent"] > 5
+    spent = meter.figures().to_dict()["cpu_seconds"]
+    assert spent >= before + 0.2
     child.kill()
     eventually(lambda: child.status() == psutil.STATUS_ZOMBIE)
     meter.measure()
     assert meter.figures().to_dict()["cpu_percent"] >= 0
+    assert meter.figures().to_dict()["cpu_seconds"] >= spent  # the ended child's time still counts
     assert meter.figures().to_dict()["processes"] == 1
 
 

@@ -89,6 +89,17 @@ def test_files_and_lists_are_read_again_after_their_time(view: FleetView) -> Non
     assert second.version != first.version
 
 
+def test_figures_of_hosts_are_current_though_no_worker_changed(
+    redis_server: RedisServer, view: FleetView
+) -> None:
+    store = FleetStore(redis_server.url)
+    store.report_agent("h", {"available_mb": 900})
+    reader = ViewReader(view, list_seconds=0)
+    eventually(lambda: "h" in reader.read().hosts, what="the view has the host")
+    store.report_agent("h", {"available_mb": 100})
+    eventually(lambda: reader.read().hosts["h"].data["available_mb"] == 100, what="the view has its figure")
+
+
 def test_a_view_that_never_saw_redis_lists_nothing(redis_server: RedisServer) -> None:
     reads = LiveReads(redis_server.url, events_kept=EVENTS_KEPT)
     with pytest.raises(FleetUnavailableError):

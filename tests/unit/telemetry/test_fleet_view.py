@@ -179,3 +179,16 @@ def test_a_redis_that_lost_its_data_is_told_as_lost(
     assert view.cursor is not None
     assert before is not None
     assert view.cursor.stream != before.stream
+
+
+def test_heartbeat_ages_grow_though_no_heartbeat_comes(store: FleetStore, view: FleetView) -> None:
+    store.report_agent("h", {"workers": 1})
+    store.record("h", [info("a")], {"a": beat("a")})
+
+    def age() -> float:
+        with view.reading() as state:
+            return state.heartbeat_ages().get("a", -1.0)
+
+    eventually(lambda: age() >= 0, what="the view has the heartbeat")
+    first = age()
+    eventually(lambda: age() > first + 0.5, what="its age grows")
