@@ -470,7 +470,7 @@ def test_another_authority_a_wrong_password_and_no_tls_are_refused_with_a_reason
 
 def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(secure: SecureRedis) -> None:
     passwords = [re.search(r":([^:@]+)@", path.read_text()) for path in secure.directory.glob("*.url")]
-    assert len(passwords) == 5
+    assert len(passwords) == 8
     acl = (secure.directory / "users.acl").read_text()
     for password in passwords:
         assert password is not None

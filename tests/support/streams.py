@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from manager.api.app import create_app
 from manager.api.stream.connection import MAX_MESSAGE, StreamTimes
@@ -115,9 +116,9 @@ class StreamServer:
         with connect(
             url,
             additional_headers=sent,
-            subprotocols=["manager.v1"],
+            subprotocols=[Subprotocol("manager.v1")],
             proxy=None,
-            max_size=None,  # type: ignore[list-item]
+            max_size=None,
         ) as found:
             yield StreamClient(found)
 

@@ -365,7 +365,7 @@ def test_a_token_has_at_most_twenty_streams(streams: StreamServer) -> None:
 
         def accepted() -> bool:
             with streams.client(headers) as again:
-                return json.loads(again.connection.recv(timeout=5))["t"] == "hello"
+                return bool(json.loads(again.connection.recv(timeout=5))["t"] == "hello")
 
         assert eventually(accepted, what="the place of the closed stream is free")
 
@@ -475,7 +475,7 @@ def test_pages_of_events_continue_exactly(streams: StreamServer) -> None:
     ],
 )
 def test_pages_of_events_are_filtered(
-    streams: StreamServer, query: dict[str, str], accounts: list[str]
+    streams: StreamServer, query: dict[str, Any], accounts: list[str]
 ) -> None:
     found = page(streams, **query).json()
     assert [one["account_id"] for one in found["items"]] == accounts
