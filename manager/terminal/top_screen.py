@@ -55,6 +55,7 @@ def screen(top: Top, width: int, height: int, columns: tuple[str, ...] = ()) -> 
         body = _help(width)
         foot = [Text("any key returns to the list", style="dim")]
         return _fit([], body, foot, height)
+    top.place()  # selects the first account if none is selected
     head = [_summary(top, width), *_notices(top, width)]
     foot = _foot(top, width, details=height >= _LEAST_FOR_DETAILS)
     room = max(2, height - len(head) - len(foot))
