@@ -149,7 +149,9 @@ class _Feed:
                 fleet = top_fleet(self._reader.read())
                 wait = _READ_SECONDS
             except FleetUnavailableError as error:
-                fleet = TopFleet(error=str(error), loaded=False)
+                # Before the first listing the view says so too: that is no error while Redis answers.
+                away = self._view.away_since_seconds is not None
+                fleet = TopFleet(error=str(error) if away else "", loaded=False)
                 wait = _READ_SECONDS / 4
             except ManagerError as error:
                 fleet = TopFleet(error=str(error), loaded=False)

@@ -71,6 +71,11 @@ class _Account:
     missed_from: float = math.inf
     worker: WorkerInfo | None = None
 
+    @property
+    def recorded_status(self) -> WorkerLifecycleStatus:
+        """The status in its newest record, without the age of its heartbeat."""
+        return max((one.info for one in self.entries.values()), key=lambda info: info.created_at).status
+
 
 @dataclass(slots=True)
 class Changes:
@@ -365,6 +370,6 @@ class FleetState:
             return info
         return info.with_(
             status=WorkerLifecycleStatus.UNKNOWN,
-            error=f"last seen as {info.status}: {self.blind}",
+            error=f"last seen as {account.recorded_status}: {self.blind}",
             metadata={"health": "unknown", "health_reason": self.blind},
         )

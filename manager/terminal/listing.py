@@ -119,12 +119,18 @@ def sort_rows(rows: Sequence[Row], by: str) -> list[Row]:
 
 
 def lines(
-    rows: Sequence[Row], width: int | None, chosen: Sequence[str] = (), keep: Collection[str] = ()
+    rows: Sequence[Row],
+    width: int | None,
+    chosen: Sequence[str] = (),
+    *,
+    keep: Collection[str] = (),
+    dropped: Sequence[str] = _DROPPED,
 ) -> list[str]:
     """Return the header and a line for each row.
 
     Without a `width` (in characters) nothing is cut or left out. `chosen` are the columns to show, in this
-    order; all of them are shown. `keep` are columns that a narrow terminal shows too.
+    order; all of them are shown. A narrow terminal leaves out empty columns first, then the columns `dropped`
+    in this order, but none of `keep`.
     """
     shown = tuple(chosen) or COLUMNS
     columns = list(shown)
@@ -132,7 +138,8 @@ def lines(
     widths = {name: max(len(name), *(len(line[name]) for line in table), 0) for name in shown}
     if width is not None and not chosen:
         longest = min(widths["attention"], _TEXT_WIDTH)
-        for name in _DROPPED:
+        empty = [name for name in dropped if not any(line[name] for line in table)]
+        for name in dict.fromkeys((*empty, *dropped)):
             if _total(columns, widths) + longest <= width:
                 break
             if name not in keep:

@@ -108,8 +108,9 @@ def _account(row: Row, account: AccountRow) -> TopAccount:
 def filter_scope(text: str) -> Scope:
     """Return the test that a filter makes.
 
-    A filter is words that must all match. `group:NAME`, `label:KEY[=VALUE]` and `state:NAME` match exactly;
-    any other word is a part of any text of the account's line, or of a group's name, in any case.
+    A filter is words that must all match. `group:NAME` and `label:KEY[=VALUE]` match exactly, `state:STATE`
+    the beginning of the state. Any other word is a part of any text of the account's line, or of a group's
+    name, in any case.
     """
     tests: list[Scope] = [_word(word) for word in text.split()]
     return lambda account: all(test(account) for test in tests)
@@ -121,7 +122,7 @@ def _word(word: str) -> Scope:
         selection = Selection((value,)) if kind == "group" else Selection((), (value,))
         return lambda account: selection.matches(account.groups, account.labels)
     if colon and value and kind == "state":
-        return lambda account: account.row.cells.get("state") == value
+        return lambda account: account.row.cells.get("state", "").startswith(value)
     part = word.casefold()
     return lambda account: any(
         part in cell.casefold() for cell in (*account.row.cells.values(), *account.groups)

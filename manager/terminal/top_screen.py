@@ -15,6 +15,10 @@ _SEVERITIES: Final = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow",
 _STATES: Final = {"starting": "cyan", "stopping": "cyan", "restarting": "yellow", "running": ""}
 #: Columns that stay when the terminal is narrow, by the sort order that needs them.
 _SORT_COLUMNS: Final = frozenset({"equity", "memory", "cpu"})
+#: Columns that a narrow terminal leaves out, in this order. Attention says what health and restarts do.
+_DROPPED: Final = (
+    *("procs", "pid", "beat", "restarts", "health", "uptime", "memory", "cpu", "pos", "equity"),
+)
 #: Lines that a message may take.
 _MESSAGE_LINES: Final = 2
 _KEYS: Final = (
@@ -28,7 +32,7 @@ _HELP: Final = (
     ("page up, page down", "ten accounts up or down"),
     ("home, end", "the first or last account"),
     ("", ""),
-    ("Commands", "each asks y or n first, and names the account and its open positions"),
+    ("Commands", "each asks first, and names the account's open positions"),
     ("s", "start the selected account"),
     ("x", "stop it"),
     ("r", "restart it with its current configuration"),
@@ -36,7 +40,8 @@ _HELP: Final = (
     ("", ""),
     ("List", ""),
     ("/", "filter; Enter keeps the filter, Escape cancels it"),
-    ("", "words must all match: london  group:fx  label:desk=fx  state:failed"),
+    ("", "all words must match, such as: london state:failed"),
+    ("", "group:NAME  label:KEY=VALUE  state:STATE"),
     ("escape", "remove the filter"),
     ("o", "sort by attention, account, state, equity, memory, cpu"),
     ("a", "show or hide accounts that never had a worker"),
@@ -50,6 +55,7 @@ def screen(top: Top, width: int, height: int, columns: tuple[str, ...] = ()) -> 
         body = _help(width)
         foot = [Text("any key returns to the list", style="dim")]
         return _fit([], body, foot, height)
+    top.place()  # selects the first account if none is selected
     head = [_summary(top, width), *_notices(top, width)]
     foot = _foot(top, width, details=height >= _LEAST_FOR_DETAILS)
     room = max(2, height - len(head) - len(foot))
@@ -72,16 +78,17 @@ def _summary(top: Top, width: int) -> Text:
         return Text("reading the fleet ...", style="dim")
     states = Counter(one.row.cells.get("state", "") for one in rows)
     shown, known = len(rows), len(accounts)
-    parts = [counted(known, "account") if shown == known else f"{shown} of {counted(known, 'account')}"]
-    parts += [f"{number} {state}" for state, number in states.most_common()]
+    count = counted(known, "account") if shown == known else f"{shown} of {counted(known, 'account')}"
     needing = sum(bool(one.row.found) for one in rows)
-    line = Text(shortened(", ".join(parts), width - 12 if needing else width), style="bold")
-    tail = [f"{needing} need attention" if needing != 1 else "1 needs attention"] if needing else []
-    tail.append(f"sorted by {top.sort}")
-    tail += [f"filter: {top.filter}"] if top.filter else []
+    line = Text(count, style="bold")
+    if needing:
+        line.append(f", {needing} need{'' if needing > 1 else 's'} attention", style="bold yellow")
+    tail = [f", {number} {state}" for state, number in states.most_common()]
+    tail.append(f" | sorted by {top.sort}")
+    tail += [f" | filter: {printable(top.filter)}"] if top.filter else []
     for text in tail:
-        if line.cell_len + len(text) + 3 <= width:
-            line.append(f" | {printable(text)}", style="yellow" if "attention" in text and needing else "dim")
+        if line.cell_len + len(text) <= width:
+            line.append(text)
     return line
 
 
@@ -110,7 +117,7 @@ def _table(top: Top, width: int, room: int, columns: tuple[str, ...]) -> list[Te
         return [Text(_empty(top), style="dim")] if top.fleet.loaded and not top.fleet.error else []
     place = top.place()
     keep = {top.sort} & _SORT_COLUMNS
-    shown = lines([one.row for one in rows], width, columns, keep)
+    shown = lines([one.row for one in rows], width, columns, keep=keep, dropped=_DROPPED)
     visible = max(1, room - 1)
     first = max(0, min(place - visible // 2, len(rows) - visible))
     table = [Text(shown[0], style="bold", no_wrap=True)]
