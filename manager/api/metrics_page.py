@@ -8,7 +8,9 @@ from manager.errors import FleetUnavailableError
 from manager.fleet.events import EventStream
 from manager.telemetry.attention import Attention
 from manager.telemetry.fleet_reader import FleetListing, ViewReader
-from manager.telemetry.metrics import AccountsShown, FleetFigures, labels, render
+from manager.telemetry.metrics import FleetFigures, render
+from manager.telemetry.metrics_accounts import AccountsShown
+from manager.telemetry.metrics_text import labels
 
 #: Upper bounds of the buckets of request times, in seconds.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)

@@ -74,8 +74,8 @@ def observe(info: WorkerInfo, beat: Timestamped | None, host_live: bool, stale_a
             # The host records a mode once the worker has acknowledged it; the last heartbeat may be older
             # than that.
             metrics.pop("trading_mode", None)
-        aged = WorkerMetrics(heartbeat_age_seconds=round(age, 3))
-        info = info.with_(metadata=metrics).with_(metadata=aged)
+        # A plain dictionary and one copy: a reader does this for thousands of workers a second.
+        info = info.with_(metadata={**metrics, "heartbeat_age_seconds": round(age, 3)})
         fresh = age <= stale_after
     else:
         age, fresh = None, False

@@ -16,7 +16,8 @@ from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
 from manager.telemetry.attention import Attention
 from manager.telemetry.fleet_reader import AccountFile, AccountRow
-from manager.telemetry.metrics import AccountsShown, FleetFigures, render
+from manager.telemetry.metrics import FleetFigures, render
+from manager.telemetry.metrics_accounts import AccountsShown
 
 STARTED: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -6,6 +6,7 @@
 import ast
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -20,6 +21,10 @@ from manager.doctor.check import CODES
 from manager.fleet.host_report import ClockChangeReport, DrainReport, HostReport
 from manager.local.service_unit import UnitPlan, unit_text
 from manager.models import OpenPayload, WorkerMetrics, WorkerPlacement
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.metrics import full_page, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -207,7 +212,55 @@ def _type_name(annotation: Any) -> str:
     return _TYPES[annotation]
 
 
-PAGES = {"commands.md": commands_page, "log-events.md": log_events_page, "payloads.md": payloads_page}
+#: Title → start of the names of its metrics; the first one that fits counts.
+METRICS = {
+    "Accounts that have series of their own": "manager_account_",
+    "Hosts": "manager_host",
+    "The API": ("manager_api_", "manager_stream_"),
+    "The fleet": "manager_",
+}
+
+
+def metrics_page() -> str:
+    """Return docs/reference/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "This page lists every metric of `GET /metrics` with its type, labels and meaning.",
+        "",
+        "[Watch a fleet with Prometheus](../howto/metrics.md) explains how to scrape them.",
+        "The page is in Prometheus's text format 0.0.4 and has no timestamps.",
+        "A metric without a value is left out. This page is generated from the code by `.ci/reference-docs`.",
+        "",
+        "- The page holds the fleet as it is at the scrape.",
+        "  An account or host that is gone is not on the next page.",
+        "- While Redis is away, `manager_redis_up` is 0.",
+        "  No series of an account, a host or the fleet is on the page then.",
+        "- An account whose state is `unknown` has a state and no figures.",
+        "- Series of an account have the label `account`; money also has `currency`.",
+        "  The current state and the current health are labels of one series each.",
+        "  Everything else that changes is a label of `manager_account_info`.",
+        "- Money and positions are of running accounts only: a sum falls when an account stops.",
+        "",
+    ]
+    left = parsed(full_page())
+    for title, start in METRICS.items():
+        lines += [f"## {title}", "", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+        for name in [name for name in left if name.startswith(start)]:
+            family = left.pop(name)
+            labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
+            shown = ", ".join(f"`{label}`" for label in labels)
+            lines.append(f"| `{name}` | {family.type} | {shown} | {_cell(family.documentation)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "log-events.md": log_events_page,
+    "metrics.md": metrics_page,
+    "payloads.md": payloads_page,
+}
 
 
 def write_unit() -> None:
