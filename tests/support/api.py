@@ -15,10 +15,11 @@ from manager.api.app import create_app
 from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
 from manager.api.limits import RATES, Rate, RateLimiter
-from manager.api.parts import ApiParts, account_files
+from manager.api.parts import ApiParts
 from manager.client.caller import caller
 from manager.client.hosts import FleetHosts
 from manager.errors import NoBatchError
+from manager.factory import account_files
 from manager.fleet import FleetStore
 from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore

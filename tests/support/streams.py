@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from manager.api.app import create_app
 from manager.api.stream.connection import MAX_MESSAGE, StreamTimes
@@ -108,16 +109,22 @@ class StreamServer:
         return {"Authorization": f"Bearer {self.api.token(*scopes, **options)}"}
 
     @contextlib.contextmanager
-    def client(self, headers: dict[str, str] | None = None, query: str = "") -> Iterator["StreamClient"]:
-        """Open a stream; with a new token that may read, unless `headers` are given."""
+    def client(
+        self, headers: dict[str, str] | None = None, query: str = "", max_queue: int = 16
+    ) -> Iterator["StreamClient"]:
+        """Open a stream; with a new token that may read, unless `headers` are given.
+
+        The client stops reading while more than `max_queue` frames wait to be taken.
+        """
         url = f"ws://{self.address}/api/v1/stream{query}"
         sent = self.headers("read") if headers is None else headers
         with connect(
             url,
             additional_headers=sent,
-            subprotocols=["manager.v1"],
+            subprotocols=[Subprotocol("manager.v1")],
             proxy=None,
-            max_size=None,  # type: ignore[list-item]
+            max_size=None,
+            max_queue=max_queue,
         ) as found:
             yield StreamClient(found)
 
