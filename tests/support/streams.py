@@ -109,8 +109,13 @@ class StreamServer:
         return {"Authorization": f"Bearer {self.api.token(*scopes, **options)}"}
 
     @contextlib.contextmanager
-    def client(self, headers: dict[str, str] | None = None, query: str = "") -> Iterator["StreamClient"]:
-        """Open a stream; with a new token that may read, unless `headers` are given."""
+    def client(
+        self, headers: dict[str, str] | None = None, query: str = "", max_queue: int = 16
+    ) -> Iterator["StreamClient"]:
+        """Open a stream; with a new token that may read, unless `headers` are given.
+
+        The client stops reading while more than `max_queue` frames wait to be taken.
+        """
         url = f"ws://{self.address}/api/v1/stream{query}"
         sent = self.headers("read") if headers is None else headers
         with connect(
@@ -119,6 +124,7 @@ class StreamServer:
             subprotocols=[Subprotocol("manager.v1")],
             proxy=None,
             max_size=None,
+            max_queue=max_queue,
         ) as found:
             yield StreamClient(found)
 
