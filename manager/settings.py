@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others
     #: are refused.
     api_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Multiplies every rate limit of the API but that of failed logins. For tests of the API.
+    api_rate_factor: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
 
     #: Address of the paper venue, `unix:/path` or `tcp:host:port`. Default: the venue of this state
     #: directory.

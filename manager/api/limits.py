@@ -31,6 +31,19 @@ RATES: Final[Mapping[str, Rate]] = {
 _KEPT: Final = 10_000
 
 
+def scaled(factor: float, rates: Mapping[str, Rate] = RATES) -> Mapping[str, Rate]:
+    """Return the rates times `factor`; the limit of failed logins stays.
+
+    A burst allows at least one request.
+    """
+    return {
+        name: rate
+        if name == "login"
+        else Rate(rate.per_second * factor, max(1, math.ceil(rate.burst * factor)))
+        for name, rate in rates.items()
+    }
+
+
 class OpenStreams:
     """Counts open streams of each token. Used from one event loop."""
 

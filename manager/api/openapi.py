@@ -84,6 +84,7 @@ def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
         statuses |= {status for word, status in _CONDITIONAL.items() if word in path}
     else:
         operation["responses"].setdefault("304", {"description": "The client has this state already."})
+        statuses |= {410} if "/events" in path else set()
     for status in sorted(statuses):
         codes = ", ".join(f"`{code}`" for code, row in sorted(PROBLEMS.items()) if row.status == status)
         operation["responses"][str(status)] = {"description": codes, **_PROBLEM}

@@ -20,6 +20,7 @@ from manager.aio import AsyncWorkerManagerService
 from manager.api.app import create_app
 from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
+from manager.api.limits import RateLimiter, scaled
 from manager.api.metrics_page import MetricsPage
 from manager.api.parts import ApiParts
 from manager.api.stream.connection import MAX_MESSAGE
@@ -162,6 +163,7 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
         doctor=lambda: run_checks(settings),
         ready=lambda: _require_ready(url, view),
         commands=CommandRunner(CommandRecords(url), pool.answer_of),
+        limiter=RateLimiter(scaled(settings.api_rate_factor)),
         host_names=frozenset(f"[{name}]" if ":" in name else name for name in names),
         secure_cookies=settings.api_tls_cert is not None or settings.api_proxy,
     )

@@ -36,6 +36,7 @@ from manager.api.rendering import (
     to_json,
     worker_json,
 )
+from manager.errors import InvalidConfigError
 from manager.models import WorkerInfo
 from manager.telemetry.attention import host_attention
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
@@ -132,11 +133,17 @@ async def worker(request: Request, parts: Parts, principal: Reader, account_id: 
 
 @router.get("/accounts/{account_id}/placement", response_model=PlacementReport)
 async def placement(parts: Parts, principal: Reader, account_id: Id) -> Response:
-    """Return on which host the account would run if it were started now, and why; starts nothing."""
+    """Return on which host the account would run if it were started now, and why; starts nothing.
+
+    An account whose file is invalid runs on no host: `reason` names the errors.
+    """
     readable(principal, await parts.state(), account_id)
 
     def place() -> dict[str, Any]:
-        config = parts.service.config_service.load_account_config(account_id)
+        try:
+            config = parts.service.config_service.load_account_config(account_id)
+        except InvalidConfigError as error:
+            return {"account_id": account_id, "host": None, "reason": str(error), "refused": {}, "hosts": {}}
         found, view = parts.hosts.place(config.needs())
         return {
             "account_id": account_id,

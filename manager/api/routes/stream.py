@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Header, Query, Request, WebSocket
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue, StringConstraints
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
@@ -53,17 +53,29 @@ _LOOK_SECONDS: Final = 1.0
 _RETRY_MS: Final = 2000
 
 
+#: Of account ids so many that a URL of them is below the 64 KiB that the server reads.
+_ACCOUNTS: Final = 500
+_AccountId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+#: Documented, but checked where cursors are read: a wrong one has a code of its own.
+_CURSOR: Final[dict[str, JsonValue]] = {"pattern": r"^([0-9a-f]{8}:)?([0-9]{1,19}(-[0-9]{1,19})?|\$)$"}
+
+
 class EventQuery(BaseModel):
     """Which events, and after which one."""
 
     model_config = {"extra": "forbid"}
 
     after: Annotated[
-        str, Field(max_length=60, description="A cursor; `0`: the oldest kept; `$`: only what comes.")
+        str,
+        Field(
+            max_length=60,
+            description="A cursor; `0`: the oldest kept; `$`: only what comes.",
+            json_schema_extra=_CURSOR,
+        ),
     ] = "0"
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     type: Annotated[list[Text], Field(max_length=100, description="Types, `worker.*`.")] = []
-    account: Annotated[list[Text], Field(max_length=1000)] = []
+    account: Annotated[list[_AccountId], Field(max_length=_ACCOUNTS)] = []
     group: Annotated[list[Text], Field(max_length=100, description="Of any of these groups.")] = []
     wait: Annotated[float, Field(ge=0, le=60, description="Seconds to wait for the first event.")] = 0.0
 
@@ -73,9 +85,9 @@ class StreamQuery(BaseModel):
 
     model_config = {"extra": "forbid"}
 
-    after: Annotated[str | None, Field(max_length=60)] = None
+    after: Annotated[Annotated[str, Field(max_length=60, json_schema_extra=_CURSOR)] | None, Field()] = None
     type: Annotated[list[Text], Field(max_length=100)] = []
-    account: Annotated[list[Text], Field(max_length=1000)] = []
+    account: Annotated[list[_AccountId], Field(max_length=_ACCOUNTS)] = []
     group: Annotated[list[Text], Field(max_length=100)] = []
 
 
@@ -165,7 +177,9 @@ async def event_stream(
     parts: Parts,
     principal: Reader,
     query: Annotated[StreamQuery, Query()],
-    last_event_id: Annotated[str | None, Header(max_length=60)] = None,
+    last_event_id: Annotated[
+        Annotated[str, Field(max_length=60, json_schema_extra=_CURSOR)] | None, Header()
+    ] = None,
 ) -> StreamingResponse:
     """Send events as server-sent events, from now on or after `Last-Event-ID` or `after`."""
     hub = parts.require_hub()

@@ -8,7 +8,7 @@ from support.api import Api, problem
 from support.servers import RedisServer
 
 from manager.api.gate import MAX_BODY
-from manager.api.limits import RATES, Rate, RateLimiter
+from manager.api.limits import RATES, Rate, RateLimiter, scaled
 from manager.api.problems import ProblemError
 
 FLEET = "/api/v1/fleet"
@@ -247,3 +247,12 @@ def test_the_limiter_remembers_a_bounded_number() -> None:
     limiter.take("read", "19999")
     with pytest.raises(ProblemError):
         limiter.take("read", "19999")
+
+
+def test_a_factor_scales_every_rate_but_that_of_failed_logins() -> None:
+    more, less = scaled(10.0), scaled(0.001)
+    assert more["read"] == Rate(500, 1000)
+    assert more["bulk"] == Rate(10, 30)
+    assert more["login"] == less["login"] == RATES["login"]
+    assert less["bulk"] == Rate(0.001, 1)
+    assert scaled(1.0) == RATES
