@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: the fleet's metrics, and the API's own."""
+"""The `/metrics` page: metrics of the fleet and of the API."""
 
 import threading
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.
 
 
 class RequestMeter:
-    """Counts requests by the template of their route, never by their path. Thread-safe."""
+    """Counts requests by route template, not by path. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class RequestMeter:
             self._seconds[route] += seconds
 
     def render(self, stream_clients: int) -> str:
-        """Return the API's own families in the text format."""
+        """Return the metrics of the API in Prometheus's text format."""
         with self._lock:
             requests = [
                 f"manager_api_requests_total{labels(route=route, method=method, code=code)} {count}"
@@ -69,7 +69,7 @@ def _head(name: str, kind: str, text: str) -> list[str]:
 
 
 class MetricsPage:
-    """Renders the page from the live view at each scrape."""
+    """Renders the `/metrics` page from the live view at each scrape."""
 
     def __init__(self, reader: ViewReader, events: EventStream, shown: AccountsShown) -> None:
         self._reader = reader
@@ -78,7 +78,10 @@ class MetricsPage:
         self.requests = RequestMeter()
 
     def text(self, stream_clients: int) -> str:
-        """Return the page. Blocks while counters are read; never raises FleetUnavailableError."""
+        """Return the page. Blocks while it reads counters.
+
+        Never raises FleetUnavailableError: without Redis, the page omits the accounts and hosts.
+        """
         return render(self._figures(), shown=self._shown) + self.requests.render(stream_clients)
 
     def _figures(self) -> FleetFigures:
@@ -86,7 +89,7 @@ class MetricsPage:
         try:
             listing = self._reader.read()
             if listing.stale_seconds is not None:
-                raise FleetUnavailableError("Redis is away")
+                raise FleetUnavailableError("Redis is unreachable")
             counters = self._events.counters(listing.hosts)
         except FleetUnavailableError:
             return FleetFigures(redis_up=False, view_age_seconds=view.age_seconds, view_drift=view.drift)

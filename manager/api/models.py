@@ -1,4 +1,4 @@
-"""What requests carry and answers contain, as the OpenAPI document describes it."""
+"""Models of requests and answers, for the OpenAPI document."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +12,7 @@ from manager.pool.arguments import MAX_TIMEOUT
 
 
 def _integral(value: object) -> object:
-    """Take `1.0` for `1`, as JSON Schema does; `true` stays what it is."""
+    """Convert `1.0` to `1`, as JSON Schema does; `true` is not converted."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -28,7 +28,10 @@ Label = Annotated[
 
 
 def _required(*names: str) -> Callable[[dict[str, Any]], None]:
-    """Document members as required that routes check, because their absence has its own status."""
+    """Document members as required that the routes check themselves.
+
+    Their absence has its own status.
+    """
 
     def change(schema: dict[str, Any]) -> None:
         schema["required"] = sorted({*schema.get("required", ()), *names})
@@ -72,15 +75,15 @@ def _without_null(schema: dict[str, Any]) -> None:
 
 
 class Strict(BaseModel):
-    """A request's body: no unknown members, and no conversion of types (`false` is not a number)."""
+    """A request body without unknown members or type conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StartBody(Strict):
-    apply_defaults: Annotated[bool, Field(description="Fill what the file leaves out from the defaults.")] = (
-        True
-    )
+    apply_defaults: Annotated[
+        bool, Field(description="Fill missing keys of the account file from the defaults.")
+    ] = True
     validate_first: Annotated[
         bool, Field(alias="validate", description="Refuse to start an invalid account.")
     ] = True
@@ -89,7 +92,11 @@ class StartBody(Strict):
 class StopBody(Strict):
     timeout_seconds: Annotated[
         float | None,
-        Field(ge=0, le=MAX_TIMEOUT, description="Stop by force after so long; null: the account's own time."),
+        Field(
+            ge=0,
+            le=MAX_TIMEOUT,
+            description="Kill the worker after this time; null: the time in its account file.",
+        ),
     ] = None
 
 
@@ -103,12 +110,15 @@ class MoveBody(Strict):
     ]
     force: Annotated[
         bool,
-        Field(description="The account's host is lost for good: move without proof that its worker ended."),
+        Field(description="Move without proof that the old worker ended: only if its host is lost for good."),
     ] = False
 
 
 class SelectBody(Strict):
-    """Accounts by name, or by any of the groups and all of the labels. `state` narrows either."""
+    """Selects accounts: by id, by groups and labels, or all.
+
+    An account must be in one of `groups` and have all of `labels`. `state` narrows the selection further.
+    """
 
     model_config = ConfigDict(json_schema_extra=_ways)
 
@@ -119,11 +129,11 @@ class SelectBody(Strict):
         Literal["created", "starting", "running", "stopping", "stopped", "failed", "restarting", "unknown"]
         | None
     ) = None
-    all: Annotated[bool, Field(description="Every account; needed where nothing else is given.")] = False
+    all: Annotated[bool, Field(description="All accounts; required if no other member selects.")] = False
 
     @property
     def selection(self) -> Selection:
-        """What `groups` and `labels` take; everything without any."""
+        """The selection by `groups` and `labels`; all if both are empty."""
         return Selection(tuple(self.groups), tuple(self.labels))
 
 
@@ -136,7 +146,7 @@ class BatchBody(Strict):
     select: SelectBody
     expect: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
-        Field(description="How many accounts are selected; otherwise nothing is done."),
+        Field(description="The number of selected accounts; if it differs, nothing is done."),
         _INTEGRAL,
     ] = None
     apply_defaults: bool = True
@@ -196,7 +206,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Every member is always there; some codes have more of their own."""
+    """An error (RFC 9457). Some codes have additional members."""
 
     type: str
     title: str
@@ -269,7 +279,7 @@ class AccountPage(_Page):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -278,7 +288,7 @@ class WorkerPage(_Page):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -297,7 +307,7 @@ class HostPage(BaseModel):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -305,7 +315,7 @@ class FleetSummary(BaseModel):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
     accounts: int
     status: dict[str, int]
