@@ -81,6 +81,8 @@ class Strict(BaseModel):
 
 
 class StartBody(Strict):
+    """Options of a start."""
+
     apply_defaults: Annotated[
         bool, Field(description="Fill missing keys of the account file from the defaults.")
     ] = True
@@ -90,6 +92,8 @@ class StartBody(Strict):
 
 
 class StopBody(Strict):
+    """Options of a stop."""
+
     timeout_seconds: Annotated[
         float | None,
         Field(
@@ -105,6 +109,8 @@ class NoOptions(Strict):
 
 
 class MoveBody(Strict):
+    """The target of a move."""
+
     host: Annotated[
         str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     ]
@@ -155,6 +161,8 @@ class BatchBody(Strict):
 
 
 class DrainBody(Strict):
+    """Options of a drain, with its confirmation."""
+
     model_config = ConfigDict(json_schema_extra=_required("confirm"))
 
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
@@ -164,12 +172,16 @@ class DrainBody(Strict):
 
 
 class ConfirmBody(Strict):
+    """The confirmation of a command for a host."""
+
     model_config = ConfigDict(json_schema_extra=_required("confirm"))
 
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
 
 
 class RollbackBody(Strict):
+    """The version to push again."""
+
     version: Annotated[int, Field(ge=1, le=10**9), _INTEGRAL]
 
 
@@ -183,6 +195,8 @@ class LoginBody(Strict):
 
 
 class TokenBody(Strict):
+    """A token to create."""
+
     name: Annotated[
         str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     ]
@@ -201,6 +215,8 @@ class TokenBody(Strict):
 
 
 class FieldError(BaseModel):
+    """One wrong value of a request."""
+
     where: list[str | int]
     message: str
 
@@ -221,6 +237,8 @@ class Problem(BaseModel):
 
 
 class Figures(BaseModel):
+    """The figures of an account's last heartbeat."""
+
     at: str | None
     currency: str | None
     balance: str | None
@@ -234,6 +252,8 @@ class Figures(BaseModel):
 
 
 class Desired(BaseModel):
+    """An account's desired state."""
+
     state: Literal["running", "stopped"]
     generation: int
     by: str
@@ -243,6 +263,8 @@ class Desired(BaseModel):
 
 
 class AttentionItem(BaseModel):
+    """A problem that needs a person."""
+
     code: str
     severity: Literal["critical", "warning", "info"]
     text: str
@@ -251,6 +273,8 @@ class AttentionItem(BaseModel):
 
 
 class Account(BaseModel):
+    """An account: its desired state, worker and attention items."""
+
     account_id: str
     want: Literal["running", "stopped"]
     status: str | None
@@ -275,6 +299,8 @@ class _Page(BaseModel):
 
 
 class AccountPage(_Page):
+    """A page of accounts."""
+
     items: list[Account]
     as_of: datetime
     cursor: str
@@ -284,6 +310,8 @@ class AccountPage(_Page):
 
 
 class WorkerPage(_Page):
+    """A page of workers."""
+
     items: list[WorkerInfo]
     as_of: datetime
     cursor: str
@@ -293,6 +321,8 @@ class WorkerPage(_Page):
 
 
 class Host(BaseModel):
+    """A host, as `manager hosts --json` prints it."""
+
     model_config = ConfigDict(extra="allow")
 
     name: str
@@ -303,6 +333,8 @@ class Host(BaseModel):
 
 
 class HostPage(BaseModel):
+    """All hosts."""
+
     items: list[Host]
     as_of: datetime
     cursor: str
@@ -312,6 +344,8 @@ class HostPage(BaseModel):
 
 
 class FleetSummary(BaseModel):
+    """Counts of accounts and hosts, and sums by currency."""
+
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
@@ -327,6 +361,8 @@ class FleetSummary(BaseModel):
 
 
 class AuditItem(BaseModel):
+    """An entry of the audit trail."""
+
     id: str
     time: datetime
     stage: str
@@ -341,11 +377,15 @@ class AuditItem(BaseModel):
 
 
 class AuditPage(BaseModel):
+    """A page of the audit trail."""
+
     items: list[AuditItem]
     next: str | None
 
 
 class EventItem(BaseModel):
+    """An event of the fleet."""
+
     model_config = ConfigDict(extra="allow")
 
     id: str
@@ -363,11 +403,15 @@ class EventItem(BaseModel):
 
 
 class EventPage(BaseModel):
+    """A page of events."""
+
     items: list[EventItem]
     next: str
 
 
 class Counts(BaseModel):
+    """The number of accounts by outcome."""
+
     done: int
     already: int
     skipped: int
@@ -376,6 +420,8 @@ class Counts(BaseModel):
 
 
 class BatchSummary(BaseModel):
+    """A batch with its counts."""
+
     id: str
     do: str
     by: str
@@ -384,21 +430,29 @@ class BatchSummary(BaseModel):
 
 
 class BatchOutcomeOfAccount(BaseModel):
+    """The outcome of one account of a batch."""
+
     outcome: Literal["done", "already", "skipped", "failed", "pending"]
     text: str | None
     worker: WorkerInfo | None
 
 
 class BatchDetail(BatchSummary):
+    """A batch with the outcome of each account."""
+
     trouble: str
     accounts: dict[str, BatchOutcomeOfAccount]
 
 
 class BatchPage(_Page):
+    """A page of batches."""
+
     items: list[BatchSummary]
 
 
 class Command(BaseModel):
+    """A command and its outcome."""
+
     id: str
     what: str
     account_id: str | None
@@ -414,6 +468,8 @@ class Command(BaseModel):
 
 
 class ConfigVersionSummary(BaseModel):
+    """A version of the account files, without their content."""
+
     version: int
     hash: str
     by: str
@@ -423,6 +479,8 @@ class ConfigVersionSummary(BaseModel):
 
 
 class ConfigVersionDetail(BaseModel):
+    """A version of the account files, with their content."""
+
     version: int
     hash: str
     by: str
@@ -432,17 +490,23 @@ class ConfigVersionDetail(BaseModel):
 
 
 class ConfigVersionPage(BaseModel):
+    """The stored versions of the account files."""
+
     items: list[ConfigVersionSummary]
     current: int | None
 
 
 class ConfigDifference(BaseModel):
+    """The difference of two versions, as a unified diff."""
+
     from_version: int
     to_version: int
     lines: list[str]
 
 
 class CheckItem(BaseModel):
+    """One finding of `manager doctor`."""
+
     code: str
     name: str
     outcome: Literal["ok", "warning", "failure"]
@@ -452,11 +516,15 @@ class CheckItem(BaseModel):
 
 
 class DoctorReport(BaseModel):
+    """The findings of `manager doctor`."""
+
     ok: bool
     checks: list[CheckItem]
 
 
 class PlacementReport(BaseModel):
+    """The host that placement chooses, and the reasons."""
+
     account_id: str
     host: str | None
     reason: str
@@ -465,6 +533,8 @@ class PlacementReport(BaseModel):
 
 
 class ValidationReport(BaseModel):
+    """The problems of an account's files."""
+
     account_id: str
     host: str | None
     valid: bool
@@ -473,6 +543,8 @@ class ValidationReport(BaseModel):
 
 
 class Who(BaseModel):
+    """The sender of a request, and its rights."""
+
     name: str
     kind: Literal["token", "session"]
     scopes: list[str]
@@ -481,6 +553,8 @@ class Who(BaseModel):
 
 
 class TokenItem(BaseModel):
+    """A token, without its secret."""
+
     id: str
     name: str
     scopes: list[str]
@@ -495,12 +569,18 @@ class TokenItem(BaseModel):
 
 
 class NewToken(TokenItem):
+    """A new token, with its secret."""
+
     token: str
 
 
 class TokenPage(BaseModel):
+    """All tokens."""
+
     items: list[TokenItem]
 
 
 class Health(BaseModel):
+    """The server runs."""
+
     status: Literal["ok"]

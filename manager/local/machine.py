@@ -1,4 +1,4 @@
-"""The components of `manager up`: Redis, paper venue, host agent and Flower."""
+"""The components of `manager up`: Redis, venue, host agent, Flower."""
 
 import contextlib
 import socket
