@@ -1,10 +1,10 @@
-"""Command `doctor`: finds what keeps a fleet from working, and says what to do."""
+"""Command `doctor`: finds problems of a fleet, and shows how to fix them."""
 
 import click
 
 from manager.cli.common import json_option, print_json, say, settings
 
-#: Places that add nothing to the text of the finding.
+#: Values of `where` that are not printed, because the finding names them.
 _EVERYWHERE = ("this machine", "hosts", "fleet")
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 

@@ -50,6 +50,8 @@ class Launched:
 
 
 class Launcher(Protocol):
+    """Creates worker processes."""
+
     def preload(self) -> None:
         """Prepare the first launch. Idempotent."""
 
@@ -88,7 +90,7 @@ def make_launcher(method: str, log_file: Path) -> Launcher:
 class SpawnLauncher:
     """Starts a fresh interpreter for each worker.
 
-    This is the only way on Windows, and slower elsewhere.
+    This is the only way on Windows, and slower than fork on other systems.
     """
 
     def __init__(self, log_file: Path) -> None:
