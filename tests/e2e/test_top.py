@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from support.fleet import SIGSTOP, Fleet
@@ -34,10 +35,15 @@ class Terminal:
         import termios
 
         self._ours, self._theirs = pty.openpty()
-        self._set_size = lambda size: fcntl.ioctl(
-            self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, size, 0, 0)
-        )
-        self._modes = lambda: termios.tcgetattr(self._theirs)
+
+        def set_size(columns: int) -> None:
+            fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+        def modes() -> list[Any]:
+            return termios.tcgetattr(self._theirs)
+
+        self._set_size: Callable[[int], None] = set_size
+        self._modes: Callable[[], list[Any]] = modes
         self._set_size(columns)
         self.modes_before = self._modes()
         self._text = ""

@@ -145,7 +145,8 @@ def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
     assert {name: entry["status"] for name, entry in workers.items()} == {
         f"account-00{number}": "running" for number in range(1, 7)
     }
-    assert not list(_listeners(up) - {up.port}), "no TCP port but Flower's"
+    api = int((up.paths.run_dir / "api.address").read_text().rpartition(":")[2])
+    assert _listeners(up) == {up.port, api}, "no TCP port but Flower's and the API's"
 
     assert up.run("stop", "account-001").returncode == 0
     up.wait_for("account-001 stopped")
