@@ -106,7 +106,8 @@ def test_the_rules_are_those_of_the_specification() -> None:
 
 
 def test_every_alert_has_a_scenario_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for scenario in read("rules_test.yml")["tests"]:
         for check in scenario["alert_rule_test"]:
             (fires if check["exp_alerts"] else silent).add(check["alertname"])
