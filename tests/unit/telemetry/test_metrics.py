@@ -148,8 +148,8 @@ def test_money_that_cannot_be_read_harms_no_other_figure(nonsense: object) -> No
 @pytest.mark.parametrize("nonsense", [10**400, float("inf"), float("nan"), True, "7", None, {}])
 def test_figures_that_are_no_numbers_are_left_out(nonsense: object) -> None:
     keys = ("margin_level", "open_positions", "memory_bytes", "cpu_seconds", "restarts")
-    metadata: dict[str, Any] = dict.fromkeys(keys, nonsense)
-    page = render(figures([row(**metadata)]))
+    wrong: dict[str, Any] = dict.fromkeys(keys, nonsense)
+    page = render(figures([row(**wrong)]))
     found = {
         name for name, labels in series(page) if name.startswith("manager_account_") and len(labels) == 1
     }
