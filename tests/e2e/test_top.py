@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,23 +29,12 @@ class Terminal:
     """A command in a pseudo terminal of 24 lines."""
 
     def __init__(self, fleet: Fleet, arguments: tuple[str, ...], columns: int) -> None:
-        import fcntl
+        assert sys.platform != "win32"
         import pty
-        import struct
-        import termios
 
         self._ours, self._theirs = pty.openpty()
-
-        def set_size(columns: int) -> None:
-            fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-
-        def modes() -> list[Any]:
-            return termios.tcgetattr(self._theirs)
-
-        self._set_size: Callable[[int], None] = set_size
-        self._modes: Callable[[], list[Any]] = modes
-        self._set_size(columns)
-        self.modes_before = self._modes()
+        self.resize(columns)
+        self._modes_before = self._modes()
         self._text = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "manager.cli", *arguments],
@@ -67,7 +56,16 @@ class Terminal:
                 self._text += os.read(self._ours, 65_536).decode(errors="replace")
 
     def resize(self, columns: int) -> None:
-        self._set_size(columns)
+        assert sys.platform != "win32"
+        import termios
+
+        termios.tcsetwinsize(self._theirs, (24, columns))
+
+    def _modes(self) -> list[Any]:
+        assert sys.platform != "win32"
+        import termios
+
+        return termios.tcgetattr(self._theirs)
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
@@ -92,7 +90,7 @@ class Terminal:
     def restored(self) -> bool:
         """Whether modes, screen and cursor of the terminal are as before."""
         eventually(lambda: "\x1b[?1049l" in self._text, what="the screen is restored")
-        return self._modes() == self.modes_before and self._text.rfind("\x1b[?25h") > self._text.rfind(
+        return self._modes() == self._modes_before and self._text.rfind("\x1b[?25h") > self._text.rfind(
             "\x1b[?25l"
         )
 
