@@ -26,7 +26,10 @@ _cookie: Final = APIKeyCookie(
 
 
 def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any, Principal]]:
-    """Return a dependency that demands a scope and counts the request as one of `kind`."""
+    """Return a dependency that requires a scope and applies a rate limit.
+
+    `kind` names the limit; see `manager.api.limits.RATES`.
+    """
 
     async def check(
         request: Request,
@@ -41,7 +44,7 @@ def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any
     return check
 
 
-async def _anybody(
+async def _authenticated(
     request: Request,
     _token: Annotated[object, Security(_bearer)],
     _session: Annotated[object, Security(_cookie)],
@@ -51,8 +54,8 @@ async def _anybody(
     return principal
 
 
-#: Whoever is logged in.
-Anybody = Annotated[Principal, Depends(_anybody)]
+#: Any authenticated principal, with or without scopes.
+Authenticated = Annotated[Principal, Depends(_authenticated)]
 Scraper = Annotated[Principal, Depends(requires("metrics"))]
 Reader = Annotated[Principal, Depends(requires("read"))]
 Operator = Annotated[Principal, Depends(requires("operate", "command"))]
@@ -62,14 +65,15 @@ Admin = Annotated[Principal, Depends(requires("admin", "command"))]
 
 
 def by(request: Request) -> str:
-    """Return who sent the request, for the audit trail."""
+    """Return the sender of the request as the audit trail names it."""
     return principal_of(request).by(request.state.address)
 
 
 def require_inside(principal: Principal, state: FleetListing, account_ids: Iterable[str]) -> None:
-    """Raise ProblemError `outside_selection` unless the principal may command every one of the accounts.
+    """Check that the principal may command all of these accounts.
 
-    An account of which nothing is known belongs to no group and has no label.
+    An account without a file and without a worker has no groups and no labels. Raises ProblemError
+    `outside_selection`.
     """
     if not principal.selection:
         return
@@ -91,7 +95,10 @@ def require_inside(principal: Principal, state: FleetListing, account_ids: Itera
 
 
 def readable(principal: Principal, state: FleetListing, account_id: str) -> AccountRow:
-    """Return an account that the principal may read. Raises ProblemError `account_not_found`."""
+    """Return an account that the principal may read.
+
+    Raises ProblemError `account_not_found`, also if the account exists but the principal may not read it.
+    """
     found = state.accounts.get(account_id)
     if found is None or not found.within(principal.readable):
         raise ProblemError(
@@ -102,14 +109,17 @@ def readable(principal: Principal, state: FleetListing, account_id: str) -> Acco
 
 
 def require_whole(principal: Principal) -> None:
-    """Raise ProblemError `outside_selection` for a token that may not read every account."""
+    """Check that the principal may read every account.
+
+    Raises ProblemError `outside_selection`.
+    """
     if principal.readable:
         raise ProblemError(
             "outside_selection",
-            f"this tells of every account, and {principal.name} may read only {principal.selection}",
+            f"the answer covers every account, and {principal.name} may read only {principal.selection}",
         )
 
 
 def may_read(principal: Principal, state: FleetListing, account_id: str) -> bool:
-    """Return whether the principal may read of this account."""
+    """Return whether the principal may read this account."""
     return (state.accounts.get(account_id) or AccountRow(account_id)).within(principal.readable)

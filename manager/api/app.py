@@ -1,4 +1,4 @@
-"""The ASGI app: routes under /api/v1, behind the gate, with every error as a problem."""
+"""Builds the ASGI app: routes, middleware and error handlers."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from manager.api.routes import health
 from manager.errors import ManagerError
 from manager.versions import __version__
 
-#: Bytes from which on an answer is compressed, and how hard.
+#: Answers of at least this many bytes are compressed, with this gzip level.
 _GZIP_FROM: Final = 1024
 _GZIP_LEVEL: Final = 1
 
@@ -31,7 +31,7 @@ _GZIP_LEVEL: Final = 1
 def create_app(
     parts: ApiParts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
 ) -> FastAPI:
-    """Return the app over these parts.
+    """Return the ASGI app that uses these parts.
 
     `lifespan` is entered before the first request and left after the last.
     """
@@ -68,7 +68,10 @@ def create_app(
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Tell each wrong value by its place. What was sent is not repeated: it may be a secret."""
+    """Name the place of each wrong value, but not the value.
+
+    The value may be a secret.
+    """
     found = error.errors() if isinstance(error, RequestValidationError) else []
     if any(one["type"] == "json_invalid" for one in found):
         return _respond(request, ProblemError("malformed_json", "the body is not valid JSON"))
@@ -81,7 +84,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, ProblemError):
-        return _respond(request, error.__cause__)  # of the body, which the framework reads
+        return _respond(request, error.__cause__)  # raised while the framework read the body
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict((error.headers if isinstance(error, HTTPException) else None) or {})
     code = CODE_OF_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
@@ -97,7 +100,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 @cache
 def _operations() -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
-    """Return the addresses of the API as patterns, each with its methods."""
+    """Return the path patterns of the API with their methods."""
     return tuple(
         (compile_path(path)[0], frozenset(method.upper() for method in operations))
         for path, operations in document()["paths"].items()
@@ -105,7 +108,7 @@ def _operations() -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
 
 
 def _methods(path: str) -> set[str]:
-    """Return the methods that are allowed at an address."""
+    """Return the methods that are allowed for a path."""
     return {method for pattern, methods in _operations() if pattern.match(path) for method in methods}
 
 

@@ -1,4 +1,7 @@
-"""Who asks: a bearer token or a browser's session, checked against Redis at most once a second for each."""
+"""Authenticates requests by bearer token or session cookie.
+
+A credential is checked against Redis at most once a second.
+"""
 
 import hashlib
 import hmac
@@ -13,7 +16,7 @@ from manager.fleet.api_sessions import SessionStore
 from manager.fleet.tokens import SCOPES, Token, TokenStore
 from manager.placement.labels import Selection
 
-#: Seconds for which a credential that was good is not checked again: so long a revoked one may go on.
+#: Seconds for which a valid credential is not checked again. A revoked one may be accepted for that long.
 _TRUST_SECONDS: Final = 1.0
 _TRUSTED: Final = 4096
 COOKIE: Final = "wm_session"
@@ -21,7 +24,7 @@ COOKIE: Final = "wm_session"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who asks, and what that allows."""
+    """The authenticated sender of a request, and its rights."""
 
     name: str
     #: Distinguishes principals for rate limits: a token's id, or a session's.
@@ -31,14 +34,14 @@ class Principal:
     read_selection: bool = False
     logs: bool = True
     kind: Literal["token", "session"] = "token"
-    #: The token's id; empty for a session that a code opened.
+    #: The token's id; empty for a session that was opened with a code.
     token_id: str = ""
 
     def allows(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
     def require(self, scope: str) -> None:
-        """Raise ProblemError `forbidden` without the scope."""
+        """Check that the principal has the scope. Raises ProblemError `forbidden`."""
         if not self.allows(scope):
             have = ", ".join(sorted(self.scopes)) or "none"
             raise ProblemError(
@@ -47,15 +50,15 @@ class Principal:
 
     @property
     def readable(self) -> Selection:
-        """The accounts that it may read; empty: all."""
+        """The accounts that the principal may read; empty: all."""
         return self.selection if self.read_selection else Selection()
 
     def by(self, address: str) -> str:
-        """Return how the audit trail names it."""
+        """Return the principal's name in the audit trail."""
         return f"{self.name}@api ({address})"
 
 
-#: Who scrapes the metrics with the token of MANAGER_METRICS_TOKEN_FILE.
+#: The principal of the token in MANAGER_METRICS_TOKEN_FILE.
 _SCRAPER: Final = Principal(name="metrics", key="metrics-file", scopes=frozenset({"metrics"}))
 
 
@@ -70,23 +73,29 @@ class Authenticator:
         *,
         metrics_token: str = "",
     ) -> None:
-        """`metrics_token` may read the metrics, also while Redis is away."""
+        """Create an authenticator.
+
+        `metrics_token` may read the metrics, also while Redis is unreachable.
+        """
         self._metrics_token = metrics_token.encode()
         self.tokens = tokens
         self.sessions = sessions
         self._clock = clock
-        #: Credential's hash → principal, and until when it is trusted.
+        #: Hash of the credential → principal, and the end of its trust.
         self._trusted: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
 
     def trusted(self, credential: str) -> Principal | None:
-        """Return the principal of a credential that was good a moment ago. Does not block."""
+        """Return the principal of a recently checked credential. Does not block."""
         if self._metrics_token and hmac.compare_digest(credential.encode(), self._metrics_token):
             return _SCRAPER
         found = self._trusted.get(_key(credential))
         return found[0] if found is not None and self._clock() < found[1] else None
 
     def by_token(self, text: str) -> Principal:
-        """Return who a bearer token belongs to. Raises ProblemError, FleetUnavailableError."""
+        """Return the principal of a bearer token.
+
+        Raises ProblemError, FleetUnavailableError.
+        """
         verdict = self.tokens.verify(text)
         if verdict.token is None:
             if verdict.refused == "expired":
@@ -95,7 +104,10 @@ class Authenticator:
         return self._trust(text, of_token(verdict.token))
 
     def by_session(self, secret: str) -> Principal:
-        """Return who a session belongs to. Raises ProblemError, FleetUnavailableError."""
+        """Return the principal of a session.
+
+        Raises ProblemError, FleetUnavailableError.
+        """
         session = self.sessions.verify(secret)
         if session is None:
             raise ProblemError("unauthenticated", "the session is over: log in again")
@@ -109,11 +121,11 @@ class Authenticator:
         return self._trust(secret, of_token(verdict.token, session=key))
 
     def forget(self, credential: str) -> None:
-        """Check this credential again at its next use, as after a logout."""
+        """Drop the cached principal of a credential, as after a logout."""
         self._trusted.pop(_key(credential), None)
 
     def forget_token(self, token_id: str) -> None:
-        """Check every credential of a token again, as after it was revoked."""
+        """Drop every cached principal of a token, as after its revocation."""
         for key, (principal, _) in list(self._trusted.items()):
             if principal.token_id == token_id:
                 self._trusted.pop(key, None)
@@ -126,7 +138,7 @@ class Authenticator:
 
 
 def of_token(token: Token, session: str = "") -> Principal:
-    """Return the principal of a token, or of a session that was opened with it."""
+    """Return the principal of a token, or of a session opened with it."""
     return Principal(
         name=token.name,
         key=session or token.id,

@@ -1,5 +1,7 @@
-"""Commands over HTTP: one request, one command, however often it is sent; answered at once or when it is
-done.
+"""Runs commands of HTTP requests, idempotent by key.
+
+A request that is sent again with the same key runs its command once. The answer is sent at once, or when
+the command is done.
 """
 
 import asyncio
@@ -26,23 +28,23 @@ from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnava
 from manager.fleet.api_commands import CommandHead, CommandRecord, CommandRecords
 from manager.models import WorkerInfo
 
-#: Seconds that a request waits for its command at most.
+#: Maximum seconds that a request waits for its command.
 MAX_WAIT: Final = 60.0
 KEY_PATTERN: Final = r"^[A-Za-z0-9._:-]{8,128}$"
 _KEY: Final = re.compile(KEY_PATTERN)
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
-#: After these the command may still be carried out, or be sent again: its record stays open.
+#: After these errors the command may still run, or be sent again: its record stays open.
 _OPEN: Final = (FleetUnavailableError, HostUnavailableError, CommandTimeoutError)
 
-#: Looks up what a command that this process did not send was answered; None: nothing is known.
+#: Looks up the answer to a command that another process sent; None: no answer is known.
 Answered = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandCall:
-    """A command as a request asks for it."""
+    """The command of one request."""
 
-    #: What the audit trail calls it.
+    #: The command's name in the audit trail.
     what: str
     call: Callable[[], Awaitable[Any]]
     #: The command whose task has the request's id; see `manager.client.caller.Request`.
@@ -53,14 +55,14 @@ class CommandCall:
 
 @dataclass(eq=False)
 class _Job:
-    """A command that this process is carrying out."""
+    """A command that this process runs now."""
 
     task: "asyncio.Task[CommandRecord]"
     sent: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class CommandRunner:
-    """Sends commands, and remembers them by their keys. Used from one event loop."""
+    """Sends commands and records them by key. Used from one event loop."""
 
     def __init__(self, records: CommandRecords, answered: Answered = lambda _: None) -> None:
         self.records = records
@@ -69,14 +71,14 @@ class CommandRunner:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, key: str) -> asyncio.Lock:
-        """Return the lock of a key: whoever has it is the only one in this process that sends for it."""
+        """Return the lock of a key. In this process, only its holder sends."""
         found = self._locks.get(key)
         if found is None:
             found = self._locks[key] = asyncio.Lock()
         return found
 
     async def run(self, request: Request, command: CommandCall, body: BaseModel | None, by: str) -> Response:
-        """Carry the command out once, and answer as the request prefers.
+        """Run the command once, and answer as the request prefers.
 
         Raises ProblemError, ManagerError.
         """
@@ -108,7 +110,7 @@ class CommandRunner:
         return self._response(record, 202, wait)
 
     async def read(self, key: str) -> CommandRecord:
-        """Return a command as it is now. Raises ProblemError `no_command`."""
+        """Return a command's current record. Raises ProblemError `no_command`."""
         record = await run_in_threadpool(self.records.read, key) if _KEY.fullmatch(key) else None
         if record is None:
             raise ProblemError("no_command", "no command of this API has this id; they are kept for a day")
@@ -135,17 +137,18 @@ class CommandRunner:
                     outcome = {"problem": problem_body(problem_of(error), instance, request_id)}
                 return await run_in_threadpool(self.records.finish, key, outcome) or record
             finally:
-                # After the outcome is recorded: whoever finds no job finds the outcome.
+                # Only after the outcome is recorded: a request that finds no job then finds the outcome.
                 self._jobs.pop(key, None)
 
         job = self._jobs[key] = _Job(asyncio.create_task(carry_out()), sent)
-        # Nobody may be left to take its error: whoever asks again sends it again.
+        # Reads the error, so that asyncio does not log it. A repeated request sends the command again.
         job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return job
 
     async def _recover(self, record: CommandRecord) -> CommandRecord:
-        """Return the record with the outcome of a command that this process does not carry out now, if that
-        is known.
+        """Look up the outcome of a command that this process does not run.
+
+        Returns the record unchanged if the outcome is unknown.
         """
         again = await run_in_threadpool(self.records.read, record.id)
         record = again or record
@@ -181,7 +184,7 @@ class CommandRunner:
 
 
 def command_data(record: CommandRecord) -> dict[str, Any]:
-    """Return a Command."""
+    """Return the JSON members of a `Command`."""
     outcome = record.outcome or {}
     problem = outcome.get("problem")
     ended = None if record.done_at is None else (record.done_at - record.asked_at).total_seconds()
@@ -204,15 +207,15 @@ def command_data(record: CommandRecord) -> dict[str, Any]:
 def idempotency_key(request: Request, *, required: bool = False) -> str | None:
     """Return the request's Idempotency-Key.
 
-    Raises ProblemError for one that is not allowed, or missing if required.
+    Raises ProblemError if the key is malformed, or if it is required and missing.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
         if required:
             raise ProblemError(
                 "idempotency_key_required",
-                "a command for many accounts needs an Idempotency-Key, such as a UUID: sent again with "
-                "it, it acts once",
+                "a command for many accounts needs an Idempotency-Key, such as a UUID: a repeated "
+                "request then acts once",
             )
         return None
     if not _KEY.fullmatch(key):
@@ -225,20 +228,20 @@ def idempotency_key(request: Request, *, required: bool = False) -> str | None:
 
 
 def preferred_wait(request: Request) -> float | None:
-    """Return the seconds of `Prefer: wait=N`, at most MAX_WAIT; None without it."""
+    """Return the seconds of `Prefer: wait=N`, at most MAX_WAIT, or None."""
     found = _WAIT.search(",".join(request.headers.getlist("prefer")))
     return None if found is None else min(float(found[1]), MAX_WAIT)
 
 
 def fingerprint(request: Request, body: BaseModel | None) -> str:
-    """Return what two equal requests have in common, and no two different ones."""
+    """Return a hash of the request; different requests have different ones."""
     data = None if body is None else body.model_dump(mode="json")
     text = json.dumps([request.method, request.url.path, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def mismatch(key: str) -> ProblemError:
-    """Return the problem of a key that belongs to a different request."""
+    """Return the problem of a key that was used for another request."""
     return ProblemError(
         "idempotency_mismatch",
         f"the key {key} was used within a day for a different request; nothing was done: use a new key",
@@ -246,7 +249,7 @@ def mismatch(key: str) -> ProblemError:
 
 
 def _plain(result: Any) -> Any:
-    """Return a result as JSON has it."""
+    """Return a result as plain JSON data."""
     if isinstance(result, WorkerInfo):
         return result.to_dict()
     if isinstance(result, Mapping) and "worker_id" in result:

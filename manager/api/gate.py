@@ -1,5 +1,7 @@
-"""What every request passes: host, size, media types, who asks, cross-site checks, headers, and errors as
-problems.
+"""Middleware that checks each request before its route runs.
+
+It checks the host, the size, the media types, the credentials and cross-site requests. It adds headers, and
+answers errors as problems.
 """
 
 import logging
@@ -23,7 +25,7 @@ from manager.versions import __version__
 
 logger: Final = logging.getLogger(__name__)
 
-#: Bytes of a request's body.
+#: Maximum bytes of a request's body.
 MAX_BODY: Final = 1024 * 1024
 PREFIX: Final = "/api/v1"
 #: Paths that need no token.
@@ -38,7 +40,7 @@ _SESSION: Final = f"{PREFIX}/session"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TOKEN_IN_URL: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20}|(?:^|[?&])(?:access_)?token=")
 _JSON: Final = ("*/*", "application/*", "application/json", "application/problem+json")
-#: Paths that answer other media types as well.
+#: Paths that also answer with other media types.
 _OTHER_MEDIA: Final = frozenset(
     {f"{PREFIX}/audit/export", f"{PREFIX}/events/stream", "/docs/errors", "/metrics"}
 )
@@ -56,9 +58,9 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class Gate:
-    """ASGI middleware.
+    """ASGI middleware that checks requests and completes responses.
 
-    Sets `state.request_id`, `state.address` and, but for open paths, `state.principal`.
+    Sets `state.request_id` and `state.address`, and `state.principal` unless the path needs no token.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class Gate:
         host_allowed: Callable[[str], bool],
         measure: Callable[[str, str, int, float], None] = lambda route, method, code, seconds: None,
     ) -> None:
-        """`host_allowed` returns whether this server answers for a Host header's name, without the port."""
+        """Create the middleware.
+
+        `host_allowed` returns whether the server answers for the name in a Host header, without its port.
+        """
         self._app = app
         self._authenticator = authenticator
         self._limiter = limiter
@@ -92,7 +97,7 @@ class Gate:
             await self._app(scope, _Bounded(receive, answer), answer)
         except Exception as error:
             if answer.started:
-                raise  # the status is sent: the connection breaks, which says that the answer is not whole
+                raise  # The status is sent already. The broken connection shows a truncated answer.
             await self._problem(error, request)(scope, receive, answer)
         finally:
             route = str(getattr(scope.get("route"), "path", "none"))
@@ -120,9 +125,9 @@ class Gate:
             require_same_site(request)
 
     async def _principal(self, request: Request, state: dict[str, Any]) -> Principal | None:
-        """Return who asks, or None if nothing says so.
+        """Return the sender, or None if the request has no credential.
 
-        Raises ProblemError for a credential that is not good.
+        Raises ProblemError if the credential is not valid.
         """
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         cookie = request.cookies.get(COOKIE, "")
@@ -138,7 +143,7 @@ class Gate:
             self._limiter.take("address", state["address"])
             check = self._authenticator.by_token if scheme else self._authenticator.by_session
             if not scheme and request.url.path == _SESSION and request.method == "POST":
-                return None  # a login, whatever the old cookie says
+                return None  # a login replaces an invalid cookie
             found = await run_in_threadpool(check, credential)
         if not scheme and request.method in _UNSAFE:
             require_same_site(request)
@@ -163,7 +168,7 @@ class Gate:
 
 
 class _Answer:
-    """Sends a response with the headers that each has."""
+    """Sends a response and adds the headers that every response has."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -184,7 +189,7 @@ class _Answer:
 
 
 class _Bounded:
-    """Receives a body of at most MAX_BODY bytes, whatever its length was said to be."""
+    """Receives a body of at most MAX_BODY bytes, whatever its declared length."""
 
     def __init__(self, receive: Receive, answer: _Answer) -> None:
         self._receive = receive
@@ -214,7 +219,10 @@ def too_large() -> ProblemError:
 
 
 def require_same_site(request: Request) -> None:
-    """Raise ProblemError `csrf` unless a browser's request comes from a page of this server."""
+    """Check that a browser's request comes from a page of this server.
+
+    Raises ProblemError `csrf`.
+    """
     headers = request.headers
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     same = site == "same-origin" if site is not None else origin is not None
@@ -245,7 +253,7 @@ def _refuse_media(method: str, path: str, headers: Headers) -> None:
 
 
 def host_name(header: str) -> str:
-    """Return the host of a Host header, without the port and in lower case."""
+    """Return the name in a Host header, in lower case and without the port."""
     name = header.strip().lower()
     if name.startswith("["):
         return name.partition("]")[0] + "]"

@@ -1,4 +1,4 @@
-"""Rate limits of one process: token buckets, by who asks and for what kind of request."""
+"""Rate limits of one process: a token bucket for each sender and kind."""
 
 import math
 import time
@@ -27,21 +27,21 @@ RATES: Final[Mapping[str, Rate]] = {
     #: Failed logins, by address: five a minute.
     "login": Rate(5 / 60, 5),
 }
-#: Buckets that are remembered; of those that are forgotten the oldest go first.
+#: Maximum number of buckets; the least recently used are dropped first.
 _KEPT: Final = 10_000
 
 
 class OpenStreams:
-    """Counts open streams of each token. Used from one event loop."""
+    """Limits the open streams of each token. Used from one event loop."""
 
     def __init__(self, most: int = 20) -> None:
         self._most = most
         self._open: Counter[str] = Counter()
 
     def enter(self, who: str) -> None:
-        """Count one more.
+        """Count a stream that opens. Call `leave` when it ends.
 
-        Raises ProblemError `rate_limited` if there are too many; call `leave` when it ends.
+        Raises ProblemError `rate_limited` if the token has too many.
         """
         if self._open[who] >= self._most:
             raise ProblemError(
@@ -59,25 +59,31 @@ class OpenStreams:
 
 
 class RateLimiter:
-    """Counts requests. Used from one event loop; two API processes allow twice as much."""
+    """Limits requests by sender and kind. Used from one event loop.
+
+    Each API process counts on its own: two processes allow twice as many requests.
+    """
 
     def __init__(
         self, rates: Mapping[str, Rate] = RATES, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._rates = rates
         self._clock = clock
-        #: (kind, who) → tokens left, and when that was reckoned.
+        #: (kind, sender) → tokens left, and the time of that count.
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
     def take(self, kind: str, who: str, count: float = 1.0) -> None:
-        """Count one request. Raises ProblemError `rate_limited` if there are too many."""
+        """Count one request. Raises ProblemError `rate_limited`."""
         left, rate = self._left(kind, who)
         if left < count:
             raise self._refusal(kind, rate, left)
         self._put(kind, who, left - count)
 
     def check(self, kind: str, who: str) -> None:
-        """Raise ProblemError `rate_limited` if the next request would be too many; counts nothing."""
+        """Check, without counting, that one more request is allowed.
+
+        Raises ProblemError `rate_limited`.
+        """
         left, rate = self._left(kind, who)
         if left < 1:
             raise self._refusal(kind, rate, left)
@@ -99,9 +105,8 @@ class RateLimiter:
         window = max(1, math.ceil(rate.burst / rate.per_second))
         return ProblemError(
             "rate_limited",
-            f"too many requests of kind {kind}: {rate.burst} at once and {rate.per_second:.3g} a second "
-            "are allowed; "
-            f"try again in {seconds} s",
+            f"too many requests of kind {kind}: allowed are {rate.burst} at once and {rate.per_second:.3g} a "
+            f"second; try again in {seconds} s",
             retryable=True,
             headers={
                 "Retry-After": str(seconds),

@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: the fleet's metrics, and the API's own."""
+"""The `/metrics` page: metrics of the fleet and of the API."""
 
 import threading
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class RequestMeter:
-    """Counts requests by the template of their route, never by their path. Thread-safe."""
+    """Counts requests by route template, not by path. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ def _head(name: str, kind: str, text: str) -> list[str]:
 
 
 class MetricsPage:
-    """Renders the page from the live view at each scrape."""
+    """Renders the `/metrics` page from the live view at each scrape."""
 
     def __init__(self, reader: ViewReader, events: EventStream, shown: AccountsShown) -> None:
         self._reader = reader
@@ -86,7 +86,7 @@ class MetricsPage:
         try:
             listing = self._reader.read()
             if listing.stale_seconds is not None:
-                raise FleetUnavailableError("Redis is away")
+                raise FleetUnavailableError("Redis is unreachable")
             counters = self._events.counters(listing.hosts)
         except FleetUnavailableError:
             return FleetFigures(redis_up=False, view_age_seconds=view.age_seconds, view_drift=view.drift)

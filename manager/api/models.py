@@ -14,7 +14,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. Every member is always there; some codes have more of their own."""
+    """An error (RFC 9457). Some codes have additional members."""
 
     type: str
     title: str
@@ -87,7 +87,7 @@ class AccountPage(_Page):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -96,7 +96,7 @@ class WorkerPage(_Page):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -115,7 +115,7 @@ class HostPage(BaseModel):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
 
 
@@ -123,7 +123,7 @@ class FleetSummary(BaseModel):
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis went away; null: it is there.")
+        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
     ]
     accounts: int
     status: dict[str, int]

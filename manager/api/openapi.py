@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 document: made from the routes, with the problems that each operation may answer."""
+"""Builds the OpenAPI 3.1 document from the routes.
+
+Each operation lists the problems that it may answer with.
+"""
 
 from functools import cache
 from typing import Any, Final
@@ -18,22 +21,20 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 )
 TITLE: Final = "Worker Manager"
 DESCRIPTION: Final = (
-    "Command a fleet of trading workers. Times are RFC 3339 in UTC, money is decimal text, durations are "
-    "in fields named "
-    "`_seconds`. Errors are RFC 9457 problems. Unknown members of a request are refused; ignore those of "
-    "an answer."
+    "Commands for a fleet of trading workers, and its state. Times are RFC 3339 in UTC, money is decimal "
+    "text, and names of durations end with `_seconds`. Errors are RFC 9457 problems. The server refuses "
+    "unknown members of a request; clients should ignore unknown members of an answer."
 )
-#: What every operation may answer, and those with a body.
+#: Error statuses of every operation, and of operations with a body.
 _EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
 _WITH_BODY: Final = (400, 413, 415)
-#: Codes that only some operations answer, by a word in their address.
+#: Error statuses of some operations, by a part of their path.
 _CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428}
-#: Parameters that are checked by hand, because their absence has a status of its own.
+#: Required parameters that routes check themselves, because their absence has its own status.
 _REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
 _KEY_TEXT: Final = (
-    " Give an `Idempotency-Key` header of 8 to 128 characters, best a UUID: it becomes the id of the "
-    "command, and a request "
-    "that is sent again with it within a day acts once."
+    " Send an `Idempotency-Key` header of 8 to 128 characters, preferably a UUID. It becomes the id of the "
+    "command: a request that is repeated with the same key within a day acts once."
 )
 _PROBLEM: Final[dict[str, Any]] = {
     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -42,7 +43,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 
 @cache
 def document() -> dict[str, Any]:
-    """Return the document. Do not change it: there is one for the whole process."""
+    """Return the document, shared by the whole process: do not change it."""
     app = FastAPI(title=TITLE, version=__version__, description=DESCRIPTION)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
@@ -62,15 +63,15 @@ def document() -> dict[str, Any]:
 
 
 def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:
-    """Document parameters without `null`, which no header and no query can carry."""
+    """Document parameters without `null`, which headers and queries lack."""
     parameters = operation.get("parameters", [])
     for parameter in parameters:
         schema = parameter["schema"]
         if "anyOf" in schema:
             parameter["schema"] = next(one for one in schema["anyOf"] if one.get("type") != "null")
         parameter["required"] = parameter["required"] or parameter["name"] in _REQUIRED
-    # A key belongs to one request: a client that makes one up for each operation, as tools that read this do,
-    # would be told of a mismatch. Only batches demand one.
+    # A key belongs to one request. Test tools that read this document reuse one key for several operations,
+    # and would get `idempotency_mismatch`. Only batches require a key.
     if not path.endswith("/batches"):
         kept = [one for one in parameters if one["name"] != "Idempotency-Key"]
         if len(kept) < len(parameters):
@@ -83,7 +84,9 @@ def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
     if method != "get":
         statuses |= {status for word, status in _CONDITIONAL.items() if word in path}
     else:
-        operation["responses"].setdefault("304", {"description": "The client has this state already."})
+        operation["responses"].setdefault(
+            "304", {"description": "Not modified since the entity tag of If-None-Match."}
+        )
     for status in sorted(statuses):
         codes = ", ".join(f"`{code}`" for code, row in sorted(PROBLEMS.items()) if row.status == status)
         operation["responses"][str(status)] = {"description": codes, **_PROBLEM}

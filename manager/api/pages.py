@@ -1,4 +1,4 @@
-"""Pages of lists that change meanwhile: a page goes on after a key, not after a number of rows."""
+"""Pagination by key, which stays correct while the list changes."""
 
 import base64
 import binascii
@@ -36,37 +36,37 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class PageQuery(BaseModel):
-    """How much of a list, and from where."""
+    """Query parameters of a page."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=1000, description="Most items of a page.")] = 100
+    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of items.")] = 100
     after: Annotated[
-        str | None, Field(max_length=500, description="The `next` of the page before; opaque.")
+        str | None, Field(max_length=500, description="The `next` of the previous page; opaque.")
     ] = None
 
 
 class AccountQuery(PageQuery):
-    """Which accounts, and in which order."""
+    """Query parameters of a list of accounts."""
 
-    sort: Annotated[Sort, Field(description="A leading `-` sorts downwards.")] = "account_id"
+    sort: Annotated[Sort, Field(description="A leading `-` sorts in descending order.")] = "account_id"
     state: Annotated[
         Literal[
             "created", "starting", "running", "stopping", "stopped", "failed", "restarting", "unknown", "none"
         ]
         | None,
-        Field(description="State of the worker; `none`: it never had one."),
+        Field(description="Status of the worker; `none`: the account never had one."),
     ] = None
     health: Literal["healthy", "degraded", "unhealthy", "unknown"] | None = None
     want: Literal["running", "stopped"] | None = None
     host: Text | None = None
-    group: Annotated[list[Text], Field(max_length=100, description="Of any of these groups.")] = []
+    group: Annotated[list[Text], Field(max_length=100, description="In any of these groups.")] = []
     label: Annotated[list[Text], Field(max_length=100, description="With all of these: `k` or `k=v`.")] = []
     attention: Annotated[
         Literal["critical", "warning", "info"] | None,
-        Field(description="With something of this severity to look at."),
+        Field(description="With an attention item of this severity."),
     ] = None
-    q: Annotated[Text | None, Field(description="Part of the account id, in any case.")] = None
+    q: Annotated[Text | None, Field(description="Part of the account id; case does not matter.")] = None
 
     @property
     def filters(self) -> bool:
@@ -79,7 +79,7 @@ _FILTERS: Final = ("state", "health", "want", "host", "group", "label", "attenti
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items of a list, and where the next page goes on (None: this is the last)."""
+    """Items of a page, and the cursor of the next one (None: no more)."""
 
     items: Sequence[T]
     next: str | None
@@ -94,9 +94,9 @@ def page(
     descending: bool = False,
     order: str = "",
 ) -> Page[T]:
-    """Return the page that a query asks for, of items in their order.
+    """Return the page of sorted items that a query selects.
 
-    Raises ProblemError for an `after` that is of no page of this list.
+    Raises ProblemError if `after` is not a cursor of this list in this sort order.
     """
     start = 0
     if query.after is not None:

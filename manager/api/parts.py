@@ -1,4 +1,4 @@
-"""What the API is made of: handed in by whoever builds the app, so that tests can hand in parts in memory."""
+"""The dependencies of the API, which tests replace by parts in memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from manager.models import BatchResult
 from manager.service import WorkerManagerService
 from manager.telemetry.fleet_reader import FleetListing, FleetReader
 
-#: Names of this machine's own loopback.
+#: Names of the loopback interface.
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 P = ParamSpec("P")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Batches(Protocol):
-    """What is known of batches; `CeleryWorkerPool` has it."""
+    """Reads batches; `CeleryWorkerPool` implements it."""
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]: ...
 
@@ -57,7 +57,10 @@ class Readiness(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ApiParts:
-    """Everything that routes use. `service` and `aio` command the same fleet."""
+    """Everything that routes use.
+
+    `service` and `aio` send commands to the same fleet.
+    """
 
     service: WorkerManagerService
     aio: AsyncWorkerManagerService
@@ -71,7 +74,7 @@ class ApiParts:
     ready: Readiness
     commands: CommandRunner
     limiter: RateLimiter = field(default_factory=RateLimiter)
-    #: Streams; None: this server has none.
+    #: None: this server has no streams.
     hub: Hub | None = None
     events: EventStream | None = None
     metrics: MetricsPage | None = None
@@ -79,23 +82,23 @@ class ApiParts:
     stream_times: StreamTimes = field(default_factory=StreamTimes)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()
-    #: Whether cookies need TLS.
+    #: Whether browsers send cookies only over TLS.
     secure_cookies: bool = False
 
     def require_hub(self) -> Hub:
-        """Return the hub of streams. Raises ProblemError `fleet_unavailable` without one."""
+        """Return the hub. Raises ProblemError `fleet_unavailable` if None."""
         if self.hub is None:
             raise ProblemError("fleet_unavailable", "this server has no streams")
         return self.hub
 
     def require_events(self) -> EventStream:
-        """Return the event stream. Raises ProblemError `fleet_unavailable` without one."""
+        """Return the events. Raises ProblemError `fleet_unavailable` if None."""
         if self.events is None:
             raise ProblemError("fleet_unavailable", "this server reads no events")
         return self.events
 
     def host_allowed(self, name: str) -> bool:
-        """Return whether this server answers for a name in a Host header."""
+        """Return whether the server answers for the name in a Host header."""
         return name in LOOPBACK or name in {one.lower() for one in self.host_names}
 
     async def state(self) -> FleetListing:
@@ -104,17 +107,17 @@ class ApiParts:
         return known if known is not None else await run_in_threadpool(self.reader.read)
 
     async def on_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that blocks; on whose behalf it acts goes along."""
+        """Run a blocking call on a thread, with the caller's context variables."""
         return await run_in_threadpool(call, *args, **kwargs)
 
     async def on_behalf(self, by: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that blocks and asks who acts: `by`."""
+        """Run a blocking call on a thread, with `by` as the sender."""
         with on_behalf_of(Behalf(by=by)):
             return await run_in_threadpool(call, *args, **kwargs)
 
 
 def parts_of(request: Request) -> ApiParts:
-    """Return the parts of the app that answers a request."""
+    """Return the parts of the request's app."""
     parts: ApiParts = request.app.state.parts
     return parts
 
@@ -127,12 +130,12 @@ Parts = Annotated[ApiParts, Depends(_parts)]
 
 
 def principal_of(request: Request) -> Principal:
-    """Return who sent a request that the gate let through."""
+    """Return the principal that the gate found for the request."""
     principal: Principal = request.state.principal
     return principal
 
 
 def files_of(parts: ApiParts) -> ConfigurationService | None:
-    """Return the account files as this machine has them; None where something else knows the accounts."""
+    """Return the account files, or None if the service reads no files."""
     configs = parts.service.config_service
     return configs if isinstance(configs, ConfigurationService) else None

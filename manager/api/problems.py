@@ -1,4 +1,4 @@
-"""Errors of the API as RFC 9457 problems: the one table of codes, and how an error becomes a response."""
+"""Errors of the API as RFC 9457 problems, and the table of their codes."""
 
 import os
 import time
@@ -19,13 +19,13 @@ _BASE32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Row(NamedTuple):
-    """One code: its HTTP status and its title."""
+    """The HTTP status and the title of a code."""
 
     status: int
     title: str
 
 
-#: Every code that an answer of the API can have. Those of `manager.errors` are the codes of its classes.
+#: Every code of a problem. The codes of `manager.errors` are those of its classes.
 PROBLEMS: Final[Mapping[str, Row]] = {
     # of HTTP and of this API
     "malformed_json": Row(400, "The body is not valid JSON"),
@@ -42,7 +42,7 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "cursor_gone": Row(410, "Events after this cursor are no longer kept"),
     "too_large": Row(413, "The body is too large"),
     "unsupported_media_type": Row(415, "The body must be application/json"),
-    "unknown_host": Row(421, "This server does not answer for the host that was named"),
+    "unknown_host": Row(421, "This server does not answer for this host name"),
     "invalid_request": Row(422, "The request is not valid"),
     "idempotency_mismatch": Row(422, "The idempotency key belongs to a different request"),
     "idempotency_key_required": Row(428, "This request needs an Idempotency-Key"),
@@ -52,12 +52,12 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "internal": Row(500, "An unexpected error happened"),
     # of manager.errors
     "manager_error": Row(500, "The manager failed"),
-    "invalid_account_id": Row(404, "Not a possible account id"),
+    "invalid_account_id": Row(404, "The account id is not valid"),
     "account_not_found": Row(404, "No such account"),
     "invalid_config": Row(422, "The account's configuration is invalid"),
     "import_source_unreadable": Row(422, "The file cannot be translated"),
-    "invalid_payload": Row(422, "An argument is not accepted"),
-    "invalid_cursor": Row(422, "Not a cursor of the event stream"),
+    "invalid_payload": Row(422, "An argument is not valid"),
+    "invalid_cursor": Row(422, "The cursor is not valid"),
     "credential_unavailable": Row(422, "A credential cannot be read on the host"),
     "account_disabled": Row(409, "The account is disabled in its file"),
     "no_worker": Row(409, "The account has no worker"),
@@ -78,7 +78,7 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "slow_files": Row(503, "The account's files could not be read in time"),
     "disk_refuses": Row(503, "The host's disk is full or read-only"),
     "stop_failed": Row(502, "The end of the worker could not be proven"),
-    "orphans_left": Row(502, "Processes of the worker's program are left"),
+    "orphans_left": Row(502, "Processes of the worker's program still run"),
     "not_supported": Row(409, "The account's program does not support this"),
     "command_refused": Row(502, "The worker did not carry out the command"),
     "overruled": Row(409, "A later command overrules this one"),
@@ -104,14 +104,14 @@ CODE_OF_STATUS: Final[Mapping[int, str]] = {
 
 @dataclass(eq=False)
 class ProblemError(Exception):
-    """Raised inside the API for what is refused; becomes a problem response."""
+    """Raised when the API refuses a request; becomes a problem response."""
 
     code: str
     detail: str
     retryable: bool = False
     errors: Sequence[Mapping[str, Any]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: Members beside the standard ones.
+    #: Additional members of the problem.
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -119,8 +119,9 @@ class ProblemError(Exception):
 
 
 def problem_of(error: ManagerError) -> ProblemError:
-    """Return the problem of an error of the manager; one without a row of its own is told as its nearest
-    base.
+    """Return the problem of an error.
+
+    An error whose code is not in the table gets the code of its nearest base class.
     """
     codes = (getattr(cls, "code", "") for cls in type(error).__mro__)
     code = next((one for one in codes if one in PROBLEMS), "internal")
@@ -130,7 +131,7 @@ def problem_of(error: ManagerError) -> ProblemError:
 
 
 def problem_body(problem: ProblemError, instance: str, request_id: str) -> dict[str, Any]:
-    """Return the members of a problem, always all of them."""
+    """Return all members of a problem."""
     status, title = PROBLEMS[problem.code]
     return {
         "type": f"{_TYPE}{problem.code}",
@@ -165,7 +166,7 @@ def new_request_id() -> str:
 
 
 def errors_page() -> str:
-    """Return the page that the `docs` of a problem leads to: every code with its status and meaning."""
+    """Return the HTML page with every code, its status and its meaning."""
     rows = "".join(
         f'<tr id="{code}"><td>{row.status}</td><td><code>{code}</code></td><td>{row.title}</td></tr>'
         for code, row in sorted(PROBLEMS.items(), key=lambda one: (one[1].status, one[0]))

@@ -1,5 +1,6 @@
-"""Answers as JSON: times in UTC with `Z`, weak entity tags, lists joined from bytes that are kept with each
-account.
+"""Renders answers as JSON, with entity tags.
+
+Times are in UTC with `Z`. The JSON of an account is cached with its row, and lists join the cached bytes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from manager.telemetry.attention import Attention
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 _encode: Final = msgspec.json.Encoder(decimal_format="string", enc_hook=str).encode
-#: Figures of a worker, as they stand in its metadata.
+#: Figures of a worker, by their keys in its metadata.
 _FIGURES: Final = (
     *("currency", "balance", "equity", "profit", "margin", "free_margin", "margin_level"),
     *("open_positions", "heartbeat_age_seconds"),
@@ -24,12 +25,12 @@ _FIGURES: Final = (
 
 
 def utc(moment: datetime | None) -> str | None:
-    """Return a moment as RFC 3339 in UTC, with milliseconds."""
+    """Return a time as RFC 3339 in UTC, with milliseconds."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def to_json(data: object) -> bytes:
-    """Return the JSON of plain data, datetimes included; what is not finite becomes null."""
+    """Return plain data as JSON; NaN and infinity become null."""
     return _encode(data)
 
 
@@ -44,7 +45,7 @@ def live_answer(request: Request, state: FleetListing, body: bytes) -> Response:
 
 
 def not_modified(request: Request, state: FleetListing) -> Response | None:
-    """Return 304 if the client has this state of the fleet already."""
+    """Return status 304 if the client already has this state, else None."""
     known = request.headers.get("if-none-match", "")
     tag = _tag(state)
     if not known or not any(one.strip() in {tag, tag[2:], "*"} for one in known.split(",")):
@@ -57,18 +58,18 @@ def _tag(state: FleetListing) -> str:
 
 
 def moment_of(state: FleetListing) -> dict[str, Any]:
-    """Return the members that each answer about the live fleet has."""
+    """Return the members that every answer about the live fleet has."""
     stale = None if state.stale_seconds is None else round(state.stale_seconds, 3)
     return {"as_of": utc(state.as_of), "cursor": state.cursor, "stale_seconds": stale}
 
 
 def page_json(items: Iterable[bytes], rest: Mapping[str, Any]) -> bytes:
-    """Return a page whose items are JSON already."""
+    """Return a page of items that are JSON already."""
     return b'{"items":[' + b",".join(items) + b"]," + to_json(rest)[1:]
 
 
 def worker_json(account: AccountRow) -> bytes:
-    """Return the WorkerInfo as `manager ps --json` has it; `null` without a worker."""
+    """Return the worker as `manager ps --json` prints it, or `null`."""
     found = account.rendered.get("worker")
     if found is None:
         found = b"null" if account.worker is None else account.worker.model_dump_json().encode()
@@ -77,17 +78,17 @@ def worker_json(account: AccountRow) -> bytes:
 
 
 def account_json(listing: FleetListing, account: AccountRow) -> bytes:
-    """Return an Account of this listing."""
+    """Return the JSON of an account of this listing."""
     found = account.rendered.get("account")
     if found is None:
         found = to_json(_account(account))[:-1] + b',"worker":' + worker_json(account) + b',"attention":'
         account.rendered["account"] = found
-    # What to look at depends on the time and on the host as well.
+    # Not cached: attention also depends on the time and on the host.
     return found + to_json([attention_data(one) for one in listing.attention(account)]) + b"}"
 
 
 def attention_data(attention: Attention) -> dict[str, Any]:
-    """Return one thing to look at."""
+    """Return the JSON members of an attention item."""
     return {
         "code": attention.code,
         "severity": str(attention.severity),
@@ -130,19 +131,19 @@ def _account(account: AccountRow) -> dict[str, Any]:
 
 
 def _figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the figures of the last heartbeat; None without one."""
+    """Return the figures of the last heartbeat, or None."""
     if "last_heartbeat" not in metadata and "heartbeat_age_seconds" not in metadata:
         return None
     return {"at": metadata.get("last_heartbeat"), **{name: metadata.get(name) for name in _FIGURES}}
 
 
 def host_data(host: HostState) -> dict[str, Any]:
-    """Return a host as `manager hosts --json` has it."""
+    """Return a host as `manager hosts --json` prints it."""
     return host.to_dict()
 
 
 def decimal_of(value: object) -> Decimal | None:
-    """Return money that is kept as text; None if it is no amount."""
+    """Parse an amount of money; None if it is not a finite number."""
     try:
         found = Decimal(str(value))
     except InvalidOperation:

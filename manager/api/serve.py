@@ -1,4 +1,4 @@
-"""Runs the API: checks where it may listen, wires its parts from the settings, and serves until SIGTERM."""
+"""Runs the API server: checks settings, builds the app, serves."""
 
 import contextlib
 import ipaddress
@@ -52,18 +52,18 @@ from manager.system import atomic_file
 from manager.telemetry.fleet_reader import ViewReader
 from manager.telemetry.view import FleetView, ViewUpdate
 
-#: Seconds that open requests get to end after SIGTERM.
+#: Seconds in which open requests may end after SIGTERM.
 _GRACE_SECONDS: Final = 5
 _KEEP_ALIVE_SECONDS: Final = 30
-#: Connections waiting to be taken, and requests at once.
+#: Maximum connections that wait to be accepted, and maximum concurrent requests.
 _BACKLOG: Final = 512
 _AT_ONCE: Final = 2000
-#: Seconds for a ping, and the age from which the view is not ready.
+#: Timeout of a ping to Redis, and the age of the view at which the server is not ready; seconds.
 _PING_SECONDS: Final = 2.0
 _READY_SECONDS: Final = 10.0
-#: Characters of a token that a person made, at least.
+#: Minimum length of the metrics token, in characters.
 _LEAST_TOKEN: Final = 24
-#: Seconds between two pings to a stream client, and within which it must answer one.
+#: Seconds between two pings to a stream client, and seconds in which it must answer.
 _PING_EVERY_SECONDS: Final = 20.0
 _PONG_SECONDS: Final = 25.0
 
@@ -109,7 +109,7 @@ def run_api(settings: Settings, port: int | None = None, address_file: Path | No
         atomic_file.write(address_file, url.encode())
     server = _Server(config)
     server.run(sockets=[listener])
-    # Threads may still wait for answers to commands, which go on without us: nobody waits for them.
+    # Threads may still wait for the answers to commands. The commands continue without this process.
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
@@ -117,18 +117,17 @@ def run_api(settings: Settings, port: int | None = None, address_file: Path | No
 
 
 def check_listening(settings: Settings) -> None:
-    """Raise SettingsError if the API may not listen where the settings say."""
+    """Check the address and the TLS files. Raises SettingsError."""
     if (settings.api_tls_cert is None) != (settings.api_tls_key is None):
-        raise SettingsError("MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY belong together: set both")
+        raise SettingsError("set both MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or neither")
     for name, path in (("CERT", settings.api_tls_cert), ("KEY", settings.api_tls_key)):
         if path is not None and not os.access(path, os.R_OK):
             raise SettingsError(f"MANAGER_API_TLS_{name}: {path} cannot be read")
     if settings.api_tls_cert is None and not settings.api_proxy and not _is_loopback(settings.api_address):
         raise SettingsError(
-            f"MANAGER_API_ADDRESS={settings.api_address} is reached from other machines, and tokens would "
-            "cross the network "
-            "in clear: set MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or MANAGER_API_PROXY=true "
-            "behind a proxy that does TLS"
+            f"MANAGER_API_ADDRESS={settings.api_address} is reachable from other machines, and tokens would "
+            "cross the network unencrypted: set MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or "
+            "MANAGER_API_PROXY=true behind a proxy that does TLS"
         )
 
 
@@ -179,7 +178,7 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
 
 
 def _announce(announcer: HostAnnouncer, view: FleetView, update: ViewUpdate) -> None:
-    """Write the events that no host writes itself; called on the view's thread."""
+    """Write events about lost and drained hosts. Runs on the view's thread."""
     if not update.changes.hosts:
         return
     with view.reading() as state:
@@ -189,7 +188,10 @@ def _announce(announcer: HostAnnouncer, view: FleetView, update: ViewUpdate) -> 
 
 
 class _Server(uvicorn.Server):
-    """Ends cleanly at the first SIGTERM or Ctrl-C; uvicorn itself raises the signal again after that."""
+    """Exits cleanly at the first SIGTERM or Ctrl-C.
+
+    uvicorn's own handler raises the signal again after the shutdown.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -206,7 +208,10 @@ class _Server(uvicorn.Server):
 
 
 def _metrics_token(settings: Settings) -> str:
-    """Return the token of MANAGER_METRICS_TOKEN_FILE; empty without one. Raises SettingsError."""
+    """Return the token in MANAGER_METRICS_TOKEN_FILE, or an empty string.
+
+    Raises SettingsError.
+    """
     path = settings.metrics_token_file
     if path is None:
         return ""
@@ -223,7 +228,10 @@ def _metrics_token(settings: Settings) -> str:
 
 
 def _require_ready(url: str, view: FleetView) -> None:
-    """Raise FleetUnavailableError unless Redis answers on a new connection and the view is fresh."""
+    """Check that Redis answers on a new connection and the view is fresh.
+
+    Raises FleetUnavailableError.
+    """
     pool = make_pool(
         parse_redis_url(url),
         size=1,
@@ -248,8 +256,8 @@ def _listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ComponentError(
-            f"the API cannot listen on {address}:{port}: {error.strerror or error}; MANAGER_API_ADDRESS and "
-            "MANAGER_API_PORT name another place"
+            f"the API cannot listen on {address}:{port}: {error.strerror or error}; set MANAGER_API_ADDRESS "
+            "or MANAGER_API_PORT to another address or port"
         ) from None
 
 

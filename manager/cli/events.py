@@ -1,4 +1,4 @@
-"""events."""
+"""Command `events`: shows and follows the event stream."""
 
 import json
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,7 @@
-"""Who sends a command, and under which id: by default this process; the HTTP API says it for each request."""
+"""The sender and the id of the commands that this process sends.
+
+The sender is the user of this process, unless the HTTP API sets another one for each request.
+"""
 
 import getpass
 import socket
@@ -10,23 +13,22 @@ from functools import cache
 from typing import Final
 from uuid import UUID, uuid4, uuid5
 
-#: Names the ids that are derived from the id of a request.
+#: Namespace of the ids that are derived from the id of a request.
 _DERIVED: Final = UUID("5f2d8c51-6c3e-4a0b-9d57-0b6a2f3f7c11")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request of somebody else, on whose behalf this process sends commands."""
+    """A request of a client for which this process sends commands."""
 
-    #: Who asked, as the audit trail shows it.
+    #: The sender, as the audit trail shows it.
     by: str
-    #: The id of the request; sent twice, it acts once. Empty: each command gets a new one.
+    #: The id of the request, which acts only once. Empty: each command gets a new id.
     token: str = ""
-    #: The command (`CommandSpec.name`) whose task gets `token` itself. Others, and members of a batch, get an
-    #: id derived from it: the same for the same request.
+    #: The command (`CommandSpec.name`) whose task gets `token` itself as its id. Other tasks, and those of a
+    #: batch, get ids derived from it.
     command: str = ""
-    #: Called once the command is written down and its task is sent; from there on no death of this process
-    #: loses it.
+    #: Called once the command is recorded and its task is sent. From then on it survives this process.
     sent: Callable[[], None] | None = None
 
 
@@ -35,7 +37,10 @@ _request: ContextVar[Request | None] = ContextVar("manager_request", default=Non
 
 @contextmanager
 def on_behalf_of(request: Request) -> Iterator[None]:
-    """Send the commands inside on behalf of a request. Holds for this thread or asyncio task alone."""
+    """Context: send commands on behalf of a request.
+
+    Applies only to this thread or asyncio task.
+    """
     token = _request.set(request)
     try:
         yield
@@ -44,7 +49,7 @@ def on_behalf_of(request: Request) -> Iterator[None]:
 
 
 def caller() -> str:
-    """Return who asks: whom the request names, or the user and the machine of this process."""
+    """Return the sender: of the request, else this process's user and machine."""
     request = _request.get()
     return request.by if request is not None else _process()
 
@@ -60,7 +65,7 @@ def new_token(command: str, account_id: str) -> str:
 
 
 def note_sent() -> None:
-    """Tell the request that its command was sent."""
+    """Notify the request that its command was sent."""
     request = _request.get()
     if request is not None and request.sent is not None:
         request.sent()

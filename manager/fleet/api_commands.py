@@ -1,10 +1,12 @@
-"""Commands that the HTTP API was asked for, by their idempotency keys, which are the ids of their tasks.
+"""Records of the commands of the HTTP API, by idempotency key.
+
+The key is also the id of the command's task.
 
     manager:api:idem:<key>   hash, for a day: `head` (JSON: fingerprint, what, account_id, host, by),
     `asked_at`,
                              `done` (JSON: the outcome) and `done_at` (milliseconds, by Redis's clock)
 
-Whoever writes `head` or `done` first counts: a request that is sent twice is one command with one outcome.
+The first write of `head` and of `done` counts: a request that is sent twice is one command with one outcome.
 """
 
 import json
@@ -19,7 +21,7 @@ from manager.fleet.redis_client import open_client, translated
 #: As long as `manager:seen` remembers a task's id.
 _KEPT_SECONDS: Final = 86_400
 
-#: KEYS: the record. ARGV: head, seconds that it is kept. Returns whether it is new, and the record.
+#: KEYS: the record. ARGV: head, lifetime in seconds. Returns whether it is new, and the record.
 _CLAIM: Final = """
 local new = redis.call('HSETNX', KEYS[1], 'head', ARGV[1])
 if new == 1 then
@@ -42,9 +44,9 @@ return redis.call('HGETALL', KEYS[1])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandHead:
-    """What was asked for, and by whom."""
+    """The request of a command: what it does, and its sender."""
 
-    #: Of the request; the same key with another one is a mistake of the caller.
+    #: Hash of the request. The same key with another hash is an error of the client.
     fingerprint: str
     what: str
     by: str
@@ -54,12 +56,12 @@ class CommandHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRecord:
-    """A command, and what became of it."""
+    """A command and its outcome."""
 
     id: str
     head: CommandHead
     asked_at: datetime
-    #: None while nothing is known: `{"result": ...}`, or `{"problem": {...}}`.
+    #: `{"result": ...}` or `{"problem": {...}}`; None until it is known.
     outcome: Mapping[str, Any] | None = None
     done_at: datetime | None = None
 
@@ -69,7 +71,10 @@ class CommandRecord:
 
 
 class CommandRecords:
-    """Every method raises FleetUnavailableError if Redis cannot be used."""
+    """Reads and writes the records of commands.
+
+    Every method raises FleetUnavailableError if Redis cannot be used.
+    """
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url = url
@@ -81,7 +86,10 @@ class CommandRecords:
         self._client.close()
 
     def claim(self, key: str, head: CommandHead) -> tuple[bool, CommandRecord]:
-        """Record a command that is about to be sent; return whether it is new, and the record that counts."""
+        """Record a command before it is sent.
+
+        Returns whether it is new, and the record that counts.
+        """
         text = json.dumps(asdict(head))
         with translated(self._url):
             new, fields = self._claim(keys=[_key(key)], args=[text, _KEPT_SECONDS])
@@ -95,14 +103,15 @@ class CommandRecords:
         return bool(new), found
 
     def finish(self, key: str, outcome: Mapping[str, Any]) -> CommandRecord | None:
-        """Record the outcome unless there is one; return the record that counts, None if it is not kept any
-        more.
+        """Record the outcome unless the record has one.
+
+        Returns the record that counts, or None if it has expired.
         """
         with translated(self._url):
             return _read(key, self._finish(keys=[_key(key)], args=[json.dumps(outcome)]))
 
     def read(self, key: str) -> CommandRecord | None:
-        """Return a command; None if there is none, or if it is more than a day old."""
+        """Return a command, or None if it is unknown or older than a day."""
         with translated(self._url):
             return _read(key, self._client.hgetall(_key(key)))
 

@@ -1,4 +1,4 @@
-"""Events as readers and writers hold them, and how an entry of the stream is made and parsed.
+"""Events, and their conversion to and from entries of the stream.
 
 Needs no Redis; `manager.fleet.events` reads and writes the stream.
 """
@@ -15,7 +15,7 @@ from manager.fleet.parsing import json_object, string
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
-#: Seconds. An event that is written this much later than it happened carries its delay.
+#: Seconds. An event that is written later than this carries its delay.
 _LATE_SECONDS: Final = 1.0
 #: Maximum size of an entry's `data`, in bytes.
 _MAX_DATA: Final = 2048
@@ -29,14 +29,17 @@ class HealthChange:
 
     old: str
     new: str
-    #: Why the new health is not `healthy`; None where it is.
+    #: Why the new health is not `healthy`; None if it is.
     reason: str | None
     #: Changes in between that have no event, because there were too many.
     untold: int = 0
 
 
 class Cause(NamedTuple):
-    """The command that led to a change: who gave it, and its id. Empty where no command did."""
+    """The command that caused a change: its sender and its id.
+
+    Both are empty if no command caused it.
+    """
 
     by: str = ""
     command: str = ""
@@ -52,7 +55,7 @@ class WorkerChange(NamedTuple):
     health: HealthChange | None = None
     #: The status before the change; empty if unknown.
     before: str = ""
-    #: The sender and the id of the command that caused it; empty where no command did.
+    #: The command that caused the change.
     by: str = ""
     command: str = ""
 
@@ -61,8 +64,8 @@ class WorkerChange(NamedTuple):
 class Event:
     """One event.
 
-    `id` orders events, and is the position from which a reader continues. `time` is when it happened, by
-    Redis's clock: an event that was written late, as after an outage, is dated back.
+    Events are ordered by `id`, their position in the stream. `time` is when it happened, by Redis's clock,
+    also if the event was written later, as after an outage.
     """
 
     id: str
@@ -73,13 +76,13 @@ class Event:
     #: The worker's status after the change; empty for events that are not about a worker.
     status: str
     error: str | None
-    #: The fencing token of the worker's lease; 0 where it had none.
+    #: The epoch of the worker's lease; 0 if it had none.
     epoch: int = 0
-    #: `state`, `health` where only a worker's health changed, or `other`.
+    #: `state`, `health` if only a worker's health changed, or `other`.
     kind: str = "state"
     #: The health of a running worker after the change.
     health: str | None = None
-    #: Of a `health` event, the health before the change.
+    #: The health before the change, in a `health` event.
     health_before: str | None = None
     #: Why the health is not `healthy`.
     reason: str | None = None
@@ -87,12 +90,12 @@ class Event:
     untold: int = 0
     #: For example `worker.running`, `command.done` or `host.lost`; see docs/reference/events.md.
     type: str = ""
-    #: The sender of the command that caused it; empty where no command did.
+    #: The sender of the command that caused it; empty if none did.
     by: str = ""
     #: The command's id, which is its Celery task's id.
     command: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
-    #: Where a reader that has this event continues; empty where the stream's id was not read.
+    #: The cursor from which a reader of this event continues; empty if the stream's id was not read.
     cursor: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -130,8 +130,9 @@ class EventStream:
             return read_cursor(self._client, EVENTS_KEY, text, kept=self.kept)
 
     def next(self, after: Cursor, *, wait_seconds: float, only: EventFilter | None = None) -> EventPage:
-        """Return matching events after a cursor; block up to `wait_seconds` for the first entry of any kind.
+        """Return matching events after a cursor.
 
+        Blocks up to `wait_seconds` for the first entry of any type.
         Raises CursorGoneError if the stream was replaced meanwhile.
         """
         block = max(1, int(wait_seconds * 1000))

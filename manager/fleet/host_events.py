@@ -1,6 +1,7 @@
-"""Events about hosts that no host writes itself: that it was lost, and that its drain is complete.
+"""Writes events about hosts that were lost or have been drained.
 
-Any reader of the hosts may call `announce`; a guard key in Redis makes each event appear once.
+Hosts cannot write these events themselves. Any reader of the hosts may call `announce`: a guard key in Redis
+makes each event appear once.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from manager.fleet.hosts import HostState
 from manager.fleet.redis_client import open_client, translated
 from manager.fleet.store import FleetStore
 
-#: Seconds for which it is remembered that an event was written.
+#: Lifetime of a guard key, in seconds.
 _REMEMBERED_SECONDS: Final = 30 * 86_400
 
 
@@ -26,7 +27,7 @@ class HostAnnouncer:
     def __init__(self, store: FleetStore) -> None:
         self._store = store
         self._client: Any = open_client(store.url)
-        #: Guards of events that this process knows to be written.
+        #: Guard keys of events that are written, as far as this process knows.
         self._written: set[str] = set()
 
     def announce_all(self) -> None:
@@ -59,9 +60,9 @@ class HostAnnouncer:
 
 
 def _guard(host: HostState) -> str | None:
-    """Return the key that is written with the event of the host's present state; None if it has none."""
+    """Return the guard key of the host's state, or None if it has no event."""
     if host.state == "lost":
-        # The number of its agent's last report: an agent that returns and is lost again has another one.
+        # The number of the last report: an agent that returns and is lost again has another number.
         return f"manager:said:{host.name}:lost:{host.data.get('started_at')}:{host.data.get('word')}"
     if host.state == "drained" and host.drain is not None:
         drain = f"{host.drain.by}:{host.drain.deadline}"

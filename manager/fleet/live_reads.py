@@ -1,6 +1,6 @@
-"""Reads the whole fleet as raw values.
+"""Reads the whole fleet from Redis as raw values.
 
-For readers that hold the fleet in memory and parse only what has changed.
+For readers that hold the fleet in memory and parse only changed values.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -79,7 +79,7 @@ class LiveReads:
     def fleet(self, *, records: bool, beats: bool) -> RawFleet:
         """Read every host, optionally with records and heartbeats.
 
-        Mostly takes one round trip.
+        Usually takes one round trip.
         """
         keys = [key for key, read in ((workers_key, records), (beats_key, beats)) if read]
         with translated(self._url):

@@ -1,5 +1,6 @@
-"""Exchange calendars: trading hours with holidays and early closes, prepared elsewhere and read from a
-document.
+"""Exchange calendars: trading hours with holidays and early closes.
+
+A calendar is prepared in advance and read from a document.
 
 The document is JSON: `{"mic": "XNYS", "zone": "America/New_York", "first": "2026-11-01", "last":
 "2027-12-06", "sessions": {"2026-11-27": [["2026-11-27T14:30:00Z", "2026-11-27T18:00:00Z"]]}}`. A session with
@@ -19,23 +20,26 @@ _DAY: Final = timedelta(days=1)
 
 
 class MissingCalendarError(ValueError):
-    """Raised when a schedule needs an exchange's calendar that this host does not have."""
+    """Raised when this host lacks an exchange calendar of a schedule."""
 
 
 @dataclass(frozen=True)
 class ExchangeCalendar:
-    """The sessions of one exchange from `first` to `last`, both included, as days of its own clock."""
+    """The sessions of one exchange, for each day from `first` to `last`.
+
+    Both days are included. Days are those of the exchange's clock.
+    """
 
     mic: str
     clock: MarketClock
     first: date
     last: date
-    #: Day → its windows: one, or several around breaks. Days without an entry are no sessions.
+    #: Day → its windows: one, or several around breaks. Days without an entry have no session.
     sessions: Mapping[date, tuple[Window, ...]] = field(hash=False)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read a prepared document. Raises ValueError if anything in it has another shape."""
+        """Read a prepared document. Raises ValueError if it is malformed."""
         try:
             sessions = {
                 date.fromisoformat(day): tuple(
@@ -72,25 +76,23 @@ class ExchangeCalendar:
     def _check(self) -> None:
         for day, windows in self.sessions.items():
             if not self.first <= day <= self.last:
-                raise ValueError(
-                    f"the prepared calendar {self.mic} has a session on {day}, outside its own span"
-                )
+                raise ValueError(f"the prepared calendar {self.mic} has a session on {day}, outside its span")
             if not windows or any(window.opens >= window.closes for window in windows):
                 raise ValueError(f"the prepared calendar {self.mic} has an empty session on {day}")
 
     @property
     def ends(self) -> datetime:
-        """The instant from which the calendar knows nothing."""
+        """The end of the calendar's last day, as an instant."""
         return self.clock.midnight(self.last + _DAY)
 
     @cached_property
     def trading(self) -> tuple[Window, ...]:
-        """The windows of all sessions, in order."""
+        """The windows of all sessions, sorted."""
         return tuple(window for windows in self.sessions.values() for window in windows)
 
     @cached_property
     def closed_days(self) -> tuple[Window, ...]:
-        """One window for each whole day that is no session, weekends included."""
+        """One window for each whole day without a session, weekends included."""
         days = ((self.last - self.first) // _DAY) + 1
         closed = (self.first + _DAY * step for step in range(days))
         return tuple(
@@ -118,7 +120,7 @@ def find_calendar(mic: str, calendars: Calendars) -> ExchangeCalendar:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRule:
-    """The trading hours of an exchange; none after its calendar ends."""
+    """The trading hours of an exchange; no windows after its calendar ends."""
 
     mic: str
     clock: MarketClock | None = None
@@ -133,7 +135,10 @@ class ExchangeRule:
 
 @dataclass(frozen=True, slots=True)
 class HolidaysRule:
-    """The whole days, on the exchange's own clock, that are no sessions; none after its calendar ends."""
+    """The days without a session, on the exchange's clock.
+
+    There are no windows after the calendar ends.
+    """
 
     mic: str
     clock: MarketClock | None = None

@@ -1,4 +1,4 @@
-"""What is suspicious about a schedule: it is valid, and probably not what its author means."""
+"""Warnings about schedules that are valid but probably wrong."""
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -11,13 +11,16 @@ from manager.market.windows import Window, as_utc
 
 #: A schedule that does not open within this time is probably wrong.
 _SOON: Final = timedelta(days=14)
-#: A prepared calendar that ends within this time is not being renewed.
+#: A prepared calendar that ends within this time has probably not been renewed.
 _CALENDAR_LEFT: Final = timedelta(days=60)
 _DAY: Final = timedelta(days=1)
 
 
 def schedule_warnings(timetable: Timetable, now: datetime) -> Iterator[str]:
-    """Yield one sentence for each thing that looks wrong at `now` (aware). Raises MissingCalendarError."""
+    """Yield warnings about a schedule, as seen at `now` (aware).
+
+    Raises MissingCalendarError.
+    """
     now = as_utc(now)
     if not timetable.windows(now, now + _SOON):
         yield f"never open within {_SOON.days} days: check its days, dates and exceptions"
@@ -42,7 +45,7 @@ def _leaves(rules: tuple[Rule, ...]) -> Iterator[Rule]:
 
 
 def _swallowed(rule: DailyRule, now: datetime) -> Iterator[str]:
-    """Yield a sentence for each day of the horizon on which the clock skips the whole window."""
+    """Yield a warning for each day on which the clock skips the window."""
     if rule.lasts is not None:
         return
     # Only a day on which the clock goes forward can lack the window.

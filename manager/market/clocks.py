@@ -1,5 +1,6 @@
-"""Wall clocks of markets and brokers: an IANA time zone, plus a fixed number of hours where a broker's server
-has one.
+"""Wall clocks of markets and brokers.
+
+A clock is an IANA time zone, for some brokers' servers plus a fixed number of hours.
 
 Rules come from the `tzdata` package, not from the operating system's files, so that hosts with equal package
 versions agree about every instant.
@@ -32,15 +33,15 @@ def tz_database_version() -> str:
 
 @cache
 def zone_names() -> frozenset[str]:
-    """Return the names of the zones in the `tzdata` package, with their exact case."""
-    from importlib.resources import files  # 10 ms, which a program that asks no clock need not spend
+    """Return the names of the zones in the `tzdata` package."""
+    from importlib.resources import files  # takes 10 ms, which programs that use no clock save
 
     return frozenset(files("tzdata").joinpath("zones").read_text(encoding="utf-8").split())
 
 
 @lru_cache(maxsize=1024)
 def load_zone(name: str) -> ZoneInfo:
-    """Return a zone of the `tzdata` package, or of this machine if only the machine has it.
+    """Return a zone of the `tzdata` package, else of this machine.
 
     Raises ValueError, with the closest names, if neither has it.
     """
@@ -77,14 +78,17 @@ class Shift:
 
 @dataclass(frozen=True)
 class MarketClock:
-    """A wall clock: a time zone, and a fixed distance from it (`America/New_York+7h`)."""
+    """A wall clock: a time zone and a fixed distance from it.
+
+    Example: `America/New_York+7h`.
+    """
 
     zone_name: str
     plus: timedelta = timedelta()
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `Europe/London` or `America/New_York+7h`. Raises ValueError, which says what is wrong."""
+        """Parse `Europe/London` or `America/New_York+7h`. Raises ValueError."""
         match = _CLOCK.fullmatch(text.strip())
         if match is None:
             raise ValueError(
@@ -121,8 +125,8 @@ class MarketClock:
     def instant(self, wall: datetime, *, end: bool = False) -> datetime:
         """Return the UTC instant at which this clock shows `wall` (naive).
 
-        A time that the clock skips becomes the first instant after the gap. Of a time that it shows twice,
-        the first counts, with `end` the second: a window that closes then contains both.
+        A time that the clock skips becomes the first instant after the gap. If the clock shows a time twice,
+        the first instant counts, or with `end` the second, so that a window that closes then contains both.
         """
         there = (wall - self.plus).replace(tzinfo=self.zone)
         first = there.replace(fold=0).astimezone(UTC)
@@ -134,7 +138,10 @@ class MarketClock:
         return self._first_of(self.offset(first), second, first)
 
     def instants(self, wall: datetime) -> tuple[datetime, ...]:
-        """Return every UTC instant at which this clock shows `wall`: none in a gap, two in an overlap."""
+        """Return each UTC instant at which this clock shows `wall`.
+
+        There are none in a gap and two in an overlap.
+        """
         there = (wall - self.plus).replace(tzinfo=self.zone)
         first = there.replace(fold=0).astimezone(UTC)
         second = there.replace(fold=1).astimezone(UTC)
@@ -143,7 +150,7 @@ class MarketClock:
         return (first, second) if first < second else ()
 
     def wall(self, instant: datetime) -> datetime:
-        """Return what this clock shows at an instant: a naive datetime."""
+        """Return the wall time at an instant, as a naive datetime."""
         return instant.astimezone(self.zone).replace(tzinfo=None, fold=0) + self.plus
 
     def offset(self, instant: datetime) -> timedelta:
@@ -155,9 +162,9 @@ class MarketClock:
         return self.instant(datetime.combine(day, time()), end=end)
 
     def shifts(self, start: datetime, end: datetime) -> Iterator[Shift]:
-        """Yield each change of the offset in `(start, end]`, in order of time.
+        """Yield each change of the offset in `(start, end]`, sorted.
 
-        Two changes on one day that cancel each other are not seen; no zone has them.
+        Two changes on one day that cancel each other are missed; no zone has them.
         """
         low, before = start, self.offset(start)
         while low < end:
@@ -168,7 +175,7 @@ class MarketClock:
             low, before = high, after
 
     def _first_of(self, offset: timedelta, low: datetime, high: datetime) -> datetime:
-        """Return the first whole second in `(low, high]` from which this clock has `offset`."""
+        """Return the first second in `(low, high]` with this offset."""
         # Offsets change at whole seconds, so the fractions of both ends can be dropped.
         low = low.astimezone(UTC).replace(microsecond=0)
         high = high.astimezone(UTC).replace(microsecond=0)

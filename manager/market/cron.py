@@ -15,19 +15,21 @@ from manager.market.rules import days_around
 from manager.market.windows import Window
 
 _DAY: Final = timedelta(days=1)
-#: From here an expression must fire once to be accepted; cronsim gives up after 50 years.
-_ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - a wall time: cronsim is only asked about these
+#: An expression must fire within 50 years of this time; cronsim searches no further.
+_ANY_DAY: Final = datetime(2024, 1, 1)  # noqa: DTZ001 - a wall time, as cronsim expects
 
 
 @dataclass(frozen=True, slots=True)
 class CronRule:
-    """A window of `lasts` from each firing of a cron expression with five fields.
+    """A window of `lasts` from each firing of a cron expression.
 
-    An expression with fixed minutes and hours fires once at a wall time: at the first of two, and at the
-    first instant after a gap that contains it. One whose minute or hour begins with `*` fires whenever the
-    clock shows such a time: in a gap not at all, in an overlap twice. These are the rules of Debian's cron.
-    cronsim reads the fields; the clock turns wall times into instants, since cronsim has no clock such as
-    `America/New_York+7h`.
+    The expression has five fields.
+
+    An expression with fixed minutes and hours fires once at each wall time: at the first of two instants, or
+    at the first instant after a gap. An expression whose minute or hour begins with `*` fires whenever the
+    clock shows a matching time: never in a gap, twice in an overlap. These are the rules of Debian's cron.
+    cronsim parses the fields. The clock converts wall times to instants, because cronsim has no clock such
+    as `America/New_York+7h`.
     """
 
     clock: MarketClock
@@ -36,7 +38,7 @@ class CronRule:
 
     @classmethod
     def parse(cls, clock: MarketClock, expression: str, lasts: timedelta) -> "CronRule":
-        """Return a rule. Raises ValueError if the expression is wrong or never fires."""
+        """Parse a rule. Raises ValueError if it is wrong or never fires."""
         fields = expression.split()
         if len(fields) != 5:
             raise ValueError(
@@ -54,14 +56,14 @@ class CronRule:
         return cls(clock, expression, lasts)
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
-        """Yield windows that cover those of all firings; windows of close firings are joined."""
+        """Yield the windows of all firings; overlapping ones may be joined."""
         for day in days_around(self.clock, start - self.lasts, end):
             if not _fires_on(self.expression, day):
                 continue
             midnight = self.clock.midnight(day)
             if self.clock.midnight(day + _DAY) - midnight == _DAY:
-                # No change of the clock on this day: an expression may fire 1440 times, and its pattern is
-                # the same.
+                # A day without a clock change: its pattern is always the same, and computing up to 1440
+                # firings is slow.
                 for opens, lasts in _pattern(self.expression, self.lasts):
                     yield Window(midnight + opens, midnight + opens + lasts)
             else:
@@ -69,7 +71,7 @@ class CronRule:
                     yield Window(opening, opening + self.lasts)
 
     def firings(self, start: datetime, end: datetime) -> list[datetime]:
-        """Return each instant in `[start, end)` at which the expression fires, sorted."""
+        """Return the instants of all firings in `[start, end)`, sorted."""
         days = days_around(self.clock, start, end)
         found = {at for day in days if _fires_on(self.expression, day) for at in self._on(day)}
         return sorted(at for at in found if start <= at < end)
@@ -88,7 +90,10 @@ class CronRule:
 
 @lru_cache(maxsize=256)
 def _fields(expression: str) -> CronSim:
-    """Return the parsed expression, of which only the fields are used: its search tries every second."""
+    """Return the parsed expression.
+
+    Only its fields are used, because its own search tries every second.
+    """
     return CronSim(expression, _ANY_DAY)
 
 
@@ -99,7 +104,7 @@ def _fires_on(expression: str, day: date) -> bool:
 
 @lru_cache(maxsize=256)
 def _times(expression: str) -> tuple[timedelta, ...]:
-    """Return the times of day at which an expression fires, as distances from midnight, sorted."""
+    """Return the times of day of the firings, as distances from midnight."""
     fields = _fields(expression)
     return tuple(
         timedelta(hours=hour, minutes=minute)
@@ -110,7 +115,10 @@ def _times(expression: str) -> tuple[timedelta, ...]:
 
 @lru_cache(maxsize=256)
 def _pattern(expression: str, lasts: timedelta) -> tuple[tuple[timedelta, timedelta], ...]:
-    """Return the windows of a day without a change of the clock: distance from midnight, and duration."""
+    """Return the windows of a day without a clock change.
+
+    Each is a distance from midnight and a duration.
+    """
     joined: list[tuple[timedelta, timedelta]] = []
     for opens in _times(expression):
         if joined and opens <= sum(joined[-1], timedelta()):

@@ -1,4 +1,7 @@
-"""Whether an account runs or rests at one instant: desired state, override and schedule together."""
+"""Decides whether an account runs or rests at one instant.
+
+The decision combines desired state, override and schedule.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,24 +13,24 @@ from manager.market.clocks import MarketClock
 from manager.market.schedules import HORIZON, Outside, Timetable
 from manager.market.windows import as_utc
 
-#: How far back `Decision.since` looks; no wait at the end of a window is longer.
+#: Maximum age of `Decision.since`; no wait at the end of a window is longer.
 _LOOK_BACK: Final = timedelta(days=8)
 
 
 class Action(StrEnum):
-    """What becomes of an account's worker."""
+    """What an account's worker does."""
 
     #: It runs and trades.
     RUN = "run"
-    #: It is connected and sends no order: its window is about to open.
+    #: It is connected and sends no orders, because its window opens soon.
     WAIT = "wait"
     #: It stays connected outside its window, paused.
     PAUSE = "pause"
     #: It stays connected outside its window and only closes positions.
     CLOSE_ONLY = "close_only"
-    #: It is wanted, and stopped until its schedule or the override lets it run.
+    #: Its desired state is running, but its schedule or an override stops it for now.
     REST = "rest"
-    #: It is not wanted: no schedule starts it.
+    #: Its desired state is stopped: no schedule starts it.
     STOP = "stop"
 
 
@@ -39,7 +42,7 @@ _OUTSIDE: Final = {
 
 
 class OverrideKind(StrEnum):
-    """Which way a person overrules a schedule."""
+    """How a person overrides a schedule."""
 
     RUN = "run"
     REST = "rest"
@@ -47,7 +50,10 @@ class OverrideKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """A person's decision against a schedule, in force from `at` until `until` (not included)."""
+    """A person's decision that overrides a schedule.
+
+    In force from `at` until `until` (not included).
+    """
 
     kind: OverrideKind
     at: datetime
@@ -56,7 +62,10 @@ class Override:
     reason: str = ""
 
     def in_force(self, instant: datetime) -> bool:
-        """Say whether it counts at an instant. One from a clock that is ahead counts at once."""
+        """Return whether the override counts at an instant.
+
+        An override from a clock that is ahead counts at once.
+        """
         return instant < self.until
 
     def __str__(self) -> str:
@@ -66,12 +75,12 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What an account does at one instant, why, and how long it stays so."""
+    """What an account does at one instant, why, and until when."""
 
     action: Action
-    #: When the action changes by itself; None if it does not within the horizon.
+    #: When the action changes without a command; None if not within the horizon.
     until: datetime | None
-    #: Since when the schedule or the override has said so; None if for longer than eight days, or for
+    #: Since when the schedule or the override has decided so. None if for longer than eight days, and for
     #: `Action.STOP`.
     since: datetime | None
     #: One line for people, without the account's name.
@@ -81,11 +90,11 @@ class Decision:
 
     @property
     def runs(self) -> bool:
-        """Whether a worker exists for the account."""
+        """Whether the account should have a worker."""
         return self.action not in (Action.REST, Action.STOP)
 
     def resting(self) -> dict[str, Any] | None:
-        """Return the value of `metadata.resting`, or None if the account does not rest."""
+        """Return the value of `metadata.resting`; None if not resting."""
         if self.action is not Action.REST:
             return None
         until = self.until.isoformat() if self.until else None
@@ -107,7 +116,7 @@ def decide(
     """
     now = as_utc(now)
     if not desired_running:
-        return Decision(action=Action.STOP, until=None, since=None, text="stopped until somebody starts it")
+        return Decision(action=Action.STOP, until=None, since=None, text="stopped until a start command")
     view = _View(timetable, timetable.schedule.head_start(account_id), override)
     action = view.action(now)
     until = view.changes_after(now)
@@ -122,10 +131,11 @@ def decide(
 
 
 def override_end(timetable: Timetable, account_id: str, kind: OverrideKind, now: datetime) -> datetime | None:
-    """Return where an override ends for which `next` was asked; None if the schedule has no such boundary.
+    """Return the end of an override until `next`.
 
-    A rest ends when the account would next start; what is left of the present window is skipped. A run ends
-    at the next boundary, from which the schedule itself decides.
+    A rest ends when the account would next start; the rest of the current window is skipped. A run ends at
+    the next boundary, from which the schedule decides again. Returns None if the schedule has no such
+    boundary.
     """
     now = as_utc(now)
     if kind is OverrideKind.RUN:
@@ -166,7 +176,7 @@ class _View:
             at = later
 
     def _events_after(self, at: datetime) -> Iterator[datetime]:
-        """Yield instants after `at`, the first at which the action may change among them."""
+        """Yield instants after `at`, including the first possible change."""
         if self.override is not None and self.override.in_force(at):
             yield self.override.until
             return
@@ -205,10 +215,10 @@ def _text(
 
 
 def show_instant(instant: datetime, clock: MarketClock, now: datetime) -> str:
-    """Return an instant as people read it: `Sun 29 Nov 17:00 New York`.
+    """Format an instant for people: `Sun 29 Nov 17:00 New York`.
 
-    The year stands there if it is not this year, seconds if there are any, and the UTC time where the clock
-    shows the same time twice.
+    The text has the year if it is not the current one, and seconds if they are not zero. It has the UTC time
+    if the clock shows the same time twice.
     """
     wall = clock.wall(instant)
     year = f" {wall.year}" if wall.year != clock.wall(now).year else ""

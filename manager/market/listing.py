@@ -13,13 +13,13 @@ from manager.market.parsing import show_duration
 from manager.market.schedules import Timetable
 from manager.market.windows import Window, as_utc
 
-#: Changes of the clock this long before the first window are told with it.
+#: The first window lists changes of the clock up to this long before it.
 _BEFORE_FIRST: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedWindow:
-    """One window as it is shown."""
+    """One window of a list."""
 
     window: Window
     #: Opening and close on the schedule's clock, naive.
@@ -31,7 +31,7 @@ class ListedWindow:
 
 
 def list_windows(timetable: Timetable, start: datetime, end: datetime) -> Iterator[ListedWindow]:
-    """Yield each window that has a part in `[start, end)`, whole, in order."""
+    """Yield each window that overlaps `[start, end)`, whole and sorted."""
     clock = timetable.schedule.display_clock
     parts = timetable.windows(start, end)
     since = as_utc(start) - _BEFORE_FIRST

@@ -1,4 +1,7 @@
-"""Names of the built-in sessions, apart from their hours: models import them and need no clock."""
+"""Names of the built-in sessions.
+
+Separate from their hours, so that models can import them without clocks.
+"""
 
 from typing import Literal
 

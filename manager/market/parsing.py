@@ -1,4 +1,4 @@
-"""Days, times of day, durations and dates as people write them in schedules.
+"""Parses and formats days, times, durations and dates of schedules.
 
 Every function raises ValueError.
 """
@@ -16,7 +16,10 @@ _DURATION: Final = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:
 
 
 def parse_days(value: str | Iterable[str]) -> frozenset[int]:
-    """Read `mon-fri`, `sun`, `mon,wed` or a list of these; Monday is 0. `fri-mon` goes over the weekend."""
+    """Parse `mon-fri`, `sun`, `mon,wed` or a list of these; Monday is 0.
+
+    `fri-mon` includes the weekend.
+    """
     parts = value.split(",") if isinstance(value, str) else list(value)
     days: set[int] = set()
     for part in parts:
@@ -25,7 +28,7 @@ def parse_days(value: str | Iterable[str]) -> frozenset[int]:
         end = _day(last) if dash else start
         days.update((start + step) % 7 for step in range((end - start) % 7 + 1))
     if not days:
-        raise ValueError("names no day; write days such as mon-fri, or leave it out for every day")
+        raise ValueError("contains no day; write days such as mon-fri, or leave it out for every day")
     return frozenset(days)
 
 
@@ -39,7 +42,7 @@ def _day(text: str) -> int:
 
 
 def show_days(days: frozenset[int]) -> str:
-    """Return days as they are written: `mon-fri`, `sun, wed`, or `every day`."""
+    """Format days: `mon-fri`, `sun, wed`, or `every day`."""
     if days == EVERY_DAY:
         return "every day"
     ordered = sorted(days)
@@ -49,7 +52,10 @@ def show_days(days: frozenset[int]) -> str:
 
 
 def parse_time(text: object, *, end: bool = False) -> timedelta:
-    """Read `08:00` as a distance from midnight; `24:00` only as the end of a window (`end`)."""
+    """Parse `08:00` as a distance from midnight.
+
+    `24:00` is valid only as the end of a window (`end`).
+    """
     match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(
@@ -63,13 +69,13 @@ def parse_time(text: object, *, end: bool = False) -> timedelta:
 
 
 def show_time(since_midnight: timedelta) -> str:
-    """Return a distance from midnight as a time of day, `24:00` included."""
+    """Format a distance from midnight as a time of day, up to `24:00`."""
     hours, minutes = divmod(int(since_midnight.total_seconds()) // 60, 60)
     return f"{hours if hours == 24 and not minutes else hours % 24:02}:{minutes:02}"
 
 
 def parse_duration(text: object) -> timedelta:
-    """Read `90s`, `30m`, `6h30m` or `2d`."""
+    """Parse `90s`, `30m`, `6h30m` or `2d`."""
     match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None or not match[0]:
         raise ValueError(
@@ -80,7 +86,7 @@ def parse_duration(text: object) -> timedelta:
 
 
 def show_duration(duration: timedelta) -> str:
-    """Return a duration as it is written: `6h30m`; `0s` for none."""
+    """Format a duration: `6h30m`, or `0s` for zero."""
     left = int(duration.total_seconds())
     text = ""
     for unit, seconds in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
@@ -90,7 +96,10 @@ def show_duration(duration: timedelta) -> str:
 
 
 def parse_dates(value: object) -> tuple[date, date]:
-    """Read `2026-12-25` or `2026-12-31..2027-01-02` as the first and last day, both included."""
+    """Parse `2026-12-25` or `2026-12-31..2027-01-02`.
+
+    Returns the first and the last day, both included.
+    """
     if isinstance(value, date) and not isinstance(value, datetime):
         return value, value
     first, dots, last = str(value).strip().partition("..")
@@ -102,12 +111,12 @@ def parse_dates(value: object) -> tuple[date, date]:
 
 
 def show_dates(first: date, last: date) -> str:
-    """Return days as they are written: `2026-12-25`, or `2026-12-31..2027-01-02`."""
+    """Format days: `2026-12-25`, or `2026-12-31..2027-01-02`."""
     return f"{first}" if first == last else f"{first}..{last}"
 
 
 def _date(text: str) -> date:
-    # fromisoformat also takes 20261225 and 2026-W52-5, which nobody means in a list of holidays.
+    # fromisoformat also accepts 20261225 and 2026-W52-5, which are likely errors in a list of holidays.
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()):
         raise ValueError(
             f"{text[:40]!r} is not a date; write 2026-12-25, or 2026-12-31..2027-01-02 for several days"

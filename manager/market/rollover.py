@@ -1,5 +1,6 @@
-"""The rollover of foreign exchange: 17:00 New York, when positions are carried to the next value date and
-swap is booked.
+"""The rollover of foreign exchange, at 17:00 in New York.
+
+At the rollover, positions move to the next value date and swap is booked.
 """
 
 from collections.abc import Iterator
@@ -20,16 +21,16 @@ ROLLOVER_DAYS: Final = frozenset(range(5))
 TRIPLE_SWAP_DAY: Final = 2
 
 _DAY: Final = timedelta(days=1)
-#: More than the distance of New York's date from UTC's.
+#: More than the difference between New York's date and UTC's.
 _MARGIN: Final = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Rollover:
-    """One rollover."""
+    """A rollover at one instant."""
 
     at: datetime
-    #: The day in New York that ends with it.
+    #: The day in New York that this rollover ends.
     day: date
     #: Nights of swap that it books: 1, or 3 on the triple-swap day.
     nights: int
@@ -42,10 +43,10 @@ def rollovers(
     days: frozenset[int] = ROLLOVER_DAYS,
     triple_day: int = TRIPLE_SWAP_DAY,
 ) -> Iterator[Rollover]:
-    """Yield the rollovers in `[start, end)`, in order.
+    """Yield the rollovers in `[start, end)`, sorted.
 
     `triple_day` (Monday is 0) is Wednesday for currencies and metals; many brokers book indices on Friday.
-    Holidays, which move value dates, are not known here.
+    Holidays, which move value dates, are ignored.
     """
     day = ROLLOVER_CLOCK.wall(start - _MARGIN).date()
     last = ROLLOVER_CLOCK.wall(end + _MARGIN).date()
@@ -58,7 +59,7 @@ def rollovers(
 
 @dataclass(frozen=True, slots=True)
 class RolloverRule:
-    """A window around each rollover: `before` until `after` it, in real time."""
+    """A window around each rollover, from `before` it until `after` it."""
 
     before: timedelta
     after: timedelta
@@ -66,7 +67,7 @@ class RolloverRule:
 
     @property
     def clock(self) -> MarketClock:
-        """New York's."""
+        """The clock of New York."""
         return ROLLOVER_CLOCK
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:

@@ -1,7 +1,6 @@
-"""What windows are made of: rules that yield the windows of a span of time.
+"""Rules, which yield the windows of a span of time.
 
-A rule yields at least every window that has a part in the span, whole, in no promised order; it may yield
-others.
+A rule yields every window that overlaps the span, whole and in any order. It may yield other windows too.
 """
 
 from collections.abc import Iterator
@@ -15,25 +14,25 @@ from manager.market.parsing import EVERY_DAY, show_dates, show_days, show_durati
 from manager.market.windows import Window
 
 _DAY: Final = timedelta(days=1)
-#: More than a clock's distance from UTC (at most 38 h with a fixed part) and a gap (24 h in Apia in 2011)
-#: together.
+#: More than the sum of a clock's offset from UTC (at most 38 h with a fixed part) and a gap (24 h in Apia
+#: in 2011).
 _MARGIN: Final = timedelta(days=3)
 
 
 class Rule(Protocol):
-    """Yields windows."""
+    """Yields the windows of a span of time."""
 
     @property
     def clock(self) -> MarketClock | None:
-        """The wall clock on which the rule stands, or None if it has none."""
+        """The wall clock of the rule, or None."""
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
-        """Yield the windows that have a part in `[start, end)`, which are UTC."""
+        """Yield the windows that overlap `[start, end)`. All times are UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlwaysRule:
-    """One window without an end."""
+    """Always open."""
 
     clock: MarketClock | None = None
 
@@ -47,21 +46,23 @@ class AlwaysRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DailyRule:
-    """A window that begins at one time of day on some days of the week.
+    """A window that opens at a time of day on some days of the week.
 
-    It ends at a wall time (`closes`) or after real time (`lasts`): exactly one of the two is set.
+    It closes at a wall time (`closes`) or after a duration (`lasts`): exactly one of the two is set.
     """
 
     clock: MarketClock
     days: frozenset[int] = EVERY_DAY
-    #: Distances from the midnight at which the day of the opening begins; `closes` is later and may be days
-    #: later.
+    #: Distances from the midnight before the opening; `closes` is later, and may be several days later.
     opens: timedelta
     closes: timedelta | None = None
     lasts: timedelta | None = None
 
     def on(self, day: date) -> Window | None:
-        """Return the window that begins on `day`; None if the day has none, or the clock skips all of it."""
+        """Return the window that opens on `day`.
+
+        Returns None if the day has no window, or if the clock skips all of it.
+        """
         if day.weekday() not in self.days:
             return None
         midnight = datetime.combine(day, time())
@@ -79,7 +80,7 @@ class DailyRule:
                 yield window
 
     def span(self) -> str:
-        """Return the times of day with a dash between, or `22:00 for 10h`."""
+        """Format the times: `08:00-16:30`, or `22:00 for 10h`."""
         if self.lasts is not None or self.closes is None:
             return f"{show_time(self.opens)} for {show_duration(self.lasts or timedelta())}"
         return f"{show_time(self.opens)}\N{EN DASH}{show_time(self.closes)}"
@@ -90,13 +91,13 @@ class DailyRule:
 
 @dataclass(frozen=True, slots=True)
 class DatesRule:
-    """Whole days of a clock, given by their dates; each range includes its last day."""
+    """Whole days, given by their dates; ranges include their last day."""
 
     clock: MarketClock
     ranges: tuple[tuple[date, date], ...]
 
     def windows(self, start: datetime, end: datetime, calendars: Calendars) -> Iterator[Window]:
-        """Yield one window for each range. Only its two ends are computed, so its length costs nothing."""
+        """Yield one window for each range; computes only its two ends."""
         for first, last in self.ranges:
             opens = self.clock.midnight(first)
             closes = self.clock.midnight(last + _DAY, end=True)
@@ -113,7 +114,7 @@ class DatesRule:
 
 
 def days_around(clock: MarketClock, start: datetime, end: datetime) -> Iterator[date]:
-    """Yield each date of a clock on which a window with a part in `[start, end)` may begin."""
+    """Yield the dates on which a window that overlaps a span may open."""
     day, last = clock.wall(start - _MARGIN).date(), clock.wall(end + _MARGIN).date()
     while day <= last:
         yield day

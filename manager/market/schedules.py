@@ -1,7 +1,7 @@
-"""Schedules: when an account runs, and timetables that answer for one instant.
+"""Schedules, and timetables that evaluate them.
 
-A schedule is data. A timetable is a schedule with the exchange calendars it needs; it computes windows in
-chunks of a few days and keeps the latest, so that an answer is a search in a short list.
+A schedule is data. A timetable is a schedule with the exchange calendars that it needs. It computes windows
+in chunks of a few days and caches the latest, so that an answer is a search in a short list.
 """
 
 from bisect import bisect_right
@@ -17,24 +17,23 @@ from manager.market.clocks import MarketClock
 from manager.market.rules import AlwaysRule, Rule
 from manager.market.windows import Tidied, Window, as_utc, clip, subtract, tidy, unite
 
-#: How far a timetable looks for the next opening or close; prepared calendars reach as far.
+#: How far ahead a timetable searches for an opening or close; prepared calendars cover as much.
 HORIZON: Final = timedelta(days=400)
 
-#: Long enough that a weekly window needs one or two, short enough that one costs about a millisecond.
+#: A weekly window needs one or two chunks; computing a chunk takes about a millisecond.
 _CHUNK: Final = timedelta(days=16)
-#: Chunks are computed with this much around them, so that rests and windows at their edges are seen whole.
+#: Chunks are computed with this margin, so that rests and windows at their edges are complete.
 _PAD: Final = timedelta(hours=1)
 _KEPT_CHUNKS: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class AtEndPositions(StrEnum):
-    """What becomes of open positions when a window closes."""
+    """What happens to open positions when a window closes."""
 
     KEEP = "keep"
     CLOSE = "close"
-    #: Close-only until the account is flat or the wait is over, then as the account's
-    #: `execution.open_positions` says.
+    #: Close-only until the account is flat or the wait is over; then `execution.open_positions` applies.
     WAIT_FLAT = "wait_flat"
 
 
@@ -50,7 +49,7 @@ class Outside(StrEnum):
 class Schedule:
     """When an account runs: inside any of `run` and outside all of `rest`."""
 
-    #: As users know it; empty for one that stands in an account's file.
+    #: Its name; empty for a schedule in an account file.
     name: str = ""
     run: tuple[Rule, ...] = (AlwaysRule(),)
     rest: tuple[Rule, ...] = ()
@@ -60,25 +59,27 @@ class Schedule:
     #: Starts of many accounts are spread over this long before the lead.
     spread: timedelta = timedelta()
     at_end: AtEndPositions = AtEndPositions.KEEP
-    #: How long `wait_flat` waits.
+    #: Maximum wait of `wait_flat`.
     at_end_wait: timedelta = timedelta(minutes=30)
     outside: Outside = Outside.STOP
 
     @property
     def display_clock(self) -> MarketClock:
-        """The clock in which people are told its times: its own, else the first of its rules', else UTC."""
+        """The clock of displayed times: its own, else its first rule's, else UTC."""
         clocks = (self.clock, *(rule.clock for rule in (*self.run, *self.rest)))
         return next((clock for clock in clocks if clock is not None), MarketClock("UTC"))
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The name of the schedule in messages."""
         return f"schedule {self.name}" if self.name else "its schedule"
 
     def head_start(self, account_id: str) -> timedelta:
-        """Return how long before an opening this account starts: the lead, and its part of the spread.
+        """Return how long before an opening this account starts.
 
-        Every host computes the same part.
+        It is the lead plus the account's part of the spread.
+
+        Every host computes the same value.
         """
         spread_ms = self.spread // timedelta(milliseconds=1)
         if not spread_ms:
@@ -88,7 +89,7 @@ class Schedule:
 
 
 def raw_windows(schedule: Schedule, start: datetime, end: datetime, calendars: Calendars) -> list[Window]:
-    """Return `run` united, minus `rest` united, clipped to `[start, end)`; short ones included."""
+    """Return `run` without `rest` in `[start, end)`, short windows included."""
     run, rest = (
         unite(clip((window for rule in rules for window in rule.windows(start, end, calendars)), start, end))
         for rules in (schedule.run, schedule.rest)
@@ -98,7 +99,7 @@ def raw_windows(schedule: Schedule, start: datetime, end: datetime, calendars: C
 
 @dataclass(frozen=True, slots=True)
 class SessionRule:
-    """The windows of another schedule, on that schedule's own clock."""
+    """The windows of another schedule, on that schedule's clock."""
 
     session: Schedule
 
@@ -116,10 +117,10 @@ class SessionRule:
 
 
 class Timetable:
-    """Answers when a schedule is open. Immutable but for a cache; safe to share between threads and accounts.
+    """Computes when a schedule is open.
 
-    Instants must be aware. Methods raise MissingCalendarError if the schedule needs a calendar that was not
-    given.
+    Thread-safe and immutable except for a cache. Instants must be aware.
+    Methods raise MissingCalendarError if the schedule needs a calendar that was not given.
     """
 
     def __init__(self, schedule: Schedule, calendars: Calendars | None = None) -> None:
@@ -128,20 +129,23 @@ class Timetable:
         self._chunks: dict[int, tuple[list[datetime], list[Window]]] = {}
 
     def is_open(self, instant: datetime) -> bool:
-        """Say whether `instant` is inside a window."""
+        """Return whether `instant` is inside a window."""
         return self._part(as_utc(instant)) is not None
 
     def window_at(self, instant: datetime) -> Window | None:
-        """Return the whole window around `instant`, or None outside. Its ends are at most `HORIZON` away."""
+        """Return the whole window around `instant`, or None if outside.
+
+        Its ends are at most `HORIZON` away.
+        """
         if not self.is_open(instant):
             return None
         opens = self.previous_boundary(instant) or as_utc(instant) - HORIZON
         return Window(opens, self.next_boundary(instant) or as_utc(instant) + HORIZON)
 
     def next_boundary(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the first instant after `instant` at which the schedule opens or closes.
+        """Return the next opening or close after `instant`.
 
-        None if there is none `within` that time: it is open, or closed, all along.
+        Returns None if the schedule does neither `within` that time.
         """
         now = as_utc(instant)
         level, limit = self.is_open(now), now + within
@@ -150,14 +154,15 @@ class Timetable:
             if boundary is not None:
                 return boundary if boundary <= limit else None
             now = _chunk_start(_chunk_of(now) + 1)
-            # The level may change exactly where two chunks meet.
+            # The schedule may open or close exactly where two chunks meet.
             if now <= limit and self.is_open(now) != level:
                 return now
         return None
 
     def previous_boundary(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the last instant, `instant` included, at which the schedule opened or closed; None if none
-        `within`.
+        """Return the last opening or close until `instant`, itself included.
+
+        Returns None if there was none `within` that time.
         """
         now = as_utc(instant)
         level, limit = self.is_open(now), now - within
@@ -170,15 +175,11 @@ class Timetable:
         return None
 
     def next_opening(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the first instant after `instant` at which the schedule opens, or None if there is none
-        `within`.
-        """
+        """Return the next opening after `instant`; None if none `within`."""
         return self._next(instant, within, opening=True)
 
     def next_close(self, instant: datetime, within: timedelta = HORIZON) -> datetime | None:
-        """Return the first instant after `instant` at which the schedule closes, or None if there is none
-        `within`.
-        """
+        """Return the next close after `instant`; None if none `within`."""
         return self._next(instant, within, opening=False)
 
     def _next(self, instant: datetime, within: timedelta, *, opening: bool) -> datetime | None:
@@ -188,7 +189,10 @@ class Timetable:
         return self.next_boundary(boundary, within - (boundary - as_utc(instant)))
 
     def windows(self, start: datetime, end: datetime) -> list[Window]:
-        """Return the windows in `[start, end)`: sorted, disjoint, not touching, clipped to the span."""
+        """Return the windows in `[start, end)`, clipped to it.
+
+        They are sorted and disjoint, and do not touch.
+        """
         start, end = as_utc(start), as_utc(end)
         if start >= end:
             return []
@@ -196,13 +200,11 @@ class Timetable:
         return unite(clip((window for number in chunks for window in self._chunk(number)[1]), start, end))
 
     def tidied(self, start: datetime, end: datetime) -> Tidied:
-        """Return the windows in `[start, end)` with the rests that were bridged and the windows that were
-        dropped.
-        """
+        """Return the windows in `[start, end)`, and what tidying changed."""
         return tidy(raw_windows(self.schedule, as_utc(start), as_utc(end), self.calendars))
 
     def _part(self, now: datetime) -> Window | None:
-        """Return the part of the window around `now` that lies in its chunk."""
+        """Return the part of the window around `now` in its chunk."""
         openings, windows = self._chunk(_chunk_of(now))
         at = bisect_right(openings, now) - 1
         return windows[at] if at >= 0 and now in windows[at] else None
@@ -211,7 +213,7 @@ class Timetable:
         return self.is_open(instant - timedelta(microseconds=1))
 
     def _next_in_chunk(self, now: datetime, level: bool) -> datetime | None:
-        """Return the first change after `now` inside its chunk, the chunk's own end not counted."""
+        """Return the first change after `now` in its chunk, before its end."""
         number = _chunk_of(now)
         openings, windows = self._chunk(number)
         at = bisect_right(openings, now)
@@ -221,7 +223,7 @@ class Timetable:
         return openings[at] if at < len(openings) else None
 
     def _since_in_chunk(self, now: datetime, level: bool) -> datetime:
-        """Return since when the level has been as it is at `now`, at the earliest the start of the chunk."""
+        """Return the last change until `now`, or the start of its chunk."""
         number = _chunk_of(now)
         openings, windows = self._chunk(number)
         at = bisect_right(openings, now) - 1

@@ -1,4 +1,4 @@
-"""Named sessions: the hours of markets, each on its own clock."""
+"""Named sessions: the hours of markets, on their clocks."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -23,7 +23,7 @@ def _day_session(name: str, zone: str, opens: int, closes: int) -> Schedule:
 
 
 def _fx() -> Schedule:
-    """Sunday 17:00 to Friday 17:00 in New York: five days later."""
+    """Sunday 17:00 to Friday 17:00 in New York."""
     week = DailyRule(
         clock=_NEW_YORK,
         days=frozenset({_SUNDAY}),
@@ -34,9 +34,7 @@ def _fx() -> Schedule:
 
 
 def _with_daily_break(name: str) -> Schedule:
-    """Sunday 18:00 to Friday 17:00 in New York without 17:00 to 18:00 of each day: 18:00 to 17:00 of the next
-    day.
-    """
+    """Sunday to Friday in New York, from 18:00 to 17:00 of the next day."""
     rule = DailyRule(
         clock=_NEW_YORK,
         days=frozenset({_SUNDAY, 0, 1, 2, 3}),
@@ -65,10 +63,10 @@ SESSIONS: Final[dict[SessionName, Schedule]] = {
 
 @cache
 def session_timetable(name: SessionName) -> Timetable:
-    """Return the timetable of a named session, the same object each time."""
+    """Return the timetable of a named session, always the same object."""
     return Timetable(SESSIONS[name])
 
 
 def market_is_open(session: SessionName, instant: datetime) -> bool:
-    """Say whether a named session is open at an instant (aware)."""
+    """Return whether a named session is open at an instant (aware)."""
     return session_timetable(session).is_open(instant)

@@ -1,13 +1,16 @@
-"""Lists of windows: half-open spans `[opens, closes)` of time in UTC, united, subtracted and tidied."""
+"""Windows: half-open spans `[opens, closes)` of time in UTC.
+
+Functions unite, subtract and tidy lists of windows.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-#: A shorter window would start a worker and stop it before it is connected: it is left out.
+#: A shorter window is left out: its worker would stop before it is connected.
 SHORTEST_WINDOW: Final = timedelta(seconds=60)
-#: A shorter rest would cost a login and gain nothing: it is bridged.
+#: A shorter rest is bridged: it would cost a login without a benefit.
 SHORTEST_REST: Final = timedelta(seconds=30)
 
 
@@ -26,7 +29,7 @@ class Window:
 
     @property
     def lasts(self) -> timedelta:
-        """The real time between opening and close."""
+        """The duration from opening to close."""
         return self.closes - self.opens
 
     def clip(self, start: datetime, end: datetime) -> "Window | None":
@@ -41,7 +44,10 @@ def clip(windows: Iterable[Window], start: datetime, end: datetime) -> list[Wind
 
 
 def unite(windows: Iterable[Window]) -> list[Window]:
-    """Return the union: sorted, disjoint, windows that touch joined into one, empty ones dropped."""
+    """Return the union: sorted, disjoint windows that do not touch.
+
+    Empty windows are dropped.
+    """
     united: list[Window] = []
     for window in sorted(windows):
         if window.opens >= window.closes:
@@ -75,17 +81,19 @@ def subtract(windows: Sequence[Window], cuts: Sequence[Window]) -> list[Window]:
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """A list of windows, and what was changed to make every change of level worth its cost."""
+    """A list of windows without short windows and rests, and what changed."""
 
     windows: list[Window]
-    #: Rests that were bridged: the account runs through them.
+    #: Rests that were bridged: the account runs during them.
     bridged: list[Window]
-    #: Windows that were left out: the account rests through them.
+    #: Windows that were left out: the account rests during them.
     dropped: list[Window]
 
 
 def tidy(windows: Sequence[Window]) -> Tidied:
-    """Bridge rests shorter than `SHORTEST_REST`, then leave out windows shorter than `SHORTEST_WINDOW`.
+    """Bridge short rests, then leave out short windows.
+
+    The limits are `SHORTEST_REST` and `SHORTEST_WINDOW`.
 
     The windows must be united.
     """
@@ -102,7 +110,7 @@ def tidy(windows: Sequence[Window]) -> Tidied:
 
 
 def as_utc(instant: datetime) -> datetime:
-    """Return an aware instant in UTC. Raises ValueError for a naive one: a wall time is no instant."""
+    """Convert an aware instant to UTC. Raises ValueError if it is naive."""
     if instant.tzinfo is None:
         raise ValueError(f"{instant.isoformat()} has no time zone: an instant needs one")
     return instant.astimezone(UTC)

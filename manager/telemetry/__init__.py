@@ -1,1 +1,1 @@
-"""What readers of a fleet share: the live view, attention, and metrics."""
+"""The live view of a fleet, attention items, and metrics."""

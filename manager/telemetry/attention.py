@@ -1,7 +1,7 @@
-"""Attention: what a person should look at, computed in one place for every reader.
+"""Attention items: problems of accounts and hosts that need a person.
 
 Doctor, `ps`, the API, metrics and notifications all use this module. An `Attention` has a stable code, a
-severity, since when it holds, a text that names the cause, and what to do next.
+severity, a start time, a text that names the cause, and the next step.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,14 +17,14 @@ from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerHealth, WorkerLifecycleStatus
 
-#: Seconds after a command, or after the account came to its host, in which an account may have no worker yet.
+#: Seconds after a command or a move in which an account may have no worker yet.
 GRACE_SECONDS: Final = 5.0
 #: Seconds by which a host's clock may differ from Redis's.
 CLOCK_SKEW_SECONDS: Final = 2.0
 
 
 class Severity(StrEnum):
-    """How urgent it is. The values are part of the wire contract."""
+    """The urgency of an attention item. The values are wire contract."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -52,7 +52,7 @@ _PLACES: Final = {code: place for place, code in enumerate(CODES)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """One thing to look at. `since` is None where nobody knows."""
+    """One attention item. `since` is None if unknown."""
 
     code: str
     text: str
@@ -78,12 +78,12 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
-    """What readers know of one account: its desired state, its worker and its host."""
+    """One account: its desired state, its worker and its host."""
 
     account_id: str
     worker: WorkerInfo | None = None
     desired: DesiredState | None = None
-    #: The host where its worker is or was, else the one that desired state names; None if no such host
+    #: The host of its current or last worker, else the host in desired state. None if that host never
     #: reported.
     host: HostState | None = None
 
@@ -108,7 +108,7 @@ def account_states(
 
 
 def account_attention(account: AccountState, now: float) -> list[Attention]:
-    """Return what a person should look at, the most urgent first.
+    """Return an account's attention items, most urgent first.
 
     `now` is Redis's clock in seconds since the epoch.
     """
@@ -117,7 +117,10 @@ def account_attention(account: AccountState, now: float) -> list[Attention]:
 
 
 def host_attention(host: HostState, accounts: int) -> Iterator[Attention]:
-    """Yield what a person should look at about a host that has `accounts` accounts which should run."""
+    """Yield a host's attention items.
+
+    `accounts` is the number of its accounts that should run.
+    """
     skew = host.clock_skew_seconds
     if host.state == "lost" and accounts:
         age = host.age_seconds or 0.0
@@ -140,12 +143,12 @@ def host_attention(host: HostState, accounts: int) -> Iterator[Attention]:
 
 
 def worst(found: Iterable[Attention]) -> Severity | None:
-    """Return the highest severity; None if there is nothing to look at."""
+    """Return the highest severity of some items, or None."""
     return min((one.severity for one in found), key=_URGENCY.__getitem__, default=None)
 
 
 def should_run_but_does_not(account: AccountState, now: float) -> bool:
-    """Return whether the account should run, has no worker, and had time enough to get one."""
+    """Return whether an account lacks its worker after the grace time."""
     desired, worker = account.desired, account.worker
     if desired is None or not desired.running or (worker is not None and worker.status not in SETTLED):
         return False
@@ -239,7 +242,7 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
 
 
 def count_by_code(found: Iterable[Attention]) -> Mapping[tuple[str, Severity], int]:
-    """Return how many there are of each code."""
+    """Count attention items by code."""
     counts: dict[tuple[str, Severity], int] = {}
     for one in found:
         key = (one.code, one.severity)

@@ -1,4 +1,4 @@
-"""Follow the event stream from a cursor, across outages of Redis."""
+"""Follows the event stream from a cursor, across outages of Redis."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from manager.errors import FleetUnavailableError
 from manager.fleet.event_types import Event, EventFilter
 from manager.fleet.events import EventStream
 
-#: Seconds for which one read waits, and before Redis is tried again.
+#: Seconds that one read waits, and seconds before a new attempt to reach Redis.
 _WAIT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.5
 _PAGE: Final = 500
@@ -23,10 +23,11 @@ def watch_events(
     idle_seconds: float | None = None,
     closed: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Yield the events after a cursor, in order, each once; `$` is now, `0` the oldest kept.
+    """Yield each event after a cursor once, in stream order.
 
-    Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event. While
-    Redis is away it waits, and continues after the last event.
+    The cursor may be `$` (now) or `0` (the oldest kept). Blocks between events. Ends once `closed` returns
+    True, or after `idle_seconds` without an event. During an outage of Redis it waits; then it continues
+    after the last event.
 
     Raises:
         FleetUnavailableError: Redis cannot be used when the watch begins.

@@ -1,4 +1,4 @@
-"""The fleet as a list at one moment: what routes of the API read, and how it comes from the live view."""
+"""Lists the fleet at one moment, from the live view."""
 
 import secrets
 import threading
@@ -23,14 +23,14 @@ from manager.telemetry.attention import (
 )
 from manager.telemetry.view import FleetView
 
-#: Seconds for which a list is served again, and for which the account files are not looked at again.
+#: Seconds for which a listing is reused, and for which account files are not read again.
 LIST_SECONDS: Final = 1.0
 FILES_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountFile:
-    """What an account's file says that readers show or select by."""
+    """The facts of an account file that readers show or select by."""
 
     #: None: the file is broken.
     enabled: bool | None
@@ -43,13 +43,13 @@ class AccountFile:
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """One account: its worker, what is desired of it, and its file, each None where there is none."""
+    """One account: its worker, desired state and file, each may be None."""
 
     account_id: str
     worker: WorkerInfo | None = None
     desired: DesiredState | None = None
     file: AccountFile | None = None
-    #: Rendered forms, by their name; filled by readers.
+    #: Cache of rendered forms, by name; filled by readers.
     rendered: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -62,7 +62,10 @@ class AccountRow:
 
     @property
     def _membership(self) -> tuple[tuple[str, ...], Mapping[str, str]]:
-        """By its file; where that is gone or broken, as it was when the account was started last."""
+        """The groups and labels of the file, else those of the last start.
+
+        The last start counts if the file is missing or broken.
+        """
         if self.file is not None and self.file.readable:
             return self.file.groups, self.file.labels
         if self.worker is not None and (self.worker.groups or self.worker.labels):
@@ -71,7 +74,7 @@ class AccountRow:
         return ((), {}) if tenant is None else (tenant.groups or (), tenant.labels)
 
     def within(self, selection: Selection) -> bool:
-        """Return whether the selection takes this account."""
+        """Return whether the selection includes this account."""
         return selection.matches(self.groups, self.labels)
 
     @property
@@ -88,7 +91,7 @@ class AccountRow:
 
     @property
     def host(self) -> str | None:
-        """The host that has its worker or had its last one; else the one that is to run it."""
+        """The host of the current or last worker, else of desired state."""
         recorded = "" if self.worker is None else str(self.worker.metadata.get("host") or "")
         return recorded or (self.desired.host if self.desired is not None else "") or None
 
@@ -99,17 +102,17 @@ class FleetListing:
 
     #: By Redis's clock.
     as_of: datetime
-    #: Where a reader of events goes on so that it misses nothing after this state.
+    #: The cursor from which a reader of events misses nothing after this state.
     cursor: str
-    #: Changes whenever anything else here does.
+    #: Changes whenever anything else in the listing does.
     version: str
     #: Account id → account, in the order of the ids.
     accounts: Mapping[str, AccountRow]
     #: Name → host, in the order of the names.
     hosts: Mapping[str, HostState]
-    #: Seconds since Redis went away; None: it is there.
+    #: Seconds since Redis became unreachable; None: it is reachable.
     stale_seconds: float | None = None
-    #: Accounts as they were sorted for readers, by the name of the sort key.
+    #: Cache of sorted accounts, by the name of the sort key.
     sorted: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
     #: Answers as they were rendered for readers, by what they asked for: body, and what follows it.
     pages: dict[str, tuple[bytes, str | None]] = field(default_factory=dict, compare=False, repr=False)
@@ -136,27 +139,28 @@ class FleetListing:
         )
 
     def host_attention(self) -> list[Attention]:
-        """Return what a person should look at about the hosts."""
+        """Return the attention items of all hosts."""
         should_run = Counter(one.host for one in self.accounts.values() if one.want == "running")
         return [one for host in self.hosts.values() for one in host_attention(host, should_run[host.name])]
 
 
 class FleetReader(Protocol):
-    """Where the API gets the fleet from."""
+    """Source of fleet listings."""
 
     def known(self) -> FleetListing | None:
         """Return the listing that `read` would return, if that needs no work. Does not block."""
 
     def read(self) -> FleetListing:
-        """Return the fleet as it is now, at most a second old. Blocks; thread-safe.
+        """Return a listing that is at most a second old. Blocks; thread-safe.
 
         Raises FleetUnavailableError if Redis cannot be used.
         """
 
 
 class ViewReader:
-    """Lists the fleet from the live view, at most once a second, and keeps the rows of accounts that did not
-    change.
+    """Lists the fleet from the live view, at most once a second.
+
+    Rows of accounts that did not change are reused.
     """
 
     def __init__(
@@ -168,9 +172,9 @@ class ViewReader:
         files_seconds: float = FILES_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`files` returns the accounts that have a file on this machine.
+        """Create a reader.
 
-        The view is started and closed elsewhere.
+        `files` returns the accounts that have a file on this machine. The caller starts and closes the view.
         """
         self.view = view
         self._read_files = files
@@ -180,9 +184,9 @@ class ViewReader:
         self._lock = threading.Lock()
         self._listing: tuple[float, FleetListing] | None = None
         self._files: tuple[float, Mapping[str, AccountFile]] | None = None
-        #: Set where the next read may not take the listing before.
+        #: Whether the next read must not reuse the previous listing.
         self._listing_due = False
-        #: Tells this reader's versions from those of another process.
+        #: Distinguishes the versions of this reader from those of other processes.
         self._life = secrets.token_hex(4)
         #: Counts changes of the files.
         self._files_version = 0
@@ -212,13 +216,13 @@ class ViewReader:
             return listing
 
     def read_now(self) -> FleetListing:
-        """Return the fleet as the view has it at this moment, as streams need it; else as `read`."""
+        """Return a listing of this moment, for streams. Else like `read`."""
         self._listing_due = True
         return self.read()
 
     def _list(self, files: Mapping[str, AccountFile], before: FleetListing | None) -> FleetListing:
         with self.view.reading() as state:
-            # Text of the view's version: equal text means that nothing but ages and the time has changed.
+            # While the version of the view stays the same, only ages and the time have changed.
             version = f"{self._life}-{self.view.version}-{self._files_version}"
             cursor, as_of, away = str(self.view.cursor), self.view.as_of, self.view.away_since_seconds
             hosts = {name: state.hosts[name] for name in sorted(state.hosts)}
@@ -261,7 +265,10 @@ def _row(
     desired: DesiredState | None,
     file: AccountFile | None,
 ) -> AccountRow:
-    """Return the row that is known if it still says the same: it has its rendered forms."""
+    """Return the known row if it is still current, else a new one.
+
+    The known row has its rendered forms.
+    """
     if known is not None and known.worker is worker and known.desired is desired and known.file == file:
         return known
     return AccountRow(account_id, worker, desired, file)

@@ -1,8 +1,7 @@
-"""The fleet as one reader knows it, in memory: hosts, records, heartbeats and desired state.
+"""State of a fleet in memory: hosts, records, heartbeats, desired state.
 
-Redis is read elsewhere; time is a parameter. Bytes that did not change are not decoded again, and an
-account's worker is judged by `observe`, the function that every listing uses, so that a view and a listing
-never differ.
+This module reads neither Redis nor a clock. It does not decode bytes again that did not change. It derives
+an account's worker with `current_worker`, which every listing uses, so that view and listing never differ.
 """
 
 import math
@@ -22,7 +21,7 @@ from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.telemetry.attention import GRACE_SECONDS
 
-#: Keys of a heartbeat that tell how the worker is; all others are figures.
+#: Keys of a heartbeat that are state of the worker; all others are figures.
 _STATE_KEYS: Final = ("worker_id", "health", "health_reason", "trading_mode")
 
 _decode: Final = msgspec.json.Decoder(type=dict[str, Any]).decode
@@ -32,7 +31,10 @@ RawHash = Mapping[bytes, bytes]
 
 @dataclass(slots=True)
 class _Beat:
-    """A worker's last heartbeat: its bytes, and when (Redis's clock) it stops counting as fresh."""
+    """A worker's last heartbeat.
+
+    After `fresh_until` (Redis's clock) it is stale.
+    """
 
     raw: bytes
     stamp: float
@@ -42,7 +44,7 @@ class _Beat:
     loop_age: float = 0.0
 
     def like(self, other: "_Beat") -> bool:
-        """Whether both say the same of the worker but for its figures."""
+        """Whether both contain the same state of the worker."""
         mine, theirs = self.data, other.data
         for key in _STATE_KEYS:  # noqa: SIM110 - a generator takes twice the time, for each of thousands a second
             if mine.get(key) != theirs.get(key):
@@ -65,7 +67,7 @@ class _Account:
     account_id: str
     entries: dict[str, _Entry] = field(default_factory=dict)
     desired: DesiredState | None = None
-    #: Time (Redis's clock) from which on the present judgement of its worker may no longer hold.
+    #: Time (Redis's clock) until which the derived `worker` stays valid without new data.
     holds_until: float = math.inf
     #: Time (Redis's clock) from which on it is missed if it should run and has no worker.
     missed_from: float = math.inf
@@ -74,13 +76,16 @@ class _Account:
 
 @dataclass(slots=True)
 class Changes:
-    """What one update changed: accounts whose state changed, whose figures alone did, and that are gone."""
+    """What one update changed.
+
+    `accounts` changed their state, `figures` only their figures; `gone` no longer exist.
+    """
 
     accounts: set[str] = field(default_factory=set)
     figures: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     hosts: set[str] = field(default_factory=set)
-    #: Of `accounts`, those that have a new record.
+    #: The members of `accounts` that have a new record.
     records: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -88,18 +93,18 @@ class Changes:
 
 
 class FleetState:
-    """Hosts and accounts of a fleet. Not safe for threads: its owner holds a lock."""
+    """Hosts and accounts of a fleet. Not thread-safe: its owner locks."""
 
     def __init__(self, *, stale_after_seconds: float) -> None:
         self._stale_after = stale_after_seconds
         self._accounts: dict[str, _Account] = {}
-        #: Host → account id as Redis has it → the host's record.
+        #: Host → account id (bytes, as in Redis) → the host's record.
         self._entries: dict[str, dict[bytes, _Entry]] = {}
         self._sorted: list[str] | None = None
         self.hosts: dict[str, HostState] = {}
         #: Redis's clock at the last update, seconds since the epoch.
         self.now = 0.0
-        #: Why nothing can be said of any worker, as while Redis is away; empty otherwise.
+        #: Why the state of workers is unknown, as during an outage of Redis; empty otherwise.
         self.blind = ""
 
     # reading
@@ -117,7 +122,7 @@ class FleetState:
         return None if account is None else account.desired
 
     def worker(self, account_id: str) -> WorkerInfo | None:
-        """Return what may be said of the account's worker now, as `FleetStore.get_worker` would."""
+        """Return the account's current worker, as `FleetStore.get_worker` does."""
         account = self._accounts.get(account_id)
         if account is None or not account.entries:
             return None
@@ -144,7 +149,7 @@ class FleetState:
     def replace(
         self, hosts: Mapping[str, RawHost], desired: Mapping[str, DesiredState], now: float
     ) -> Changes:
-        """Take a whole listing; returns how it differs from what was known."""
+        """Replace everything by a listing; return what changed."""
         changes = Changes()
         records: dict[str, dict[str, bytes | None]] = {
             account.account_id: dict.fromkeys(account.entries) for account in self._accounts.values()
@@ -161,7 +166,10 @@ class FleetState:
     def refresh(
         self, hosts: Mapping[str, RawHost], desired: Mapping[str, DesiredState] | None, now: float
     ) -> Changes:
-        """Take agents' reports, and heartbeats and desired state where they were read; records stay."""
+        """Update agents' reports, and heartbeats and desired state if given.
+
+        Records stay.
+        """
         changes = Changes()
         self._begin(hosts, now, changes)
         if desired is not None:
@@ -170,7 +178,7 @@ class FleetState:
         return self._finish(changes)
 
     def take_accounts(self, raw: RawAccounts) -> Changes:
-        """Take the present records and heartbeats of some accounts."""
+        """Update the records and heartbeats of some accounts."""
         changes = Changes()
         self.now = max(self.now, raw.now)
         self._take_records(raw.records, changes)
@@ -188,7 +196,7 @@ class FleetState:
         return any(entries and name not in hosts for name, entries in self._entries.items())
 
     def turn_blind(self, reason: str, now: float) -> Changes:
-        """Show every worker that may live as `unknown`, because Redis is away."""
+        """Mark every live worker as `unknown` during an outage of Redis."""
         changes = Changes()
         self.now = now
         if self.blind != reason:
@@ -235,7 +243,7 @@ class FleetState:
             self._doubt(entries.values(), changes)
 
     def _doubt(self, entries: Iterable[_Entry], changes: Changes) -> None:
-        """Have the workers of these entries judged again, where they may live."""
+        """Derive the workers of these entries again, unless they ended."""
         for entry in entries:
             if entry.info.status not in SETTLED:
                 entry.account.worker = None
@@ -319,7 +327,7 @@ class FleetState:
             self._settle(account)
 
     def _settle(self, account: _Account) -> None:
-        """Drop the judgement of the account's worker, and note until when the next one holds."""
+        """Drop the derived worker, and compute how long the next one holds."""
         account.worker = None
         holds = math.inf
         for entry in account.entries.values():

@@ -1,4 +1,4 @@
-"""Commands for many accounts at once."""
+"""The route that creates batches."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ from manager.telemetry.fleet_reader import FleetListing
 
 router = APIRouter(tags=["commands"])
 
-#: Seconds between two looks at a batch that is waited for.
-_LOOK_SECONDS: Final = 0.25
+#: Seconds between two reads of a batch while a request waits for it.
+_POLL_SECONDS: Final = 0.25
 #: Unknown accounts that an error names.
 _NAMED: Final = 20
 
@@ -41,7 +41,10 @@ async def _required_key(
         str | None, Header(alias="Idempotency-Key", pattern=KEY_PATTERN, description="The id of the batch.")
     ] = None,
 ) -> str:
-    """Return the key. Checked before the rate limit: a request without one is not counted."""
+    """Return the key.
+
+    Checked before the rate limit, so that requests without a key are not counted.
+    """
     return idempotency_key(request, required=True) or ""
 
 
@@ -54,7 +57,10 @@ async def create_batch(
     body: BatchBody,
     prefer: Prefer = None,
 ) -> Response:
-    """Carry out one command for the selected accounts. `expect` must be their number, or nothing is done."""
+    """Send one command to the selected accounts.
+
+    `expect` must be their number; otherwise nothing is done.
+    """
     del prefer
     if body.expect is None:
         raise ProblemError("confirmation_required", "give the number of selected accounts as `expect`")
@@ -69,7 +75,7 @@ async def create_batch(
 
 
 async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, chosen: list[str]) -> None:
-    """Send the batch. Sent twice, as after a death in between, it acts once for each account."""
+    """Send the batch. Idempotent, also if a process died while sending it."""
     head = CommandHead(
         fingerprint=fingerprint(request, body), what=f"{body.do} of {len(chosen)} accounts", by=by(request)
     )
@@ -90,8 +96,9 @@ async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, ch
 
 
 async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key: str) -> list[str]:
-    """Return the accounts of a batch: those of its record where one was begun, else those that are selected
-    now.
+    """Return the accounts of a batch.
+
+    A batch that was begun keeps the accounts of its record; a new one gets those that are selected now.
     """
     state = await parts.state()
     try:
@@ -106,14 +113,14 @@ async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key:
 
 
 async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Response:
-    """Return the batch, with `wait` once nothing is pending or the time is over."""
+    """Return the batch; waits up to `wait` seconds for pending accounts."""
     deadline = time.monotonic() + (wait or 0.0)
     while True:
         record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
         left = deadline - time.monotonic()
         if not result.pending or left <= 0:
             break
-        await asyncio.sleep(min(_LOOK_SECONDS, left))
+        await asyncio.sleep(min(_POLL_SECONDS, left))
     headers = {"Location": f"{PREFIX}/batches/{batch_id}"}
     if wait is not None:
         headers["Preference-Applied"] = f"wait={wait:g}"
@@ -124,14 +131,14 @@ async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Respons
 def _select(state: FleetListing, select: SelectBody) -> list[str]:
     """Return the ids of the selected accounts.
 
-    Raises ProblemError if the selection is not clear or names unknown ones.
+    Raises ProblemError if the selection is ambiguous or names unknown accounts.
     """
     ways = [select.accounts is not None, bool(select.groups or select.labels), select.all]
     if sum(ways) != 1:
         raise ProblemError(
             "invalid_request",
             "select accounts by `accounts`, or by `groups` and `labels`, or give `all: true`",
-            errors=[{"where": ["body", "select"], "message": "exactly one way to select is needed"}],
+            errors=[{"where": ["body", "select"], "message": "give exactly one way to select"}],
         )
     if select.accounts is not None:
         ids = [check_account_id(one) for one in dict.fromkeys(select.accounts)]
@@ -142,8 +149,8 @@ def _select(state: FleetListing, select: SelectBody) -> list[str]:
             )
         rows = [state.accounts[one] for one in ids]
     else:
-        wanted = select.selection
-        rows = [row for row in state.accounts.values() if row.within(wanted)]
+        selection = select.selection
+        rows = [row for row in state.accounts.values() if row.within(selection)]
     return [row.account_id for row in rows if select.state is None or row.status == select.state]
 
 
@@ -151,6 +158,6 @@ def _require_number(selected: int, expected: int) -> None:
     if selected != expected:
         raise ProblemError(
             "confirmation_wrong",
-            f"{selected} accounts are selected, {expected} were expected; nothing was done",
+            f"{selected} accounts are selected but `expect` is {expected}; nothing was done",
             more={"selected": selected},
         )

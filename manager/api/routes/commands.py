@@ -1,4 +1,4 @@
-"""Commands: to one account, from the registry of commands; to a host; and what became of them."""
+"""Routes for commands to accounts and hosts, and for their outcomes."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
@@ -27,25 +27,28 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=KEY_PATTERN,
-        description="The id of the command. Sent again within a day with the same key, a request acts once.",
+        description="The id of the command. A request repeated with the same key within a day acts once.",
     ),
 ]
 Prefer = Annotated[
     str | None, Header(description="`wait=N` (seconds, at most 60): answer when the command is done.")
 ]
 
-#: What the bodies of commands carry; those that are not here take no options.
+#: Bodies of commands; commands that are not listed take no options.
 _BODIES: Final[dict[str, type[BaseModel]]] = {"start": StartBody, "stop": StopBody}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": Command, "description": "With `Prefer: wait`: the command is done."},
-    202: {"model": Command, "description": "The command is written down and sent."},
+    200: {"model": Command, "description": "The command is done (with `Prefer: wait`)."},
+    202: {"model": Command, "description": "The command is recorded and sent."},
 }
 
 
 def _call(
     aio: AsyncWorkerManagerService, spec: CommandSpec, account_id: str, body: BaseModel
 ) -> Awaitable[Any]:
-    """Carry out a command of the registry. One that is not named here is the service's `<name>_worker`."""
+    """Call the service's method for a command of the registry.
+
+    By default it is the method `<name>_worker`.
+    """
     if isinstance(body, StartBody):
         return aio.start_worker_from_config(account_id, body.apply_defaults, body.validate_first)
     if isinstance(body, StopBody):
@@ -63,11 +66,11 @@ def _add_route(spec: CommandSpec) -> None:
         parts: Parts,
         principal: Operator,
         account_id: Id,
-        body: Any = Body(default=None),  # noqa: B008 - how FastAPI is told of a body
+        body: Any = Body(default=None),  # noqa: B008 - declares the body to FastAPI
         idempotency_key: Key = None,
         prefer: Prefer = None,
     ) -> Response:
-        del idempotency_key, prefer  # in the document; the runner reads the headers
+        del idempotency_key, prefer  # declared for the OpenAPI document; the runner reads the headers
         check_account_id(account_id)
         require_inside(principal, await parts.state(), [account_id])
         options = body if body is not None else model()
@@ -106,7 +109,7 @@ async def move_account(
     idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Stop the account's worker where it is and start it on another host."""
+    """Stop the account's worker and start it on another host."""
     del idempotency_key, prefer
     check_account_id(account_id)
     state = await parts.state()
@@ -115,7 +118,7 @@ async def move_account(
         raise ProblemError("no_such_host", f"no host {body.host} in this fleet; nothing was done")
     call = CommandCall(
         what="forced move" if body.force else "move",
-        command="start",  # the last of the tasks that a move is
+        command="start",  # the last task of a move
         account_id=account_id,
         host=body.host,
         call=lambda: parts.aio.move_worker(account_id, body.host, force=body.force),
@@ -144,7 +147,7 @@ async def validate_account(parts: Parts, principal: Operator, account_id: Id) ->
 async def command(
     parts: Parts, principal: Reader, command_id: Annotated[str, Path(min_length=1, max_length=128)]
 ) -> Response:
-    """Return a command that was given through this API, and what became of it."""
+    """Return a command that was sent through this API, and its outcome."""
     record = await parts.commands.read(command_id)
     if record.head.account_id and principal.read_selection:
         readable(principal, await parts.state(), record.head.account_id)
@@ -161,7 +164,7 @@ async def drain_host(
     idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Take a host out of service: its workers move to other hosts, or stop."""
+    """Drain a host: move its workers to other hosts, or stop them."""
     del principal, idempotency_key, prefer
     _require_confirmation(host, body.confirm)
 
@@ -190,7 +193,7 @@ async def resume_host(
     idempotency_key: Key = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Let a drained host take workers again."""
+    """Let a drained host run workers again."""
     del principal, idempotency_key, prefer
     _require_confirmation(host, body.confirm)
 
@@ -203,7 +206,10 @@ async def resume_host(
 
 
 async def _confirmed_in_query(host: HostName, confirm: str | None = None) -> None:
-    """Demand the confirmation before anything else: a request without one is not counted."""
+    """Check the confirmation before the rate limit.
+
+    A request without a confirmation is not counted.
+    """
     _require_confirmation(host, confirm)
 
 

@@ -1,4 +1,4 @@
-"""The fleet as it is: summary, accounts, workers, hosts, and where an account would run."""
+"""Routes for the state of the fleet: accounts, workers, hosts."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ Id = Annotated[str, Path(min_length=1, max_length=255)]
 
 @router.get("/fleet", response_model=FleetSummary)
 async def fleet(request: Request, parts: Parts, principal: Reader) -> Response:
-    """Return counts of accounts and hosts, and sums of balance and equity by currency."""
+    """Return counts of accounts and hosts, and sums by currency."""
     state = await parts.state()
     same = not_modified(request, state)
     if same is not None:
@@ -132,7 +132,10 @@ async def worker(request: Request, parts: Parts, principal: Reader, account_id: 
 
 @router.get("/accounts/{account_id}/placement", response_model=PlacementReport)
 async def placement(parts: Parts, principal: Reader, account_id: Id) -> Response:
-    """Return on which host the account would run if it were started now, and why; starts nothing."""
+    """Return the host that placement would choose now, and the reasons.
+
+    Starts nothing.
+    """
     readable(principal, await parts.state(), account_id)
 
     def place() -> dict[str, Any]:
@@ -181,16 +184,16 @@ def _with_moment(state: FleetListing, item: bytes) -> bytes:
 
 
 def _severities(state: FleetListing, accounts: list[AccountRow]) -> Iterator[str]:
-    """Yield the severity of everything to look at, about hosts too."""
-    wanted = Counter(one.host for one in accounts if one.want == "running")
+    """Yield the severity of each attention item of accounts and hosts."""
+    should_run = Counter(one.host for one in accounts if one.want == "running")
     for account in accounts:
         yield from (str(one.severity) for one in state.attention(account))
     for host in state.hosts.values():
-        yield from (str(one.severity) for one in host_attention(host, wanted[host.name]))
+        yield from (str(one.severity) for one in host_attention(host, should_run[host.name]))
 
 
 def _currencies(accounts: list[AccountRow]) -> dict[str, dict[str, Any]]:
-    """Return the sums of the running workers' figures, by currency."""
+    """Sum the figures of running workers by currency."""
     sums: dict[str, dict[str, Any]] = {}
     for one in accounts:
         metadata = {} if one.worker is None or one.status != "running" else one.worker.metadata

@@ -1,4 +1,4 @@
-"""Whether the process lives and can answer, and the pages that need no token."""
+"""Routes for liveness, readiness, metrics and the OpenAPI document."""
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -16,13 +16,16 @@ pages = APIRouter(include_in_schema=False)
 
 @router.get("/healthz", response_model=Health)
 async def healthz() -> Response:
-    """Return 200 while the process lives."""
+    """Return 200 while the process runs."""
     return answer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=Health)
 async def readyz(parts: Parts) -> Response:
-    """Return 200 if Redis answers on a new connection and the fleet can be read; else 503."""
+    """Return 200 if the server can read the fleet, else 503.
+
+    Redis must answer on a new connection.
+    """
     await run_in_threadpool(parts.ready)
     await parts.state()
     return answer({"status": "ok"})

@@ -1,4 +1,7 @@
-"""What was recorded: the audit trail, batches, versions of the configuration, and the doctor's findings."""
+"""Routes for records: audit trail, batches, configuration versions.
+
+Also runs the checks of `manager doctor`.
+"""
 
 import csv
 import io
@@ -35,10 +38,10 @@ from manager.system.text import printable
 
 router = APIRouter(tags=["records"])
 
-#: Entries of the trail that one look reads at first; twice as many each time until the page is full.
-_FIRST_LOOK: Final = 2_000
+#: Audit entries of the first read. Each further read doubles the number, until the page is full.
+_FIRST_READ: Final = 2_000
 _MOST: Final = 200_000
-#: Batches that are kept.
+#: Maximum number of listed batches.
 _BATCHES: Final = 1000
 _OUTCOMES: Final = ("done", "already", "skipped", "failed", "pending")
 _COLUMNS: Final = (
@@ -50,11 +53,11 @@ Version = Annotated[int, Path(ge=1, le=10**9)]
 
 
 class AuditQuery(PageQuery):
-    """Which entries of the trail."""
+    """Query parameters that select audit entries."""
 
     account: Text | None = None
     what: Text | None = None
-    by: Annotated[Text | None, Field(description="Part of who asked.")] = None
+    by: Annotated[Text | None, Field(description="Part of the sender's name.")] = None
     outcome: Text | None = None
     command: Text | None = None
 
@@ -69,14 +72,14 @@ class AuditQuery(PageQuery):
 
 
 class ExportQuery(AuditQuery):
-    """Which entries, and in which form."""
+    """Query parameters of an export of the audit trail."""
 
     form: Literal["jsonl", "csv"] = "jsonl"
 
 
 @router.get("/audit", response_model=AuditPage)
 async def audit(parts: Parts, principal: Reader, query: Annotated[AuditQuery, Query()]) -> Response:
-    """List who asked for what and with which outcome, the newest first."""
+    """List the entries of the audit trail, newest first."""
     require_whole(principal)
     found, following = await run_in_threadpool(_audit_page, parts, query)
     return answer({"items": [_entry(one) for one in found], "next": following})
@@ -90,7 +93,7 @@ async def audit(parts: Parts, principal: Reader, query: Annotated[AuditQuery, Qu
 async def export(
     parts: Parts, principal: Reader, query: Annotated[ExportQuery, Query()]
 ) -> StreamingResponse:
-    """Stream the whole trail, the oldest first."""
+    """Stream the whole audit trail, oldest first."""
     require_whole(principal)
     entries = (entry for entry in parts.audit.everything() if query.takes(entry))
     if query.form == "csv":
@@ -102,23 +105,23 @@ async def export(
 
 @router.get("/batches", response_model=BatchPage)
 async def batches(parts: Parts, principal: Reader, query: Annotated[PageQuery, Query()]) -> Response:
-    """List the batches of the last day, the newest first."""
+    """List the batches of the last day, newest first."""
     require_whole(principal)
 
-    def look() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         records = sorted(parts.batches.batches(_BATCHES), key=_batch_key, reverse=True)
         found = page(records, _batch_key, query, descending=True, order="batches")
         items = [batch_summary(*parts.batches.batch_result(one.id)) for one in found.items]
         return {"items": items, "next": found.next, "total": found.total}
 
-    return answer(await run_in_threadpool(look))
+    return answer(await run_in_threadpool(read))
 
 
 @router.get("/batches/{batch_id}", response_model=BatchDetail)
 async def batch(
     parts: Parts, principal: Reader, batch_id: Annotated[str, Path(min_length=1, max_length=128)]
 ) -> Response:
-    """Return a batch, and what became of each of its accounts by now."""
+    """Return a batch with the current outcome of each account."""
     detail = batch_detail(*await run_in_threadpool(parts.batches.batch_result, batch_id))
     if principal.readable:
         state = await parts.state()
@@ -130,26 +133,29 @@ async def batch(
 
 @router.get("/config/versions", response_model=ConfigVersionPage)
 async def config_versions(parts: Parts, principal: Reader) -> Response:
-    """List the pushed versions of the account files that are kept, the newest first."""
+    """List the stored versions of the account files, newest first."""
     require_whole(principal)
 
-    def look() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         current = parts.versions.current()
         items = [{**one.to_dict(), "time": utc(one.time)} for one in parts.versions.history()]
         return {"items": items, "current": None if current is None else current[0]}
 
-    return answer(await run_in_threadpool(look))
+    return answer(await run_in_threadpool(read))
 
 
 @router.get("/config/versions/{version}", response_model=ConfigVersionDetail)
 async def config_version(parts: Parts, principal: Reader, version: Version) -> Response:
-    """Return one version with its files. They hold references to credentials, no credentials."""
+    """Return one version of the account files, with their content.
+
+    The files refer to credentials but contain none.
+    """
     require_whole(principal)
     return answer(_version(await run_in_threadpool(parts.versions.read, version)))
 
 
 class DifferenceQuery(BaseModel):
-    """Which two versions."""
+    """Query parameters that name two versions."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -164,11 +170,11 @@ async def config_difference(
     """Return the difference of two versions as lines of a unified diff."""
     require_whole(principal)
 
-    def look() -> list[str]:
+    def read() -> list[str]:
         before, now = parts.versions.read(query.from_version), parts.versions.read(query.to_version)
         return difference(before.files, now.files)
 
-    lines = await run_in_threadpool(look)
+    lines = await run_in_threadpool(read)
     return answer({"from_version": query.from_version, "to_version": query.to_version, "lines": lines})
 
 
@@ -177,7 +183,7 @@ async def _expected_version(
         str | None, Header(alias="If-Match", pattern=VERSION_PATTERN, description='`"<current version>"`')
     ] = None,
 ) -> int:
-    """Return the version that an If-Match header names."""
+    """Return the version in the If-Match header."""
     if if_match is None:
         raise ProblemError("precondition_required", 'give the current version as If-Match: "<version>"')
     return int(if_match.strip('"'))
@@ -191,10 +197,10 @@ async def config_rollback(
     principal: Configurer,
     body: RollbackBody,
 ) -> Response:
-    """Make an old version of the account files count again, as a new version."""
+    """Push an old version of the account files again, as a new version."""
     if principal.selection:
         raise ProblemError(
-            "outside_selection", "a version holds every account, and the token has a selection"
+            "outside_selection", "a version contains every account, but the token is limited to a selection"
         )
     who = by(request)
 
@@ -212,7 +218,7 @@ async def config_rollback(
 
 @router.get("/doctor", response_model=DoctorReport)
 async def doctor(parts: Parts, principal: Reader) -> Response:
-    """Run the checks of `manager doctor`. Takes seconds where hosts are asked."""
+    """Run the checks of `manager doctor`. May take several seconds."""
     require_whole(principal)
     checks = await run_in_threadpool(parts.doctor)
     return answer(
@@ -250,15 +256,15 @@ def batch_detail(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
 
 
 def _audit_page(parts: ApiParts, query: AuditQuery) -> tuple[list[AuditEntry], str | None]:
-    """Read the trail from its end, twice as far each time until the page is full."""
-    look = _FIRST_LOOK
+    """Read the audit trail from its end until the page is full."""
+    count = _FIRST_READ
     while True:
-        entries = parts.audit.last(look)
+        entries = parts.audit.last(count)
         chosen = sorted((one for one in entries if query.takes(one)), key=_audit_key, reverse=True)
         found = page(chosen, _audit_key, query, descending=True, order="audit")
-        if len(entries) < look or look >= _MOST or (len(found.items) == query.limit and found.next):
+        if len(entries) < count or count >= _MOST or (len(found.items) == query.limit and found.next):
             return list(found.items), found.next
-        look *= 2
+        count *= 2
 
 
 def _audit_key(entry: AuditEntry) -> tuple[float, str]:
@@ -282,7 +288,7 @@ def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
     writer = csv.DictWriter(buffer, _COLUMNS)
     writer.writeheader()
     for entry in entries:
-        # A cell that begins like a formula is one to a spreadsheet; who asked is text that others wrote.
+        # Spreadsheets run a cell that begins like a formula, and the sender's name is text from outside.
         row = {key: printable(str(value)) for key, value in _entry(entry).items()}
         writer.writerow(
             {key: f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for key, text in row.items()}

@@ -1,4 +1,4 @@
-"""Log in and out, and who am I."""
+"""Routes for browser sessions and tokens."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from manager.api.access import Admin, Anybody, by
+from manager.api.access import Admin, Authenticated, by
 from manager.api.auth import COOKIE, Principal
 from manager.api.bodies import LoginBody, TokenBody
 from manager.api.models import NewToken, TokenPage, Who
@@ -22,7 +22,10 @@ router = APIRouter(tags=["session"])
 
 @router.post("/session", response_model=Who)
 async def log_in(request: Request, parts: Parts, body: LoginBody) -> Response:
-    """Open a session for a browser, by a one-time code or a token; sets the cookie `wm_session`."""
+    """Open a browser session with a one-time code or a token.
+
+    Sets the cookie `wm_session`.
+    """
     address = request.state.address
     if (body.code is None) == (body.token is None):
         raise ProblemError("invalid_request", "give either `code` or `token`")
@@ -46,13 +49,13 @@ async def log_in(request: Request, parts: Parts, body: LoginBody) -> Response:
 
 
 @router.get("/session", response_model=Who)
-async def who_am_i(principal: Anybody) -> Response:
-    """Return who the token or the session belongs to, and its scopes."""
+async def who_am_i(principal: Authenticated) -> Response:
+    """Return the name, the scopes and the selection of the token or session."""
     return answer(_who(principal))
 
 
 @router.delete("/session", status_code=204, response_class=Response)
-async def log_out(request: Request, parts: Parts, principal: Anybody) -> Response:
+async def log_out(request: Request, parts: Parts, principal: Authenticated) -> Response:
     """End the session of the cookie. A token stays valid; revoke it instead."""
     del principal
     secret = request.cookies.get(COOKIE, "")

@@ -13,7 +13,7 @@ from manager.api.problems import ProblemError
 
 FLEET = "/api/v1/fleet"
 SESSION = "/api/v1/session"
-#: What a page of this server sends with each of its requests.
+#: Headers that a page of this server sends with each request.
 OWN_PAGE = {"X-Manager": "1", "Sec-Fetch-Site": "same-origin"}
 
 
@@ -33,7 +33,7 @@ def test_every_answer_has_the_security_headers(api: Api) -> None:
     "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8700", ""]
 )
 def test_a_foreign_host_is_refused_with_a_good_token_too(api: Api, host: str) -> None:
-    """DNS rebinding: a page of another name whose address became ours."""
+    """DNS rebinding: a page of another name whose address now is this server's."""
     problem(api.client().get(FLEET, headers={"Host": host}), 421, "unknown_host")
 
 

@@ -62,7 +62,7 @@ def test_dates() -> None:
     [
         (parse_days, "monday", "is not a day; days are mon, tue"),
         (parse_days, "mon-", "is not a day"),
-        (parse_days, [], "names no day"),
+        (parse_days, [], "contains no day"),
         (parse_time, "8:00", "is not a time of day"),
         (parse_time, "24:00", "00:00 to 23:59"),
         (parse_time, "12:60", "00:00 to 23:59"),
