@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     #: Whether a proxy on this machine does TLS for the API: its X-Forwarded-For and X-Forwarded-Proto are
     #: believed.
     api_proxy: bool = False
-    #: Which accounts have metrics of their own: all, those that need attention, none, or (`auto`) all up to
+    #: Which accounts have their own metrics: all, those that need attention, none, or (`auto`) all up to
     #: 1,000 and those that need attention beyond.
     metrics_accounts: Literal["auto", "all", "attention", "none"] = "auto"
     #: File with a token that may read `/metrics`, also while Redis is away.

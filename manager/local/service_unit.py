@@ -26,7 +26,7 @@ _BODY: Final = """\
 # Written by `manager service install`; `manager service uninstall` removes it.
 [Unit]
 Description={title}
-{after}# Restart without a limit, because Redis may be away for a long time.
+{after}# Restart without a limit, because Redis may be unreachable for a long time.
 StartLimitIntervalSec=0
 
 [Service]
