@@ -34,8 +34,8 @@ _MAX_ID: Final = 255
 _MAX_BODY: Final = 100_000
 #: Maximum delay of an eta: a delayed task waits in the agent's memory and is lost with it.
 _MAX_ETA: Final = timedelta(minutes=5)
-#: Tasks for which an eta is refused. The agent would read the command when it is due, and would then order it
-#: after a stop that was sent in the meantime.
+#: Tasks for which an eta is refused. The agent would read the command when it is due, and would then treat
+#: it as later than a stop that was sent in the meantime.
 _NOT_LATER: Final = frozenset({wire.START_WORKER, wire.RESTART_WORKER, wire.START_ALL, wire.RESTART_ALL})
 
 

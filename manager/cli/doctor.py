@@ -4,7 +4,7 @@ import click
 
 from manager.cli.common import json_option, print_json, say, settings
 
-#: Places that add nothing to the text of the finding.
+#: Values of `where` that are not printed, because the finding names them.
 _EVERYWHERE = ("this machine", "hosts", "fleet")
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 

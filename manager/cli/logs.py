@@ -210,15 +210,15 @@ def _report_location(named: list[str], found: set[str], *, follow: bool) -> int:
     doubtful = [account_id for account_id in named if account_id not in here]
     if not doubtful:
         return 0
-    elsewhere: dict[str, str] = {}
+    host_of: dict[str, str] = {}
     away = ""
     try:
-        elsewhere = _hosts(doubtful)
+        host_of = _hosts(doubtful)
     except ManagerError as error:
         away = f"only this machine was checked: {error}"
     code = 0
     for account_id in doubtful:
-        host = elsewhere.get(account_id)
+        host = host_of.get(account_id)
         moved = host is not None and host != now.host
         if account_id in found:
             if moved:

@@ -50,7 +50,7 @@ def install(runs: Any, system: bool | None, name: str, dry_run: bool, run_as: st
 
     It gets the MANAGER_... settings of this shell.
 
-    `host` (the default) runs the host agent of a fleet whose Redis is elsewhere; workers continue when the
+    `host` (the default) runs the host agent of a fleet whose Redis runs separately; workers continue when the
     service stops or restarts. `up` runs everything on one machine; stopping the service stops the workers.
     """
     from manager.local import service as services

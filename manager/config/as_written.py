@@ -12,7 +12,7 @@ from manager.config.document import Document
 from manager.config.problems import Place
 
 _EACH: Final = object()
-#: Places that hold texts; `_EACH` stands for every key or index.
+#: Paths of keys that hold texts; `_EACH` stands for every key or index.
 _TEXTS: Final[tuple[tuple[object, ...], ...]] = (
     ("command", _EACH),
     ("environment", _EACH),

@@ -213,7 +213,7 @@ class ScheduleConfig(_Section):
 
     @property
     def needs_clock(self) -> bool:
-        """Whether a time or a date without a clock of its own stands in it."""
+        """Whether it contains a time or a date without a clock."""
         return any(entry.needs_clock for entry in self.run or ()) or any(
             entry.dates is not None for entry in self.except_
         )

@@ -171,7 +171,7 @@ def _literals_in(place: Place, text: str) -> Iterator[Literal]:
             text = text.removeprefix(_LITERAL)
         elif credentials.scheme_of(text) is not None:
             return
-    # Elsewhere, words such as `key` and `token` often name a field or a coin instead of a secret.
+    # In other keys, words such as `key` and `token` often name a field or a coin instead of a secret.
     named = is_secret_name if place[0] in _RESOLVED else is_surely_secret
     names = [part for part in place[1:] if isinstance(part, str) and named(part)]
     if names:

@@ -113,7 +113,7 @@ def _misplaced(key: str, place: Place, model: type[BaseModel]) -> str | None:
     if len(candidates) != 1:
         return None
     right = (*around, *candidates[0][len(_names(around)) :]) if near else candidates[0]
-    return f"it belongs elsewhere: write {dotted(right)}"
+    return f"it is in the wrong place: write {dotted(right)}"
 
 
 def _names(place: Place) -> Place:

@@ -25,7 +25,7 @@ from manager.validation import AccountConfigurationValidator
 
 #: Seconds that hosts have to check the accounts.
 _ANSWER_SECONDS: Final = 15.0
-#: Ignored files that get a finding of their own; the others are counted.
+#: Ignored files that get a separate finding; the others are counted.
 _SHOWN_FILES: Final = 10
 #: Accounts that one finding names.
 _NAMED: Final = 5

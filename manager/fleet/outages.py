@@ -95,7 +95,7 @@ _CODE: Final = re.compile(rf"(?:^|[\s:]-?)({'|'.join(_OUTAGES)}) ")
 
 
 class ServerRefusesError(exceptions.ConnectionError):
-    """Raised when a server refuses a command because of its own state."""
+    """Raised when a server refuses a command because of its state."""
 
     def __init__(self, outage: Outage, text: str) -> None:
         super().__init__(text if text.startswith(outage.code) else f"{outage.code} {text}")

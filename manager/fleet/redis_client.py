@@ -81,7 +81,7 @@ def translated(url: str) -> Iterator[None]:
                 f"Redis at {safe_url(url)} does not have this database: correct the number at the end of "
                 "MANAGER_REDIS_URL"
             ) from None
-        here = "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names one elsewhere"
+        here = "is the fleet up? `manager up` starts one here; MANAGER_REDIS_URL names another one"
         there = "is it running there, and can this machine reach it?"
         advice = here if url.startswith("unix") else there
         raise FleetUnavailableError(

@@ -13,7 +13,7 @@ from manager.system.storage import disk_refuses
 class ResilientOutput(TextIOBase):
     """Writes to a stream, and to a log file after the stream was closed.
 
-    `manager up` must stop the fleet after its terminal was closed, so an error of its own output must not end
+    `manager up` must stop the fleet after its terminal was closed, so an error of its output must not end
     it. Text that a full disk does not accept is dropped.
     """
 

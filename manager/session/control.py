@@ -2,7 +2,7 @@
 
 It is a Unix socket in the state directory, or a named pipe on Windows. `tcp:127.0.0.1:0` exists so that tests
 on every system use the portable code. A connection carries one JSON object each way. Every request must
-contain the token of the worker's record, because a named pipe's default rights admit other users.
+contain the token of the worker's record, because a named pipe's default rights allow other users.
 """
 
 import contextlib

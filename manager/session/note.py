@@ -3,8 +3,8 @@
 The host agent keeps a record of each worker in the state directory. A record that was emptied, damaged or
 removed while no agent ran must not make a running worker look ended. The worker therefore writes the same
 record into the run directory and keeps that file open. On Linux a new agent finds the open file through
-`/proc`, even after the file, the run directory or the whole state directory was removed. Elsewhere the agent
-reads the file itself.
+`/proc`, even after the file, the run directory or the whole state directory was removed. On other systems
+the agent reads the file itself.
 """
 
 import os

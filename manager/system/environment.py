@@ -45,7 +45,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, **(extra or {})}
 
 
-#: Variables of the manager's interpreter and of its own processes.
+#: Variables of the manager's interpreter and of its processes.
 _OWN: Final = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
 
 

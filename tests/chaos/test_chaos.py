@@ -59,7 +59,7 @@ STALE_SECONDS = 5.0
 #: Number of accounts, the last ones, with a program: a shell whose bot has detached from it.
 WRAPPERS = 5
 BOT = bot.__file__
-#: Directory for a limit of one process's threads (cgroup v1); elsewhere this fault does nothing.
+#: Directory for a limit of one process's threads (cgroup v1); on other systems this fault does nothing.
 PIDS_CGROUP = Path("/sys/fs/cgroup/pids")
 SIGCONT = int(getattr(signal, "SIGCONT", 0))
 
@@ -530,8 +530,8 @@ class Chaos:
         print(f"wrong with {sorted(accounts)}: {self.watch.wrong[:5]}")
         for host in self.hosts:
             lines = host.log("agent").splitlines()
-            told = [line for line in lines if "agent_started" in line or any(a in line for a in accounts)]
-            print(f"--- agent of {host.host}", *told, sep="\n")
+            reported = [line for line in lines if "agent_started" in line or any(a in line for a in accounts)]
+            print(f"--- agent of {host.host}", *reported, sep="\n")
             for account_id in sorted(accounts):
                 log = host.paths.worker_log(account_id)
                 if log.exists():

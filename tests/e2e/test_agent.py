@@ -143,7 +143,9 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
     accounts = fleet.add_accounts(1)
     fleet.run_json("start-all")
     worker = fleet.workers()[accounts[0]]
-    eventually(lambda: fleet.store.hosts()[0].data["heard_seconds_ago"] is not None, what="it hears itself")
+    eventually(
+        lambda: fleet.store.hosts()[0].data["heard_seconds_ago"] is not None, what="its self-test arrives"
+    )
     assert fleet.agent is not None
 
     # Another client takes the agent's messages: Redis serves the client that has waited longest.
@@ -213,7 +215,7 @@ def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_star
     eventually(
         lambda: [fleet.status(f"account-00{number}") for number in (1, 2, 3)] == ["running"] * 3,
         within=20,
-        what="what is wanted runs again",
+        what="the workers of desired state run again",
     )
     # A crash is not a clean end: workers continue.
     workers = list(fleet.workers().values())
@@ -241,9 +243,9 @@ def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> No
 
 def test_the_scheduler_has_due_things_done_and_its_health_is_that_they_are(fleet: Fleet) -> None:
     fleet.extra_environment["MANAGER_TIDY_SECONDS"] = "1"
-    told = fleet.run("healthcheck", "--scheduler")
-    assert told.returncode == 1
-    assert "housekeeping never ran: check that `manager scheduler` runs" in told.stderr
+    result = fleet.run("healthcheck", "--scheduler")
+    assert result.returncode == 1
+    assert "housekeeping never ran: check that `manager scheduler` runs" in result.stderr
     fleet.spawn(sys.executable, "-m", "manager.cli", "scheduler", log="scheduler")
     eventually(
         lambda: fleet.run("healthcheck", "--scheduler").returncode == 0,

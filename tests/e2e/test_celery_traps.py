@@ -75,13 +75,13 @@ def test_trap_a_caller_must_be_restarted_after_an_outage(fleet: Fleet) -> None:
             host=fleet.host,
         )
     )
-    told: list[BaseException] = []
-    thread = threading.Thread(target=_start_and_tell, args=(service, "account-002", told))
+    errors: list[BaseException] = []
+    thread = threading.Thread(target=_start_and_tell, args=(service, "account-002", errors))
     thread.start()
     eventually(lambda: fleet.status("account-002") == "starting", what="the start is under way")
     fleet.redis.stop()
     thread.join(timeout=30)
-    assert [type(error) for error in told] == [FleetUnavailableError]
+    assert [type(error) for error in errors] == [FleetUnavailableError]
     with pytest.raises(FleetUnavailableError):
         service.start_worker_from_config("account-001")
     fleet.redis.start()
@@ -89,11 +89,11 @@ def test_trap_a_caller_must_be_restarted_after_an_outage(fleet: Fleet) -> None:
     assert service.start_worker_from_config("account-001").status == "running"
 
 
-def _start_and_tell(service: WorkerManagerService, account_id: str, told: list[BaseException]) -> None:
+def _start_and_tell(service: WorkerManagerService, account_id: str, reported: list[BaseException]) -> None:
     try:
         service.start_worker_from_config(account_id)
     except BaseException as error:
-        told.append(error)
+        reported.append(error)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "unregistered", "junk"])

@@ -92,7 +92,7 @@ def test_accounts_that_cannot_start_say_why_and_leave_nothing(fleet: Fleet) -> N
     assert not fleet.workers()
 
 
-def test_wrong_password_is_refused_by_the_venue_and_told(fleet: Fleet) -> None:
+def test_wrong_password_is_refused_by_the_venue_and_reported(fleet: Fleet) -> None:
     fleet.add_account("account-001", 5001)
     fleet.run_json("start", "account-001")
     fleet.run_json("stop", "account-001")

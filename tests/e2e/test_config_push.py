@@ -38,8 +38,8 @@ def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, f
         lambda: [host.data.get("config_version") for host in desk.store.hosts()] == [1],
         what="the host has it",
     )
-    told = desk.run_json("start-all")
-    assert sorted(told["started"]) == ["account-001", "account-002"]
+    reported = desk.run_json("start-all")
+    assert sorted(reported["started"]) == ["account-001", "account-002"]
     # The host checks the account: it has the password file, and the manager's machine has none.
     desk.add_account(A, 5001, password="file:secrets/other")
     (desk.config_dir / "secrets" / "other").write_text(PASSWORD)
@@ -67,10 +67,10 @@ def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, f
 def test_validate_says_where_it_checked_and_warns_of_a_venue_out_of_reach(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.add_account("away", 5009, venue="tcp:127.0.0.1:1")
-    told = fleet.run("validate")
-    assert told.returncode == 0, told.stderr
-    assert "3 valid, 0 invalid (checked on host test-host)" in told.stdout
-    assert "its venue cannot be reached from this host now" in told.stdout
+    result = fleet.run("validate")
+    assert result.returncode == 0, result.stderr
+    assert "3 valid, 0 invalid (checked on host test-host)" in result.stdout
+    assert "its venue cannot be reached from this host now" in result.stdout
     fleet.add_account("nowhere", 5010, requires="moon")
     assert "test-host: it lacks label moon" in fleet.run("validate", "nowhere").stdout
     assert "(checked on this machine)" in fleet.run("validate", "nowhere", "--here").stdout

@@ -34,11 +34,11 @@ def test_an_account_whose_file_is_gone_is_named_and_can_be_forgotten(fleet: Flee
     (fleet.config_dir / "accounts" / f"{A}.yaml").unlink()
 
     listed = fleet.run("ps", "-a").stdout
-    told = {line.split()[0]: line for line in listed.splitlines()[1:]}
-    assert "its account file is missing" in told[A]
-    assert "running" in told[A]
-    assert told[B].split()[1:3] == ["never", "started"]
-    assert told[C].split()[1] == "disabled"
+    reported = {line.split()[0]: line for line in listed.splitlines()[1:]}
+    assert "its account file is missing" in reported[A]
+    assert "running" in reported[A]
+    assert reported[B].split()[1:3] == ["never", "started"]
+    assert reported[C].split()[1] == "disabled"
     assert f"{A}: its account file is missing" in fleet.run("doctor").stdout
     refused = fleet.run("forget", A)
     assert refused.returncode == 1
@@ -95,7 +95,7 @@ def test_a_group_stops_while_the_file_of_another_account_is_gone(fleet: Fleet) -
     assert fleet.status(A) == "stopped"
 
 
-def test_who_waits_while_redis_cannot_be_trusted_is_told_for_how_long(fleet: Fleet) -> None:
+def test_who_waits_while_redis_cannot_be_trusted_is_reported_for_how_long(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     marker = redis.Redis.from_url(fleet.redis_url)
     marker.delete("manager:fleet")  # as in a Redis that has lost its data

@@ -21,11 +21,11 @@ def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
     worker = fleet.workers()[A]
     with fleet.redis.client() as client:
         client.config_set("maxmemory", "1mb")
-        told = fleet.run("start", accounts[1])
+        result = fleet.run("start", accounts[1])
         stopped = fleet.run("stop", A)
-        assert (told.returncode, stopped.returncode) == (1, 1)
-        assert "out of memory (OOM)" in told.stderr
-        assert "Traceback" not in told.stderr + stopped.stderr
+        assert (result.returncode, stopped.returncode) == (1, 1)
+        assert "out of memory (OOM)" in result.stderr
+        assert "Traceback" not in result.stderr + stopped.stderr
         assert worker.alive()
         assert fleet.stats()["sessions"] == 1
         client.config_set("maxmemory", "0")
@@ -34,7 +34,7 @@ def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
     assert not worker.alive()
 
 
-def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending_it(fleet: Fleet) -> None:
+def test_a_file_that_breaks_while_its_account_runs_is_reported_and_mended_by_mending_it(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start-all")
     workers = fleet.workers()
@@ -54,7 +54,7 @@ def test_a_file_that_breaks_while_its_account_runs_is_told_and_mended_by_mending
     eventually(lambda: fleet.status(A) == "running", what="its file is whole again")
 
 
-def test_a_state_directory_that_takes_no_writing_is_told(fleet: Fleet) -> None:
+def test_a_state_directory_that_takes_no_writing_is_reported(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start", A)
     # A directory in place of the file fails every write, as a full or read-only disk would, also for root.
@@ -164,8 +164,8 @@ def test_a_batch_goes_on_over_a_restart_of_redis(fleet: Fleet) -> None:
     fleet.redis.restart()
     out, _ = batch.communicate(timeout=90)
     answer = json.loads(out)
-    told = {*answer["started"], *answer["failed"], *answer["skipped"], *answer["pending"]}
-    assert told == set(accounts)
+    reported = {*answer["started"], *answer["failed"], *answer["skipped"], *answer["pending"]}
+    assert reported == set(accounts)
     assert batch.returncode == int(bool(answer["failed"] or answer["pending"]))
     assert set(answer["started"]) == set(accounts), answer
     assert fleet.stats()["overlaps"] == 0

@@ -21,11 +21,11 @@ def test_a_credential_of_the_agents_environment_is_not_called_missing(bare_fleet
     fleet.extra_environment["BOT_PASSWORD"] = PASSWORD
     fleet.start_agent()
     del fleet.extra_environment["BOT_PASSWORD"]
-    told = fleet.run("doctor")
-    assert f"0 invalid, 0 with warnings; checked by host {fleet.host}" in told.stdout, told.stdout
-    assert told.returncode == 0
+    result = fleet.run("doctor")
+    assert f"0 invalid, 0 with warnings; checked by host {fleet.host}" in result.stdout, result.stdout
+    assert result.returncode == 0
 
     fleet.extra_environment["BOT_TOKEN"] = "here"
     fleet.add_account(A, 5001, password="env:BOT_TOKEN")
-    told = fleet.run("doctor")
-    assert f"1 invalid, 0 with warnings; checked by host {fleet.host}" in told.stdout, told.stdout
+    result = fleet.run("doctor")
+    assert f"1 invalid, 0 with warnings; checked by host {fleet.host}" in result.stdout, result.stdout

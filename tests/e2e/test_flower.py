@@ -40,10 +40,10 @@ def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, t
     }
     tasks = flower.tasks()
     assert {task["name"] for task in tasks} == {"tasks.start_worker"}
-    told = json.dumps(tasks)
-    assert "secrets/none is missing" in told
-    assert PASSWORD not in told
-    assert "another password" not in told
+    reported = json.dumps(tasks)
+    assert "secrets/none is missing" in reported
+    assert PASSWORD not in reported
+    assert "another password" not in reported
     # Each task of a batch contains the id of the batch.
     batch = fleet.run_json("start-all")["batch"]
     eventually(

@@ -135,8 +135,8 @@ def test_forged_messages_are_dropped_and_the_agent_goes_on(fleet: Fleet, tmp_pat
             lambda: client.llen(queue) == 0, within=10, what=f"everything was taken: {client.llen(queue)}"
         )
     assert fleet.agent is not None
-    told = fleet.run("restart", A)
-    assert told.returncode == 0, told.stderr + fleet.log("agent")[-3000:]
+    result = fleet.run("restart", A)
+    assert result.returncode == 0, result.stderr + fleet.log("agent")[-3000:]
     assert fleet.agent.poll() is None
     assert not mine.exists()
     assert fleet.stats()["overlaps"] == 0
@@ -187,8 +187,8 @@ def test_no_number_of_wrong_headers_makes_an_agent_deaf(fleet: Fleet) -> None:
         client.zadd("unacked_index", {"planted": 1})
         client.hset("unacked", "broken", "[[not json")
         client.zadd("unacked_index", {"broken": 1})
-    told = fleet.run("restart", A)
-    assert told.returncode == 0, told.stderr + fleet.log("agent")[-3000:]
+    result = fleet.run("restart", A)
+    assert result.returncode == 0, result.stderr + fleet.log("agent")[-3000:]
     fleet.end_agent()
     fleet.start_agent()
     assert fleet.run("restart", A).returncode == 0
@@ -285,10 +285,10 @@ def test_forged_values_break_no_reader(fleet: Fleet) -> None:
             ("hosts", "--json"),
         ),
     ):
-        told = fleet.run(*arguments)
-        assert "Traceback" not in told.stderr, (arguments, told.stderr[-2000:])
-        assert "\x1b" not in told.stdout + told.stderr, arguments
-        assert told.returncode in {0, 1}, arguments
+        result = fleet.run(*arguments)
+        assert "Traceback" not in result.stderr, (arguments, result.stderr[-2000:])
+        assert "\x1b" not in result.stdout + result.stderr, arguments
+        assert result.returncode in {0, 1}, arguments
     assert A in fleet.run("ps").stdout
     fleet.await_ticks()
     assert fleet.run("stop", A).returncode == 0

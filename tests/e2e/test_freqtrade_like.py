@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 BOTS = [f"ft-{number}" for number in range(1, 6)]
 
 
-class Desk:
+class Bots:
     """The five accounts, and the output of their bots."""
 
     def __init__(self, fleet: Fleet, directory: Path) -> None:
@@ -107,53 +107,53 @@ def free_ports(count: int) -> list[int]:
 
 def test_five_freqtrade_like_bots(bare_fleet: Fleet, tmp_path: Path) -> None:
     fleet = bare_fleet
-    desk = Desk(fleet, tmp_path)
+    bots = Bots(fleet, tmp_path)
     fleet.start_agent()
     output = [fleet.run("start-all").stdout]
     listed = fleet.run_json("ps")
     assert [(one["account_id"], one["status"]) for one in listed] == [(bot, "running") for bot in BOTS]
     for bot in BOTS:
-        eventually(lambda bot=bot: desk.healthy(bot), what=f"{bot} is healthy")  # type: ignore[misc]
-        with urllib.request.urlopen(f"http://127.0.0.1:{desk.ports[bot]}/api/v1/ping") as answer:
+        eventually(lambda bot=bot: bots.healthy(bot), what=f"{bot} is healthy")  # type: ignore[misc]
+        with urllib.request.urlopen(f"http://127.0.0.1:{bots.ports[bot]}/api/v1/ping") as answer:
             assert json.load(answer) == {"status": "pong"}
-    assert desk.info(BOTS[0])["metadata"]["program_status"] == "State: RUNNING."
+    assert bots.info(BOTS[0])["metadata"]["program_status"] == "State: RUNNING."
 
     # A second start creates no second session.
-    first = {bot: desk.pid(bot) for bot in BOTS}
+    first = {bot: bots.pid(bot) for bot in BOTS}
     assert fleet.run("start", *BOTS).returncode == 0
-    assert {bot: desk.pid(bot) for bot in BOTS} == first
+    assert {bot: bots.pid(bot) for bot in BOTS} == first
 
     # Killed, frozen, or hung: each bot is restarted, and the latter two cancel their orders first.
     killed, frozen, hung, *_ = BOTS
     os.kill(first[killed], signal.SIGKILL)
     os.kill(first[frozen], signal.SIGSTOP)
     (tmp_path / f"{hung}.silent").touch()
-    eventually(lambda: desk.cancelled(hung, first[hung]), within=30, what="the hung bot cancelled its orders")
+    eventually(lambda: bots.cancelled(hung, first[hung]), within=30, what="the hung bot cancelled its orders")
     (tmp_path / f"{hung}.silent").unlink()
     for bot in (killed, frozen, hung):
-        desk.await_next(bot, first[bot])
-    assert not desk.cancelled(killed, first[killed])
-    assert desk.cancelled(frozen, first[frozen])
-    causes = {bot: desk.info(bot)["metadata"]["last_cause"] for bot in BOTS}
+        bots.await_next(bot, first[bot])
+    assert not bots.cancelled(killed, first[killed])
+    assert bots.cancelled(frozen, first[frozen])
+    causes = {bot: bots.info(bot)["metadata"]["last_cause"] for bot in BOTS}
     assert "ended by signal 9" in causes[killed]
     assert "stopped by a signal (SIGSTOP or a debugger)" in causes[frozen]
     assert "no WATCHDOG=1 for" in causes[hung]
     assert causes[BOTS[3]] is None
-    assert desk.pid(BOTS[3]) == first[BOTS[3]]
+    assert bots.pid(BOTS[3]) == first[BOTS[3]]
 
     # A stop by SIGINT ends each bot cleanly and leaves no process.
-    last = {bot: desk.pid(bot) for bot in BOTS}
+    last = {bot: bots.pid(bot) for bot in BOTS}
     stopped = fleet.run("stop-all")
     assert (stopped.returncode, stopped.stderr) == (0, "")
     output += [stopped.stdout, fleet.run("audit", "--json").stdout, fleet.run("events", "--json").stdout]
     for bot in BOTS:
-        assert desk.cancelled(bot, last[bot])
-        info = desk.info(bot)
+        assert bots.cancelled(bot, last[bot])
+        info = bots.info(bot)
         assert (info["status"], info["error"], info["metadata"]["exit_code"]) == ("stopped", None, 0)
         assert "forced" not in info["metadata"]
         with pytest.raises(ProcessLookupError):
             os.kill(last[bot], 0)
-        assert "a second session" not in [text for _, text in desk.notes(bot)]
+        assert "a second session" not in [text for _, text in bots.notes(bot)]
         output += [json.dumps(info), fleet.paths.worker_log(bot).read_text()]
         assert "Applying exchange key ***" in output[-1]
-    assert [secret for secret in desk.secrets() if any(secret in text for text in output)] == []
+    assert [secret for secret in bots.secrets() if any(secret in text for text in output)] == []

@@ -55,12 +55,12 @@ def test_up_survives_a_full_disk(up: Up, disk: SmallDisk) -> None:
     eventually(lambda: _agent(up) not in {None, agent}, within=30, what="another agent holds the lock")
     # A worker that dies meanwhile is restarted once there is room; its restarts are not used up.
     third.kill()
-    told = up.run("start", C)
-    assert told.returncode == 1
+    result = up.run("start", C)
+    assert result.returncode == 1
     # Depending on the full disk, either Redis refuses the command or the restarted agent does not answer.
-    errors = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, told.stderr
-    assert "Traceback" not in told.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
     doctor = up.run("doctor").stdout
     assert f"the disk of {disk.root} is full" in doctor
     assert second.alive()

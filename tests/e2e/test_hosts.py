@@ -55,9 +55,9 @@ def test_labels_capacity_and_rules_decide(hosts: list[Fleet]) -> None:
     fleet.add_account("terminal", 5050, requires="mt5", server="Paper-2")
     fleet.add_account("shy", 5051, server="Paper-2", avoid_sharing="egress_ip")
     fleet.add_account("nowhere", 5052, requires=["moon"])
-    told = fleet.run_json("start-all")
-    assert len(told["started"]) == 10
-    assert told["failed"] == {
+    reported = fleet.run_json("start-all")
+    assert len(reported["started"]) == 10
+    assert reported["failed"] == {
         "nowhere": "nowhere: no host fits (test-host: it lacks label moon; three: it lacks label moon; "
         "two: it lacks label moon)"
     }
@@ -93,15 +93,15 @@ except Exception as error:
 
 def test_hosts_tells_of_every_host(hosts: list[Fleet]) -> None:
     fleet = hosts[0]
-    told = {host["name"]: host for host in fleet.run_json("hosts")}
-    assert {name: host["state"] for name, host in told.items()} == {
+    reported = {host["name"]: host for host in fleet.run_json("hosts")}
+    assert {name: host["state"] for name, host in reported.items()} == {
         "test-host": "live",
         "two": "live",
         "three": "live",
     }
-    assert told["two"]["capacity"] == 3
-    assert told["two"]["labels"] == {"london": "", "egress_ip": "203.0.113.5"}
-    assert abs(told["two"]["clock_skew_seconds"]) < 1
+    assert reported["two"]["capacity"] == 3
+    assert reported["two"]["labels"] == {"london": "", "egress_ip": "203.0.113.5"}
+    assert abs(reported["two"]["clock_skew_seconds"]) < 1
     hosts[2].end_agent()
     eventually(
         lambda: "lost" in [host.state for host in fleet.store.hosts()], within=10, what="lost within seconds"
@@ -123,7 +123,7 @@ def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: 
     drained = fleet.run("drain", "test-host", "--wait", "--timeout", "40")
     assert drained.returncode == 0, drained.stderr + fleet.log("agent")[-3000:]
     assert "is empty" in drained.stdout
-    eventually(lambda: len(places(fleet)) == 6, within=20, what=f"all run elsewhere: {places(fleet)}")
+    eventually(lambda: len(places(fleet)) == 6, within=20, what=f"all run on other hosts: {places(fleet)}")
     assert "test-host" not in places(fleet).values()
     fleet.add_account("late", 5060)
     assert fleet.run_json("start", "late")["metadata"]["host"] != "test-host"
@@ -132,11 +132,11 @@ def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: 
     fleet.start_agent()
     fleet.await_ticks()
     assert next(host.state for host in fleet.store.hosts() if host.name == "test-host") == "drained"
-    told = two.run("drain", "two", "--wait", "--timeout", "40")
+    result = two.run("drain", "two", "--wait", "--timeout", "40")
     # Accounts that need label london have no other host.
-    assert told.returncode == 1
-    assert "account-001: no host fits (" in told.stderr
-    assert "it is drained" in told.stderr
+    assert result.returncode == 1
+    assert "account-001: no host fits (" in result.stderr
+    assert "it is drained" in result.stderr
     assert fleet.run("resume-host", "test-host").returncode == 0
     eventually(lambda: "two" not in places(fleet).values(), within=20, what="the rest leaves as well")
     assert fleet.stats()["overlaps"] == 0
@@ -157,9 +157,9 @@ def test_drained_to_stop_workers_come_back_with_the_host(hosts: list[Fleet]) -> 
         within=20,
         what="it is missed",
     )
-    told = fleet.run("doctor")
-    assert f"warn  drained: 1 account should be running but is not: {A} (on two)" in told.stdout
-    assert "run `manager resume-host two` to start them again" in told.stdout
+    result = fleet.run("doctor")
+    assert f"warn  drained: 1 account should be running but is not: {A} (on two)" in result.stdout
+    assert "run `manager resume-host two` to start them again" in result.stdout
     assert "two is drained" in fleet.run("info", A).stdout
     refused = fleet.run("start", A)
     assert refused.returncode == 1
@@ -192,9 +192,9 @@ def test_a_worker_with_positions_leaves_when_flat_or_at_the_deadline(hosts: list
         within=20,
         what="the worker has seen its position",
     )
-    told = fleet.run("drain", where, "--when-flat", "--wait", "--timeout", "4")
-    assert told.returncode == 1
-    assert "1 position open" in told.stderr
+    result = fleet.run("drain", where, "--when-flat", "--wait", "--timeout", "4")
+    assert result.returncode == 1
+    assert "1 position open" in result.stderr
     assert places(fleet) == {A: where}
     assert fleet.run("drain", where, "--when-flat", "--deadline", "1", "--wait").returncode == 0
     eventually(lambda: places(fleet).get(A) not in {None, where}, within=20, what="moved at the deadline")

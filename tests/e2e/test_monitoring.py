@@ -31,9 +31,9 @@ def test_celerys_status_and_inspect_hear_the_agents(fleet: Fleet) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
     assert f"{name}: OK" in status.stdout
     for command in ("ping", "stats", "active_queues"):
-        told = celery(fleet, "inspect", command, "--json")
-        assert told.returncode == 0, (command, told.stdout, told.stderr)
-        answer = json.loads(told.stdout)[name]
+        result = celery(fleet, "inspect", command, "--json")
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
+        answer = json.loads(result.stdout)[name]
         if command == "active_queues":
             assert {queue["name"] for queue in answer} == {"celery", f"host.{fleet.host}"}
     # A remote control command that changes an agent is answered with a rejection.
@@ -42,8 +42,8 @@ def test_celerys_status_and_inspect_hear_the_agents(fleet: Fleet) -> None:
     assert celery(fleet, "inspect", "ping").returncode == 0
     assert fleet.agent is not None
     assert fleet.agent.poll() is None
-    told = celery(fleet, "inspect", "active_queues", "--json")
-    assert {queue["name"] for queue in json.loads(told.stdout)[name]} == {"celery", f"host.{fleet.host}"}
+    result = celery(fleet, "inspect", "active_queues", "--json")
+    assert {queue["name"] for queue in json.loads(result.stdout)[name]} == {"celery", f"host.{fleet.host}"}
 
 
 def test_flower_has_a_page_for_each_agent_and_the_lengths_of_its_queues(fleet: Fleet, tmp_path: Path) -> None:

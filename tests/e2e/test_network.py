@@ -73,7 +73,7 @@ def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(n
 
     paris.cable.pull()
 
-    eventually(lambda: net.where(B) in {"home", "tokyo"}, within=40, what="B is taken over")
+    eventually(lambda: net.where(B) in {"home", "tokyo"}, within=40, what="another host runs B")
     assert not lost.alive()
     assert kept.alive()
     eventually(lambda: net.home.status(A) == "unknown", within=15, what="nobody knows of A")
@@ -88,7 +88,9 @@ def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(n
     assert paris.workers()[A] == kept
     assert B not in paris.workers()
     assert net.home.stats()["overlaps"] == 0
-    eventually(lambda: net.home.run("stop", A).returncode == 0, within=60, what="paris hears commands again")
+    eventually(
+        lambda: net.home.run("stop", A).returncode == 0, within=60, what="paris receives commands again"
+    )
     assert not kept.alive()
     assert tokyo.stats()["overlaps"] == 0
 
@@ -100,9 +102,9 @@ def test_a_stop_for_a_host_that_is_cut_off_happens_when_it_is_back(net: Net) -> 
     worker = paris.workers()[A]
     paris.cable.pull()
     eventually(lambda: net.home.status(A) == "unknown", within=20, what="paris is silent")
-    told = net.home.run("stop", A)
-    assert told.returncode == 1
-    assert "the stop is written down and happens when it is back" in told.stderr
+    result = net.home.run("stop", A)
+    assert result.returncode == 1
+    assert "the stop is written down and happens when it is back" in result.stderr
     paris.cable.plug()
     assert worker.wait(60)
     eventually(lambda: net.home.status(A) == "stopped", within=30, what="it is stopped")

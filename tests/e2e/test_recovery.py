@@ -60,7 +60,9 @@ def test_a_spent_budget_is_failed_with_the_reason_until_a_command(fleet: Fleet) 
     fleet.workers()[A].kill()
 
     eventually(lambda: fleet.status(A) == "failed", what="it is given up")
-    eventually(lambda: "given up after 1 restarts" in (info(fleet).error or ""), what="the reason is told")
+    eventually(
+        lambda: "given up after 1 restarts" in (info(fleet).error or ""), what="the reason is reported"
+    )
     assert "SIGKILL" in info(fleet).error
     assert LeaseStore(fleet.redis.url).holders() == []
     assert fleet.run_json("start", A)["status"] == "running"
@@ -149,7 +151,7 @@ def test_an_account_that_cannot_come_back_after_a_reboot_says_why(fleet: Fleet) 
 
     fleet.start_agent()
 
-    eventually(lambda: "secrets/password" in (info(fleet).error or ""), what="the reason is told")
+    eventually(lambda: "secrets/password" in (info(fleet).error or ""), what="the reason is reported")
     assert fleet.status(A) == "failed"
 
 
@@ -185,10 +187,10 @@ def test_a_stop_while_the_host_was_away_happens_before_anything_else(fleet: Flee
     fleet.end_agent()
     eventually(lambda: not fleet.store.hosts()[0].live, what="the host is silent")
 
-    told = fleet.run("stop", accounts[0])
+    result = fleet.run("stop", accounts[0])
 
-    assert told.returncode == 1
-    assert "written down" in told.stderr
+    assert result.returncode == 1
+    assert "written down" in result.stderr
     assert before[accounts[0]].alive()
     fleet.start_agent()
     assert not before[accounts[0]].alive()
@@ -261,10 +263,10 @@ def test_a_stop_must_not_queue_behind_a_hundred_slow_starts(bare_fleet: Fleet) -
     eventually(lambda: len(fleet.workers()) > 50, within=20, what="slow starts are under way")
 
     began = time.monotonic()
-    told = fleet.run("stop", accounts[0])
+    result = fleet.run("stop", accounts[0])
     took = time.monotonic() - began
 
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     assert not worker.alive()
     # This checks only that the stop waited for no start, each of which takes eight seconds; benchmarks/
     # measures the speed.

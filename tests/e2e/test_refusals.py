@@ -10,7 +10,7 @@ A = "account-001"
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "told"),
+    ("begin", "end", "reported"),
     [
         (("replicaof", "127.0.0.1", "1"), ("replicaof", "no", "one"), "is a read-only replica"),
         (
@@ -21,7 +21,7 @@ A = "account-001"
     ],
 )
 def test_the_agent_outlives_a_redis_that_refuses(
-    fleet: Fleet, begin: tuple[str, ...], end: tuple[str, ...], told: str
+    fleet: Fleet, begin: tuple[str, ...], end: tuple[str, ...], reported: str
 ) -> None:
     fleet.add_accounts(1)
     assert fleet.run_json("start", A)["status"] == "running"
@@ -32,7 +32,7 @@ def test_the_agent_outlives_a_redis_that_refuses(
         eventually(lambda: "Trying again in" in fleet.log("agent"), within=20, what="the agent is refused")
         refused = fleet.run("start", A)
         assert refused.returncode == 1
-        assert told in refused.stderr + fleet.log("agent")
+        assert reported in refused.stderr + fleet.log("agent")
         client.execute_command(*end)
     eventually(
         lambda: fleet.run("restart", A).returncode == 0, within=40, what="the agent takes commands again"

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.e2e
 A = "account-001"
 
 
-def test_the_sender_of_a_refused_message_is_told_why(fleet: Fleet) -> None:
+def test_the_sender_of_a_refused_message_is_reported_why(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     out = plain_celery(
         fleet,

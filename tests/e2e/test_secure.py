@@ -249,9 +249,9 @@ def test_who_only_looks_commands_nothing(fleet: SecureFleet, secure: SecureRedis
         done = fleet.manage(*looking, user="reader")
         assert done.returncode == 0, (looking, done.stderr)
     assert secure.denied() == []
-    told = fleet.manage("stop", A, user="reader")
-    assert told.returncode == 1
-    assert "does not permit this user" in told.stderr
+    result = fleet.manage("stop", A, user="reader")
+    assert result.returncode == 1
+    assert "does not permit this user" in result.stderr
     assert fleet.status(A) == "running"
 
 
@@ -366,9 +366,9 @@ def test_a_stolen_host_credential_takes_nothing_from_the_audit_trail(
     assert secure.denied() == []
 
     def trail(user: str) -> list[dict[str, Any]]:
-        told = fleet.manage("audit", "--json", user=user)
-        assert told.returncode == 0, told.stderr
-        return [json.loads(line) for line in told.stdout.splitlines()]
+        result = fleet.manage("audit", "--json", user=user)
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
     for user in ("manager", "reader"):
         found = trail(user)
@@ -461,11 +461,11 @@ def test_another_authority_a_wrong_password_and_no_tls_are_refused_with_a_reason
         ("password", "refuses the login"),
         ("plain", "cannot be used"),
     ):
-        told = fleet.manage("ps", user=name)
-        assert told.returncode == 1
-        assert reason in told.stderr
-        assert password[1] not in told.stderr
-        assert "Traceback" not in told.stderr
+        result = fleet.manage("ps", user=name)
+        assert result.returncode == 1
+        assert reason in result.stderr
+        assert password[1] not in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(secure: SecureRedis) -> None:

@@ -49,9 +49,9 @@ print([info["metadata"]["host"] for info in result.get(timeout=60)])
 
 def test_a_pinned_host_that_is_away_is_named(fleet: Fleet) -> None:
     fleet.add_account(A, 5001, host="elsewhere")
-    told = fleet.run("start", A)
-    assert told.returncode == 1
-    assert "may run on host elsewhere alone" in told.stderr
+    result = fleet.run("start", A)
+    assert result.returncode == 1
+    assert "may run on host elsewhere alone" in result.stderr
 
 
 def test_an_account_stays_where_it_ran_last(fleet: Fleet, other: Fleet) -> None:
@@ -73,10 +73,10 @@ def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fle
     lost.end_agent()
     eventually(lambda: left.status(A) == "unknown", within=20, what="nobody can say")
 
-    told = left.run("start", A)
+    result = left.run("start", A)
 
-    assert told.returncode == 1
-    assert f"{A} has its worker on host {lost.host}, whose agent is silent" in told.stderr
+    assert result.returncode == 1
+    assert f"{A} has its worker on host {lost.host}, whose agent is silent" in result.stderr
     refused = left.run("move", A, "--to", left.host)
     assert refused.returncode == 1
     moved = left.run("move", A, "--to", left.host, "--force")
@@ -111,9 +111,9 @@ def test_a_lease_edited_into_nonsense_is_cleared_by_force_alone(fleet: Fleet, ot
     fleet.add_account(A, 5001)
     with fleet.redis.client() as client:
         client.set("manager:lease:paper:Paper-1:5001", "nonsense")
-    told = fleet.run("start", A)
-    assert told.returncode == 1
-    assert "--force" in told.stderr
+    result = fleet.run("start", A)
+    assert result.returncode == 1
+    assert "--force" in result.stderr
     assert fleet.run("move", A, "--to", other.host, "--force").returncode == 0
     assert host_of(fleet) == other.host
 
@@ -126,7 +126,7 @@ def test_with_failover_another_host_takes_over_when_the_time_has_passed(fleet: F
     worker.kill()
     lost.end_agent()
 
-    eventually(lambda: host_of(left) == left.host, within=30, what=f"taken over: {left.log('agent')[-2000:]}")
+    eventually(lambda: host_of(left) == left.host, within=30, what=f"reassigned: {left.log('agent')[-2000:]}")
 
     assert left.stats()["overlaps"] == 0
     # After its return, the host learns that the account was reassigned.
@@ -145,7 +145,7 @@ def test_a_paused_worker_with_failover_never_wakes_into_a_second_session(fleet: 
     lost.agent.send_signal(SIGSTOP)
     worker.signal(SIGSTOP)
 
-    eventually(lambda: host_of(left) == left.host, within=30, what="taken over")
+    eventually(lambda: host_of(left) == left.host, within=30, what="reassigned")
     worker.signal(SIGCONT)
 
     assert worker.wait(5)

@@ -40,14 +40,14 @@ class SlowPool:
             if closed():
                 return
 
-    def start_worker(self, order: StartRequest) -> WorkerInfo:
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
         self.door.wait(30)
-        self.started.append(order.account_id)
-        if order.account_id == "bad":
+        self.started.append(request.account_id)
+        if request.account_id == "bad":
             raise StartFailedError("bad: the venue is closed")
         return WorkerInfo(
-            worker_id=f"w-{order.account_id}",
-            account_id=order.account_id,
+            worker_id=f"w-{request.account_id}",
+            account_id=request.account_id,
             status=WorkerLifecycleStatus.RUNNING,
         )
 

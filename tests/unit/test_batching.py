@@ -43,8 +43,8 @@ class Host:
         self.store.report_agent("h", {"version": "0.2.0"})
 
     def start_all(self) -> "Future[BatchResult]":
-        orders = [StartRequest(one, True, True, _nothing) for one in ACCOUNTS]
-        return self.threads.submit(self.pool.start_many, orders, None, Batch("batch-1"))
+        requests = [StartRequest(one, True, True, _nothing) for one in ACCOUNTS]
+        return self.threads.submit(self.pool.start_many, requests, None, Batch("batch-1"))
 
     def stop_all(self) -> "Future[BatchResult]":
         return self.threads.submit(self.pool.stop_many, ACCOUNTS, None, None, Batch("batch-1"))

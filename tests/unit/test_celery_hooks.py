@@ -168,7 +168,7 @@ def test_every_override_of_ours_is_a_hook_of_theirs() -> None:
     assert issubclass(CheckedRequest, Request)
 
 
-def test_a_hook_that_changed_is_told_in_plain_words() -> None:
+def test_a_hook_that_changed_is_reported_in_plain_words() -> None:
     class Renamed(redis_transport.Channel):
         _get_pool: Any = None
 

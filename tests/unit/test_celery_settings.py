@@ -111,9 +111,9 @@ def _in_background(call: Any) -> threading.Thread:
 def test_trap_a_start_expires_and_a_stop_never_does(
     pool: CeleryWorkerPool, redis_server: RedisServer
 ) -> None:
-    order = StartRequest("there", True, True, lambda: pytest.fail("the host prepares it"))
+    request = StartRequest("there", True, True, lambda: pytest.fail("the host prepares it"))
     for call, expires in (
-        (lambda: pool.start_worker(order), True),
+        (lambda: pool.start_worker(request), True),
         (lambda: pool.stop_worker("there"), False),
     ):
         thread = _in_background(call)
@@ -132,8 +132,8 @@ def test_trap_a_start_expires_and_a_stop_never_does(
 def test_trap_pending_proves_nothing_so_a_caller_has_a_deadline(
     pool: CeleryWorkerPool, redis_server: RedisServer
 ) -> None:
-    order = StartRequest("elsewhere", True, True, lambda: pytest.fail("the host prepares it"))
+    request = StartRequest("elsewhere", True, True, lambda: pytest.fail("the host prepares it"))
     with pytest.raises(CommandTimeoutError, match=r"may still be carried out.*manager info elsewhere"):
-        pool.start_worker(order)
+        pool.start_worker(request)
     # The account's host is unknown: the shared queue, as for a plain Celery client.
     assert _message(redis_server, "celery")["headers"]["task"] == "tasks.start_worker"

@@ -48,15 +48,16 @@ def test_each_hosts_clock_is_compared(settings: Settings) -> None:
     report(settings, "old", time=None)
     here, *others = found(settings, "clock")
     assert (here.where, here.outcome) == ("this machine", "ok")
-    told = {check.where: check for check in others}
-    assert told["host two"].outcome == "failure"
+    reported = {check.where: check for check in others}
+    assert reported["host two"].outcome == "failure"
     assert re.search(
-        r"two: its clock is 7(200\.\d|199\.9) s ahead of Redis's clock: its commands", told["host two"].found
+        r"two: its clock is 7(200\.\d|199\.9) s ahead of Redis's clock: its commands",
+        reported["host two"].found,
     )
-    assert told["host three"].outcome == "warning"
-    assert "behind Redis's" in told["host three"].found
-    assert told["hosts"].outcome == "ok"
-    assert told["hosts"].found.startswith(
+    assert reported["host three"].outcome == "warning"
+    assert "behind Redis's" in reported["host three"].found
+    assert reported["hosts"].outcome == "ok"
+    assert reported["hosts"].found.startswith(
         "the clocks of 1 of 4 live hosts differ from Redis's clock by at most "
     )
 

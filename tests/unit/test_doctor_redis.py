@@ -88,7 +88,7 @@ def test_a_server_that_cannot_save_is_called_by_name(redis_server: RedisServer, 
     assert "stop-writes-on-bgsave-error" in text
 
 
-def test_a_user_that_may_not_write_is_told_so(redis_server: RedisServer, short_dir: Path) -> None:
+def test_a_user_that_may_not_write_is_reported_so(redis_server: RedisServer, short_dir: Path) -> None:
     with redis_server.client() as client:
         client.execute_command(
             "acl",

@@ -78,10 +78,10 @@ class MemoryPool:
     def __init__(self) -> None:
         self.workers: dict[str, WorkerInfo] = {}
 
-    def start_worker(self, order: StartRequest) -> WorkerInfo:
-        order.prepare()
-        info = WorkerInfo(worker_id="w", account_id=order.account_id, status=WorkerLifecycleStatus.RUNNING)
-        self.workers[order.account_id] = info
+    def start_worker(self, request: StartRequest) -> WorkerInfo:
+        request.prepare()
+        info = WorkerInfo(worker_id="w", account_id=request.account_id, status=WorkerLifecycleStatus.RUNNING)
+        self.workers[request.account_id] = info
         return info
 
     restart_worker = start_worker
@@ -100,15 +100,15 @@ class MemoryPool:
         return True
 
     def start_many(
-        self, orders: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         del progress, batch
         done, failed = {}, {}
-        for order in orders:
+        for request in requests:
             try:
-                done[order.account_id] = self.start_worker(order)
+                done[request.account_id] = self.start_worker(request)
             except ValueError as error:
-                failed[order.account_id] = str(error)
+                failed[request.account_id] = str(error)
         return BatchResult(done=done, failed=failed)
 
     restart_many = start_many

@@ -34,7 +34,7 @@ def _root_as_it_was() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    logs.event(logging.getLogger("x"), logging.INFO, "told", text)
+    logs.event(logging.getLogger("x"), logging.INFO, "noted", text)
     logs.flush()
 
 
@@ -113,7 +113,7 @@ def test_fewer_files_than_before_leave_none_behind(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("as_json", [False, True])
-def test_lines_that_a_full_disk_loses_are_counted_and_told_when_there_is_room(
+def test_lines_that_a_full_disk_loses_are_counted_and_reported_when_there_is_room(
     tmp_path: Path, as_json: bool
 ) -> None:
     """A file size limit replaces the full disk: the same write error."""
@@ -137,12 +137,12 @@ def test_lines_that_a_full_disk_loses_are_counted_and_told_when_there_is_room(
     assert "after" in lines[-1]
     assert not any("lost 1" in line for line in lines)
     if as_json:
-        told = json.loads(lines[-2])
-        assert (told["action"], told["lines"], told["level"]) == ("lines_lost", 5, "WARNING")
+        reported = json.loads(lines[-2])
+        assert (reported["action"], reported["lines"], reported["level"]) == ("lines_lost", 5, "WARNING")
 
 
 @posix
-def test_lost_lines_are_told_although_nobody_logs(tmp_path: Path) -> None:
+def test_lost_lines_are_reported_although_nobody_logs(tmp_path: Path) -> None:
     class Target:
         full = True
         taken: list[str] = []  # noqa: RUF012

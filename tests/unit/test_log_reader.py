@@ -311,14 +311,14 @@ def test_several_are_followed_together(home: Write) -> None:
 
 def test_without_redis_only_this_machine_was_looked_at(home: Write) -> None:
     home("a", None)
-    told = manager("a")
-    assert told.return_value == 1
-    assert "a has no log on this machine" in told.stderr
-    assert "the account never ran here" in told.stderr
-    assert "only this machine was checked: Redis at redis://127.0.0.1:1" in told.stderr
+    result = manager("a")
+    assert result.return_value == 1
+    assert "a has no log on this machine" in result.stderr
+    assert "the account never ran here" in result.stderr
+    assert "only this machine was checked: Redis at redis://127.0.0.1:1" in result.stderr
 
 
-def test_an_account_of_another_machine_is_told_with_its_host(
+def test_an_account_of_another_machine_is_reported_with_its_host(
     home: Write, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MANAGER_REDIS_URL", redis_server.url)

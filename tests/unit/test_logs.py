@@ -86,7 +86,7 @@ def test_a_secret_is_masked_however_it_was_escaped(tmp_path: Path, as_json: bool
     secret = "p\"a\\ss w'ord"
     logs.configure(file=tmp_path / "log", secrets=[secret], as_json=as_json)
     log = logging.getLogger("x")
-    logs.event(log, logging.INFO, "x", f"{secret!r} and {secret}", field=secret, told=repr({"a": secret}))
+    logs.event(log, logging.INFO, "x", f"{secret!r} and {secret}", field=secret, reported=repr({"a": secret}))
     text = written(tmp_path / "log")
     assert "ss w" not in text
     assert text.count("***") >= 4

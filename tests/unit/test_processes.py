@@ -74,25 +74,25 @@ def test_wait_says_whether_it_ended(child: "subprocess.Popen[bytes]") -> None:
 
 def test_the_watch_hears_of_an_end_once(child: "subprocess.Popen[bytes]") -> None:
     watch = ProcessWatch()
-    heard: list[ProcessRef] = []
+    received: list[ProcessRef] = []
     try:
         ref = ref_of(child)
-        watch.watch(ref, heard.append)
+        watch.watch(ref, received.append)
         child.kill()
-        assert eventually(lambda: heard) == [ref]
+        assert eventually(lambda: received) == [ref]
     finally:
         watch.close()
 
 
 def test_the_watch_reports_what_has_ended_before_it_was_asked(child: "subprocess.Popen[bytes]") -> None:
     watch = ProcessWatch()
-    heard: list[ProcessRef] = []
+    received: list[ProcessRef] = []
     try:
         ref = ref_of(child)
         child.kill()
         child.wait()
-        watch.watch(ref, heard.append)
-        eventually(lambda: heard == [ref])
+        watch.watch(ref, received.append)
+        eventually(lambda: received == [ref])
     finally:
         watch.close()
 

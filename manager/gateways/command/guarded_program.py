@@ -155,8 +155,8 @@ class GuardedProgram:
             return True
         if self._cgroup is not None:
             end_cgroup(self._cgroup, deadline)
-        # A guard that does not answer is killed last: otherwise its descendants could not be told from other
-        # children of this process.
+        # A guard that does not answer is killed last. Otherwise its descendants would look like
+        # other children of this process.
         while self._guard.poll() is None:
             if kill_descendants(self._guard.pid) == 0:
                 self._guard.kill()

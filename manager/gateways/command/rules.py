@@ -107,8 +107,8 @@ def _program_here(
     barred = None if who is None else who.cannot_reach(Path(found).resolve())
     if trouble is None and who is not None and barred is not None:
         trouble = (
-            f"user {who.name} may not enter {barred} on the way to {found}: put the program elsewhere, or "
-            "chmod it"
+            f"user {who.name} may not enter {barred} on the way to {found}: put the program into another "
+            "directory, or chmod it"
         )
     if trouble is not None:
         yield Finding(("command", 0), trouble)

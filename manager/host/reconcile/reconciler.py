@@ -313,9 +313,9 @@ class Reconciler:
         for desired in running:
             if desired.host == self._host:
                 self.restarts.ensure_running(desired, at_once=at_once)
-        elsewhere = [desired for desired in running if desired.failover and desired.host != self._host]
-        if elsewhere:
-            self._reassignment.fail_over(elsewhere)
+        of_other_hosts = [desired for desired in running if desired.failover and desired.host != self._host]
+        if of_other_hosts:
+            self._reassignment.fail_over(of_other_hosts)
         unplaced = [one for one in running if not one.host and self.desired_cache.task_is_lost(one)]
         if unplaced:
             self._reassignment.claim_unplaced(unplaced)

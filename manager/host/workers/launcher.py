@@ -88,7 +88,7 @@ def make_launcher(method: str, log_file: Path) -> Launcher:
 class SpawnLauncher:
     """Starts a fresh interpreter for each worker.
 
-    This is the only way on Windows, and slower elsewhere.
+    This is the only way on Windows, and slower than fork on other systems.
     """
 
     def __init__(self, log_file: Path) -> None:

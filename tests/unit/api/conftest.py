@@ -8,7 +8,7 @@ from support.servers import RedisServer
 
 @pytest.fixture(scope="module")
 def api_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One server for a module: its tests use tokens of their own."""
+    """One server for a module: each test creates its tokens."""
     import shutil
     import tempfile
 

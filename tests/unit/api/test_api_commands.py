@@ -380,9 +380,9 @@ def test_a_host_is_drained_and_resumed_with_its_name(api: Api) -> None:
     assert store.drain("london-1") is None
     drained = client.post(f"{place}/drain", json={"confirm": "london-1", "mode": "stop"}, headers=WAIT).json()
     assert (drained["what"], drained["host"], drained["result"]["name"]) == ("drain", "london-1", "london-1")
-    order = store.drain("london-1")
-    assert order is not None
-    assert (order.mode, order.by) == ("stop", "tester@api (testclient)")
+    drain = store.drain("london-1")
+    assert drain is not None
+    assert (drain.mode, drain.by) == ("stop", "tester@api (testclient)")
     assert client.post(f"{place}/resume", json={"confirm": "london-1"}, headers=WAIT).status_code == 200
     problem(client.delete(f"{place}?confirm=london-1"), 503, "host_unavailable")
     problem(client.delete(place), 428, "confirmation_required")

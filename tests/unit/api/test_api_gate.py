@@ -42,7 +42,7 @@ def test_names_of_this_machine_are_answered(api: Api, host: str) -> None:
     assert api.client().get(FLEET, headers={"Host": host}).status_code == 200
 
 
-def test_without_a_good_token_nothing_is_told(api: Api) -> None:
+def test_without_a_good_token_nothing_is_reported(api: Api) -> None:
     good = api.token()
     for authorization in (
         "",
@@ -59,7 +59,7 @@ def test_without_a_good_token_nothing_is_told(api: Api) -> None:
     problem(api.anonymous().get("/api/v1/nothing"), 401, "unauthenticated")
 
 
-def test_an_expired_token_is_told_as_expired(api: Api, api_redis: RedisServer) -> None:
+def test_an_expired_token_is_reported_as_expired(api: Api, api_redis: RedisServer) -> None:
     import json
 
     text = api.token(expires_seconds=100)

@@ -30,7 +30,7 @@ def test_every_error_of_the_manager_is_answered_as_its_row(api: Api, cls: type[e
     assert found["instance"] == "/api/v1/fleet"
 
 
-def test_an_error_of_a_service_of_yours_is_told_as_its_base(api: Api) -> None:
+def test_an_error_of_a_service_of_yours_is_reported_as_its_base(api: Api) -> None:
     class OwnError(errors.NoWorkerError):
         code = "own"
 

@@ -155,7 +155,7 @@ def test_filters(api: Api, query: str, ids: list[str]) -> None:
     assert [one["account_id"] for one in found["items"]] == ids
 
 
-def test_a_worker_is_told_word_for_word(api: Api) -> None:
+def test_a_worker_is_reported_word_for_word(api: Api) -> None:
     info = api.service.start_worker_from_config("account-001")
     client = api.client("read")
     assert client.get("/api/v1/workers/account-001").json() == info.to_dict()

@@ -153,19 +153,19 @@ class _Pool:
     """Prepares starts in memory, as a host does, with a check of each account's file."""
 
     def start_many(
-        self, orders: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
+        self, requests: list[StartRequest], progress: Progress | None = None, batch: Batch | None = None
     ) -> BatchResult:
         del progress, batch
         done: dict[str, WorkerInfo] = {}
         failed: dict[str, str] = {}
-        for order in orders:
+        for request in requests:
             try:
-                order.prepare()
+                request.prepare()
             except ValueError as error:
-                failed[order.account_id] = str(error)
+                failed[request.account_id] = str(error)
             else:
-                done[order.account_id] = WorkerInfo(
-                    worker_id="w", account_id=order.account_id, status=WorkerLifecycleStatus.RUNNING
+                done[request.account_id] = WorkerInfo(
+                    worker_id="w", account_id=request.account_id, status=WorkerLifecycleStatus.RUNNING
                 )
         return BatchResult(batch_id="b", done=done, failed=failed)
 

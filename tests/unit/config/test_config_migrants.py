@@ -95,9 +95,9 @@ def test_each_row_names_keys_that_exist_and_says_what_to_write(
 def test_keys_of_supervisord_pm2_compose_systemd_circus_and_bots_are_known(
     theirs: str, model: type[AccountConfig] | type[GlobalDefaults]
 ) -> None:
-    told = explain_unknown_key(model, (theirs,))
-    assert not told.startswith("allowed are"), told
-    assert len(told) < 300
+    reported = explain_unknown_key(model, (theirs,))
+    assert not reported.startswith("allowed are"), reported
+    assert len(reported) < 300
 
 
 def errors(tmp_path: Path, text: str, defaults: str | None = None) -> dict[str, str]:
@@ -148,12 +148,12 @@ def test_the_answer_gives_the_line_to_write_or_the_reason(tmp_path: Path) -> Non
 
 
 def test_in_defaults_a_key_of_one_account_is_sent_to_its_file() -> None:
-    def told(key: str) -> str:
+    def reported(key: str) -> str:
         return explain_unknown_key(GlobalDefaults, (key,))
 
-    assert told("login") == "'login' belongs to one account: write it in the account's file"
-    assert told("user_name").startswith("user_name is 'login' here (in the account's file): write")
-    assert told("env").startswith("env (PM2) is 'environment' here: write")
+    assert reported("login") == "'login' belongs to one account: write it in the account's file"
+    assert reported("user_name").startswith("user_name is 'login' here (in the account's file): write")
+    assert reported("env").startswith("env (PM2) is 'environment' here: write")
 
 
 @pytest.mark.parametrize(

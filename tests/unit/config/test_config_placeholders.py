@@ -243,7 +243,7 @@ def test_what_is_started_is_checked_once_it_is_filled_in(directory: Directory) -
 
 
 @pytest.mark.parametrize("value", ["[bot, {login}]", "[{account_id}]"])
-def test_a_placeholder_without_quotes_is_told(directory: Directory, value: str) -> None:
+def test_a_placeholder_without_quotes_is_reported(directory: Directory, value: str) -> None:
     (error,) = directory.errors_of(f"gateway: command\nready: {{line: r}}\ncommand: {value}\n")
     assert "braces mean one in YAML; write it in quotes" in error
 

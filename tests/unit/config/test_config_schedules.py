@@ -186,7 +186,7 @@ def test_a_time_needs_a_clock(data: dict[str, Any]) -> None:
     assert book().build(read({**data, "clock": "UTC"})).clock is not None
 
 
-def test_a_wrong_cron_expression_is_told() -> None:
+def test_a_wrong_cron_expression_is_reported() -> None:
     data = {"clock": "UTC", "run": [{"cron": "61 9 * * *", "for": "1h"}]}
     with pytest.raises(ValueError, match="bad minute"):
         book().build(read(data))

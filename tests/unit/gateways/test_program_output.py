@@ -92,7 +92,7 @@ class Pipes:
         return [(line.stream, line.text, line.cut) for line in self.lines]
 
 
-def test_the_two_streams_are_told_apart_and_come_in_order() -> None:
+def test_the_two_streams_are_reported_apart_and_come_in_order() -> None:
     pipes = Pipes()
     for name, data in (
         ("stdout", b"one\n"),
@@ -120,11 +120,11 @@ def test_a_secret_is_masked_in_each_stream_wherever_it_is_cut() -> None:
             pipes.write(name, f"x {secret[:cut]}".encode())
         for name in ("stderr", "stdout"):
             pipes.write(name, f"{secret[cut:]} y\n".encode())
-        told = pipes.end()
-        assert sorted(told) == [("stderr", "x *** y", False), ("stdout", "x *** y", False)]
+        reported = pipes.end()
+        assert sorted(reported) == [("stderr", "x *** y", False), ("stdout", "x *** y", False)]
 
 
-def test_a_line_without_an_end_is_told_after_a_moment_and_goes_on() -> None:
+def test_a_line_without_an_end_is_reported_after_a_moment_and_goes_on() -> None:
     pipes = Pipes()
     pipes.write("stdout", b"password? ")
     eventually(lambda: pipes.lines)

@@ -294,7 +294,7 @@ def test_a_program_of_a_failover_account_cannot_become_another_user(make: Make) 
         assert last_line(gateway) == f"ready {failover}"
 
 
-def test_found_10_a_program_that_had_to_be_killed_is_told(make: Make) -> None:
+def test_found_10_a_program_that_had_to_be_killed_is_reported(make: Make) -> None:
     gateway = make(
         "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
     )

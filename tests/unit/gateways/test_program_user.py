@@ -172,7 +172,7 @@ def test_what_it_made_root_do_it_could_do_itself(make: Make, place: Path) -> Non
 
 
 @as_root
-def test_a_state_directory_that_the_user_cannot_reach_is_told(make: Make, place: Path) -> None:
+def test_a_state_directory_that_the_user_cannot_reach_is_reported(make: Make, place: Path) -> None:
     (place / "closed").mkdir(mode=0o700)
     gateway = make(("/bin/sleep", "60"), state_dir=place / "closed" / "accounts" / "a")
     with pytest.raises(

@@ -52,13 +52,13 @@ def test_a_stop_during_a_start_signals_the_program_first(host: Host, tmp_path: P
         stop={"signal": "INT", "deadline_seconds": 0.5 if deaf else 20},
         timeout=60_000,
     )
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def start() -> None:
         try:
             host.service.start_worker_from_config("a")
         except BaseException as error:
-            told.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=start)
     thread.start()
@@ -66,7 +66,7 @@ def test_a_stop_during_a_start_signals_the_program_first(host: Host, tmp_path: P
     assert host.service.stop_worker("a")
     thread.join()
     assert (tmp_path / "cancelled").exists() is not deaf
-    assert isinstance(told[0], StartCancelledError)
+    assert isinstance(errors[0], StartCancelledError)
     info = host.service.get_worker_info("a")
     assert info is not None
     assert info.status == "stopped"

@@ -66,8 +66,8 @@ def test_a_worker_with_a_full_log_keeps_trading(host: Host) -> None:
     info = host.pool.list_workers()[0]
     assert (info.status, process.alive()) == ("running", True)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    told = re.compile(r"action=lines_lost lines=(\d+) \| \1 lines lost: File too large")
-    lost = eventually(lambda: told.findall(log.read_text()))
+    reported = re.compile(r"action=lines_lost lines=(\d+) \| \1 lines lost: File too large")
+    lost = eventually(lambda: reported.findall(log.read_text()))
     assert int(lost[0]) >= 3
     assert host.pool.stop_worker("a")
     assert "action=stopped clean=True" in log.read_text()

@@ -260,9 +260,9 @@ def test_an_unrecorded_worker_is_unknown_rejects_a_start_and_can_be_stopped(
     assert host.info().status == "unknown", "a rejected recovery does not make it failed"
     with pytest.raises(SessionHeldError, match="lives on host h"):
         host.service.start_worker_from_config("a")
-    told: Any = eventually(lambda: host.store.recorded("h", "a"))
+    reported: Any = eventually(lambda: host.store.recorded("h", "a"))
     eventually(lambda: getattr(host.store.get_worker("a"), "status", "") == "unknown")
-    assert told.account_id == "a"
+    assert reported.account_id == "a"
 
     assert host.service.stop_worker("a") is True
     assert not unseen.alive()

@@ -296,13 +296,15 @@ def test_a_batch_result_contains_every_account(host: Host) -> None:
     host.account("off", 7, enabled=False)
     host.fault(3, "auth_failure")
     host.start("a1")
-    told: list[tuple[str, str]] = []
-    batch = host.service.start_all(progress=lambda account_id, outcome: told.append((account_id, outcome)))
+    reported: list[tuple[str, str]] = []
+    batch = host.service.start_all(
+        progress=lambda account_id, outcome: reported.append((account_id, outcome))
+    )
     for info in batch.running.values():
         host.process(info)
     assert (set(batch.done), set(batch.already)) == ({"a2", "a4", "a5"}, {"a1"})
     assert (set(batch.failed), set(batch.skipped)) == ({"a3", "bad"}, {"off"})
-    assert sorted(told) == sorted(
+    assert sorted(reported) == sorted(
         [
             ("a1", "already"),
             ("a2", "done"),

@@ -41,7 +41,7 @@ def host(redis_server: RedisServer, tmp_path: Path) -> Iterator[ReconciledHost]:
     found.close()
 
 
-class Desk:
+class RemoteManager:
     """A manager with the host's account files."""
 
     def __init__(self, host: ReconciledHost, redis: RedisServer) -> None:
@@ -77,8 +77,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(host: ReconciledHost, redis_server: RedisServer) -> Desk:
-    return Desk(host, redis_server)
+def remote(host: ReconciledHost, redis_server: RedisServer) -> RemoteManager:
+    return RemoteManager(host, redis_server)
 
 
 def desired_accounts(redis: RedisServer) -> set[str]:
@@ -149,28 +149,28 @@ def test_a_stop_is_never_refused_while_redis_is_down(host: ReconciledHost, redis
 
 
 def test_a_manager_records_nothing_for_an_unknown_account(
-    desk: Desk, host: ReconciledHost, redis_server: RedisServer
+    remote: RemoteManager, host: ReconciledHost, redis_server: RedisServer
 ) -> None:
     """A live host may have its file, so the command is sent."""
     for command in (
-        desk.service.start_worker_from_config,
-        desk.service.restart_worker,
-        desk.service.stop_worker,
+        remote.service.start_worker_from_config,
+        remote.service.restart_worker,
+        remote.service.stop_worker,
     ):
         with pytest.raises(ManagerError):  # no host agent reads the queue here
             command(GHOST)
-    assert desk.queued() == 3
+    assert remote.queued() == 3
     assert desired_accounts(redis_server) == set()
     for refused in (
-        lambda: desk.service.move_worker(GHOST, "h"),
-        lambda: desk.service.move_worker(GHOST, "h", force=True),
-        lambda: desk.service.validate_config(GHOST),
-        lambda: desk.service.validate_on_hosts([GHOST]),
+        lambda: remote.service.move_worker(GHOST, "h"),
+        lambda: remote.service.move_worker(GHOST, "h", force=True),
+        lambda: remote.service.validate_config(GHOST),
+        lambda: remote.service.validate_on_hosts([GHOST]),
         lambda: fleet_hosts(Settings(redis_url=redis_server.url)).forget_account(GHOST),
     ):
         with pytest.raises(AccountNotFoundError):
             refused()
-    assert desk.queued() == 3
+    assert remote.queued() == 3
     assert desired_accounts(redis_server) == set()
     assert host.desired.read(GHOST) is None
 
@@ -178,16 +178,16 @@ def test_a_manager_records_nothing_for_an_unknown_account(
 def test_without_a_live_host_an_unknown_account_is_refused_and_a_known_one_is_stopped(
     host: ReconciledHost, redis_server: RedisServer
 ) -> None:
-    desk = Desk(host, redis_server)
+    remote = RemoteManager(host, redis_server)
     host.store.forget_agent("h")
     with pytest.raises(NoWorkerError, match="nothing was stopped or written down"):
-        desk.service.stop_worker(GHOST)
+        remote.service.stop_worker(GHOST)
     with pytest.raises(HostUnavailableError):
-        desk.service.start_worker_from_config(GHOST)
+        remote.service.start_worker_from_config(GHOST)
     assert desired_accounts(redis_server) == set()
-    assert desk.outcomes() == [("stop", GHOST, "no_worker"), ("start", GHOST, "host_unavailable")]
+    assert remote.outcomes() == [("stop", GHOST, "no_worker"), ("start", GHOST, "host_unavailable")]
     with pytest.raises(HostUnavailableError):
-        desk.service.stop_worker("account-001")
+        remote.service.stop_worker("account-001")
     assert desired_accounts(redis_server) == {"account-001"}
 
 
@@ -196,38 +196,38 @@ def test_a_stop_is_recorded_where_the_account_may_exist(
     host: ReconciledHost, redis_server: RedisServer, lacks: str
 ) -> None:
     """As after Redis has lost its data, or on a machine without account files."""
-    desk = Desk(host, redis_server)
+    remote = RemoteManager(host, redis_server)
     if lacks == "hosts":
         host.store.forget_host("h")
     else:
         host.store.forget_agent("h")
         (host.config_dir / "accounts" / "account-001.yaml").unlink()
     with pytest.raises(HostUnavailableError):
-        desk.service.stop_worker("gone")
+        remote.service.stop_worker("gone")
     assert desired_accounts(redis_server) == {"gone"}
 
 
 # refusals by the manager are in the audit trail
 
 
-def test_every_refused_move_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
+def test_every_refused_move_has_an_outcome(remote: RemoteManager, host: ReconciledHost) -> None:
     with pytest.raises(HostUnavailableError):
-        desk.service.move_worker("account-001", "nowhere")
+        remote.service.move_worker("account-001", "nowhere")
     with pytest.raises(AccountNotFoundError):
-        desk.service.move_worker(GHOST, "h")
+        remote.service.move_worker(GHOST, "h")
     host.account("account-001", 1, host="elsewhere")
     with pytest.raises(NoHostFitsError):
-        desk.service.move_worker("account-001", "h")
+        remote.service.move_worker("account-001", "h")
     info = WorkerInfo(
         worker_id="w", account_id="there", status=WorkerLifecycleStatus.STARTING, metadata={"host": "h"}
     )
     host.store.record("h", [info], {})
     with pytest.raises(ManagerError, match="already"):
-        desk.service.move_worker("there", "h")
+        remote.service.move_worker("there", "h")
     host.set_running("uncertain", "silent")
     with pytest.raises(HostUnavailableError, match="may trade there"):
-        desk.service.move_worker("uncertain", "h")
-    assert desk.outcomes() == [
+        remote.service.move_worker("uncertain", "h")
+    assert remote.outcomes() == [
         ("move", "account-001", "host_unavailable"),
         ("move", GHOST, "account_not_found"),
         ("move", "account-001", "no_host_fits"),
@@ -237,17 +237,17 @@ def test_every_refused_move_has_an_outcome(desk: Desk, host: ReconciledHost) -> 
 
 
 def test_wrong_arguments_and_the_callers_own_validator_have_an_outcome(
-    desk: Desk, host: ReconciledHost, redis_server: RedisServer
+    remote: RemoteManager, host: ReconciledHost, redis_server: RedisServer
 ) -> None:
     for wrong in (
-        lambda: desk.service.stop_worker("account-001", -1),
-        lambda: desk.service.start_worker_from_config("../x"),
-        lambda: desk.service.restart_worker("a b"),
-        lambda: desk.service.move_worker("account-001", "no host"),
+        lambda: remote.service.stop_worker("account-001", -1),
+        lambda: remote.service.start_worker_from_config("../x"),
+        lambda: remote.service.restart_worker("a b"),
+        lambda: remote.service.move_worker("account-001", "no host"),
     ):
         with pytest.raises(ValueError, match=r"."):
             wrong()
-    assert [(what, account) for what, account, _ in desk.outcomes()] == [
+    assert [(what, account) for what, account, _ in remote.outcomes()] == [
         ("stop", ""),
         ("start", ""),
         ("restart", ""),
@@ -259,11 +259,11 @@ def test_wrong_arguments_and_the_callers_own_validator_have_an_outcome(
             raise RuntimeError(f"no {config.account_id}")
 
     (host.config_dir / "accounts" / "broken.yaml").write_text("gateway: [\n")
-    strict = WorkerManagerService(desk.service.config_service, desk.pool, No())
+    strict = WorkerManagerService(remote.service.config_service, remote.pool, No())
     with pytest.raises(ManagerError):
         strict.start_worker_from_config("account-001")
     strict.start_all(wait=False)
-    assert sorted(desk.outcomes()[4:]) == [
+    assert sorted(remote.outcomes()[4:]) == [
         ("start", "account-001", "invalid_config"),
         ("start", "account-001", "invalid_config"),
         ("start", "broken", "invalid_config"),
@@ -271,8 +271,10 @@ def test_wrong_arguments_and_the_callers_own_validator_have_an_outcome(
     assert desired_accounts(redis_server) == set()
 
 
-def test_what_is_refused_of_hosts_and_records_has_an_outcome(desk: Desk, host: ReconciledHost) -> None:
-    hosts = fleet_hosts(Settings(redis_url=desk.redis.url))
+def test_what_is_refused_of_hosts_and_records_has_an_outcome(
+    remote: RemoteManager, host: ReconciledHost
+) -> None:
+    hosts = fleet_hosts(Settings(redis_url=remote.redis.url))
     host.set_running("account-001", "h")
     for refused in (
         lambda: hosts.drain("nowhere"),
@@ -283,7 +285,7 @@ def test_what_is_refused_of_hosts_and_records_has_an_outcome(desk: Desk, host: R
     ):
         with pytest.raises(ManagerError):
             refused()
-    entries = [(entry.what, entry.host, entry.account_id, entry.outcome) for entry in desk.trail.last(10)]
+    entries = [(entry.what, entry.host, entry.account_id, entry.outcome) for entry in remote.trail.last(10)]
     assert [entry for entry in entries if entry[3]] == [
         ("drain", "nowhere", "", "no_such_host"),
         ("resume-host", "nowhere", "", "no_such_host"),
@@ -293,6 +295,6 @@ def test_what_is_refused_of_hosts_and_records_has_an_outcome(desk: Desk, host: R
     ]
 
 
-def test_needs_are_not_asked_of_an_unknown_account(desk: Desk) -> None:
+def test_needs_are_not_asked_of_an_unknown_account(remote: RemoteManager) -> None:
     with pytest.raises(AccountNotFoundError):
-        desk.pool.move_worker(GHOST, "h", needs=Needs(account_id=GHOST))
+        remote.pool.move_worker(GHOST, "h", needs=Needs(account_id=GHOST))

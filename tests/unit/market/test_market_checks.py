@@ -28,7 +28,7 @@ def test_named_sessions_give_no_warning(name: str) -> None:
     assert warnings(Timetable(SESSIONS[name])) == []  # type: ignore[index]
 
 
-def test_a_gap_that_swallows_a_window_is_told_with_its_day() -> None:
+def test_a_gap_that_swallows_a_window_is_reported_with_its_day() -> None:
     assert warnings(timetable(daily(NEW_YORK, "02:15", "02:45"))) == [
         "no window on 8 March 2026: 02:15\N{EN DASH}02:45 does not exist in New York"
     ]
@@ -45,12 +45,12 @@ def test_a_gap_in_a_session_that_another_builds_on_is_found() -> None:
     assert len(warnings(timetable(SessionRule(inner)))) == 1
 
 
-def test_a_schedule_that_never_opens_is_told() -> None:
+def test_a_schedule_that_never_opens_is_reported() -> None:
     never = timetable(daily(NEW_YORK, "08:00", "16:00"), rest=(daily(NEW_YORK, "00:00", "24:00"),))
     assert warnings(never) == ["never open within 14 days: check its days, dates and exceptions"]
 
 
-def test_dates_that_are_past_are_told() -> None:
+def test_dates_that_are_past_are_reported() -> None:
     christmas = DatesRule(
         NEW_YORK, ((date(2025, 12, 25), date(2025, 12, 26)), (date(2026, 1, 1), date(2026, 1, 1)))
     )
@@ -62,7 +62,7 @@ def test_dates_that_are_past_are_told() -> None:
 
 
 @pytest.mark.parametrize("rule", [ExchangeRule("XNYS"), HolidaysRule("XNYS")])
-def test_a_calendar_that_ends_soon_is_told(rule: ExchangeRule | HolidaysRule) -> None:
+def test_a_calendar_that_ends_soon_is_reported(rule: ExchangeRule | HolidaysRule) -> None:
     calendars = {"XNYS": ExchangeCalendar.from_document(DOCUMENT)}
     table = timetable(*SESSIONS["fx"].run, rest=(rule,), calendars=calendars)
     assert list(schedule_warnings(table, utc("2026-11-10 05:00"))) == []
@@ -71,7 +71,7 @@ def test_a_calendar_that_ends_soon_is_told(rule: ExchangeRule | HolidaysRule) ->
     ]
 
 
-def test_what_is_too_short_is_told_and_left_out() -> None:
+def test_what_is_too_short_is_reported_and_left_out() -> None:
     second = timedelta(seconds=1)
     pause = RolloverRule(10 * second, 15 * second, frozenset({2}))
     table = timetable(SessionRule(SESSIONS["fx"]), rest=(pause,))

@@ -120,7 +120,9 @@ def test_the_deadline_ends_it_and_every_position_is_accounted_for(gateway: FakeG
     assert close(gateway, 0.0).open == dict.fromkeys("123", "not tried")
 
 
-def test_positions_that_cannot_be_read_are_told_and_read_again_where_that_helps(gateway: FakeGateway) -> None:
+def test_positions_that_cannot_be_read_are_reported_and_read_again_where_that_helps(
+    gateway: FakeGateway,
+) -> None:
     gateway.script("positions", RateLimited("slow down"))
     assert close(gateway).complete
     gateway.submit_order("o4", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
@@ -135,7 +137,7 @@ def test_a_gateway_without_positions_has_none_to_close(gateway: FakeGateway) -> 
     assert close(gateway).complete
 
 
-def test_a_long_list_is_told_in_part() -> None:
+def test_a_long_list_is_reported_in_part() -> None:
     report = ClosingReport(dict.fromkeys("1234567", "EURUSD"), dict.fromkeys("1234567", "order_rejected: no"))
     assert str(report).endswith("5 EURUSD (order_rejected: no), and 2 more")
 

@@ -108,10 +108,10 @@ def _connect(address: str) -> Any:
 def test_a_stop_arrives_though_the_system_grants_no_thread(
     short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[Mapping[str, Any]] = []
+    received: list[Mapping[str, Any]] = []
 
     def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
-        heard.append(request)
+        received.append(request)
         return {"ok": True}
 
     server = ControlServer(str(short_dir / "c.sock"), "token", handle)
@@ -124,4 +124,4 @@ def test_a_stop_arrives_though_the_system_grants_no_thread(
         assert ask(server.address, "token", {"op": "stop"}) == {"ok": True}
     monkeypatch.undo()
     server.close()
-    assert [request["op"] for request in heard] == ["stop", "stop"]
+    assert [request["op"] for request in received] == ["stop", "stop"]

@@ -101,7 +101,7 @@ def test_without_a_lease_nothing_is_sent_but_the_session_is_closed(beat: Heartbe
     assert inner.calls == ["disconnect"]
 
 
-def test_a_gateway_of_before_without_a_deadline_works_and_is_told(
+def test_a_gateway_of_before_without_a_deadline_works_and_is_reported(
     beat: HeartbeatWriter, lease: Lease
 ) -> None:
     class Old(FakeGateway):

@@ -173,7 +173,9 @@ def test_connect_report_stop(bench: Bench) -> None:
     ("error", "code"),
     [(AuthenticationFailed("refused"), "authentication_failed"), (ConnectTimeout("late"), "connect_timeout")],
 )
-def test_a_session_that_cannot_be_connected_is_told_and_closed(bench: Bench, error: Any, code: str) -> None:
+def test_a_session_that_cannot_be_connected_is_reported_and_closed(
+    bench: Bench, error: Any, code: str
+) -> None:
     bench.gateway.script("connect", error)
     assert bench.run() is WorkerExit.NOT_CONNECTED
     (message,) = bench.messages

@@ -164,7 +164,7 @@ def test_while_redis_is_away_no_worker_counts_as_running(
     eventually(lambda: view.away_since_seconds is None and view.workers()[0].status == "running", within=10)
 
 
-def test_a_redis_that_lost_its_data_is_told_as_lost(
+def test_a_redis_that_lost_its_data_is_reported_as_lost(
     store: FleetStore, view: FleetView, server: RedisServer
 ) -> None:
     store.report_agent("h", {})
