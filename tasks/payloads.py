@@ -17,19 +17,27 @@ _Label = Annotated[StrictStr, Field(max_length=200)]
 
 
 class Arguments(BaseModel):
+    """Base of the arguments of a task."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AccountArguments(Arguments):
+    """The arguments of a task for one account."""
+
     account_id: _AccountId
 
 
 class StartArguments(AccountArguments):
+    """The arguments of a start."""
+
     apply_defaults: StrictBool = True
     validate_first: StrictBool = True
 
 
 class StopArguments(AccountArguments):
+    """The arguments of a stop."""
+
     timeout: _Timeout | None = None
 
 
@@ -45,11 +53,15 @@ class SelectionArguments(Arguments):
 
 
 class BatchStartArguments(SelectionArguments):
+    """The arguments of a start of many accounts."""
+
     apply_defaults: StrictBool = True
     validate_first: StrictBool = True
 
 
 class BatchStopArguments(SelectionArguments):
+    """The arguments of a stop of many accounts."""
+
     timeout: _Timeout | None = None
 
 

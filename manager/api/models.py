@@ -9,6 +9,8 @@ from manager.models import WorkerInfo
 
 
 class FieldError(BaseModel):
+    """One wrong value of a request."""
+
     where: list[str | int]
     message: str
 
@@ -29,6 +31,8 @@ class Problem(BaseModel):
 
 
 class Figures(BaseModel):
+    """The figures of an account's last heartbeat."""
+
     at: str | None
     currency: str | None
     balance: str | None
@@ -42,6 +46,8 @@ class Figures(BaseModel):
 
 
 class Desired(BaseModel):
+    """An account's desired state."""
+
     state: Literal["running", "stopped"]
     generation: int
     by: str
@@ -51,6 +57,8 @@ class Desired(BaseModel):
 
 
 class AttentionItem(BaseModel):
+    """A problem that needs a person."""
+
     code: str
     severity: Literal["critical", "warning", "info"]
     text: str
@@ -59,6 +67,8 @@ class AttentionItem(BaseModel):
 
 
 class Account(BaseModel):
+    """An account: its desired state, worker and attention items."""
+
     account_id: str
     want: Literal["running", "stopped"]
     status: str | None
@@ -83,6 +93,8 @@ class _Page(BaseModel):
 
 
 class AccountPage(_Page):
+    """A page of accounts."""
+
     items: list[Account]
     as_of: datetime
     cursor: str
@@ -92,6 +104,8 @@ class AccountPage(_Page):
 
 
 class WorkerPage(_Page):
+    """A page of workers."""
+
     items: list[WorkerInfo]
     as_of: datetime
     cursor: str
@@ -101,6 +115,8 @@ class WorkerPage(_Page):
 
 
 class Host(BaseModel):
+    """A host, as `manager hosts --json` prints it."""
+
     model_config = ConfigDict(extra="allow")
 
     name: str
@@ -111,6 +127,8 @@ class Host(BaseModel):
 
 
 class HostPage(BaseModel):
+    """All hosts."""
+
     items: list[Host]
     as_of: datetime
     cursor: str
@@ -120,6 +138,8 @@ class HostPage(BaseModel):
 
 
 class FleetSummary(BaseModel):
+    """Counts of accounts and hosts, and sums by currency."""
+
     as_of: datetime
     cursor: str
     stale_seconds: Annotated[
@@ -135,6 +155,8 @@ class FleetSummary(BaseModel):
 
 
 class AuditItem(BaseModel):
+    """An entry of the audit trail."""
+
     id: str
     time: datetime
     stage: str
@@ -149,11 +171,15 @@ class AuditItem(BaseModel):
 
 
 class AuditPage(BaseModel):
+    """A page of the audit trail."""
+
     items: list[AuditItem]
     next: str | None
 
 
 class EventItem(BaseModel):
+    """An event of the fleet."""
+
     model_config = ConfigDict(extra="allow")
 
     id: str
@@ -171,11 +197,15 @@ class EventItem(BaseModel):
 
 
 class EventPage(BaseModel):
+    """A page of events."""
+
     items: list[EventItem]
     next: str
 
 
 class Counts(BaseModel):
+    """The number of accounts by outcome."""
+
     done: int
     already: int
     skipped: int
@@ -184,6 +214,8 @@ class Counts(BaseModel):
 
 
 class BatchSummary(BaseModel):
+    """A batch with its counts."""
+
     id: str
     do: str
     by: str
@@ -192,21 +224,29 @@ class BatchSummary(BaseModel):
 
 
 class BatchOutcomeOfAccount(BaseModel):
+    """The outcome of one account of a batch."""
+
     outcome: Literal["done", "already", "skipped", "failed", "pending"]
     text: str | None
     worker: WorkerInfo | None
 
 
 class BatchDetail(BatchSummary):
+    """A batch with the outcome of each account."""
+
     trouble: str
     accounts: dict[str, BatchOutcomeOfAccount]
 
 
 class BatchPage(_Page):
+    """A page of batches."""
+
     items: list[BatchSummary]
 
 
 class Command(BaseModel):
+    """A command and its outcome."""
+
     id: str
     what: str
     account_id: str | None
@@ -222,6 +262,8 @@ class Command(BaseModel):
 
 
 class ConfigVersionSummary(BaseModel):
+    """A version of the account files, without their content."""
+
     version: int
     hash: str
     by: str
@@ -231,6 +273,8 @@ class ConfigVersionSummary(BaseModel):
 
 
 class ConfigVersionDetail(BaseModel):
+    """A version of the account files, with their content."""
+
     version: int
     hash: str
     by: str
@@ -240,17 +284,23 @@ class ConfigVersionDetail(BaseModel):
 
 
 class ConfigVersionPage(BaseModel):
+    """The stored versions of the account files."""
+
     items: list[ConfigVersionSummary]
     current: int | None
 
 
 class ConfigDifference(BaseModel):
+    """The difference of two versions, as a unified diff."""
+
     from_version: int
     to_version: int
     lines: list[str]
 
 
 class CheckItem(BaseModel):
+    """One finding of `manager doctor`."""
+
     code: str
     name: str
     outcome: Literal["ok", "warning", "failure"]
@@ -260,11 +310,15 @@ class CheckItem(BaseModel):
 
 
 class DoctorReport(BaseModel):
+    """The findings of `manager doctor`."""
+
     ok: bool
     checks: list[CheckItem]
 
 
 class PlacementReport(BaseModel):
+    """The host that placement chooses, and the reasons."""
+
     account_id: str
     host: str | None
     reason: str
@@ -273,6 +327,8 @@ class PlacementReport(BaseModel):
 
 
 class ValidationReport(BaseModel):
+    """The problems of an account's files."""
+
     account_id: str
     host: str | None
     valid: bool
@@ -281,6 +337,8 @@ class ValidationReport(BaseModel):
 
 
 class Who(BaseModel):
+    """The sender of a request, and its rights."""
+
     name: str
     kind: Literal["token", "session"]
     scopes: list[str]
@@ -289,6 +347,8 @@ class Who(BaseModel):
 
 
 class TokenItem(BaseModel):
+    """A token, without its secret."""
+
     id: str
     name: str
     scopes: list[str]
@@ -303,12 +363,18 @@ class TokenItem(BaseModel):
 
 
 class NewToken(TokenItem):
+    """A new token, with its secret."""
+
     token: str
 
 
 class TokenPage(BaseModel):
+    """All tokens."""
+
     items: list[TokenItem]
 
 
 class Health(BaseModel):
+    """The server runs."""
+
     status: Literal["ok"]

@@ -1,0 +1,1 @@
+"""How pushed configuration reaches the hosts."""

@@ -1,4 +1,4 @@
-"""Command `audit`: who sent which command, from where, when, and its outcome."""
+"""Command `audit`: shows who sent which command, and its outcome."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Command `doctor`: finds what keeps a fleet from working, and says what to do."""
+"""Command `doctor`: finds problems of a fleet, and shows how to fix them."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""The `manager` command, and how an error becomes one line and an exit code."""
+"""The `manager` command. Turns errors into one line and an exit code."""
 
 import contextlib
 import json

@@ -1,4 +1,7 @@
-"""The sections of `manager --help`, and one line for each command. A new command is added here."""
+"""The sections of `manager --help`, with one line for each command.
+
+Add a new command here.
+"""
 
 from collections.abc import Mapping
 from typing import Final

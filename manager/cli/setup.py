@@ -1,4 +1,7 @@
-"""Commands `up`, `down`, `init`, `host`, `flower`, `scheduler`, `healthcheck`."""
+"""Commands that run components: `up`, `down`, `host`, `scheduler`, others.
+
+The others are `init`, `flower` and `healthcheck`.
+"""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ _NOTICE_SECONDS = 3.0
 
 
 class WaitNotices:
-    """Prints once that starts wait for the quarantine, and once per account what it does."""
+    """Prints each notice once: the quarantine, and what accounts wait for."""
 
     def __init__(self, *, starts: bool) -> None:
         self._starts = starts

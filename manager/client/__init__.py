@@ -1,0 +1,1 @@
+"""Sends commands to the hosts of a fleet as Celery tasks."""

@@ -82,7 +82,7 @@ class Sender:
 
     @property
     def me(self) -> str:
-        """Who asks, for the desired state and the audit trail."""
+        """The sender's name, for the desired state and the audit trail."""
         return caller()
 
     def ask(self, command: Command, wait_seconds: float) -> Any:

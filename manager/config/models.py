@@ -48,6 +48,8 @@ class RiskConfig(_Section):
 
 
 class StrategyConfig(_Section):
+    """The strategy of a currency."""
+
     strategy_type: str
     #: M1, M5, M15, M30, H1, H4, D1, W1 or MN1.
     timeframe: str
@@ -55,6 +57,8 @@ class StrategyConfig(_Section):
 
 
 class PositionManagementConfig(_Section):
+    """How open positions of a currency are managed."""
+
     enable_breakeven: Switch = False
     enable_trailing: Switch = False
 
@@ -70,6 +74,8 @@ class CurrencyConfiguration(_Section):
 
 
 class ExecutionConfig(_Section):
+    """The intervals and limits of an account's session."""
+
     #: Seconds between two cycles of the session.
     interval_seconds: Number = 30.0
     #: Seconds that a clean stop may take before the worker is killed.
@@ -268,6 +274,8 @@ class AccountConfig(_Section):
 
 
 class RiskDefaults(_Section):
+    """Risk limits of an account, for its currencies."""
+
     risk_percent: Number | None = None
     max_positions: Count | None = None
     portfolio_risk_percent: Number | None = None
@@ -275,6 +283,8 @@ class RiskDefaults(_Section):
 
 
 class StrategyDefaults(_Section):
+    """The default strategy of an account."""
+
     strategy_type: str | None = None
     timeframe: str | None = None
     params: dict[str, JsonValue] | None = None

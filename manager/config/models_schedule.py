@@ -1,7 +1,9 @@
-"""The configuration of a schedule: `schedule` of an account file, and the entries of `schedules.yaml`.
+"""The configuration of a schedule.
 
-The models check what one entry says by itself. `manager.config.schedules` resolves names and builds what
-`manager.market` computes with.
+It is `schedule` in an account file, or an entry of `schedules.yaml`.
+
+The models check each entry alone. `manager.config.schedules` resolves names and builds the rules of
+`manager.market`.
 """
 
 from collections.abc import Callable
@@ -23,17 +25,16 @@ from manager.market.parsing import (
 )
 from manager.market.windows import SHORTEST_REST, SHORTEST_WINDOW
 
-#: A worker is not kept connected for longer than this before its window.
+#: Maximum time for which a worker is connected before its window.
 _LONGEST_LEAD: Final = timedelta(days=1)
-#: Longer windows are written with days, dates or a session. The firings of so much time are looked at for
-#: each answer.
+#: Longer windows need days, dates or a session. Each answer computes the firings of this much time.
 _LONGEST_FOR: Final = timedelta(days=31)
 _LONGEST_WAIT: Final = timedelta(days=7)
 _LONGEST_PAUSE: Final = timedelta(hours=12)
 
 
 def _parsed(parse: Callable[[Any], object], kind: type) -> BeforeValidator:
-    """Return a validator that reads a text and takes a value that was read already."""
+    """Return a validator that parses texts and accepts parsed values."""
     return BeforeValidator(lambda value: value if isinstance(value, kind) else parse(value))
 
 
@@ -90,7 +91,10 @@ def _at_most(name: str, value: timedelta, most: timedelta) -> None:
 
 
 class RunEntry(_Section):
-    """One item of `run`: exactly one of `session`, `from`, `cron` and `exchange`."""
+    """One item of `run`.
+
+    It has exactly one of `session`, `from`, `cron` and `exchange`.
+    """
 
     #: A named session, or a name of `schedules.yaml`.
     session: str | None = None
@@ -131,7 +135,7 @@ class RunEntry(_Section):
 
     @property
     def needs_clock(self) -> bool:
-        """Whether a time of the schedule's clock stands in it."""
+        """Whether it contains a time of the schedule's clock."""
         return self.opens is not None or self.cron is not None
 
 
@@ -173,10 +177,10 @@ class ExceptEntry(_Section):
 
 
 class AtEndConfig(_Section):
-    """What becomes of open positions when a window closes."""
+    """What happens to open positions when a window closes."""
 
     positions: Literal["keep", "close", "wait_flat"] = "keep"
-    #: How long `wait_flat` waits.
+    #: Maximum wait of `wait_flat`.
     wait: Duration = timedelta(minutes=30)
 
     @model_validator(mode="after")
@@ -188,7 +192,7 @@ class AtEndConfig(_Section):
 class ScheduleConfig(_Section):
     """A schedule as it is written.
 
-    A key that is absent is that of the schedule named by `use`, or its default.
+    A missing key has the value of the schedule that `use` names, else its default.
     """
 
     #: A name of `schedules.yaml` or a named session on which this one builds: keys given here replace its

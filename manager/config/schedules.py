@@ -1,5 +1,6 @@
-"""From the configuration of schedules to the rules that `manager.market` computes with: names resolved,
-clocks filled in.
+"""Builds schedules of `manager.market` from their configuration.
+
+Resolves names and fills in clocks.
 """
 
 import difflib
@@ -24,19 +25,21 @@ _BUILT_IN: Final[Mapping[str, Schedule]] = {str(name): schedule for name, schedu
 class ScheduleBook:
     """The schedules of `schedules.yaml` and the named sessions, by name.
 
-    An entry with the name of a session replaces it everywhere but in itself: there the name means the
-    session.
+    An entry with the name of a session replaces that session, except in the entry itself.
     """
 
     def __init__(self, entries: Mapping[str, ScheduleConfig] | None = None) -> None:
         self._entries = dict(entries or {})
 
     def named(self, name: str) -> Schedule:
-        """Return a schedule by its name. Raises ValueError: unknown, in a circle, or incomplete."""
+        """Return a schedule by its name.
+
+        Raises ValueError if it is unknown, incomplete, or builds on itself.
+        """
         return self._named(name, ())
 
     def build(self, config: ScheduleConfig) -> Schedule:
-        """Return the schedule that stands in an account's file. Raises ValueError as `named` does."""
+        """Return the schedule of an account file. Raises ValueError as `named`."""
         return self._build("", self._merged(config, ()), ())
 
     def _named(self, name: str, within: tuple[str, ...]) -> Schedule:

@@ -1,4 +1,4 @@
-"""Checks of `manager doctor`: Redis, hosts, clocks, accounts, secrets, disk."""
+"""Checks of `manager doctor`: Redis, hosts, clocks, accounts, disk."""
 
 from manager.doctor.accounts import file_gone
 from manager.doctor.check import CODES, Check, Outcome

@@ -1,4 +1,4 @@
-"""Checks of hosts' clocks: difference from Redis's clock, suspends and jumps."""
+"""Checks of hosts' clocks: offset from Redis's, suspends, jumps."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final

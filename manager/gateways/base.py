@@ -23,11 +23,15 @@ class Environment(StrEnum):
 
 
 class PositionMode(StrEnum):
+    """How the venue keeps positions of one instrument."""
+
     NETTING = "netting"
     HEDGING = "hedging"
 
 
 class Side(StrEnum):
+    """The direction of a position or an order."""
+
     BUY = "buy"
     SELL = "sell"
 
@@ -48,6 +52,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
+    """The account's figures, as the venue reports them."""
+
     balance: Decimal
     equity: Decimal
     margin: Decimal
@@ -58,6 +64,8 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
+    """An instrument that the venue lists."""
+
     symbol: str
     digits: int
     tick_size: Decimal
@@ -69,6 +77,8 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
+    """The latest prices of an instrument."""
+
     symbol: str
     bid: Decimal
     ask: Decimal
@@ -77,6 +87,8 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
+    """An open position."""
+
     id: str
     symbol: str
     side: Side
@@ -113,7 +125,7 @@ class GatewayError(Exception):
     retryable: ClassVar[bool] = False
     #: The venue may or may not have acted: check its state before sending again.
     outcome_unknown: ClassVar[bool] = False
-    #: The session is over, and its worker ends. Any other error is about one request: the session goes on.
+    #: The session is over, and its worker ends. Any other error is about one request: the session continues.
     ends_session: ClassVar[bool] = False
 
     def __init__(self, message: str = "") -> None:

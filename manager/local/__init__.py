@@ -1,1 +1,1 @@
-"""What `manager up` does on one machine: starts what is needed, keeps it, shows it, ends it."""
+"""`manager up` and `manager down`: a whole fleet on one machine."""

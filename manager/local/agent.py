@@ -1,4 +1,4 @@
-"""Starts a host agent: Celery's worker command with this project's options."""
+"""Starts a host agent: Celery's worker command with our options."""
 
 import os
 

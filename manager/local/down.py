@@ -1,4 +1,4 @@
-"""`manager down`: stops everything that `manager up` started on this machine."""
+"""`manager down`: stops everything that `manager up` started here."""
 
 import contextlib
 import signal

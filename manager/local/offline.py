@@ -1,4 +1,4 @@
-"""`--local` commands: they use local sockets and worker records, not Redis."""
+"""Commands with `--local`, which use local sockets instead of Redis."""
 
 import signal
 import time

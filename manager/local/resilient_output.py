@@ -1,4 +1,4 @@
-"""Standard output that survives a closed terminal, a broken pipe or a full disk."""
+"""Standard output that survives closed terminals and full disks."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""`manager service`: runs the host agent or `manager up` under systemd or Windows."""
+"""`manager service`: installs a system service (systemd, Windows)."""
 
 import getpass
 import os

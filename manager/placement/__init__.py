@@ -1,0 +1,1 @@
+"""The choice of a host for an account, as pure functions."""

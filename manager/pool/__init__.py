@@ -1,0 +1,1 @@
+"""The protocol of a pool of workers, and a pool for tests."""

@@ -1,4 +1,4 @@
-"""A private certificate authority for one fleet, and the certificate of its Redis."""
+"""A fleet's private certificate authority, and Redis's certificate."""
 
 import ipaddress
 from collections.abc import Sequence

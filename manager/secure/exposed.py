@@ -1,4 +1,4 @@
-"""Finds exposed secrets: readable files, and URLs that trust any certificate."""
+"""Finds exposed secrets: readable files, and URLs without TLS checks."""
 
 import stat
 import sys

@@ -1,4 +1,4 @@
-"""`manager secure`: one directory with everything that a private Redis needs."""
+"""`manager secure`: a directory with all files for a private Redis."""
 
 import hashlib
 import os

@@ -4,6 +4,8 @@ from enum import IntEnum
 
 
 class WorkerExit(IntEnum):
+    """Exit codes of a worker process."""
+
     #: Stopped on request; the session is closed.
     STOPPED = 0
     #: The worker's code failed; the log has the traceback.

@@ -19,6 +19,8 @@ _MAX_BACKOFF: Final = 1.0
 
 
 class Sender(Protocol):
+    """Sends a heartbeat."""
+
     def send(self, account_id: str, beat: Mapping[str, Any]) -> None: ...
 
 

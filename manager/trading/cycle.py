@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 class Cycle(Protocol):
+    """The trading of one cycle."""
+
     def run(self, gateway: Gateway) -> WorkerMetrics:
         """Run one cycle and return figures for the worker's metrics.
 

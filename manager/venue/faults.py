@@ -7,6 +7,8 @@ from typing import Any, Final
 
 
 class FaultKind(StrEnum):
+    """The kind of a scripted fault."""
+
     AUTH_FAILURE = "auth_failure"
     #: The venue never answers the login.
     CONNECT_TIMEOUT = "connect_timeout"
@@ -43,6 +45,8 @@ _SHOWS_IN: Final[Mapping[FaultKind, frozenset[str]]] = {
 
 @dataclass(slots=True)
 class Fault:
+    """A scripted fault of an account."""
+
     kind: FaultKind
     #: Number of successful calls before the fault.
     after: int = 0

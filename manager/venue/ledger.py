@@ -43,6 +43,8 @@ AccountKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
+    """An account, as stored in the database."""
+
     balance: Decimal
     currency: str
     leverage: int
@@ -51,6 +53,8 @@ class AccountRow:
 
 @dataclass(frozen=True, slots=True)
 class PositionRow:
+    """A position, as stored in the database."""
+
     id: int
     symbol: str
     side: str

@@ -81,6 +81,8 @@ def listing(symbol: str) -> Listing:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
+    """The bid and ask price of an instrument."""
+
     bid: Decimal
     ask: Decimal
     #: Seconds since the epoch.
@@ -88,6 +90,8 @@ class Quote:
 
 
 class Prices(Protocol):
+    """A source of prices."""
+
     def quote(self, symbol: str) -> Quote:
         """Return the current quote. Raises UnknownSymbolError."""
 

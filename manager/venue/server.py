@@ -30,6 +30,8 @@ class VenueError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Connection:
+    """A connection of a client."""
+
     socket: socket.socket
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)

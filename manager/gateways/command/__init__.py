@@ -1,0 +1,1 @@
+"""The command gateway, which runs any program as a session."""

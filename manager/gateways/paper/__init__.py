@@ -1,0 +1,1 @@
+"""The paper gateway, for sessions at the paper venue."""

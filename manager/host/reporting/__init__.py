@@ -1,0 +1,1 @@
+"""What a host agent reports to Redis."""

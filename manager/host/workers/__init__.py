@@ -1,0 +1,1 @@
+"""The pool of a host: starts, watches, stops and adopts workers."""

@@ -24,6 +24,8 @@ from manager.versions import __version__
 
 
 class Credentials(Protocol):
+    """Resolves the secrets of an account."""
+
     @property
     def config_dir(self) -> Path: ...
 

@@ -50,6 +50,8 @@ class Launched:
 
 
 class Launcher(Protocol):
+    """Creates worker processes."""
+
     def preload(self) -> None:
         """Prepare the first launch. Idempotent."""
 

@@ -30,6 +30,8 @@ class LeaseGrant:
 
 
 class Leases(Protocol):
+    """Acquires and releases the leases of a host's workers."""
+
     def acquire(
         self,
         config: AccountConfig,
