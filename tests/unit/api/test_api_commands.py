@@ -1,4 +1,4 @@
-"""Commands over HTTP: once for each key, as the caller prefers to wait, within scope and selection."""
+"""Commands over HTTP: idempotency, waiting, scopes and selections."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ def test_every_command_of_the_registry_has_a_route_and_a_method(api: Api) -> Non
         assert callable(getattr(AsyncWorkerManagerService, f"{spec.name.replace('-', '_')}_worker"))
 
 
-def test_a_command_that_is_waited_for_is_done(api: Api) -> None:
+def test_an_awaited_command_is_done(api: Api) -> None:
     client = api.client("operate", "read")
     response = client.post(START_ONE, headers=WAIT)
     assert response.status_code == 200
@@ -81,7 +81,7 @@ def test_without_a_preference_a_command_is_accepted(api: Api) -> None:
 
 
 class Gated(FakePool):
-    """Each start says that it is sent, then waits for the gate; counts starts."""
+    """A pool whose starts wait for a gate after they are sent; counts them."""
 
     def __init__(self, inner: FakePool) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_a_failed_command_is_a_problem_and_stays_one(api: Api) -> None:
         CommandTimeoutError("no answer"),
     ],
 )
-def test_what_may_still_happen_is_sent_again_with_the_same_key(api: Api, error: Exception) -> None:
+def test_a_command_with_unknown_outcome_is_sent_again_with_the_same_key(api: Api, error: Exception) -> None:
     pool_of(api).fail_next("account-001", error)
     client = api.client("operate", "read")
     name = f"sent-again-{type(error).__name__}"
@@ -196,8 +196,8 @@ def test_what_may_still_happen_is_sent_again_with_the_same_key(api: Api, error: 
     assert client.post(START_ONE, headers={**WAIT, **key(name)}).status_code == 200
 
 
-def test_what_another_process_sent_is_found_in_its_answer(api: Api, api_redis: RedisServer) -> None:
-    """As after the API died between sending a command and recording its outcome."""
+def test_the_outcome_of_a_command_of_another_process_is_found(api: Api, api_redis: RedisServer) -> None:
+    """The API may die between sending a command and recording its outcome."""
     info = api.service.start_worker_from_config("account-002")
     answers: dict[str, Any] = {
         "lost-answer-1": info.to_wire(),
@@ -240,13 +240,13 @@ def test_an_unknown_command(api: Api) -> None:
         ("move", {"host": 5}),
     ],
 )
-def test_a_body_of_other_types_does_nothing(api: Api, path: str, body: Any) -> None:
+def test_a_body_with_wrong_types_does_nothing(api: Api, path: str, body: Any) -> None:
     response = api.client("operate").post(f"/api/v1/accounts/account-001/{path}", json=body)
     problem(response, 422, "invalid_request")
     assert pool_of(api).events == []
 
 
-def test_errors_before_anything_is_sent(api: Api) -> None:
+def test_errors_that_prevent_sending(api: Api) -> None:
     client = api.client("operate")
     problem(client.post("/api/v1/accounts/nobody/start"), 404, "account_not_found")
     problem(client.post("/api/v1/accounts/..bad/start"), 404, "invalid_account_id")
@@ -272,7 +272,7 @@ def test_commands_need_the_scope_operate_and_hosts_an_admin(api: Api) -> None:
     assert pool_of(api).events == []
 
 
-def test_a_token_commands_its_own_accounts_alone(api: Api) -> None:
+def test_a_token_commands_only_accounts_of_its_selection(api: Api) -> None:
     client = api.client("operate", selection=Selection(("fx",)))
     assert client.post(START_ONE, headers=WAIT).status_code == 200
     for account_id in ("account-002", "nobody"):
@@ -347,7 +347,7 @@ def test_a_batch_needs_its_key_and_its_number(api: Api) -> None:
         ({"state": "running"}, 422, "invalid_request"),
     ],
 )
-def test_a_selection_that_is_not_clear_does_nothing(
+def test_an_ambiguous_selection_does_nothing(
     api: Api, select: dict[str, Any], status: int, code: str
 ) -> None:
     response = batch(api.client("operate"), "unclear-1", do="start", select=select, expect=1)
@@ -392,7 +392,7 @@ def test_a_host_is_drained_and_resumed_with_its_name(api: Api) -> None:
     }
 
 
-def test_a_version_is_rolled_back_by_whoever_saw_the_current_one(api: Api) -> None:
+def test_a_rollback_needs_the_current_version(api: Api) -> None:
     store = api.parts.versions
     current = store.current()
     one = store.push(

@@ -32,7 +32,7 @@ def test_every_answer_has_the_security_headers(api: Api) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8700", ""]
 )
-def test_a_foreign_host_is_refused_with_a_good_token_too(api: Api, host: str) -> None:
+def test_a_foreign_host_is_refused_also_with_a_valid_token(api: Api, host: str) -> None:
     """DNS rebinding: a page of another name whose address now is this server's."""
     problem(api.client().get(FLEET, headers={"Host": host}), 421, "unknown_host")
 
@@ -42,7 +42,7 @@ def test_names_of_this_machine_are_answered(api: Api, host: str) -> None:
     assert api.client().get(FLEET, headers={"Host": host}).status_code == 200
 
 
-def test_without_a_good_token_nothing_is_reported(api: Api) -> None:
+def test_an_invalid_token_gets_no_data(api: Api) -> None:
     good = api.token()
     for authorization in (
         "",
@@ -71,7 +71,7 @@ def test_an_expired_token_is_reported_as_expired(api: Api, api_redis: RedisServe
 
 
 @pytest.mark.parametrize("query", ["token={}", "access_token={}", "x={}", "x=%77m{rest}"])
-def test_a_token_in_the_url_is_refused_beside_a_good_header_too(api: Api, query: str) -> None:
+def test_a_token_in_the_url_is_refused_also_with_a_valid_header(api: Api, query: str) -> None:
     text = api.token()
     response = api.client().get(f"{FLEET}?{query.format(text, rest=text[2:])}")
     problem(response, 401, "unauthenticated")
@@ -87,7 +87,7 @@ def test_a_revoked_token_is_refused_at_once_here(api: Api) -> None:
     problem(admin.delete(f"/api/v1/tokens/{token_id}"), 404, "not_found")
 
 
-def test_large_bodies_are_refused_by_what_they_say_and_by_what_they_are(api: Api) -> None:
+def test_large_bodies_are_refused_by_declared_and_by_actual_size(api: Api) -> None:
     client = api.client()
     headers = {"Content-Type": "application/json"}
     problem(client.post("/api/v1/tokens", content=b" " * (MAX_BODY + 1), headers=headers), 413, "too_large")
@@ -102,7 +102,7 @@ def test_large_bodies_are_refused_by_what_they_say_and_by_what_they_are(api: Api
 @pytest.mark.parametrize(
     "media", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
 )
-def test_only_json_is_taken(api: Api, media: str) -> None:
+def test_only_json_is_accepted(api: Api, media: str) -> None:
     response = api.client().post("/api/v1/tokens", content="{}", headers={"Content-Type": media})
     problem(response, 415, "unsupported_media_type")
 
@@ -166,7 +166,7 @@ def test_a_session_ends_with_a_logout_and_with_its_token(api: Api) -> None:
         {"X-Manager": "1", "Origin": "null"},
     ],
 )
-def test_a_cookie_alone_commands_nothing(api: Api, headers: dict[str, str]) -> None:
+def test_a_cookie_alone_sends_no_command(api: Api, headers: dict[str, str]) -> None:
     client, _ = log_in(api, code=api.sessions.new_code("ana@desk"))
     foreign = api.anonymous({**headers, "Cookie": f"wm_session={client.cookies['wm_session']}"})
     body = {"name": "a", "scopes": ["admin"]}
@@ -175,7 +175,7 @@ def test_a_cookie_alone_commands_nothing(api: Api, headers: dict[str, str]) -> N
     assert foreign.get(FLEET).status_code == 200
 
 
-def test_a_page_of_this_server_commands_by_cookie(api: Api) -> None:
+def test_a_page_of_this_server_sends_commands_with_its_cookie(api: Api) -> None:
     client, _ = log_in(api, code=api.sessions.new_code("ana@desk"))
     own = api.anonymous(
         {
@@ -193,7 +193,7 @@ def test_a_login_from_another_site_is_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"code": "a", "token": "b"}, {"code": 1}, {"code": "a", "more": 1}])
-def test_a_login_by_nonsense_is_invalid(api: Api, body: dict[str, Any]) -> None:
+def test_a_malformed_login_is_invalid(api: Api, body: dict[str, Any]) -> None:
     problem(api.anonymous(OWN_PAGE).post(SESSION, json=body), 422, "invalid_request")
 
 

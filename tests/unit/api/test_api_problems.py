@@ -1,4 +1,4 @@
-"""Every error of the manager has a row, and every problem is whole and tells no secret."""
+"""Problems: every error has a row, and no problem shows a secret."""
 
 import inspect
 import logging
@@ -30,7 +30,7 @@ def test_every_error_of_the_manager_is_answered_as_its_row(api: Api, cls: type[e
     assert found["instance"] == "/api/v1/fleet"
 
 
-def test_an_error_of_a_service_of_yours_is_reported_as_its_base(api: Api) -> None:
+def test_an_error_of_another_package_is_reported_as_its_base(api: Api) -> None:
     class OwnError(errors.NoWorkerError):
         code = "own"
 
@@ -38,9 +38,7 @@ def test_an_error_of_a_service_of_yours_is_reported_as_its_base(api: Api) -> Non
     problem(api.client().get("/api/v1/fleet"), 409, "no_worker")
 
 
-def test_an_unexpected_error_tells_nothing_but_where_to_look(
-    api: Api, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unexpected_error_reports_only_its_request_id(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.reader.error = ZeroDivisionError("correct-horse")
     with caplog.at_level(logging.ERROR):
         response = api.client().get("/api/v1/fleet")
@@ -51,7 +49,7 @@ def test_an_unexpected_error_tells_nothing_but_where_to_look(
     assert any(found["request_id"] in record.getMessage() for record in caplog.records)
 
 
-def test_a_retryable_503_says_when_to_come_back(api: Api) -> None:
+def test_a_retryable_503_has_retry_after(api: Api) -> None:
     api.reader.error = errors.FleetUnavailableError("Redis is away")
     assert int(api.client().get("/api/v1/fleet").headers["retry-after"]) >= 1
 

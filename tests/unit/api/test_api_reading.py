@@ -1,4 +1,4 @@
-"""Reading the fleet: pages that are stable while accounts come and go, filters, entity tags, scopes."""
+"""Reading the fleet: stable pages, filters, entity tags and scopes."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def state(accounts: dict[str, AccountRow]) -> FleetListing:
 
 
 def pages(client: Any, path: str) -> list[dict[str, Any]]:
-    """Return the pages, each after the one before."""
+    """Return all pages of a list."""
     found = [client.get(path).json()]
     while found[-1]["next"] is not None:
         joint = "&" if "?" in path else "?"
@@ -98,12 +98,12 @@ def test_accounts_that_stay_are_seen_exactly_once_while_others_come_and_go(api: 
 @pytest.mark.parametrize(
     "after", ["x", "W10", "bnVsbA", "WyJhIiwxLCJiIl0", "%00", "WyJhY2NvdW50X2lkIiwxLCJiIl0", "é"]
 )
-def test_a_cursor_of_no_page_is_refused(api: Api, after: str) -> None:
+def test_a_malformed_cursor_is_refused(api: Api, after: str) -> None:
     api.reader.fixed = state({"a": account("a"), "b": account("b")})
     problem(api.client("read").get(f"/api/v1/accounts?after={after}"), 404, "not_found")
 
 
-def test_a_cursor_belongs_to_its_order(api: Api) -> None:
+def test_a_cursor_belongs_to_its_sort_order(api: Api) -> None:
     api.reader.fixed = state({"a": account("a"), "b": account("b")})
     client = api.client("read")
     following = client.get("/api/v1/accounts?limit=1").json()["next"]
@@ -155,7 +155,7 @@ def test_filters(api: Api, query: str, ids: list[str]) -> None:
     assert [one["account_id"] for one in found["items"]] == ids
 
 
-def test_a_worker_is_reported_word_for_word(api: Api) -> None:
+def test_a_worker_equals_the_output_of_ps(api: Api) -> None:
     info = api.service.start_worker_from_config("account-001")
     client = api.client("read")
     assert client.get("/api/v1/workers/account-001").json() == info.to_dict()
@@ -179,7 +179,7 @@ def test_an_entity_tag_saves_the_body_until_something_changes(api: Api) -> None:
     assert client.get("/api/v1/fleet", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_an_answer_has_its_moment_and_large_ones_are_compressed(api: Api) -> None:
+def test_an_answer_has_its_time_and_large_ones_are_compressed(api: Api) -> None:
     api.reader.fixed = state({f"a-{n}": account(f"a-{n}") for n in range(100)})
     response = api.client("read").get("/api/v1/accounts", headers={"Accept-Encoding": "gzip"})
     assert response.headers["content-encoding"] == "gzip"
@@ -297,7 +297,7 @@ def test_versions_of_the_configuration(api_redis: RedisServer) -> None:
     problem(client.get("/api/v1/config/versions/999999"), 404, "no_config_version")
 
 
-def test_whether_it_is_ready_is_asked_without_a_token(api_redis: RedisServer) -> None:
+def test_readiness_needs_no_token(api_redis: RedisServer) -> None:
     from manager.errors import FleetUnavailableError
 
     def away() -> None:

@@ -1,4 +1,4 @@
-"""API tokens and sessions: kept as hashes, checked with Redis's clock, and gone once revoked."""
+"""API tokens and sessions: hashing, expiry and revocation."""
 
 import json
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def test_a_token_is_verified_and_its_secret_is_not_kept(store: TokenStore, clien
 
 
 @pytest.mark.parametrize("change", ["", "x", "wm_", "short", " "])
-def test_what_is_no_token_is_unknown(store: TokenStore, change: str) -> None:
+def test_a_malformed_token_is_unknown(store: TokenStore, change: str) -> None:
     _, text = store.create("a", ["read"], by="me")
     assert store.verify(change).refused == "unknown"
     assert store.verify(text + change).refused == ("unknown" if change else "")
@@ -89,9 +89,7 @@ def test_the_last_use_is_noted_at_most_once_a_minute(store: TokenStore, client: 
         '{"name": "a", "created": 1, "expires": "soon"}',
     ],
 )
-def test_a_record_that_was_edited_into_nonsense_allows_nothing(
-    store: TokenStore, client: Any, record: str
-) -> None:
+def test_a_malformed_record_allows_nothing(store: TokenStore, client: Any, record: str) -> None:
     _, text = store.create("a", ["admin"], by="me")
     client.hset(TOKENS_KEY, text[3:11], record)
     assert store.verify(text).refused == "unknown"
@@ -110,7 +108,7 @@ def test_a_record_that_was_edited_into_nonsense_allows_nothing(
         ("a", ["read"], (), float("nan")),
     ],
 )
-def test_a_token_that_makes_no_sense_is_not_created(
+def test_a_token_with_wrong_arguments_is_not_created(
     store: TokenStore, name: str, scopes: list[str], labels: tuple[str, ...], seconds: float | None
 ) -> None:
     with pytest.raises(InvalidPayloadError):
@@ -141,7 +139,7 @@ def test_a_code_opens_one_session(redis_server: RedisServer, client: Any) -> Non
     assert sessions.verify(secret) is None
 
 
-def test_a_session_ends_after_its_whole_life_however_often_it_is_used(
+def test_a_session_ends_after_its_lifetime_although_it_is_used(
     redis_server: RedisServer, client: Any
 ) -> None:
     sessions = SessionStore(redis_server.url)
@@ -176,7 +174,7 @@ def test_the_command_line_creates_lists_and_revokes(
 
 
 @pytest.mark.parametrize("lifetime", ["0d", "90", "d", "-1d", "1y"])
-def test_a_lifetime_that_is_none_is_wrong_usage(lifetime: str) -> None:
+def test_a_malformed_lifetime_is_wrong_usage(lifetime: str) -> None:
     arguments = ["create", "--name", "a", "--scope", "read", "--expires", lifetime]
     assert CliRunner().invoke(token_command, arguments).exit_code == 2
 

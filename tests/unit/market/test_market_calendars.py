@@ -17,7 +17,7 @@ DOCUMENT = json.loads((Path(__file__).parents[2] / "fixtures" / "calendars" / "X
 XNYS = {"XNYS": ExchangeCalendar.from_document(DOCUMENT)}
 
 
-def test_a_calendar_survives_being_written_and_read() -> None:
+def test_a_calendar_can_be_written_and_read() -> None:
     assert XNYS["XNYS"].to_document() == DOCUMENT
     assert ExchangeCalendar.from_document(XNYS["XNYS"].to_document()) == XNYS["XNYS"]
 
@@ -81,7 +81,7 @@ def test_a_missing_calendar_is_an_error_and_not_a_closed_market(rule: Any) -> No
         {"first": None},
     ],
 )
-def test_a_document_of_another_shape_is_refused(change: dict[str, Any]) -> None:
+def test_a_malformed_document_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the prepared calendar"):
         ExchangeCalendar.from_document({**DOCUMENT, **change})
 

@@ -1,4 +1,4 @@
-"""What looks wrong about a schedule, and how its windows are listed."""
+"""Warnings about schedules, and lists of their windows."""
 
 import json
 from datetime import date, timedelta
@@ -28,7 +28,7 @@ def test_named_sessions_give_no_warning(name: str) -> None:
     assert warnings(Timetable(SESSIONS[name])) == []  # type: ignore[index]
 
 
-def test_a_gap_that_swallows_a_window_is_reported_with_its_day() -> None:
+def test_a_window_inside_a_gap_is_reported_with_its_day() -> None:
     assert warnings(timetable(daily(NEW_YORK, "02:15", "02:45"))) == [
         "no window on 8 March 2026: 02:15\N{EN DASH}02:45 does not exist in New York"
     ]
@@ -71,7 +71,7 @@ def test_a_calendar_that_ends_soon_is_reported(rule: ExchangeRule | HolidaysRule
     ]
 
 
-def test_what_is_too_short_is_reported_and_left_out() -> None:
+def test_short_windows_are_reported_and_left_out() -> None:
     second = timedelta(seconds=1)
     pause = RolloverRule(10 * second, 15 * second, frozenset({2}))
     table = timetable(SessionRule(SESSIONS["fx"]), rest=(pause,))

@@ -1,4 +1,4 @@
-"""Clocks: how they are written, where their rules come from, what is wrong with others."""
+"""Clocks: their syntax, the source of their rules, and errors."""
 
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def test_a_clock_is_a_zone_and_a_fixed_part(text: str, zone: str, plus: timedelt
         ("America/New_York+7", "is not a time zone"),
     ],
 )
-def test_what_is_no_clock(text: str, problem: str) -> None:
+def test_invalid_clocks(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         MarketClock.parse(text)
 
@@ -82,6 +82,6 @@ def test_a_gap_is_found_to_the_second() -> None:
     assert amsterdam.offset(shift.at) == shift.after
 
 
-def test_a_naive_time_is_no_instant() -> None:
+def test_a_naive_time_is_not_an_instant() -> None:
     with pytest.raises(ValueError, match="has no time zone"):
         as_utc(datetime(2026, 3, 8))  # noqa: DTZ001

@@ -84,7 +84,7 @@ def test_windows_of_close_firings_are_one() -> None:
         ("0 9 31 2 *", "is not a cron expression: bad day-of-month"),
     ],
 )
-def test_what_is_wrong_with_an_expression(expression: str, problem: str) -> None:
+def test_invalid_cron_expressions(expression: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         CronRule.parse(NEW_YORK, expression, HALF_HOUR)
 

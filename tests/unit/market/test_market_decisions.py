@@ -1,4 +1,4 @@
-"""Run or rest: desired state, override and schedule, at one instant."""
+"""Decisions: desired state, override and schedule at one instant."""
 
 from datetime import datetime, timedelta
 
@@ -63,7 +63,7 @@ def test_a_stop_beats_override_and_schedule() -> None:
     assert (decision.action, decision.until, decision.resting()) == (Action.STOP, None, None)
 
 
-def test_a_schedule_that_never_changes_says_so() -> None:
+def test_a_schedule_that_never_changes() -> None:
     assert (
         at(WEDNESDAY, session_timetable("crypto")).text == "runs, no change within 400 days (schedule crypto)"
     )
@@ -126,7 +126,7 @@ def test_an_override_has_an_end() -> None:
     assert after.text == at(rest.until).text
 
 
-def test_an_override_that_ends_outside_a_window_tells_of_the_opening() -> None:
+def test_an_override_that_ends_outside_a_window_names_the_opening() -> None:
     decision = at(WEDNESDAY, override=overrule("rest", utc("2026-11-28 18:00")))
     assert decision.until == SUNDAY_OPEN
     run = at(SATURDAY, override=overrule("run", SUNDAY_OPEN + MINUTE))

@@ -1,4 +1,4 @@
-"""How days, times, durations and dates are written."""
+"""Syntax of days, times, durations and dates."""
 
 from datetime import date, datetime, timedelta
 
@@ -78,11 +78,11 @@ def test_dates() -> None:
         (parse_dates, datetime(2026, 12, 25, 10), "is not a date"),  # noqa: DTZ001
     ],
 )
-def test_what_cannot_be_read(parse: object, value: object, problem: str) -> None:
+def test_invalid_texts(parse: object, value: object, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse(value)  # type: ignore[operator]
 
 
-def test_an_end_after_midnight_is_no_time_of_day() -> None:
+def test_an_end_after_midnight_is_not_a_time_of_day() -> None:
     with pytest.raises(ValueError, match="00:00 to 24:00"):
         parse_time("24:01", end=True)

@@ -1,5 +1,6 @@
-"""Any window list, any zone, any instant: the timetable against definitions that only look at what clocks
-show.
+"""Properties of timetables for any windows, zones and instants.
+
+Each is compared with a definition that only reads the clock minute by minute.
 """
 
 import itertools
@@ -34,7 +35,7 @@ anywhere = st.integers(0, (LAST - FIRST) // MINUTE).map(lambda count: FIRST + co
 
 @st.composite
 def instants(draw: st.DrawFn, clock: MarketClock) -> datetime:
-    """An instant, half of the time within two days of a change of this clock."""
+    """Draw an instant; half of them are within two days of a clock change."""
     at = draw(anywhere)
     if draw(st.booleans()):
         changes = list(clock.shifts(at, at + timedelta(days=366)))
@@ -57,18 +58,14 @@ def daily_rules(draw: st.DrawFn, clock: MarketClock) -> DailyRule:
 
 @lru_cache(maxsize=64)
 def shown(clock: MarketClock, day: date) -> tuple[list[datetime], list[datetime]]:
-    """Return the minutes around a day and what the clock shows at each, which is all that the definitions
-    use.
-    """
+    """Return the minutes around a day, and the wall time at each."""
     start = datetime.combine(day, time(), UTC) - timedelta(hours=45)
     instants_ = [start + step * MINUTE for step in range(135 * 60)]
     return instants_, [clock.wall(instant) for instant in instants_]
 
 
 def first_shown(clock: MarketClock, wall: datetime, day: date) -> datetime:
-    """The first minute at which the clock shows `wall`, or, if it never does, the first at which it shows
-    later times.
-    """
+    """Return the first minute at which the clock shows `wall` or later."""
     instants_, walls = shown(clock, day)
     if wall in walls:
         return instants_[walls.index(wall)]
@@ -83,7 +80,7 @@ def last_shown(clock: MarketClock, wall: datetime, day: date) -> datetime:
 
 
 def by_definition(rule: DailyRule, day: date) -> Window | None:
-    """The window of one day, found by reading the clock minute by minute."""
+    """Return the window of one day by reading the clock each minute."""
     if day.weekday() not in rule.days:
         return None
     midnight = datetime.combine(day, time())
@@ -120,7 +117,7 @@ def test_a_wall_time_becomes_the_instant_that_reading_the_clock_gives(data: st.D
 
 @settings(max_examples=40, deadline=None)
 @given(cases())
-def test_an_instant_is_inside_if_and_only_if_the_union_says_so(
+def test_an_instant_is_inside_if_and_only_if_the_union_contains_it(
     case: tuple[list[DailyRule], list[DailyRule], datetime],
 ) -> None:
     run, rest, instant = case
@@ -147,7 +144,7 @@ def brute_force_boundary(levels: list[bool], start: datetime, instant: datetime)
 
 @settings(max_examples=40, deadline=None)
 @given(cases())
-def test_the_next_boundary_is_what_looking_at_every_minute_finds(
+def test_the_next_boundary_equals_a_scan_by_minutes(
     case: tuple[list[DailyRule], list[DailyRule], datetime],
 ) -> None:
     run, rest, instant = case
@@ -163,7 +160,7 @@ def test_the_next_boundary_is_what_looking_at_every_minute_finds(
 
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(0, 60 * 1440))
-def test_windows_are_sorted_and_disjoint_and_say_the_same_as_levels(
+def test_windows_are_sorted_and_disjoint_and_agree_with_is_open(
     case: tuple[list[DailyRule], list[DailyRule], datetime], length: int
 ) -> None:
     run, rest, start = case
@@ -223,7 +220,7 @@ def test_tidied_windows_and_rests_are_long_enough(run: list[Window]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_kind_of_rule_gives_the_same_in_any_span(data: st.DataObject) -> None:
-    """A span only clips: what a rule yields for a long one is what it yields for its parts."""
+    """A rule yields the same windows for a long span and for its parts."""
     clock = data.draw(clocks)
     start = data.draw(instants(clock))
     day = clock.wall(start).date()

@@ -1,4 +1,4 @@
-"""Market time is pure: nothing in the package reads a clock, a file of ours, the network or the process."""
+"""The package `market` is pure: it reads no clock, file or network."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ ALLOWED = {
     "hashlib",
     "importlib.resources", "re", "typing", "tzdata", "zoneinfo",
 }  # fmt: skip
-#: What reads the time, or this machine's files.
+#: Names that read the time, or files of this machine.
 REFUSED = {"now", "utcnow", "today", "open", "time_ns", "monotonic", "getenv", "environ"}
 
 

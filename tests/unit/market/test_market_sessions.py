@@ -1,4 +1,4 @@
-"""Named sessions, and the market hours that health is judged by."""
+"""Named sessions, and the market hours of health checks."""
 
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -45,13 +45,13 @@ def test_the_week_of_foreign_exchange_is_new_yorks(moment: str, is_open: bool) -
 @settings(deadline=None)
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001 - made aware below
 @example(datetime(2026, 3, 8, 20, 59, 59, 999_999))  # noqa: DTZ001
-def test_fx_says_what_new_yorks_clock_says(naive: datetime) -> None:
+def test_fx_agrees_with_new_yorks_clock(naive: datetime) -> None:
     now = naive.replace(tzinfo=UTC)
     assert market_is_open("fx", now) == fx_by_hand(now)
     assert market_is_open("always", now)
 
 
-def test_every_name_has_a_session_and_health_takes_it() -> None:
+def test_every_name_has_a_session_and_health_accepts_it() -> None:
     assert set(SESSIONS) == set(get_args(SessionName))
     for name, schedule in SESSIONS.items():
         assert schedule.name == name

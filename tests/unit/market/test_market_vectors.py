@@ -1,4 +1,4 @@
-"""Windows on days on which clocks change, with the instants worked out by hand from the zones' rules."""
+"""Windows on days of clock changes, with instants computed by hand."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def test_a_daily_window_at_a_change_of_the_clock(
     assert (spans([window])[0] if window else None) == expected
 
 
-def test_a_day_that_does_not_exist_has_no_window_of_its_own() -> None:
+def test_a_day_that_does_not_exist_has_no_window() -> None:
     found = timetable(daily("Pacific/Apia", "09:00", "17:00"))
     assert spans(found.windows(utc("2011-12-29 12:00"), utc("2011-12-31 12:00"))) == [
         ("2011-12-29 19:00", "2011-12-30 03:00"),
@@ -68,7 +68,7 @@ def test_the_week_of_foreign_exchange() -> None:
 
 
 def test_athens_is_not_the_brokers_clock() -> None:
-    """Brokers' servers run seven hours ahead of New York; Athens changes its clocks on other days."""
+    """Brokers' servers are New York plus 7 h; Athens changes on other days."""
     broker, athens = MarketClock.parse("America/New_York+7h"), MarketClock.parse("Europe/Athens")
     day = date(2026, 3, 17)
     assert broker.midnight(day) == utc("2026-03-16 21:00")

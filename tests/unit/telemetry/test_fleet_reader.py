@@ -1,4 +1,4 @@
-"""Listing the live view: at most once a second, with the rows of accounts that did not change."""
+"""Listings of the live view: rate, reuse of rows, account files."""
 
 from collections.abc import Iterator
 
@@ -106,7 +106,7 @@ def test_a_view_that_never_saw_redis_lists_nothing(redis_server: RedisServer) ->
         ViewReader(FleetView(reads, DesiredStore(redis_server.url))).read()
 
 
-def test_while_redis_is_away_the_listing_says_since_when(redis_server: RedisServer, view: FleetView) -> None:
+def test_during_an_outage_the_listing_has_its_duration(redis_server: RedisServer, view: FleetView) -> None:
     reader = ViewReader(view, list_seconds=0)
     assert reader.read().stale_seconds is None
     redis_server.stop()

@@ -1,4 +1,4 @@
-"""The live view against a real Redis: it never differs from a listing, and says so when Redis is away."""
+"""The live view with a real Redis: equal to a listing, also over outages."""
 
 import random
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def test_a_worker_whose_heartbeat_stops_becomes_unknown_without_any_event(
     assert without_ages(view.workers()) == without_ages(store.list_workers())
 
 
-def test_figures_alone_are_no_change_of_state(store: FleetStore, view: FleetView) -> None:
+def test_figures_do_not_change_the_state(store: FleetStore, view: FleetView) -> None:
     store.report_agent("h", {})
     store.record("h", [info("a")], {"a": beat("a", equity="1")})
     eventually(lambda: (found := view.worker("a")) is not None and found.status == "running", within=3)
@@ -117,9 +117,7 @@ def test_figures_alone_are_no_change_of_state(store: FleetStore, view: FleetView
 def test_the_view_never_differs_from_a_listing(
     store: FleetStore, view: FleetView, server: RedisServer
 ) -> None:
-    """Random changes of records, heartbeats, desired state and hosts, compared with a listing after each
-    round.
-    """
+    """Compare view and listing after random changes of all records."""
     choose = random.Random(7)
     desired = DesiredStore(server.url)
     accounts = [f"account-{number}" for number in range(12)]
@@ -146,7 +144,7 @@ def test_the_view_never_differs_from_a_listing(
     assert view.drift == 0
 
 
-def test_while_redis_is_away_no_worker_counts_as_running(
+def test_during_an_outage_no_worker_counts_as_running(
     store: FleetStore, view: FleetView, server: RedisServer
 ) -> None:
     store.report_agent("h", {})
@@ -164,9 +162,7 @@ def test_while_redis_is_away_no_worker_counts_as_running(
     eventually(lambda: view.away_since_seconds is None and view.workers()[0].status == "running", within=10)
 
 
-def test_a_redis_that_lost_its_data_is_reported_as_lost(
-    store: FleetStore, view: FleetView, server: RedisServer
-) -> None:
+def test_lost_data_of_redis_is_reported(store: FleetStore, view: FleetView, server: RedisServer) -> None:
     store.report_agent("h", {})
     store.record("h", [info("a")], {"a": beat("a")})
     eventually(lambda: len(view.workers()) == 1, within=3)
