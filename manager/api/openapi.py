@@ -70,7 +70,7 @@ def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:
         if "anyOf" in schema:
             parameter["schema"] = next(one for one in schema["anyOf"] if one.get("type") != "null")
         parameter["required"] = parameter["required"] or parameter["name"] in _REQUIRED
-    # A key belongs to one request. Test tools that read this document reuse one key for several operations,
+    # A key belongs to one request. Test tools that read this document send one key with different bodies,
     # and would get `idempotency_mismatch`. Only batches require a key.
     if not path.endswith("/batches"):
         kept = [one for one in parameters if one["name"] != "Idempotency-Key"]
