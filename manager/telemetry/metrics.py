@@ -33,7 +33,10 @@ AccountsShown = Literal["auto", "all", "attention", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetFigures:
-    """What one scrape shows. `redis_up` false: everything else but the view's age is left out."""
+    """The figures of one scrape.
+
+    If `redis_up` is false, only the view's age is shown.
+    """
 
     redis_up: bool
     view_age_seconds: float
@@ -303,7 +306,7 @@ def _accounts(page: _Page, figures: FleetFigures, shown: AccountsShown) -> None:
     else:
         chosen = list(accounts)
     omitted = len(accounts) - len(chosen)
-    page.family("manager_accounts_omitted", "gauge", "Accounts without series of their own.", [("", omitted)])
+    page.family("manager_accounts_omitted", "gauge", "Accounts without their own series.", [("", omitted)])
     rows = [
         _Shown(one, labels(account=one.account_id), one.worker) for one in chosen if one.worker is not None
     ]

@@ -330,7 +330,7 @@ class Hosts(Topic):
 
 
 class Batch(Topic):
-    """Topic `batch:<id>`: the batch's counts, whenever an account of it may have changed."""
+    """Topic `batch:<id>`: the counts of a batch, after each change."""
 
     merge_seconds = _BATCH_SECONDS
 
