@@ -1,4 +1,4 @@
-"""What the bodies of requests carry, as the OpenAPI document describes it."""
+"""Models of request bodies, for the OpenAPI document."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from manager.pool.arguments import MAX_TIMEOUT
 
 
 def _integral(value: object) -> object:
-    """Take `1.0` for `1`, as JSON Schema does; `true` stays what it is."""
+    """Convert `1.0` to `1`, as JSON Schema does; `true` is not converted."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -26,7 +26,10 @@ Label = Annotated[
 
 
 def _required(*names: str) -> Callable[[dict[str, Any]], None]:
-    """Document members as required that routes check, because their absence has its own status."""
+    """Document members as required that the routes check themselves.
+
+    Their absence has its own status.
+    """
 
     def change(schema: dict[str, Any]) -> None:
         schema["required"] = sorted({*schema.get("required", ()), *names})
@@ -70,24 +73,32 @@ def _without_null(schema: dict[str, Any]) -> None:
 
 
 class Strict(BaseModel):
-    """A request's body: no unknown members, and no conversion of types (`false` is not a number)."""
+    """A request body without unknown members or type conversion."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StartBody(Strict):
-    apply_defaults: Annotated[bool, Field(description="Fill what the file leaves out from the defaults.")] = (
-        True
-    )
+    """Options of a start."""
+
+    apply_defaults: Annotated[
+        bool, Field(description="Fill missing keys of the account file from the defaults.")
+    ] = True
     validate_first: Annotated[
         bool, Field(alias="validate", description="Refuse to start an invalid account.")
     ] = True
 
 
 class StopBody(Strict):
+    """Options of a stop."""
+
     timeout_seconds: Annotated[
         float | None,
-        Field(ge=0, le=MAX_TIMEOUT, description="Stop by force after so long; null: the account's own time."),
+        Field(
+            ge=0,
+            le=MAX_TIMEOUT,
+            description="Kill the worker after this time; null: the time in its account file.",
+        ),
     ] = None
 
 
@@ -96,17 +107,22 @@ class NoOptions(Strict):
 
 
 class MoveBody(Strict):
+    """The target of a move."""
+
     host: Annotated[
         str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     ]
     force: Annotated[
         bool,
-        Field(description="The account's host is lost for good: move without proof that its worker ended."),
+        Field(description="Move without proof that the old worker ended: only if its host is lost for good."),
     ] = False
 
 
 class SelectBody(Strict):
-    """Accounts by name, or by any of the groups and all of the labels. `state` narrows either."""
+    """Selects accounts: by id, by groups and labels, or all.
+
+    An account must be in one of `groups` and have all of `labels`. `state` narrows the selection further.
+    """
 
     model_config = ConfigDict(json_schema_extra=_ways)
 
@@ -117,11 +133,11 @@ class SelectBody(Strict):
         Literal["created", "starting", "running", "stopping", "stopped", "failed", "restarting", "unknown"]
         | None
     ) = None
-    all: Annotated[bool, Field(description="Every account; needed where nothing else is given.")] = False
+    all: Annotated[bool, Field(description="All accounts; required if no other member selects.")] = False
 
     @property
     def selection(self) -> Selection:
-        """What `groups` and `labels` take; everything without any."""
+        """The selection by `groups` and `labels`; all if both are empty."""
         return Selection(tuple(self.groups), tuple(self.labels))
 
 
@@ -134,7 +150,7 @@ class BatchBody(Strict):
     select: SelectBody
     expect: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
-        Field(description="How many accounts are selected; otherwise nothing is done."),
+        Field(description="The number of selected accounts; if it differs, nothing is done."),
         _INTEGRAL,
     ] = None
     apply_defaults: bool = True
@@ -143,6 +159,8 @@ class BatchBody(Strict):
 
 
 class DrainBody(Strict):
+    """Options of a drain, with its confirmation."""
+
     model_config = ConfigDict(json_schema_extra=_required("confirm"))
 
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
@@ -152,12 +170,16 @@ class DrainBody(Strict):
 
 
 class ConfirmBody(Strict):
+    """The confirmation of a command for a host."""
+
     model_config = ConfigDict(json_schema_extra=_required("confirm"))
 
     confirm: Annotated[str | None, Field(max_length=63, description="The host's name.")] = None
 
 
 class RollbackBody(Strict):
+    """The version to push again."""
+
     version: Annotated[int, Field(ge=1, le=10**9), _INTEGRAL]
 
 
@@ -171,6 +193,8 @@ class LoginBody(Strict):
 
 
 class TokenBody(Strict):
+    """A token to create."""
+
     name: Annotated[
         str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     ]

@@ -36,7 +36,7 @@ class RequestMeter:
             self._seconds[route] += seconds
 
     def render(self, stream_clients: int, stream_lag_seconds: float) -> str:
-        """Return the API's own families in the text format."""
+        """Return the metrics of the API in Prometheus's text format."""
         with self._lock:
             requests = [
                 f"manager_api_requests_total{labels(route=route, method=method, code=code)} {count}"
@@ -79,7 +79,10 @@ class MetricsPage:
         self.requests = RequestMeter()
 
     def text(self, stream_clients: int, stream_lag_seconds: float = 0.0) -> str:
-        """Return the page. Blocks while counters are read; never raises FleetUnavailableError."""
+        """Return the page. Blocks while it reads counters.
+
+        Never raises FleetUnavailableError: without Redis, the page omits the accounts and hosts.
+        """
         api = self.requests.render(stream_clients, stream_lag_seconds)
         return render(self._figures(), shown=self._shown) + api
 

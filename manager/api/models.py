@@ -1,4 +1,4 @@
-"""What answers contain, as the OpenAPI document describes it."""
+"""Models of answers, for the OpenAPI document."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal

@@ -70,7 +70,7 @@ class AccountQuery(PageQuery):
 
     @property
     def filters(self) -> bool:
-        """Whether the query takes fewer accounts than all."""
+        """Whether the query selects fewer accounts than all."""
         return any(getattr(self, name) for name in _FILTERS)
 
 
@@ -124,7 +124,10 @@ def _below(one: Key, other: Key) -> bool:
 def accounts_page(
     state: FleetListing, query: AccountQuery, readable: Callable[[AccountRow], bool] | None
 ) -> Page[AccountRow]:
-    """Return the accounts that a query asks for, of those that may be read; None: all may."""
+    """Return the page of readable accounts that a query selects.
+
+    `readable` is None if all accounts may be read.
+    """
     by, descending = query.sort.removeprefix("-"), query.sort.startswith("-")
     key = partial(_KEYS[by], state)
     ordered = state.sorted.get(query.sort)

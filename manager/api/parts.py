@@ -80,7 +80,7 @@ class ApiParts:
     metrics: MetricsPage | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
     stream_times: StreamTimes = field(default_factory=StreamTimes)
-    #: Names in a Host header that this server answers for, beside loopback.
+    #: Names that a Host header may have, in addition to loopback.
     host_names: frozenset[str] = frozenset()
     #: Whether browsers send cookies only over TLS.
     secure_cookies: bool = False
@@ -102,7 +102,10 @@ class ApiParts:
         return name in LOOPBACK or name in {one.lower() for one in self.host_names}
 
     async def state(self) -> FleetListing:
-        """Return the fleet as it is now. Raises FleetUnavailableError."""
+        """Return the current state of the fleet.
+
+        Raises FleetUnavailableError.
+        """
         known = self.reader.known()
         return known if known is not None else await run_in_threadpool(self.reader.read)
 

@@ -70,7 +70,7 @@ _PONG_SECONDS: Final = 25.0
 
 
 def run_api(settings: Settings, port: int | None = None, address_file: Path | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit code.
+    """Serve until SIGTERM or Ctrl-C; return the exit code.
 
     Writes the URL to `address_file` once it listens. Raises SettingsError, ComponentError.
     """

@@ -102,7 +102,7 @@ def _print(events: "Iterable[Event]", as_json: bool) -> None:
 
 
 def event_line(event: "Event") -> str:
-    """Return an event as one line: when, where, which account, what, and who caused it."""
+    """Format an event as one line: time, host, account, change, sender."""
     parts: list[str] = [f"{event.time:%Y-%m-%d %H:%M:%S} UTC", event.host or "-"]
     if event.account_id:
         parts.append(event.account_id)

@@ -1,4 +1,4 @@
-"""The live list of `manager top` and `manager ps --watch`: one view of the fleet, keys and commands."""
+"""The live list of `manager top` and `manager ps --watch`."""
 
 import contextlib
 import queue

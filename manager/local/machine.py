@@ -1,4 +1,4 @@
-"""The components of `manager up`: Redis, paper venue, host agent, API and Flower."""
+"""The components of `manager up`: Redis, venue, agent, API, Flower."""
 
 import contextlib
 import socket

@@ -114,16 +114,17 @@ class FleetListing:
     stale_seconds: float | None = None
     #: Cache of sorted accounts, by the name of the sort key.
     sorted: dict[str, Sequence[AccountRow]] = field(default_factory=dict, compare=False, repr=False)
-    #: Answers as they were rendered for readers, by what they asked for: body, and what follows it.
+    #: Cache of rendered answers, by request: the body, and its suffix.
     pages: dict[str, tuple[bytes, str | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def attention(self, account: AccountRow) -> list[Attention]:
-        """Return what a person should look at about an account, the most urgent first."""
+        """Return an account's attention items, most urgent first."""
         return account_attention(self._account_state(account), self.as_of.timestamp())
 
     def attention_mark(self, account: AccountRow) -> tuple[Any, ...]:
-        """Return what `attention` depends on beside the account: its host, and the time.
+        """Return what `attention` depends on in addition to the account.
 
+        That is its host and the time.
         Equal marks of one account mean equal attention. Much cheaper than `attention`.
         """
         host = self.hosts.get(account.host or "")
@@ -148,7 +149,7 @@ class FleetReader(Protocol):
     """Source of fleet listings."""
 
     def known(self) -> FleetListing | None:
-        """Return the listing that `read` would return, if that needs no work. Does not block."""
+        """Return the listing of `read` if it is cached. Does not block."""
 
     def read(self) -> FleetListing:
         """Return a listing that is at most a second old. Blocks; thread-safe.
@@ -216,7 +217,7 @@ class ViewReader:
             return listing
 
     def read_now(self) -> FleetListing:
-        """Return a listing of this moment, for streams. Else like `read`."""
+        """Return a listing of this moment, for streams; otherwise as `read`."""
         self._listing_due = True
         return self.read()
 

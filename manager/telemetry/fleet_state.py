@@ -40,7 +40,7 @@ class _Beat:
     stamp: float
     data: dict[str, Any]
     fresh_until: float
-    #: Seconds for which the worker's loop had not turned when it was sent.
+    #: Age of the loop's last beat when the heartbeat was sent, in seconds.
     loop_age: float = 0.0
 
     def like(self, other: "_Beat") -> bool:
@@ -69,7 +69,7 @@ class _Account:
     desired: DesiredState | None = None
     #: Time (Redis's clock) until which the derived `worker` stays valid without new data.
     holds_until: float = math.inf
-    #: Time (Redis's clock) from which on it is missed if it should run and has no worker.
+    #: Time (Redis's clock) from which it counts as missing if it should run and has no worker.
     missed_from: float = math.inf
     worker: WorkerInfo | None = None
 
@@ -192,9 +192,9 @@ class FleetState:
         return self._finish(changes)
 
     def record_counts_differ(self, hosts: Mapping[str, RawHost]) -> bool:
-        """Return whether Redis holds another number of any host's records than this state.
+        """Return whether the number of records of any host differs.
 
-        A host that was forgotten is not in `hosts` and has none.
+        A host that was forgotten is not in `hosts` and has no records.
         """
         if any(host.count != len(self._entries.get(name, ())) for name, host in hosts.items()):
             return True
@@ -226,9 +226,9 @@ class FleetState:
         changes.hosts |= before.keys()
 
     def _finish(self, changes: Changes) -> Changes:
-        """Add the accounts whose judgement ends with time alone.
+        """Add the accounts that changed only because time passed.
 
-        Their heartbeat went stale, or they should run and got no worker in time.
+        Their heartbeat became stale, or they should run and got no worker in time.
         """
         for account in self._accounts.values():
             if account.missed_from < self.now:
@@ -301,7 +301,7 @@ class FleetState:
                 self._remove(account_id, changes)
 
     def _missed_from(self, desired: DesiredState) -> float:
-        """Return when an account with this desired state counts as missing; infinite if not later on."""
+        """Return when an account with this desired state becomes missing."""
         # A millisecond more: readers take the time as a datetime, which is rounded down.
         moment = max(desired.at, desired.claimed) / 1000 + GRACE_SECONDS + 0.001
         return moment if desired.running and moment >= self.now else math.inf

@@ -26,7 +26,10 @@ from manager.versions import __version__
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetFigures:
-    """What one scrape shows. `redis_up` false: everything else but the view's age is left out."""
+    """The figures of one scrape.
+
+    If `redis_up` is false, only the view's age is shown.
+    """
 
     redis_up: bool
     view_age_seconds: float

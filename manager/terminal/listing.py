@@ -1,4 +1,4 @@
-"""`manager ps` as lines of text: one line per account, no word cut in columns."""
+"""`manager ps` as text: one line per account, words never cut."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

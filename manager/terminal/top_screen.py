@@ -1,4 +1,4 @@
-"""The screen of `manager top` as lines of rich text, for any terminal size. Pure."""
+"""The screen of `manager top` as rich text, for any terminal size."""
 
 import textwrap
 from collections import Counter

@@ -43,7 +43,7 @@ from manager.telemetry.fleet_reader import AccountRow, FleetListing
 
 router = APIRouter(tags=["fleet"])
 
-#: Pages of one listing that are kept for others who ask for the same; of 1,000 accounts each has a megabyte.
+#: Maximum number of cached pages of one listing; a page of 1,000 accounts has a megabyte.
 _PAGES_KEPT: Final = 16
 Id = Annotated[str, Path(min_length=1, max_length=255)]
 
@@ -73,7 +73,7 @@ async def fleet(request: Request, parts: Parts, principal: Reader) -> Response:
 async def accounts(
     request: Request, parts: Parts, principal: Reader, query: Annotated[AccountQuery, Query()]
 ) -> Response:
-    """List accounts, whether they have a worker or not."""
+    """List accounts, with or without a worker."""
     return _page(request, await parts.state(), principal, query, with_worker=False)
 
 
@@ -88,7 +88,10 @@ async def workers(
 def _page(
     request: Request, state: FleetListing, principal: Principal, query: AccountQuery, *, with_worker: bool
 ) -> Response:
-    """Return a page of workers or accounts. Of one listing, the same page is rendered once."""
+    """Return a page of workers or accounts.
+
+    Equal pages of one listing are rendered once.
+    """
     same = not_modified(request, state)
     if same is not None:
         return same

@@ -1,4 +1,7 @@
-"""Events by page, by SSE and by WebSocket. Every one continues after a cursor, without loss or repetition."""
+"""Routes for events: pages, SSE and WebSocket.
+
+Each continues after a cursor, without loss or repetition.
+"""
 
 import asyncio
 import contextlib

@@ -1,3 +1,4 @@
-"""Streams: what changes in the fleet, pushed to WebSocket and SSE clients, resumable without loss or
-repetition.
+"""Streams of changes of the fleet, for WebSocket and SSE clients.
+
+A client that reconnects continues without loss or repetition.
 """

@@ -1,4 +1,4 @@
-"""One WebSocket client: its subscriptions, and the one task that sends to it."""
+"""One WebSocket client: its subscriptions and its sending task."""
 
 import asyncio
 import contextlib

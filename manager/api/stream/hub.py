@@ -1,4 +1,7 @@
-"""The hub: carries updates of the live view from its thread to the stream clients on the event loop."""
+"""The hub, which carries updates of the live view to stream clients.
+
+The view has its own thread; the clients are on the event loop.
+"""
 
 import asyncio
 import time
@@ -25,7 +28,10 @@ class Listener(Protocol):
 
 
 class Hub:
-    """One for each API process. Everything but `_from_view` runs on the event loop."""
+    """Carries updates of the view to clients; one for each API process.
+
+    Everything except `_from_view` runs on the event loop.
+    """
 
     def __init__(self, reader: ViewReader, events: EventStream) -> None:
         self.view = reader.view

@@ -1,5 +1,6 @@
-"""What stream clients may send: strict models, so that a wrong message gets an answer that names the wrong
-member.
+"""Models of the messages that stream clients send.
+
+They are strict: the answer to a wrong message names the wrong member.
 """
 
 import json
@@ -26,8 +27,8 @@ class Select(_Strict):
     types: Annotated[list[Name], Field(max_length=100, description="Event types, `worker.*`.")] = []
 
 
-class FigureWish(_Strict):
-    """Of which accounts figures are sent, and how often at most."""
+class FigureOptions(_Strict):
+    """The accounts whose figures are sent, and the maximum rate."""
 
     of: Literal["visible", "all", "none"] = "none"
     accounts: Annotated[list[Name], Field(max_length=MAX_VISIBLE)] = []
@@ -42,7 +43,7 @@ class Subscribe(_Strict):
     after: Annotated[str | None, Field(max_length=60, description="A cursor; events after it are sent.")] = (
         None
     )
-    figures: FigureWish = FigureWish()
+    figures: FigureOptions = FigureOptions()
 
 
 class Visible(_Strict):

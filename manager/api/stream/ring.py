@@ -20,7 +20,7 @@ _CHUNK: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RingEvent:
-    """An event with its place and its JSON, encoded once however many clients get it."""
+    """An event with its position and its JSON, encoded once for all clients."""
 
     position: Position
     event: Event
@@ -32,7 +32,7 @@ def ring_event(event: Event) -> RingEvent:
 
 
 class EventRing:
-    """The events of one stream after `after`, without a gap. Used on one thread."""
+    """The events of one stream after `after`, complete. Used on one thread."""
 
     def __init__(self, cursor: Cursor) -> None:
         self.stream = cursor.stream

@@ -1,4 +1,4 @@
-"""Rows and figures of accounts as streams send them: columnar, so that 5,000 rows are small."""
+"""Rows and figures of accounts in streams, by column to save space."""
 
 from collections.abc import Mapping
 from datetime import datetime

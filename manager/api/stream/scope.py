@@ -1,4 +1,4 @@
-"""Which events a reader gets: those that it asked for, of the accounts that it may read."""
+"""Selects the events that a reader requested and may read."""
 
 from collections.abc import Collection, Sequence
 

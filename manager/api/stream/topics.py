@@ -1,5 +1,6 @@
-"""Topics of a stream connection: each keeps what its client has, and yields the frames that bring it up to
-date.
+"""Topics of a stream connection.
+
+A topic knows what its client has, and yields the frames that update it.
 
 A topic queues nothing. It holds the accounts that changed, or its position in the event stream; frames are
 made when the connection can take them. A slow client therefore gets fewer figures and merged changes, but
@@ -82,8 +83,9 @@ class Topic(ABC):
 
 
 class Accounts(Topic):
-    """Topic `accounts`: a snapshot, then whole rows that changed, and figures of the accounts that are asked
-    for.
+    """Topic `accounts`: a snapshot, then changed rows and figures.
+
+    Figures are sent only for the accounts that the client selects.
     """
 
     def __init__(
@@ -255,14 +257,14 @@ class Events(Topic):
         self._scope = scope
         self._bookmark_seconds = bookmark_seconds
         self._gone = gone
-        self._told_at: float | None = None
+        self._sent_at: float | None = None
 
     def updated(self, update: ViewUpdate) -> None:
         self.waiting = self.waiting or bool(update.events) or update.lost
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
-        if self._told_at is None:
-            self._told_at = now
+        if self._sent_at is None:
+            self._sent_at = now
         gone, self._gone = self._gone, None
         while True:
             if gone is not None:
@@ -280,13 +282,13 @@ class Events(Topic):
             for one in found:
                 self.cursor = Cursor(self.cursor.stream, one.position)
                 if only.matches(one.event):
-                    self._told_at = now
+                    self._sent_at = now
                     head = to_json({"t": "event", "id": self.id, "cursor": str(self.cursor)})
                     yield head[:-1] + b',"event":' + one.json + b"}"
-        if now - self._told_at >= self._bookmark_seconds:
-            self._told_at = now
+        if now - self._sent_at >= self._bookmark_seconds:
+            self._sent_at = now
             yield frame("bookmark", id=self.id, cursor=str(self.cursor))
-        self.due = self._told_at + self._bookmark_seconds
+        self.due = self._sent_at + self._bookmark_seconds
 
 
 class Hosts(Topic):
@@ -330,7 +332,7 @@ class Hosts(Topic):
 
 
 class Batch(Topic):
-    """Topic `batch:<id>`: the batch's counts, whenever an account of it may have changed."""
+    """Topic `batch:<id>`: the counts of a batch, after each change."""
 
     merge_seconds = _BATCH_SECONDS
 
