@@ -120,7 +120,9 @@ def run_api(settings: Settings, port: int | None = None, address_file: Path | No
 def check_listening(settings: Settings) -> None:
     """Check the address and the TLS files. Raises SettingsError."""
     if (settings.api_tls_cert is None) != (settings.api_tls_key is None):
-        raise SettingsError("set both MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY, or neither")
+        raise SettingsError(
+            "MANAGER_API_TLS_CERT and MANAGER_API_TLS_KEY belong together: set both, or neither"
+        )
     for name, path in (("CERT", settings.api_tls_cert), ("KEY", settings.api_tls_key)):
         if path is not None and not os.access(path, os.R_OK):
             raise SettingsError(f"MANAGER_API_TLS_{name}: {path} cannot be read")

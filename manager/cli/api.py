@@ -13,7 +13,7 @@ from manager.cli.common import settings
     type=click.IntRange(0, 65535),
     help="Port; 0: any free one. [default: MANAGER_API_PORT, or 8700]",
 )
-@click.option("--address-file", type=click.Path(path_type=Path), hidden=True)
+@click.option("--address-file", type=click.Path(path_type=Path), hidden=True, help="[default: none]")
 def api(port: int | None, address_file: Path | None) -> int:
     """Run the HTTP API in the foreground.
 

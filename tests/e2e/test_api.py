@@ -128,7 +128,7 @@ def test_while_redis_is_away_it_is_not_ready_and_recovers(fleet: Fleet, api: Api
     [
         ({"MANAGER_API_ADDRESS": "0.0.0.0"}, "MANAGER_API_TLS_CERT"),
         ({"MANAGER_API_ADDRESS": "::"}, "MANAGER_API_PROXY"),
-        ({"MANAGER_API_ADDRESS": "192.0.2.1"}, "in clear"),
+        ({"MANAGER_API_ADDRESS": "192.0.2.1"}, "unencrypted"),
         ({"MANAGER_API_TLS_CERT": "/nonexistent/cert.pem"}, "belong together"),
         (
             {"MANAGER_API_TLS_CERT": "/nonexistent/cert.pem", "MANAGER_API_TLS_KEY": "/nonexistent/key.pem"},

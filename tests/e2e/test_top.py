@@ -116,6 +116,13 @@ def terminal(fleet: Fleet, *arguments: str, columns: int = 100) -> Iterator[Term
 def test_keys_stop_and_start_an_account(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.run_json("start", A, B)
+    # A worker first reports its CPU, memory and processes after ten seconds. Until then these columns are empty,
+    # and a terminal leaves out empty columns first.
+    eventually(
+        lambda: all("processes" in one["metadata"] for one in fleet.run_json("ps")),
+        within=40,
+        what="the workers report their processes",
+    )
     with terminal(fleet, "top", "--sort", "account") as top:
         top.shows("2 accounts, 2 running")
         for columns in (80, 160, 100):

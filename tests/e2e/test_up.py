@@ -168,7 +168,7 @@ def test_the_whole_demo_fleet_up_and_down(up: Up) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=40) == 0
     assert "stopping; press Ctrl-C again to kill everything now" in up.text
-    assert "stopped 6 workers, flower, agent, venue, redis" in up.text
+    assert "stopped 6 workers, api, flower, agent, venue, redis" in up.text
     assert up.processes() == []
 
 
