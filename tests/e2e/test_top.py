@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -25,13 +26,15 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _HOME = "\x1b[H"
 
 
+def _termios() -> Any:
+    return import_module("termios")  # it does not exist on Windows
+
+
 class Terminal:
     """A command in a pseudo terminal of 24 lines."""
 
     def __init__(self, fleet: Fleet, arguments: tuple[str, ...], columns: int) -> None:
-        assert sys.platform != "win32"
-        import pty
-
+        pty: Any = import_module("pty")
         self._ours, self._theirs = pty.openpty()
         self.resize(columns)
         self._modes_before = self._modes()
@@ -56,16 +59,11 @@ class Terminal:
                 self._text += os.read(self._ours, 65_536).decode(errors="replace")
 
     def resize(self, columns: int) -> None:
-        assert sys.platform != "win32"
-        import termios
-
-        termios.tcsetwinsize(self._theirs, (24, columns))
+        _termios().tcsetwinsize(self._theirs, (24, columns))
 
     def _modes(self) -> list[Any]:
-        assert sys.platform != "win32"
-        import termios
-
-        return termios.tcgetattr(self._theirs)
+        modes: list[Any] = _termios().tcgetattr(self._theirs)
+        return modes
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
@@ -116,8 +114,8 @@ def terminal(fleet: Fleet, *arguments: str, columns: int = 100) -> Iterator[Term
 def test_keys_stop_and_start_an_account(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.run_json("start", A, B)
-    # A worker first reports its CPU, memory and processes after ten seconds. Until then these columns are empty,
-    # and a terminal leaves out empty columns first.
+    # A worker first reports its processes after ten seconds. Until then these columns are empty, and a terminal
+    # leaves out empty columns first.
     eventually(
         lambda: all("processes" in one["metadata"] for one in fleet.run_json("ps")),
         within=40,
