@@ -34,6 +34,7 @@ OPEN: Final = frozenset(
         f"{PREFIX}/openapi.json",
     }
 )
+PUSH: Final = f"{PREFIX}/config/push"
 _SESSION: Final = f"{PREFIX}/session"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TOKEN_IN_URL: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20}|(?:^|[?&])(?:access_)?token=")
@@ -89,7 +90,7 @@ class Gate:
         began = time.perf_counter()
         try:
             await self._admit(request, state)
-            await self._app(scope, _Bounded(receive, answer), answer)
+            await self._app(scope, _Bounded(receive, answer, request.url.path), answer)
         except Exception as error:
             if answer.started:
                 raise  # the status is sent: the connection breaks, which says that the answer is not whole
@@ -190,8 +191,9 @@ class _Answer:
 class _Bounded:
     """Receives a body of at most MAX_BODY bytes, whatever its length was said to be."""
 
-    def __init__(self, receive: Receive, answer: _Answer) -> None:
+    def __init__(self, receive: Receive, answer: _Answer, path: str) -> None:
         self._receive = receive
+        self._path = path
         self._answer = answer
         self._size = 0
 
@@ -200,12 +202,16 @@ class _Bounded:
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
             if self._size > MAX_BODY:
-                raise too_large()
+                raise too_large(self._path)
         return message
 
 
-def too_large() -> ProblemError:
-    return ProblemError("too_large", f"a body has at most {MAX_BODY} bytes", headers={"Connection": "close"})
+def too_large(path: str) -> ProblemError:
+    """Return the problem of a body that is too large; that of a push says what pushes more."""
+    detail = f"a body has at most {MAX_BODY} bytes"
+    if path == PUSH:
+        detail += "; nothing was pushed: push larger sets of files with `manager config push`"
+    return ProblemError("too_large", detail, headers={"Connection": "close"})
 
 
 def require_same_site(request: Request) -> None:
@@ -226,7 +232,7 @@ def require_same_site(request: Request) -> None:
 def _refuse_media(method: str, path: str, headers: Headers) -> None:
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY:
-        raise too_large()
+        raise too_large(path)
     has_body = length not in {"", "0"} or "transfer-encoding" in headers
     if has_body and method in _UNSAFE:
         media = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -8,12 +8,12 @@ from fastapi import APIRouter, FastAPI
 from manager.api.gate import PREFIX
 from manager.api.models import Problem
 from manager.api.problems import MEDIA_TYPE, PROBLEMS
-from manager.api.routes import batches, commands, fleet, health, records, session, stream
+from manager.api.routes import batches, commands, configs, fleet, health, records, session, stream
 from manager.versions import __version__
 
 #: Every router under /api/v1.
 ROUTERS: Final[tuple[APIRouter, ...]] = (
-    *(health.router, session.router, fleet.router, records.router),
+    *(health.router, session.router, fleet.router, records.router, configs.router),
     *(commands.router, batches.router, stream.router),
 )
 TITLE: Final = "Worker Manager"
@@ -27,7 +27,7 @@ DESCRIPTION: Final = (
 _EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
 _WITH_BODY: Final = (400, 413, 415)
 #: Codes that only some operations answer, by a word in their address.
-_CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428}
+_CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428, "/config/push": 428}
 #: Parameters that are checked by hand, because their absence has a status of its own.
 _REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
 _KEY_TEXT: Final = (

@@ -77,6 +77,8 @@ class ApiParts:
     streams: OpenStreams = field(default_factory=OpenStreams)
     #: Names in a Host header that this server answers for, beside loopback.
     host_names: frozenset[str] = frozenset()
+    #: Origins of pages elsewhere whose scripts may use the API with a token.
+    origins: tuple[str, ...] = ()
     #: Whether cookies need TLS.
     secure_cookies: bool = False
 
