@@ -303,7 +303,7 @@ def test_a_session_of_a_named_origin_commands_nothing(api_redis: RedisServer) ->
 
 
 def test_a_wrong_origin_is_a_wrong_setting() -> None:
-    assert Settings(api_origins=f"{DESK}, http://[::1]:8080").api_origins == (DESK, "http://[::1]:8080")  # type: ignore[arg-type]
+    assert Settings(api_origins=f"{DESK}, http://[::1]:8080").api_origins == (DESK, "http://[::1]:8080")
     for wrong in ("*", "desk.example.com", f"{DESK}/", "file://x"):
         with pytest.raises(ValidationError, match="is not an origin"):
-            Settings(api_origins=wrong)  # type: ignore[arg-type]
+            Settings(api_origins=wrong)
