@@ -24,6 +24,9 @@ _MAX_SECRET_FILE = 64 * 1024
 #: A host's name is part of the names of its queue and its Redis keys.
 HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+#: Scheme, host and port of a page, as browsers send it.
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
 
 def _default_host() -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:63]
@@ -108,6 +111,8 @@ class Settings(BaseSettings):
     #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others
     #: are refused.
     api_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Pages of other origins whose scripts may use the API with a token: `https://desk.example.com`.
+    api_origins: Annotated[tuple[str, ...], NoDecode] = ()
     #: Multiplies every rate limit of the API but that of failed logins. For tests of the API.
     api_rate_factor: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
 
@@ -151,6 +156,15 @@ class Settings(BaseSettings):
     @classmethod
     def _api_hosts(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("api_origins", mode="before")
+    @classmethod
+    def _api_origins(cls, value: object) -> object:
+        found = cls._api_hosts(value)
+        wrong = [one for one in found if not _ORIGIN.fullmatch(str(one))] if isinstance(found, tuple) else []
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not an origin: give `https://host` or `https://host:port`")
+        return found
 
     @field_validator("config_dir", "state_dir", "log_file", "api_tls_cert", "api_tls_key")
     @classmethod

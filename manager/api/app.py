@@ -1,7 +1,7 @@
 """Builds the ASGI app: routes, middleware and error handlers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Final
@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +27,15 @@ from manager.versions import __version__
 #: Answers of at least this many bytes are compressed, with this gzip level.
 _GZIP_FROM: Final = 1024
 _GZIP_LEVEL: Final = 1
+#: Headers that scripts of other origins may send and read, beside those that are always allowed.
+_SENT_HEADERS: Final = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID"),
+    "Prefer",
+)
+_READ_HEADERS: Final = (
+    *("ETag", "Link", "Location", "Manager-Version", "Preference-Applied", "RateLimit", "RateLimit-Policy"),
+    *("Retry-After", "X-Request-Id"),
+)
 
 
 def create_app(
@@ -45,6 +55,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            *_cross_origin(parts.origins),
             Middleware(
                 Gate,
                 authenticator=parts.authenticator,
@@ -65,6 +76,21 @@ def create_app(
     app.add_exception_handler(ManagerError, _manager)
     app.openapi = document  # type: ignore[method-assign]
     return app
+
+
+def _cross_origin(origins: Sequence[str]) -> list[Middleware]:
+    """Return what lets scripts of these origins read answers. They send a token; cookies are not allowed."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=_SENT_HEADERS,
+            expose_headers=_READ_HEADERS,
+        )
+    ]
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -183,6 +183,32 @@ class RollbackBody(Strict):
     version: Annotated[int, Field(ge=1, le=10**9), _INTEGRAL]
 
 
+class PushBody(Strict):
+    """All account files of the fleet."""
+
+    files: Annotated[
+        dict[
+            Annotated[
+                str, StringConstraints(pattern=r"^(defaults|accounts/[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.yaml$")
+            ],
+            str,
+        ],
+        Field(
+            min_length=1,
+            max_length=10_000,
+            description="`defaults.yaml` and `accounts/<account id>.yaml` → text.",
+        ),
+    ]
+    message: Annotated[str, Field(max_length=1000, description="The reason, for the history.")] = ""
+    allow_invalid: Annotated[
+        bool, Field(description="Also push invalid accounts, which cannot be started.")
+    ] = False
+    allow_literals: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"\S")] | None,
+        Field(description="Also push values that look like secrets, for this reason, which the trail keeps."),
+    ] = None
+
+
 class LoginBody(Strict):
     """A one-time code, or a token."""
 

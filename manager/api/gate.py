@@ -36,6 +36,7 @@ OPEN: Final = frozenset(
         f"{PREFIX}/openapi.json",
     }
 )
+PUSH: Final = f"{PREFIX}/config/push"
 _SESSION: Final = f"{PREFIX}/session"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TOKEN_IN_URL: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20}|(?:^|[?&])(?:access_)?token=")
@@ -94,7 +95,7 @@ class Gate:
         began = time.perf_counter()
         try:
             await self._admit(request, state)
-            await self._app(scope, _Bounded(receive, answer), answer)
+            await self._app(scope, _Bounded(receive, answer, request.url.path), answer)
         except Exception as error:
             if answer.started:
                 raise  # The status is sent already. The broken connection shows a truncated answer.
@@ -191,8 +192,9 @@ class _Answer:
 class _Bounded:
     """Receives a body of at most MAX_BODY bytes, whatever its declared length."""
 
-    def __init__(self, receive: Receive, answer: _Answer) -> None:
+    def __init__(self, receive: Receive, answer: _Answer, path: str) -> None:
         self._receive = receive
+        self._path = path
         self._answer = answer
         self._size = 0
 
@@ -201,7 +203,7 @@ class _Bounded:
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
             if self._size > MAX_BODY:
-                raise too_large()
+                raise too_large(self._path)
         return message
 
 
@@ -214,8 +216,12 @@ def refuse_token_in_url(path: str, query: str) -> None:
         )
 
 
-def too_large() -> ProblemError:
-    return ProblemError("too_large", f"a body has at most {MAX_BODY} bytes", headers={"Connection": "close"})
+def too_large(path: str) -> ProblemError:
+    """Return the problem of a body that is too large, with advice for a push."""
+    detail = f"a body has at most {MAX_BODY} bytes"
+    if path == PUSH:
+        detail += "; nothing was pushed: push larger sets of files with `manager config push`"
+    return ProblemError("too_large", detail, headers={"Connection": "close"})
 
 
 def require_same_site(request: Request) -> None:
@@ -239,7 +245,7 @@ def require_same_site(request: Request) -> None:
 def _refuse_media(method: str, path: str, headers: Headers) -> None:
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY:
-        raise too_large()
+        raise too_large(path)
     has_body = length not in {"", "0"} or "transfer-encoding" in headers
     if has_body and method in _UNSAFE:
         media = headers.get("content-type", "").partition(";")[0].strip().lower()

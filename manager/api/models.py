@@ -290,6 +290,29 @@ class ConfigVersionPage(BaseModel):
     current: int | None
 
 
+class ConfigValue(BaseModel):
+    key: str
+    value: Any
+    origin: str
+
+
+class AccountConfigReport(BaseModel):
+    account_id: str
+    #: Hash of what the file and the defaults say; None for an invalid file.
+    version: str | None
+    problems: list[str]
+    values: dict[str, Any] | None
+    origins: list[ConfigValue] | None
+
+
+class AccountConfigDifference(BaseModel):
+    account_id: str
+    running: str | None
+    file: str | None
+    state: Literal["current", "pending", "not_running", "invalid"]
+    problems: list[str]
+
+
 class ConfigDifference(BaseModel):
     """The difference of two versions, as a unified diff."""
 

@@ -11,12 +11,12 @@ from fastapi import APIRouter, FastAPI
 from manager.api.gate import PREFIX
 from manager.api.models import Problem
 from manager.api.problems import MEDIA_TYPE, PROBLEMS
-from manager.api.routes import batches, commands, fleet, health, records, session, stream
+from manager.api.routes import batches, commands, configs, fleet, health, records, session, stream
 from manager.versions import __version__
 
 #: Every router under /api/v1.
 ROUTERS: Final[tuple[APIRouter, ...]] = (
-    *(health.router, session.router, fleet.router, records.router),
+    *(health.router, session.router, fleet.router, records.router, configs.router),
     *(commands.router, batches.router, stream.router),
 )
 TITLE: Final = "Worker Manager"
@@ -29,7 +29,7 @@ DESCRIPTION: Final = (
 _EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
 _WITH_BODY: Final = (400, 413, 415)
 #: Error statuses of some operations, by a part of their path.
-_CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428}
+_CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428, "/config/push": 428}
 #: Required parameters that routes check themselves, because their absence has its own status.
 _REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
 _KEY_TEXT: Final = (

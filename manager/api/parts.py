@@ -82,6 +82,8 @@ class ApiParts:
     stream_times: StreamTimes = field(default_factory=StreamTimes)
     #: Names that a Host header may have, in addition to loopback.
     host_names: frozenset[str] = frozenset()
+    #: Origins of other sites whose scripts may use the API with a token.
+    origins: tuple[str, ...] = ()
     #: Whether browsers send cookies only over TLS.
     secure_cookies: bool = False
 

@@ -164,6 +164,7 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
         doctor=lambda: run_checks(settings),
         ready=lambda: _require_ready(url, view),
         commands=CommandRunner(CommandRecords(url), pool.answer_of),
+        origins=settings.api_origins,
         limiter=RateLimiter(scaled(settings.api_rate_factor)),
         host_names=frozenset(f"[{name}]" if ":" in name else name for name in names),
         secure_cookies=settings.api_tls_cert is not None or settings.api_proxy,

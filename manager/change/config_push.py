@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -186,6 +187,42 @@ def collect(
     if wrong:
         raise InvalidConfigError("nothing was pushed:\n" + "\n".join(wrong))
     return files
+
+
+def checked(
+    files: Mapping[str, str], config_dir: Path, *, allow_invalid: bool = False, allow_literals: bool = False
+) -> dict[str, str]:
+    """Return files that came from elsewhere as they would be pushed; see `collect`.
+
+    `config_dir` is where relative paths in them start. Raises InvalidConfigError.
+    """
+    foreign = [path for path in files if not _is_ours(path)]
+    if foreign:
+        raise InvalidConfigError(
+            f"nothing was pushed:\n{', '.join(map(repr, foreign[:10]))}: not defaults.yaml or "
+            "accounts/<account id>.yaml"
+        )
+    with tempfile.TemporaryDirectory(prefix="manager-push-") as directory:
+        (Path(directory) / "accounts").mkdir()
+        for path, text in files.items():
+            (Path(directory) / path).write_bytes(text.encode())
+        return collect(
+            _DraftFiles(config_dir, Path(directory)),
+            allow_invalid=allow_invalid,
+            allow_literals=allow_literals,
+        )
+
+
+class _DraftFiles(ConfigurationService):
+    """Account files in a directory that exists for the time of a check."""
+
+    def __init__(self, config_dir: Path, directory: Path) -> None:
+        super().__init__(config_dir)
+        self._directory = directory
+
+    @property
+    def files_dir(self) -> Path:
+        return self._directory
 
 
 def literal_secrets(files: Mapping[str, str]) -> list[str]:

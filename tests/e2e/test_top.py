@@ -114,8 +114,8 @@ def terminal(fleet: Fleet, *arguments: str, columns: int = 100) -> Iterator[Term
 def test_keys_stop_and_start_an_account(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.run_json("start", A, B)
-    # A worker first reports its processes after ten seconds. Until then these columns are empty, and a terminal
-    # leaves out empty columns first.
+    # A worker first reports its processes after ten seconds. Until then these columns are empty, and a
+    # terminal leaves out empty columns first.
     eventually(
         lambda: all("processes" in one["metadata"] for one in fleet.run_json("ps")),
         within=40,

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Header, Query, Request, WebSocket
+from fastapi import APIRouter, Header, Path, Query, Request, WebSocket
 from pydantic import BaseModel, Field, JsonValue, StringConstraints
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from manager.api.access import Reader
+from manager.api.access import Reader, readable
 from manager.api.auth import COOKIE, Principal
 from manager.api.gate import host_name, refuse_token_in_url
 from manager.api.models import EventPage
@@ -61,10 +61,12 @@ _ACCOUNTS: Final = 500
 _AccountId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 #: Documented, but checked where cursors are read: a wrong one has a code of its own.
 _CURSOR: Final[dict[str, JsonValue]] = {"pattern": r"^([0-9a-f]{8}:)?([0-9]{1,19}(-[0-9]{1,19})?|\$)$"}
+#: An empty header is as good as none.
+_LAST_EVENT: Final[dict[str, JsonValue]] = {"pattern": r"^(([0-9a-f]{8}:)?([0-9]{1,19}(-[0-9]{1,19})?|\$))?$"}
 
 
-class EventQuery(BaseModel):
-    """Which events, and after which one."""
+class AccountEventQuery(BaseModel):
+    """Which events of one account, and after which one."""
 
     model_config = {"extra": "forbid"}
 
@@ -78,9 +80,14 @@ class EventQuery(BaseModel):
     ] = "0"
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     type: Annotated[list[Text], Field(max_length=100, description="Types, `worker.*`.")] = []
+    wait: Annotated[float, Field(ge=0, le=60, description="Seconds to wait for the first event.")] = 0.0
+
+
+class EventQuery(AccountEventQuery):
+    """Which events, and after which one."""
+
     account: Annotated[list[_AccountId], Field(max_length=_ACCOUNTS)] = []
     group: Annotated[list[Text], Field(max_length=100, description="Of any of these groups.")] = []
-    wait: Annotated[float, Field(ge=0, le=60, description="Seconds to wait for the first event.")] = 0.0
 
 
 class StreamQuery(BaseModel):
@@ -106,8 +113,26 @@ def _scope(query: EventQuery | StreamQuery, principal: Principal) -> EventScope:
 @router.get("/events", response_model=EventPage)
 async def events(parts: Parts, principal: Reader, query: Annotated[EventQuery, Query()]) -> Response:
     """Return events after a cursor, oldest first; `next` continues exactly there."""
+    return await _page(parts, query, _scope(query, principal))
+
+
+@router.get("/accounts/{account_id}/events", response_model=EventPage)
+async def account_events(
+    parts: Parts,
+    principal: Reader,
+    account_id: Annotated[str, Path(min_length=1, max_length=255)],
+    query: Annotated[AccountEventQuery, Query()],
+) -> Response:
+    """Return events of one account after a cursor, oldest first; `next` continues exactly there."""
+    readable(principal, await parts.state(), account_id)
+    scope = EventScope(
+        types=query.type, accounts=[account_id], select=Selection(), readable=principal.readable
+    )
+    return await _page(parts, query, scope)
+
+
+async def _page(parts: ApiParts, query: AccountEventQuery, scope: EventScope) -> Response:
     stream = parts.require_events()
-    scope = _scope(query, principal)
     cursor = await run_in_threadpool(stream.cursor, query.after)
     clock = asyncio.get_running_loop().time
     deadline = clock() + query.wait
@@ -173,7 +198,10 @@ class _EventStreamResponse(StreamingResponse):
 @router.get(
     "/events/stream",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        400: {"description": "Not a request of HTTP.", "content": {"text/plain": {}}},
+    },
 )
 async def event_stream(
     request: Request,
@@ -181,7 +209,7 @@ async def event_stream(
     principal: Reader,
     query: Annotated[StreamQuery, Query()],
     last_event_id: Annotated[
-        Annotated[str, Field(max_length=60, json_schema_extra=_CURSOR)] | None, Header()
+        Annotated[str, Field(max_length=60, json_schema_extra=_LAST_EVENT)] | None, Header()
     ] = None,
 ) -> StreamingResponse:
     """Send events as server-sent events, from now on or after `Last-Event-ID` or `after`."""

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from support.api import Api, problem
 from support.servers import RedisServer
 
 from manager.api.gate import MAX_BODY
 from manager.api.limits import RATES, Rate, RateLimiter, scaled
 from manager.api.problems import ProblemError
+from manager.settings import Settings
 
 FLEET = "/api/v1/fleet"
 SESSION = "/api/v1/session"
@@ -256,3 +258,52 @@ def test_a_factor_scales_every_rate_but_that_of_failed_logins() -> None:
     assert more["login"] == less["login"] == RATES["login"]
     assert less["bulk"] == Rate(0.001, 1)
     assert scaled(1.0) == RATES
+
+
+# other origins
+
+DESK = "https://desk.example.com"
+
+
+def test_only_named_origins_may_read_answers(api_redis: RedisServer) -> None:
+    api = Api(api_redis, origins=(DESK,))
+    client = api.client("read")
+    for path in (FLEET, "/api/v1/nothing"):
+        allowed = client.get(path, headers={"Origin": DESK}).headers
+        assert allowed["access-control-allow-origin"] == DESK
+        assert "access-control-allow-credentials" not in allowed
+    for origin in ("https://evil.example", f"{DESK}.evil.example", "null", "http://desk.example.com"):
+        assert "access-control-allow-origin" not in client.get(FLEET, headers={"Origin": origin}).headers
+    refused = api.anonymous().get(FLEET, headers={"Origin": DESK})
+    problem(refused, 401, "unauthenticated")
+    assert refused.headers["access-control-allow-origin"] == DESK
+
+
+def test_a_browser_may_ask_before_a_command_of_a_named_origin(api_redis: RedisServer) -> None:
+    def ask(api: Api, origin: str) -> Any:
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, idempotency-key, prefer",
+        }
+        return api.anonymous().options("/api/v1/batches", headers=headers)
+
+    api = Api(api_redis, origins=(DESK,))
+    answer = ask(api, DESK)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, DESK)
+    assert ask(api, "https://evil.example").status_code == 400
+    assert "access-control-allow-origin" not in ask(Api(api_redis), DESK).headers
+
+
+def test_a_session_of_a_named_origin_commands_nothing(api_redis: RedisServer) -> None:
+    api = Api(api_redis, origins=(DESK,))
+    own, _ = log_in(api, code=api.sessions.new_code("ana@desk"))
+    headers = {"Cookie": f"wm_session={own.cookies['wm_session']}", "Origin": DESK, "X-Manager": "1"}
+    problem(api.anonymous(headers).post("/api/v1/tokens", json={}), 403, "csrf")
+
+
+def test_a_wrong_origin_is_a_wrong_setting() -> None:
+    assert Settings(api_origins=f"{DESK}, http://[::1]:8080").api_origins == (DESK, "http://[::1]:8080")
+    for wrong in ("*", "desk.example.com", f"{DESK}/", "file://x"):
+        with pytest.raises(ValidationError, match="is not an origin"):
+            Settings(api_origins=wrong)
