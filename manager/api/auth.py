@@ -91,6 +91,10 @@ class Authenticator:
         found = self._trusted.get(_key(credential))
         return found[0] if found is not None and self._clock() < found[1] else None
 
+    def known(self, credential: str) -> bool:
+        """Return whether a credential was good when it was checked last, however long ago. Does not block."""
+        return _key(credential) in self._trusted
+
     def by_token(self, text: str) -> Principal:
         """Return the principal of a bearer token.
 
@@ -98,6 +102,7 @@ class Authenticator:
         """
         verdict = self.tokens.verify(text)
         if verdict.token is None:
+            self.forget(text)
             if verdict.refused == "expired":
                 raise ProblemError("token_expired", "the token has expired: ask for a new one")
             raise ProblemError("unauthenticated", "the token is not valid: it is unknown or was revoked")
@@ -110,6 +115,7 @@ class Authenticator:
         """
         session = self.sessions.verify(secret)
         if session is None:
+            self.forget(secret)
             raise ProblemError("unauthenticated", "the session is over: log in again")
         key = _key(secret)[:16]
         if not session.token_id:
@@ -117,6 +123,7 @@ class Authenticator:
             return self._trust(secret, principal)
         verdict = self.tokens.get(session.token_id)
         if verdict.token is None:
+            self.forget(secret)
             raise ProblemError("unauthenticated", "the token of this session is revoked or has expired")
         return self._trust(secret, of_token(verdict.token, session=key))
 

@@ -141,7 +141,8 @@ class Gate:
         credential = text.strip() if scheme else cookie
         found = self._authenticator.trusted(credential)
         if found is None:
-            self._limiter.take("address", state["address"])
+            if not self._authenticator.known(credential):
+                self._limiter.take("address", state["address"])
             check = self._authenticator.by_token if scheme else self._authenticator.by_session
             if not scheme and request.url.path == _SESSION and request.method == "POST":
                 return None  # a login replaces an invalid cookie

@@ -215,6 +215,18 @@ def test_five_failed_logins_a_minute_and_no_more(api_redis: RedisServer) -> None
     assert client.post(SESSION, json={"code": api.sessions.new_code("ana@desk")}).status_code == 200
 
 
+def test_known_tokens_of_one_address_do_not_share_its_rate(api_redis: RedisServer) -> None:
+    now = [1000.0]
+    api = Api(api_redis, limiter=RateLimiter({**RATES, "address": Rate(0.001, 3)}, lambda: now[0]))
+    clients = [api.client("read") for _ in range(3)]
+    assert [one.get(FLEET).status_code for one in clients] == [200] * 3
+    for _ in range(3):
+        api.parts.authenticator._clock = lambda late=now[0] + 1e6: late  # each is checked again
+        now[0] += 1
+        assert [one.get(FLEET).status_code for one in clients] == [200] * 3
+    problem(api.client("read").get(FLEET), 429, "rate_limited")
+
+
 def test_a_token_has_its_own_rate(api_redis: RedisServer) -> None:
     now = [1000.0]
     limiter = RateLimiter({**RATES, "address": Rate(1e6, 10**6), "read": Rate(2, 3)}, lambda: now[0])
