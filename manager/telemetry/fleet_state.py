@@ -236,8 +236,7 @@ class FleetState:
                 if all(entry.info.status in SETTLED for entry in account.entries.values()):
                     changes.accounts.add(account.account_id)
             if account.holds_until < self.now:
-                account.worker = None
-                account.holds_until = math.inf
+                self._settle(account)
                 changes.accounts.add(account.account_id)
         changes.accounts -= changes.gone
         changes.figures -= changes.accounts
@@ -335,12 +334,13 @@ class FleetState:
         """Drop the derived worker, and compute how long the next one holds."""
         account.worker = None
         holds = math.inf
-        for entry in account.entries.values():
-            beat = entry.beat
-            if beat is None or entry.info.status is not WorkerLifecycleStatus.RUNNING:
-                continue
-            if self.now <= beat.fresh_until < holds:
-                holds = beat.fresh_until
+        entries = account.entries.values()
+        # A renamed host records the worker under one name, and the worker sends heartbeats under the other.
+        if any(entry.info.status is WorkerLifecycleStatus.RUNNING for entry in entries):
+            for entry in entries:
+                beat = entry.beat
+                if beat is not None and self.now <= beat.fresh_until < holds:
+                    holds = beat.fresh_until
         account.holds_until = holds
 
     def _add(self, account_id: str) -> _Account:

@@ -188,3 +188,17 @@ def test_heartbeat_ages_grow_though_no_heartbeat_comes(store: FleetStore, view: 
     eventually(lambda: age() >= 0, what="the view has the heartbeat")
     first = age()
     eventually(lambda: age() > first + 0.5, what="its age grows")
+
+
+def test_a_renamed_hosts_worker_becomes_unknown_when_its_heartbeat_under_the_old_name_stops(
+    store: FleetStore, view: FleetView
+) -> None:
+    """The new name has the running record; the worker sends its heartbeats under the name it started with."""
+    store.report_agent("old", {})
+    store.record("old", [info("a", S.STOPPING, "w-1")], {"a": beat("a", "w-1")})
+    store.report_agent("new", {})
+    store.record("new", [info("a", S.RUNNING, "w-1")], {})
+    eventually(lambda: (found := view.worker("a")) is not None and found.status == "running", within=5)
+    view.interested()
+    eventually(lambda: (found := view.worker("a")) is not None and found.status == "unknown", within=8)
+    eventually(lambda: without_ages(view.workers()) == without_ages(store.list_workers()), within=8)
