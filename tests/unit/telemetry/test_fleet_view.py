@@ -203,7 +203,8 @@ def test_a_renamed_hosts_worker_goes_stale_although_its_heartbeat_has_the_old_na
     sent = {b"a": b"100.0 " + json.dumps(beat("a", "w-1")).encode()}
 
     def hosts(now: float) -> dict[str, RawHost]:
-        return {"old": raw_host(now, S.STOPPING, sent), "new": raw_host(now, S.RUNNING, {})}
+        # The record of the host that reported last counts.
+        return {"old": raw_host(now - 1, S.STOPPING, sent), "new": raw_host(now, S.RUNNING, {})}
 
     state.replace(hosts(100.0), {}, 100.0)
     found = state.worker("a")
