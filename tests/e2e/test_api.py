@@ -15,7 +15,7 @@ from manager.fleet.desired_store import DesiredStore
 from manager.fleet.tokens import TokenStore
 from manager.placement.labels import Selection
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 WAIT = {"Prefer": "wait=60"}
 
 

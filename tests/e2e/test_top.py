@@ -17,6 +17,7 @@ from support.waiting import eventually
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals"),
 ]
 
