@@ -173,6 +173,7 @@ class Leases(RuleBasedStateMachine):
             runner.age = 0.0
 
 
+@pytest.mark.long
 def test_leases_against_a_model() -> None:
     directory = Path(tempfile.mkdtemp(prefix="wm-"))
     try:
