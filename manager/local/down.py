@@ -172,7 +172,7 @@ def _end_rest(settings: Settings, paths: StatePaths) -> int:
                 return _nothing(paths, [record.account_id for record in workers])
             say("stopping what an earlier `manager up` left running")
             ending = Shutdown(settings, paths, machine, build_service(settings), console, say)
-            return ending.graceful()
+            code = ending.graceful()
         except ManagerError as error:
             _error(str(error))
             return 1
@@ -181,17 +181,25 @@ def _end_rest(settings: Settings, paths: StatePaths) -> int:
             with contextlib.suppress(OSError):
                 click.echo("Interrupted before everything had stopped; run `manager down` again.", err=True)
             return 130
+    if not machine.owns_agent:
+        _name_other_workers([record.account_id for record in workers])
+    return code
 
 
 def _nothing(paths: StatePaths, workers: list[str] | None = None) -> int:
     click.echo(f"nothing to stop: `manager up` does not run here (state directory: {paths.root})")
+    _name_other_workers(workers or [])
+    return 0
+
+
+def _name_other_workers(workers: list[str]) -> None:
+    """Print which workers belong to a host agent that `manager up` did not start."""
     if workers:
         shown = ", ".join(workers[:5]) + (", ..." if len(workers) > 5 else "")
         click.echo(
             f"{counted(len(workers), 'worker')} of a host agent that `manager up` did not start: {shown}. "
             "`manager stop-all --local` stops them"
         )
-    return 0
 
 
 def _error(text: str) -> None:

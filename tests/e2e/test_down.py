@@ -54,7 +54,7 @@ def test_closing_the_terminal_stops_the_workers_politely_and_leaves_nothing(mach
     assert terminal.process.wait(timeout=40) == 0
     assert machine.processes() == []
     log = machine.paths.component_log("up").read_text()
-    assert "stopped 2 workers, agent, venue, redis" in log
+    assert "stopped 2 workers, api, agent, venue, redis" in log
     assert "killing everything now" not in log
     assert "by force" not in log
 
@@ -73,7 +73,7 @@ def test_detached_it_returns_when_all_run_and_down_ends_it(machine: Machine) -> 
 
     down = machine.run("down")
     assert (down.returncode, down.stderr) == (0, "")
-    assert "stopped 2 workers, agent, venue, redis; data and logs are in" in down.stdout
+    assert "stopped 2 workers, api, agent, venue, redis; data and logs are in" in down.stdout
     assert machine.processes() == []
     nothing = machine.run("down")
     assert nothing.returncode == 0

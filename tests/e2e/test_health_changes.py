@@ -44,7 +44,7 @@ def test_a_frozen_program_is_an_event_and_so_is_its_end(fleet: Fleet) -> None:
 
     def changes() -> list[dict[str, Any]]:
         lines = fleet.run("events", "--account", A, "--json").stdout.splitlines()
-        return [event for event in map(json.loads, lines) if event["kind"] == "health"]
+        return [event for event in map(json.loads, lines) if event.get("kind") == "health"]
 
     program.send_signal(SIGSTOP)
     first = eventually(changes, within=20, what="the frozen program is an event")[0]
