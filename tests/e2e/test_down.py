@@ -139,7 +139,10 @@ def test_down_leaves_the_workers_of_an_agent_that_up_did_not_start(machine: Mach
         (machine.paths.run_dir / f"{name}.json").unlink()
     workers = [record(machine, f"workers/account-00{number}.json") for number in (1, 2)]
     workers[0].signal(SIGSTOP)  # without its venue it would end by itself
-    down = machine.run("down")
-    assert down.returncode == 0
-    assert "`manager stop-all --local` stops them" in down.stdout
-    assert workers[0].alive()
+    try:
+        down = machine.run("down")
+        assert down.returncode == 0
+        assert "`manager stop-all --local` stops them" in down.stdout
+        assert workers[0].alive()
+    finally:
+        workers[0].signal(SIGKILL)
