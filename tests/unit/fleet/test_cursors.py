@@ -63,7 +63,7 @@ def test_a_cursor_of_another_stream_is_gone(client: Any) -> None:
 def test_a_cursor_before_trimmed_entries_is_gone(client: Any) -> None:
     ids = add(client, 20, maxlen=5)
     with pytest.raises(CursorGoneError, match="no longer kept") as gone:
-        read(client, ids[3])
+        read_cursor(client, EVENTS_KEY, ids[3], kept=5)  # Redis 6.2 judges by the length
     assert gone.value.oldest.endswith(ids[15])
     assert read(client, ids[15]).endswith(ids[15])
     assert read(client, ids[-1]).endswith(ids[-1])
