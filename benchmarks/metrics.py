@@ -1,7 +1,7 @@
 """Measures a scrape of 5,000 accounts, against Flower's metrics of the same Redis.
 
 A real `manager api` serves a fleet of which records and heartbeats are written by this program, 25 hosts with
-200 workers. All accounts have series of their own, and every heartbeat changes before each scrape. Wall times
+200 workers. All accounts have their own series, and every heartbeat changes before each scrape. Wall times
 are those of an HTTP client on this machine.
 
 Flower keeps metrics of Celery's workers and tasks only; it has no accounts. It shows 25 workers here, each of

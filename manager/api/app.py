@@ -79,7 +79,10 @@ def create_app(
 
 
 def _cross_origin(origins: Sequence[str]) -> list[Middleware]:
-    """Return what lets scripts of these origins read answers. They send a token; cookies are not allowed."""
+    """Return the middleware that lets scripts of these origins read answers.
+
+    Such scripts send a token; cookies are not allowed.
+    """
     if not origins:
         return []
     return [

@@ -92,7 +92,7 @@ class Authenticator:
         return found[0] if found is not None and self._clock() < found[1] else None
 
     def known(self, credential: str) -> bool:
-        """Return whether a credential was good when it was checked last, however long ago. Does not block."""
+        """Return whether a credential was valid at its last check, at any time. Does not block."""
         return _key(credential) in self._trusted
 
     def by_token(self, text: str) -> Principal:

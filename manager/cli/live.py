@@ -115,7 +115,7 @@ def _terminable() -> Iterator[None]:
 
 
 class _Feed:
-    """Reads the live view on a thread of its own, so that a slow file or Redis never stops the keys."""
+    """Reads the live view on a separate thread, so that a slow file or Redis never blocks the keys."""
 
     def __init__(self, now: "Settings", service: "WorkerManagerService") -> None:
         self._view = live_view(now)
@@ -149,7 +149,7 @@ class _Feed:
                 fleet = top_fleet(self._reader.read())
                 wait = _READ_SECONDS
             except FleetUnavailableError as error:
-                # Before the first listing the view says so too: that is no error while Redis answers.
+                # The view also raises this before its first listing, which is not an error.
                 away = self._view.away_since_seconds is not None
                 fleet = TopFleet(error=str(error) if away else "", loaded=False)
                 wait = _READ_SECONDS / 4

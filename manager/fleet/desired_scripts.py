@@ -64,7 +64,7 @@ end
 #: when it was sent (0: unknown to the writer); 7 host whose audit list is written ('': the stream; see
 #: `manager.fleet.audit`).
 #:
-#: A token is remembered for a day. The generation in argument 6 tells the age of a command that waited longer
+#: A token is remembered for a day. The generation in argument 6 shows the age of a command that waited longer
 #: than that in a queue.
 SET_DESIRED: Final = (
     _COMMON
@@ -76,7 +76,7 @@ local given = tonumber(ARGV[6])
 if given <= 0 or given > now then given = nil end
 local seen = tonumber(redis.call('GET', KEYS[3])) or given
 if seen and r and r.generation >= seen then
-  -- A host that gave the account away must not take it back by the same command.
+  -- The former host of a reassigned account must not take it back by the same command.
   local given_away = r.handed and r.host ~= ARGV[5]
   if r.generation == seen and change.host ~= '' and not given_away
     and (r.host ~= change.host or r.failover ~= change.failover or change.needs) then
@@ -194,8 +194,8 @@ return 1
 """
 )
 
-#: Gives the account to another host. `handed` keeps the host that gave it away from taking it back by the
-#: command that it is still carrying out. KEYS: desired, version. ARGV: account, generation, from host, to
+#: Reassigns the account to another host. `handed` prevents that the former host takes it back by the command
+#: that it is still running. KEYS: desired, version. ARGV: account, generation, from host, to
 #: host, reason ('': unchanged).
 REASSIGN: Final = (
     _COMMON
@@ -210,8 +210,8 @@ return write(ARGV[1], r)
 """
 )
 
-#: Reduces an account's record to `stopped`. Its generation is above every earlier one: a host that was away
-#: and still remembers the account must not restore it. KEYS: desired, version. ARGV: account, generation (0:
+#: Reduces an account's record to `stopped`. Its generation is above every earlier one: a host that was
+#: unreachable and still remembers the account must not restore it. KEYS: desired, version. ARGV: account, generation (0:
 #: none), host, by.
 FORGET_ACCOUNT: Final = (
     _COMMON

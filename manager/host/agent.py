@@ -208,8 +208,8 @@ class HostAgent:
                 upkeep.check,
             )
             upkeep.add(local.restore_files)
-            # Before adoption: a worker that has ended meanwhile may have ended by a stop, and is then no
-            # failure.
+            # Before adoption: a worker that ended while there was no agent may have ended by a stop, which is
+            # not a failure.
             reconciler.desired_cache.read()
             noted = pending_stops.accounts()
             adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.should_be_stopped(key))

@@ -39,7 +39,7 @@ class ServerBinary:
 
 
 def server_binaries() -> Iterator[ServerBinary]:
-    """Yield the server programs in order of preference."""
+    """Yield the server programs, the preferred one first."""
     for name in _NAMES:
         found = shutil.which(name)
         if found:

@@ -160,9 +160,9 @@ class WorkerPool(Protocol):
         idle_seconds: float | None = None,
         closed: Callable[[], bool] = lambda: False,
     ) -> "Iterator[Event]":
-        """Yield the fleet's events after a cursor, in order, each once; blocks between them.
+        """Yield each of the fleet's events after a cursor once, in stream order.
 
-        Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if
+        Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if
         the pool has no event stream; else as `manager.telemetry.event_watch.watch_events`.
         """
 

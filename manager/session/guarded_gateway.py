@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 #: Seconds. A healthy venue reads an account, a position or a tick faster.
 READ_SECONDS: Final = 10.0
-#: Seconds. A venue may take longer for an order than for a read, and killing the worker meanwhile leaves the
-#: outcome of the order unknown.
+#: Seconds. A venue may take longer for an order than for a read, and killing the worker before the answer
+#: leaves the outcome of the order unknown.
 ORDER_SECONDS: Final = 30.0
 #: Seconds that a disconnect without a deadline may take.
 DISCONNECT_SECONDS: Final = 10.0

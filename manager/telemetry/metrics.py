@@ -1,9 +1,9 @@
 """Prometheus metrics of a fleet, rendered from the live view at each scrape.
 
-No gauge object outlives its account: an account that is gone is gone in the next scrape. While Redis is away
-the page holds `manager_redis_up 0` and no account or host at all, never the last values. Labels of account
-series are the account alone; what changes (host, version, groups) is on `manager_account_info`. Text format
-0.0.4, without timestamps.
+The series of an account end with the account: there is no gauge object that outlives it. While Redis is
+unreachable, the page has `manager_redis_up 0` and no account or host, never the last values. The only label
+of account series is the account; `manager_account_info` has the labels that change (host, version, groups).
+The text format is 0.0.4, without timestamps.
 """
 
 import platform
@@ -67,7 +67,7 @@ def render(figures: FleetFigures, *, shown: AccountsShown = "auto") -> str:
         chosen = chosen_accounts(figures.accounts, noticed, shown)
         omitted = len(figures.accounts) - len(chosen)
         page.family(
-            "manager_accounts_omitted", "gauge", "Accounts without series of their own.", [("", omitted)]
+            "manager_accounts_omitted", "gauge", "Accounts without their own series.", [("", omitted)]
         )
         add_accounts(page, chosen, amounts, figures.heartbeat_ages)
     return page.text()

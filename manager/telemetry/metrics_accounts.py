@@ -45,7 +45,7 @@ class _Shown(NamedTuple):
 def chosen_accounts(
     accounts: Sequence[AccountRow], noticed: set[str], shown: AccountsShown
 ) -> Sequence[AccountRow]:
-    """Return the accounts that have series of their own; `noticed` are those that need attention."""
+    """Return the accounts that get their own series; `noticed` are those that need attention."""
     if shown == "none":
         return ()
     if shown == "attention" or (shown == "auto" and len(accounts) > _AUTO_ACCOUNTS):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-#: A figure beyond this is not shown: Prometheus refuses the whole page for a number that it cannot read.
+#: Larger figures are omitted: Prometheus refuses the whole page for a number that it cannot read.
 _MOST: Final = 1e18
 _MOST_DIGITS: Final = 18
 
@@ -16,11 +16,11 @@ class MetricsText:
         self._lines: list[str] = []
 
     def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[str, object]]) -> None:
-        """Add a family; `samples` are (labels in braces or empty, value). One without samples is left out."""
+        """Add a family, unless it has no samples. `samples` are (labels in braces or empty, value)."""
         self.lines(name, kind, text, [f"{name}{labels} {value}" for labels, value in samples])
 
     def lines(self, name: str, kind: str, text: str, lines: list[str]) -> None:
-        """Add a family whose samples are lines already. One without samples is left out."""
+        """Add a family whose samples are formatted lines, unless it has none."""
         if lines:
             self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *lines]
 

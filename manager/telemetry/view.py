@@ -2,13 +2,13 @@
 
 One view per process serves every reader of that process. It reads
 
-- the event stream, as events come, and the records of the accounts that they name;
-- once a second, and only while somebody reads the view, agents' reports, heartbeats and desired state;
-- every 30 seconds the whole fleet again. A difference that neither events nor heartbeats explain is drift: it
-  is counted, logged and repaired.
+- the event stream continuously, and the records of the accounts that events name;
+- once a second, and only while the view has readers: agents' reports, heartbeats and desired state;
+- every 30 seconds the whole fleet. A difference that neither events nor heartbeats explain is drift: it is
+  counted, logged and repaired.
 
-While Redis is away no worker counts as running: after the time in which a heartbeat goes stale, all are
-`unknown`.
+During an outage of Redis, every live worker becomes `unknown` after the time in which a heartbeat becomes
+stale.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from manager.telemetry.fleet_state import Changes, FleetState
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reads of heartbeats while somebody reads the view, and of agents' reports while nobody
-#: does.
+#: Seconds between two reads of heartbeats while the view has readers, and of agents' reports while it has
+#: none.
 _TICK_SECONDS: Final = 1.0
 _IDLE_TICK_SECONDS: Final = 5.0
 #: Seconds for which one read of the view keeps its heartbeats fresh.
@@ -84,8 +84,7 @@ Subscriber = Callable[[ViewUpdate], None]
 class FleetView:
     """The fleet in memory.
 
-    `start` and `close` once each; everything else from any thread, and none of it waits for Redis but
-    `refresh`.
+    Call `start` and `close` once each. All other methods are thread-safe; only `refresh` waits for Redis.
     """
 
     def __init__(
@@ -105,9 +104,10 @@ class FleetView:
         self._subscribers: list[Subscriber] = []
         self._cursor: Cursor | None = None
         self._version = 0
-        #: Differences that a whole listing found and that no event had told of, since the view began.
+        #: The number of differences since the start that a whole listing found and no event had reported.
         self.drift = 0
-        #: By `clock`: when the view last agreed with Redis, and when Redis went away (None: it is there).
+        #: By `clock`: when the view last agreed with Redis, and when Redis became unreachable (None: it is
+        #: reachable).
         self._fresh_at = -float("inf")
         self._away_since: float | None = None
         self._interest_until = -float("inf")
@@ -118,8 +118,9 @@ class FleetView:
         self._thread = threading.Thread(target=self._run, name="view", daemon=True)
 
     def start(self, *, wait_seconds: float = 0.0) -> bool:
-        """Begin to follow the fleet; waits at most `wait_seconds` for the first listing and returns whether
-        it is there.
+        """Begin to follow the fleet.
+
+        Waits at most `wait_seconds` for the first listing. Returns whether the view has it.
         """
         self._thread.start()
         return self._listed.wait(wait_seconds) if wait_seconds > 0 else self._listed.is_set()
@@ -133,7 +134,10 @@ class FleetView:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[FleetState]:
-        """Give the state at one moment; nothing changes it inside the block, so keep the block short."""
+        """Lock the state and yield it.
+
+        The view takes no update inside the block, so keep the block short.
+        """
         self.interested()
         with self._lock:
             yield self._state
@@ -146,9 +150,7 @@ class FleetView:
         self._interest_until = now + _INTEREST_SECONDS
 
     def refresh(self) -> None:
-        """Read heartbeats now if nobody asked for them within the last second, so that an answer is not an
-        old one.
-        """
+        """Read heartbeats now if the view had no reader lately, because they may then be old."""
         idle = self._clock() >= self._interest_until
         self.interested()
         if idle and self._listed.is_set():
@@ -156,9 +158,9 @@ class FleetView:
                 self._tick()
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Have `subscriber` called with every update, on the view's thread; returns what ends that.
+        """Call `subscriber` with every update, on the view's thread. Returns a function that ends this.
 
-        The view is locked meanwhile, so an update and a state taken inside `reading` never disagree.
+        The view is locked during a call, so an update and a state read inside `reading` never disagree.
         """
         with self._lock:
             self._subscribers.append(subscriber)
@@ -191,7 +193,7 @@ class FleetView:
 
     @property
     def away_since_seconds(self) -> float | None:
-        """Seconds since Redis went away; None while it is there."""
+        """Seconds since Redis became unreachable; None while it is reachable."""
         return None if self._away_since is None else self._clock() - self._away_since
 
     def workers(self) -> list[WorkerInfo]:
@@ -221,7 +223,10 @@ class FleetView:
                 self._closed.wait(_RETRY_SECONDS)
 
     def step(self) -> None:
-        """Do what is due, then wait for events until something is due again. Raises FleetUnavailableError."""
+        """Run the read that is due, then wait for events until the next one is due.
+
+        Raises FleetUnavailableError.
+        """
         now = self._clock()
         if self._cursor is None or now >= self._next_list:
             self._list()
@@ -235,15 +240,16 @@ class FleetView:
             self._take_events(events)
 
     def _list(self) -> None:
-        """Take a whole listing.
+        """Read the whole fleet.
 
-        The cursor is read first: what happens meanwhile is told twice, never missed.
+        The cursor is read first, so that a change during the read is reported twice rather than never.
         """
         cursor = self._reads.cursor()
         trimmed = self._away_since is not None and self._was_trimmed()
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=True, beats=True)
-        # If an event came meanwhile, or waits to be read, the listing may rightly be ahead of the view.
+        # After an event during the read, or with an unread one, the listing may be ahead of the view: that is
+        # not drift.
         quiet = cursor == self._cursor == self._reads.cursor()
         with self._lock:
             first = self._cursor is None
@@ -267,16 +273,16 @@ class FleetView:
         return False
 
     def _tick(self) -> None:
-        """Read agents' reports and desired state, and heartbeats while somebody reads the view."""
+        """Read agents' reports and desired state, and heartbeats while the view has readers."""
         interested = self._clock() < self._interest_until
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=False, beats=interested)
         with self._lock:
             if self._cursor is None or fleet.stream != self._cursor.stream:
-                self._next_list = -float("inf")  # another stream: a listing tells the subscribers
+                self._next_list = -float("inf")  # another stream: the listing informs the subscribers
                 return
             if self._state.record_counts_differ(fleet.hosts):
-                self._next_list = -float("inf")  # a record was removed, which no event tells of
+                self._next_list = -float("inf")  # a record was removed, which has no event
             desired = snapshot.desired if snapshot is not None else None
             changes = self._state.refresh(fleet.hosts, desired, fleet.now)
             self._agreed()

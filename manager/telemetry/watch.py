@@ -1,7 +1,7 @@
-"""Follow the workers of a fleet: a snapshot first, then what changed, however slowly the reader takes it.
+"""Follows the workers of a fleet: a snapshot first, then changes.
 
-Changes that come while the reader is busy are merged: it gets each changed worker once, as it is by then, so
-memory stays bounded by the number of accounts.
+Changes that arrive while the reader is busy are merged: it gets each changed worker once, in its latest
+state. The memory of a slow reader is therefore bounded by the number of accounts.
 """
 
 import threading
@@ -16,9 +16,9 @@ from manager.telemetry.view import FleetView, ViewUpdate
 class WorkersUpdate:
     """One step of a watch.
 
-    `snapshot` true: `workers` are all workers, and replace what was known; else those that changed, by
-    account id. `figures_only` are the accounts of `workers` whose state is as it was. `stale` means that
-    Redis is away and every live worker is shown as `unknown` once its last heartbeat is too old.
+    `workers`, by account id, are all workers in a snapshot (they replace all earlier ones), else those that
+    changed. `figures_only` are the accounts of `workers` whose state did not change. `stale` means that Redis
+    is unreachable; every live worker becomes `unknown` once its last heartbeat is too old.
     """
 
     workers: Mapping[str, WorkerInfo]
@@ -41,7 +41,7 @@ class _Pending:
 
 
 class WorkersWatch:
-    """One reader of a view. `next` from one thread; `close` from any."""
+    """One reader of a view. Call `next` from one thread only, `close` from any."""
 
     def __init__(self, view: FleetView) -> None:
         self._view = view
@@ -62,9 +62,9 @@ class WorkersWatch:
         return self._closed
 
     def next(self, wait_seconds: float) -> WorkersUpdate | None:
-        """Return the next update, waiting at most `wait_seconds`; None if there is none.
+        """Return the next update, or None after `wait_seconds` without one.
 
-        The first one is a snapshot.
+        The first update is a snapshot.
         """
         self._view.interested()
         with self._changed:

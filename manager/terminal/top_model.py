@@ -47,7 +47,7 @@ class TopFleet:
 
     accounts: Sequence[TopAccount] = ()
     host_attention: Sequence[Attention] = ()
-    #: Seconds since Redis went away; None while it answers.
+    #: Seconds since Redis became unreachable; None while it is reachable.
     stale_seconds: float | None = None
     #: Why the fleet could not be read at all; empty otherwise.
     error: str = ""
@@ -108,9 +108,9 @@ def _account(row: Row, account: AccountRow) -> TopAccount:
 def filter_scope(text: str) -> Scope:
     """Return the test that a filter makes.
 
-    A filter is words that must all match. `group:NAME` and `label:KEY[=VALUE]` match exactly, `state:STATE`
-    the beginning of the state. Any other word is a part of any text of the account's line, or of a group's
-    name, in any case.
+    All words of a filter must match. `group:NAME` and `label:KEY[=VALUE]` match exactly, `state:STATE`
+    matches the beginning of the state. Any other word matches, in any case, a part of the account's line or
+    of a group's name.
     """
     tests: list[Scope] = [_word(word) for word in text.split()]
     return lambda account: all(test(account) for test in tests)
@@ -140,9 +140,10 @@ class Top:
         everything: bool = False,
         commands: bool = True,
     ) -> None:
-        """`scope` limits the accounts for good; `everything` includes those that never had a worker.
+        """Create the model.
 
-        Without `commands` no key sends one.
+        `scope` limits the accounts permanently. `everything` includes accounts that never had a worker.
+        Without `commands` no key sends a command.
         """
         self.fleet = TopFleet(loaded=False)
         self.sort = sort
@@ -153,7 +154,7 @@ class Top:
         self.selected: str | None = None
         #: A command that waits for y or n.
         self.question: Command | None = None
-        #: The filter as it is being typed; None while it is not.
+        #: The filter that the user is typing; None at other times.
         self.typing: str | None = None
         self.help = False
         self.quit = False
@@ -164,7 +165,7 @@ class Top:
         self._rows: list[TopAccount] | None = None
 
     def take(self, fleet: TopFleet) -> None:
-        """Show the fleet as it is now."""
+        """Show this state of the fleet."""
         self.fleet = fleet
         self._rows = None
 
@@ -202,7 +203,7 @@ class Top:
     # keys
 
     def press(self, keys: Iterable[str]) -> list[Command]:
-        """Do what the keys of one read say; returns the commands that they confirm.
+        """Handle the keys of one read; return the commands that they confirm.
 
         Keys that arrive together with the key that asks a question do not answer it, so that pasted text
         never confirms a command.
@@ -284,7 +285,7 @@ _MOVES: Final = {
 
 
 def question_text(command: Command, account: TopAccount | None) -> str:
-    """Return the question that confirms a command: it names the account and its open positions."""
+    """Return the question that confirms a command, with the account and its open positions."""
     positions = None if account is None else account.positions
     if account is None or not account.live:
         held = ", which has no running worker"

@@ -214,7 +214,7 @@ def _type_name(annotation: Any) -> str:
 
 #: Title → start of the names of its metrics; the first one that fits counts.
 METRICS: dict[str, str | tuple[str, ...]] = {
-    "Accounts that have series of their own": "manager_account_",
+    "Accounts that have their own series": "manager_account_",
     "Hosts": "manager_host",
     "The API": ("manager_api_", "manager_stream_"),
     "The fleet": "manager_",

@@ -50,18 +50,18 @@ _CLOSING: Final = {
     "rate_limited": CLOSE_TOO_MANY,
     "fleet_unavailable": CLOSE_UNAVAILABLE,
 }
-#: Seconds after which a reader that waits looks again, as when Redis was away.
-_LOOK_SECONDS: Final = 1.0
+#: Seconds after which a waiting reader reads again without an update, as after an outage of Redis.
+_REREAD_SECONDS: Final = 1.0
 #: Milliseconds after which an SSE client connects again.
 _RETRY_MS: Final = 2000
 
 
-#: Of account ids so many that a URL of them is below the 64 KiB that the server reads.
+#: Maximum number of account ids: a URL with them must fit the 64 KiB that the server reads.
 _ACCOUNTS: Final = 500
 _AccountId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-#: Documented, but checked where cursors are read: a wrong one has a code of its own.
+#: For the document only. The code that reads cursors checks them, because a wrong one has its own error code.
 _CURSOR: Final[dict[str, JsonValue]] = {"pattern": r"^([0-9a-f]{8}:)?([0-9]{1,19}(-[0-9]{1,19})?|\$)$"}
-#: An empty header is as good as none.
+#: An empty header counts as none.
 _LAST_EVENT: Final[dict[str, JsonValue]] = {"pattern": r"^(([0-9a-f]{8}:)?([0-9]{1,19}(-[0-9]{1,19})?|\$))?$"}
 
 
@@ -145,7 +145,7 @@ async def _page(parts: ApiParts, query: AccountEventQuery, scope: EventScope) ->
             if page.events or clock() >= deadline:
                 break
             cursor = page.cursor
-            await waker.wait(min(deadline - clock(), _LOOK_SECONDS))
+            await waker.wait(min(deadline - clock(), _REREAD_SECONDS))
     return answer({"items": [one.to_dict() for one in page.events], "next": str(page.cursor)})
 
 
@@ -182,7 +182,7 @@ class _Waker:
 
 
 class _EventStreamResponse(StreamingResponse):
-    """Counts as an open stream of a principal until it ends, also if its client left before it began."""
+    """Calls `leave` when the stream ends, also if its client left before it began."""
 
     def __init__(self, frames: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
         super().__init__(frames, media_type="text/event-stream")
@@ -276,7 +276,7 @@ class _SseReader:
                     sent_at = clock()
                     yield f": bookmark {self._cursor}\nid: {self._cursor}\n\n".encode()
                 due = min(sent_at + self._times.bookmark, checked_at + self._times.check)
-                await waker.wait(max(0.001, min(due - clock(), _LOOK_SECONDS)))
+                await waker.wait(max(0.001, min(due - clock(), _REREAD_SECONDS)))
 
     async def _next(self) -> list[bytes]:
         """Return the next events that the client asked for. Raises CursorGoneError."""
@@ -338,9 +338,9 @@ def _subprotocol(socket: WebSocket) -> str | None:
 
 
 async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Recheck]:
-    """Return who connects, and what checks again that they may.
+    """Return the principal that connects, and the function that checks it again.
 
-    A browser sends its cookie with a connection that any page opened: only the Origin header tells that page.
+    A browser sends its cookie with a connection that any page opened: only the Origin header names that page.
     Raises ProblemError, FleetUnavailableError.
     """
     headers = socket.headers
@@ -364,7 +364,7 @@ async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Recheck]:
 def _credential(
     connection: HTTPConnection, parts: ApiParts, *, cookie_allowed: bool
 ) -> tuple[str, Callable[[str], Principal]]:
-    """Return the credential of a request, and what checks it. Raises ProblemError."""
+    """Return the credential of a request, and the function that checks it. Raises ProblemError."""
     scheme, _, text = connection.headers.get("authorization", "").partition(" ")
     cookie = connection.cookies.get(COOKIE, "")
     if scheme.lower() == "bearer":
@@ -375,7 +375,7 @@ def _credential(
 
 
 def _recheck_of(connection: HTTPConnection, parts: ApiParts) -> Recheck:
-    """Return what checks again that the sender of an accepted request may read."""
+    """Return a function that checks again that the sender of an accepted request may read."""
     credential, check = _credential(connection, parts, cookie_allowed=True)
 
     async def recheck() -> bool:
@@ -384,7 +384,7 @@ def _recheck_of(connection: HTTPConnection, parts: ApiParts) -> Recheck:
         except ProblemError:
             return False
         except FleetUnavailableError:
-            return True  # Redis is away: the stream says so, and no new client is accepted meanwhile
+            return True  # an outage of Redis ends no stream: the client gets a `stale` message
         return principal.allows("read")
 
     return recheck

@@ -33,16 +33,16 @@ from manager.versions import __version__
 
 logger: Final = logging.getLogger(__name__)
 
-#: Subscriptions of one connection, and bytes of one message from a client.
+#: Maximum subscriptions of one connection, and maximum bytes of one message from a client.
 MAX_SUBSCRIPTIONS: Final = 20
 MAX_MESSAGE: Final = 64 * 1024
-#: Answers to a client's own messages that wait to be sent, at most.
+#: Maximum number of unsent answers to a client's messages.
 _MAX_ANSWERS: Final = 1_000
 CLOSE_UNAUTHENTICATED: Final = 4001
 CLOSE_TOO_SLOW: Final = 4008
 CLOSE_TOO_LARGE: Final = 4013
 
-#: Wrong members of a message that its answer names, at most.
+#: Maximum number of wrong members that the answer to a message names.
 _MAX_ERRORS: Final = 20
 
 ReadBatch = Callable[[str], Awaitable[Any]]
@@ -50,22 +50,22 @@ ReadBatch = Callable[[str], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamTimes:
-    """Seconds between what a stream does."""
+    """Intervals and timeouts of a stream, in seconds."""
 
-    #: Without an event, after which a bookmark tells the reader's new position.
+    #: Interval without an event after which a bookmark reports the reader's new position.
     bookmark: float = 15.0
-    #: Between two checks that the token is still valid.
+    #: Interval between two checks that the token is still valid.
     check: float = 15.0
-    #: That a client may take to receive one frame.
+    #: Timeout of sending one frame to a client.
     send: float = 30.0
 
 
 class _TooSlowError(Exception):
-    """Raised when a client does not take what is sent."""
+    """Raised when a client does not receive a frame in time."""
 
 
 class Connection:
-    """Serves one client until it leaves, its token ends, or it is too slow."""
+    """Serves one client until it disconnects, loses its access, or is too slow."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Connection:
             code = CLOSE_TOO_LARGE if error.code == "too_large" else CLOSE_UNAUTHENTICATED
             await self._close(code, error.code)
         except (WebSocketDisconnect, RuntimeError, OSError):
-            pass  # it left
+            pass  # the client disconnected
         finally:
             self._hub.remove(self)
             for task in tasks:
@@ -130,7 +130,7 @@ class Connection:
                 self._wake.set()
 
     def _position(self) -> str:
-        """Return the cursor after which the client lacks events; that of the slowest subscription."""
+        """Return the cursor of the slowest subscription: the client has all events until it."""
         cursors = [topic.cursor for topic in self._topics.values() if isinstance(topic, Events)]
         slowest = min(cursors, key=lambda cursor: cursor.position, default=self._hub.head)
         return str(slowest or "")
@@ -212,11 +212,11 @@ class Connection:
             )
             return Events(self._hub, asked, cursor, scope, bookmark_seconds=self._times.bookmark, gone=gone)
         batch_id = asked.topic.partition(":")[2]
-        await self._read_batch(batch_id)  # an unknown one is refused now
+        await self._read_batch(batch_id)  # refuses an unknown batch
         return Batch(asked, lambda: self._read_batch(batch_id))
 
     async def _continue(self, after: str | None) -> tuple[Cursor, CursorGoneError | None]:
-        """Return where a client continues, and the error if it cannot continue after its own cursor.
+        """Return the cursor where a client continues, and the error if that is not the cursor it sent.
 
         Raises InvalidCursorError, FleetUnavailableError.
         """
@@ -250,7 +250,7 @@ class Connection:
         try:
             async for one in topic.begin(now):
                 if self._topics.get(topic.id) is not topic:
-                    return  # the client unsubscribed meanwhile
+                    return  # the client unsubscribed during the send
                 await self._transmit(one)
                 await self._send_answers()
         except FleetUnavailableError:
@@ -267,7 +267,7 @@ class Connection:
             raise _TooSlowError from None
 
     async def _check(self) -> None:
-        """Raise ProblemError once the token or session no longer counts."""
+        """Raise ProblemError once the token or session is no longer valid."""
         while True:
             await asyncio.sleep(self._times.check)
             if not await self._still_valid():

@@ -17,7 +17,7 @@ from manager.fleet.events import EventStream
 from manager.telemetry.fleet_reader import AccountRow, FleetListing, ViewReader
 from manager.telemetry.view import ViewUpdate
 
-#: Events that are read from Redis at once for a client whose position the ring has left behind.
+#: Events of one read from Redis, for a client whose position the ring no longer contains.
 _PAGE: Final = 500
 
 
@@ -70,7 +70,7 @@ class Hub:
 
     @property
     def head(self) -> Cursor | None:
-        """The newest event that clients may have; None before the view's first listing."""
+        """The cursor of the newest event for clients; None before the view's first listing."""
         return None if self._ring is None else self._ring.head
 
     async def state(self) -> FleetListing:
@@ -94,7 +94,7 @@ class Hub:
         return await run_in_threadpool(self._events.cursor, text)
 
     async def events_after(self, cursor: Cursor, most: int = _PAGE) -> Sequence[RingEvent]:
-        """Return the events after a cursor, as far as the view has come.
+        """Return the events after a cursor, up to the view's own position.
 
         Raises:
             CursorGoneError: they are no longer kept, or the stream was replaced.
@@ -104,7 +104,7 @@ class Hub:
         if ring is None:
             return ()
         if cursor.stream != ring.stream:
-            # One of both is old. If Redis takes the cursor, the view has yet to read the new stream.
+            # One of the two is old. If Redis accepts the cursor, the view has not read the new stream yet.
             await self.cursor(str(cursor))
             return ()
         found = ring.since(cursor.position, most)
@@ -113,7 +113,7 @@ class Hub:
         page = await run_in_threadpool(self._events.page, cursor, count=most)
         await self.cursor(str(cursor))  # after the page: entries may be trimmed while it is read
         head = ring.head.position
-        # What the view has not taken yet comes through the ring, so that a client's rows and events agree.
+        # Later events come through the ring once the view has them, so that a client's rows and events agree.
         return [one for one in map(ring_event, page.events) if one.position <= head]
 
     def _from_view(self, update: ViewUpdate) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 SubscriptionId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-#: Accounts whose figures a client may ask for by name.
+#: Maximum number of accounts whose figures a client may request by name.
 MAX_VISIBLE = 200
 
 

@@ -1,7 +1,7 @@
 """The latest events, kept once for all stream clients.
 
-A client holds only its position. It reads from the ring while its position lies inside, else from Redis: so a
-slow client costs no memory, loses no event and gets none twice.
+A client has only a position. It reads from the ring if that contains its position, else from Redis.
+Therefore a slow client costs no memory, and gets every event exactly once.
 """
 
 from bisect import bisect_right
@@ -46,7 +46,7 @@ class EventRing:
         return Cursor(self.stream, self._positions[-1] if self._positions else self._after)
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Add events in order; those that the ring has already are skipped."""
+        """Add events, oldest first; skip those that the ring already has."""
         head = self.head.position
         for event in events:
             one = ring_event(event)
@@ -62,8 +62,9 @@ class EventRing:
             del self._events[:dropped], self._positions[:dropped]
 
     def since(self, position: Position, most: int) -> Sequence[RingEvent] | None:
-        """Return at most `most` events after a position; None if older ones were dropped, so Redis must be
-        asked.
+        """Return at most `most` events after a position.
+
+        Returns None if the ring dropped some of them; read those from Redis.
         """
         if position < self._after:
             return None

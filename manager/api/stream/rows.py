@@ -9,7 +9,7 @@ from manager.fleet.hosts import HostState
 from manager.telemetry.attention import Attention
 from manager.telemetry.fleet_reader import AccountRow
 
-#: Columns of a row, in order. `id` is the row's number on this connection, by which figures name it.
+#: The columns of a row, in this order. `id` is the row's number on this connection; figures refer to it.
 COLUMNS: Final = (
     *("id", "account_id", "want", "status", "health", "mode", "host", "error", "reason", "enabled"),
     *("gateway", "environment", "groups", "labels", "started_at", "restarts", "version"),

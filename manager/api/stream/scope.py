@@ -11,8 +11,8 @@ from manager.telemetry.fleet_reader import FleetListing
 class EventScope:
     """Filters the events of one reader.
 
-    Groups and labels are judged as they are when an event is sent, so that a long stream follows them. A
-    reader with a selection gets no events without an account.
+    The groups and labels at the time of sending count, so that a long stream follows their changes. A reader
+    with a selection gets no events without an account.
     """
 
     def __init__(
@@ -23,7 +23,10 @@ class EventScope:
         select: Selection | None = None,
         readable: Selection | None = None,
     ) -> None:
-        """`accounts` None: all. `select` is what the reader asked for, `readable` what its token allows."""
+        """Create a filter.
+
+        `accounts` None means all. `select` is the reader's request, `readable` is what its token allows.
+        """
         self._fixed = EventFilter(
             types=tuple(types), accounts=None if accounts is None else frozenset(accounts)
         )
@@ -51,5 +54,5 @@ class EventScope:
         return self._filter[1]
 
     async def current(self, hub: Hub) -> EventFilter:
-        """Return the filter for the fleet as it is now. Raises FleetUnavailableError."""
+        """Return the filter for the current state of the fleet. Raises FleetUnavailableError."""
         return self.filter(await hub.state() if self._selections else None)

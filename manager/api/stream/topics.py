@@ -1,9 +1,9 @@
 """Topics of a stream connection.
 
-A topic knows what its client has, and yields the frames that update it.
+A topic knows the state of its client, and yields the frames that update it.
 
-A topic queues nothing. It holds the accounts that changed, or its position in the event stream; frames are
-made when the connection can take them. A slow client therefore gets fewer figures and merged changes, but
+A topic has no queue. It remembers which accounts changed, or its position in the event stream, and makes
+frames when the connection can send them. A slow client therefore gets fewer figures and merged changes, but
 every event.
 """
 
@@ -42,18 +42,18 @@ def frame(kind: str, **members: Any) -> Frame:
 class Topic(ABC):
     """One subscription.
 
-    `updated` is called for every update of the view, `frames` when `ready_at` has come and the client can
-    take more.
+    The connection calls `updated` for every update of the view. It calls `frames` at `ready_at`, once the
+    client has received the earlier frames.
     """
 
-    #: Seconds between two rounds of frames, at least.
+    #: Minimum seconds between two rounds of frames.
     merge_seconds: float = _MERGE_SECONDS
 
     def __init__(self, asked: Subscribe) -> None:
         self.id = asked.id
-        #: By the loop's clock: when `frames` has something to send though nothing was updated.
+        #: By the loop's clock: when `frames` must run even without an update.
         self.due: float = float("inf")
-        #: Whether an update waits to be sent, and before when it is not.
+        #: Whether an update is unsent, and the earliest time to send it.
         self.waiting = True
         self._not_before = 0.0
 
@@ -79,7 +79,7 @@ class Topic(ABC):
 
     @abstractmethod
     def frames(self, now: float) -> AsyncIterator[Frame]:
-        """Yield what the client lacks. `now` is the loop's clock."""
+        """Yield the frames that the client needs. `now` is the loop's clock."""
 
 
 class Accounts(Topic):
@@ -91,7 +91,7 @@ class Accounts(Topic):
     def __init__(
         self, hub: Hub, asked: Subscribe, readable: Selection, gone: CursorGoneError | None = None
     ) -> None:
-        """`gone` says that events after the client's cursor are no longer kept."""
+        """`gone` is set if Redis no longer keeps the events after the client's cursor."""
         super().__init__(asked)
         self._hub = hub
         self._select = Selection(tuple(asked.select.groups), tuple(asked.select.labels))
@@ -109,7 +109,7 @@ class Accounts(Topic):
         self._gone = gone
 
     def show(self, accounts: Sequence[str]) -> None:
-        """Send figures of these accounts from now on, where figures of visible rows are asked for."""
+        """Send figures of these accounts from now on, if the client requested those of visible rows."""
         new = frozenset(accounts) - self._visible
         self._visible = frozenset(accounts)
         if self._figures_of == "visible":
@@ -135,7 +135,7 @@ class Accounts(Topic):
         self.waiting = self.waiting or self._fresh or bool(self._changed)
 
     async def frames(self, now: float) -> AsyncIterator[Frame]:
-        # What is to be sent is taken before the state is read, so that what changes meanwhile is sent next.
+        # The changed accounts are taken before the state is read: a change during the read is sent next time.
         if self._fresh:
             gone, self._gone, self._fresh = self._gone, None, False
             self._changed.clear()
@@ -221,7 +221,7 @@ class Accounts(Topic):
             if account is None or account_id not in self._present:
                 continue
             values = figures(account)
-            # The age alone is no news: it differs in every heartbeat. FIGURES has it last.
+            # Ignore the age, the last of FIGURES: it differs in every heartbeat.
             if self._sent.get(account_id, [])[:-1] == values[:-1]:
                 continue
             self._sent[account_id] = values
@@ -236,7 +236,7 @@ class Accounts(Topic):
 
 
 class Events(Topic):
-    """Topic `events`: every event after a cursor, in order, each once."""
+    """Topic `events`: every event after a cursor, once, in stream order."""
 
     merge_seconds = 0.0
 
@@ -250,7 +250,7 @@ class Events(Topic):
         bookmark_seconds: float,
         gone: CursorGoneError | None = None,
     ) -> None:
-        """`gone` says that events after the client's own cursor are no longer kept."""
+        """`gone` is set if Redis no longer keeps the events after the client's cursor."""
         super().__init__(asked)
         self._hub = hub
         self.cursor = cursor

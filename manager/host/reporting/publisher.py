@@ -65,7 +65,7 @@ class Publisher:
     ) -> None:
         """Prepare, without starting the thread. `clock` returns monotonic seconds.
 
-        `cause` tells which command led to a record; it is asked when the record is written. `describe`
+        `cause` returns the command that led to a record; called when the record is written. `describe`
         returns the agent's status report; `all_records` every worker record, for a Redis that lost some.
         `prepare` is called before anything is written, and again until it raises no ManagerError.
         """

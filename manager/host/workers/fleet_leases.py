@@ -44,7 +44,7 @@ class FleetLeases:
     ) -> None:
         """Create the leases of one host.
 
-        `home` tells this host's state directory from another one under the same host name.
+        `home` distinguishes this host's state directory from another one under the same host name.
 
         `process_lives` returns whether the process of a lease's holder runs on this machine, recorded or not.
         `check_ready` raises unless this agent may act for its host; it is called before anything is acquired.
