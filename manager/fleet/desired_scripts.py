@@ -211,8 +211,8 @@ return write(ARGV[1], r)
 )
 
 #: Reduces an account's record to `stopped`. Its generation is above every earlier one: a host that was
-#: unreachable and still remembers the account must not restore it. KEYS: desired, version. ARGV: account, generation (0:
-#: none), host, by.
+#: unreachable and still remembers the account must not restore it. KEYS: desired, version. ARGV: account,
+#: generation (0: none), host, by.
 FORGET_ACCOUNT: Final = (
     _COMMON
     + """

@@ -162,8 +162,9 @@ class WorkerPool(Protocol):
     ) -> "Iterator[Event]":
         """Yield each of the fleet's events after a cursor once, in stream order.
 
-        Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event. Raises NotSupportedError if
-        the pool has no event stream; else as `manager.telemetry.event_watch.watch_events`.
+        Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event.
+        Raises NotSupportedError if the pool has no event stream. Otherwise raises as
+        `manager.telemetry.event_watch.watch_events`.
         """
 
     def stoppable(self) -> list[str]:
