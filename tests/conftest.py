@@ -1,4 +1,4 @@
-"""Fixtures of all tests. Directories are short: Unix sockets lie in them."""
+"""Fixtures of all tests. Directories have short paths, because Unix sockets are in them."""
 
 import logging
 import shutil

@@ -470,9 +470,9 @@ class Chaos:
         """Check the invariants repeatedly."""
         dead_since: dict[str, float] = {}
         while not self.over.wait(0.2):
-            self._look(dead_since)
+            self._check(dead_since)
 
-    def _look(self, dead_since: dict[str, float]) -> None:
+    def _check(self, dead_since: dict[str, float]) -> None:
         with self.lock:
             quiet = {a: h.quiet_since for a, h in self.histories.items() if h.quiet_since is not None}
         stats = self.hosts[0].stats()
@@ -608,7 +608,7 @@ def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
     def settled() -> bool:
         for host in chaos.hosts:
             host.keep_agent()
-        chaos._look({})
+        chaos._check({})
         return chaos.unsettled() == []
 
     try:

@@ -121,7 +121,7 @@ def test_a_pool_of_processes_is_refused(bare_fleet: Fleet) -> None:
     assert "needs Celery's threads pool" in bare_fleet.log("solo")
 
 
-def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> None:
+def test_foreign_files_in_the_state_directory_are_ignored(bare_fleet: Fleet) -> None:
     workers = bare_fleet.paths.workers_dir
     (workers / "junk.json").write_text("{")
     (workers / "list.json").write_text("[]")
@@ -134,7 +134,7 @@ def test_foreign_files_in_the_state_directory_hurt_nobody(bare_fleet: Fleet) -> 
     assert bare_fleet.store.list_workers() == []
 
 
-def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare_fleet: Fleet) -> None:
+def test_an_agent_that_receives_no_messages_exits_and_its_workers_continue(bare_fleet: Fleet) -> None:
     """Liveness means messages received, not answers to pings: this agent answers pings throughout."""
     fleet = bare_fleet
     fleet.extra_environment["MANAGER_SELF_TEST_SECONDS"] = "0.3"
@@ -170,7 +170,7 @@ def test_an_agent_that_consumes_nothing_any_more_ends_and_its_workers_go_on(bare
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a running process is set with prlimit")
-def test_an_agent_that_is_out_of_files_for_good_exits_and_the_next_one_adopts_its_workers(
+def test_an_agent_without_free_descriptors_exits_and_the_next_one_adopts_its_workers(
     bare_fleet: Fleet,
 ) -> None:
     fleet = bare_fleet
@@ -256,6 +256,6 @@ def test_the_scheduler_has_due_things_done_and_its_health_is_that_they_are(fleet
     eventually(
         lambda: fleet.run("healthcheck", "--scheduler").returncode == 1,
         within=30,
-        what="with nobody to do it, that shows",
+        what="`ps` shows that no agent will start it",
     )
     assert "Traceback" not in fleet.log("scheduler")

@@ -110,7 +110,7 @@ def test_a_batch_and_what_the_fleet_shows_of_it(fleet: Fleet, api: ApiProcess) -
     assert api.token not in text
 
 
-def test_while_redis_is_away_it_is_not_ready_and_recovers(fleet: Fleet, api: ApiProcess) -> None:
+def test_it_is_not_ready_during_an_outage_of_redis_and_recovers(fleet: Fleet, api: ApiProcess) -> None:
     with api.client() as client:
         assert client.get("/fleet").json()["stale_seconds"] is None
         fleet.redis.stop()

@@ -33,7 +33,7 @@ def test_start_show_stop(fleet: Fleet) -> None:
     assert (twice.returncode, twice.stdout) == (0, "account-001: already stopped\n")
 
 
-def test_restart_takes_the_configuration_as_it_is_now(fleet: Fleet) -> None:
+def test_restart_uses_the_current_configuration(fleet: Fleet) -> None:
     fleet.add_account("account-001", 5001)
     before = fleet.run_json("start", "account-001")
     fleet.add_account("account-001", 5001, currencies=[{"symbol": "GBPUSD"}])
@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_is_failed_at_once_with_the_signal(fleet: Fleet)
     assert fleet.run_json("start", "account-001")["status"] == "running"
 
 
-def test_accounts_that_cannot_start_say_why_and_leave_nothing(fleet: Fleet) -> None:
+def test_accounts_that_cannot_start_report_the_reason_and_leave_nothing(fleet: Fleet) -> None:
     fleet.add_account("disabled", 5001, enabled=False)
     fleet.add_account("invalid", 5002, currencies=[])
 
@@ -109,14 +109,14 @@ def test_wrong_password_is_refused_by_the_venue_and_reported(fleet: Fleet) -> No
     assert not fleet.workers()
 
 
-def test_commands_without_a_host_agent_say_so_at_once(bare_fleet: Fleet) -> None:
+def test_commands_without_a_host_agent_report_it_at_once(bare_fleet: Fleet) -> None:
     bare_fleet.add_account("account-001", 5001)
     done = bare_fleet.run("start", "account-001", timeout=10)
     assert done.returncode == 1
     assert "manager up" in done.stderr
 
 
-def test_commands_without_redis_say_so_at_once(bare_fleet: Fleet) -> None:
+def test_commands_without_redis_report_it_at_once(bare_fleet: Fleet) -> None:
     bare_fleet.redis.stop()
     for command in (("ps",), ("start", "account-001"), ("doctor",), ("events",)):
         done = bare_fleet.run(*command, timeout=20)

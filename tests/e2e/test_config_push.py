@@ -25,7 +25,7 @@ def far(bare_fleet: Fleet, short_dir: Path) -> Iterator[Fleet]:
     found.close()
 
 
-def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, far: Fleet) -> None:
+def test_a_host_reads_the_pushed_files_and_keeps_its_secrets(bare_fleet: Fleet, far: Fleet) -> None:
     desk = bare_fleet
     desk.add_accounts(2)
     assert desk.run("config", "push", "--dry-run").stdout.endswith("dry run: nothing was pushed\n")
@@ -64,7 +64,7 @@ def test_a_host_reads_what_was_pushed_and_keeps_its_secrets(bare_fleet: Fleet, f
             assert PASSWORD.encode() not in client.dump(key)
 
 
-def test_validate_says_where_it_checked_and_warns_of_a_venue_out_of_reach(fleet: Fleet) -> None:
+def test_validate_names_its_host_and_warns_of_an_unreachable_venue(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.add_account("away", 5009, venue="tcp:127.0.0.1:1")
     result = fleet.run("validate")

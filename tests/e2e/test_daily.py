@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 A, B, C = "account-001", "account-002", "account-003"
 
 
-def test_a_stop_of_what_is_stopped_is_done_and_an_unknown_account_is_an_error(fleet: Fleet) -> None:
+def test_a_stop_of_a_stopped_account_succeeds_and_an_unknown_account_is_an_error(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.run_json("start", A)
     assert fleet.run("stop", A).stdout == f"{A} stopped\n"

@@ -149,7 +149,7 @@ def test_a_second_agent_of_the_same_name_is_refused_while_the_first_lives(fleet:
     assert f"a host agent named {fleet.host} is alive already" in done.stderr
 
 
-def test_a_batch_goes_on_over_a_restart_of_redis(fleet: Fleet) -> None:
+def test_a_batch_continues_after_a_restart_of_redis(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(6)
     with fleet.admin() as admin:
         for login in range(5001, 5007):

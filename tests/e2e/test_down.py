@@ -43,7 +43,7 @@ def desired(machine: Machine) -> set[str]:
     return {state for state in ("running", "stopped") if f'"{state}"' in text}
 
 
-def test_closing_the_terminal_stops_the_workers_politely_and_leaves_nothing(machine: Machine) -> None:
+def test_closing_the_terminal_stops_the_workers_cleanly_and_leaves_nothing(machine: Machine) -> None:
     terminal = machine.terminal("up", "--no-flower")
     terminal.wait_for("closing this terminal stops everything")
     terminal.wait_for("2 running. Ctrl-C, or closing this terminal, stops everything.")

@@ -99,7 +99,7 @@ tried("tasks.validate_configs", ["a", {{}}])
     assert len(fleet.log("agent")) < 200_000
 
 
-def test_forged_messages_are_dropped_and_the_agent_goes_on(fleet: Fleet, tmp_path: Path) -> None:
+def test_forged_messages_are_dropped_and_the_agent_continues(fleet: Fleet, tmp_path: Path) -> None:
     fleet.add_accounts(1)
     mine = tmp_path / "touched"
     queue = f"host.{fleet.host}"
@@ -197,7 +197,7 @@ def test_no_number_of_wrong_headers_makes_an_agent_deaf(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("generation", ["1e300", "9007199254740992", "1e999", "-5", '"x"', "NaN"])
-def test_a_forged_generation_keeps_nobody_from_stopping(fleet: Fleet, generation: str) -> None:
+def test_a_forged_generation_does_not_prevent_a_stop(fleet: Fleet, generation: str) -> None:
     fleet.add_accounts(1)
     assert fleet.run("start", A).returncode == 0
     worker = fleet.workers()[A]
@@ -356,7 +356,7 @@ tried("tasks.stop_worker", "0.9.0")
     assert fleet.status(A) == "stopped"
 
 
-def test_a_broadcast_ends_no_agent_and_makes_none_deaf(fleet: Fleet) -> None:
+def test_agents_still_receive_commands_after_a_broadcast(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     out = plain_celery(
         fleet,

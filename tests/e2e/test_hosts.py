@@ -113,7 +113,7 @@ def test_hosts_tells_of_every_host(hosts: list[Fleet]) -> None:
     assert [host.name for host in fleet.store.hosts()] == ["test-host", "two"]
 
 
-def test_a_drained_host_is_emptied_and_takes_nothing_until_it_is_resumed(hosts: list[Fleet]) -> None:
+def test_a_drained_host_has_no_workers_until_it_is_resumed(hosts: list[Fleet]) -> None:
     fleet, two, three = hosts
     for number in range(1, 7):
         fleet.add_account(f"account-{number:03}", 5000 + number, requires=["london"] if number < 3 else [])

@@ -1,4 +1,4 @@
-"""`--local`: stops while Redis is away, with an agent, without one, and with one that hangs."""
+"""`--local`: stops during an outage of Redis, with an agent, without one, and with one that hangs."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_with_redis_away_a_living_agent_stops_and_does_not_start_again(fleet: Fl
     eventually(lambda: fleet.workers().get(B) not in (None, workers[B]), what="B is recovered")
     assert A not in fleet.workers()
     fleet.redis.start()
-    eventually(lambda: fleet.status(A) == "stopped", within=30, what="Redis is told")
+    eventually(lambda: fleet.status(A) == "stopped", within=30, what="Redis has the new status")
     fleet.await_ticks()
     assert fleet.status(A) == "stopped"
     assert A not in fleet.workers()

@@ -61,7 +61,7 @@ def net(short_dir: Path) -> Iterator[Net]:
     found.close()
 
 
-def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(net: Net) -> None:
+def test_a_host_that_is_cut_off_keeps_its_pinned_account_and_loses_the_rest(net: Net) -> None:
     """Only Redis is cut off; workers still reach the venue and could trade."""
     paris, tokyo = net.far
     net.home.add_account(A, 5001)
@@ -76,7 +76,7 @@ def test_a_host_that_is_cut_off_keeps_what_only_it_may_have_and_loses_the_rest(n
     eventually(lambda: net.where(B) in {"home", "tokyo"}, within=40, what="another host runs B")
     assert not lost.alive()
     assert kept.alive()
-    eventually(lambda: net.home.status(A) == "unknown", within=15, what="nobody knows of A")
+    eventually(lambda: net.home.status(A) == "unknown", within=15, what="the state of A is unknown")
     assert [host.state for host in net.home.store.hosts() if host.name == "paris"] == ["lost"]
     refused = net.home.run("start", A)
     assert refused.returncode == 1
@@ -111,7 +111,7 @@ def test_a_stop_for_a_host_that_is_cut_off_happens_when_it_is_back(net: Net) -> 
     assert not paris.workers()
 
 
-def test_a_host_that_is_lost_for_good_is_given_up_by_hand_alone(net: Net) -> None:
+def test_only_an_operator_gives_up_a_host_that_is_lost_permanently(net: Net) -> None:
     paris, tokyo = net.far
     net.home.add_accounts(1)
     assert net.home.run("move", A, "--to", "paris").returncode == 0

@@ -156,7 +156,7 @@ def test_an_account_that_cannot_come_back_after_a_reboot_says_why(fleet: Fleet) 
 
 
 @pytest.mark.long
-def test_a_restart_that_was_accepted_and_cannot_be_done_stops_nothing(fleet: Fleet) -> None:
+def test_an_accepted_restart_that_cannot_start_stops_nothing(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     fleet.run_json("start", A)
     worker = fleet.workers()[A]
@@ -198,7 +198,7 @@ def test_a_stop_while_the_host_was_away_happens_before_anything_else(fleet: Flee
     eventually(lambda: fleet.status(accounts[0]) == "stopped")
 
 
-def test_a_message_can_vanish_and_its_stop_happens_all_the_same(fleet: Fleet) -> None:
+def test_a_stop_happens_although_its_message_was_lost(fleet: Fleet) -> None:
     fleet.add_account(A, 5001)
     fleet.run_json("start", A)
     worker = fleet.workers()[A]
@@ -306,7 +306,7 @@ def test_a_redis_that_comes_back_empty_lets_no_second_session_in(fleet: Fleet) -
     assert fleet.stats()["overlaps"] == 0
 
 
-def test_desired_state_edited_into_nonsense_kills_nothing(fleet: Fleet) -> None:
+def test_malformed_desired_state_ends_no_worker(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     fleet.run_json("start", A)
     worker = fleet.workers()[A]

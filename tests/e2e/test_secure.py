@@ -241,7 +241,7 @@ def test_a_secured_redis_that_starts_again_has_lost_nothing(fleet: SecureFleet, 
             redis.Redis(unix_socket_path=str(secure.socket), protocol=protocol).ping()
 
 
-def test_who_only_looks_commands_nothing(fleet: SecureFleet, secure: SecureRedis) -> None:
+def test_a_read_only_user_cannot_send_commands(fleet: SecureFleet, secure: SecureRedis) -> None:
     fleet.add_accounts(1)
     assert fleet.manage("start", A).returncode == 0
     secure.denied()
@@ -507,7 +507,7 @@ def test_nothing_secret_is_said_or_open_and_a_second_init_changes_no_password(se
     json.dumps(secure.denied())
 
 
-def test_a_url_without_options_verifies_the_certificate_whoever_reads_it(secure: SecureRedis) -> None:
+def test_every_reader_of_a_url_without_options_verifies_the_certificate(secure: SecureRedis) -> None:
     url = secure.url("manager")
     bare = url.partition("?")[0]
     assert open_client(url).ping()

@@ -30,7 +30,7 @@ def host_of(fleet: Fleet, account_id: str = A) -> object:
     return None if found is None or found.status != "running" else found.metadata["host"]
 
 
-def test_an_account_runs_on_its_pin_whoever_gets_the_task(fleet: Fleet, other: Fleet) -> None:
+def test_an_account_runs_on_its_pin_whichever_host_gets_the_task(fleet: Fleet, other: Fleet) -> None:
     ids = [f"account-{number:03}" for number in range(1, 9)]
     for number, account_id in enumerate(ids, 1):
         fleet.add_account(account_id, 5000 + number, host=[fleet.host, other.host][number % 2])
@@ -63,7 +63,7 @@ def test_an_account_stays_where_it_ran_last(fleet: Fleet, other: Fleet) -> None:
         assert fleet.run_json("start", A)["metadata"]["host"] == first
 
 
-def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fleet, other: Fleet) -> None:
+def test_without_failover_an_account_of_a_lost_host_starts_on_no_other(fleet: Fleet, other: Fleet) -> None:
     fleet.add_account(A, 5001, host=None)
     fleet.run_json("start", A)
     lost, left = (fleet, other) if host_of(fleet) == fleet.host else (other, fleet)
@@ -71,7 +71,7 @@ def test_without_failover_a_lost_hosts_account_is_nobodys_but_its_own(fleet: Fle
     # Host and worker are silent, so the worker may still trade.
     worker.signal(SIGSTOP)
     lost.end_agent()
-    eventually(lambda: left.status(A) == "unknown", within=20, what="nobody can say")
+    eventually(lambda: left.status(A) == "unknown", within=20, what="the state of the worker is unknown")
 
     result = left.run("start", A)
 
@@ -154,7 +154,7 @@ def test_a_paused_worker_with_failover_never_wakes_into_a_second_session(fleet: 
     lost.end_agent(SIGKILL)
 
 
-def test_a_stop_at_a_host_that_was_given_another_name_says_what_is_true(fleet: Fleet) -> None:
+def test_a_stop_after_a_rename_of_the_host_reports_the_actual_state(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     fleet.run_json("start-all")
     workers = fleet.workers()

@@ -184,7 +184,7 @@ def _listeners(up: Up) -> set[int]:
     return found
 
 
-def test_a_second_interrupt_is_impatient_and_leaves_no_process_behind(up: Up) -> None:
+def test_a_second_interrupt_kills_at_once_and_leaves_no_process(up: Up) -> None:
     process = up.start("--demo", "--no-flower")
     up.wait_for("6 running")
     # One worker is frozen, so that a graceful stop takes its whole timeout.
@@ -255,7 +255,7 @@ def test_data_stays_between_runs(up: Up) -> None:
     assert up.processes() == []
 
 
-def test_what_keeps_it_from_starting_is_one_clear_line(up: Up, short_dir: Path) -> None:
+def test_the_cause_of_a_failed_start_is_one_clear_line(up: Up, short_dir: Path) -> None:
     done = up.run("up")
     assert done.returncode == 1
     assert f"error: no configuration: {up.config_dir} does not exist. Run `manager init`" in done.stderr

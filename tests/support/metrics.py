@@ -1,4 +1,4 @@
-"""A fleet of which every metric can be shown, and what a page of metrics holds.
+"""A fleet that has every metric, and a parser of metric pages.
 
 Run as a program it prints the page, for `promtool check metrics`.
 """
@@ -96,7 +96,7 @@ def figures(accounts: Iterable[AccountRow] = (), **changes: Any) -> FleetFigures
 def full_figures() -> FleetFigures:
     """Return a fleet with a value for every family."""
     accounts = [row(), row("account-002", S.UNKNOWN), row("account-003", S.FAILED), row("account-004", None)]
-    attention = [Attention(code="failed", text="it failed", do="look", account_id="account-003")]
+    attention = [Attention(code="failed", text="it failed", do="check the log", account_id="account-003")]
     counters = {"host-1": {"running": 3, "start_seconds:0.25": 2, "start_seconds:sum": 0.4}}
     return figures(accounts, hosts=[host()], attention=attention, counters=counters)
 

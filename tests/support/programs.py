@@ -1,4 +1,4 @@
-"""What tests read from a running program of the command gateway."""
+"""Reads processes and files of a running program of the command gateway."""
 
 from manager.gateways.command.gateway import CommandGateway
 

@@ -1,4 +1,4 @@
-"""Prometheus's own checker, where there is one."""
+"""Prometheus's own checker, if it is installed."""
 
 import os
 import shutil

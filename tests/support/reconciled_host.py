@@ -1,6 +1,6 @@
 """Hosts without worker processes, for tests.
 
-Reconciler, leases and Redis are real. A host reconciles when the test says so.
+Reconciler, leases and Redis are real. A host reconciles when the test calls it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Streams of the API over a real Redis: the server in this process, and clients of it."""
+"""Streams of the API over a real Redis: a server in this process, and its clients."""
 
 import contextlib
 import json

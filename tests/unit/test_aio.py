@@ -149,7 +149,7 @@ def test_a_stop_and_a_read_wait_for_no_start(service: WorkerManagerService, pool
     asyncio.run(asyncio.wait_for(main(), 25))
 
 
-def test_followers_of_events_keep_no_call_waiting(service: WorkerManagerService, pool: SlowPool) -> None:
+def test_followers_of_events_delay_no_call(service: WorkerManagerService, pool: SlowPool) -> None:
     async def follow(fleet: AsyncWorkerManagerService) -> list[str]:
         found: list[str] = []
         async for event in fleet.watch("0"):

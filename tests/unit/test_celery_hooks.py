@@ -1,7 +1,7 @@
 """The hooks of Celery and kombu that this project overrides, private ones too.
 
 A release that drops or renames one of them would not fail: the override would never be called, and the agent
-would lose what it is for (the fleet's own connections, the check of every message) without a word.
+would silently lose its effect (the fleet's own connections, the check of every message).
 """
 
 import inspect

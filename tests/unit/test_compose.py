@@ -43,7 +43,7 @@ def test_only_flower_is_published_and_only_to_this_machine(compose: dict[str, An
             assert "fleet" in service["networks"]
 
 
-def test_every_long_lived_service_says_whether_it_is_well(compose: dict[str, Any]) -> None:
+def test_every_long_lived_service_has_a_health_check(compose: dict[str, Any]) -> None:
     # The image brings the hosts' own: `manager healthcheck`.
     assert "manager" in (ROOT / "Dockerfile").read_text().partition("HEALTHCHECK")[2]
     for name, service in compose["services"].items():
@@ -73,7 +73,7 @@ def test_secrets_are_files_and_each_service_has_its_own_alone(compose: dict[str,
     assert len(owners) == len(set(owners))
 
 
-def test_the_image_runs_as_nobody_in_particular_and_holds_no_secret() -> None:
+def test_the_image_runs_as_an_unprivileged_user_and_contains_no_secret() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert "USER 10001:10001" in text
     assert 'ENTRYPOINT ["tini", "--"]' in text

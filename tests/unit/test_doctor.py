@@ -72,7 +72,7 @@ def test_a_host_that_was_suspended_is_named_for_a_day(settings: Settings) -> Non
     assert check.found == "one: this machine was suspended for 312 s (10 min ago)"
 
 
-def test_without_a_host_agent_it_says_that_only_this_shell_was_looked_at(settings: Settings) -> None:
+def test_without_a_host_agent_it_reports_that_only_this_shell_was_checked(settings: Settings) -> None:
     Directory(settings.config_dir).write("a", GOOD)
     (check,) = found(settings, "config")
     assert "1 accounts" in check.found

@@ -44,7 +44,7 @@ def test_a_server_that_takes_no_more_connections_is_named(redis_server: RedisSer
     assert "accepts no more connections (its maxclients is reached)" in check.found
 
 
-def test_a_server_that_takes_writes_is_well_and_nothing_is_left_in_it(
+def test_a_server_that_accepts_writes_is_ok_and_has_no_test_keys_left(
     redis_server: RedisServer, short_dir: Path
 ) -> None:
     assert checks(redis_server, short_dir)["redis_writes"].outcome == "ok"

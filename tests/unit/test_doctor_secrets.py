@@ -1,7 +1,4 @@
-"""`manager doctor` on secrets.
-
-It names files that others may read, and a URL that trusts any certificate.
-"""
+"""`manager doctor` names secret files that others may read, and a URL that trusts any certificate."""
 
 import sys
 from pathlib import Path

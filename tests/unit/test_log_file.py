@@ -142,7 +142,7 @@ def test_lines_that_a_full_disk_loses_are_counted_and_reported_when_there_is_roo
 
 
 @posix
-def test_lost_lines_are_reported_although_nobody_logs(tmp_path: Path) -> None:
+def test_lost_lines_are_reported_without_further_log_calls(tmp_path: Path) -> None:
     class Target:
         full = True
         taken: list[str] = []  # noqa: RUF012
@@ -166,7 +166,7 @@ def test_lost_lines_are_reported_although_nobody_logs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root on Linux")
-def test_a_full_disk_of_its_own(tmp_path: Path) -> None:
+def test_lost_lines_on_a_real_full_disk_are_counted(tmp_path: Path) -> None:
     """The same on a real full file system, mounted for this process only."""
     program = (
         "import logging, os, sys\nfrom pathlib import Path\nfrom manager.system import logs\n"

@@ -1,7 +1,4 @@
-"""Logs read back.
-
-Raw, since a time, several together, over rotation, and with a word on where the account runs.
-"""
+"""Reading logs: raw, since a time, several merged, over rotation, with the account's host."""
 
 import logging
 import os
@@ -208,7 +205,7 @@ def test_since_reads_every_file_and_takes_a_traceback_with_its_line(home: Write)
     reader.close()
 
 
-def test_following_goes_on_over_rotation_removal_and_emptying(tmp_path: Path) -> None:
+def test_following_continues_over_rotation_removal_and_emptying(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "a.log"
     path.parent.mkdir()
     path.write_text("zero\n")

@@ -61,7 +61,7 @@ def test_a_zombie_has_ended(child: "subprocess.Popen[bytes]") -> None:
         {"pid": 5},
     ],
 )
-def test_a_foreign_record_is_no_process(data: object) -> None:
+def test_a_malformed_record_is_not_a_process(data: object) -> None:
     assert ProcessRef.from_dict(data) is None
 
 
@@ -72,7 +72,7 @@ def test_wait_says_whether_it_ended(child: "subprocess.Popen[bytes]") -> None:
     assert ref.wait(5)
 
 
-def test_the_watch_hears_of_an_end_once(child: "subprocess.Popen[bytes]") -> None:
+def test_the_watch_reports_an_exit_once(child: "subprocess.Popen[bytes]") -> None:
     watch = ProcessWatch()
     received: list[ProcessRef] = []
     try:

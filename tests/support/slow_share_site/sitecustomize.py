@@ -1,4 +1,4 @@
-"""Makes the opening of account files hang while a test says so.
+"""Blocks the opening of account files on request of a test.
 
 Python imports this first, by PYTHONPATH.
 """

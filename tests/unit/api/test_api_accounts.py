@@ -1,4 +1,4 @@
-"""What a single account's routes say: placement, configuration, events."""
+"""Routes of a single account: placement, configuration, events."""
 
 from dataclasses import replace
 from pathlib import Path

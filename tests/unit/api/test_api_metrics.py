@@ -131,7 +131,7 @@ def test_a_worker_that_is_silent_is_unknown_and_has_no_figures(fleet: Fleet) -> 
     assert value(page, "manager_attention", code="unknown", severity="warning") == 1
 
 
-def test_while_redis_is_away_the_page_says_so_and_shows_no_account_and_no_host(fleet: Fleet) -> None:
+def test_the_page_shows_no_account_and_no_host_during_an_outage_of_redis(fleet: Fleet) -> None:
     fleet.report("h", "a")
     fleet.page(lambda text: accounts_of(text) == {"a"})
     fleet.server.stop()

@@ -240,7 +240,7 @@ def test_events_of_a_group_follow_the_group(streams: StreamServer) -> None:
         assert names(events(client, 1)) == ["account-3:failed"]
 
 
-def test_lost_data_is_announced_within_three_seconds_and_followed_by_what_is_there(
+def test_lost_data_is_announced_within_three_seconds_and_followed_by_the_remaining_events(
     streams: StreamServer,
 ) -> None:
     with streams.client() as client:

@@ -52,7 +52,7 @@ def test_file_relative_to_the_configuration_directory(tmp_path: Path) -> None:
         b"\xef\xbb\xbfs3cret\r\n",
     ],
 )
-def test_what_every_editor_leaves_is_not_taken_for_the_secret(tmp_path: Path, content: bytes) -> None:
+def test_the_final_newline_of_an_editor_is_not_part_of_the_secret(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     assert resolve("file:a", tmp_path) == "s3cret"
 

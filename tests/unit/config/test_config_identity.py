@@ -129,7 +129,7 @@ def test_two_files_with_two_spellings_of_one_login_are_refused(directory: Direct
         ("symbol: EURUSD", 'symbol: "EURUSD "', "currencies[0].symbol"),
     ],
 )
-def test_a_file_with_what_cannot_be_seen_is_refused_and_says_where(
+def test_a_file_with_invisible_characters_is_refused_with_their_place(
     directory: Directory, before: str, after: str, key: str
 ) -> None:
     errors = directory.errors_of(GOOD.replace(before, after))

@@ -174,7 +174,7 @@ def service(directory: Directory) -> WorkerManagerService:
     return WorkerManagerService(directory.service, _Pool())  # type: ignore[arg-type]
 
 
-def test_starting_all_starts_the_good_ones_and_is_no_success(
+def test_starting_all_starts_the_valid_ones_and_reports_a_failure(
     directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_PASSWORD", "x")
@@ -192,7 +192,7 @@ def test_starting_all_starts_the_good_ones_and_is_no_success(
     }
 
 
-def test_starting_all_of_a_directory_that_is_not_mounted_is_no_success(tmp_path: Path) -> None:
+def test_starting_all_of_a_directory_that_is_not_mounted_fails(tmp_path: Path) -> None:
     directory = Directory(tmp_path)
     (tmp_path / "accounts").rmdir()
     batch = service(directory).start_all()

@@ -131,7 +131,7 @@ def test_a_misspelt_placeholder_is_a_warning(directory: Directory, text: str, me
 
 
 @pytest.mark.parametrize("text", ["{user}", "{a}", "${logn}", "{{logn}}", '{"x": 1}', "{name}"])
-def test_other_braces_are_no_ones_business(directory: Directory, text: str) -> None:
+def test_other_braces_are_not_placeholders(directory: Directory, text: str) -> None:
     directory.write("a", f"{PROGRAM}command: [sleep, '{text}']\n")
     assert directory.check().warnings == ()
 
@@ -190,7 +190,7 @@ def test_plain_arguments_may_hold_anything(directory: Directory, command: str) -
     assert fill_placeholders(found, None).problems == ()
 
 
-def test_a_state_directory_in_a_shell_is_looked_at_once_it_is_known(directory: Directory) -> None:
+def test_a_state_directory_in_a_shell_is_checked_once_it_is_known(directory: Directory) -> None:
     found = config(directory, f"{PROGRAM}command: [sh, -c, 'cd {{state_dir}} && bot']\n")
     assert directory.check().errors == ()
     command = filled(found, Path("/state/accounts/a")).command

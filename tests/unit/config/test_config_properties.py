@@ -147,7 +147,7 @@ def test_the_fast_parser_is_the_version_that_the_guards_were_made_for() -> None:
 
 @given(st.text(alphabet="ab0159_-+.:,[]{}<&*!%#'\" \n\t", max_size=60))
 @settings(max_examples=500)
-def test_the_quick_look_misses_nothing_that_the_expressions_would_find(text: str) -> None:
+def test_the_quick_search_misses_nothing_that_the_expressions_would_find(text: str) -> None:
     raw = text.encode()
     if document._SUSPECT.search(raw):
         assert document._may_be_suspect(raw)

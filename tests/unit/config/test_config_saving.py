@@ -93,7 +93,7 @@ def write_examples(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("write", [write_demo_fleet, write_examples])
-def test_starting_files_never_go_over_somebodys_files(tmp_path: Path, write: object) -> None:
+def test_example_files_never_overwrite_existing_files(tmp_path: Path, write: object) -> None:
     assert callable(write)
     (tmp_path / "mine.txt").write_text("mine")
     assert write(tmp_path) == []

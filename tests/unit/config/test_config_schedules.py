@@ -1,4 +1,4 @@
-"""Schedules as they are written, and what they become."""
+"""Schedules as files have them, and the parsed form."""
 
 import json
 from datetime import timedelta

@@ -308,7 +308,7 @@ def test_a_value_that_looks_like_a_reference_is_marked_as_text() -> None:
     assert draft.environment == {"DB": "literal:file:bot.db"}
 
 
-def test_variables_of_the_manager_are_not_taken_over() -> None:
+def test_variables_of_the_manager_are_not_imported() -> None:
     draft, translation = one(
         "supervisord.conf", "[program:bot]\ncommand=bot\nenvironment=MANAGER_HOST=x,A=1\n"
     )

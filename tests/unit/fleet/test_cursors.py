@@ -106,7 +106,7 @@ def test_pages_hold_exactly_the_events_after_the_cursor(client: Any, redis_serve
     assert after.position > START
 
 
-def test_large_data_is_cut_and_says_so(client: Any, redis_server: RedisServer) -> None:
+def test_large_data_is_cut_and_marked(client: Any, redis_server: RedisServer) -> None:
     stream = EventStream(redis_server.url, client)
     stream.add(Notice(type="batch.done", data={"done": 3, "names": ["x" * 50] * 500}))
     stream.add(Notice(type="batch.done", data={f"key-{number}": "y" * 90 for number in range(100)}))

@@ -320,7 +320,7 @@ def test_a_refused_mode_is_withdrawn_unless_a_later_command_changed_it(store: De
     assert (store.read("a") or paused).mode == "paused"
 
 
-def test_a_forgotten_account_is_no_longer_paused(store: DesiredStore) -> None:
+def test_forgetting_an_account_removes_its_pause(store: DesiredStore) -> None:
     _, stopped = store.set_desired(change("stopped", "t1", host="h1"))
     set_mode(store, TradingMode.PAUSED, "p1")
     assert store.forget_account("a", stopped.generation, "h1", "me")

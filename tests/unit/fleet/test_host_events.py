@@ -16,7 +16,7 @@ def types(store: FleetStore) -> list[tuple[str, str]]:
     return [(event.type, event.host) for event in store.events()]
 
 
-def test_a_lost_host_has_one_event_whoever_sees_it(redis_server: RedisServer) -> None:
+def test_several_processes_write_one_event_for_a_lost_host(redis_server: RedisServer) -> None:
     store = FleetStore(redis_server.url)
     first, second = HostAnnouncer(store), HostAnnouncer(store)
     for announcer in (first, second, first):

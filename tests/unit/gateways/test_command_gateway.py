@@ -141,7 +141,7 @@ def test_not_ready_in_time_leaves_nothing_behind(make: Make) -> None:
     assert gateway._program is None
 
 
-def test_one_that_ends_first_says_how_and_its_last_words(make: Make) -> None:
+def test_a_program_that_ends_first_reports_its_exit_and_its_last_output(make: Make) -> None:
     gateway = make("import sys\nprint('no licence')\nsys.exit(3)")
     with pytest.raises(
         ConnectionLost, match="the program exited with code 3 before it was ready: no licence"

@@ -104,7 +104,7 @@ def test_a_binary_for_another_machine_is_named_at_the_start(
         start(tmp_path, gateways, ("./bot",))
 
 
-def test_the_directory_is_named_if_it_is_what_is_missing(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "gone"))
     assert start_failure("/bin/sh", error) == f"{tmp_path}/gone: No such file or directory"
 

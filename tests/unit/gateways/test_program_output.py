@@ -124,7 +124,7 @@ def test_a_secret_is_masked_in_each_stream_wherever_it_is_cut() -> None:
         assert sorted(reported) == [("stderr", "x *** y", False), ("stdout", "x *** y", False)]
 
 
-def test_a_line_without_an_end_is_reported_after_a_moment_and_goes_on() -> None:
+def test_a_line_without_an_end_is_reported_after_a_moment_and_continues() -> None:
     pipes = Pipes()
     pipes.write("stdout", b"password? ")
     eventually(lambda: pipes.lines)

@@ -84,7 +84,7 @@ def test_a_bot_that_is_not_ready_in_time_is_asked_to_stop(make: Make, tmp_path: 
     assert (tmp_path / "cancelled").exists()
 
 
-def test_a_bot_whose_wrapper_ends_before_it_is_ready_is_asked_to_stop(make: Make, tmp_path: Path) -> None:
+def test_a_bot_whose_wrapper_ends_before_it_is_ready_gets_a_stop_signal(make: Make, tmp_path: Path) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     gateway = make(
         command=("/bin/sh", "-c", f"{sys.executable} bot.py & while ! [ -s up ]; do :; done; exit 3"),
@@ -95,7 +95,7 @@ def test_a_bot_whose_wrapper_ends_before_it_is_ready_is_asked_to_stop(make: Make
     assert (tmp_path / "cancelled").exists()
 
 
-def test_a_bot_that_is_not_ready_and_does_not_stop_is_killed_and_the_error_says_so(make: Make) -> None:
+def test_a_bot_that_is_not_ready_and_does_not_stop_is_killed_and_reported(make: Make) -> None:
     script = BOT.replace("bye)", "signal.SIG_IGN)")
     gateway = make(
         script, ready=ReadyConfig(line="never"), stop=StopConfig(signal="INT", deadline_seconds=0.2)

@@ -207,7 +207,7 @@ def test_what_cannot_be_ended_is_named(worker: Worker, monkeypatch: pytest.Monke
     assert any(f"(pid {worker.daemon.pid})" in name for name in left)
 
 
-def test_a_worker_whose_guard_is_killed_says_so_and_ends_what_comes_to_it(
+def test_a_worker_whose_guard_is_killed_reports_it_and_ends_adopted_processes(
     tmp_path: Path, ownership: str
 ) -> None:
     script = WORKER.replace(

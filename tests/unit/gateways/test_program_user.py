@@ -122,7 +122,7 @@ def test_with_failover_it_cannot_become_root_again(make: Make) -> None:
 
 
 @as_root
-def test_it_reads_its_credentials_and_writes_its_state_and_nobody_else_can(make: Make, place: Path) -> None:
+def test_only_the_program_can_read_its_credentials_and_write_its_state(make: Make, place: Path) -> None:
     state = place / "accounts" / "a"
     place.joinpath("accounts").mkdir(mode=0o711)
     place.joinpath("accounts").chmod(0o711)

@@ -242,7 +242,7 @@ def test_another_package_registers_a_factory_or_a_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("plugged")
-def test_a_gateway_that_cannot_be_loaded_says_so_and_nothing_else_fails(
+def test_a_gateway_that_cannot_be_loaded_is_reported_and_nothing_else_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = Directory(tmp_path / "fleet")

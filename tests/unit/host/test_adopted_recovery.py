@@ -1,7 +1,4 @@
-"""Recovery settings of adopted workers.
-
-Those of their start, until their file can be read.
-"""
+"""Recovery settings of adopted workers: those of their start until their file can be read."""
 
 import math
 import sys

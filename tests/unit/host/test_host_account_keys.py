@@ -1,7 +1,4 @@
-"""The keys of an account file reach its worker.
-
-Gateway options, groups and labels.
-"""
+"""Gateway options, groups and labels of an account file reach its worker."""
 
 import json
 from collections.abc import Iterator

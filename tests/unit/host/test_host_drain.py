@@ -101,15 +101,15 @@ def test_a_drain_that_redis_lost_is_restored_unless_it_was_resumed(
     a.reconcile()
     assert a.store.drain("a") == DrainRequest(mode="move")
     redis_server.forget()
-    look = a.store.drain
+    read = a.store.drain
 
     def late(host: str) -> DrainRequest | None:
-        found = look(host)
+        found = read(host)
         a.store.request_drain("a", DrainRequest(mode="off"))  # an operator resumes it in this moment
         return found
 
     a.store.drain = late  # type: ignore[method-assign]
     a.reconciler.drain_state.read()
-    a.store.drain = look  # type: ignore[method-assign]
+    a.store.drain = read  # type: ignore[method-assign]
     a.reconciler.drain_state.read()
     assert not a.reconciler.drain_state.active

@@ -171,7 +171,7 @@ def test_a_stop_without_redis_agent_and_room_is_saved_for_the_next_agent(disk: S
 
 
 @needs_a_disk
-def test_no_worker_starts_on_a_full_disk_and_the_one_that_runs_goes_on(short_dir: Path) -> None:
+def test_no_worker_starts_on_a_full_disk_and_a_running_one_continues(short_dir: Path) -> None:
     with small_disk(short_dir / "state") as disk:
         host = Host(short_dir)
         try:
@@ -192,7 +192,7 @@ def test_no_worker_starts_on_a_full_disk_and_the_one_that_runs_goes_on(short_dir
 
 
 @needs_a_disk
-def test_a_worker_that_finds_the_disk_full_itself_says_so(short_dir: Path) -> None:
+def test_a_worker_that_finds_the_disk_full_itself_reports_it(short_dir: Path) -> None:
     with small_disk(short_dir / "state") as disk:
         host = Host(short_dir)
         try:

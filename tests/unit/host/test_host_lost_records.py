@@ -1,7 +1,4 @@
-"""Workers whose record is lost.
-
-Real processes, a real venue, a real Redis.
-"""
+"""Workers whose record is lost, with real processes, a real venue and a real Redis."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How much memory there is: the machine's, or what its container is given."""
+"""The amount of memory: the machine's, or the limit of its container."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A host's name belongs to one agent, however they start: a real Redis, real processes."""
+"""Only one agent has a host's name, in any order of starts. Redis and the processes are real."""
 
 import subprocess
 import sys

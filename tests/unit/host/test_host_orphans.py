@@ -66,7 +66,7 @@ def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
     It has no mark, and the guard is its parent.
     """
 
-    def look() -> list[ProcessRef]:
+    def unmarked() -> list[ProcessRef]:
         found = []
         for pid in children_of(worker_pid):
             ref = ProcessRef.of(pid)
@@ -77,7 +77,7 @@ def daemon_of(host: Host, worker_pid: int) -> ProcessRef:
         return found
 
     # The program may be ready before its child has emptied its environment.
-    (daemon,) = eventually(look)
+    (daemon,) = eventually(unmarked)
     own = cgroups._own_cgroup()
     if own is not None:
         # It leaves its control group too: a program with enough rights can.

@@ -1,7 +1,4 @@
-"""The pool with real workers and a real venue, forked and spawned.
-
-There is no Redis and no Celery.
-"""
+"""The pool with real workers, forked and spawned, and a real venue, but without Redis and Celery."""
 
 import os
 import signal

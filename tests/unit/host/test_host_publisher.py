@@ -1,4 +1,4 @@
-"""The publisher: every event once and in its order, over outages; what Redis has lost is written again."""
+"""The publisher writes each event once, in order, also over outages, and restores data that Redis lost."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

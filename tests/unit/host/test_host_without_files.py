@@ -1,6 +1,6 @@
 """A host agent without free file descriptors.
 
-Stops work, and unreadable processes do not count as ended.
+Stops still work, and unreadable processes do not count as ended.
 """
 
 import subprocess
@@ -103,15 +103,15 @@ def test_a_search_for_orphans_fails_without_free_files(tmp_path: Path) -> None:
         (group / "cgroup.procs").write_text(str(stray.pid))
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
         held = exhaust(left=1)  # enough to list /proc, but not to read from it
-        looks = {{
+        searches = {{
             "marked": lambda: marked("w-1")[1],
             "descendants": lambda: descendants(os.getpid()),
             "members": lambda: members(group),
         }}
         found = {{}}
-        for name, look in looks.items():
+        for name, search in searches.items():
             try:
-                found[name] = look()
+                found[name] = search()
             except OSError as error:
                 found[name] = error.errno
         os.close(held.pop())

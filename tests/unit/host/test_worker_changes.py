@@ -1,7 +1,4 @@
-"""The event of a change of a worker's record.
-
-One for each change, in order, to every subscriber.
-"""
+"""Each change of a worker's record is one event for every subscriber, in order."""
 
 import logging
 from collections.abc import Mapping
@@ -74,7 +71,7 @@ def test_every_change_is_one_event_with_the_record_before_and_after() -> None:
     assert found.changes[-1].after is found.slot.info
 
 
-def test_a_status_on_the_way_is_checked_and_emits_nothing() -> None:
+def test_a_transient_status_is_checked_and_emits_nothing() -> None:
     found = Recorder(worker())
     found.slot.move(S.STOPPED, through=S.STOPPING)
     assert found.path == [("starting", "stopped")]

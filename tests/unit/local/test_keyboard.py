@@ -1,4 +1,4 @@
-"""Keys of a terminal: what is read, and that the terminal is as before afterwards."""
+"""Keys of a terminal are read, and the terminal is restored afterwards."""
 
 import os
 import sys

@@ -81,7 +81,7 @@ def test_the_total_is_fixed_and_pending_accounts_are_named(monkeypatch: pytest.M
     assert "starts wait 9 s more" in shown
 
 
-def test_without_a_terminal_there_is_no_bar_and_the_quarantine_is_one_whole_line(
+def test_without_a_terminal_the_quarantine_is_one_whole_line_and_no_bar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(progress, "_POLL_SECONDS", 0.01)

@@ -1,4 +1,4 @@
-"""Output that was closed: later text goes to the log, and nothing is raised."""
+"""After the output was closed, text goes to the log and writing raises nothing."""
 
 import subprocess
 import sys

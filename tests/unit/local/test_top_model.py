@@ -276,7 +276,7 @@ def test_the_column_that_sorts_is_shown_on_a_narrow_terminal(by: str) -> None:
     assert by in screen(found, 60, 24)[1].plain.split()
 
 
-def test_without_redis_the_screen_says_so_and_is_grey() -> None:
+def test_without_redis_the_screen_is_grey_and_names_the_cause() -> None:
     found = Top()
     found.take(top_fleet(listing(WORKERS, stale=12.0)))
     shown = screen(found, 80, 24)

@@ -1,4 +1,4 @@
-"""Windows on days of clock changes, with instants computed by hand."""
+"""Windows on days of clock changes, with instants computed manually."""
 
 import itertools
 import json

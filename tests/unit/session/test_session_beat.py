@@ -107,7 +107,7 @@ def test_the_page_of_an_older_worker_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x" * 4096, b"WMBEAT01", b"\0" * 4096])
-def test_what_is_no_beat_file_is_no_pulse(path: Path, content: bytes | None) -> None:
+def test_a_malformed_beat_file_has_no_heartbeat(path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     assert read_heartbeat(path) is None

@@ -69,7 +69,7 @@ def test_a_refusal_that_passes_is_tried_again(gateway: FakeGateway, error: Gatew
 
 
 @pytest.mark.parametrize(
-    "error", [OrderRejected("no"), TradingDisabled("look only"), InvalidRequest("what?")]
+    "error", [OrderRejected("no"), TradingDisabled("read only"), InvalidRequest("what?")]
 )
 def test_a_refusal_that_does_not_pass_stops_no_other(gateway: FakeGateway, error: GatewayError) -> None:
     gateway.script("close_position", error)
@@ -164,7 +164,7 @@ def test_requotes_of_a_real_venue_are_waited_out(paper: Callable[..., PaperGatew
     assert gateway.positions() == []
 
 
-def test_a_venue_that_lets_nobody_trade_keeps_every_position_and_the_session(
+def test_a_venue_that_forbids_trading_keeps_every_position_and_the_session(
     paper: Callable[..., PaperGateway],
 ) -> None:
     gateway = paper("trading_disabled")
@@ -174,12 +174,12 @@ def test_a_venue_that_lets_nobody_trade_keeps_every_position_and_the_session(
     assert len(gateway.positions()) == 3, "the session is there"
 
 
-def test_a_reply_that_is_lost_is_no_second_request(
+def test_a_lost_reply_does_not_cause_a_second_request(
     paper: Callable[..., PaperGateway], venue: VenueProcess
 ) -> None:
     gateway = paper("reply_lost", count=1)
     report = close_positions(gateway, soon())
-    assert not report.complete, "the connection went with the reply, so nobody can look"
+    assert not report.complete, "the connection was lost with the reply, so the positions cannot be read"
     assert "3 of 3 positions may be open" in str(report)
     again = venue.gateway()
     again.connect(soon())

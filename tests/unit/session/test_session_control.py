@@ -53,7 +53,7 @@ def test_a_handler_that_fails_is_an_error_and_not_the_end(served: Served) -> Non
     assert ask(served.address, TOKEN, {"op": "ping"})["ok"] is True
 
 
-def test_silent_strangers_keep_no_stop_out(served: Served) -> None:
+def test_silent_connections_do_not_block_a_stop(served: Served) -> None:
     strangers = [_connect(served.address) for _ in range(6)]
     try:
         answers: list[Any] = []

@@ -42,14 +42,14 @@ def test_an_order_in_flight_is_seen_from_outside_with_its_deadline(
     inner = FakeGateway()
     seen: list[object] = []
 
-    def look() -> None:
+    def read_call() -> None:
         found = read_heartbeat(path)
         assert found is not None
         assert found.overdue_seconds is not None
         seen.append((found.call, -ORDER_SECONDS <= found.overdue_seconds < 1 - ORDER_SECONDS))
 
-    inner.script("submit_order", look)
-    inner.script("close_position", look)
+    inner.script("submit_order", read_call)
+    inner.script("close_position", read_call)
     gateway = GuardedGateway(inner, beat, lease)
     gateway.connect(time.monotonic() + 5)
     order(gateway)

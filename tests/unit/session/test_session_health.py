@@ -63,7 +63,7 @@ def test_what_does_not_pass_is_unhealthy_until_it_does() -> None:
     assert found.judge(WorkerMetrics()).health == "degraded"
 
 
-def test_outside_market_hours_an_old_tick_is_no_trouble() -> None:
+def test_an_old_tick_outside_market_hours_is_healthy() -> None:
     old = WorkerMetrics.read({"last_tick_age_seconds": 50_000.0})
     assert judge(SATURDAY).judge(old).health == "healthy"
     assert judge(SATURDAY, market_hours="always").judge(old).health == "degraded"

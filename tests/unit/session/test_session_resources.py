@@ -88,7 +88,7 @@ def test_cpu_is_that_of_the_whole_tree_as_percent_of_a_core(run: Run) -> None:
     root, (busy,) = run(BUSY)
     meter = ResourceMeter(root=root)
     meter.measure()
-    assert meter.figures().cpu_percent is None  # one look says nothing of an interval
+    assert meter.figures().cpu_percent is None  # one measurement has no interval
     child = psutil.Process(busy)
     before = child.cpu_times().user
     eventually(lambda: child.cpu_times().user >= before + 0.2)
@@ -104,7 +104,9 @@ def test_cpu_is_that_of_the_whole_tree_as_percent_of_a_core(run: Run) -> None:
     assert meter.figures().to_dict()["processes"] == 1
 
 
-def test_what_has_ended_or_is_not_readable_is_nothing_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_or_unreadable_processes_count_as_zero_without_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert memory_of(process.pid) == 0
@@ -165,7 +167,7 @@ def test_measuring_takes_a_small_part_of_a_core_however_long_it_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     meter = ResourceMeter()
-    assert meter.measure() == 4.0  # soon again: one look says nothing of an interval
+    assert meter.measure() == 4.0  # too soon: the interval is too short to measure
     assert meter.measure() >= 10.0
 
     def slow(pid: int) -> int:

@@ -217,7 +217,7 @@ def test_connected_but_not_allowed_to_trade_is_degraded_with_the_reason(bench: B
     assert bench.run(act) is WorkerExit.STOPPED
 
 
-def test_an_account_switched_under_it_is_degraded(bench: Bench) -> None:
+def test_a_session_whose_account_was_switched_is_degraded(bench: Bench) -> None:
     def act(bench: Bench) -> None:
         bench.gateway.health = Health(
             ipc_ok=True, venue_connected=True, can_trade=True, account_matches=False
@@ -310,13 +310,13 @@ class TradingCycle:
         InvalidRequest("volume"),
         PriceMoved("requote"),
         InsufficientFunds("margin"),
-        TradingDisabled("look only"),
+        TradingDisabled("read only"),
         RateLimited("slow down"),
         OutcomeUnknown("no answer"),
         NotSupported("no such order"),
     ],
 )
-def test_a_refused_request_is_counted_and_the_session_goes_on(bench: Bench, error: GatewayError) -> None:
+def test_a_refused_request_is_counted_and_the_session_continues(bench: Bench, error: GatewayError) -> None:
     bench.cycle = cycle = TradingCycle(error)
 
     def act(bench: Bench) -> None:
@@ -400,7 +400,7 @@ def test_sigterm_is_a_polite_stop(bench: Bench) -> None:
     assert bench.gateway.calls[-1] == "disconnect"
 
 
-def test_sigint_of_somebodys_terminal_is_not_meant_for_the_trading(bench: Bench) -> None:
+def test_sigint_from_a_terminal_does_not_stop_trading(bench: Bench) -> None:
     def act(bench: Bench) -> None:
         signal.raise_signal(signal.SIGINT)
         cycles = bench.gateway.calls.count("positions")
@@ -410,7 +410,7 @@ def test_sigint_of_somebodys_terminal_is_not_meant_for_the_trading(bench: Bench)
     assert bench.run(act) is WorkerExit.STOPPED
 
 
-def test_a_loop_that_is_stuck_in_a_call_is_seen_by_its_age_though_the_reporter_goes_on(bench: Bench) -> None:
+def test_the_age_of_the_loop_shows_a_stuck_call_while_the_reporter_continues(bench: Bench) -> None:
     release = threading.Event()
 
     def act(bench: Bench) -> None:

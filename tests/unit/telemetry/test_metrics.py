@@ -173,7 +173,7 @@ def test_a_lost_host_is_down_and_shows_no_figures() -> None:
     assert value(render(figures(hosts=[lost])), "manager_host_up", host="host-1") == 0
 
 
-def test_a_report_with_wrong_types_leaves_out_what_is_wrong() -> None:
+def test_wrong_types_in_a_report_are_left_out() -> None:
     wrong = host(memory_mb="much", available_mb=-1, load="high", states={"running": "x"}, version=7)
     page = render(figures(hosts=[wrong]))
     assert value(page, "manager_host_up", host="host-1") == 1

@@ -68,7 +68,7 @@ def test_a_key_that_the_gateway_ignores_is_a_warning_with_its_place(
     assert f"{key}: has no effect with gateway {gateway}, which ignores it: remove it" in warning
 
 
-def test_what_the_defaults_give_to_every_account_is_no_reason_to_warn(directory: Directory) -> None:
+def test_keys_from_the_defaults_cause_no_warning(directory: Directory) -> None:
     directory.defaults("portable: true\noptions: {colour: red}\ndefault_risk: {risk_percent: 2}\n")
     directory.write("a", GOOD)
     assert directory.check().warnings == ()
@@ -76,7 +76,7 @@ def test_what_the_defaults_give_to_every_account_is_no_reason_to_warn(directory:
     assert directory.check().warnings == ()
 
 
-def test_every_key_of_an_account_says_in_the_documentation_whom_it_affects() -> None:
+def test_the_documentation_of_every_account_key_names_what_it_affects() -> None:
     table = DOCS.read_text().partition("## Which gateways use a key")[2].partition("\n## ")[0]
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row[:2] == "| "

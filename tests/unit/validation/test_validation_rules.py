@@ -60,7 +60,7 @@ def test_at_least_one_currency() -> None:
     assert "at least one currency" in error
 
 
-def test_no_empty_symbol_and_none_twice() -> None:
+def test_empty_and_repeated_symbols_are_errors() -> None:
     errors, _ = findings(config(currencies=(currency(""), currency("E"), currency(" "), currency("E"))))
     assert [error.split(": ")[1] for error in errors] == [
         "currencies[0].symbol",

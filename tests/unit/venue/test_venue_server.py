@@ -162,7 +162,7 @@ def test_a_lost_reply_is_outcome_unknown_and_the_order_was_carried_out(venue: Ve
     again.disconnect()
 
 
-def test_a_slow_answer_delays_nobody_else(venue: VenueProcess) -> None:
+def test_a_slow_answer_delays_no_other_client(venue: VenueProcess) -> None:
     slow, other = connected(venue, 1), connected(venue, 2)
     with venue.admin() as admin:
         admin.script_fault("Paper-1", 1, "slow", seconds=0.3, count=1)
@@ -191,7 +191,7 @@ def stranger_to(venue: VenueProcess) -> socket.socket:
     "junk",
     [b"\n", b"hello\n", b"[]\n", b"{}\n", b'{"op": 7}\n', b'{"op": "account"}\n', b"[" * 60_000 + b"\n"],
 )
-def test_junk_is_answered_and_harms_nobody(venue: VenueProcess, junk: bytes) -> None:
+def test_junk_is_answered_and_affects_no_other_client(venue: VenueProcess, junk: bytes) -> None:
     gateway = connected(venue)
     with stranger_to(venue) as stranger:
         stranger.sendall(junk)
@@ -267,7 +267,7 @@ def test_over_tcp(short_dir: Path) -> None:
     assert not (short_dir / "address").exists()
 
 
-def test_the_administrator_hears_what_is_wrong(venue: VenueProcess) -> None:
+def test_the_administrator_gets_the_reason_of_a_refusal(venue: VenueProcess) -> None:
     with venue.admin() as admin:
         with pytest.raises(InvalidRequest, match="'boom' is not a fault; there are auth_failure"):
             admin.script_fault("S", 1, "boom")
