@@ -1,12 +1,10 @@
 """The service that callers import: the fleet's commands in Python."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Final
+from contextlib import suppress
 
 from manager.config import LoadedAccount
-from manager.errors import ManagerError, StopFailedError
+from manager.errors import ManagerError
 from manager.fleet.event_types import Event, EventFilter
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
@@ -18,14 +16,14 @@ from manager.pool.arguments import (
     check_selection,
     check_timeout,
 )
-from manager.pool.commands import PAUSE, RESUME, CommandSpec
-from manager.pool.protocol import Batch, Progress, StartRequest, WorkerPool, new_batch_id
+from manager.pool.batches import run_starts, run_stops, stopped_count
+from manager.pool.commands import PAUSE, RESTART, RESUME, START, CommandSpec
+from manager.pool.protocol import Batch, Progress, WorkerPool, new_batch_id
+from manager.pool.refusals import noted_refusals
+from manager.pool.selected import SelectedAccounts
 from manager.pool.start_requests import StartRequestFactory
 from manager.states import WorkerLifecycleStatus
-from manager.system import logs
 from manager.validation import AccountConfigs, Validator
-
-logger: Final = logging.getLogger(__name__)
 
 
 class WorkerManagerService:
@@ -52,6 +50,7 @@ class WorkerManagerService:
         self.worker_pool = worker_pool
         self._start_requests = StartRequestFactory(config_service, validator)
         self._accounts = self._start_requests.accounts
+        self._selected = SelectedAccounts(self._accounts, worker_pool)
         self.validator = self._accounts.validator
 
     # one account
@@ -67,10 +66,11 @@ class WorkerManagerService:
             ValueError: There is no such account, or it is invalid or disabled.
             RuntimeError: The worker could not start. Its process, record and lease are cleaned up.
         """
-        with self._refusals("start"):
+        with noted_refusals(self.worker_pool, "start"):
             check_flags(apply_defaults=apply_defaults, validate=validate)
             check_account_id(account_id)
-        return self.worker_pool.start_worker(self._start_request(account_id, apply_defaults, validate))
+        request = self._start_requests.start_request(account_id, apply_defaults, validate)
+        return self.worker_pool.start_worker(request)
 
     def restart_worker(self, account_id: str) -> WorkerInfo:
         """Stop the account's worker if it runs, then start it from its files.
@@ -78,9 +78,9 @@ class WorkerManagerService:
         If the configuration is invalid the worker is not stopped. Raises the same as
         `start_worker_from_config`.
         """
-        with self._refusals("restart"):
+        with noted_refusals(self.worker_pool, "restart"):
             check_account_id(account_id)
-        return self.worker_pool.restart_worker(self._start_request(account_id, True, True))
+        return self.worker_pool.restart_worker(self._start_requests.start_request(account_id))
 
     def stop_worker(self, account_id: str, timeout: float | None = None) -> bool:
         """Stop the account's worker, and kill it after `timeout` seconds.
@@ -94,7 +94,7 @@ class WorkerManagerService:
             ValueError: The account never had a worker, or is already stopped.
             RuntimeError: The worker did not end, or no host agent could be reached.
         """
-        with self._refusals("stop"):
+        with noted_refusals(self.worker_pool, "stop"):
             check_account_id(account_id)
             timeout = check_timeout(timeout)
         return self.worker_pool.stop_worker(account_id, timeout)
@@ -108,11 +108,10 @@ class WorkerManagerService:
 
         Raises:
             ValueError: The account is on `host` already.
-            RuntimeError: A host is silent, or a placement rule refuses `host` (not with `force`; the worker
-            is then
-                left running), or the stop or the start failed.
+            RuntimeError: A host is silent, or the stop or the start failed; or, without `force`, a placement
+                rule refuses `host`, and the worker continues there.
         """
-        with self._refusals("move"):
+        with noted_refusals(self.worker_pool, "move"):
             check_account_id(account_id)
             check_host_name(host)
             check_flags(force=force)
@@ -193,21 +192,10 @@ class WorkerManagerService:
         returns once every command is sent.
         """
         check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
-        settled = {key: ("failed", text) for key, text in self.not_read().items()}
-        requests: list[StartRequest] = []
-        for account_id, loaded in self.select(selection).items():
-            config = None if loaded is None else loaded.config
-            if config is None:
-                settled[account_id] = ("failed", str(self._start_requests.problems(account_id)))
-            elif config.enabled:
-                requests.append(
-                    self._start_requests.start_request(account_id, apply_defaults, validate, config=config)
-                )
-            else:
-                settled[account_id] = ("skipped", f"{account_id}: disabled in its file (enabled: false)")
+        requests, settled = self._start_requests.for_all(self.select(selection), apply_defaults, validate)
+        settled = {key: ("failed", text) for key, text in self.not_read().items()} | settled
         batch = Batch(batch_id or new_batch_id(), settled, wait)
-        result = self.worker_pool.start_many(requests, _tell(settled, progress), batch)
-        return self._settle("start_all", result, settled)
+        return run_starts(self.worker_pool, "start_all", START, requests, batch, progress)
 
     def restart_all(
         self,
@@ -219,19 +207,11 @@ class WorkerManagerService:
     ) -> BatchResult:
         """Restart every selected account that has a worker, from its files."""
         check_flags(wait=wait)
-        present = set(self.worker_pool.stoppable())
-        requests: list[StartRequest] = []
-        settled: dict[str, tuple[str, str]] = {}
-        for account_id, loaded in self.select(selection).items():
-            if account_id not in present:
-                settled[account_id] = ("skipped", f"{account_id} has no worker: nothing to restart")
-            elif loaded is None or loaded.config is None:
-                settled[account_id] = ("failed", str(self._start_requests.problems(account_id)))
-            else:
-                requests.append(self._start_requests.start_request(account_id, config=loaded.config))
+        requests, settled = self._start_requests.restarts(
+            self.select(selection), set(self.worker_pool.stoppable())
+        )
         batch = Batch(batch_id or new_batch_id(), settled, wait)
-        result = self.worker_pool.restart_many(requests, _tell(settled, progress), batch)
-        return self._settle("restart_all", result, settled)
+        return run_starts(self.worker_pool, "restart_all", RESTART, requests, batch, progress)
 
     def stop_all_workers(
         self,
@@ -261,28 +241,9 @@ class WorkerManagerService:
         """
         timeout = check_timeout(timeout)
         check_flags(wait=wait)
-        stoppable = self.worker_pool.stoppable()
-        settled: dict[str, tuple[str, str]] = {}
-        if selection:
-            read = self.select(selection)
-            chosen = {account_id for account_id, loaded in read.items() if loaded is not None}
-            known = set(self._accounts.ids())
-            unread = [one for one in stoppable if one not in known or (one in read and read[one] is None)]
-            recorded = self.worker_pool.recorded_needs(unread) if unread else {}
-            for account_id in unread:
-                needs = recorded.get(account_id)
-                if needs is None or needs.groups is None:
-                    settled[account_id] = (
-                        "failed",
-                        f"{account_id}: its file cannot be read, and no record says whether it belongs to "
-                        f"{selection}: `manager stop {account_id}` stops it",
-                    )
-                elif selection.matches(needs.groups, needs.labels):
-                    chosen.add(account_id)
-            stoppable = [one for one in stoppable if one in chosen]
+        stoppable, settled = self._selected.stoppable(selection)
         batch = Batch(batch_id or new_batch_id(), settled, wait)
-        result = self.worker_pool.stop_many(stoppable, timeout, _tell(settled, progress), batch)
-        return self._settle("stop_all", result, settled)
+        return run_stops(self.worker_pool, "stop_all", stoppable, timeout, batch, progress)
 
     def pause_all(
         self,
@@ -342,39 +303,20 @@ class WorkerManagerService:
         check_flags(apply_defaults=apply_defaults, validate=validate, wait=wait)
         timeout = check_timeout(timeout)
         ids = [check_account_id(account_id) for account_id in dict.fromkeys(account_ids)]
-        requests, settled = (
-            self._start_requests.for_many(command, ids, apply_defaults, validate)
-            if command.starts
-            else ([], {})
-        )
-        batch = Batch(batch_id or new_batch_id(), settled, wait)
+        batch_id, action = batch_id or new_batch_id(), f"{command.name}_many"
         if command.mode is not None:
-            return self.worker_pool.set_mode_many(command, ids, None, batch)
+            return self.worker_pool.set_mode_many(command, ids, None, Batch(batch_id, {}, wait))
         if not command.starts:
-            result = self.worker_pool.stop_many(ids, timeout, None, batch)
-        elif command.restart:
-            result = self.worker_pool.restart_many(requests, None, batch)
-        else:
-            result = self.worker_pool.start_many(requests, None, batch)
-        return self._settle(f"{command.name}_many", result, settled)
+            return run_stops(self.worker_pool, action, ids, timeout, Batch(batch_id, {}, wait))
+        requests, settled = self._start_requests.for_many(command, ids, apply_defaults, validate)
+        return run_starts(self.worker_pool, action, command, requests, Batch(batch_id, settled, wait))
 
     def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         """Return the selected accounts as loaded from their files.
 
         None for an unreadable file.
         """
-        found: dict[str, LoadedAccount | None] = {}
-        for account_id in self._accounts.ids():
-            try:
-                loaded = self._accounts.read(account_id)
-            except ManagerError:
-                continue  # deleted since it was listed
-            config = loaded.repaired
-            if config is None:
-                found[account_id] = None
-            elif not selection or selection.matches(config.groups, config.labels):
-                found[account_id] = loaded
-        return found
+        return self._selected.read(selection)
 
     def watch(
         self,
@@ -403,11 +345,7 @@ class WorkerManagerService:
 
     def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
         """Validate every (selected) account file on this machine."""
-        results = self._accounts.check_all()
-        if not selection:
-            return results
-        selected = {*self.select(selection), *self.not_read()}
-        return {account_id: result for account_id, result in results.items() if account_id in selected}
+        return self._selected.check(selection)
 
     def not_read(self) -> dict[str, str]:
         """Return ignored files that look like configuration, each with the reason.
@@ -430,21 +368,10 @@ class WorkerManagerService:
             ValueError: An account is unknown.
         """
         if account_ids is None:
-            names = {*self.select(selection), *self.not_read()} if selection else None
-            local = self._accounts.check_all()
-            local = {key: result for key, result in local.items() if names is None or key in names}
+            local = self._selected.check(selection)
         else:
             local = {account_id: self.validate_config(account_id) for account_id in account_ids}
-        needs: dict[str, Needs] = {}
-        for account_id in local:
-            with suppress(ManagerError):
-                config = self._accounts.read(account_id).repaired
-                if config is not None:
-                    needs[account_id] = config.needs()
-        found = self.worker_pool.validate_many(needs)
-        if found is None:
-            return {account_id: ("", result) for account_id, result in local.items()}
-        return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
+        return self._selected.check_on_hosts(local)
 
     def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
         """Return every known (selected) worker, sorted by account id.
@@ -452,19 +379,7 @@ class WorkerManagerService:
         The account's file decides whether it is selected. If the file is gone or unreadable, the groups and
         labels of its last start decide; if none are recorded, an unreadable file counts as selected.
         """
-        found = self.worker_pool.list_workers()
-        if not selection:
-            return found
-        read, known = self.select(selection), set(self._accounts.ids())
-
-        def takes(info: WorkerInfo) -> bool:
-            loaded = read.get(info.account_id)
-            if loaded is not None or (info.account_id in known and info.account_id not in read):
-                return loaded is not None
-            unrecorded = not (info.groups or info.labels)
-            return selection.matches(info.groups, info.labels) or (unrecorded and info.account_id in read)
-
-        return [info for info in found if takes(info)]
+        return self._selected.workers(selection)
 
     def enabled_accounts(self) -> Mapping[str, bool | None]:
         """Return each account's `enabled`; None if its file is unreadable."""
@@ -472,77 +387,3 @@ class WorkerManagerService:
             account_id: None if loaded is None or loaded.config is None else loaded.config.enabled
             for account_id, loaded in self.select().items()
         }
-
-    # inside
-
-    @contextmanager
-    def _refusals(self, what: str) -> Iterator[None]:
-        """Record invalid arguments in the audit trail, if the pool has one.
-
-        The entry leaves out the account, because an invalid argument can be anything, even a secret.
-        """
-        try:
-            yield
-        except ManagerError as error:
-            note = getattr(self.worker_pool, "note_refusal", None)
-            if callable(note):
-                note(what, "", error)
-            raise
-
-    def _start_request(self, account_id: str, apply_defaults: bool, validate: bool) -> StartRequest:
-        return self._start_requests.start_request(account_id, apply_defaults, validate)
-
-    @staticmethod
-    def _settle(action: str, result: BatchResult, settled: Mapping[str, tuple[str, str]]) -> BatchResult:
-        """Add outcomes that were known before sending, and log the result."""
-        parts: dict[str, dict[str, str]] = {"skipped": {}, "failed": {}}
-        for account_id, (outcome, text) in settled.items():
-            parts[outcome][account_id] = text
-        result = result.model_copy(
-            update={
-                "skipped": {**parts["skipped"], **result.skipped},
-                "failed": {**parts["failed"], **result.failed},
-            }
-        )
-        logs.event(
-            logger,
-            logging.INFO if result.ok else logging.WARNING,
-            action,
-            "; ".join([*result.failed.values(), *([result.trouble] if result.trouble else [])]),
-            batch=result.batch_id,
-            done=len(result.done),
-            already=len(result.already),
-            skipped=len(result.skipped),
-            failed=len(result.failed),
-            pending=len(result.pending),
-        )
-        return result
-
-
-def stopped_count(result: BatchResult) -> int:
-    """Return how many workers a batch stopped.
-
-    Raises StopFailedError that names those that did not stop and those whose outcome is unknown.
-    """
-    total = len(result.failed) + len(result.done) + len(result.pending)
-    reasons: list[str] = []
-    if result.failed:
-        reasons.append(
-            f"{len(result.failed)} of {total} workers did not stop: " + "; ".join(result.failed.values())
-        )
-    if result.trouble:
-        reasons.append(
-            f"of {len(result.pending)} of {total} workers it is unknown whether they stopped: "
-            f"{', '.join(sorted(result.pending))}: {result.trouble}; look with "
-            f"`manager batch {result.batch_id}`"
-        )
-    if reasons:
-        raise StopFailedError("; ".join(reasons))
-    return len(result.done)
-
-
-def _tell(settled: Mapping[str, tuple[str, str]], progress: Progress | None) -> Progress | None:
-    if progress is not None:
-        for account_id, (outcome, _) in settled.items():
-            progress(account_id, outcome)
-    return progress

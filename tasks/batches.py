@@ -10,8 +10,8 @@ from celery.result import allow_join_result
 from manager import wire
 from manager.errors import FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.models import BatchResult, WorkerInfo, WorkerPlacement
+from manager.pool.batches import stopped_count
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
-from manager.service import stopped_count
 from manager.states import WorkerLifecycleStatus
 from tasks.app import app, fleet_service, host_service, record_refusal
 from tasks.arguments import checked

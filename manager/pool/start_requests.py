@@ -4,10 +4,10 @@ They load and validate the account's configuration when a pool starts the accoun
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from manager.config import AccountConfig
+from manager.config import AccountConfig, LoadedAccount
 from manager.errors import AccountDisabledError, AccountNotFoundError, InvalidConfigError
 from manager.models import ValidationResult
 from manager.pool.commands import CommandSpec
@@ -54,8 +54,7 @@ class StartRequestFactory:
     def for_many(
         self, command: CommandSpec, account_ids: Sequence[str], apply_defaults: bool, validate: bool
     ) -> tuple[list[StartRequest], dict[str, tuple[str, str]]]:
-        """Return the requests to start these accounts, and what is known of the others without sending
-        anything.
+        """Return the requests to start these accounts, and the outcomes of the others.
 
         An account without a file here is requested: its host may have one.
         """
@@ -70,9 +69,40 @@ class StartRequestFactory:
             if config is None:
                 settled[account_id] = ("failed", str(self.problems(account_id)))
             elif not config.enabled and not command.restart:
-                settled[account_id] = ("skipped", f"{account_id}: disabled in its file (enabled: false)")
+                settled[account_id] = _disabled(account_id)
             else:
                 requests.append(self.start_request(account_id, apply_defaults, validate, config=config))
+        return requests, settled
+
+    def for_all(
+        self, selected: Mapping[str, LoadedAccount | None], apply_defaults: bool, validate: bool
+    ) -> tuple[list[StartRequest], dict[str, tuple[str, str]]]:
+        """Return the requests to start the enabled accounts, and the outcomes of the others."""
+        requests: list[StartRequest] = []
+        settled: dict[str, tuple[str, str]] = {}
+        for account_id, loaded in selected.items():
+            config = None if loaded is None else loaded.config
+            if config is None:
+                settled[account_id] = ("failed", str(self.problems(account_id)))
+            elif config.enabled:
+                requests.append(self.start_request(account_id, apply_defaults, validate, config=config))
+            else:
+                settled[account_id] = _disabled(account_id)
+        return requests, settled
+
+    def restarts(
+        self, selected: Mapping[str, LoadedAccount | None], present: Collection[str]
+    ) -> tuple[list[StartRequest], dict[str, tuple[str, str]]]:
+        """Return the requests to restart the accounts with a worker (`present`), and other outcomes."""
+        requests: list[StartRequest] = []
+        settled: dict[str, tuple[str, str]] = {}
+        for account_id, loaded in selected.items():
+            if account_id not in present:
+                settled[account_id] = ("skipped", f"{account_id} has no worker: nothing to restart")
+            elif loaded is None or loaded.config is None:
+                settled[account_id] = ("failed", str(self.problems(account_id)))
+            else:
+                requests.append(self.start_request(account_id, config=loaded.config))
         return requests, settled
 
     def problems(self, account_id: str, apply_defaults: bool = True) -> InvalidConfigError:
@@ -98,6 +128,10 @@ class StartRequestFactory:
             if result.has_errors:
                 raise _invalid(result)
         return config
+
+
+def _disabled(account_id: str) -> tuple[str, str]:
+    return "skipped", f"{account_id}: disabled in its file (enabled: false)"
 
 
 def _invalid(result: ValidationResult) -> InvalidConfigError:

@@ -21,8 +21,8 @@ from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
+from manager.pool.batches import stopped_count
 from manager.pool.protocol import Batch, StartRequest
-from manager.service import stopped_count
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 
