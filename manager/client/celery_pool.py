@@ -3,23 +3,21 @@
 Every process except host agents uses it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from manager import wire
 from manager.client.batch_sender import BatchSender
-from manager.client.commands import Command, error_text, unchecked
+from manager.client.commands import Command
+from manager.client.moves import Moves
+from manager.client.remote_validation import RemoteValidation
 from manager.client.results import TaskResults
 from manager.client.sender import AccountFiles, Sender, may_have_process
 from manager.errors import (
-    AccountNotFoundError,
-    AlreadyThereError,
     FleetUnavailableError,
-    HostUnavailableError,
     InvalidConfigError,
     ManagerError,
-    NoHostFitsError,
 )
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
@@ -34,12 +32,9 @@ from manager.pool.arguments import check_account_id, check_flags, check_timeout
 from manager.pool.commands import RESTART, START, STOP, CommandSpec
 from manager.pool.protocol import Batch, Progress, StartRequest
 from manager.telemetry.event_watch import watch_events
-from manager.versions import at_least
 
 #: Seconds that a caller waits in addition to a stop's timeout.
 _STOP_MARGIN: Final = 15.0
-#: Accounts that one task validates.
-_VALIDATED_PER_TASK: Final = 500
 
 
 class CeleryWorkerPool:
@@ -61,11 +56,12 @@ class CeleryWorkerPool:
         self._app = app
         self._store = store
         self._desired = desired
-        self._leases = leases
         self._batches = batches
         self._timeout = command_timeout_seconds
         self._results = TaskResults(app, store)
         self._sender = Sender(app, store, desired, self._results, audit, account_files)
+        self._moves = Moves(store, desired, leases, self._sender, self.stop_worker)
+        self._validation = RemoteValidation(store, self._results, self._sender)
         self._batch_sender = BatchSender(app, store, desired, batches, self._results, self._sender)
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
@@ -107,7 +103,7 @@ class CeleryWorkerPool:
         """
         why = FORCED_MOVE if force else MOVE
         try:
-            self._prepare_move(account_id, host, force=force, needs=needs)
+            self._moves.prepare(account_id, host, force=force, needs=needs)
         except FleetUnavailableError:
             raise
         except ManagerError as error:
@@ -122,55 +118,6 @@ class CeleryWorkerPool:
         Raises nothing.
         """
         self._sender.note_refusal(what, account_id, error)
-
-    def _prepare_move(self, account_id: str, host: str, *, force: bool, needs: Needs | None) -> None:
-        """Check a move, and stop the account's worker on its present host."""
-        if not self._sender.knows(account_id):
-            raise AccountNotFoundError(
-                f"no account {account_id}: it has no file on this machine, no worker and nothing desired; "
-                "nothing was done"
-            )
-        hosts = self._store.hosts()
-        live = {state.name for state in hosts if state.live}
-        if host not in live:
-            known = ", ".join(sorted(live)) or "none"
-            raise HostUnavailableError(
-                f"host {host} has no live agent (live: {known}): start one there first"
-            )
-        info = self.get_worker_info(account_id)
-        here = info.placement.host if info is not None else None
-        present = may_have_process(info)
-        if here == host and present:
-            raise AlreadyThereError(f"{account_id} is on host {host} already")
-        why = None if needs is None or force else self._sender.fleet_view(hosts).refusal(needs, host)
-        if why is not None:
-            raise NoHostFitsError(f"{account_id}: host {host}: {why}; nothing was done")
-        if not present and not force:
-            self._refuse_uncertain(account_id, host, info, live)
-        if present and (here in live or not force):
-            self.stop_worker(account_id)
-        if force and (here not in live or not present):
-            for holder in self._leases.holders():
-                if holder.account_id == account_id:
-                    self._leases.revoke(holder.claim)
-
-    def _refuse_uncertain(
-        self, account_id: str, host: str, info: WorkerInfo | None, live: Collection[str]
-    ) -> None:
-        """Refuse to move an account that may run on a silent host.
-
-        This is for a host whose records Redis has lost.
-        """
-        desired = self._desired.read(account_id)
-        if desired is None or not desired.running or desired.host in {"", host} or desired.host in live:
-            return
-        if info is not None and info.placement.host == desired.host:
-            return  # the host has recorded its end
-        raise HostUnavailableError(
-            f"{account_id} should run on host {desired.host}, whose agent is silent, and Redis has no record "
-            "of its worker, which may trade there: start the agent there; if the machine is lost for good, "
-            f"`manager move {account_id} --to {host} --force`"
-        )
 
     def start_many(
         self, requests: Sequence[StartRequest], progress: Progress | None = None, batch: Batch | None = None
@@ -249,46 +196,7 @@ class CeleryWorkerPool:
 
         Raises HostUnavailableError if no host is live.
         """
-        hosts, workers = self._store.snapshot(None)
-        if not any(host.live for host in hosts):
-            raise self._sender.no_live_host()
-        account_hosts = self._sender.account_hosts(workers, list(needs))
-        view = self._sender.fleet_view(hosts)
-        by_host: dict[str, list[str]] = {}
-        found: dict[str, tuple[str, ValidationResult]] = {}
-        for account_id, required in needs.items():
-            placement = view.place(required, account_hosts.get(account_id, ("", False))[0] or None)
-            if placement.host is None:
-                found[account_id] = ("", unchecked(account_id, placement.explain()))
-            else:
-                by_host.setdefault(placement.host, []).append(account_id)
-        tasks: dict[str, tuple[str, list[str]]] = {}
-        old = {host.name for host in hosts if not at_least(host.report.version, "0.2")}
-        with self._results.translated():
-            for host, account_ids in by_host.items():
-                if host in old:  # its version validates one account per task
-                    tasks |= {
-                        self._sender.send(wire.VALIDATE_CONFIG, one, host): (host, [one])
-                        for one in account_ids
-                    }
-                    continue
-                for first in range(0, len(account_ids), _VALIDATED_PER_TASK):
-                    some = account_ids[first : first + _VALIDATED_PER_TASK]
-                    tasks[self._sender.send(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
-            for task_id, answer in self._results.collect(set(tasks), self._timeout):
-                host, some = tasks.pop(task_id)
-                for account_id in some:
-                    if isinstance(answer, BaseException):
-                        result = unchecked(
-                            account_id, f"host {host} could not validate it: {error_text(answer)}"
-                        )
-                    else:
-                        result = ValidationResult.from_dict(answer if host in old else answer[account_id])
-                    found[account_id] = (host, result)
-        for task_id, (host, some) in tasks.items():
-            text = f"host {host} did not answer within {self._timeout:g} s (task {task_id})"
-            found |= {account_id: (host, unchecked(account_id, text)) for account_id in some}
-        return found
+        return self._validation.validate(needs, self._timeout)
 
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the `count` newest batches, newest first."""

@@ -1,14 +1,12 @@
 """Sends commands: writes desired state, sends tasks, awaits results."""
 
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from celery.exceptions import TimeoutError as ResultTimeoutError
-
 from manager import wire
+from manager.client.answers import CommandAnswers
 from manager.client.caller import caller, note_sent
 from manager.client.commands import (
     AccountHosts,
@@ -17,10 +15,8 @@ from manager.client.commands import (
     refuse_incompatible_hosts,
     refuse_unknown_commands,
 )
-from manager.client.outcomes import recorded_outcome
 from manager.client.results import TaskResults, forget
 from manager.errors import (
-    CommandTimeoutError,
     FleetUnavailableError,
     HostUnavailableError,
     ManagerError,
@@ -37,11 +33,6 @@ from manager.versions import __version__
 
 #: Seconds after which a task that starts a worker expires.
 _START_EXPIRES: Final = 86_400
-
-#: Seconds between two checks of the host whose answer is missing, and checks in a row that must find it
-#: silent before the wait ends.
-_RECHECK_SECONDS: Final = 2.0
-_SILENT_CHECKS: Final = 3
 
 _PRESENT: Final = LIVE | {WorkerLifecycleStatus.UNKNOWN}
 
@@ -79,6 +70,7 @@ class Sender:
         self._store = store
         self._desired = desired
         self._results = results
+        self._answers = CommandAnswers(store, desired)
 
     @property
     def me(self) -> str:
@@ -100,7 +92,7 @@ class Sender:
             result = self.signature(ready[0]).apply_async()
             note_sent()
             try:
-                return self._answer(result, ready[0], wait_seconds)
+                return self._answers.wait(result, ready[0], wait_seconds)
             finally:
                 forget(result)
 
@@ -316,55 +308,6 @@ class Sender:
                 outcome=outcome,
                 text=text,
             )
-
-    def _answer(self, result: Any, command: Command, wait_seconds: float) -> Any:
-        deadline = time.monotonic() + wait_seconds
-        host = wire.host_of_queue(command.queue)
-        silent = 0
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                return result.get(timeout=max(0.0, min(left, _RECHECK_SECONDS)))
-            except ResultTimeoutError:
-                if left <= _RECHECK_SECONDS:
-                    why = f"no answer to {command.spec.task} within {wait_seconds:g} s (task {result.id})"
-                elif host is not None and self._is_silent(host):
-                    silent += 1
-                    if silent < _SILENT_CHECKS:
-                        continue
-                    why = f"host {host}, which should carry it out, is silent"
-                else:
-                    silent = 0
-                    continue
-                recorded = self._recorded(command)
-                if recorded is not None:
-                    return recorded
-                raise CommandTimeoutError(
-                    f"{command.account_id}: {why}: it may still be carried out; `manager info "
-                    f"{command.account_id}` shows whether it was, `manager doctor` looks for the cause"
-                ) from None
-
-    def _recorded(self, command: Command) -> Any:
-        """Return the command's result if records show that it was carried out.
-
-        Returns None if they do not. A renamed host, or one whose agent was killed, applies desired state but
-        never answers the tasks from before.
-        """
-        account_id = command.account_id
-        try:
-            desired, info = self._desired.read(account_id), self._store.get_worker(account_id)
-        except FleetUnavailableError:
-            return None
-        found = recorded_outcome(command.name, command.generation or None, desired, info)
-        if found is None or found[0] == "failed":
-            return None
-        return True if command.spec.state == "stopped" else found[1].to_wire()
-
-    def _is_silent(self, host: str) -> bool:
-        try:
-            return not any(one.live for one in self._store.hosts() if one.name == host)
-        except FleetUnavailableError:
-            return False  # unknown: the wait continues
 
     def _headers(self) -> dict[str, Any]:
         return {wire.BY_HEADER: self.me, wire.VERSION_HEADER: __version__}

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from support.servers import RedisServer
 from support.waiting import eventually
 
-from manager.client import batch_sender, sender
+from manager.client import answers, batch_sender
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.client.outcomes import recorded_outcome
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
@@ -207,7 +207,7 @@ def test_a_stop_on_a_renamed_host_gets_its_outcome_from_the_record(
 ) -> None:
     """The task stays in the queue of the old name. The agent stopped the worker when it started."""
     monkeypatch.setattr("manager.fleet.hosts.HOST_STALE_AFTER", 0.3)
-    monkeypatch.setattr(sender, "_RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr(answers, "_RECHECK_SECONDS", 0.1)
     host.desired.set_desired(
         DesiredStateRequest(account_id="a", state="running", token="t", by="me", why="start", host="h")
     )
