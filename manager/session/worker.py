@@ -18,21 +18,19 @@ from typing import Any, Final
 
 from manager.gateways import runs_programs
 from manager.gateways.base import (
-    Account,
     CancelsConnect,
     ConnectionLost,
     ForcedEnd,
     Gateway,
     GatewayError,
     Health,
-    NotSupported,
 )
-from manager.gateways.base import Session as VenueSession
 from manager.gateways.command.program import CGROUP_NOTE
 from manager.models import WorkerMetrics
 from manager.session.closing import close_positions
 from manager.session.control import ControlServer
 from manager.session.exit_codes import WorkerExit
+from manager.session.figures import SessionFigures
 from manager.session.guarded_gateway import GuardedGateway
 from manager.session.health import HealthJudge
 from manager.session.heartbeat_file import HeartbeatWriter
@@ -49,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a disconnect if the stop has no deadline (a signal).
 _DISCONNECT_SECONDS: Final = 10.0
-#: Maximum length of a refusal in the worker's metrics.
-_REFUSAL_LENGTH: Final = 200
 
 
 class Worker:
@@ -75,17 +71,13 @@ class Worker:
         program = spec.config.stop.deadline_seconds if spec.config.command is not None else 0.0
         self._gateway = GuardedGateway(gateway, beat, self._lease, program + _DISCONNECT_SECONDS)
         self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
-        self._cycle = cycle
         self._notify = notify
         self._metrics = WorkerMetrics(health=WorkerHealth.UNKNOWN)
-        self._cycle_metrics = WorkerMetrics()
-        self._judge = HealthJudge(spec.config.health)
-        self._has_account = True
-        self._refusals = WorkerMetrics(refusals=0)
         self._phase = "connecting"
         programs = runs_programs(spec.config.gateway)
         self._resources = ResourceMeter(spec.worker_id, spec.private_dir / CGROUP_NOTE if programs else None)
         self._ref = ProcessRef.me()
+        self._figures = SessionFigures(cycle, HealthJudge(spec.config.health), self._resources)
         self._mode = TradingMode(spec.trading_mode)
         self._gateway.pause(self._mode is TradingMode.PAUSED, 0.0)
         self._stop_deadline: float | None = None
@@ -152,7 +144,7 @@ class Worker:
         try:
             session = self._gateway.connect(deadline)
             self._phase = "connected"
-            self._record_session(session)
+            self._metrics = self._figures.connected(session)
             self._refresh(self._gateway.check())
         except GatewayError as error:
             logs.event(logger, logging.WARNING, "connect_failed", str(error), code=error.code)
@@ -210,14 +202,12 @@ class Worker:
             now = time.monotonic()
             health: Health | None = None
             if now >= next_cycle:
-                # The figures of an earlier cycle do not describe a paused session.
-                paused = self._mode is TradingMode.PAUSED
-                self._cycle_metrics = WorkerMetrics() if paused else self._run_cycle()
+                self._figures.run_cycle(self._gateway, paused=self._mode is TradingMode.PAUSED)
                 health = self._gateway.check()
                 next_cycle = _next(next_cycle, cycle_interval)
             if now >= next_beat:
                 # Reading the account proves the session; a gateway without accounts needs a check each time.
-                self._refresh(health if health or self._has_account else self._gateway.check())
+                self._refresh(health if health or self._figures.has_account else self._gateway.check())
                 next_beat = _next(next_beat, interval)
             mode = self._mode
             if self._sleep_until(min(next_beat, next_cycle)):
@@ -225,67 +215,19 @@ class Worker:
             if self._mode is not mode:
                 next_beat = time.monotonic()  # publish the new mode at once
 
-    def _run_cycle(self) -> WorkerMetrics:
-        try:
-            return self._cycle.run(self._gateway)
-        except GatewayError as error:
-            self._refused(error, "cycle_skipped")
-            return self._cycle_metrics
-
-    def _refused(self, error: GatewayError, event: str) -> None:
-        """Count a refused request.
-
-        Raises the error again if it means that the session is lost.
-        """
-        if error.ends_session:
-            raise error
-        text = f"{error.code}: {error}"[:_REFUSAL_LENGTH]
-        self._refusals = WorkerMetrics(refusals=(self._refusals.refusals or 0) + 1, last_refusal=text)
-        logs.event(logger, logging.WARNING, event, str(error), code=error.code)
-
     def _refresh(self, health: Health | None) -> None:
-        """Publish metrics and health to the host and to Redis."""
-        self._restore_files()
-        metrics = self._metrics.updated(self._cycle_metrics)
-        if health is not None:
-            if not health.ipc_ok:
-                raise ConnectionLost(health.reason or "the session is lost")
-            connected = health.venue_connected and health.account_matches
-            self._judge.session(connected, health.can_trade, health.reason, lasting=health.unhealthy)
-            metrics = metrics.updated(WorkerMetrics(program_status=health.status))
-        if self._has_account:
-            metrics = metrics.updated(self._read_account())
-        judged = self._judge.judge(self._cycle_metrics)
-        metrics = metrics.updated(
-            judged, self._refusals, WorkerMetrics(trading_mode=self._mode), self._resources.figures()
-        )
-        if missing := logs.missing_lines():
-            metrics = metrics.updated(WorkerMetrics(log_lines_missing=missing))
-        self._metrics = WorkerMetrics.read(self._beat.masked(metrics.to_dict()))
-        self._beat.status({"phase": self._phase, **self._metrics.to_dict()})
-        if judged.health == WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
-            raise ConnectionLost(f"unhealthy, and recovery.restart_unhealthy is set: {judged.health_reason}")
+        """Publish metrics and health to the host and to Redis.
 
-    def _read_account(self) -> WorkerMetrics:
-        """Return the account's figures; the previous ones if the venue refuses."""
-        try:
-            account = self._gateway.account()
-        except NotSupported:
-            self._has_account = False
-            return WorkerMetrics()
-        except GatewayError as error:
-            self._refused(error, "account_not_read")
-            return self._metrics
-        return WorkerMetrics(
-            balance=str(account.balance),
-            equity=str(account.equity),
-            currency=account.currency,
-            profit=str(account.equity - account.balance),
-            margin=str(account.margin),
-            free_margin=str(account.free_margin),
-            margin_level=_margin_level(account),
-            open_positions=account.open_positions,
-        )
+        Raises ConnectionLost if the session is lost, or unhealthy and to be restarted for it.
+        """
+        self._restore_files()
+        reported = self._figures.refresh(self._gateway, health, self._mode)
+        self._metrics = WorkerMetrics.read(self._beat.masked(reported.to_dict()))
+        self._beat.status({"phase": self._phase, **self._metrics.to_dict()})
+        if reported.health == WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
+            raise ConnectionLost(
+                f"unhealthy, and recovery.restart_unhealthy is set: {reported.health_reason}"
+            )
 
     def _restore_files(self) -> None:
         """Create removed files again: heartbeat file and control socket."""
@@ -302,12 +244,6 @@ class Worker:
             self._restore_error = problem
         else:
             self._restore_error = None
-
-    def _record_session(self, session: VenueSession) -> None:
-        self._metrics = self._metrics.updated(
-            WorkerMetrics(environment=str(session.environment), currency=session.currency)
-        )
-        self._judge.session(True, session.can_trade, session.blocked_reason)
 
     def _end(self) -> WorkerExit:
         deadline = self._stop_deadline or time.monotonic() + _DISCONNECT_SECONDS
@@ -428,11 +364,3 @@ def _next(due: float, interval: float) -> float:
     """
     now = time.monotonic()
     return due + interval * (1 + max(0.0, now - due) // interval)
-
-
-def _margin_level(account: Account) -> float | None:
-    """Return the equity in percent of the margin in use.
-
-    None without margin in use.
-    """
-    return round(float(account.equity / account.margin * 100), 1) if account.margin > 0 else None
