@@ -30,6 +30,8 @@ from manager.models import WorkerInfo
 
 #: Maximum seconds that a request waits for its command.
 MAX_WAIT: Final = 60.0
+#: Seconds after which a request that waits looks whether its client is still there.
+_LOOK_SECONDS: Final = 1.0
 KEY_PATTERN: Final = r"^[A-Za-z0-9._:-]{8,128}$"
 _KEY: Final = re.compile(KEY_PATTERN)
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
@@ -104,7 +106,7 @@ class CommandRunner:
             await asyncio.wait({job.task, sent}, return_when=asyncio.FIRST_COMPLETED)
             sent.cancel()
         else:
-            await asyncio.wait({job.task}, timeout=wait)
+            await _finish(request, job.task, wait)
         if job.task.done():
             return self._finished(request, job.task.result(), wait)
         return self._response(record, 202, wait)
@@ -181,6 +183,14 @@ class CommandRunner:
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
         return answer(command_data(record), status, headers)
+
+
+async def _finish(request: Request, job: "asyncio.Task[CommandRecord]", seconds: float) -> None:
+    """Wait until the command is done, the time is over or the client leaves. The command continues."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while not job.done() and clock() < deadline and not await request.is_disconnected():
+        await asyncio.wait({job}, timeout=min(_LOOK_SECONDS, deadline - clock()))
 
 
 def command_data(record: CommandRecord) -> dict[str, Any]:

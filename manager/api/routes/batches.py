@@ -71,7 +71,7 @@ async def create_batch(
             raise mismatch(key)
         if known is None or not known.done:
             await _send(request, parts, body, key, await _accounts(parts, principal, body, key))
-    return await _answer(parts, key, wait)
+    return await _answer(request, parts, key, wait)
 
 
 async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, chosen: list[str]) -> None:
@@ -112,13 +112,13 @@ async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key:
     return chosen
 
 
-async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Response:
-    """Return the batch; waits up to `wait` seconds for pending accounts."""
+async def _answer(request: Request, parts: ApiParts, batch_id: str, wait: float | None) -> Response:
+    """Return the batch; waits up to `wait` seconds for pending accounts, while the client is there."""
     deadline = time.monotonic() + (wait or 0.0)
     while True:
         record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
         left = deadline - time.monotonic()
-        if not result.pending or left <= 0:
+        if not result.pending or left <= 0 or await request.is_disconnected():
             break
         await asyncio.sleep(min(_POLL_SECONDS, left))
     headers = {"Location": f"{PREFIX}/batches/{batch_id}"}

@@ -1,10 +1,12 @@
 """Commands over HTTP: idempotency, waiting, scopes and selections."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from support.api import Api, problem
 from support.servers import RedisServer
 from support.waiting import eventually
@@ -115,6 +117,36 @@ def test_a_command_is_accepted_once_it_is_sent(gated: tuple[Api, Gated]) -> None
         place = response.headers["location"]
         eventually(lambda: client.get(place).json()["state"] == "done", what="the command is done")
     assert pool.count == 1
+
+
+def test_a_request_whose_client_left_does_not_wait_for_its_command(gated: tuple[Api, Gated]) -> None:
+    api, pool = gated
+    arrived = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return arrived.pop(0) if len(arrived) > 1 else arrived[0]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = {"host": "localhost", "authorization": f"Bearer {api.token('operate')}", "prefer": "wait=60"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": START_ONE,
+        "raw_path": START_ONE.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def answered() -> int:
+        await asyncio.wait_for(api.app(scope, receive, send), 30)
+        pool.gate.set()
+        return next(one["status"] for one in sent if one["type"] == "http.response.start")
+
+    assert asyncio.run(answered()) == 202
 
 
 def test_fifty_equal_requests_are_one_command_with_equal_answers(gated: tuple[Api, Gated]) -> None:
