@@ -7,8 +7,9 @@ the command is done.
 import asyncio
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -27,6 +28,9 @@ from manager.client.caller import on_behalf_of
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.fleet.api_commands import CommandHead, CommandRecord, CommandRecords
 from manager.models import WorkerInfo
+from manager.system import logs
+
+logger = logging.getLogger(__name__)
 
 #: Maximum seconds that a request waits for its command.
 MAX_WAIT: Final = 60.0
@@ -71,6 +75,7 @@ class CommandRunner:
         self._answered = answered
         self._jobs: dict[str, _Job] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._background: dict[str, asyncio.Task[None]] = {}
 
     def lock(self, key: str) -> asyncio.Lock:
         """Return the lock of a key. In this process, only its holder sends."""
@@ -78,6 +83,22 @@ class CommandRunner:
         if found is None:
             found = self._locks[key] = asyncio.Lock()
         return found
+
+    def runs(self, key: str) -> bool:
+        """Return whether work for this key goes on in the background."""
+        return key in self._background
+
+    def in_background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do work that continues after the answer. A failure is logged; the key's record stays open."""
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._background.pop(key, None)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                logs.event(logger, logging.ERROR, "background_failed", str(error), command=key)
+
+        self._background[key] = asyncio.create_task(work)
+        self._background[key].add_done_callback(ended)
 
     async def run(self, request: Request, command: CommandCall, body: BaseModel | None, by: str) -> Response:
         """Run the command once, and answer as the request prefers.

@@ -23,6 +23,7 @@ from manager.placement.labels import Selection
 from manager.pool.commands import COMMANDS, MODE_COMMANDS, START, STOP
 from manager.pool.protocol import StartRequest
 from manager.service import WorkerManagerService
+from manager.telemetry.fleet_reader import AccountRow
 from manager.testing import FakePool, fake_service
 
 WAIT = {"Prefer": "wait=30"}
@@ -121,7 +122,10 @@ def test_a_command_is_accepted_once_it_is_sent(gated: tuple[Api, Gated]) -> None
 
 def test_a_request_whose_client_left_does_not_wait_for_its_command(gated: tuple[Api, Gated]) -> None:
     api, pool = gated
-    arrived = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
+    arrived: list[Message] = [
+        {"type": "http.request", "body": b"", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -144,7 +148,7 @@ def test_a_request_whose_client_left_does_not_wait_for_its_command(gated: tuple[
     async def answered() -> int:
         await asyncio.wait_for(api.app(scope, receive, send), 30)
         pool.gate.set()
-        return next(one["status"] for one in sent if one["type"] == "http.response.start")
+        return next(int(one["status"]) for one in sent if one["type"] == "http.response.start")
 
     assert asyncio.run(answered()) == 202
 
@@ -351,6 +355,24 @@ def test_a_batch_that_is_sent_again_acts_once(api: Api) -> None:
     assert batch(client, "batch-again-1", **body).json() == first.json()
     assert api.aio.runs == 1
     problem(batch(client, "batch-again-1", **{**body, "do": "stop"}), 422, "idempotency_mismatch")
+
+
+def test_a_batch_validates_every_account_and_starts_none(api_redis: RedisServer) -> None:
+    api = Api(api_redis, {"good": {}, "bad": {"gateway": "no-such"}})
+    api.reader.changed["worker-only"] = AccountRow("worker-only")
+    with api.client("operate", "read") as client:
+        response = batch(client, "check-all-1", do="validate", select={"all": True}, expect=3)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        assert batch(client, "check-all-1", do="validate", select={"all": True}, expect=3).json() == found
+    assert {one: item["outcome"] for one, item in found["accounts"].items()} == {
+        "good": "done",
+        "bad": "failed",
+        "worker-only": "failed",
+    }
+    assert "no-such" in found["accounts"]["bad"]["text"]
+    assert found["accounts"]["good"]["worker"] is None
+    assert pool_of(api).events == []
 
 
 def test_a_batch_needs_its_key_and_its_number(api: Api) -> None:

@@ -506,7 +506,9 @@ def test_pages_that_wait_count_as_streams_until_their_client_leaves(streams: Str
     url = f"http://{streams.address}/api/v1/events?after=$&wait=60"
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            place = stack.enter_context(socket.create_connection(streams.address.split(":")))
+            place = stack.enter_context(
+                socket.create_connection(("127.0.0.1", int(streams.address.split(":")[1])))
+            )
             place.sendall(
                 f"GET {url} HTTP/1.1\r\nHost: {streams.address}\r\n"
                 f"Authorization: {headers['Authorization']}\r\n\r\n".encode()
