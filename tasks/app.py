@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 #: Header with the number of times that a task was forwarded.
 _HOPS: Final = "manager_hops"
+#: Newest batches that the housekeeping looks at.
+_BATCHES: Final = 20
 #: Maximum length of a caller's description of itself.
 _MAX_TEXT: Final = 200
 
@@ -98,9 +100,9 @@ class _Running:
         self.audit_writer = agent.audit_writer
         self.settings = agent.settings
         self.host = WorkerManagerService(agent.config_service, agent.pool, agent.validator)
-        self.fleet = WorkerManagerService(
-            agent.config_service, celery_worker_pool(agent.settings), agent.validator
-        )
+        pool = celery_worker_pool(agent.settings)
+        self.batches = pool.batch_sender
+        self.fleet = WorkerManagerService(agent.config_service, pool, agent.validator)
 
 
 _running: _Running | None = None
@@ -236,7 +238,9 @@ def self_test_received() -> None:
 
 def tidy_fleet() -> None:
     """Run fleet-wide housekeeping."""
-    _services().commands.tidy()
+    running = _services()
+    running.commands.tidy()
+    running.batches.announce_ended(_BATCHES)
 
 
 def _send_self_test(settings: Settings) -> None:

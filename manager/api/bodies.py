@@ -142,11 +142,11 @@ class SelectBody(Strict):
 
 
 class BatchBody(Strict):
-    """One command for many accounts."""
+    """One command for many accounts; `validate` checks their files on the hosts that would run them."""
 
     model_config = ConfigDict(json_schema_extra=_required("expect"))
 
-    do: Literal["start", "stop", "restart", "pause", "resume"]
+    do: Literal["start", "stop", "restart", "pause", "resume", "validate"]
     select: SelectBody
     expect: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,

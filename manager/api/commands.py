@@ -7,8 +7,9 @@ the command is done.
 import asyncio
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -27,9 +28,14 @@ from manager.client.caller import on_behalf_of
 from manager.errors import CommandTimeoutError, FleetUnavailableError, HostUnavailableError, ManagerError
 from manager.fleet.api_commands import CommandHead, CommandRecord, CommandRecords
 from manager.models import WorkerInfo
+from manager.system import logs
+
+logger = logging.getLogger(__name__)
 
 #: Maximum seconds that a request waits for its command.
 MAX_WAIT: Final = 60.0
+#: Seconds after which a request that waits looks whether its client is still there.
+_LOOK_SECONDS: Final = 1.0
 KEY_PATTERN: Final = r"^[A-Za-z0-9._:-]{8,128}$"
 _KEY: Final = re.compile(KEY_PATTERN)
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
@@ -69,6 +75,7 @@ class CommandRunner:
         self._answered = answered
         self._jobs: dict[str, _Job] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._background: dict[str, asyncio.Task[None]] = {}
 
     def lock(self, key: str) -> asyncio.Lock:
         """Return the lock of a key. In this process, only its holder sends."""
@@ -76,6 +83,22 @@ class CommandRunner:
         if found is None:
             found = self._locks[key] = asyncio.Lock()
         return found
+
+    def runs(self, key: str) -> bool:
+        """Return whether work for this key goes on in the background."""
+        return key in self._background
+
+    def in_background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do work that continues after the answer. A failure is logged; the key's record stays open."""
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._background.pop(key, None)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                logs.event(logger, logging.ERROR, "background_failed", str(error), command=key)
+
+        self._background[key] = asyncio.create_task(work)
+        self._background[key].add_done_callback(ended)
 
     async def run(self, request: Request, command: CommandCall, body: BaseModel | None, by: str) -> Response:
         """Run the command once, and answer as the request prefers.
@@ -104,7 +127,7 @@ class CommandRunner:
             await asyncio.wait({job.task, sent}, return_when=asyncio.FIRST_COMPLETED)
             sent.cancel()
         else:
-            await asyncio.wait({job.task}, timeout=wait)
+            await _finish(request, job.task, wait)
         if job.task.done():
             return self._finished(request, job.task.result(), wait)
         return self._response(record, 202, wait)
@@ -181,6 +204,14 @@ class CommandRunner:
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait:g}"
         return answer(command_data(record), status, headers)
+
+
+async def _finish(request: Request, job: "asyncio.Task[CommandRecord]", seconds: float) -> None:
+    """Wait until the command is done, the time is over or the client leaves. The command continues."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while not job.done() and clock() < deadline and not await request.is_disconnected():
+        await asyncio.wait({job}, timeout=min(_LOOK_SECONDS, deadline - clock()))
 
 
 def command_data(record: CommandRecord) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Rate limits of one process: a token bucket for each sender and kind."""
 
+import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,11 +60,20 @@ class OpenStreams:
         if self._open[who] >= self._most:
             raise ProblemError(
                 "rate_limited",
-                f"a token has at most {self._most} open streams: close one first",
+                f"a token has at most {self._most} open streams and waiting requests: close one first",
                 retryable=True,
                 headers={"Retry-After": "5"},
             )
         self._open[who] += 1
+
+    @contextlib.contextmanager
+    def place(self, who: str) -> Iterator[None]:
+        """Count a request that waits, such as for an event, as a stream that is open meanwhile."""
+        self.enter(who)
+        try:
+            yield
+        finally:
+            self.leave(who)
 
     def leave(self, who: str) -> None:
         self._open[who] -= 1

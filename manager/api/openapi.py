@@ -31,11 +31,7 @@ _WITH_BODY: Final = (400, 413, 415)
 #: Error statuses of some operations, by a part of their path.
 _CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428, "/config/push": 428}
 #: Required parameters that routes check themselves, because their absence has its own status.
-_REQUIRED: Final = {"Idempotency-Key", "confirm", "If-Match"}
-_KEY_TEXT: Final = (
-    " Send an `Idempotency-Key` header of 8 to 128 characters, preferably a UUID. It becomes the id of the "
-    "command: a request that is repeated with the same key within a day acts once."
-)
+_REQUIRED: Final = {"confirm", "If-Match"}
 _PROBLEM: Final[dict[str, Any]] = {
     "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 }
@@ -69,14 +65,9 @@ def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:
         schema = parameter["schema"]
         if "anyOf" in schema:
             parameter["schema"] = next(one for one in schema["anyOf"] if one.get("type") != "null")
-        parameter["required"] = parameter["required"] or parameter["name"] in _REQUIRED
-    # A key belongs to one request. Test tools that read this document send one key with different bodies,
-    # and would get `idempotency_mismatch`. Only batches require a key.
-    if not path.endswith("/batches"):
-        kept = [one for one in parameters if one["name"] != "Idempotency-Key"]
-        if len(kept) < len(parameters):
-            operation["parameters"] = kept
-            operation["description"] = operation.get("description", "") + _KEY_TEXT
+        needed = parameter["name"] in _REQUIRED
+        needed |= parameter["name"] == "Idempotency-Key" and path.endswith("/batches")
+        parameter["required"] = parameter["required"] or needed
 
 
 def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The dependencies of the API, which tests replace by parts in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
 from manager.fleet.events import EventStream
-from manager.models import BatchResult
+from manager.models import BatchResult, ValidationResult
 from manager.service import WorkerManagerService
 from manager.telemetry.fleet_reader import FleetListing, FleetReader
 
@@ -41,6 +41,14 @@ class Batches(Protocol):
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]: ...
 
     def batches(self, count: int) -> Sequence[BatchRecord]: ...
+
+
+class Checks(Protocol):
+    """Records batches that validate accounts; `manager.client.batch_checks.BatchChecks` implements it."""
+
+    def begin(self, batch_id: str, account_ids: Sequence[str]) -> None: ...
+
+    def settle(self, batch_id: str, found: Mapping[str, ValidationResult]) -> None: ...
 
 
 class Doctor(Protocol):
@@ -69,6 +77,7 @@ class ApiParts:
     hosts: FleetHosts
     audit: AuditTrail
     batches: Batches
+    checks: Checks
     versions: ConfigStore
     doctor: Doctor
     ready: Readiness

@@ -25,6 +25,7 @@ from manager.api.metrics_page import MetricsPage
 from manager.api.parts import ApiParts
 from manager.api.stream.connection import MAX_MESSAGE
 from manager.api.stream.hub import Hub
+from manager.client.batch_checks import BatchChecks
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.doctor import run_checks
 from manager.errors import ComponentError, FleetUnavailableError, SettingsError
@@ -42,6 +43,8 @@ from manager.fleet import fleet_url
 from manager.fleet.address import parse_redis_url
 from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore
+from manager.fleet.batch_events import BatchAnnouncer
+from manager.fleet.batches import BatchStore
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.live_reads import LiveReads
 from manager.fleet.pools import make_pool
@@ -160,6 +163,7 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
         hosts=fleet_hosts(settings),
         audit=audit_trail(settings),
         batches=pool,
+        checks=BatchChecks(BatchStore(url), BatchAnnouncer(store)),
         versions=config_store(settings),
         doctor=lambda: run_checks(settings),
         ready=lambda: _require_ready(url, view),

@@ -57,7 +57,7 @@ wait_option = click.option(
     "[default: --wait]",
 )
 
-_DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()}
+_DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()} | {"validate": "valid"}
 #: Skipped accounts that a terminal lists; the others are counted.
 _SKIPPED_SHOWN = 10
 #: Seconds between reads of a batch with `--wait`.

@@ -4,18 +4,21 @@ A restart of Redis meanwhile loses no account: the result contains each one, at 
 id.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from celery import group
 
+from manager.client.batch_checks import VALIDATE
 from manager.client.commands import BatchOutcome, Command, error_text, mode_outcome, start_outcome
 from manager.client.outcomes import recorded_outcome
 from manager.client.results import TaskResults, forget
 from manager.client.sender import Sender
 from manager.errors import FleetUnavailableError, HostUnavailableError, NoBatchError, NoWorkerError
 from manager.fleet import FleetStore
+from manager.fleet.batch_events import BatchAnnouncer
 from manager.fleet.batches import BatchRecord, BatchStore
 from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, WorkerInfo
@@ -56,6 +59,7 @@ class BatchSender:
         self._records = records
         self._results = results
         self._sender = sender
+        self._announcer = BatchAnnouncer(store)
 
     def run(
         self,
@@ -85,6 +89,9 @@ class BatchSender:
             self._records.save(batch.id, what, self._sender.me, tokens, batch.settled)
         except FleetUnavailableError as error:
             raise FleetUnavailableError(f"nothing was sent: {error}") from None
+        by = self._sender.me
+        with contextlib.suppress(FleetUnavailableError):
+            self._announcer.begun(batch.id, what, by, len(tokens) + len(batch.settled))
         waiting = {command.token: command.account_id for command in commands}
         trouble = ""
         try:
@@ -104,17 +111,17 @@ class BatchSender:
         finally:
             for token in tokens.values():
                 forget(self._app.AsyncResult(token))
+        answered = not waiting
         if batch.wait and not trouble:
-            for task_id, account_id in waiting.items():
-                text = (
-                    f"{account_id}: no answer within {wait_seconds:g} s (task {task_id}); "
-                    f"it may still be carried out: check with `manager info {account_id}`"
-                )
-                parts.put(account_id, "failed", text)
+            _give_up(waiting, wait_seconds, parts)
             waiting = {}
         for account_id in waiting.values() if trouble else ():
             parts.notify(account_id, "pending")
-        return parts.result(batch.id, _by_account(waiting), trouble if waiting else "")
+        result = parts.result(batch.id, _by_account(waiting), trouble if waiting else "")
+        if answered:
+            with contextlib.suppress(FleetUnavailableError):
+                self._announcer.done(batch.id, what, by, result, batch.settled)
+        return result
 
     def result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
         """Return a batch and its outcomes so far.
@@ -127,11 +134,25 @@ class BatchSender:
             raise NoBatchError(f"no batch {batch_id}: batches are kept for a day; `manager batch` lists them")
         parts = BatchOutcome()
         for account_id, (outcome, text) in record.settled.items():
-            parts.put(account_id, outcome, text)
+            parts.put(account_id, outcome, _without_worker(account_id) if outcome == "done" else text)
         waiting = {token: account_id for account_id, token in record.tasks.items()}
-        self._collect(record.what, waiting, 0.0, parts)
-        self._check_records(record.what, waiting, parts)
-        return record, parts.result(batch_id, _by_account(waiting))
+        if record.what != VALIDATE:
+            self._collect(record.what, waiting, 0.0, parts)
+            self._check_records(record.what, waiting, parts)
+        result = parts.result(batch_id, _by_account(waiting))
+        with contextlib.suppress(FleetUnavailableError):
+            self._announcer.done(batch_id, record.what, record.by, result)
+        return record, result
+
+    def announce_ended(self, newest: int) -> None:
+        """Write the missing `batch.done` events of the newest batches, for which no reader waited.
+
+        Raises FleetUnavailableError if Redis cannot be used.
+        """
+        for batch_id in self._records.newest(newest):
+            if not self._announcer.is_done(batch_id):
+                with contextlib.suppress(NoBatchError):
+                    self.result(batch_id)
 
     # inside
 
@@ -209,9 +230,7 @@ class BatchSender:
             info = self._store.get_worker(account_id)
         except FleetUnavailableError:
             # The host's answer counts, although the worker's record cannot be read.
-            return "done", WorkerInfo(
-                worker_id="", account_id=account_id, status=WorkerLifecycleStatus.STOPPED
-            )
+            return "done", _without_worker(account_id)
         if info is None:
             return "skipped", f"{account_id}: its record was deleted"
         return "done", info
@@ -235,6 +254,21 @@ def _retried(call: Callable[[], T]) -> T:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_RETRY_SECONDS)
+
+
+def _give_up(waiting: Mapping[str, str], waited_seconds: float, parts: BatchOutcome) -> None:
+    """Count accounts without an answer as failed."""
+    for task_id, account_id in waiting.items():
+        text = (
+            f"{account_id}: no answer within {waited_seconds:g} s (task {task_id}); "
+            f"it may still be carried out: check with `manager info {account_id}`"
+        )
+        parts.put(account_id, "failed", text)
+
+
+def _without_worker(account_id: str) -> WorkerInfo:
+    """Return a record for an account whose outcome comes without one."""
+    return WorkerInfo(worker_id="", account_id=account_id, status=WorkerLifecycleStatus.STOPPED)
 
 
 def _by_account(waiting: Mapping[str, str]) -> dict[str, str]:

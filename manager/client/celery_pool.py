@@ -62,7 +62,7 @@ class CeleryWorkerPool:
         self._sender = Sender(app, store, desired, self._results, audit, account_files)
         self._moves = Moves(store, desired, leases, self._sender, self.stop_worker)
         self._validation = RemoteValidation(store, self._results, self._sender)
-        self._batch_sender = BatchSender(app, store, desired, batches, self._results, self._sender)
+        self.batch_sender = BatchSender(app, store, desired, batches, self._results, self._sender)
 
     def start_worker(self, request: StartRequest) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.start_worker`.
@@ -152,7 +152,7 @@ class CeleryWorkerPool:
         commands = [self._stop(check_account_id(account_id), timeout) for account_id in account_ids]
         if batch is not None:
             self._record_failed(STOP.name, batch)
-        return self._batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
+        return self.batch_sender.run(commands, self._stop_wait(timeout), progress, batch)
 
     def set_mode(self, command: CommandSpec, account_id: str) -> WorkerInfo:
         """See `manager.pool.protocol.WorkerPool.set_mode`.
@@ -173,7 +173,7 @@ class CeleryWorkerPool:
         Sends one Celery group with a task for each account.
         """
         commands = [Command(command, check_account_id(account_id)) for account_id in account_ids]
-        return self._batch_sender.run(commands, self._timeout, progress, batch)
+        return self.batch_sender.run(commands, self._timeout, progress, batch)
 
     def batch_result(self, batch_id: str) -> tuple[BatchRecord, BatchResult]:
         """Return a batch and its outcomes so far.
@@ -181,7 +181,7 @@ class CeleryWorkerPool:
         Accounts without one are `pending`. Raises NoBatchError if the batch does not exist or is more than a
         day old.
         """
-        return self._batch_sender.result(batch_id)
+        return self.batch_sender.result(batch_id)
 
     def answer_of(self, token: str) -> Any:
         """Return the answer to the command with this id, a value or an exception; None while there is none.
@@ -260,7 +260,7 @@ class CeleryWorkerPool:
             batch, settled={**batch.settled, **{key: ("failed", text) for key, text in refused.items()}}
         )
         commands = [self._start(request, spec) for request in requests if request.account_id not in refused]
-        result = self._batch_sender.run(commands, self._timeout, progress, batch)
+        result = self.batch_sender.run(commands, self._timeout, progress, batch)
         if progress is not None:
             for account_id in refused:
                 progress(account_id, "failed")

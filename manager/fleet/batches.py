@@ -19,10 +19,10 @@ from manager.fleet.redis_client import open_client, translated
 
 BATCHES_KEY: Final = "manager:batches"
 #: As long as Celery keeps results.
-_KEPT_SECONDS: Final = 86_400
+KEPT_SECONDS: Final = 86_400
 _LISTED: Final = 1000
-#: Outcomes of an account without a task.
-_SETTLED: Final = ("skipped", "failed")
+#: Outcomes of an account without a task. Only a validation is `done` without one.
+_SETTLED: Final = ("done", "skipped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class BatchRecord:
     """A batch as it was requested."""
 
     id: str
-    #: start, restart or stop.
+    #: A command such as start, or validate.
     what: str
     by: str
     time: datetime
     #: Account → id of its task.
     tasks: Mapping[str, str] = field(default_factory=dict)
-    #: Account for which no task was sent → (`skipped` or `failed`, reason).
+    #: Account for which no task was sent → (`done`, `skipped` or `failed`, reason).
     settled: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -75,14 +75,14 @@ class BatchStore:
             pipe = self._client.pipeline(transaction=True)
             pipe.delete(key)
             pipe.hset(key, mapping=fields)
-            pipe.expire(key, _KEPT_SECONDS)
+            pipe.expire(key, KEPT_SECONDS)
             pipe.zadd(BATCHES_KEY, {batch_id: now})
-            pipe.zremrangebyscore(BATCHES_KEY, 0, now - _KEPT_SECONDS)
+            pipe.zremrangebyscore(BATCHES_KEY, 0, now - KEPT_SECONDS)
             pipe.zremrangebyrank(BATCHES_KEY, 0, -_LISTED - 1)
             pipe.execute()
 
     def settle(self, batch_id: str, settled: Mapping[str, tuple[str, str]]) -> None:
-        """Record the outcomes of accounts whose tasks could not be sent after all."""
+        """Record the outcomes of accounts that have no task, or whose task could not be sent."""
         fields = {account_id: json.dumps({"settled": list(end)}) for account_id, end in settled.items()}
         with translated(self._url):
             self._client.hset(_key(batch_id), mapping=fields)

@@ -7,8 +7,7 @@ makes each event appear once.
 from collections.abc import Iterable
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, ReadOnlyError
-
+from manager.fleet.batch_events import say_once
 from manager.fleet.event_types import Notice
 from manager.fleet.hosts import HostState
 from manager.fleet.redis_client import open_client, translated
@@ -44,19 +43,12 @@ class HostAnnouncer:
             if guard is None or guard in self._written:
                 continue
             with translated(self._store.url):
-                first = self._claim(guard)
+                first = say_once(self._client, guard, _REMEMBERED_SECONDS)
             if first is None:
                 return
             self._written.add(guard)
             if first:
                 self._store.note(_notice(host))
-
-    def _claim(self, guard: str) -> bool | None:
-        """Return whether this call wrote the key; None if this user may not write it."""
-        try:
-            return bool(self._client.set(guard, "1", nx=True, ex=_REMEMBERED_SECONDS))
-        except (NoPermissionError, ReadOnlyError):
-            return None
 
 
 def _guard(host: HostState) -> str | None:

@@ -30,9 +30,10 @@ from manager.fleet.desired_store import DesiredStore
 from manager.fleet.hosts import HostState
 from manager.fleet.leases import LeaseStore
 from manager.fleet.tokens import SCOPES, TokenStore
-from manager.models import BatchResult
+from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.pool.commands import CommandSpec
 from manager.service import WorkerManagerService
+from manager.states import WorkerLifecycleStatus
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.testing import fake_service
 from support.servers import RedisServer
@@ -104,6 +105,20 @@ class MemoryBatches(AsyncWorkerManagerService):
             raise NoBatchError(f"no batch {batch_id}")
         return self.found[batch_id]
 
+    def begin(self, batch_id: str, account_ids: Sequence[str]) -> None:
+        record = BatchRecord(batch_id, "validate", caller(), datetime.now(UTC), {}, {})
+        self.found[batch_id] = (record, BatchResult(pending=dict.fromkeys(account_ids, "t")))
+
+    def settle(self, batch_id: str, found: Mapping[str, ValidationResult]) -> None:
+        stopped = WorkerLifecycleStatus.STOPPED
+        done = {
+            one: WorkerInfo(worker_id="", account_id=one, status=stopped)
+            for one, result in found.items()
+            if result.valid
+        }
+        failed = {one: "; ".join(result.errors) for one, result in found.items() if not result.valid}
+        self.found[batch_id] = (self.found[batch_id][0], BatchResult(done=done, failed=failed))
+
     def batches(self, count: int) -> list[BatchRecord]:
         return [record for record, _ in self.found.values()][:count]
 
@@ -133,6 +148,7 @@ class Api:
             hosts=FleetHosts(FleetStore(server.url), desired, audit, LeaseStore(server.url)),
             audit=audit,
             batches=self.aio,
+            checks=self.aio,
             versions=ConfigStore(server.url),
             doctor=list,
             ready=lambda: None,

@@ -13,14 +13,16 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.client import answers, batch_sender
+from manager.client.batch_checks import BatchChecks
 from manager.client.celery_pool import CeleryWorkerPool
 from manager.client.outcomes import recorded_outcome
 from manager.errors import CommandTimeoutError, FleetUnavailableError, StopFailedError
 from manager.factory import celery_worker_pool
 from manager.fleet import FleetStore
+from manager.fleet.batch_events import BatchAnnouncer
 from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.pool.batches import stopped_count
 from manager.pool.protocol import Batch, StartRequest
 from manager.settings import Settings
@@ -58,7 +60,7 @@ class Host:
             return False
 
         eventually(sent, what="every task is sent")
-        record = self.pool._batch_sender._records.read("batch-1")
+        record = self.pool.batch_sender._records.read("batch-1")
         assert record is not None
         return dict(record.tasks)
 
@@ -264,3 +266,50 @@ def test_records_show_the_outcome_of_a_command(
 ) -> None:
     found = recorded_outcome(what, generation, desired, info)
     assert (found[0] if found is not None else None) == part
+
+
+def events(host: Host) -> list[tuple[str, str, dict[str, Any]]]:
+    found = host.store.events(last=100)
+    return [(one.type, one.command, dict(one.data)) for one in found if one.type.startswith("batch.")]
+
+
+def test_a_batch_has_one_event_at_its_begin_and_one_at_its_end(host: Host) -> None:
+    batch = host.start_all()
+    tokens = host.tokens()
+    begun = ("batch.begun", "batch-1", {"what": "start", "accounts": 3})
+    eventually(lambda: events(host) == [begun], what="the batch has begun")
+    for account_id, token in tokens.items():
+        host.answer(token, account_id)
+    batch.result(30)
+    counts = {"what": "start", "done": 3, "already": 0, "skipped": 0, "failed": 0}
+    assert events(host) == [begun, ("batch.done", "batch-1", counts)]
+    host.pool.batch_result("batch-1")
+    host.pool.batch_sender.announce_ended(10)
+    assert len(events(host)) == 2
+
+
+def test_the_end_of_a_batch_that_was_left_is_an_event(host: Host) -> None:
+    requests = [StartRequest(one, True, True, _nothing) for one in ACCOUNTS[:2]]
+    settled = {"c": ("skipped", "c: disabled in its file")}
+    host.pool.start_many(requests, None, Batch("batch-1", settled, False))
+    tokens = host.pool.batch_result("batch-1")[1].pending
+    host.answer(tokens["a"], "a")
+    host.pool.batch_sender.announce_ended(10)
+    assert [one[0] for one in events(host)] == ["batch.begun"]
+    host.answer(tokens["b"], "b")
+    host.pool.batch_sender.announce_ended(10)
+    counts = {"what": "start", "done": 2, "already": 0, "skipped": 1, "failed": 0}
+    assert events(host)[1:] == [("batch.done", "batch-1", counts)]
+
+
+def test_a_batch_that_validates_has_its_outcomes_in_its_record(host: Host) -> None:
+    checks = BatchChecks(host.pool.batch_sender._records, BatchAnnouncer(host.store))
+    checks.begin("check-1", ["a", "b"])
+    record, result = host.pool.batch_result("check-1")
+    assert (record.what, set(result.pending)) == ("validate", {"a", "b"})
+    good = ValidationResult(valid=True, account_id="a")
+    bad = ValidationResult(valid=False, account_id="b", errors=("wrong", "odd"))
+    checks.settle("check-1", {"a": good, "b": bad})
+    _, result = host.pool.batch_result("check-1")
+    assert (set(result.done), result.failed, result.pending) == ({"a"}, {"b": "wrong; odd"}, {})
+    assert [one[0] for one in events(host)] == ["batch.begun", "batch.done"]

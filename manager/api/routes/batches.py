@@ -19,10 +19,12 @@ from manager.api.problems import ProblemError
 from manager.api.rendering import answer
 from manager.api.routes.commands import Prefer
 from manager.api.routes.records import batch_detail
+from manager.client.batch_checks import VALIDATE
 from manager.client.caller import Request as Behalf
 from manager.client.caller import on_behalf_of
-from manager.errors import NoBatchError
+from manager.errors import ManagerError, NoBatchError
 from manager.fleet.api_commands import CommandHead
+from manager.models import ValidationResult
 from manager.pool.arguments import check_account_id
 from manager.pool.commands import COMMANDS
 from manager.telemetry.fleet_reader import FleetListing
@@ -69,9 +71,9 @@ async def create_batch(
         known = await run_in_threadpool(parts.commands.records.read, key)
         if known is not None and known.head.fingerprint != fingerprint(request, body):
             raise mismatch(key)
-        if known is None or not known.done:
+        if (known is None or not known.done) and not parts.commands.runs(key):
             await _send(request, parts, body, key, await _accounts(parts, principal, body, key))
-    return await _answer(parts, key, wait)
+    return await _answer(request, parts, key, wait)
 
 
 async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, chosen: list[str]) -> None:
@@ -83,6 +85,10 @@ async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, ch
     if record.head.fingerprint != head.fingerprint:
         raise mismatch(key)
     with on_behalf_of(Behalf(by=record.head.by, token=key)):
+        if body.do == VALIDATE:
+            await parts.on_thread(parts.checks.begin, key, chosen)
+            parts.commands.in_background(key, _validate(parts, key, chosen))
+            return  # the record stays open until the outcomes are stored
         await parts.aio.run_many(
             COMMANDS[body.do],
             chosen,
@@ -92,6 +98,24 @@ async def _send(request: Request, parts: ApiParts, body: BatchBody, key: str, ch
             batch_id=key,
             wait=False,
         )
+    await run_in_threadpool(parts.commands.records.finish, key, {"result": {"batch": key}})
+
+
+async def _validate(parts: ApiParts, key: str, chosen: list[str]) -> None:
+    """Validate the accounts of a batch on the hosts that would run them, and record the outcomes."""
+    rows = (await parts.state()).accounts
+    texts = {one: f"{one} has no account file here" for one in chosen if not (one in rows and rows[one].file)}
+    found: dict[str, ValidationResult] = {}
+    filed = [one for one in chosen if one not in texts]
+    try:
+        answers = await parts.aio.validate_on_hosts(filed) if filed else {}
+        found = {one: result for one, (_, result) in answers.items()}
+    except ManagerError as error:
+        texts |= {one: str(error) for one in filed}
+    found |= {
+        one: ValidationResult(valid=False, account_id=one, errors=(text,)) for one, text in texts.items()
+    }
+    await run_in_threadpool(parts.checks.settle, key, found)
     await run_in_threadpool(parts.commands.records.finish, key, {"result": {"batch": key}})
 
 
@@ -112,13 +136,13 @@ async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key:
     return chosen
 
 
-async def _answer(parts: ApiParts, batch_id: str, wait: float | None) -> Response:
-    """Return the batch; waits up to `wait` seconds for pending accounts."""
+async def _answer(request: Request, parts: ApiParts, batch_id: str, wait: float | None) -> Response:
+    """Return the batch; waits up to `wait` seconds for pending accounts, while the client is there."""
     deadline = time.monotonic() + (wait or 0.0)
     while True:
         record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
         left = deadline - time.monotonic()
-        if not result.pending or left <= 0:
+        if not result.pending or left <= 0 or await request.is_disconnected():
             break
         await asyncio.sleep(min(_POLL_SECONDS, left))
     headers = {"Location": f"{PREFIX}/batches/{batch_id}"}

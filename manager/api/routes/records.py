@@ -242,7 +242,8 @@ def batch_detail(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
     accounts: dict[str, dict[str, Any]] = {}
     for outcome, workers in (("done", result.done), ("already", result.already)):
         for account_id, info in workers.items():
-            accounts[account_id] = {"outcome": outcome, "text": None, "worker": info.to_dict()}
+            worker = info.to_dict() if info.worker_id else None  # a validated account needs no worker
+            accounts[account_id] = {"outcome": outcome, "text": None, "worker": worker}
     for outcome, texts in (("skipped", result.skipped), ("failed", result.failed)):
         for account_id, text in texts.items():
             accounts[account_id] = {"outcome": outcome, "text": text, "worker": None}

@@ -21,7 +21,7 @@ from manager.api.auth import COOKIE, Principal
 from manager.api.gate import host_name, refuse_token_in_url
 from manager.api.models import EventPage
 from manager.api.pages import Text
-from manager.api.parts import ApiParts, Parts
+from manager.api.parts import ApiParts, Parts, principal_of
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, to_json
 from manager.api.routes.records import batch_summary
@@ -111,13 +111,19 @@ def _scope(query: EventQuery | StreamQuery, principal: Principal) -> EventScope:
 
 
 @router.get("/events", response_model=EventPage)
-async def events(parts: Parts, principal: Reader, query: Annotated[EventQuery, Query()]) -> Response:
-    """Return events after a cursor, oldest first; `next` continues exactly there."""
-    return await _page(parts, query, _scope(query, principal))
+async def events(
+    request: Request, parts: Parts, principal: Reader, query: Annotated[EventQuery, Query()]
+) -> Response:
+    """Return events after a cursor, oldest first; `next` continues exactly there.
+
+    A request that waits counts as an open stream.
+    """
+    return await _page(request, parts, query, _scope(query, principal))
 
 
 @router.get("/accounts/{account_id}/events", response_model=EventPage)
 async def account_events(
+    request: Request,
     parts: Parts,
     principal: Reader,
     account_id: Annotated[str, Path(min_length=1, max_length=255)],
@@ -128,21 +134,23 @@ async def account_events(
     scope = EventScope(
         types=query.type, accounts=[account_id], select=Selection(), readable=principal.readable
     )
-    return await _page(parts, query, scope)
+    return await _page(request, parts, query, scope)
 
 
-async def _page(parts: ApiParts, query: AccountEventQuery, scope: EventScope) -> Response:
+async def _page(request: Request, parts: ApiParts, query: AccountEventQuery, scope: EventScope) -> Response:
+    """Return a page; waits for its first event until the client leaves or the time is over."""
     stream = parts.require_events()
     cursor = await run_in_threadpool(stream.cursor, query.after)
     clock = asyncio.get_running_loop().time
     deadline = clock() + query.wait
-    with _Waker(parts.hub) as waker:
+    place = parts.streams.place(principal_of(request).key) if query.wait else contextlib.nullcontext()
+    with place, _Waker(parts.hub) as waker:
         while True:
             waker.clear()
             only = scope.filter(await parts.state() if scope.needs_state else None)
             page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
             await run_in_threadpool(stream.cursor, str(cursor))  # entries may be trimmed while it is read
-            if page.events or clock() >= deadline:
+            if page.events or clock() >= deadline or await request.is_disconnected():
                 break
             cursor = page.cursor
             await waker.wait(min(deadline - clock(), _REREAD_SECONDS))

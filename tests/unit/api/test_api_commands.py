@@ -1,10 +1,12 @@
 """Commands over HTTP: idempotency, waiting, scopes and selections."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from support.api import Api, problem
 from support.servers import RedisServer
 from support.waiting import eventually
@@ -21,6 +23,7 @@ from manager.placement.labels import Selection
 from manager.pool.commands import COMMANDS, MODE_COMMANDS, START, STOP
 from manager.pool.protocol import StartRequest
 from manager.service import WorkerManagerService
+from manager.telemetry.fleet_reader import AccountRow
 from manager.testing import FakePool, fake_service
 
 WAIT = {"Prefer": "wait=30"}
@@ -115,6 +118,39 @@ def test_a_command_is_accepted_once_it_is_sent(gated: tuple[Api, Gated]) -> None
         place = response.headers["location"]
         eventually(lambda: client.get(place).json()["state"] == "done", what="the command is done")
     assert pool.count == 1
+
+
+def test_a_request_whose_client_left_does_not_wait_for_its_command(gated: tuple[Api, Gated]) -> None:
+    api, pool = gated
+    arrived: list[Message] = [
+        {"type": "http.request", "body": b"", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return arrived.pop(0) if len(arrived) > 1 else arrived[0]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = {"host": "localhost", "authorization": f"Bearer {api.token('operate')}", "prefer": "wait=60"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": START_ONE,
+        "raw_path": START_ONE.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+    }
+
+    async def answered() -> int:
+        await asyncio.wait_for(api.app(scope, receive, send), 30)
+        pool.gate.set()
+        return next(int(one["status"]) for one in sent if one["type"] == "http.response.start")
+
+    assert asyncio.run(answered()) == 202
 
 
 def test_fifty_equal_requests_are_one_command_with_equal_answers(gated: tuple[Api, Gated]) -> None:
@@ -319,6 +355,24 @@ def test_a_batch_that_is_sent_again_acts_once(api: Api) -> None:
     assert batch(client, "batch-again-1", **body).json() == first.json()
     assert api.aio.runs == 1
     problem(batch(client, "batch-again-1", **{**body, "do": "stop"}), 422, "idempotency_mismatch")
+
+
+def test_a_batch_validates_every_account_and_starts_none(api_redis: RedisServer) -> None:
+    api = Api(api_redis, {"good": {}, "bad": {"gateway": "no-such"}})
+    api.reader.changed["worker-only"] = AccountRow("worker-only")
+    with api.client("operate", "read") as client:
+        response = batch(client, "check-all-1", do="validate", select={"all": True}, expect=3)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        assert batch(client, "check-all-1", do="validate", select={"all": True}, expect=3).json() == found
+    assert {one: item["outcome"] for one, item in found["accounts"].items()} == {
+        "good": "done",
+        "bad": "failed",
+        "worker-only": "failed",
+    }
+    assert "no-such" in found["accounts"]["bad"]["text"]
+    assert found["accounts"]["good"]["worker"] is None
+    assert pool_of(api).events == []
 
 
 def test_a_batch_needs_its_key_and_its_number(api: Api) -> None:

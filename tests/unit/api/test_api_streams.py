@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -498,6 +499,25 @@ def test_a_page_waits_for_the_first_event(streams: StreamServer) -> None:
         streams.record(info("account-1", "stopped"), info("account-2", "failed"))
         found = asked.result().json()
     assert [one["account_id"] for one in found["items"]] == ["account-2"]
+
+
+def test_pages_that_wait_count_as_streams_until_their_client_leaves(streams: StreamServer) -> None:
+    headers = streams.headers("read")
+    url = f"http://{streams.address}/api/v1/events?after=$&wait=60"
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            place = stack.enter_context(
+                socket.create_connection(("127.0.0.1", int(streams.address.split(":")[1])))
+            )
+            place.sendall(
+                f"GET {url} HTTP/1.1\r\nHost: {streams.address}\r\n"
+                f"Authorization: {headers['Authorization']}\r\n\r\n".encode()
+            )
+        eventually(lambda: streams.hub.clients == 20, what="twenty pages wait")
+        refused = httpx2.get(url, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert page(streams, headers, after="$").status_code == 200  # does not wait
+    eventually(lambda: streams.hub.clients == 0, within=10, what="pages of clients that left are over")
 
 
 def test_a_page_after_a_cursor_that_is_gone_names_the_oldest(streams: StreamServer) -> None:
