@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -138,6 +139,16 @@ def _is_guard(pid: int) -> bool:
     return environment.startswith(f"{GUARD_MARK}=".encode())
 
 
+def _rehearse() -> None:
+    """Run what every worker runs, so that they share what it creates."""
+    from manager.session.rehearsal import rehearse
+
+    try:
+        rehearse()
+    except Exception:
+        traceback.print_exc()  # workers run without it; each needs more memory
+
+
 def main() -> None:
     server = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -146,6 +157,7 @@ def main() -> None:
         become_subreaper()
     for module in PRELOADED:
         importlib.import_module(module)
+    _rehearse()
     gc.collect()
     gc.disable()
     # Otherwise a collection in a child writes to every shared page, and so copies it.
