@@ -23,6 +23,7 @@ from manager.cli.common import (
 )
 from manager.cli.local import local_option
 from manager.system.text import counted
+from manager.terminal.sort_keys import SORTS
 
 if TYPE_CHECKING:
     from manager.models import WorkerInfo
@@ -67,20 +68,7 @@ def _options(command: Any) -> Any:
             click.option(
                 "--sort",
                 "by",
-                type=click.Choice(
-                    [
-                        "account",
-                        "attention",
-                        "state",
-                        "host",
-                        "uptime",
-                        "restarts",
-                        "cpu",
-                        "memory",
-                        "procs",
-                        "equity",
-                    ]
-                ),
+                type=click.Choice(SORTS),
                 help="Sort order; `attention` puts trouble first. [default: account; attention with --watch]",
             ),
             click.option(

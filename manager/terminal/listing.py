@@ -27,20 +27,6 @@ _FIGURES: Final = frozenset({"uptime", "restarts", "cpu", "memory", "procs", "eq
 #: Width of the last column, in characters, below which other columns are left out.
 _TEXT_WIDTH: Final = 24
 
-#: Sort keys. Numbers sort largest first.
-SORTS: Final = (
-    "account",
-    "attention",
-    "state",
-    "host",
-    "uptime",
-    "restarts",
-    "cpu",
-    "memory",
-    "procs",
-    "equity",
-)
-
 #: States of accounts whose file prevents a start.
 _UNSTARTABLE: Final = frozenset({"disabled", "invalid", "file gone"})
 

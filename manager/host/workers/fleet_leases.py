@@ -9,7 +9,7 @@ from typing import Final
 from manager.config import AccountConfig
 from manager.errors import FleetUnavailableError, StartCancelledError
 from manager.fleet.leases import Holder, LeaseHeld, LeaseStore, Quarantine
-from manager.host.workers.leases import LeaseGrant, claims_of, held_error
+from manager.host.workers.leases import LeaseGrant, LeaseRequest, claims_of, held_error
 from manager.host.workers.limits import Clocks
 from manager.system import logs
 
@@ -66,16 +66,9 @@ class FleetLeases:
         #: Broker identities that may have a worker without a lease: since when this host has seen no lease.
         self._missing_since: dict[str, float] = {}
 
-    def acquire(
-        self,
-        config: AccountConfig,
-        worker_id: str,
-        *,
-        previous: LeaseGrant | None,
-        cancelled: threading.Event,
-        may_live: Callable[[str], bool],
-    ) -> LeaseGrant:
+    def acquire(self, request: LeaseRequest) -> LeaseGrant:
         self._check_ready()
+        config, previous = request.config, request.previous
         claims = claims_of(config, self._host)
         seconds = self._lease_seconds if config.failover == "auto" else 0.0
         # A lease without a time to live stays this host's until it is released, whatever became of Redis.
@@ -88,12 +81,12 @@ class FleetLeases:
         began = self._now()
         self.retry_releases()
         if seconds:
-            self._wait_until_free(config, cancelled)
+            self._wait_until_free(config, request.cancelled)
         while True:
             try:
-                grant = self._request(config, worker_id, claims, seconds, previous)
+                grant = self._request(request, claims, seconds)
             except LeaseHeld as error:
-                self._wait_for_own(config, error.holder, may_live, began, cancelled)
+                self._wait_for_own(request, error.holder, began)
                 continue
             except Quarantine as error:
                 if still_held is not None:
@@ -103,7 +96,7 @@ class FleetLeases:
                         logger, logging.WARNING, "lease_quarantined", str(error), account=config.account_id
                     )
                 logged = True
-                if cancelled.wait(error.seconds + 0.01):
+                if request.cancelled.wait(error.seconds + 0.01):
                     raise _cancelled(config) from None
                 continue
             except FleetUnavailableError:
@@ -114,14 +107,7 @@ class FleetLeases:
                 self._missing_since.pop(config.identity(), None)
             return grant
 
-    def _request(
-        self,
-        config: AccountConfig,
-        worker_id: str,
-        claims: tuple[str, ...],
-        seconds: float,
-        previous: LeaseGrant | None,
-    ) -> LeaseGrant:
+    def _request(self, request: LeaseRequest, claims: tuple[str, ...], seconds: float) -> LeaseGrant:
         """Request the lease once.
 
         Raises LeaseHeld, Quarantine, FleetUnavailableError.
@@ -130,11 +116,11 @@ class FleetLeases:
         epoch = self._store.acquire(
             claims,
             host=self._host,
-            worker_id=worker_id,
-            account_id=config.account_id,
+            worker_id=request.worker_id,
+            account_id=request.config.account_id,
             ttl_seconds=seconds,
             quarantine_seconds=self._lease_seconds,
-            held_epoch=previous.epoch if previous is not None else 0,
+            held_epoch=request.previous.epoch if request.previous is not None else 0,
             home=self._home,
         )
         return LeaseGrant(claims=claims, epoch=epoch, seconds=seconds, asked_at=asked_at)
@@ -249,20 +235,14 @@ class FleetLeases:
             if cancelled.wait(_POLL_SECONDS):
                 raise _cancelled(config)
 
-    def _wait_for_own(
-        self,
-        config: AccountConfig,
-        holder: Holder,
-        may_live: Callable[[str], bool],
-        began: float,
-        cancelled: threading.Event,
-    ) -> None:
+    def _wait_for_own(self, request: LeaseRequest, holder: Holder, began: float) -> None:
         """Release an abandoned lease of this host, or wait for its time.
 
         Raises SessionHeldError if the lease is not this host's, or if its worker lives; StartCancelledError.
         """
+        config = request.config
         own = holder.host == self._host and holder.home == self._home
-        if holder.broken or not own or may_live(holder.worker_id):
+        if holder.broken or not own or request.may_live(holder.worker_id):
             namesake = holder.host == self._host and not own
             raise held_error(config.account_id, holder, namesake=namesake) from None
         left = self._abandoned - holder.renewed_age_ms / 1000
@@ -273,7 +253,7 @@ class FleetLeases:
             self._store.release([holder.claim], holder.epoch)
         elif self._now() - began > 2 * self._abandoned:
             raise held_error(config.account_id, holder) from None  # a worker renews it
-        elif cancelled.wait(min(left + 0.01, _POLL_SECONDS)):
+        elif request.cancelled.wait(min(left + 0.01, _POLL_SECONDS)):
             raise _cancelled(config) from None
 
     def _holders(self, config: AccountConfig) -> list[Holder]:

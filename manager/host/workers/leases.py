@@ -29,24 +29,27 @@ class LeaseGrant:
     asked_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequest:
+    """A request for the lease of a new worker."""
+
+    config: AccountConfig
+    worker_id: str
+    #: The lease that the account's ended worker left.
+    previous: LeaseGrant | None
+    #: Set to end a wait.
+    cancelled: threading.Event
+    #: Whether the worker with an id may live on this host.
+    may_live: Callable[[str], bool]
+
+
 class Leases(Protocol):
     """Acquires and releases the leases of a host's workers."""
 
-    def acquire(
-        self,
-        config: AccountConfig,
-        worker_id: str,
-        *,
-        previous: LeaseGrant | None,
-        cancelled: threading.Event,
-        may_live: Callable[[str], bool],
-    ) -> LeaseGrant:
-        """Acquire the claims that the account's worker needs.
+    def acquire(self, request: LeaseRequest) -> LeaseGrant:
+        """Acquire the claims that a new worker needs.
 
-        May block until `cancelled` is set.
-
-        `previous` is the lease that the account's ended worker left; `may_live` returns whether the worker
-        with an id may live on this host.
+        May block until `request.cancelled` is set.
 
         Raises:
             SessionHeldError: Another worker holds a claim.
@@ -76,24 +79,16 @@ class LocalLeases:
         self._lock = threading.Lock()
         self._holders: dict[str, Holder] = {}
 
-    def acquire(
-        self,
-        config: AccountConfig,
-        worker_id: str,
-        *,
-        previous: LeaseGrant | None,
-        cancelled: threading.Event,
-        may_live: Callable[[str], bool],
-    ) -> LeaseGrant:
-        del cancelled, may_live
-        claims = claims_of(config, self._host)
-        mine = set(previous.claims) if previous is not None else set()
+    def acquire(self, request: LeaseRequest) -> LeaseGrant:
+        account_id = request.config.account_id
+        claims = claims_of(request.config, self._host)
+        mine = set(request.previous.claims) if request.previous is not None else set()
         with self._lock:
             for claim in claims:
                 holder = self._holders.get(claim)
                 if holder is not None and claim not in mine:
-                    raise held_error(config.account_id, holder)
-            self._hold(claims, worker_id, config.account_id)
+                    raise held_error(account_id, holder)
+            self._hold(claims, request.worker_id, account_id)
         return LeaseGrant(claims=claims, epoch=0, seconds=0.0, asked_at=self._clocks.lease())
 
     def adopt(self, lease: LeaseGrant, worker_id: str, account_id: str) -> None:

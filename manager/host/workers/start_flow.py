@@ -3,7 +3,7 @@
 from manager.errors import SessionHeldError, StartCancelledError
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exits import ExitHandler
-from manager.host.workers.leases import Leases
+from manager.host.workers.leases import LeaseRequest, Leases
 from manager.host.workers.limits import PoolLimits
 from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.lost_records import LostRecords
@@ -72,7 +72,13 @@ class StartFlow:
         slot.next_worker = worker_id = new_worker_id()
         previous = slot.lease
         lease = self._leases.acquire(
-            config, worker_id, previous=previous, cancelled=slot.cancelled, may_live=self._may_live
+            LeaseRequest(
+                config=config,
+                worker_id=worker_id,
+                previous=previous,
+                cancelled=slot.cancelled,
+                may_live=self._may_live,
+            )
         )
         slot.lease = lease
         if previous is not None and previous.claims != lease.claims:

@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from manager.errors import FleetUnavailableError, SessionHeldError, StartCancelledError
 from manager.fleet.leases import LeaseHeld, LeaseStore, lease_key
 from manager.host.workers.fleet_leases import FleetLeases
-from manager.host.workers.leases import LeaseGrant, LocalLeases, claims_of
+from manager.host.workers.leases import LeaseGrant, LeaseRequest, LocalLeases, claims_of
 from manager.host.workers.limits import Clocks
 
 #: In lower case, so that version 0.2 and this version claim the same text.
@@ -33,11 +33,13 @@ class Host:
 
     def take(self, worker_id: str, before: LeaseGrant | None = None, **changes: Any) -> LeaseGrant:
         return self.leases.acquire(
-            config(**{"server": "s", **changes}),
-            worker_id,
-            previous=before,
-            cancelled=self.cancelled,
-            may_live=self.known.__contains__,
+            LeaseRequest(
+                config=config(**{"server": "s", **changes}),
+                worker_id=worker_id,
+                previous=before,
+                cancelled=self.cancelled,
+                may_live=self.known.__contains__,
+            )
         )
 
 
@@ -204,7 +206,13 @@ def test_a_local_pool_has_one_holder_of_each_claim() -> None:
 
     def take(worker_id: str, before: LeaseGrant | None = None) -> LeaseGrant:
         return leases.acquire(
-            config(), worker_id, previous=before, cancelled=threading.Event(), may_live=lambda _: False
+            LeaseRequest(
+                config=config(),
+                worker_id=worker_id,
+                previous=before,
+                cancelled=threading.Event(),
+                may_live=lambda _: False,
+            )
         )
 
     held = take("w-1")

@@ -17,7 +17,7 @@ from manager.errors import HostUnavailableError
 from manager.fleet.batches import BatchStore
 from manager.fleet.desired import DRAIN, DesiredState, DesiredStateRequest
 from manager.host.commands import CommandContext, Forward
-from manager.host.workers.leases import claims_of
+from manager.host.workers.leases import LeaseRequest, claims_of
 from manager.host.workers.limits import Clocks
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -205,7 +205,11 @@ def test_with_failover_a_plain_start_waits_too(host: ReconciledHost, now: list[f
             return False
 
     waiting: Any = Waiting()
-    held = host.leases.acquire(config, "w-2", previous=None, cancelled=waiting, may_live=lambda _: False)
+    held = host.leases.acquire(
+        LeaseRequest(
+            config=config, worker_id="w-2", previous=None, cancelled=waiting, may_live=lambda _: False
+        )
+    )
     assert held.epoch > 0
     assert sum(waits) >= 2.0
 
