@@ -15,6 +15,7 @@ from manager.config import ConfigurationService, id_problem, scheme_of
 from manager.config.clear_secrets import clear_secrets, masked_lines
 from manager.config.document import parse_document, read_document
 from manager.config.left_out import LeftOut
+from manager.config.schedule_file import SCHEDULES_FILE
 from manager.errors import AccountNotFoundError, InvalidConfigError, ManagerError
 from manager.fleet.config_versions import ConfigStore, ConfigVersion
 from manager.system import atomic_file, logs
@@ -160,6 +161,11 @@ def collect(
         if defaults.data is None:
             wrong.append(f"defaults.yaml cannot be read: {'; '.join(map(str, defaults.problems))}")
         files["defaults.yaml"] = defaults.text
+    if os.path.lexists(service.schedules_path):
+        schedules = read_document(str(service.schedules_path), SCHEDULES_FILE)
+        if schedules.data is None or not allow_invalid:
+            wrong += map(str, service.schedules().problems)
+        files[SCHEDULES_FILE] = schedules.text
     for account_id in service.list_accounts():
         loaded = service.read_account(account_id)
         if loaded.repaired is None:
@@ -199,8 +205,8 @@ def checked(
     foreign = [path for path in files if not _is_ours(path)]
     if foreign:
         raise InvalidConfigError(
-            f"nothing was pushed:\n{', '.join(map(repr, foreign[:10]))}: not defaults.yaml or "
-            "accounts/<account id>.yaml"
+            f"nothing was pushed:\n{', '.join(map(repr, foreign[:10]))}: not defaults.yaml, "
+            "schedules.yaml or accounts/<account id>.yaml"
         )
     with tempfile.TemporaryDirectory(prefix="manager-push-") as directory:
         (Path(directory) / "accounts").mkdir()
@@ -260,7 +266,7 @@ def _is_ours(path: str) -> bool:
     Any client with access to Redis can write others.
     """
     parts = PurePosixPath(path).parts
-    if parts == ("defaults.yaml",):
+    if parts in {("defaults.yaml",), (SCHEDULES_FILE,)}:
         return True
     return (
         len(parts) == 2

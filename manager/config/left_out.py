@@ -222,14 +222,18 @@ def _original(name: str) -> str:
     return name
 
 
+#: What is read in the configuration directory.
+_READ: Final = ("defaults.yaml", "schedules.yaml", "accounts")
+
+
 def _is_read(directory: Path, entry: "os.DirEntry[str]") -> bool:
-    """Return whether the entry is `defaults.yaml` or `accounts`.
+    """Return whether the entry is `defaults.yaml`, `schedules.yaml` or `accounts`.
 
     Compares files, because file systems may ignore case.
     """
-    if entry.name in {"defaults.yaml", "accounts"}:
+    if entry.name in _READ:
         return True
-    for name in ("defaults.yaml", "accounts"):
+    for name in _READ:
         with contextlib.suppress(OSError):
             if (directory / name).samefile(entry.path):
                 return True

@@ -178,9 +178,12 @@ def defaults_problems(document: Document) -> tuple[Problem, ...]:
 
 
 def structural_problems(
-    found: LoadedAccount, error: ValidationError, model: type[BaseModel]
+    found: LoadedAccount, error: ValidationError, model: type[BaseModel], skip: int = 0
 ) -> Iterable[Problem]:
-    """Convert pydantic's errors to problems with positions and suggestions."""
+    """Convert pydantic's errors to problems with positions and suggestions.
+
+    `model` describes the keys after the first `skip` parts of a place.
+    """
     seen: set[Place] = set()
     for entry in error.errors(include_url=False, include_input=True):
         place: Place = tuple(part for part in entry["loc"] if not _is_union_branch(part))
@@ -189,7 +192,7 @@ def structural_problems(
         seen.add(place)
         kind = entry["type"]
         if kind == "extra_forbidden":
-            yield found.problem(place, f"unknown key; {explain_unknown_key(model, place)}", key=True)
+            yield found.problem(place, f"unknown key; {explain_unknown_key(model, place[skip:])}", key=True)
         elif kind == "missing":
             file, line, column = found.locate(place[:-1])
             yield Problem(file, line, column, f"{dotted(place)}: is missing", place)

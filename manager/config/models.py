@@ -24,6 +24,7 @@ from manager.config.field_types import (
     number,
 )
 from manager.config.identity import identity, identity_as_written, plain, plain_login
+from manager.config.models_schedule import NamedOrSchedule
 from manager.market.names import SessionName
 from manager.placement.engine import WORKER_MB, Needs
 
@@ -189,6 +190,8 @@ class AccountConfig(_Section):
     execution: ExecutionConfig = ExecutionConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     health: HealthConfig = HealthConfig()
+    #: When the account runs: a schedule, or the name of one in `schedules.yaml`; None: always.
+    schedule: NamedOrSchedule | None = None
     #: The only host that may run the account; None: prefer the host where it ran last.
     host: Name | None = None
     #: `auto`: another host starts the account if its host is lost; `never`: only `manager move --force` does.
@@ -308,6 +311,7 @@ class GlobalDefaults(_Section):
     execution: ExecutionConfig | None = None
     recovery: RecoveryConfig | None = None
     health: HealthConfig | None = None
+    schedule: NamedOrSchedule | None = None
     host: Name | None = None
     failover: Literal["never", "auto"] | None = None
     requires: Names | None = None

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+    model_serializer,
+    model_validator,
+)
 
 from manager.market.clocks import MarketClock
 from manager.market.parsing import (
@@ -80,8 +90,18 @@ Dates = Annotated[
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        populate_by_name=True,
+        serialize_by_alias=True,
     )
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> Any:
+        """Write only the keys that were given: a key with its default would replace that of `use`."""
+        names = {type(self).model_fields[name].alias or name for name in self.model_fields_set}
+        return {key: value for key, value in handler(self).items() if key in names}
 
 
 def _at_most(name: str, value: timedelta, most: timedelta) -> None:
@@ -221,3 +241,20 @@ class ScheduleConfig(_Section):
         return any(entry.needs_clock for entry in self.run or ()) or any(
             entry.dates is not None for entry in self.except_
         )
+
+    @property
+    def only_name(self) -> str | None:
+        """The schedule's name, if it is written as a name alone."""
+        return self.use if self.model_fields_set == {"use"} else None
+
+
+def _mapping(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+def _as_written(config: ScheduleConfig, handler: SerializerFunctionWrapHandler) -> Any:
+    return config.only_name or handler(config)
+
+
+#: A schedule, or the name of one: `schedule: london-desk`.
+NamedOrSchedule = Annotated[ScheduleConfig, BeforeValidator(_mapping), WrapSerializer(_as_written)]

@@ -40,6 +40,8 @@ class ScheduleBook:
 
     def build(self, config: ScheduleConfig) -> Schedule:
         """Return the schedule of an account file. Raises ValueError as `named`."""
+        if config.only_name is not None:
+            return self.named(config.only_name)
         return self._build("", self._merged(config, ()), ())
 
     def _named(self, name: str, within: tuple[str, ...]) -> Schedule:

@@ -25,6 +25,7 @@ from manager.config.merge import merge, own_values
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
 from manager.config.program_defaults import applicable_defaults
 from manager.config.references import Resolved, resolve_values
+from manager.config.schedule_file import SCHEDULES_FILE, ScheduleFile, load_schedules
 from manager.config.shared_programs import SharedPrograms, shared_programs
 from manager.errors import AccountNotFoundError, InvalidConfigError
 from manager.system import atomic_file
@@ -57,6 +58,7 @@ class Snapshot:
     #: Account → the first account whose ID differs only in case: on Windows they are one file.
     twins: Mapping[str, str]
     shared: SharedPrograms
+    schedules: ScheduleFile
 
 
 class ConfigurationService:
@@ -71,6 +73,7 @@ class ConfigurationService:
         self._lock = threading.Lock()
         self._cache: dict[tuple[str, bool], _Cached] = {}
         self._defaults: tuple[Stamp | None, Defaults] | None = None
+        self._schedules: tuple[Stamp | None, ScheduleFile] | None = None
         self._snapshot: tuple[float, Snapshot] | None = None
 
     @property
@@ -93,6 +96,10 @@ class ConfigurationService:
     @property
     def defaults_path(self) -> Path:
         return self.files_dir / "defaults.yaml"
+
+    @property
+    def schedules_path(self) -> Path:
+        return self.files_dir / SCHEDULES_FILE
 
     def checked_id(self, account_id: str) -> str:
         """Return the ID. Raises InvalidAccountIdError if it is not valid."""
@@ -203,11 +210,12 @@ class ConfigurationService:
                 # An account without content may have been deleted after the directory was listed.
                 if loaded.repaired is not None or os.path.lexists(path):
                     accounts[name] = loaded
-        if last is not None and _same(last[1].accounts, accounts):
+        schedules = self.schedules()
+        if last is not None and last[1].schedules is schedules and _same(last[1].accounts, accounts):
             found = last[1]
         else:
             built = [loaded.repaired for loaded in accounts.values() if loaded.repaired is not None]
-            found = Snapshot(accounts, _logins(accounts), _twins(accounts), shared_programs(built))
+            found = Snapshot(accounts, _logins(accounts), _twins(accounts), shared_programs(built), schedules)
         with self._lock:
             self._snapshot = (now, found)
         return found
@@ -221,6 +229,23 @@ class ConfigurationService:
         if document.problems or document.data is None:
             raise InvalidConfigError("\n".join(map(str, document.problems)))
         return GlobalDefaults.model_validate(document.data)
+
+    def schedules(self) -> ScheduleFile:
+        """Return the content of `schedules.yaml`, with its problems.
+
+        The same object until the file changes.
+        """
+        stamp = _stamp(str(self.schedules_path))
+        with self._lock:
+            if self._schedules is not None and self._schedules[0] == stamp is not None:
+                return self._schedules[1]
+        if stamp == _ABSENT:
+            found = ScheduleFile()
+        else:
+            found = load_schedules(read_document(str(self.schedules_path), SCHEDULES_FILE))
+        with self._lock:
+            self._schedules = (stamp, found)
+        return found
 
     def save_account_config(self, config: AccountConfig) -> Path:
         """Write the account's file atomically with mode 0600; returns its path.

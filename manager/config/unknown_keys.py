@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from manager.config.migrant_keys import TOP, WITHIN, MigrantKey, normal
 from manager.config.models import BUILT_IN, AccountConfig, GlobalDefaults
@@ -54,20 +55,25 @@ def keys_at(model: type[BaseModel], place: Place) -> list[str]:
     for part in place:
         if isinstance(part, int):
             continue
-        field = current.model_fields.get(part)
+        field = _fields(current).get(part)
         current = None if field is None else _model_in(field.annotation)
         if current is None:
             return []
-    return [name for name in current.model_fields if name != "account_id"]
+    return [name for name in _fields(current) if name != "account_id"]
 
 
 def all_keys(model: type[BaseModel], around: Place = ()) -> Iterator[Place]:
     """Yield every key of a model and of its sections."""
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model).items():
         yield (*around, name)
         inner = _model_in(field.annotation)
         if inner is not None:
             yield from all_keys(inner, (*around, name))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by their keys in files."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _same_but_for_case(key: str, known: list[str]) -> str | None:

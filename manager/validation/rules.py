@@ -17,10 +17,12 @@ from pydantic import BaseModel, ValidationError
 from manager.config import AccountConfig, Logins, Place, suggestion
 from manager.config.findings import Finding
 from manager.config.identity import spelling_problem
+from manager.config.schedule_file import ScheduleFile
 from manager.config.shared_programs import SharedPrograms
 from manager.gateways import gateway_type, known_gateways
 from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
+from manager.validation.schedule_rules import schedule_findings
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
@@ -40,6 +42,7 @@ class ValidationContext:
     config_dir: Path | None = None
     logins: Logins = field(default_factory=dict)
     shared: SharedPrograms = field(default_factory=SharedPrograms)
+    schedules: ScheduleFile = field(default_factory=ScheduleFile)
 
 
 Rule = Callable[[AccountConfig, ValidationContext], Iterator[Finding]]
@@ -287,6 +290,11 @@ def venue_is_an_address(config: AccountConfig, _: ValidationContext) -> Iterator
         yield Finding(
             ("venue",), f"{config.venue!r} is not a valid address; unix:/path or tcp:host:port is allowed"
         )
+
+
+@rule
+def schedule(config: AccountConfig, context: ValidationContext) -> Iterator[Finding]:
+    yield from schedule_findings(config, context.schedules)
 
 
 @rule

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, watch_secrets
 from manager.config.findings import Finding
 from manager.config.problems import dotted
+from manager.config.service import Snapshot
 from manager.errors import AccountNotFoundError
 from manager.models import ValidationResult
 from manager.validation.rules import ValidationContext, rules
@@ -152,7 +154,7 @@ class AccountConfigurationValidator:
         if self._configs is None:
             return {}
         snapshot = self._configs.snapshot()
-        context = ValidationContext(None, snapshot.logins, snapshot.shared)
+        context = ValidationContext(None, snapshot.logins, snapshot.shared, snapshot.schedules)
         results: dict[str, ValidationResult] = {}
         for account_id, loaded in snapshot.accounts.items():
             config = loaded.repaired
@@ -166,7 +168,7 @@ class AccountConfigurationValidator:
 
     def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
         snapshot = configs.snapshot()
-        context = ValidationContext(configs.config_dir, snapshot.logins, snapshot.shared)
+        context = _context_of(configs, snapshot)
         results: dict[str, ValidationResult] = {}
         for name, loaded in snapshot.accounts.items():
             twin = snapshot.twins.get(name)
@@ -182,7 +184,12 @@ class AccountConfigurationValidator:
             return _result(loaded.account_id, [], loaded)
         key = (loaded.account_id, loaded.apply_defaults)
         cached = self._cache.get(key)
-        common = (context.logins.get(config.broker_login() or ("", "")), context.shared.of(config))
+        common = (
+            context.logins.get(config.broker_login() or ("", "")),
+            context.shared.of(config),
+            # The warnings of a schedule are about the coming days.
+            (context.schedules, datetime.now(UTC).date()) if config.schedule is not None else None,
+        )
         if (
             cached is not None
             and cached.loaded is loaded
@@ -208,7 +215,7 @@ class AccountConfigurationValidator:
         if self._configs is None:
             return ValidationContext()
         snapshot = self._configs.snapshot(_LOGINS_SECONDS)
-        return ValidationContext(self._configs.config_dir, snapshot.logins, snapshot.shared)
+        return _context_of(self._configs, snapshot)
 
     @staticmethod
     def _findings(config: AccountConfig, context: ValidationContext) -> list[Finding]:
@@ -216,6 +223,10 @@ class AccountConfigurationValidator:
 
     def _credential_findings(self, config: AccountConfig) -> list[Finding]:
         return list(secret_findings(config, None if self._configs is None else self._configs.config_dir))
+
+
+def _context_of(configs: ConfigurationService, snapshot: Snapshot) -> ValidationContext:
+    return ValidationContext(configs.config_dir, snapshot.logins, snapshot.shared, snapshot.schedules)
 
 
 def _result(account_id: str, findings: Iterable[Finding], loaded: LoadedAccount | None) -> ValidationResult:
