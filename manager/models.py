@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import uuid4
 
 from pydantic import (
@@ -157,6 +157,11 @@ class WorkerPlacement(OpenPayload):
     already_running: bool | None = key(
         "In the result of a start: whether the worker ran before it.", by=_AGENT
     )
+    resting: dict[str, Any] | None = key(
+        "Why the account has no worker although it should run: `for` (schedule), `until` (ISO 8601 or null), "
+        "`text`, `unmet`.",
+        by=_AGENT,
+    )
     outcome: str | None = key("In the result of a batch: what the batch did to the account.", by="batch task")
 
 
@@ -168,7 +173,7 @@ class WorkerMetrics(OpenPayload):
     )
     health_reason: str | None = key("Why the health is not `healthy`.", by="worker, host agent, reader")
     can_trade: bool | None = key("Whether the venue accepts orders in this session.", by=_WORKER)
-    trading_mode: str | None = key("`normal` or `paused`.", by="worker, host agent")
+    trading_mode: str | None = key("`normal`, `waiting`, `close_only` or `paused`.", by="worker, host agent")
     program_status: str | None = key(
         "What the program of `gateway: command` reports about itself.", by=_WORKER
     )
@@ -345,12 +350,14 @@ class ValidationResult(_Payload):
 
 
 class BatchResult(_Payload):
-    """The result of a batch: each account is in exactly one of five mappings."""
+    """The result of a batch: each account is in exactly one of six mappings."""
 
     #: Started or stopped by this batch.
     done: dict[str, WorkerInfo] = Field(default_factory=dict)
     #: Already running when the start arrived.
     already: dict[str, WorkerInfo] = Field(default_factory=dict)
+    #: Accepted, but at rest until its schedule opens; see `metadata.resting`.
+    resting: dict[str, WorkerInfo] = Field(default_factory=dict)
     #: Not attempted → the reason.
     skipped: dict[str, str] = Field(default_factory=dict)
     #: Attempted without success → the reason.
@@ -371,6 +378,13 @@ class BatchResult(_Payload):
     def running(self) -> dict[str, WorkerInfo]:
         """The accounts that run after a start: newly started or already running."""
         return {**self.already, **self.done}
+
+
+def start_part(info: WorkerInfo) -> Literal["done", "already", "resting"]:
+    """Return the field of a BatchResult to which a start's answer belongs."""
+    if info.metadata.get("resting") is not None:
+        return "resting"
+    return "already" if info.placement.already_running else "done"
 
 
 def new_worker_id() -> str:

@@ -37,8 +37,17 @@ class TradingMode(StrEnum):
     """What a session may do, independent of lifecycle status and health."""
 
     NORMAL = "normal"
+    #: The session is connected and sends no new order until its window opens.
+    WAITING = "waiting"
+    #: The session sends no order that opens a position.
+    CLOSE_ONLY = "close_only"
     #: The session stays connected and runs no trading cycle until it is resumed.
     PAUSED = "paused"
+
+    @property
+    def strictness(self) -> int:
+        """The place in the sequence from `normal` to `paused`: of two modes the stricter one applies."""
+        return list(TradingMode).index(self)
 
 
 _S = WorkerLifecycleStatus

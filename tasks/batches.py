@@ -37,8 +37,9 @@ def start_all_enabled_workers(
     An account is selected if it has any of the groups and all of the labels.
 
     Returns a WorkerInfo for every account, by id. `metadata.outcome` is `started`, `already_running`,
-    `skipped` (disabled), `failed`, or `pending` (unknown, as after an outage of Redis). `error` is the reason
-    if the worker does not run. The task's id is the batch's id; `manager batch ID` shows the progress.
+    `resting` (its schedule starts it later), `skipped` (disabled), `failed`, or `pending` (unknown, as after
+    an outage of Redis). `error` is the reason if the worker does not run. The task's id is the batch's id;
+    `manager batch ID` shows the progress.
     """
     given = checked(
         self,
@@ -140,7 +141,11 @@ def _batch_slot(task: Any) -> Iterator[None]:
 
 def _complete(result: BatchResult, done: str) -> dict[str, Any]:
     answer: dict[str, Any] = {}
-    for outcome, infos in ((done, result.done), ("already_running", result.already)):
+    for outcome, infos in (
+        (done, result.done),
+        ("already_running", result.already),
+        ("resting", result.resting),
+    ):
         for account_id, info in infos.items():
             answer[account_id] = info.with_(metadata=WorkerPlacement(outcome=outcome)).to_wire()
     # A skipped account may still run, for example after its file was changed to disabled: report its actual

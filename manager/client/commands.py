@@ -12,7 +12,7 @@ from manager import wire
 from manager.client.caller import new_token
 from manager.errors import HostUnavailableError, NoHostFitsError, NoWorkerError, VersionMismatchError
 from manager.fleet import HostState
-from manager.models import BatchResult, ValidationResult, WorkerInfo
+from manager.models import BatchResult, ValidationResult, WorkerInfo, start_part
 from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.pool.commands import CommandSpec
 from manager.pool.protocol import Progress
@@ -55,7 +55,13 @@ class BatchOutcome:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
-        self._parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
+        self._parts: dict[str, dict[str, Any]] = {
+            "done": {},
+            "already": {},
+            "resting": {},
+            "skipped": {},
+            "failed": {},
+        }
 
     def put(self, account_id: str, part: str, what: Any) -> None:
         self._parts[part][account_id] = what
@@ -162,7 +168,7 @@ def start_outcome(outcome: Any) -> tuple[str, Any]:
     if isinstance(outcome, BaseException):
         return "failed", error_text(outcome)
     info = WorkerInfo.from_dict(outcome)
-    return ("already" if info.placement.already_running else "done"), info
+    return start_part(info), info
 
 
 def mode_outcome(outcome: Any) -> tuple[str, Any]:

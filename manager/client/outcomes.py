@@ -4,12 +4,15 @@ No I/O.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.pool.commands import COMMANDS
-from manager.states import SETTLED, WorkerLifecycleStatus
+from manager.states import SETTLED, TradingMode, WorkerLifecycleStatus
+
+#: Modes that only a schedule sets, beside the mode that a command asked for.
+_SCHEDULED: Final = (TradingMode.WAITING, TradingMode.CLOSE_ONLY)
 
 
 def recorded_outcome(
@@ -17,12 +20,17 @@ def recorded_outcome(
 ) -> tuple[str, Any] | None:
     """Return a command's outcome as the records show it; None if they do not.
 
-    `generation` is the command's, from when its desired state was written. The result is `done`, `already` or
-    `failed`, with the worker or the reason.
+    `generation` is the command's, from when its desired state was written. The result is `done`, `already`,
+    `resting` or `failed`, with the worker or the reason.
     """
     spec = COMMANDS.get(what)
     if spec is not None and spec.mode is not None:
-        applied = desired is not None and info is not None and desired.mode is info.trading_mode is spec.mode
+        applied = (
+            desired is not None
+            and info is not None
+            and desired.mode is spec.mode
+            and info.trading_mode in {spec.mode, *_SCHEDULED}
+        )
         return ("done", info) if applied else None
     if generation is None or desired is None or desired.generation < generation:
         return None
@@ -37,6 +45,8 @@ def recorded_outcome(
     own = started_by is not None and started_by >= generation
     if info is None or not (own or what == "start"):
         return None
+    if own and info.metadata.get("resting") is not None:
+        return "resting", info
     if info.status is WorkerLifecycleStatus.RUNNING:
         return ("done" if own else "already"), info
     if own and info.status is WorkerLifecycleStatus.FAILED:

@@ -16,6 +16,7 @@ from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Cause
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
+from manager.fleet.overrides import OverrideStore
 from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
 from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost
@@ -26,6 +27,7 @@ from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.factory import build_reconciler
+from manager.host.reconcile.overrides import OverrideCache
 from manager.host.reconcile.reconciler import Reconciler, ReportStop
 from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.reporting.audit_writer import AuditWriter
@@ -174,6 +176,7 @@ class HostAgent:
                 store=self.store,
                 leases=leases,
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
+                overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
                 pending_stops=pending_stops,
                 facts=self._report.facts,
                 report_stop=self._answer,

@@ -22,16 +22,18 @@ from manager.errors import (
     StartCancelledError,
     VersionMismatchError,
 )
-from manager.fleet.desired import FORCED_MOVE, OPERATOR_PLACED, DesiredStateRequest, State
+from manager.fleet.desired import FORCED_MOVE, OPERATOR_PLACED, DesiredState, DesiredStateRequest, State
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.host_events import HostAnnouncer
 from manager.gateways import runs_programs
 from manager.host.reconcile.reconciler import Reconciler
+from manager.host.reconcile.schedules import AccountRestsError, mode_of
 from manager.host.routing import MAX_HOPS, Forward, Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.pool import WorkerPoolManager
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.market.decisions import Decision
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.placement.engine import Needs
 from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.pool.protocol import StartRequest
@@ -179,7 +181,10 @@ class HostCommands:
 
     def _set_mode_here(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
         if self._pool.has_worker_for_account(account_id):
-            return self._pool.set_mode(command, account_id, by)
+            desired = self._desired_cache.get(account_id)
+            wanted = command.mode if desired is None else desired.mode
+            mode = mode_of(self._reconciler.resting.decision(account_id), wanted or TradingMode.NORMAL)
+            return self._pool.set_mode(command, account_id, by, mode=mode)
         config = self._try_load(account_id, True)
         if config is not None and runs_programs(config.gateway):
             raise mode_not_supported(account_id, command.name)
@@ -239,6 +244,9 @@ class HostCommands:
             if desired.why == FORCED_MOVE and config is not None:
                 self._leases.remove_unreadable(config)
             return carry_out(self._restarts.start_request(desired))
+        except AccountRestsError as rest:
+            # Accepted: the account starts when its schedule opens.
+            return self._rest(desired, rest.decision)
         except StartCancelledError:
             # A stop cancelled it; or the account was reassigned or drained, and the start continues on
             # another host.
@@ -252,6 +260,15 @@ class HostCommands:
             raise
         finally:
             self._fleet_snapshot.release_here(account_id)
+
+    def _rest(self, desired: DesiredState, decision: Decision) -> WorkerInfo:
+        info = self._reconciler.resting.rest_now(desired, decision)
+        return info or WorkerInfo(
+            worker_id="",
+            account_id=desired.account_id,
+            status=WorkerLifecycleStatus.STOPPED,
+            metadata=WorkerPlacement(resting=decision.resting()).to_dict(),
+        )
 
     def _refuse_unknown(
         self, change: DesiredStateRequest, config: AccountConfig | None, context: CommandContext

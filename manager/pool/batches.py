@@ -83,6 +83,7 @@ def _with_settled(action: str, result: BatchResult, settled: Settled) -> BatchRe
         batch=result.batch_id,
         done=len(result.done),
         already=len(result.already),
+        resting=len(result.resting),
         skipped=len(result.skipped),
         failed=len(result.failed),
         pending=len(result.pending),

@@ -27,6 +27,7 @@ from manager.gateways.base import (
 )
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.lease import Lease
+from manager.states import TradingMode
 
 T = TypeVar("T")
 
@@ -37,6 +38,13 @@ READ_SECONDS: Final = 10.0
 ORDER_SECONDS: Final = 30.0
 #: Seconds that a disconnect without a deadline may take.
 DISCONNECT_SECONDS: Final = 10.0
+
+#: Why a session in this trading mode sends no order.
+_NO_ORDERS: Final = {
+    TradingMode.WAITING: "the session waits for its window to open: no order is sent before",
+    TradingMode.CLOSE_ONLY: "the session is close-only: no order that opens a position is sent",
+    TradingMode.PAUSED: "the session is paused: no order is sent until it is resumed",
+}
 
 
 class GuardedGateway(Gateway):
@@ -64,7 +72,7 @@ class GuardedGateway(Gateway):
         self._takes_deadline = _takes_deadline(gateway)
         #: Held while an order is in flight, so that no order is sent after a pause was acknowledged.
         self._ordering = threading.Lock()
-        self._paused = False
+        self._mode = TradingMode.NORMAL
 
     def connect(self, deadline: float) -> Session:
         return self._call("connect", deadline, lambda: self._gateway.connect(deadline))
@@ -105,11 +113,11 @@ class GuardedGateway(Gateway):
     ) -> Position:
         """See `Gateway.submit_order`.
 
-        Raises TradingPaused while the session is paused.
+        Raises TradingPaused in every trading mode but `normal`.
         """
         with self._ordering:
-            if self._paused:
-                raise TradingPaused("the session is paused: no order is sent until it is resumed")
+            if self._mode is not TradingMode.NORMAL:
+                raise TradingPaused(_NO_ORDERS[self._mode])
             return self._call(
                 "submit_order",
                 self._within(ORDER_SECONDS),
@@ -118,8 +126,8 @@ class GuardedGateway(Gateway):
                 ),
             )
 
-    def pause(self, paused: bool, seconds: float) -> bool:
-        """Block orders, or allow them again. Thread-safe.
+    def set_mode(self, mode: TradingMode, seconds: float) -> bool:
+        """Set the trading mode, which blocks orders or allows them again. Thread-safe.
 
         Waits up to `seconds` for an order in flight. Returns False and changes nothing if it has not ended by
         then.
@@ -127,7 +135,7 @@ class GuardedGateway(Gateway):
         if not self._ordering.acquire(timeout=max(0.0, seconds)):
             return False
         try:
-            self._paused = paused
+            self._mode = mode
         finally:
             self._ordering.release()
         return True

@@ -79,7 +79,7 @@ class Worker:
         self._ref = ProcessRef.me()
         self._figures = SessionFigures(cycle, HealthJudge(spec.config.health), self._resources)
         self._mode = TradingMode(spec.trading_mode)
-        self._gateway.pause(self._mode is TradingMode.PAUSED, 0.0)
+        self._gateway.set_mode(self._mode, 0.0)
         self._stop_deadline: float | None = None
         self._stop_reason = ""
         #: Whether the gateway's program had to be killed.
@@ -300,13 +300,13 @@ class Worker:
     def _set_mode(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the trading mode.
 
-        After the answer `ok` to `paused` no order is sent until it is resumed.
+        After the answer `ok` to any mode but `normal` no order is sent until the mode changes.
         """
         try:
             mode = TradingMode(str(request.get("mode")))
         except ValueError:
             return {"ok": False, "error": f"unknown mode {str(request.get('mode'))[:40]!r}"}
-        if not self._gateway.pause(mode is TradingMode.PAUSED, float(request.get("seconds", 0.0))):
+        if not self._gateway.set_mode(mode, float(request.get("seconds", 0.0))):
             return {
                 "ok": False,
                 "error": "an order is in flight and has no answer yet; try again",

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -19,12 +19,14 @@ from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
+from manager.fleet.overrides import OverrideStore
 from manager.host.commands import HostCommands
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.factory import build_reconciler
+from manager.host.reconcile.overrides import OverrideCache
 from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.routing import Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
@@ -59,6 +61,10 @@ class PoolOfNames:
         self.recoveries: dict[str, RecoveryConfig] = {}
         #: How often workers were checked for hanging.
         self.hang_checks = 0
+        #: Why accounts rest, accounts whose worker was stopped for that, and open positions of workers.
+        self.at_rest: dict[str, Mapping[str, Any] | None] = {}
+        self.rested: list[str] = []
+        self.positions: dict[str, int] = {}
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
 
@@ -68,6 +74,7 @@ class PoolOfNames:
         if request.account_id in self.fails:
             raise self.fails[request.account_id]
         self.started.append(request.account_id)
+        self.at_rest.pop(request.account_id, None)
         self.live[request.account_id] = request.generation
         return WorkerInfo(worker_id="w", account_id=request.account_id, status=WorkerLifecycleStatus.RUNNING)
 
@@ -118,10 +125,12 @@ class PoolOfNames:
     def mode(self, account_id: str) -> TradingMode | None:
         return self.modes.get(account_id, TradingMode.NORMAL) if account_id in self.live else None
 
-    def set_mode(self, command: CommandSpec, account_id: str, by: str = "") -> WorkerInfo:
+    def set_mode(
+        self, command: CommandSpec, account_id: str, by: str = "", *, mode: TradingMode | None = None
+    ) -> WorkerInfo:
         del by
         assert command.mode is not None
-        self.modes[account_id] = command.mode
+        self.modes[account_id] = mode or command.mode
         return WorkerInfo(worker_id="w", account_id=account_id, status=WorkerLifecycleStatus.RUNNING)
 
     def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
@@ -132,9 +141,33 @@ class PoolOfNames:
         del stopped
         self.abandoned[account_id] = reason
 
+    def resting(self, account_id: str) -> Mapping[str, Any] | None:
+        return self.at_rest.get(account_id)
+
+    def rest_worker(
+        self, account_id: str, resting: Mapping[str, Any] | None, generation: int = 0
+    ) -> WorkerInfo | None:
+        del generation
+        if account_id in self.live:
+            self.stop_worker(account_id)
+            self.rested.append(account_id)
+        self.at_rest[account_id] = resting
+        return WorkerInfo(
+            worker_id="w",
+            account_id=account_id,
+            status=WorkerLifecycleStatus.STOPPED,
+            metadata={"resting": resting},
+        )
+
     def get_worker_info(self, account_id: str) -> WorkerInfo | None:
-        del account_id
-        return None
+        if account_id not in self.live:
+            return None
+        return WorkerInfo(
+            worker_id="w",
+            account_id=account_id,
+            status=WorkerLifecycleStatus.RUNNING,
+            metadata={"open_positions": self.positions.get(account_id, 0)},
+        )
 
     def end_hung_workers(self) -> list[str]:
         self.hang_checks += 1
@@ -175,6 +208,7 @@ class ReconciledHost:
         clocks: ClockWatch | None = None,
         settle: Callable[[], bool] = lambda: True,
         lease_clocks: Clocks | None = None,
+        epoch: Callable[[], float] | None = None,
     ) -> None:
         self.name = name
         self.config_dir = directory / "config"
@@ -205,12 +239,14 @@ class ReconciledHost:
             store=self.store,
             leases=leases,
             drain_state=DrainState(name, self.store, state / "drain.json"),
+            overrides=OverrideCache(OverrideStore(url), state / "overrides.json"),
             pending_stops=PendingStops(StopNotes(state / "stops")),
             facts=lambda: self.facts,
             report_stop=lambda _token, _outcome: None,
             settle=settle,
             clocks=clocks,
             clock=self.clock,
+            epoch=epoch,
         )
         self.router = Router(name, pool, self.reconciler, self.desired)
         self.commands = HostCommands(

@@ -234,11 +234,12 @@ class DesiredStateCache:
         except FleetUnavailableError:
             self._version = None  # read everything once Redis is back
 
-    def invalidate(self) -> None:
+    def invalidate(self, suspended_seconds: float) -> None:
         """Make the next `read` read everything, Redis's clock included.
 
-        Needed after a suspend, during which our clock stood still.
+        Needed after a suspend of so many seconds, during which our clock stood still.
         """
+        self._redis_clock.advance(suspended_seconds)
         self._version, self._read_all_at = None, 0.0
 
     def adopt_running(self, workers: list[WorkerRecord]) -> None:

@@ -12,10 +12,13 @@ from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
+from manager.host.reconcile.overrides import OverrideCache
 from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.reservations import Reservations
+from manager.host.reconcile.resting import Resting
+from manager.host.reconcile.schedules import AccountSchedules
 from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.reconcile.stops import Stops
 from manager.host.reconcile.trading_modes import TradingModes
@@ -42,6 +45,7 @@ def build_reconciler(
     store: FleetStore,
     leases: FleetLeases,
     drain_state: DrainState,
+    overrides: OverrideCache,
     pending_stops: PendingStops,
     facts: Callable[[], HostFacts],
     report_stop: Callable[[str, bool | ManagerError], None],
@@ -49,16 +53,18 @@ def build_reconciler(
     settle: Callable[[], bool] = lambda: True,
     clocks: ClockWatch | None = None,
     clock: Callable[[], float] = time.monotonic,
+    epoch: Callable[[], float] | None = None,
 ) -> Reconciler:
     """Return the host's reconciler, not started.
 
-    `clock` returns monotonic seconds. `facts` describes this host for placement, except for whether it is
-    drained. See `Reconciler` for the callbacks.
+    `clock` returns monotonic seconds, `epoch` seconds since 1970 (None: by Redis's clock). `facts` describes
+    this host for placement, except for whether it is drained. See `Reconciler` for the callbacks.
     """
     wake = threading.Event()
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
     whereabouts = Whereabouts(host, fleet_snapshot, leases)
     reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
+    schedules = AccountSchedules(config_service, overrides, epoch or desired_cache.redis_time, clock)
     restarts = Restarts(
         host,
         pool,
@@ -68,10 +74,12 @@ def build_reconciler(
         drain_state,
         reservations,
         pending_stops,
+        schedules,
         wake,
         clock,
     )
     stop_threads = ThreadPool(_PARALLEL_STOPS, "stop")
+    resting = Resting(host, pool, desired_cache, schedules, restarts, stop_threads)
     parts = ReconcilerParts(
         desired_cache=desired_cache,
         drain_state=drain_state,
@@ -80,7 +88,9 @@ def build_reconciler(
         restarts=restarts,
         stops=Stops(pool, desired_cache, restarts, stop_threads, clock),
         stop_threads=stop_threads,
-        trading_modes=TradingModes(pool, desired_cache, stop_threads),
+        trading_modes=TradingModes(pool, desired_cache, resting, stop_threads),
+        schedules=schedules,
+        resting=resting,
         reassignment=Reassignment(
             host, pool, desired_cache, fleet_snapshot, whereabouts, leases, restarts, config_service
         ),

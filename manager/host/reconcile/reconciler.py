@@ -27,6 +27,8 @@ from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.hang_grace import GRACE_SECONDS, HangGrace
 from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.recovery import Restarts
+from manager.host.reconcile.resting import Resting
+from manager.host.reconcile.schedules import AccountSchedules
 from manager.host.reconcile.stops import Stops
 from manager.host.reconcile.trading_modes import TradingModes
 from manager.host.reconcile.urgent_stops import UrgentStopListener
@@ -64,6 +66,8 @@ class ReconcilerParts:
     #: The threads of `stops` and `trading_modes`.
     stop_threads: ThreadPool
     trading_modes: TradingModes
+    schedules: AccountSchedules
+    resting: Resting
     reassignment: Reassignment
     drain: Drain
     #: Ends the loop's wait.
@@ -107,6 +111,8 @@ class Reconciler:
         self._stops = parts.stops
         self._stop_threads = parts.stop_threads
         self._trading_modes = parts.trading_modes
+        self.schedules = parts.schedules
+        self.resting = self._resting = parts.resting
         self._reassignment = parts.reassignment
         self._wake = parts.wake
         self._pool = pool
@@ -132,6 +138,7 @@ class Reconciler:
         Missed stops arrived while no agent ran. Blocks up to 30 s for those stops.
         """
         self.desired_cache.read()
+        self.schedules.read()
         self.drain_state.read()
         self.desired_cache.adopt_running(self._pool.queries.live_records())
         missed = self._stops.stop_undesired()
@@ -239,6 +246,10 @@ class Reconciler:
         times = [self._next_reconcile, self._next_hang_check]
         if self.desired_cache.unsaved:
             times.append(self._next_save)
+        boundary = self.schedules.next_change()
+        if boundary is not None:
+            self._next_reconcile = min(self._next_reconcile, self._clock() + boundary)
+            times.append(self._next_reconcile)
         restart = self.restarts.next_due()
         return times if restart is None else [*times, restart]
 
@@ -271,11 +282,11 @@ class Reconciler:
                 f"{change.text}; {change.effect}",
                 seconds=round(change.seconds, 1),
             )
-        suspended = any(change.kind == "suspended" for change in changes)
+        suspended = sum(change.seconds for change in changes if change.kind == "suspended")
         if suspended:
             self._hang_grace.begin(now)
-            self.desired_cache.invalidate()
-        return suspended
+            self.desired_cache.invalidate(suspended)
+        return bool(suspended)
 
     # desired against actual
 
@@ -289,8 +300,10 @@ class Reconciler:
             self._leases.retry_releases,
             self._settle_once,
             self.desired_cache.read,
+            self.schedules.read,
             self.drain_state.read,
             self._stops.stop_undesired,
+            self._resting.apply,
             lambda: self.start_missing(at_once=was_draining and not self.drain_state.active),
             self._reassignment.reclaim_running,
             self._trading_modes.apply,
@@ -311,8 +324,10 @@ class Reconciler:
         """
         running = self.desired_cache.running()
         for desired in running:
-            if desired.host == self._host:
-                self.restarts.ensure_running(desired, at_once=at_once)
+            if desired.host == self._host and self.schedules.rests(desired.account_id) is None:
+                # A rest ends without a task.
+                rested = self._pool.queries.resting(desired.account_id) is not None
+                self.restarts.ensure_running(desired, at_once=at_once or rested)
         of_other_hosts = [desired for desired in running if desired.failover and desired.host != self._host]
         if of_other_hosts:
             self._reassignment.fail_over(of_other_hosts)

@@ -28,6 +28,7 @@ from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.restart_policy import RestartPolicy
+from manager.host.reconcile.schedules import AccountRestsError, AccountSchedules
 from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
@@ -74,6 +75,7 @@ class Restarts:
         drain_state: DrainState,
         reservations: Reservations,
         pending_stops: PendingStops,
+        schedules: AccountSchedules,
         wake: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,6 +86,7 @@ class Restarts:
         self._drain_state = drain_state
         self._reservations = reservations
         self._pending_stops = pending_stops
+        self._schedules = schedules
         self._clock = clock
         self._host = host
         self._pool = pool
@@ -126,6 +129,8 @@ class Restarts:
         account_id = info.account_id
         desired = self._desired_cache.get(account_id)
         if self._closing.is_set() or desired is None or not desired.running or desired.host != self._host:
+            return None
+        if self._schedules.rests(account_id) is not None:
             return None
         with self._lock:
             delay = self._next_delay(account_id)
@@ -231,7 +236,7 @@ class Restarts:
         """Return a request that checks desired state again when its turn comes.
 
         Its `prepare` raises StartCancelledError if a stop, or a reassignment to another host, has arrived by
-        then.
+        then, and AccountRestsError if the account's schedule is closed.
         """
         account_id = desired.account_id
         request = self._start_requests.start_request(
@@ -252,11 +257,15 @@ class Restarts:
             # alone.
             config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
             self._last_settings[account_id] = config.recovery
+            self._schedules.read_account(config)
+            decision = self._schedules.rests(account_id)
+            if decision is not None:
+                raise AccountRestsError(account_id, decision)
             return config
 
         def trading_mode() -> TradingMode:
             now = self._desired_cache.get(account_id)
-            return desired.mode if now is None else now.mode
+            return self._schedules.mode(account_id, desired.mode if now is None else now.mode)
 
         return replace(request, prepare=prepare, trading_mode=trading_mode)
 

@@ -19,6 +19,12 @@ class RedisClock:
         with self._lock:
             self._offset = milliseconds - self._clock() * 1000
 
+    def advance(self, seconds: float) -> None:
+        """Add time during which the monotonic clock stood still, as in a suspend."""
+        with self._lock:
+            if self._offset is not None:
+                self._offset += seconds * 1000
+
     def milliseconds(self) -> float | None:
         """Return Redis's time in milliseconds since the epoch, if known."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""Applies desired trading modes to workers that trade in another one."""
+"""Applies trading modes, desired ones and those of schedules, to workers that trade in another one."""
 
 import logging
 import threading
@@ -6,6 +6,8 @@ import threading
 from manager.errors import ManagerError
 from manager.gateways import runs_programs
 from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.resting import Resting
+from manager.host.reconcile.schedules import mode_of
 from manager.host.workers.pool import WorkerPoolManager
 from manager.states import TradingMode
 from manager.system import logs
@@ -21,10 +23,15 @@ class TradingModes:
     """
 
     def __init__(
-        self, pool: WorkerPoolManager, desired_cache: DesiredStateCache, thread_pool: ThreadPool
+        self,
+        pool: WorkerPoolManager,
+        desired_cache: DesiredStateCache,
+        resting: Resting,
+        thread_pool: ThreadPool,
     ) -> None:
         self._pool = pool
         self._desired_cache = desired_cache
+        self._resting = resting
         self._thread_pool = thread_pool
         self._lock = threading.Lock()
         #: Accounts whose worker is being asked to change its trading mode.
@@ -38,14 +45,17 @@ class TradingModes:
         for record in self._pool.queries.live_records():
             desired = self._desired_cache.get(record.account_id)
             mode = self._pool.queries.mode(record.account_id)
-            if desired is None or mode in {None, desired.mode} or runs_programs(record.gateway):
+            if desired is None or mode is None or runs_programs(record.gateway):
+                continue
+            target = mode_of(self._resting.decision(record.account_id), desired.mode)
+            if mode is target:
                 continue
             with self._lock:
                 if record.account_id in self._changing:
                     continue
                 self._changing.add(record.account_id)
             # On another thread: a worker inside a gateway call may take a while to answer.
-            self._thread_pool.submit(self._apply, record.account_id, desired.mode)
+            self._thread_pool.submit(self._apply, record.account_id, target)
 
     def _apply(self, account_id: str, mode: TradingMode) -> None:
         try:

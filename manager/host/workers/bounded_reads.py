@@ -13,9 +13,16 @@ from pydantic import SecretStr
 
 from manager.config import AccountConfig, ConfigurationService
 from manager.config.references import Resolved
+from manager.config.schedule_file import ScheduleFile
+from manager.config.service import Snapshot
 from manager.errors import SlowFilesError
 
 T = TypeVar("T")
+
+#: What a read of all account files is called in errors.
+_ALL_ACCOUNTS: Final = "all accounts"
+#: Maximum age of the snapshot of all account files.
+_SNAPSHOT_SECONDS: Final = 1.0
 
 #: Deadline on a thread that serves other accounts too, in seconds.
 _SECONDS: Final = 2.0
@@ -108,6 +115,14 @@ class BoundedConfiguration:
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
         """See `ConfigurationService.load_account_config`."""
         return self.run(account_id, lambda: self._service.load_account_config(account_id, apply_defaults))
+
+    def snapshot(self) -> Snapshot:
+        """See `ConfigurationService.snapshot`; up to one second old."""
+        return self.run(_ALL_ACCOUNTS, lambda: self._service.snapshot(_SNAPSHOT_SECONDS))
+
+    def schedules(self) -> ScheduleFile:
+        """See `ConfigurationService.schedules`. The caller bounds it by `run`."""
+        return self._service.schedules()
 
     def resolve_password(self, config: AccountConfig) -> SecretStr | None:
         """See `ConfigurationService.resolve_password`."""

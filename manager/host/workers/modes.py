@@ -26,8 +26,10 @@ class ModeChanges:
         self._sink = sink
         self._limits = limits
 
-    def set_mode(self, command: CommandSpec, account_id: str, by: str) -> WorkerInfo:
-        """Change the mode as `command` says.
+    def set_mode(
+        self, command: CommandSpec, account_id: str, by: str, mode: TradingMode | None = None
+    ) -> WorkerInfo:
+        """Change the mode as `command` says, or to `mode`.
 
         Waits for a running start or stop of the account.
 
@@ -36,7 +38,7 @@ class ModeChanges:
             CommandRefusedError: The worker did not reply, or refused.
             ValueError: The command does not change a mode.
         """
-        mode = command.mode
+        mode = mode or command.mode
         if mode is None:
             raise ValueError(f"{command.name} does not change the trading mode")
         slot = self._slots.find(account_id)

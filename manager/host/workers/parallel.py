@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from manager.errors import ManagerError, NoWorkerError
-from manager.models import BatchResult, WorkerInfo
+from manager.models import BatchResult, WorkerInfo, start_part
 from manager.pool.protocol import Progress, StartRequest
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def run_requests(
             info = command(request)
         except ManagerError as error:
             return "failed", str(error)
-        return ("already" if info.metadata.get("already_running") else "done"), info
+        return start_part(info), info
 
     return _run([(request.account_id, request) for request in requests], run_one, progress)
 
@@ -59,7 +59,13 @@ def _run(
 
     It returns the field of the result, and the account's entry there.
     """
-    parts: dict[str, dict[str, Any]] = {"done": {}, "already": {}, "skipped": {}, "failed": {}}
+    parts: dict[str, dict[str, Any]] = {
+        "done": {},
+        "already": {},
+        "resting": {},
+        "skipped": {},
+        "failed": {},
+    }
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="batch") as threads:
         outcomes = threads.map(lambda item: run_one(item[1]), items)
         for (account_id, _), (outcome, entry) in zip(items, outcomes, strict=True):

@@ -130,7 +130,7 @@ class WorkerPoolManager:
             raise _no_worker(account_id)
         slot.cancelled.set()
         # Read before the lock: if another stop ends the worker while this one waits, it succeeds for both.
-        present = slot.live or slot.starting or slot.unrecorded or slot.lease is not None
+        present = slot.live or slot.starting or slot.unrecorded or slot.lease is not None or slot.resting
         slot.notify_start({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
@@ -140,7 +140,26 @@ class WorkerPoolManager:
                 return True
             if not (self._stops.stop(slot, timeout) or present):
                 raise _no_worker(account_id)
+            slot.set_resting(None, self._starter.host)
         return True
+
+    def rest_worker(
+        self, account_id: str, resting: Mapping[str, Any] | None, generation: int = 0
+    ) -> WorkerInfo | None:
+        """Stop the account's worker until its schedule opens; desired state does not change.
+
+        `resting` is recorded as `metadata.resting`; None: the account does not rest any more. Returns the
+        account's record. A worker that a command started meanwhile keeps running. Raises what `stop_worker`
+        raises, except NoWorkerError.
+        """
+        if resting is not None and self.queries.occupied(account_id):
+            with contextlib.suppress(NoWorkerError):
+                self.stop_worker(account_id)
+        slot = self.slots.get(account_id)
+        with slot.lock:
+            if not slot.live:
+                slot.set_resting(resting, self._starter.host, generation)
+            return slot.info
 
     def cancel_start(self, account_id: str) -> None:
         """Cancel the account's running start, if there is one."""
@@ -148,12 +167,15 @@ class WorkerPoolManager:
         slot.cancelled.set()
         slot.notify_start({"event": "cancelled"})
 
-    def set_mode(self, command: CommandSpec, account_id: str, by: str = "") -> WorkerInfo:
+    def set_mode(
+        self, command: CommandSpec, account_id: str, by: str = "", *, mode: TradingMode | None = None
+    ) -> WorkerInfo:
         """See `WorkerPool.set_mode`.
 
-        Waits for a running start or stop of the account.
+        Waits for a running start or stop of the account. `mode` replaces the command's own mode, where the
+        account's schedule requires a stricter one.
         """
-        return self._modes.set_mode(command, account_id, by)
+        return self._modes.set_mode(command, account_id, by, mode)
 
     def move_worker(
         self, account_id: str, host: str, *, force: bool = False, needs: Needs | None = None

@@ -1,6 +1,7 @@
 """Read-only queries over a pool's workers."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from manager.config import RecoveryConfig
@@ -87,6 +88,13 @@ class WorkerQueries:
         slot = self._slots.find(account_id)
         running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
         return slot.mode if slot is not None and running else None
+
+    def resting(self, account_id: str) -> Mapping[str, Any] | None:
+        """Return why the account has no worker, by its record; None if it does not rest."""
+        slot = self._slots.find(account_id)
+        info = None if slot is None else slot.info
+        found = None if info is None else info.metadata.get("resting")
+        return found if isinstance(found, Mapping) else None
 
     def recovery(self, account_id: str) -> RecoveryConfig | None:
         """Return the recovery settings of the account's last worker, or None."""

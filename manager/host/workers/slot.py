@@ -17,7 +17,7 @@ from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord
-from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, utc_now
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, new_worker_id, utc_now
 from manager.session.control import ControlError, ask
 from manager.states import LIVE, TradingMode, WorkerHealth, WorkerLifecycleStatus, may_move
 
@@ -109,6 +109,11 @@ class Slot:
         return self.record.generation if self.record is not None else 0
 
     @property
+    def resting(self) -> bool:
+        """Whether it has no worker because of its schedule."""
+        return self.info is not None and self.info.metadata.get("resting") is not None
+
+    @property
     def restarting(self) -> bool:
         """Whether its worker has ended and awaits recovery."""
         return self.status is WorkerLifecycleStatus.RESTARTING
@@ -181,6 +186,31 @@ class Slot:
         for subscriber in self.subscribers:
             subscriber(change)
         return after
+
+    def set_resting(self, resting: Mapping[str, Any] | None, host: str, generation: int = 0) -> None:
+        """Record why the account has no worker, or that it does not rest any more.
+
+        The caller holds `lock`; the account has no worker.
+        """
+        with self.guard:
+            if self.info is None:
+                if resting is None:
+                    return
+                self.info = WorkerInfo(
+                    worker_id=new_worker_id(),
+                    account_id=self.account_id,
+                    status=WorkerLifecycleStatus.CREATED,
+                )
+                self.move(
+                    WorkerLifecycleStatus.STOPPED,
+                    metadata=WorkerPlacement(
+                        host=host, generation=generation, resting=dict(resting)
+                    ).to_dict(),
+                )
+            elif self.info.metadata.get("resting") != resting:
+                changed = WorkerPlacement(resting=None if resting is None else dict(resting)).to_dict()
+                changed |= WorkerPlacement(generation=generation).to_dict() if generation else {}
+                self.set_info(self.info.with_(metadata=changed))
 
     def ending(self, *, forced: bool = False) -> dict[str, Any]:
         """Return the metadata of how the worker's process ended."""

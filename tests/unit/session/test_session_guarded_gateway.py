@@ -13,6 +13,7 @@ from manager.gateways.fake import FakeGateway
 from manager.session.guarded_gateway import ORDER_SECONDS, GuardedGateway
 from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
 from manager.session.lease import Lease, LeaseLost
+from manager.states import TradingMode
 
 
 @pytest.fixture
@@ -131,9 +132,11 @@ def test_once_a_pause_is_acknowledged_no_order_leaves(beat: HeartbeatWriter, lea
     sending = threading.Thread(target=order, args=(gateway,))
     sending.start()
     assert on_its_way.wait(10)
-    assert gateway.pause(True, 0.01) is False, "it is not paused while an order may still reach the venue"
+    assert gateway.set_mode(TradingMode.PAUSED, 0.01) is False, (
+        "it is not paused while an order may still reach the venue"
+    )
     go_on.set()
-    assert gateway.pause(True, 10) is True
+    assert gateway.set_mode(TradingMode.PAUSED, 10) is True
     sending.join()
     assert len(inner.positions()) == 1
     with pytest.raises(TradingPaused):
@@ -141,5 +144,5 @@ def test_once_a_pause_is_acknowledged_no_order_leaves(beat: HeartbeatWriter, lea
     assert len(inner.positions()) == 1
     gateway.close_position(inner.positions()[0].id)
     assert list(inner.positions()) == [], "what is open can be closed"
-    assert gateway.pause(False, 1) is True
+    assert gateway.set_mode(TradingMode.NORMAL, 1) is True
     gateway.submit_order("o3", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))

@@ -1,0 +1,236 @@
+"""Schedules of this host's accounts: what each account does now.
+
+A decision is a level, never an edge: it depends on the schedule, the override and the time alone. A host
+agent that was down, a suspended machine and a clock that was set therefore miss nothing.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from manager.config import AccountConfig
+from manager.config.schedule_file import ScheduleFile
+from manager.errors import InvalidConfigError, ManagerError, StartCancelledError
+from manager.host.reconcile.overrides import OverrideCache
+from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.market.calendars import MissingCalendarError
+from manager.market.decisions import Action, Decision, Override, decide
+from manager.market.schedules import Schedule, Timetable
+from manager.states import TradingMode
+from manager.system import logs
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two reads of all account files for their schedules.
+_READ_SECONDS: Final = 5.0
+
+_MODES: Final = {
+    Action.WAIT: TradingMode.WAITING,
+    Action.PAUSE: TradingMode.PAUSED,
+    Action.CLOSE_ONLY: TradingMode.CLOSE_ONLY,
+}
+
+
+class AccountRestsError(StartCancelledError):
+    """Raised instead of a start while the account's schedule is closed.
+
+    The command is accepted: the account starts when its schedule opens. It never leaves the host.
+    """
+
+    def __init__(self, account_id: str, decision: Decision) -> None:
+        super().__init__(f"{account_id} {decision.text}")
+        self.decision = decision
+
+
+def mode_of(decision: Decision | None, desired: TradingMode) -> TradingMode:
+    """Return the stricter of the desired mode and that of the schedule."""
+    scheduled = TradingMode.NORMAL if decision is None else _MODES.get(decision.action, TradingMode.NORMAL)
+    return max(desired, scheduled, key=lambda mode: mode.strictness)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An account's schedule as it was last read."""
+
+    config: AccountConfig
+    file: ScheduleFile
+    #: None: the account has no schedule.
+    timetable: Timetable | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    at: datetime
+    timetable: Timetable
+    override: Override | None
+    decision: Decision
+
+
+class AccountSchedules:
+    """Decides what this host's accounts do now.
+
+    Thread-safe. An account whose files cannot be read keeps its last known schedule.
+    """
+
+    def __init__(
+        self,
+        config_service: BoundedConfiguration,
+        overrides: OverrideCache,
+        epoch: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`epoch` returns seconds since 1970 by Redis's clock; `clock` monotonic seconds."""
+        self._config_service = config_service
+        self.overrides = overrides
+        self._epoch = epoch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read: dict[str, _Read] = {}
+        self._decided: dict[str, _Decided] = {}
+        #: Timetables by schedule: accounts with one schedule share its computed windows.
+        self._timetables: dict[Schedule, Timetable] = {}
+        self._next_read = clock()
+        self._logged: dict[str, str] = {}
+
+    def now(self) -> datetime:
+        """Return the time by which schedules are decided: Redis's, in UTC."""
+        return datetime.fromtimestamp(self._epoch(), UTC)
+
+    def read(self) -> None:
+        """Read overrides, and the account files if they are due. Raises nothing."""
+        self.overrides.read()
+        if self._clock() < self._next_read:
+            return
+        self._next_read = self._clock() + _READ_SECONDS
+        try:
+            snapshot = self._config_service.snapshot()
+        except ManagerError as error:
+            self._log("", str(error))
+            return
+        self._logged.pop("", None)
+        for loaded in snapshot.accounts.values():
+            if loaded.config is not None:
+                self._note(loaded.config, snapshot.schedules)
+        with self._lock:
+            for account_id in self._read.keys() - snapshot.accounts.keys():
+                del self._read[account_id]
+
+    def read_account(self, config: AccountConfig) -> None:
+        """Take the schedule of a configuration that was just read.
+
+        Raises InvalidConfigError if it has none that can be evaluated.
+        """
+        if config.schedule is None:
+            self._note(config, ScheduleFile())
+            return
+        file = self._config_service.run(config.account_id, self._config_service.schedules)
+        problem = self._note(config, file)
+        if problem is not None:
+            raise InvalidConfigError(f"{config.account_id}: schedule: {problem}")
+
+    def decision(self, account_id: str) -> Decision | None:
+        """Return what the account does now if it should run.
+
+        None: it has no schedule and no override, or its schedule was never readable.
+        """
+        now, override = self.now(), self.overrides.get(account_id)
+        with self._lock:
+            read, before = self._read.get(account_id), self._decided.get(account_id)
+        timetable = None if read is None else read.timetable
+        if timetable is None:
+            if override is None or not override.in_force(now):
+                return None
+            timetable = _ALWAYS
+        if (
+            before is not None
+            and before.timetable is timetable
+            and before.override == override
+            and before.at <= now
+            and (before.decision.until is None or now < before.decision.until)
+        ):
+            return before.decision
+        try:
+            decision = decide(timetable, account_id, now, desired_running=True, override=override)
+        except MissingCalendarError as error:
+            self._log(account_id, str(error))
+            return None
+        with self._lock:
+            self._decided[account_id] = _Decided(now, timetable, override, decision)
+        return decision
+
+    def rests(self, account_id: str) -> Decision | None:
+        """Return the decision by which the account has no worker now, or None."""
+        decision = self.decision(account_id)
+        return None if decision is None or decision.runs else decision
+
+    def mode(self, account_id: str, desired: TradingMode) -> TradingMode:
+        """Return the trading mode of the account's session now."""
+        return mode_of(self.decision(account_id), desired)
+
+    def waits_flat(self, account_id: str, decision: Decision) -> bool:
+        """Return whether a resting account may stay connected until it is flat."""
+        with self._lock:
+            read = self._read.get(account_id)
+        if read is None or read.timetable is None or decision.override is not None or decision.since is None:
+            return False
+        schedule = read.timetable.schedule
+        return schedule.waits_flat and self.now() < decision.since + schedule.at_end_wait
+
+    def next_change(self) -> float | None:
+        """Return in how many seconds the next decision changes, or None."""
+        now = self.now()
+        with self._lock:
+            times = [one.decision.until for one in self._decided.values()]
+        earliest = min((until for until in times if until is not None and until > now), default=None)
+        return None if earliest is None else (earliest - now).total_seconds()
+
+    def forget(self, account_ids: set[str]) -> None:
+        """Drop the decisions of all accounts but these."""
+        with self._lock:
+            for account_id in self._decided.keys() - account_ids:
+                del self._decided[account_id]
+
+    def _note(self, config: AccountConfig, file: ScheduleFile) -> str | None:
+        """Note the account's schedule; returns what is wrong with it."""
+        account_id = config.account_id
+        with self._lock:
+            before = self._read.get(account_id)
+        if before is not None and before.config is config and before.file is file:
+            return None
+        timetable: Timetable | None = None
+        if config.schedule is not None:
+            try:
+                timetable = self._timetable(file.book.build(config.schedule))
+            except ValueError as error:
+                self._log(account_id, str(error))
+                return str(error)
+        self._logged.pop(account_id, None)
+        with self._lock:
+            self._read[account_id] = _Read(config, file, timetable)
+        return None
+
+    def _timetable(self, schedule: Schedule) -> Timetable:
+        with self._lock:
+            return self._timetables.setdefault(schedule, Timetable(schedule))
+
+    def _log(self, account_id: str, text: str) -> None:
+        """Log a schedule that cannot be read, once until that changes."""
+        if self._logged.get(account_id) != text:
+            self._logged[account_id] = text
+            logs.event(
+                logger,
+                logging.ERROR,
+                "schedule_unreadable",
+                f"{text}; the last known schedule stays in force",
+                **({"account": account_id} if account_id else {}),
+            )
+
+
+#: What an override of an account without a schedule is evaluated with.
+_ALWAYS: Final = Timetable(Schedule(name="always"))
+
+__all__ = ["AccountRestsError", "AccountSchedules", "mode_of"]
