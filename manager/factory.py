@@ -21,6 +21,7 @@ from manager.validation import AccountConfigs, KnownAccounts, Validator
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.client.schedules import FleetSchedules
     from manager.telemetry.fleet_reader import AccountFile
     from manager.telemetry.view import FleetView
 
@@ -134,6 +135,19 @@ def fleet_hosts(settings: Settings) -> FleetHosts:
     """Return the commands for hosts: list, drain, resume, forget."""
     return FleetHosts(
         fleet_store(settings), desired_store(settings), audit_trail(settings), LeaseStore(fleet_url(settings))
+    )
+
+
+def fleet_schedules(settings: Settings) -> "FleetSchedules":
+    """Return the schedules of the accounts of these settings, and their overrides."""
+    from manager.client.schedules import FleetSchedules
+    from manager.fleet.overrides import OverrideStore
+
+    return FleetSchedules(
+        configuration(settings),
+        OverrideStore(fleet_url(settings), events_kept=settings.events_kept),
+        desired_store(settings),
+        audit_trail(settings),
     )
 
 

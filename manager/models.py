@@ -311,6 +311,12 @@ class WorkerInfo(_Payload):
             return WorkerHealth.UNKNOWN
 
     @property
+    def rest_text(self) -> str:
+        """Until when the account rests and why, as one line; empty if it does not rest."""
+        resting = self.placement.resting
+        return "" if resting is None else str(resting.get("text") or "rests")
+
+    @property
     def trading_mode(self) -> TradingMode:
         """The session's trading mode; `normal` if none was reported."""
         try:

@@ -226,7 +226,7 @@ class BatchSummary(BaseModel):
 class BatchOutcomeOfAccount(BaseModel):
     """The outcome of one account of a batch."""
 
-    outcome: Literal["done", "already", "skipped", "failed", "pending"]
+    outcome: Literal["done", "already", "resting", "skipped", "failed", "pending"]
     text: str | None
     worker: WorkerInfo | None
 

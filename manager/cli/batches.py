@@ -150,6 +150,7 @@ def _list(pool: "CeleryWorkerPool", records: "list[BatchRecord]", as_json: bool)
         counts = {
             "done": len(result.done),
             "already": len(result.already),
+            "resting": len(result.resting),
             "skipped": len(result.skipped),
             "failed": len(result.failed),
             "pending": len(result.pending),
@@ -282,6 +283,7 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
             {
                 done: {key: info.to_dict() for key, info in result.done.items()},
                 "already_running": {key: info.to_dict() for key, info in result.already.items()},
+                "resting": {key: info.to_dict() for key, info in result.resting.items()},
                 "skipped": result.skipped,
                 "failed": result.failed,
                 "pending": sorted(result.pending),
@@ -313,6 +315,7 @@ def say_batch(result: "BatchResult", as_json: bool, done: str) -> int:
         )
     parts = [f"{len(result.done)} {done}"]
     parts += [f"{len(result.already)} already running"] if result.already else []
+    parts += [f"{len(result.resting)} resting (`manager schedule next`)"] if result.resting else []
     parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
     parts += [f"{len(result.failed)} failed"] if result.failed else []
     parts += [f"{len(result.pending)} pending"] if result.pending else []

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,7 @@ from manager.cli.common import (
     service,
 )
 from manager.cli.local import local_option, stop_here
+from manager.cli.schedule import rest_until, start_now, until_option
 from manager.cli.waiting import WaitNotices
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 
@@ -47,6 +49,10 @@ _RUNNING = threading.BoundedSemaphore(32)
 @selection_options
 @defaults_option
 @validate_option
+@click.option(
+    "--now", is_flag=True, help="Start also outside the account's schedule. [default: rest until then]"
+)
+@until_option
 @wait_option
 @json_option
 def start(
@@ -55,25 +61,37 @@ def start(
     labels: tuple[str, ...],
     defaults: bool,
     validate: bool,
+    now: bool,
+    until: str | None,
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Start workers; return when their sessions are connected."""
+    """Start workers; return when their sessions are connected.
+
+    An account outside its schedule rests until its window opens; `--now` overrides that until the schedule
+    next changes, or until `--until`.
+    """
     fleet = service()
     selection = selected(account_ids, groups, labels)
+    if until is not None and not now:
+        raise click.UsageError("--until is the end of an override: use it with --now")
     if selection:
+        if now:
+            raise click.UsageError("--now needs account names; `manager schedule override` takes several")
         return start_many(selection, defaults, validate, wait, as_json)
 
     def one(account_id: str) -> "WorkerInfo":
         return fleet.start_worker_from_config(account_id, defaults, validate)
 
-    return _each(account_ids, one, _say_started, as_json, starts=True)
+    start_one = start_now(until, one) if now else one
+    return _each(account_ids, start_one, _say_started, as_json, starts=True)
 
 
 @click.command()
 @account_argument(nargs=-1)
 @selection_options
 @timeout_option
+@until_option
 @wait_option
 @local_option
 @json_option
@@ -82,12 +100,22 @@ def stop(
     groups: tuple[str, ...],
     labels: tuple[str, ...],
     timeout: float | None,
+    until: str | None,
     wait: bool,
     local: bool,
     as_json: bool,
 ) -> int:
-    """Stop workers; return when their processes have ended."""
+    """Stop workers; return when their processes have ended.
+
+    They stay stopped until a start command; with `--until` they start again then.
+    """
     selection = selected(account_ids, groups, labels)
+    if until is not None:
+        if local or selection or timeout is not None:
+            raise click.UsageError(
+                "--until takes account names, and none of --local, --timeout, --group and -l"
+            )
+        return _each(account_ids, partial(rest_until, service(), until=until), _say_resting, as_json)
     if local:
         if selection:
             raise click.UsageError(
@@ -288,8 +316,17 @@ class _CommandThread(threading.Thread):
         return self._answer
 
 
+def _say_resting(answer: dict[str, Any]) -> str:
+    return f"{answer['account_id']} {answer['text']}"
+
+
 def _say_started(info: "WorkerInfo") -> str:
     placement = info.placement
+    if info.rest_text:
+        return (
+            f"{info.account_id} {info.rest_text}: it starts then; `manager start {info.account_id} --now` "
+            "overrides that"
+        )
     already = "already running" if placement.already_running else "running"
     return (
         f"{info.account_id} {already}: worker {info.worker_id}, pid {placement.pid} on {placement.host}, "

@@ -19,6 +19,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "restart": "Stop and start workers with the current configuration.",
         "pause": "Keep sessions connected, but send no orders.",
         "resume": "Let paused sessions trade again.",
+        "schedule": "Show what accounts do when, and override it.",
         "move": "Stop a worker and start it on another host.",
         "forget": "Clear the record of an account that has no worker.",
     },

@@ -19,7 +19,7 @@ from manager.models import BatchResult
 #: Account → its outcome and the reason.
 Settled = Mapping[str, tuple[str, str]]
 #: Outcomes that `batch.done` counts.
-_COUNTED: Final = ("done", "already", "skipped", "failed")
+_COUNTED: Final = ("done", "already", "resting", "skipped", "failed")
 
 
 def say_once(client: Any, guard: str, seconds: int) -> bool | None:

@@ -25,6 +25,7 @@ from manager.models import (
     WorkerInfo,
     WorkerMetrics,
     WorkerPlacement,
+    start_part,
 )
 from manager.placement.engine import HostFacts, Needs
 from manager.pool.arguments import check_timeout
@@ -310,6 +311,7 @@ class FakePool:
         parts: dict[str, dict[str, WorkerInfo | str]] = {
             "done": {},
             "already": {},
+            "resting": {},
             "skipped": {},
             "failed": {},
         }
@@ -333,7 +335,7 @@ def _started(
             info = command(request)
         except ManagerError as error:
             return "failed", str(error)
-        return ("already" if info.placement.already_running else "done"), info
+        return start_part(info), info
 
     return run
 

@@ -152,7 +152,21 @@ def should_run_but_does_not(account: AccountState, now: float) -> bool:
     desired, worker = account.desired, account.worker
     if desired is None or not desired.running or (worker is not None and worker.status not in SETTLED):
         return False
+    if worker is not None and _rests(worker, now):
+        return False
     return now - max(desired.at, desired.claimed) / 1000 > GRACE_SECONDS
+
+
+def _rests(worker: WorkerInfo, now: float) -> bool:
+    """Return whether the account has no worker because of its schedule, and its rest has not ended."""
+    resting = worker.placement.resting
+    if resting is None:
+        return False
+    try:
+        until = datetime.fromisoformat(str(resting["until"])).timestamp()
+    except (KeyError, ValueError):
+        return True  # it has no end within the horizon of a schedule
+    return now < until + GRACE_SECONDS
 
 
 def _of_account(account: AccountState, now: float) -> Iterator[Attention]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 from rich.text import Text
@@ -148,9 +148,16 @@ def _styled(word: str) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
 
 
+_MODE_TEXTS: Final = {
+    TradingMode.WAITING: "waits for its window: it sends no orders",
+    TradingMode.CLOSE_ONLY: "close-only: it opens no positions",
+    TradingMode.PAUSED: "paused: it sends no orders",
+}
+
+
 def mode_text(info: WorkerInfo) -> str:
-    """Return a note about a trading mode that blocks orders, else empty text."""
-    return "paused: it sends no orders" if info.trading_mode is TradingMode.PAUSED else ""
+    """Return why a worker sends no orders, or why the account has no worker now, else empty text."""
+    return info.rest_text or _MODE_TEXTS.get(info.trading_mode, "")
 
 
 def seconds_text(seconds: float) -> str:

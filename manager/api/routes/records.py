@@ -43,7 +43,7 @@ _FIRST_READ: Final = 2_000
 _MOST: Final = 200_000
 #: Maximum number of listed batches.
 _BATCHES: Final = 1000
-_OUTCOMES: Final = ("done", "already", "skipped", "failed", "pending")
+_OUTCOMES: Final = ("done", "already", "resting", "skipped", "failed", "pending")
 _COLUMNS: Final = (
     *("id", "time", "stage", "what", "account_id", "by", "host", "command", "outcome", "text"),
     "recorded_by",
@@ -240,10 +240,14 @@ def batch_summary(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
 def batch_detail(record: BatchRecord, result: BatchResult) -> dict[str, Any]:
     """Return a batch with the outcome of each account."""
     accounts: dict[str, dict[str, Any]] = {}
-    for outcome, workers in (("done", result.done), ("already", result.already)):
+    for outcome, workers in (
+        ("done", result.done),
+        ("already", result.already),
+        ("resting", result.resting),
+    ):
         for account_id, info in workers.items():
             worker = info.to_dict() if info.worker_id else None  # a validated account needs no worker
-            accounts[account_id] = {"outcome": outcome, "text": None, "worker": worker}
+            accounts[account_id] = {"outcome": outcome, "text": info.rest_text or None, "worker": worker}
     for outcome, texts in (("skipped", result.skipped), ("failed", result.failed)):
         for account_id, text in texts.items():
             accounts[account_id] = {"outcome": outcome, "text": text, "worker": None}
