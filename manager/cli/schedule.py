@@ -27,7 +27,7 @@ until_option = click.option(
     "--until",
     metavar="next|TIME",
     help="When the override ends: next (the schedule's next change), a duration (90m), a time (17:30), or a "
-    "date and a time. Times are on the schedule's clock.",
+    "date and a time. Times are on the schedule's clock. [default: next]",
 )
 
 
@@ -233,8 +233,10 @@ def _moment(moment: datetime) -> str:
 
 
 def _hours(lasts: timedelta) -> str:
-    minutes = int(lasts.total_seconds()) // 60
-    return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes // 60} h {minutes % 60:02} min"
+    hours, minutes = divmod(int(lasts.total_seconds()) // 60, 60)
+    parts = [f"{hours} h"] if hours else []
+    parts += [f"{minutes} min"] if minutes else []
+    return " ".join(parts)
 
 
 COMMANDS = (schedule,)

@@ -15,6 +15,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "config": frozenset({"show", "diff", "history"}),
+    "schedule": frozenset({"show", "next"}),
     "secure": frozenset(),
     "service": frozenset({"status"}),
     "token": frozenset({"list"}),

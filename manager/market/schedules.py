@@ -74,11 +74,6 @@ class Schedule:
         """The name of the schedule in messages."""
         return f"schedule {self.name}" if self.name else "its schedule"
 
-    @property
-    def waits_flat(self) -> bool:
-        """Whether an account with positions stays connected after a window, for at most `at_end_wait`."""
-        return self.at_end is AtEndPositions.WAIT_FLAT
-
     def head_start(self, account_id: str) -> timedelta:
         """Return how long before an opening this account starts.
 

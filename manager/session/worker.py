@@ -79,6 +79,8 @@ class Worker:
         self._ref = ProcessRef.me()
         self._figures = SessionFigures(cycle, HealthJudge(spec.config.health), self._resources)
         self._mode = TradingMode(spec.trading_mode)
+        #: Whether the stop request asks to close positions, whatever the account's file says.
+        self._close_at_end = False
         self._gateway.set_mode(self._mode, 0.0)
         self._stop_deadline: float | None = None
         self._stop_reason = ""
@@ -250,7 +252,7 @@ class Worker:
         self._phase = "stopping"
         logs.event(logger, logging.INFO, "stop_requested", self._stop_reason)
         clean = True
-        if self._spec.config.execution.open_positions == "close":
+        if self._close_at_end or self._spec.config.execution.open_positions == "close":
             clean = self._close_positions(deadline)
         clean = self._disconnect(max(0.5, deadline - time.monotonic())) and clean
         logs.event(logger, logging.INFO, "stopped", clean=clean, forced=self._forced)
@@ -287,6 +289,8 @@ class Worker:
         operation = request.get("op")
         if operation == "stop":
             seconds = float(request.get("seconds", _DISCONNECT_SECONDS))
+            if request.get("open_positions") == "close":
+                self._close_at_end = True
             self.request_stop(str(request.get("reason", "asked to stop")), seconds)
             return {"ok": True}
         if operation == "ping":

@@ -38,9 +38,6 @@ def schedule_findings(
 
 
 def _not_supported(config: AccountConfig, schedule: Schedule) -> Iterator[Finding]:
-    if schedule.at_end is AtEndPositions.CLOSE:
-        text = "close is not supported yet, because workers send no orders; allowed are keep and wait_flat"
-        yield Finding(("schedule", "at_end", "positions"), text)
     if not runs_programs(config.gateway):
         return
     if schedule.outside is not Outside.STOP:
@@ -49,10 +46,10 @@ def _not_supported(config: AccountConfig, schedule: Schedule) -> Iterator[Findin
             "itself when to trade; allowed is stop"
         )
         yield Finding(("schedule", "outside"), text)
-    if schedule.at_end is AtEndPositions.WAIT_FLAT:
+    if schedule.at_end is not AtEndPositions.KEEP:
         text = (
-            f"wait_flat is not supported with gateway {config.gateway}: the positions of a program are "
-            "unknown; allowed is keep"
+            f"{schedule.at_end} is not supported with gateway {config.gateway}: the positions of a program "
+            "are unknown; allowed is keep"
         )
         yield Finding(("schedule", "at_end", "positions"), text)
     if schedule.lead:

@@ -64,6 +64,8 @@ class PoolOfNames:
         #: Why accounts rest, accounts whose worker was stopped for that, and open positions of workers.
         self.at_rest: dict[str, Mapping[str, Any] | None] = {}
         self.rested: list[str] = []
+        #: Accounts whose worker was asked to close its positions before it rests.
+        self.closed: list[str] = []
         self.positions: dict[str, int] = {}
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
@@ -145,9 +147,16 @@ class PoolOfNames:
         return self.at_rest.get(account_id)
 
     def rest_worker(
-        self, account_id: str, resting: Mapping[str, Any] | None, generation: int = 0
+        self,
+        account_id: str,
+        resting: Mapping[str, Any] | None,
+        generation: int = 0,
+        *,
+        close_positions: bool = False,
     ) -> WorkerInfo | None:
         del generation
+        if close_positions:
+            self.closed.append(account_id)
         if account_id in self.live:
             self.stop_worker(account_id)
             self.rested.append(account_id)

@@ -205,6 +205,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(_type_name(one) for one in arguments if one is not type(None))
     if origin is list:
         return f"list of {_type_name(arguments[0])}"
+    if origin is dict and arguments[1] is Any:
+        return "object"
     if origin is dict:
         return f"object of {_type_name(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, OpenPayload):

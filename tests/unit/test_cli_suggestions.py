@@ -30,6 +30,7 @@ CHANGING = {
     *("start-all", "stop-all", "drain", "resume-host", "forget-host", "forget"),
     *("config push", "config rollback", "secure", "secure init", "secure add-host"),
     *("service", "service install", "service uninstall"),
+    *("schedule", "schedule override"),
     *("token", "token create", "token revoke"),
 }
 LETTERS = string.ascii_lowercase + "-"

@@ -30,6 +30,8 @@ class OverrideCache:
         self._store = store
         self._path = path
         self._lock = threading.Lock()
+        #: Why the last `read` failed; empty if it did not.
+        self._trouble = ""
         self._known: Mapping[str, Override] = _load(path)
 
     def get(self, account_id: str) -> Override | None:
@@ -40,8 +42,15 @@ class OverrideCache:
         """Read all overrides from Redis; keeps the known ones while it is down."""
         try:
             found = self._store.all()
-        except FleetUnavailableError:
+        except FleetUnavailableError as error:
+            if str(error) != self._trouble:
+                # For example a user of Redis from before 0.3, which may not read them.
+                logs.event(
+                    logger, logging.WARNING, "overrides_not_read", f"{error}; the known ones stay in force"
+                )
+            self._trouble = str(error)
             return
+        self._trouble = ""
         with self._lock:
             if found == self._known:
                 return

@@ -258,7 +258,7 @@ class Restarts:
             config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
             self._last_settings[account_id] = config.recovery
             self._schedules.read_account(config)
-            decision = self._schedules.rests(account_id)
+            decision = self._schedules.rests_after_read(account_id)
             if decision is not None:
                 raise AccountRestsError(account_id, decision)
             return config

@@ -72,7 +72,12 @@ class Resting:
         Returns the account's record. Raises what a stop raises.
         """
         self._restarts.cancel(desired.account_id)
-        return self._pool.rest_worker(desired.account_id, decision.resting() or {}, desired.generation)
+        return self._pool.rest_worker(
+            desired.account_id,
+            decision.resting() or {},
+            desired.generation,
+            close_positions=self._schedules.closes_positions(desired.account_id, decision),
+        )
 
     def _rest(self, desired: DesiredState, decision: Decision) -> None:
         account_id = desired.account_id

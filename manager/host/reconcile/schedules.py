@@ -19,7 +19,7 @@ from manager.host.reconcile.overrides import OverrideCache
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.market.calendars import MissingCalendarError
 from manager.market.decisions import Action, Decision, Override, decide
-from manager.market.schedules import Schedule, Timetable
+from manager.market.schedules import AtEndPositions, Schedule, Timetable
 from manager.states import TradingMode
 from manager.system import logs
 
@@ -167,18 +167,40 @@ class AccountSchedules:
         decision = self.decision(account_id)
         return None if decision is None or decision.runs else decision
 
+    def rests_after_read(self, account_id: str) -> Decision | None:
+        """Return what `rests` returns, by overrides as they are in Redis now.
+
+        A start may follow its override at once.
+        """
+        if self.rests(account_id) is None:
+            return None
+        self.overrides.read()
+        return self.rests(account_id)
+
     def mode(self, account_id: str, desired: TradingMode) -> TradingMode:
         """Return the trading mode of the account's session now."""
         return mode_of(self.decision(account_id), desired)
 
     def waits_flat(self, account_id: str, decision: Decision) -> bool:
         """Return whether a resting account may stay connected until it is flat."""
+        schedule = self._schedule(account_id, decision)
+        if schedule is None or decision.since is None:
+            return False
+        waits = schedule.at_end is AtEndPositions.WAIT_FLAT
+        return waits and self.now() < decision.since + schedule.at_end_wait
+
+    def closes_positions(self, account_id: str, decision: Decision) -> bool:
+        """Return whether a worker that rests by `decision` closes its positions first."""
+        schedule = self._schedule(account_id, decision)
+        return schedule is not None and schedule.at_end is AtEndPositions.CLOSE
+
+    def _schedule(self, account_id: str, decision: Decision) -> Schedule | None:
+        """Return the schedule by which a decision was made; None if an override made it."""
         with self._lock:
             read = self._read.get(account_id)
-        if read is None or read.timetable is None or decision.override is not None or decision.since is None:
-            return False
-        schedule = read.timetable.schedule
-        return schedule.waits_flat and self.now() < decision.since + schedule.at_end_wait
+        if read is None or read.timetable is None or decision.override is not None:
+            return None
+        return read.timetable.schedule
 
     def next_change(self) -> float | None:
         """Return in how many seconds the next decision changes, or None."""

@@ -144,18 +144,28 @@ class WorkerPoolManager:
         return True
 
     def rest_worker(
-        self, account_id: str, resting: Mapping[str, Any] | None, generation: int = 0
+        self,
+        account_id: str,
+        resting: Mapping[str, Any] | None,
+        generation: int = 0,
+        *,
+        close_positions: bool = False,
     ) -> WorkerInfo | None:
         """Stop the account's worker until its schedule opens; desired state does not change.
 
-        `resting` is recorded as `metadata.resting`; None: the account does not rest any more. Returns the
+        `resting` is recorded as `metadata.resting`; None: the account does not rest any more. With
+        `close_positions` the worker closes its positions first, whatever the account's file says. Returns the
         account's record. A worker that a command started meanwhile keeps running. Raises what `stop_worker`
         raises, except NoWorkerError.
         """
-        if resting is not None and self.queries.occupied(account_id):
-            with contextlib.suppress(NoWorkerError):
-                self.stop_worker(account_id)
         slot = self.slots.get(account_id)
+        if resting is not None and self.queries.occupied(account_id):
+            slot.closes_positions = close_positions
+            try:
+                with contextlib.suppress(NoWorkerError):
+                    self.stop_worker(account_id)
+            finally:
+                slot.closes_positions = False
         with slot.lock:
             if not slot.live:
                 slot.set_resting(resting, self._starter.host, generation)

@@ -67,6 +67,8 @@ class Slot:
     orphaned: bool = False
     #: The trading mode that its worker was last set to.
     mode: TradingMode = TradingMode.NORMAL
+    #: Whether its worker closes its positions when it is stopped, whatever the account's file says.
+    closes_positions: bool = False
     #: How often its worker was restarted since the last command, and the reason of the last restart.
     restarts: int = 0
     last_cause: str | None = None

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from manager.errors import StopFailedError
 from manager.host.workers.exit_reason import describe_exit
@@ -52,7 +52,10 @@ def stop_process(
     request_seconds = seconds * _REQUEST_SHARE
     try:
         if seconds > 0:
-            slot.ask({"op": "stop", "seconds": request_seconds}, timeout=min(2.0, request_seconds))
+            request: dict[str, Any] = {"op": "stop", "seconds": request_seconds}
+            if slot.closes_positions:
+                request["open_positions"] = "close"
+            slot.ask(request, timeout=min(2.0, request_seconds))
     except ControlError as error:
         # A worker whose control channel is gone may still receive a signal.
         logs.event(logger, logging.WARNING, "stop_request_failed", str(error), account=slot.account_id)

@@ -231,6 +231,16 @@ def test_wait_flat_is_close_only_until_the_positions_are_closed(host: Reconciled
     reconciled(host, lambda: "b" not in host.pool.live)
 
 
+def test_at_end_close_closes_the_positions_first(host: ReconciledHost, clock: Clock) -> None:
+    host.account(A, 1, schedule={**DESK, "at_end": {"positions": "close"}})
+    host.account("b", 2, schedule=DESK)
+    start(host)
+    start(host, "b")
+    clock.at = DAY + timedelta(hours=16, minutes=1)
+    reconciled(host, lambda: not host.pool.live)
+    assert host.pool.closed == [A]
+
+
 def test_a_human_stop_is_not_undone_by_an_opening(host: ReconciledHost, clock: Clock) -> None:
     host.account(A, 1, schedule=DESK)
     start(host)

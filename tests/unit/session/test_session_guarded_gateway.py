@@ -146,3 +146,16 @@ def test_once_a_pause_is_acknowledged_no_order_leaves(beat: HeartbeatWriter, lea
     assert list(inner.positions()) == [], "what is open can be closed"
     assert gateway.set_mode(TradingMode.NORMAL, 1) is True
     gateway.submit_order("o3", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+
+
+@pytest.mark.parametrize("mode", [TradingMode.WAITING, TradingMode.CLOSE_ONLY, TradingMode.PAUSED])
+def test_only_the_normal_mode_sends_orders(beat: HeartbeatWriter, lease: Lease, mode: TradingMode) -> None:
+    inner = FakeGateway()
+    gateway = GuardedGateway(inner, beat, lease)
+    gateway.connect(time.monotonic() + 5)
+    order(gateway)
+    assert gateway.set_mode(mode, 1) is True
+    with pytest.raises(TradingPaused):
+        gateway.submit_order("o2", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+    gateway.close_position(inner.positions()[0].id)
+    assert list(inner.positions()) == []

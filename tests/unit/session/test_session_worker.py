@@ -275,6 +275,15 @@ def test_the_open_position_policy_at_a_stop(short_dir: Path, bench: Bench, polic
     assert ("close_position" in bench.gateway.calls) == (policy == "close")
 
 
+def test_a_stop_request_may_ask_to_close_positions_that_the_file_keeps(bench: Bench) -> None:
+    def act(bench: Bench) -> None:
+        bench.gateway.submit_order("o", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.1"))
+        assert bench.ask({"op": "stop", "seconds": 5, "open_positions": "close"})["ok"]
+
+    assert bench.run(act) is WorkerExit.STOPPED
+    assert "close_position" in bench.gateway.calls
+
+
 def test_positions_that_could_not_be_closed_are_an_unclean_stop(short_dir: Path, bench: Bench) -> None:
     bench = Bench(short_dir, open_positions="close")
 
