@@ -179,6 +179,10 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         fields |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}
         fields |= {"untold": str(change.untold)} if change.untold else {}
         kind, data = "worker.health", {"from": change.old, "to": change.new, "reason": change.reason}
+    elif info.placement.resting is not None and event.before in {"", str(info.status)}:
+        # It has had no worker, so nothing else of it has changed.
+        kind = "account.resting"
+        data = {key: info.placement.resting.get(key) for key in ("for", "until", "text")}
     else:
         kind = f"worker.{info.status}"
         reason = info.error or info.metadata.get("last_cause")

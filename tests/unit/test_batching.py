@@ -281,7 +281,7 @@ def test_a_batch_has_one_event_at_its_begin_and_one_at_its_end(host: Host) -> No
     for account_id, token in tokens.items():
         host.answer(token, account_id)
     batch.result(30)
-    counts = {"what": "start", "done": 3, "already": 0, "skipped": 0, "failed": 0}
+    counts = {"what": "start", "done": 3, "already": 0, "resting": 0, "skipped": 0, "failed": 0}
     assert events(host) == [begun, ("batch.done", "batch-1", counts)]
     host.pool.batch_result("batch-1")
     host.pool.batch_sender.announce_ended(10)
@@ -298,7 +298,7 @@ def test_the_end_of_a_batch_that_was_left_is_an_event(host: Host) -> None:
     assert [one[0] for one in events(host)] == ["batch.begun"]
     host.answer(tokens["b"], "b")
     host.pool.batch_sender.announce_ended(10)
-    counts = {"what": "start", "done": 2, "already": 0, "skipped": 1, "failed": 0}
+    counts = {"what": "start", "done": 2, "already": 0, "resting": 0, "skipped": 1, "failed": 0}
     assert events(host)[1:] == [("batch.done", "batch-1", counts)]
 
 

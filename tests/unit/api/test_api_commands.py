@@ -335,7 +335,7 @@ def test_a_batch_accounts_for_every_account(api: Api) -> None:
     response = batch(client, "batch-all-1", do="start", select={"all": True}, expect=3)
     assert response.status_code == 200, response.text
     found = response.json()
-    assert found["counts"] == {"done": 2, "already": 0, "skipped": 1, "failed": 0, "pending": 0}
+    assert found["counts"] == {"done": 2, "already": 0, "resting": 0, "skipped": 1, "failed": 0, "pending": 0}
     assert found["accounts"]["account-003"]["outcome"] == "skipped"
     assert found["accounts"]["account-001"]["worker"]["status"] == "running"
     assert client.get(response.headers["location"]).json() == found

@@ -1,5 +1,6 @@
 """Overrides of schedules: the store, and what an operator writes with it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.event_types import WorkerChange, change_fields
 from manager.fleet.overrides import OVERRIDES_KEY, OverrideStore, override_from_json, override_to_json
 from manager.market.decisions import Action, Override, OverrideKind
+from manager.models import WorkerInfo, WorkerPlacement
+from manager.states import WorkerLifecycleStatus
 
 AT = datetime(2026, 12, 1, 12, tzinfo=UTC)
 ACCOUNT = "gateway: paper\nlogin: 1\nserver: S\npassword: env:PATH\ncurrencies: [{symbol: EURUSD}]\n"
@@ -80,3 +84,21 @@ def test_a_schedule_without_a_next_change_needs_an_end(fleet: FleetSchedules) ->
         fleet.override("a", "rest")
     with pytest.raises(InvalidPayloadError, match="is no time"):
         fleet.override("a", "rest", until="soon")
+
+
+@pytest.mark.parametrize(
+    ("before", "kind"),
+    [("", "account.resting"), ("stopped", "account.resting"), ("stopping", "worker.stopped")],
+)
+def test_an_account_that_begins_to_rest_has_one_event_of_its_own(before: str, kind: str) -> None:
+    resting = {"for": "schedule", "until": "2026-12-01T08:00:00+00:00", "text": "rests", "unmet": []}
+    info = WorkerInfo(
+        worker_id="w",
+        account_id="a",
+        status=WorkerLifecycleStatus.STOPPED,
+        metadata=WorkerPlacement(resting=resting).to_dict(),
+    )
+    fields = change_fields("host", WorkerChange(info, before=before))
+    assert fields["type"] == kind
+    if kind == "account.resting":
+        assert json.loads(fields["data"]) == {key: resting[key] for key in ("for", "until", "text")}
