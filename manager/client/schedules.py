@@ -7,13 +7,14 @@ from typing import Literal
 
 from manager.client.caller import caller
 from manager.config import ConfigurationService
+from manager.config.exchanges import CALENDARS
 from manager.errors import InvalidConfigError, InvalidPayloadError, NoWorkerError
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.overrides import OverrideStore
 from manager.market.calendars import MissingCalendarError
 from manager.market.decisions import Decision, Override, OverrideKind, decide, override_end
-from manager.market.schedules import Schedule, Timetable
+from manager.market.schedules import Schedule, Timetable, exchanges_of
 from manager.market.until import LONGEST_OVERRIDE, parse_until
 
 #: What an account without a schedule is evaluated with.
@@ -59,7 +60,8 @@ class FleetSchedules:
             return None
         file = self._config_service.schedules()
         try:
-            return Timetable(file.book.build(config.schedule))
+            schedule = file.book.build(config.schedule)
+            return Timetable(schedule, CALENDARS.of(exchanges_of(schedule)))
         except ValueError as error:
             raise InvalidConfigError(
                 f"{account_id}: schedule: {error}: `manager validate {account_id}` shows where"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from manager.config import ConfigurationService
+from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
@@ -177,6 +178,7 @@ class HostAgent:
                 leases=leases,
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
+                calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,
                 facts=self._report.facts,
                 report_stop=self._answer,

@@ -5,8 +5,8 @@ from datetime import date, datetime, timedelta
 from typing import Final
 
 from manager.market.calendars import ExchangeRule, HolidaysRule, find_calendar
-from manager.market.rules import DailyRule, DatesRule, Rule
-from manager.market.schedules import HORIZON, SessionRule, Timetable
+from manager.market.rules import DailyRule, DatesRule
+from manager.market.schedules import HORIZON, Timetable, leaves
 from manager.market.windows import Window, as_utc
 
 #: A schedule that does not open within this time is probably wrong.
@@ -25,7 +25,7 @@ def schedule_warnings(timetable: Timetable, now: datetime) -> Iterator[str]:
     if not timetable.windows(now, now + _SOON):
         yield f"never open within {_SOON.days} days: check its days, dates and exceptions"
     yield from _tidied(timetable, now)
-    for rule in _leaves((*timetable.schedule.run, *timetable.schedule.rest)):
+    for rule in leaves((*timetable.schedule.run, *timetable.schedule.rest)):
         if isinstance(rule, DailyRule):
             yield from _swallowed(rule, now)
         elif isinstance(rule, DatesRule) and rule.last < rule.clock.wall(now).date():
@@ -34,14 +34,6 @@ def schedule_warnings(timetable: Timetable, now: datetime) -> Iterator[str]:
             calendar = find_calendar(rule.mic, timetable.calendars)
             if calendar.ends - now < _CALENDAR_LEFT:
                 yield f"the calendar of exchange {rule.mic} ends on {calendar.last}: it is not being renewed"
-
-
-def _leaves(rules: tuple[Rule, ...]) -> Iterator[Rule]:
-    for rule in rules:
-        if isinstance(rule, SessionRule):
-            yield from _leaves((*rule.session.run, *rule.session.rest))
-        else:
-            yield rule
 
 
 def _swallowed(rule: DailyRule, now: datetime) -> Iterator[str]:

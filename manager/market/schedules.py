@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
-from manager.market.calendars import Calendars
+from manager.market.calendars import Calendars, ExchangeRule, HolidaysRule
 from manager.market.clocks import MarketClock
 from manager.market.rules import AlwaysRule, Rule
 from manager.market.windows import Tidied, Window, as_utc, clip, subtract, tidy, unite
@@ -114,6 +114,24 @@ class SessionRule:
 
     def __str__(self) -> str:
         return f"session {self.session.name}"
+
+
+def leaves(rules: tuple[Rule, ...]) -> Iterator[Rule]:
+    """Yield the rules that use no other schedule, those of named schedules included."""
+    for rule in rules:
+        if isinstance(rule, SessionRule):
+            yield from leaves((*rule.session.run, *rule.session.rest))
+        else:
+            yield rule
+
+
+def exchanges_of(schedule: Schedule) -> frozenset[str]:
+    """Return the codes of the exchanges whose calendars a schedule needs."""
+    return frozenset(
+        rule.mic
+        for rule in leaves((*schedule.run, *schedule.rest))
+        if isinstance(rule, ExchangeRule | HolidaysRule)
+    )
 
 
 class Timetable:

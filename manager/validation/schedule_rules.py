@@ -4,16 +4,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from manager.config import AccountConfig
+from manager.config.exchanges import CALENDARS, ExchangeCalendars
 from manager.config.findings import Finding
 from manager.config.schedule_file import ScheduleFile
 from manager.gateways import runs_programs
 from manager.market.calendars import MissingCalendarError
 from manager.market.checks import schedule_warnings
-from manager.market.schedules import AtEndPositions, Outside, Schedule, Timetable
+from manager.market.schedules import AtEndPositions, Outside, Schedule, Timetable, exchanges_of
 
 
 def schedule_findings(
-    config: AccountConfig, file: ScheduleFile, now: datetime | None = None
+    config: AccountConfig,
+    file: ScheduleFile,
+    now: datetime | None = None,
+    calendars: ExchangeCalendars = CALENDARS,
 ) -> Iterator[Finding]:
     """Yield findings about the account's schedule, as seen at `now` (aware; None: the present)."""
     if config.schedule is None:
@@ -29,12 +33,11 @@ def schedule_findings(
         return
     yield from _not_supported(config, schedule)
     try:
-        for text in schedule_warnings(Timetable(schedule), now or datetime.now(UTC)):
+        timetable = Timetable(schedule, calendars.of(exchanges_of(schedule)))
+        for text in schedule_warnings(timetable, now or datetime.now(UTC)):
             yield Finding(("schedule",), text, warning=True)
     except MissingCalendarError as error:
-        yield Finding(
-            ("schedule",), f"{error}, and this version does not read calendars: write days, times and dates"
-        )
+        yield Finding(("schedule",), str(error))
 
 
 def _not_supported(config: AccountConfig, schedule: Schedule) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from manager.config import ConfigurationService, RecoveryConfig
+from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredState, DesiredStateRequest
@@ -249,6 +250,7 @@ class ReconciledHost:
             leases=leases,
             drain_state=DrainState(name, self.store, state / "drain.json"),
             overrides=OverrideCache(OverrideStore(url), state / "overrides.json"),
+            calendars=ExchangeCalendars(state / "calendars"),
             pending_stops=PendingStops(StopNotes(state / "stops")),
             facts=lambda: self.facts,
             report_stop=lambda _token, _outcome: None,

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from manager.config.exchanges import ExchangeCalendars
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired_store import DesiredStore
@@ -46,6 +47,7 @@ def build_reconciler(
     leases: FleetLeases,
     drain_state: DrainState,
     overrides: OverrideCache,
+    calendars: ExchangeCalendars,
     pending_stops: PendingStops,
     facts: Callable[[], HostFacts],
     report_stop: Callable[[str, bool | ManagerError], None],
@@ -64,7 +66,9 @@ def build_reconciler(
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
     whereabouts = Whereabouts(host, fleet_snapshot, leases)
     reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
-    schedules = AccountSchedules(config_service, overrides, epoch or desired_cache.redis_time, clock)
+    schedules = AccountSchedules(
+        config_service, overrides, calendars, epoch or desired_cache.redis_time, clock
+    )
     restarts = Restarts(
         host,
         pool,

@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from manager.config import AccountConfig
+from manager.config.exchanges import ExchangeCalendars
 from manager.config.schedule_file import ScheduleFile
 from manager.errors import InvalidConfigError, ManagerError, StartCancelledError
 from manager.host.reconcile.overrides import OverrideCache
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.market.calendars import MissingCalendarError
 from manager.market.decisions import Action, Decision, Override, decide
-from manager.market.schedules import AtEndPositions, Schedule, Timetable
+from manager.market.schedules import AtEndPositions, Schedule, Timetable, exchanges_of
 from manager.states import TradingMode
 from manager.system import logs
 
@@ -61,6 +62,11 @@ class _Read:
     #: None: the account has no schedule.
     timetable: Timetable | None
 
+    def is_of(self, config: AccountConfig, file: ScheduleFile) -> bool:
+        """Return whether it was read from these. Calendars of exchanges are renewed in between."""
+        calendars = self.timetable is not None and bool(self.timetable.calendars)
+        return self.config is config and self.file is file and not calendars
+
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
@@ -80,10 +86,15 @@ class AccountSchedules:
         self,
         config_service: BoundedConfiguration,
         overrides: OverrideCache,
+        calendars: ExchangeCalendars,
         epoch: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`epoch` returns seconds since 1970 by Redis's clock; `clock` monotonic seconds."""
+        """`epoch` returns seconds since 1970 by Redis's clock; `clock` monotonic seconds.
+
+        `calendars` keeps the calendars of exchanges.
+        """
+        self._calendars = calendars
         self._config_service = config_service
         self.overrides = overrides
         self._epoch = epoch
@@ -128,7 +139,7 @@ class AccountSchedules:
             self._note(config, ScheduleFile())
             return
         file = self._config_service.run(config.account_id, self._config_service.schedules)
-        problem = self._note(config, file)
+        problem = self._note(config, file, wait=True)
         if problem is not None:
             raise InvalidConfigError(f"{config.account_id}: schedule: {problem}")
 
@@ -216,17 +227,20 @@ class AccountSchedules:
             for account_id in self._decided.keys() - account_ids:
                 del self._decided[account_id]
 
-    def _note(self, config: AccountConfig, file: ScheduleFile) -> str | None:
-        """Note the account's schedule; returns what is wrong with it."""
+    def _note(self, config: AccountConfig, file: ScheduleFile, *, wait: bool = False) -> str | None:
+        """Note the account's schedule; returns what is wrong with it.
+
+        `wait`: this thread may block for a second, while the calendar of an exchange is prepared.
+        """
         account_id = config.account_id
         with self._lock:
             before = self._read.get(account_id)
-        if before is not None and before.config is config and before.file is file:
+        if before is not None and before.is_of(config, file):
             return None
         timetable: Timetable | None = None
         if config.schedule is not None:
             try:
-                timetable = self._timetable(file.book.build(config.schedule))
+                timetable = self._timetable(file.book.build(config.schedule), wait)
             except ValueError as error:
                 self._log(account_id, str(error))
                 return str(error)
@@ -235,9 +249,13 @@ class AccountSchedules:
             self._read[account_id] = _Read(config, file, timetable)
         return None
 
-    def _timetable(self, schedule: Schedule) -> Timetable:
+    def _timetable(self, schedule: Schedule, wait: bool) -> Timetable:
+        calendars = self._calendars.of(exchanges_of(schedule), wait=wait)
         with self._lock:
-            return self._timetables.setdefault(schedule, Timetable(schedule))
+            known = self._timetables.get(schedule)
+            if known is None or any(known.calendars[mic] is not calendars[mic] for mic in calendars):
+                known = self._timetables[schedule] = Timetable(schedule, calendars)
+            return known
 
     def _log(self, account_id: str, text: str) -> None:
         """Log a schedule that cannot be read, once until that changes."""

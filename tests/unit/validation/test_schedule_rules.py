@@ -35,6 +35,7 @@ def validated(config_dir: Path, schedule: str, account: str = ACCOUNT) -> Valida
         "{clock: Europe/London, run: [{days: mon-fri, from: 08:00, to: 16:30}], outside: pause}",
         "{clock: America/New_York+7h, run: [{cron: '30 9 * * mon-fri', for: 6h30m}], "
         "except: [{rollover: {before: 10m, after: 20m}}]}",
+        "{clock: America/New_York, run: [{exchange: XNYS}], except: [{holidays: XLON}]}",
         "{run: [{session: fx}], at_end: {positions: wait_flat, wait: 30m}}",
     ],
 )
@@ -53,7 +54,11 @@ def test_schedules_of_the_documentation_are_valid(config_dir: Path, schedule: st
         ("{clok: Europe/London}", "a.yaml:6:12: schedule.clok: unknown key; did you mean 'clock'?"),
         ("{run: [{from: 08:00, to: 16:00}]}", "schedule: clock is missing"),
         ("{clock: Mars/Base}", "schedule.clock: 'Mars/Base': 'Mars/Base' is not a time zone"),
-        ("{run: [{exchange: XNYS}]}", "the calendar of exchange XNYS is not prepared"),
+        (
+            "{run: [{exchange: XNYX}]}",
+            "there is no calendar of exchange XNYX: exchange_calendars does not know",
+        ),
+        ("{run: [{exchange: nyse}]}", "'nyse' is not the code of an exchange"),
         ("{at_end: {positions: closed}}", "schedule.at_end.positions: 'closed' is not allowed"),
         ("17", "schedule: 17 is not"),
     ],
