@@ -39,7 +39,8 @@ OPEN: Final = frozenset(
 PUSH: Final = f"{PREFIX}/config/push"
 _SESSION: Final = f"{PREFIX}/session"
 _UNSAFE: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_TOKEN_IN_URL: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20}|(?:^|[?&])(?:access_)?token=")
+_TOKEN: Final = re.compile(r"wm_[a-z0-9]{8}_[A-Za-z0-9_-]{20,}")
+_TOKEN_IN_URL: Final = re.compile(rf"{_TOKEN.pattern}|(?:^|[?&])(?:access_)?token=")
 _JSON: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 #: Paths that also answer with other media types.
 _OTHER_MEDIA: Final = frozenset(
@@ -166,7 +167,7 @@ class Gate:
             problem = ProblemError(
                 "internal", f"an unexpected error happened; the log has it under {request_id}"
             )
-        return problem_response(problem, request.url.path, request_id)
+        return problem_response(problem, _TOKEN.sub("***", request.url.path), request_id)
 
 
 class _Answer:
