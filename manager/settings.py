@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     #: Which accounts have their own metrics: all, those that need attention, none, or (`auto`) all up to
     #: 1,000 and those that need attention beyond.
     metrics_accounts: Literal["auto", "all", "attention", "none"] = "auto"
-    #: File with a token that may read `/metrics`, also while Redis is away.
+    #: File with a token that may read `/metrics`, also while Redis is unreachable.
     metrics_token_file: Path | None = None
     #: Names by which clients reach the API beside loopback: `api.example.com,10.0.0.5`. Requests to others
     #: are refused.

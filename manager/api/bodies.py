@@ -114,7 +114,9 @@ class MoveBody(Strict):
     ]
     force: Annotated[
         bool,
-        Field(description="Move without proof that the old worker ended: only if its host is lost for good."),
+        Field(
+            description="Move without proof that the old worker ended: only if its host is permanently lost."
+        ),
     ] = False
 
 

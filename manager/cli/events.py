@@ -46,8 +46,8 @@ def events(
 ) -> int:
     """Show what happened in the fleet, newest last.
 
-    With --json, each line is one JSON object. The last line of a page that is not followed holds the cursor,
-    from which --after continues.
+    With --json, each line is one JSON object. Without --follow, the last line contains the cursor from which
+    --after continues.
     """
     from manager.factory import fleet_store
     from manager.telemetry.event_watch import watch_events

@@ -190,7 +190,7 @@ def restart(
 @click.option(
     "--force",
     is_flag=True,
-    help="Only if the account's present host is lost for good. Removes the lease without proof that the "
+    help="Only if the account's present host is permanently lost. Removes the lease without proof that the "
     "worker has ended. If that worker still trades, the account has two sessions until the worker learns "
     "that it lost its lease. Also ignores the placement rules.",
 )

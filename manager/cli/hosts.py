@@ -198,7 +198,7 @@ def _wait_empty(fleet: "FleetHosts", host: str, timeout: float | None, *, quiet:
 @click.argument("host", shell_complete=complete_hosts)
 @json_option
 def resume_host(host: str, as_json: bool) -> int:
-    """Let a drained host take workers again.
+    """Let a drained host run workers again.
 
     Workers that the drain stopped start again.
     """

@@ -54,7 +54,7 @@ def info(account_id: str, as_json: bool) -> int:
 
 
 def _say_attention(account_id: str) -> None:
-    """Print what a person should look at, and what to do next."""
+    """Print the attention items, and what to do next."""
     from manager.factory import desired_store, fleet_store
     from manager.telemetry.attention import account_attention, account_states
 

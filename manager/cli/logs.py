@@ -54,8 +54,8 @@ def _moment(_context: click.Context, _parameter: click.Parameter, value: str | N
     "--since",
     callback=_moment,
     metavar="WHEN",
-    help="Only lines since then: 45s, 10m, 2h or 3d ago, or 2026-11-25T10:00 (UTC). [default: all stored "
-    "lines]",
+    help="Only lines since this time: 45s, 10m, 2h or 3d ago, or 2026-11-25T10:00 (UTC). [default: all "
+    "stored lines]",
 )
 @click.option(
     "--stream",

@@ -246,7 +246,7 @@ def _gone(workers: "list[WorkerInfo]") -> dict[str, tuple[str, str]]:
 
 
 def _attention() -> "dict[str, list[Attention]]":
-    """Return what a person should look at, by account id."""
+    """Return the attention items by account id."""
     from manager.telemetry.attention import account_attention
 
     accounts, now = _accounts()

@@ -26,7 +26,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "Hosts": {
         "hosts": "List the hosts: state, version, workers, room, labels.",
         "drain": "Take a host out of service; its workers move or stop.",
-        "resume-host": "Let a drained host take workers again.",
+        "resume-host": "Let a drained host run workers again.",
         "forget-host": "Remove a host that no longer exists.",
         "place": "Show on which host an account would run, and why.",
     },

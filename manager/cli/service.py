@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def service() -> None:
     """Install the host agent (or `manager up`) as a system service.
 
-    The system starts it at boot, and again whenever it ends.
+    The system starts it at boot and restarts it when it ends.
     """
 
 

@@ -94,7 +94,7 @@ class CeleryWorkerPool:
     ) -> WorkerInfo:
         """Stop the account's worker on its present host and start it on `host`.
 
-        `force` is for a host that is lost for good: the account's lease is revoked without proof that its
+        `force` is for a host that is permanently lost: the account's lease is revoked without proof that its
         worker has ended. If that worker still trades, there are two sessions until its next heartbeat is
         refused.
 

@@ -143,7 +143,7 @@ class FleetHosts:
             names = ", ".join(sorted(d.account_id for d in running)[:5])
             raise HostUnavailableError(
                 f"host {name} has {len(running)} accounts that should run ({names}): move them first "
-                "(`manager move ACCOUNT --to HOST --force`, if it is lost for good), or stop them"
+                "(`manager move ACCOUNT --to HOST --force`, if it is permanently lost), or stop them"
             )
 
     def forget_account(self, account_id: str) -> None:

@@ -84,6 +84,6 @@ class Moves:
             return  # the host has recorded its end
         raise HostUnavailableError(
             f"{account_id} should run on host {desired.host}, whose agent is silent, and Redis has no record "
-            "of its worker, which may trade there: start the agent there; if the machine is lost for good, "
-            f"`manager move {account_id} --to {host} --force`"
+            "of its worker, which may trade there: start the agent there; if the machine is permanently "
+            f"lost, `manager move {account_id} --to {host} --force`"
         )

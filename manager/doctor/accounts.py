@@ -176,7 +176,7 @@ def not_running(context: Context) -> Iterator[Check]:
             "wanted",
             "failure",
             [one for one in missing if one.host in lost],
-            "start the host agent of {host}; if that host is lost for good, run `manager move {account} "
+            "start the host agent of {host}; if that host is permanently lost, run `manager move {account} "
             "--to HOST --force`",
         ),
         (

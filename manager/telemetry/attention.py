@@ -129,7 +129,7 @@ def host_attention(host: HostState, accounts: int) -> Iterator[Attention]:
             host=host.name,
             text=f"host {host.name} has not reported for {age:.0f} s; {accounts} of its accounts should run",
             do=(
-                f"start the host agent on {host.name}; if the host is lost for good, move its accounts "
+                f"start the host agent on {host.name}; if the host is permanently lost, move its accounts "
                 "with --force"
             ),
         )
@@ -226,7 +226,7 @@ def _not_running(account: AccountState) -> Attention:
     elif host is not None and not host.live:
         text = f"should run, but its host {host.name} is {host.state}"
         do = (
-            f"start the host agent on {host.name}; if the host is lost for good: "
+            f"start the host agent on {host.name}; if the host is permanently lost: "
             f"`manager move {account_id} --to HOST --force`"
         )
     else:

@@ -103,7 +103,7 @@ def _states(page: MetricsText, figures: FleetFigures) -> None:
     page.family(
         "manager_attention",
         "gauge",
-        "What a person should look at, by code.",
+        "Problems that need a person, by code.",
         [(labels(code=code, severity=severity), count) for (code, severity), count in sorted(codes.items())],
     )
 

@@ -42,7 +42,7 @@ class Row:
     cpu: float = 0.0
     memory: float = 0.0
     procs: float = 0.0
-    #: What a person should look at, the most urgent first.
+    #: The attention items, the most urgent first.
     found: Sequence[Attention] = ()
 
     @property

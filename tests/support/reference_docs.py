@@ -236,7 +236,7 @@ def metrics_page() -> str:
         "",
         "- The page holds the fleet as it is at the scrape.",
         "  An account or host that is gone is not on the next page.",
-        "- While Redis is away, `manager_redis_up` is 0.",
+        "- While Redis is unreachable, `manager_redis_up` is 0.",
         "  No series of an account, a host or the fleet is on the page then.",
         "- An account whose state is `unknown` has a state and no figures.",
         "- Series of an account have the label `account`; money also has `currency`.",

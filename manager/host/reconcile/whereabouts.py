@@ -79,7 +79,7 @@ class Whereabouts:
         if self._leases.is_held_permanently(config, trace.host):
             return (
                 f"{account_id} has its worker on host {trace.host}, whose agent is silent: start the agent "
-                f"there; if the machine is lost for good, `manager move {account_id} --to HOST --force`"
+                f"there; if the machine is permanently lost, `manager move {account_id} --to HOST --force`"
             )
         if self._leases.is_held(config):
             return None  # the lease decides, not the silence

@@ -137,12 +137,12 @@ def held_error(account_id: str, holder: Holder, *, namesake: bool = False) -> Se
         return SessionHeldError(
             f"{account_id} has {holder.claim} already: worker {holder.worker_id} on host {holder.host} "
             f"since {since:%Y-%m-%d %H:%M:%S} UTC, last renewed {holder.renewed_age_ms / 1000:.0f} s ago; "
-            "if that host's agent is silent, start it there; if the machine is lost for good, `manager "
+            "if that host's agent is silent, start it there; if the machine is permanently lost, `manager "
             f"move {account_id} --to HOST --force`"
         )
     other = " (another state directory or machine of that name)" if namesake else ""
     return SessionHeldError(
         f"{account_id}: account {holder.account_id} already has the session of {holder.claim}: worker "
         f"{holder.worker_id} on host {holder.host}{other} since {since:%Y-%m-%d %H:%M:%S} UTC: stop it "
-        "first, or give the two different logins; if that host is lost for good, see `manager move --help`"
+        "first, or give the two different logins; if that host is permanently lost, see `manager move --help`"
     )
