@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 #: Seconds in which a whole request must arrive, from a new connection or from its first byte.
 REQUEST_SECONDS: Final = 30.0
@@ -21,7 +21,12 @@ STALL_SECONDS: Final = 30.0
 MOST_IDLE: Final = 1000
 #: Seconds between two log lines with the same text.
 _REPEAT_SECONDS: Final = 60.0
-_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+#: Maximum bytes of a request's head, and maximum requests that wait for the answer to an earlier one.
+MAX_HEAD: Final = 64 * 1024
+_PIPELINED: Final = 16
+_END: Final = b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout" + _END
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large" + _END
 
 
 class IdleConnections:
@@ -60,6 +65,9 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._received = False
+        #: Bytes since the last part of a request that was read as a whole.
+        self._unread = 0
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,6 +75,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._end_answer()
         if self._stall is not None:
             self._stall.cancel()
         super().connection_lost(exc)
@@ -75,9 +84,31 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unwatch()  # the first bytes of the next request
         self._received = True
+        self._unread += len(data)
         super().data_received(data)
-        if self.transport.get_protocol() is self:
-            self._watch()
+        if self.transport.get_protocol() is not self:
+            return
+        if self._unread > MAX_HEAD and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        self._watch()
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= _PIPELINED:
+            raise ValueError("too many requests wait for their answers")  # answered with status 400
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
         self._unwatch()
@@ -91,7 +122,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall is None:
-            self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
+            self._stall = self.loop.call_later(self.stall_seconds, self.drop)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -106,7 +137,22 @@ class Connection(HttpToolsProtocol):
     def drop(self) -> None:
         """End the connection at once, also if its client does not read."""
         self._unwatch()
+        self._end_answer()
         self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _end_answer(self) -> None:
+        """Discard the rest of the answer that is being sent.
+
+        uvicorn does that for the last request alone, and writes an answer to an earlier one to a closed
+        connection.
+        """
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _watch(self) -> None:
         """Begin or end the time in which the next request must arrive."""
@@ -116,7 +162,7 @@ class Connection(HttpToolsProtocol):
             self._unwatch()
             if self._stall is None:
                 # It stays open until the client has read the rest of the answer.
-                self._stall = self.loop.call_later(self.stall_seconds, self.transport.abort)
+                self._stall = self.loop.call_later(self.stall_seconds, self.drop)
         elif self._answers():
             self._unwatch()
         elif self._deadline is None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +60,10 @@ class Server:
     @property
     def connections(self) -> int:
         return len(self._server.server_state.connections)
+
+    @property
+    def tasks(self) -> int:
+        return len(self._server.server_state.tasks)
 
     def open(self, sent: bytes = b"") -> socket.socket:
         found = socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -118,6 +123,51 @@ def test_the_rest_of_a_body_after_an_early_answer_does_not_keep_a_connection(ser
     assert connection.recv(65536).startswith(b"HTTP/1.1 200")
     connection.sendall(b"def")
     assert rest(connection)[9:12] == b"408"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 1_000_000,
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 100_000,
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: a\r\n" * 100_000,
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 1_000_000,
+    ],
+    ids=["header", "headers", "trailers", "chunk"],
+)
+def test_an_endless_head_is_refused(server: Server, sent: bytes) -> None:
+    connection = server.open()
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(sent)
+    assert rest(connection)[9:12] in {b"431", b""}  # the answer is lost if more was on its way
+    eventually(lambda: server.connections == 0, what="it is closed")
+
+
+def test_a_large_body_is_no_large_head(server: Server) -> None:
+    body = b"a" * 1_000_000
+    connection = server.open(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + body)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    connection.close()
+
+
+def test_requests_that_wait_for_an_earlier_answer_are_limited(server: Server) -> None:
+    few = server.open(REQUEST * 10)
+    found = b""
+    while found.count(b"200 OK") < 10:
+        found += few.recv(65536)
+    few.close()
+    assert b"400 Bad Request" in rest(server.open(REQUEST.replace(b"/ ", b"/late ", 1) + REQUEST * 1000))
+
+
+@pytest.mark.parametrize("after", [b"", REQUEST])
+def test_a_client_that_leaves_before_its_answer_causes_no_error(
+    server: Server, after: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(server.open(REQUEST.replace(b"/ ", b"/late ", 1) + after)) as connection:
+        eventually(lambda: server.tasks == 1, what="the request arrived")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually(lambda: server.tasks == 0, what="the request is over")
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
 def test_a_late_answer_is_sent(server: Server) -> None:
