@@ -191,14 +191,17 @@ class PushBody(Strict):
     files: Annotated[
         dict[
             Annotated[
-                str, StringConstraints(pattern=r"^(defaults|accounts/[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.yaml$")
+                str,
+                StringConstraints(
+                    pattern=r"^(defaults|schedules|accounts/[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.yaml$"
+                ),
             ],
             str,
         ],
         Field(
             min_length=1,
             max_length=10_000,
-            description="`defaults.yaml` and `accounts/<account id>.yaml` → text.",
+            description="`defaults.yaml`, `schedules.yaml` and `accounts/<account id>.yaml` → text.",
         ),
     ]
     message: Annotated[str, Field(max_length=1000, description="The reason, for the history.")] = ""

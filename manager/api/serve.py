@@ -20,6 +20,7 @@ from manager.aio import AsyncWorkerManagerService
 from manager.api.app import create_app
 from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
+from manager.api.connections import OncePerMinute, connection_class
 from manager.api.limits import RateLimiter, scaled
 from manager.api.metrics_page import MetricsPage
 from manager.api.parts import ApiParts
@@ -53,6 +54,7 @@ from manager.fleet.tokens import TokenStore
 from manager.service import WorkerManagerService
 from manager.settings import Settings
 from manager.system import atomic_file
+from manager.system.processes import raise_file_limit
 from manager.telemetry.fleet_reader import ViewReader
 from manager.telemetry.view import FleetView, ViewUpdate
 
@@ -78,16 +80,18 @@ def run_api(settings: Settings, port: int | None = None, address_file: Path | No
     Writes the URL to `address_file` once it listens. Raises SettingsError, ComponentError.
     """
     check_listening(settings)
+    raise_file_limit()
     listener = _listen(settings.api_address, settings.api_port if port is None else port)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(OncePerMinute())
     reads = LiveReads(fleet_url(settings), events_kept=settings.events_kept)
     view = FleetView(reads, desired_store(settings), stale_after_seconds=settings.stale_after_seconds)
     app = build_app(settings, view)
     secure = settings.api_tls_cert is not None
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=connection_class(),
         loop="asyncio" if sys.platform == "win32" else "uvloop",
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,

@@ -69,6 +69,40 @@ def test_an_accepted_command_outlives_the_api_and_its_outcome_is_found(fleet: Fl
         assert again.json() == found
 
 
+def test_without_the_api_everything_else_goes_on(fleet: Fleet, api: ApiProcess) -> None:
+    body = {"do": "start", "select": {"all": True}, "expect": 3}
+    with api.client() as client:
+        sent = client.post("/batches", json=body, headers={"Idempotency-Key": "killed-after-1"})
+    assert sent.status_code == 202, sent.text
+    api.kill()
+    accounts = [f"account-00{number}" for number in (1, 2, 3)]
+    eventually(
+        lambda: [fleet.status(one) for one in accounts] == ["running"] * 3,
+        within=30,
+        what="the batch is done",
+    )
+    stays, crashes = fleet.workers()["account-001"], fleet.workers()["account-002"]
+    crashes.kill()
+    assert fleet.run("stop", "account-003").returncode == 0
+    assert fleet.run("start", "account-003").returncode == 0
+    eventually(
+        lambda: fleet.status("account-002") == "running" and fleet.workers()["account-002"] != crashes,
+        within=30,
+        what="the host restarts a worker that crashed",
+    )
+    fleet.await_ticks()
+    assert fleet.workers()["account-001"] == stays
+    assert stays.alive()
+    api.start()
+    with api.client() as client:
+        assert client.get("/batches/killed-after-1").json()["counts"]["pending"] == 0
+        events = client.get("/events?type=batch.*").json()["items"]
+    assert [(one["type"], one["command"]) for one in events] == [
+        ("batch.begun", "killed-after-1"),
+        ("batch.done", "killed-after-1"),
+    ]
+
+
 def test_a_batch_and_what_the_fleet_shows_of_it(fleet: Fleet, api: ApiProcess) -> None:
     with api.client() as client:
         body: dict[str, Any] = {"do": "start", "select": {"all": True}, "expect": 3}

@@ -138,6 +138,51 @@ def test_what_a_push_refuses(on_files: Api, pushed: dict[str, str], words: str) 
     assert on_files.parts.versions.current() is None
 
 
+LITERAL = {
+    **GOOD,
+    "accounts/key.yaml": "login: 5009\npassword: 'env:KEY'\ncurrencies: [{symbol: EURUSD}]\n"
+    "options: {api_key: planted-key}\n",
+}
+
+
+@pytest.mark.usefixtures("no_versions")
+@pytest.mark.parametrize(
+    ("pushed", "option"), [(FILES, {"allow_invalid": True}), (LITERAL, {"allow_literals": "a test key"})]
+)
+def test_an_option_pushes_what_is_refused_without_it(
+    on_files: Api, pushed: dict[str, str], option: dict[str, Any]
+) -> None:
+    client = on_files.client("configure")
+    for others in ({}, {"allow_invalid": False}, {"allow_literals": None}):
+        response = client.post(PUSH, json={"files": pushed, **others}, headers=FIRST)
+        assert "planted-key" not in problem(response, 422, "invalid_config")["detail"]
+    done = client.post(PUSH, json={"files": pushed, **option}, headers=FIRST)
+    assert done.status_code == 200, done.text
+    assert on_files.parts.versions.read(1).files == pushed
+    trail = [(one.what, one.text) for one in on_files.parts.audit.last(100) if one.by.startswith("tester")]
+    kept = [text for what, text in trail if what == "config push literals"]
+    assert len(kept) == ("allow_literals" in option)
+    assert all("a test key: accounts/key.yaml" in text and "planted-key" not in text for text in kept)
+
+
+@pytest.mark.usefixtures("no_versions")
+@pytest.mark.parametrize("reason", ["", "  ", True, 1, ["x"]])
+def test_literals_need_a_reason(on_files: Api, reason: Any) -> None:
+    body = {"files": LITERAL, "allow_literals": reason}
+    response = on_files.client("configure").post(PUSH, json=body, headers=FIRST)
+    problem(response, 422, "invalid_request")
+
+
+@pytest.mark.usefixtures("no_versions")
+def test_schedules_are_pushed_with_the_accounts(on_files: Api) -> None:
+    client = on_files.client("configure")
+    wrong = {**GOOD, "schedules.yaml": "schedules: {x: {no_such_key: 1}}\n"}
+    response = client.post(PUSH, json={"files": wrong}, headers=FIRST)
+    assert "schedules.yaml" in problem(response, 422, "invalid_config")["detail"]
+    done = client.post(PUSH, json={"files": {**GOOD, "schedules.yaml": "{}\n"}}, headers=FIRST)
+    assert (done.status_code, done.json()["files"]) == (200, 3), done.text
+
+
 @pytest.mark.usefixtures("no_versions")
 @pytest.mark.parametrize("path", ["../evil.yaml", "accounts/../../evil.yaml", "accounts/a/b.yaml", "/etc/x"])
 def test_a_push_writes_no_other_files(on_files: Api, path: str) -> None:
