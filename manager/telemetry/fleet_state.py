@@ -21,6 +21,7 @@ from manager.models import WorkerInfo
 from manager.states import SETTLED, WorkerLifecycleStatus
 from manager.telemetry.attention import GRACE_SECONDS
 
+_RUNNING: Final = WorkerLifecycleStatus.RUNNING
 #: Keys of a heartbeat that are state of the worker; all others are figures.
 _STATE_KEYS: Final = ("worker_id", "health", "health_reason", "trading_mode")
 
@@ -221,8 +222,13 @@ class FleetState:
             known = before.pop(name, None)
             if known is None or known.state != state.state:
                 changes.hosts.add(name)
-            if known is not None and known.live != state.live:
-                self._doubt(self._entries.get(name, {}).values(), changes)
+            entries = self._entries.get(name, {}).values()
+            if known is None:
+                # Records may arrive before the first report of their host. Only a heartbeat decides about a
+                # running worker.
+                self._doubt((one for one in entries if one.info.status is not _RUNNING), changes)
+            elif known.live != state.live:
+                self._doubt(entries, changes)
         changes.hosts |= before.keys()
 
     def _finish(self, changes: Changes) -> Changes:

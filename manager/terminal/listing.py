@@ -10,7 +10,7 @@ from manager.states import NOT_UP, SETTLED, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
 from manager.telemetry.attention import AccountState, Attention, Severity, account_attention, worst
 from manager.terminal.attention_order import attention_rank
-from manager.terminal.tables import Others, mode_text, seconds_text
+from manager.terminal.list_text import Others, mode_text, seconds_text
 
 COLUMNS: Final = (
     *("account", "state", "health", "host", "pid", "uptime", "restarts", "cpu", "memory", "procs"),

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from manager.models import ValidationResult, WorkerInfo
-from manager.states import NOT_UP, TradingMode, WorkerLifecycleStatus
+from manager.states import NOT_UP, WorkerLifecycleStatus
 from manager.system.text import printable, shortened
 from manager.telemetry.attention import AccountState, account_attention
 from manager.terminal.attention_order import attention_rank
+from manager.terminal.list_text import Others, mode_text, seconds_text
 
 _STYLES = {
     "running": "green",
@@ -34,9 +35,6 @@ _WIDE_ONLY = 100
 
 #: Smallest width of the error column, in characters.
 _ERROR_WIDTH = 12
-
-#: Account → (state to show instead of a worker's, reason).
-Others = Mapping[str, tuple[str, str]]
 
 
 def worker_table(
@@ -146,30 +144,6 @@ def _up(info: WorkerInfo) -> bool:
 
 def _styled(word: str) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
-
-
-_MODE_TEXTS: Final = {
-    TradingMode.WAITING: "waits for its window: it sends no orders",
-    TradingMode.CLOSE_ONLY: "close-only: it opens no positions",
-    TradingMode.PAUSED: "paused: it sends no orders",
-}
-
-
-def mode_text(info: WorkerInfo) -> str:
-    """Return why a worker sends no orders, or why the account has no worker now, else empty text."""
-    return info.rest_text or _MODE_TEXTS.get(info.trading_mode, "")
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration as text: 42s, 3m07s, 5h12m, 3d04h."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3_600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3_600}h{whole % 3_600 // 60:02}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3_600:02}h"
 
 
 def validation_lines(results: Mapping[str, ValidationResult]) -> list[tuple[str, str]]:

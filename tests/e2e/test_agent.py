@@ -134,6 +134,7 @@ def test_foreign_files_in_the_state_directory_are_ignored(bare_fleet: Fleet) -> 
     assert bare_fleet.store.list_workers() == []
 
 
+@pytest.mark.long
 def test_an_agent_that_receives_no_messages_exits_and_its_workers_continue(bare_fleet: Fleet) -> None:
     """Liveness means messages received, not answers to pings: this agent answers pings throughout."""
     fleet = bare_fleet
@@ -169,6 +170,7 @@ def test_an_agent_that_receives_no_messages_exits_and_its_workers_continue(bare_
     assert worker.alive()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a running process is set with prlimit")
 def test_an_agent_without_free_descriptors_exits_and_the_next_one_adopts_its_workers(
     bare_fleet: Fleet,

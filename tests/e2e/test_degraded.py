@@ -15,6 +15,7 @@ pytestmark = pytest.mark.e2e
 A = "account-001"
 
 
+@pytest.mark.long
 def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start", A)

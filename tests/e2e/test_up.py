@@ -184,6 +184,7 @@ def _listeners(up: Up) -> set[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_second_interrupt_kills_at_once_and_leaves_no_process(up: Up) -> None:
     process = up.start("--demo", "--no-flower")
     up.wait_for("6 running")
@@ -198,6 +199,7 @@ def test_a_second_interrupt_kills_at_once_and_leaves_no_process(up: Up) -> None:
     assert up.processes() == []
 
 
+@pytest.mark.long
 def test_the_trading_outlives_the_managing_and_the_next_up_takes_it_over(up: Up) -> None:
     process = up.start("--demo", "--no-flower")
     up.wait_for("6 running")

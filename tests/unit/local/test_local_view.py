@@ -7,7 +7,8 @@ from rich.console import Console
 
 from manager.models import ValidationResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
-from manager.terminal.tables import change_lines, seconds_text, validation_lines, worker_table
+from manager.terminal.list_text import seconds_text
+from manager.terminal.tables import change_lines, validation_lines, worker_table
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

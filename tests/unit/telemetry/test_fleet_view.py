@@ -103,6 +103,15 @@ def test_a_worker_whose_heartbeat_stops_becomes_unknown_without_any_event(
     assert without_ages(view.workers()) == without_ages(store.list_workers())
 
 
+def test_a_worker_recorded_before_the_first_report_of_its_host_is_known_after_it(
+    store: FleetStore, view: FleetView
+) -> None:
+    store.record("h", [info("a", S.STARTING)], {})
+    eventually(lambda: (found := view.worker("a")) is not None and found.status == "unknown", within=5)
+    store.report_agent("h", {})
+    eventually(lambda: (found := view.worker("a")) is not None and found.status == "starting", within=5)
+
+
 def test_figures_do_not_change_the_state(store: FleetStore, view: FleetView) -> None:
     store.report_agent("h", {})
     store.record("h", [info("a")], {"a": beat("a", equity="1")})
