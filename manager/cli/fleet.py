@@ -30,7 +30,7 @@ from manager.cli.common import (
     service,
 )
 from manager.cli.local import local_option, stop_here
-from manager.cli.schedule import rest_until, start_now, until_option
+from manager.cli.schedule import rest_until, start_now, stop_until_option, until_option
 from manager.cli.waiting import WaitNotices
 from manager.pool.commands import MODE_COMMANDS, CommandSpec
 
@@ -91,7 +91,7 @@ def start(
 @account_argument(nargs=-1)
 @selection_options
 @timeout_option
-@until_option
+@stop_until_option
 @wait_option
 @local_option
 @json_option

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 _EXTRA_SECONDS = 10.0
 
+_UNTIL_FORMS = (
+    "next (the schedule's next change), a duration (90m), a time (17:30), or a date and a time. Times are on "
+    "the schedule's clock."
+)
 until_option = click.option(
+    "--until", metavar="next|TIME", help=f"When the override ends: {_UNTIL_FORMS} [default: next]"
+)
+stop_until_option = click.option(
     "--until",
     metavar="next|TIME",
-    help="When the override ends: next (the schedule's next change), a duration (90m), a time (17:30), or a "
-    "date and a time. Times are on the schedule's clock. [default: next]",
+    help=f"When the accounts start again: {_UNTIL_FORMS} [default: when a command starts them]",
 )
 
 

@@ -267,6 +267,7 @@ class _Up:
                 self._say(f"error: {why}", style="red")
         parts = [f"{len(batch.running)} running"]
         parts += [f"{len(batch.skipped)} disabled"] if batch.skipped else []
+        parts += [f"{len(batch.resting)} resting"] if batch.resting else []
         parts += [f"{len(batch.failed)} not started"] if batch.failed else []
         parts += [f"{len(batch.pending)} unknown ({batch.trouble})"] if batch.trouble else []
         self._say(", ".join(parts))
