@@ -401,3 +401,38 @@ class Health(BaseModel):
     """The server runs."""
 
     status: Literal["ok"]
+
+
+class OverrideReport(BaseModel):
+    """An override of an account's schedule."""
+
+    do: Literal["run", "rest"]
+    at: str
+    until: str
+    by: str
+    reason: str
+
+
+class WindowReport(BaseModel):
+    """One window of a schedule, in UTC and on the schedule's clock."""
+
+    opens: str
+    closes: str
+    opens_wall: str
+    closes_wall: str
+    #: Changes of the clock since the window before, or inside.
+    marks: list[str]
+
+
+class AccountScheduleReport(BaseModel):
+    """What an account does now by its schedule, and its windows."""
+
+    account_id: str
+    #: The schedule's name; `its own` for one in the account's file, null without a schedule.
+    schedule: str | None
+    action: Literal["run", "wait", "pause", "close_only", "rest", "stop"]
+    until: str | None
+    since: str | None
+    text: str
+    override: OverrideReport | None
+    windows: list[WindowReport]

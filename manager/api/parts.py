@@ -18,6 +18,7 @@ from manager.api.stream.hub import Hub
 from manager.client.caller import Request as Behalf
 from manager.client.caller import on_behalf_of
 from manager.client.hosts import FleetHosts
+from manager.client.schedules import FleetSchedules
 from manager.config import ConfigurationService
 from manager.doctor import Check
 from manager.fleet.audit import AuditTrail
@@ -87,6 +88,8 @@ class ApiParts:
     hub: Hub | None = None
     events: EventStream | None = None
     metrics: MetricsPage | None = None
+    #: None: this server reads no account files.
+    schedules: FleetSchedules | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
     stream_times: StreamTimes = field(default_factory=StreamTimes)
     #: Names that a Host header may have, in addition to loopback.
@@ -107,6 +110,12 @@ class ApiParts:
         if self.events is None:
             raise ProblemError("fleet_unavailable", "this server reads no events")
         return self.events
+
+    def require_schedules(self) -> FleetSchedules:
+        """Return the schedules. Raises ProblemError `not_found` if None."""
+        if self.schedules is None:
+            raise ProblemError("not_found", "this server reads no account files")
+        return self.schedules
 
     def host_allowed(self, name: str) -> bool:
         """Return whether the server answers for the name in a Host header."""

@@ -38,6 +38,7 @@ from manager.factory import (
     configuration,
     desired_store,
     fleet_hosts,
+    fleet_schedules,
     fleet_store,
 )
 from manager.fleet import fleet_url
@@ -165,6 +166,7 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
             TokenStore(url), SessionStore(url), metrics_token=_metrics_token(settings)
         ),
         hosts=fleet_hosts(settings),
+        schedules=fleet_schedules(settings),
         audit=audit_trail(settings),
         batches=pool,
         checks=BatchChecks(BatchStore(url), BatchAnnouncer(store)),

@@ -21,6 +21,7 @@ _VALUES = {"account_id": "account-002", "host": "fake-host", "version": "1"}
 _HEADERS = {"Idempotency-Key": "", "If-Match": '"1"'}
 _BODIES: dict[str, Any] = {
     "/accounts/{account_id}/move": {"host": "fake-host"},
+    "/accounts/{account_id}/override": {"do": "rest"},
     "/batches": {"do": "stop", "select": {"all": True}, "expect": 2},
     "/config/push": {"files": {"accounts/account-002.yaml": "login: 1\n"}},
     "/config/rollback": {"version": 1},
