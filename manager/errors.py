@@ -92,6 +92,12 @@ class NoBatchError(ManagerError, ValueError):
     code = "no_batch"
 
 
+class NoOverrideError(ManagerError, ValueError):
+    """Raised when the account's schedule has no override."""
+
+    code = "no_override"
+
+
 class InvalidCursorError(ManagerError, ValueError):
     """Raised when a text is not a cursor of the event stream."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from manager.client.caller import caller
 from manager.config import ConfigurationService
 from manager.config.exchanges import CALENDARS
-from manager.errors import InvalidConfigError, InvalidPayloadError, NoWorkerError
+from manager.errors import InvalidConfigError, InvalidPayloadError, NoOverrideError
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.overrides import OverrideStore
@@ -126,11 +126,11 @@ class FleetSchedules:
         return override
 
     def clear(self, account_id: str) -> None:
-        """Remove the account's override. Raises NoWorkerError if it has none."""
+        """Remove the account's override. Raises NoOverrideError if it has none."""
         me = caller()
         with self._audit.refusals("schedule override", by=me, account_id=account_id):
             if not self._overrides.remove(account_id, by=me):
-                raise NoWorkerError(f"{account_id} has no override: its schedule is in force")
+                raise NoOverrideError(f"{account_id} has no override: its schedule is in force")
         self._audit.note("schedule override", by=me, account_id=account_id, text="cleared")
 
     def _schedule(

@@ -77,12 +77,12 @@ def test_an_override_is_put_shown_audited_and_deleted(api: Api) -> None:
         assert (shown["action"], shown["override"]) == ("rest", put.json())
         assert client.delete(f"/api/v1/accounts/{A}/override").status_code == 204
         assert client.get(f"/api/v1/accounts/{A}/schedule").json()["override"] is None
-        problem(client.delete(f"/api/v1/accounts/{A}/override"), 404, "no_worker")
+        problem(client.delete(f"/api/v1/accounts/{A}/override"), 404, "no_override")
     entries = api.parts.audit.last(3)
     assert [(one.what, one.account_id, one.outcome) for one in entries] == [
         ("schedule override", A, "ok"),
         ("schedule override", A, "ok"),
-        ("schedule override", A, "no_worker"),
+        ("schedule override", A, "no_override"),
     ]
     assert all("@" in one.by for one in entries), "the token's name, not the server's user"
 

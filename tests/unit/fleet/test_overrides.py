@@ -9,7 +9,7 @@ from support.servers import RedisServer
 
 from manager.client.schedules import FleetSchedules
 from manager.config import ConfigurationService
-from manager.errors import InvalidPayloadError, NoWorkerError
+from manager.errors import InvalidPayloadError, NoOverrideError
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStateRequest
@@ -67,13 +67,13 @@ def test_an_override_is_audited_and_shown(fleet: FleetSchedules, redis_server: R
     assert [one.account_id for one in fleet.all()] == ["a"]
     fleet.clear("a")
     assert fleet.get("a").decision.action is Action.RUN
-    with pytest.raises(NoWorkerError, match="a has no override"):
+    with pytest.raises(NoOverrideError, match="a has no override"):
         fleet.clear("a")
     entries = AuditTrail(redis_server.url).last(3)
     assert [(one.what, one.outcome) for one in entries] == [
         ("schedule override", "ok"),
         ("schedule override", "ok"),
-        ("schedule override", "no_worker"),
+        ("schedule override", "no_override"),
     ]
     types = [event.type for event in FleetStore(redis_server.url).events(last=20)]
     assert types.count("schedule.override") == 2
