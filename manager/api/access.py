@@ -25,6 +25,10 @@ _cookie: Final = APIKeyCookie(
 )
 
 
+#: Dependency that checks a scope → the scope, for the OpenAPI document.
+SCOPE_OF: Final[dict[Callable[..., Any], str]] = {}
+
+
 def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any, Principal]]:
     """Return a dependency that requires a scope and applies a rate limit.
 
@@ -41,6 +45,7 @@ def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any
         parts_of(request).limiter.take(kind, principal.key)
         return principal
 
+    SCOPE_OF[check] = scope
     return check
 
 

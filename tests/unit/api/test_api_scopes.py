@@ -92,6 +92,12 @@ def contents(server: RedisServer) -> dict[bytes, Any]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+def test_the_document_names_the_scope_of_an_operation(operation: Operation) -> None:
+    found = document()["paths"][f"/api/v1{operation.path}"][operation.method.lower()]
+    assert found.get("x-scope", "") == operation.scope
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 def test_exactly_the_scope_of_an_operation_opens_it(
     bystanders: Api, api_redis: RedisServer, operation: Operation
 ) -> None:
