@@ -208,6 +208,7 @@ class Counts(BaseModel):
 
     done: int
     already: int
+    resting: int
     skipped: int
     failed: int
     pending: int
