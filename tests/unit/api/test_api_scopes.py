@@ -136,6 +136,7 @@ def test_metrics_need_their_scope(bystanders: Api) -> None:
 def test_outside_its_selection_a_token_does_nothing_at_all(
     api_redis: RedisServer, operation: Operation
 ) -> None:
+    api_redis.forget()  # the keys of commands
     api = Api(api_redis, {"account-001": {"groups": ["fx"]}, "account-002": {}})
     before = contents(api_redis)
     with api.client("operate", "configure", "kill", selection=Selection(("fx",))) as client:
