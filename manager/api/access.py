@@ -25,10 +25,14 @@ _cookie: Final = APIKeyCookie(
 )
 
 
+#: Dependency that checks a scope → the scope, for the OpenAPI document.
+SCOPE_OF: Final[dict[Callable[..., Any], str]] = {}
+
+
 def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any, Principal]]:
     """Return a dependency that requires a scope and applies a rate limit.
 
-    `kind` names the limit; see `manager.api.limits.RATES`.
+    An empty scope is one that every principal has. `kind` names the limit; see `manager.api.limits.RATES`.
     """
 
     async def check(
@@ -37,25 +41,18 @@ def requires(scope: str, kind: str = "read") -> Callable[..., Coroutine[Any, Any
         _session: Annotated[object, Security(_cookie)],
     ) -> Principal:
         principal = principal_of(request)
-        principal.require(scope)
+        if scope:
+            principal.require(scope)
         parts_of(request).limiter.take(kind, principal.key)
         return principal
 
+    if scope:
+        SCOPE_OF[check] = scope
     return check
 
 
-async def _authenticated(
-    request: Request,
-    _token: Annotated[object, Security(_bearer)],
-    _session: Annotated[object, Security(_cookie)],
-) -> Principal:
-    principal = principal_of(request)
-    parts_of(request).limiter.take("read", principal.key)
-    return principal
-
-
 #: Any authenticated principal, with or without scopes.
-Authenticated = Annotated[Principal, Depends(_authenticated)]
+Authenticated = Annotated[Principal, Depends(requires(""))]
 Scraper = Annotated[Principal, Depends(requires("metrics"))]
 Reader = Annotated[Principal, Depends(requires("read"))]
 Operator = Annotated[Principal, Depends(requires("operate", "command"))]
@@ -91,6 +88,16 @@ def require_inside(principal: Principal, state: FleetListing, account_ids: Itera
             f"{principal.name} may command only accounts of {principal.selection}; not: {named}; nothing "
             "was done",
             more={"accounts": outside[:1000]},
+        )
+
+
+def require_unlimited(principal: Principal) -> None:
+    """Check that the principal may command every account. Raises ProblemError `outside_selection`."""
+    if principal.selection:
+        raise ProblemError(
+            "outside_selection",
+            f"the request concerns every account, but {principal.name} may command only accounts of "
+            f"{principal.selection}; nothing was done",
         )
 
 

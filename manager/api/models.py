@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from manager.models import WorkerInfo
 
+StaleSeconds = Annotated[
+    float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
+]
+
 
 class FieldError(BaseModel):
     """One wrong value of a request."""
@@ -98,9 +102,7 @@ class AccountPage(_Page):
     items: list[Account]
     as_of: datetime
     cursor: str
-    stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
-    ]
+    stale_seconds: StaleSeconds
 
 
 class WorkerPage(_Page):
@@ -109,9 +111,7 @@ class WorkerPage(_Page):
     items: list[WorkerInfo]
     as_of: datetime
     cursor: str
-    stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
-    ]
+    stale_seconds: StaleSeconds
 
 
 class Host(BaseModel):
@@ -132,9 +132,7 @@ class HostPage(BaseModel):
     items: list[Host]
     as_of: datetime
     cursor: str
-    stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
-    ]
+    stale_seconds: StaleSeconds
 
 
 class FleetSummary(BaseModel):
@@ -142,9 +140,7 @@ class FleetSummary(BaseModel):
 
     as_of: datetime
     cursor: str
-    stale_seconds: Annotated[
-        float | None, Field(description="Seconds since Redis became unreachable; null: it is reachable.")
-    ]
+    stale_seconds: StaleSeconds
     accounts: int
     status: dict[str, int]
     health: dict[str, int]
@@ -208,6 +204,7 @@ class Counts(BaseModel):
 
     done: int
     already: int
+    resting: int
     skipped: int
     failed: int
     pending: int

@@ -7,7 +7,9 @@ from functools import cache
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
+from manager.api.access import SCOPE_OF
 from manager.api.gate import PREFIX
 from manager.api.models import Problem
 from manager.api.problems import MEDIA_TYPE, PROBLEMS
@@ -51,11 +53,27 @@ def document() -> dict[str, Any]:
     components |= schema.pop("$defs")
     schema["properties"]["code"]["enum"] = sorted(PROBLEMS)
     components["Problem"] = schema
+    scopes = _scopes()
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
+            if (method.upper(), path) in scopes:
+                operation["x-scope"] = scopes[method.upper(), path]
             _add_problems(path, method, operation)
             _tidy_parameters(path, operation)
     return found
+
+
+def _scopes() -> dict[tuple[str, str], str]:
+    """Return the scope that an operation requires, by method and path; others require none."""
+    return {
+        (method, PREFIX + route.path): SCOPE_OF[one.call]
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+        for one in route.dependant.dependencies
+        if one.call in SCOPE_OF
+    }
 
 
 def _tidy_parameters(path: str, operation: dict[str, Any]) -> None:

@@ -82,16 +82,10 @@ class BatchSender:
         if not commands and not batch.settled:
             return BatchResult()
         parts = BatchOutcome(progress)
-        # Written before desired state: hosts act on that at once, and may then delay this write.
-        what = commands[0].name if commands else "start"
+        what, by = commands[0].name if commands else "start", self._sender.me
         tokens = {command.account_id: command.token for command in commands}
-        try:
-            self._records.save(batch.id, what, self._sender.me, tokens, batch.settled)
-        except FleetUnavailableError as error:
-            raise FleetUnavailableError(f"nothing was sent: {error}") from None
-        by = self._sender.me
-        with contextlib.suppress(FleetUnavailableError):
-            self._announcer.begun(batch.id, what, by, len(tokens) + len(batch.settled))
+        # Written before desired state: hosts act on that at once, and may then delay this write.
+        self._record(batch, what, by, tokens)
         waiting = {command.token: command.account_id for command in commands}
         trouble = ""
         try:
@@ -155,6 +149,15 @@ class BatchSender:
                     self.result(batch_id)
 
     # inside
+
+    def _record(self, batch: Batch, what: str, by: str, tokens: Mapping[str, str]) -> None:
+        """Record a batch before its tasks are sent. Raises FleetUnavailableError."""
+        try:
+            self._records.save(batch.id, what, by, tokens, batch.settled)
+        except FleetUnavailableError as error:
+            raise FleetUnavailableError(f"nothing was sent: {error}") from None
+        with contextlib.suppress(FleetUnavailableError):
+            self._announcer.begun(batch.id, what, by, len(tokens) + len(batch.settled))
 
     def _send(self, commands: Sequence[Command], batch_id: str) -> None:
         """Send the tasks.

@@ -16,6 +16,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from manager.api.openapi import document
+from manager.api.problems import PROBLEMS
 from manager.cli.main import cli
 from manager.doctor.check import CODES
 from manager.fleet.host_report import ClockChangeReport, DrainReport, HostReport
@@ -257,7 +258,50 @@ def metrics_page() -> str:
     return "\n".join(lines)
 
 
+def api_page() -> str:
+    """Return docs/reference/api.md."""
+    lines = [
+        "# HTTP API",
+        "",
+        "This page lists every operation of the HTTP API with its scope, and every code of a problem.",
+        "",
+        "[Command a fleet over HTTP](../howto/api.md) explains how to use them. The OpenAPI 3.1 document at",
+        "`/api/v1/openapi.json` describes parameters, bodies and answers.",
+        "This page is generated from the code by `.ci/reference-docs`.",
+        "",
+        "## Operations",
+        "",
+        "Paths begin with `/api/v1`. An operation without a scope needs any token or session, or none:",
+        "`/healthz`, `/readyz` and `POST /session`. `/metrics` (scope `metrics`) and `/docs/errors`",
+        "are beside `/api/v1`.",
+        "",
+        "| operation | scope | meaning |",
+        "|---|---|---|",
+    ]
+    for path, operations in document()["paths"].items():
+        for method, operation in operations.items():
+            scope = f"`{operation['x-scope']}`" if "x-scope" in operation else ""
+            meaning = _cell(operation["description"].partition("\n\n")[0])
+            lines.append(f"| `{method.upper()} {path.removeprefix('/api/v1')}` | {scope} | {meaning} |")
+    lines += [
+        "",
+        "## Problems",
+        "",
+        "Every error is a problem by RFC 9457 with media type `application/problem+json`. Its `code` is",
+        "stable between versions, `detail` says what happened and what to do, and `request_id` finds the",
+        "request in the API's log.",
+        "Codes of the manager's own errors are explained in [errors](errors.md).",
+        "",
+        "| status | code | meaning |",
+        "|---|---|---|",
+    ]
+    for code, row in sorted(PROBLEMS.items(), key=lambda one: (one[1].status, one[0])):
+        lines.append(f"| {row.status} | `{code}` | {row.title} |")
+    return "\n".join([*lines, ""])
+
+
 PAGES = {
+    "api.md": api_page,
     "commands.md": commands_page,
     "log-events.md": log_events_page,
     "metrics.md": metrics_page,

@@ -71,8 +71,9 @@ async def create_batch(
         known = await run_in_threadpool(parts.commands.records.read, key)
         if known is not None and known.head.fingerprint != fingerprint(request, body):
             raise mismatch(key)
+        chosen = await _accounts(parts, principal, body, key)
         if (known is None or not known.done) and not parts.commands.runs(key):
-            await _send(request, parts, body, key, await _accounts(parts, principal, body, key))
+            await _send(request, parts, body, key, chosen)
     return await _answer(request, parts, key, wait)
 
 

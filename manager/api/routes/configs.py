@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from manager.api.access import Configurer, Reader, by, readable
+from manager.api.access import Configurer, Reader, by, readable, require_unlimited
 from manager.api.bodies import PushBody
 from manager.api.models import AccountConfigDifference, AccountConfigReport, ConfigVersionSummary
 from manager.api.parts import Parts, files_of
@@ -131,10 +131,7 @@ async def config_push(
     until they restart. A value that looks like a secret is refused. The first push has `If-None-Match: *`
     instead of `If-Match`. A request has at most 1 MiB; `manager config push` has no such limit.
     """
-    if principal.selection:
-        raise ProblemError(
-            "outside_selection", "a version holds every account, and the token has a selection"
-        )
+    require_unlimited(principal)
     who, own = by(request), _files(parts)
 
     def push() -> ConfigVersion:

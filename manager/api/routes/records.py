@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from manager.api.access import Configurer, Reader, by, may_read, require_whole
+from manager.api.access import Configurer, Reader, by, may_read, require_unlimited, require_whole
 from manager.api.bodies import RollbackBody
 from manager.api.models import (
     AuditPage,
@@ -198,10 +198,7 @@ async def config_rollback(
     body: RollbackBody,
 ) -> Response:
     """Push an old version of the account files again, as a new version."""
-    if principal.selection:
-        raise ProblemError(
-            "outside_selection", "a version contains every account, but the token is limited to a selection"
-        )
+    require_unlimited(principal)
     who = by(request)
 
     def roll_back() -> ConfigVersion:

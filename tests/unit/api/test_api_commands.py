@@ -375,6 +375,13 @@ def test_a_batch_validates_every_account_and_starts_none(api_redis: RedisServer)
     assert pool_of(api).events == []
 
 
+def test_the_key_of_a_batch_opens_no_outcome_outside_the_selection(api: Api) -> None:
+    body: dict[str, Any] = {"do": "start", "select": {"all": True}, "expect": 3}
+    assert batch(api.client("operate"), "batch-other-1", **body).status_code == 200
+    desk = api.client("operate", selection=Selection(("fx",)))
+    problem(batch(desk, "batch-other-1", **body), 403, "outside_selection")
+
+
 def test_a_batch_needs_its_key_and_its_number(api: Api) -> None:
     client = api.client("operate")
     body = {"do": "start", "select": {"all": True}, "expect": 3}

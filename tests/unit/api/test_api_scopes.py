@@ -93,6 +93,12 @@ def contents(server: RedisServer) -> dict[bytes, Any]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+def test_the_document_names_the_scope_of_an_operation(operation: Operation) -> None:
+    found = document()["paths"][f"/api/v1{operation.path}"][operation.method.lower()]
+    assert found.get("x-scope", "") == operation.scope
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 def test_exactly_the_scope_of_an_operation_opens_it(
     bystanders: Api, api_redis: RedisServer, operation: Operation
 ) -> None:
@@ -131,6 +137,7 @@ def test_metrics_need_their_scope(bystanders: Api) -> None:
 def test_outside_its_selection_a_token_does_nothing_at_all(
     api_redis: RedisServer, operation: Operation
 ) -> None:
+    api_redis.forget()  # the keys of commands
     api = Api(api_redis, {"account-001": {"groups": ["fx"]}, "account-002": {}})
     before = contents(api_redis)
     with api.client("operate", "configure", "kill", selection=Selection(("fx",))) as client:
