@@ -1,8 +1,9 @@
 """Measures stops on a busy host, and the cost of idle workers.
 
-It compares the time of a stop while a hundred slow starts are queued with that on an idle host. For 200 idle
-workers (one heartbeat per second, one cycle per 30 s) it measures the commands per second at Redis, and the
-CPU of Redis, the host agent and the workers. Redis counts the commands in a script separately.
+It compares the time of a stop while a hundred slow starts are queued with that on an idle host. With 200 idle
+workers it measures the commands per second at Redis, and the CPU of Redis, the host agent and the workers.
+Each worker has one heartbeat per second and one cycle per 30 s. Redis counts the commands in a script
+separately.
 """
 
 import argparse

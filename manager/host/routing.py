@@ -204,8 +204,8 @@ class Router:
         if not self._fleet_snapshot.live(host):
             raise HostUnavailableError(
                 f"{account_id} ran on host {host} when Redis lost its data, and that host is silent: its "
-                "worker may trade; it is asked when the host is back; if it is permanently lost: `manager "
-                f"move {account_id} --to {self._host} --force`"
+                "worker may trade; the host gets the command when it is back; if it is permanently lost: "
+                f"`manager move {account_id} --to {self._host} --force`"
             )
         return Forward(host) if hops < MAX_HOPS else None
 

@@ -1,8 +1,8 @@
 """Restores deleted files in the host agent's state directory.
 
-An operator may delete them, as with `rm -r run`. Without it every start fails until the agent is restarted,
-the next agent does not find the running workers, and a second agent can lock the state directory because the
-lock file has no name any more.
+An operator may delete them, as with `rm -r run`. Otherwise every start would fail until the agent is
+restarted, and the next agent would not find the running workers. A second agent could also lock the state
+directory, because the lock file would have no name any more.
 """
 
 import logging
