@@ -168,6 +168,12 @@ class EventStream:
                 break
         return EventPage(found, Cursor(after.stream, position))
 
+    def until(self, last: Cursor, count: int) -> list[Event]:
+        """Return the newest `count` events up to and including `last`, oldest first, without a gap."""
+        with translated(self._url):
+            found = self._client.xrevrange(EVENTS_KEY, max=str(last.position), count=count)
+        return [parse_event(entry_id, fields, last.stream) for entry_id, fields in reversed(found or [])]
+
     def counters(self, hosts: Iterable[str]) -> dict[str, dict[str, float]]:
         """Return host → counter → value.
 
