@@ -123,7 +123,6 @@ async def _page(parts: ApiParts, query: AccountEventQuery, scope: EventScope) ->
             waker.clear()
             only = scope.filter(await parts.state() if scope.needs_state else None)
             page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
-            await run_in_threadpool(stream.cursor, str(cursor))  # entries may be trimmed while it is read
             if page.events or clock() >= deadline:
                 break
             cursor = page.cursor

@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 
 from starlette.concurrency import run_in_threadpool
 
-from manager.api.stream.ring import KEPT, EventRing, RingEvent, ring_event
+from manager.api.stream.older import OlderEvents
+from manager.api.stream.ring import EventRing, RingEvent
 from manager.api.stream.rows import row
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import EventStream
@@ -39,9 +40,7 @@ class Hub:
         self._events = events
         self._listeners: set[Listener] = set()
         self._ring: EventRing | None = None
-        #: The ring that has the events before the view's start, and the lock of reading them.
-        self._filled: EventRing | None = None
-        self._filling = asyncio.Lock()
+        self._older = OlderEvents(events)
         #: Account id → what its row was made of, and the row.
         self._rows: dict[str, tuple[AccountRow, tuple[Any, ...], list[Any]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,36 +109,17 @@ class Hub:
             # One of both is old. If Redis takes the cursor, the view has yet to read the new stream.
             await self.cursor(str(cursor))
             return ()
+        if cursor.position > ring.head.position:
+            # Either the view is a moment behind Redis, or Redis lost its latest events.
+            await self.cursor(str(cursor))
+            return ()
         found = ring.since(cursor.position, most)
-        if found is None:
-            await self._fill(ring)
-            found = ring.since(cursor.position, most)
         if found is not None:
             return found
-        page = await run_in_threadpool(self._events.page, cursor, count=most)
-        await self.cursor(str(cursor))  # after the page: entries may be trimmed while it is read
+        older = await self._older.after(cursor, most)
         head = ring.head.position
         # What the view has not taken yet comes through the ring, so that a client's rows and events agree.
-        found = [ring_event(event, cursor.stream) for event in page.events]
-        return [one for one in found if one.position <= head]
-
-    async def _fill(self, ring: EventRing) -> None:
-        """Read the events before the ring's from Redis, once for all clients.
-
-        After a restart every client is a little behind the new ring. While each read for itself, that took
-        minutes for 200 clients.
-        """
-        async with self._filling:
-            if self._filled is ring:
-                return
-            last = Cursor(ring.stream, ring.after)
-            older = await run_in_threadpool(self._older, last)
-            await self.cursor(str(last))  # after the reading: another stream may have begun
-            ring.fill(last.position, older)
-            self._filled = ring
-
-    def _older(self, last: Cursor) -> list[RingEvent]:
-        return [ring_event(event, last.stream) for event in self._events.until(last, KEPT)]
+        return [one for one in older if one.position <= head]
 
     def _from_view(self, update: ViewUpdate) -> None:
         """Take an update on the view's thread."""
@@ -151,10 +131,13 @@ class Hub:
         changes = update.changes
         for account_id in changes.gone:
             self._rows.pop(account_id, None)
+        if update.lost:
+            self._older.forget()
         if update.lost or self._ring is None:
             self._begin_ring(update.cursor)
         if self._ring is not None:
             self._ring.extend(update.events)
+        self._older.forget_unused()
         self.stale_since = update.stale_since
         if self._listeners:
             self.view.interested()

@@ -14,7 +14,7 @@ from manager.fleet.cursors import Cursor, Position
 from manager.fleet.event_types import Event
 
 #: Events that the ring keeps, and how many it drops at once when it is full.
-KEPT: Final = 4_000
+_KEPT: Final = 4_000
 _CHUNK: Final = 1_000
 
 
@@ -48,11 +48,6 @@ class EventRing:
         """The newest event that the ring holds or knows of."""
         return Cursor(self.stream, self._positions[-1] if self._positions else self._after)
 
-    @property
-    def after(self) -> Position:
-        """The position after which the ring is complete."""
-        return self._after
-
     def extend(self, events: Iterable[Event]) -> None:
         """Add events in order; those that the ring has already are skipped."""
         head = self.head.position
@@ -63,18 +58,11 @@ class EventRing:
             head = one.position
             self._events.append(one)
             self._positions.append(head)
-        excess = len(self._events) - KEPT
+        excess = len(self._events) - _KEPT
         if excess > 0:
             dropped = excess + _CHUNK
             self._after = self._positions[dropped - 1]
             del self._events[:dropped], self._positions[:dropped]
-
-    def fill(self, last: Position, older: Sequence[RingEvent]) -> None:
-        """Add events before those that the ring has: all from the first one up to the position `last`."""
-        if older and last == self._after:  # else events were dropped meanwhile, because the ring is full
-            self._events[:0] = older
-            self._positions[:0] = [one.position for one in older]
-            self._after = older[0].position.before()
 
     def since(self, position: Position, most: int) -> Sequence[RingEvent] | None:
         """Return at most `most` events after a position; None if older ones were dropped, so Redis must be
