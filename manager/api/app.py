@@ -59,6 +59,7 @@ def create_app(
             Middleware(
                 Gate,
                 authenticator=parts.authenticator,
+                admission=parts.admission,
                 limiter=parts.limiter,
                 host_allowed=parts.host_allowed,
                 **({} if parts.metrics is None else {"measure": parts.metrics.requests.count}),

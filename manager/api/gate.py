@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from manager.api.admission import Admission
 from manager.api.auth import COOKIE, Authenticator, Principal
 from manager.api.limits import RateLimiter
 from manager.api.problems import ProblemError, new_request_id, problem_of, problem_response
@@ -70,6 +70,7 @@ class Gate:
         app: ASGIApp,
         *,
         authenticator: Authenticator,
+        admission: Admission,
         limiter: RateLimiter,
         host_allowed: Callable[[str], bool],
         measure: Callable[[str, str, int, float], None] = lambda route, method, code, seconds: None,
@@ -80,6 +81,7 @@ class Gate:
         """
         self._app = app
         self._authenticator = authenticator
+        self._admission = admission
         self._limiter = limiter
         self._host_allowed = host_allowed
         self._measure = measure
@@ -140,14 +142,12 @@ class Gate:
             self._limiter.take("address", state["address"])
             return None
         credential = text.strip() if scheme else cookie
-        found = self._authenticator.trusted(credential)
-        if found is None:
+        login = not scheme and request.url.path == _SESSION and request.method == "POST"
+        if login and self._authenticator.trusted(credential) is None:
             if not self._authenticator.known(credential):
                 self._limiter.take("address", state["address"])
-            check = self._authenticator.by_token if scheme else self._authenticator.by_session
-            if not scheme and request.url.path == _SESSION and request.method == "POST":
-                return None  # a login replaces an invalid cookie
-            found = await run_in_threadpool(check, credential)
+            return None  # a login replaces an invalid cookie
+        found = await self._admission.principal(credential, session=not scheme, address=state["address"])
         if not scheme and request.method in _UNSAFE:
             require_same_site(request)
         return found

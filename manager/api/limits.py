@@ -102,6 +102,11 @@ class RateLimiter:
             raise self._refusal(kind, rate, left)
         self._put(kind, who, left - count)
 
+    def give_back(self, kind: str, who: str, count: float = 1.0) -> None:
+        """Undo `take` of a request that turned out not to count."""
+        left, rate = self._left(kind, who)
+        self._put(kind, who, min(float(rate.burst), left + count))
+
     def check(self, kind: str, who: str) -> None:
         """Check, without counting, that one more request is allowed.
 

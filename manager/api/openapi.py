@@ -13,13 +13,24 @@ from manager.api.access import SCOPE_OF
 from manager.api.gate import PREFIX
 from manager.api.models import Problem
 from manager.api.problems import MEDIA_TYPE, PROBLEMS
-from manager.api.routes import batches, commands, configs, fleet, health, records, schedules, session, stream
+from manager.api.routes import (
+    batches,
+    commands,
+    configs,
+    fleet,
+    health,
+    records,
+    schedules,
+    session,
+    stream,
+    websocket,
+)
 from manager.versions import __version__
 
 #: Every router under /api/v1.
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     *(health.router, session.router, fleet.router, records.router, configs.router),
-    *(commands.router, batches.router, schedules.router, stream.router),
+    *(commands.router, batches.router, schedules.router, stream.router, websocket.router),
 )
 TITLE: Final = "Worker Manager"
 DESCRIPTION: Final = (

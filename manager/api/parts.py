@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from manager.aio import AsyncWorkerManagerService
+from manager.api.admission import Admission
 from manager.api.auth import Authenticator, Principal
 from manager.api.commands import CommandRunner
 from manager.api.limits import OpenStreams, RateLimiter
@@ -98,6 +100,11 @@ class ApiParts:
     origins: tuple[str, ...] = ()
     #: Whether browsers send cookies only over TLS.
     secure_cookies: bool = False
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Checks credentials with this server's authenticator and limits."""
+        return Admission(self.authenticator, self.limiter)
 
     def require_hub(self) -> Hub:
         """Return the hub. Raises ProblemError `fleet_unavailable` if None."""

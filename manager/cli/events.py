@@ -50,6 +50,7 @@ def events(
     --after continues.
     """
     from manager.factory import fleet_store
+    from manager.fleet.cursors import Cursor, Position
     from manager.telemetry.event_watch import watch_events
 
     stream = fleet_store(settings()).stream
@@ -58,6 +59,8 @@ def events(
         cursor = stream.cursor("$")
         found = stream.newest(100_000 if _narrow(only) else last)
         shown = [event for event in found if only.matches(event)][-last:]
+        if found:  # an event that came meanwhile is shown once
+            cursor = Cursor(cursor.stream, Position.parse(found[-1].id))
     else:
         page = stream.page(stream.cursor(after), count=last, only=only)
         shown, cursor = page.events, page.cursor

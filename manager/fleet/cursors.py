@@ -39,6 +39,12 @@ class Position:
             )
         return cls(int(found[1]), int(found[2] or 0))
 
+    def before(self) -> "Position":
+        """Return the position directly before this one; that of START is START."""
+        if self.seq:
+            return Position(self.ms, self.seq - 1)
+        return Position(self.ms - 1, _MOST) if self.ms else self
+
     def __str__(self) -> str:
         return f"{self.ms}-{self.seq}"
 

@@ -12,15 +12,11 @@ true`. An entry without a type was written by version 0.2.
 
 import logging
 import math
-import re
-import secrets
 from collections.abc import Iterable
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
-
-from manager.errors import CursorGoneError, InvalidCursorError
-from manager.fleet.cursors import START, Cursor, Position
+from manager.fleet.cursors import Cursor, Position
+from manager.fleet.event_places import queue_place, read_cursor, read_place, stream_id
 from manager.fleet.event_types import (
     Event,
     EventFilter,
@@ -43,10 +39,6 @@ EVENTS_KEPT: Final = 100_000
 
 #: Upper bounds, in seconds, of the buckets that count starts by duration. One more bucket has no bound.
 START_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-STREAM_ID_KEY: Final = "manager:events:id"
-_STREAM_ID: Final = re.compile(r"[0-9a-f]{8}")
-#: Fraction of the kept entries from which a stream without `entries-added` (Redis 6.2) counts as trimmed.
-_NEARLY_FULL: Final = 0.9
 
 
 class EventStream:
@@ -127,46 +119,47 @@ class EventStream:
             FleetUnavailableError: Redis cannot be used.
         """
         with translated(self._url):
-            return read_cursor(self._client, EVENTS_KEY, text, kept=self.kept)
+            return read_cursor(self._client, text, kept=self.kept)
 
     def next(self, after: Cursor, *, wait_seconds: float, only: EventFilter | None = None) -> EventPage:
         """Return matching events after a cursor.
 
-        Blocks up to `wait_seconds` for the first entry of any type.
-        Raises CursorGoneError if the stream was replaced meanwhile.
+        Blocks up to `wait_seconds` for the first entry of any type. Raises CursorGoneError if the stream was
+        replaced meanwhile, or if entries after the cursor were trimmed.
         """
         block = max(1, int(wait_seconds * 1000))
         with translated(self._url):
             answer = self._client.xread({EVENTS_KEY: str(after.position)}, count=1000, block=block)
-        entries = answer[0][1] if answer else []
-        if not entries:
-            self.cursor(str(after))  # a stream that was replaced would stay silent for ever
-            return EventPage([], after)
-        events = [parse_event(entry_id, fields, after.stream) for entry_id, fields in entries]
-        cursor = Cursor(after.stream, Position.parse(events[-1].id))
-        return EventPage([event for event in events if only is None or only.matches(event)], cursor)
+            pipe = self._client.pipeline(transaction=False)
+            queue_place(pipe)
+            place = read_place(pipe.execute(raise_on_error=False))
+        place.require(after, kept=self.kept)  # a stream that was replaced would stay silent for ever
+        return _page(answer[0][1] if answer else [], after, only)
 
     def page(self, after: Cursor, *, count: int, only: EventFilter | None = None) -> EventPage:
         """Return up to `count` matching events after a cursor. Never waits.
 
         The page's cursor is at the last entry that was read, so that a reader whose filter matches nothing
-        still advances.
+        still advances. Raises CursorGoneError as `next` does.
         """
         found: list[Event] = []
-        position = after.position
-        while len(found) < count:
+        size = max(count, 100)
+        while True:
             with translated(self._url):
-                entries = self._client.xrange(EVENTS_KEY, min=f"({position}", count=max(count, 100))
-            for entry_id, fields in entries:
-                event = parse_event(entry_id, fields, after.stream)
-                position = Position.parse(event.id)
-                if only is None or only.matches(event):
-                    found.append(event)
-                    if len(found) == count:
-                        break
-            if len(entries) < max(count, 100):
-                break
-        return EventPage(found, Cursor(after.stream, position))
+                pipe = self._client.pipeline(transaction=False)
+                pipe.xrange(EVENTS_KEY, min=f"({after.position}", count=size)
+                # After the entries: those that are trimmed while they are read must not be missed silently.
+                queue_place(pipe)
+                entries, *answers = pipe.execute(raise_on_error=False)
+                place = read_place(answers)
+            if isinstance(entries, Exception):
+                raise entries
+            place.require(after, kept=self.kept)
+            page = _page(entries, after, only, most=count - len(found))
+            found += page.events
+            after = page.cursor
+            if len(found) == count or len(entries) < size:
+                return EventPage(found, after)
 
     def counters(self, hosts: Iterable[str]) -> dict[str, dict[str, float]]:
         """Return host → counter → value.
@@ -183,6 +176,24 @@ class EventStream:
             name: {string(key): float(value) for key, value in answer.items() if _is_number(value)}
             for name, answer in zip(names, answers, strict=True)
         }
+
+
+def _page(
+    entries: Iterable[tuple[bytes, dict[bytes, bytes]]],
+    after: Cursor,
+    only: EventFilter | None,
+    most: int | None = None,
+) -> EventPage:
+    """Return the matching events, and the cursor at the last entry that was looked at."""
+    found: list[Event] = []
+    for entry_id, fields in entries:
+        event = parse_event(entry_id, fields, after.stream)
+        after = Cursor(after.stream, Position.parse(event.id))
+        if only is None or only.matches(event):
+            found.append(event)
+            if len(found) == most:
+                break
+    return EventPage(found, after)
 
 
 def _is_number(value: bytes) -> bool:
@@ -204,73 +215,3 @@ def _start_seconds(change: WorkerChange) -> float | None:
 
 def _bucket(seconds: float) -> str:
     return next((f"{bound:g}" for bound in START_BUCKETS if seconds <= bound), "+Inf")
-
-
-def stream_id(client: Any) -> str:
-    """Return the id of the event stream, and create it if it is missing.
-
-    Returns an empty string if it is missing and this user may not write it. Errors of redis-py propagate.
-    """
-    found = client.get(STREAM_ID_KEY)
-    if found is None:
-        try:
-            client.set(STREAM_ID_KEY, secrets.token_hex(4), nx=True)
-        except (NoPermissionError, ReadOnlyError):
-            return ""
-        found = client.get(STREAM_ID_KEY)
-    return bytes(found or b"").decode(errors="replace")
-
-
-def read_cursor(client: Any, key: str, text: str, *, kept: int) -> Cursor:
-    """Return the cursor that `text` names, ready to read after it.
-
-    `text` is a cursor, `<id>:$` (now), `<id>:0` (the oldest entry kept), or any of these without an id.
-    Errors of redis-py propagate.
-
-    Raises:
-        InvalidCursorError: `text` is not a cursor.
-        CursorGoneError: its stream was replaced, or entries after it may have been trimmed.
-    """
-    stream, separator, place = text.rpartition(":")
-    if separator and not _STREAM_ID.fullmatch(stream):
-        raise InvalidCursorError(f"{text[:60]!r} is not a cursor: its stream id is not 8 hexadecimal digits")
-    position = None if place == "$" else Position.parse(place)
-    present = stream_id(client)
-    if separator and stream != present:
-        raise CursorGoneError(
-            "the event stream was replaced after this cursor was returned, as when Redis lost its data: list "
-            "the fleet again, then follow from the new cursor",
-            oldest=str(Cursor(present, START)),
-        )
-    if position is None:
-        return Cursor(present, _newest(client, key))
-    if position != START:
-        _require_kept(client, key, position, present, kept)
-    return Cursor(present, position)
-
-
-def _newest(client: Any, key: str) -> Position:
-    entries = client.xrevrange(key, count=1)
-    return Position.parse(entries[0][0].decode()) if entries else START
-
-
-def _require_kept(client: Any, key: str, position: Position, present: str, kept: int) -> None:
-    """Raise CursorGoneError if entries after `position` may have been trimmed."""
-    try:
-        info = client.xinfo_stream(key)
-    except ResponseError:
-        return  # no stream yet: nothing was trimmed
-    first = info.get("first-entry")
-    length = int(info.get("length", 0))
-    added = info.get("entries-added")
-    # `max-deleted-entry-id` does not show it: trimming leaves it at 0-0 (seen with Redis 7.0.15).
-    trimmed = length >= kept * _NEARLY_FULL if added is None else int(added) > length
-    if first is None or not trimmed:
-        return
-    oldest = Position.parse(first[0].decode())
-    if position < oldest:
-        raise CursorGoneError(
-            "events after this cursor are no longer kept: list the fleet again, "
-            "then follow from the new cursor",
-            oldest=str(Cursor(present, oldest)),
-        )

@@ -184,9 +184,13 @@ class FleetState:
         return self._finish(changes)
 
     def take_accounts(self, raw: RawAccounts) -> Changes:
-        """Update the records and heartbeats of some accounts."""
+        """Update the records, heartbeats and desired state of some accounts."""
         changes = Changes()
         self.now = max(self.now, raw.now)
+        for account_id, text in raw.desired.items():
+            desired = None if text is None else DesiredState.from_json(account_id, string(text))
+            if desired is not None:  # a listing sees that one was deleted, which no event tells of
+                self._take_desired_of(account_id, desired, changes)
         self._take_records(raw.records, changes)
         for host, beats in raw.beats.items():
             self._take_beats(host, beats, changes)
@@ -291,11 +295,7 @@ class FleetState:
 
     def _take_desired(self, desired: Mapping[str, DesiredState], changes: Changes) -> None:
         for account_id, state in desired.items():
-            account = self._accounts.get(account_id) or self._add(account_id)
-            if account.desired is not state and account.desired != state:
-                account.desired = state
-                account.missed_from = self._missed_from(state)
-                changes.accounts.add(account_id)
+            self._take_desired_of(account_id, state, changes)
         for account_id in [key for key, one in self._accounts.items() if one.desired is not None]:
             account = self._accounts[account_id]
             if account_id in desired:
@@ -304,6 +304,13 @@ class FleetState:
             changes.accounts.add(account_id)
             if not account.entries:
                 self._remove(account_id, changes)
+
+    def _take_desired_of(self, account_id: str, state: DesiredState, changes: Changes) -> None:
+        account = self._accounts.get(account_id) or self._add(account_id)
+        if account.desired is not state and account.desired != state:
+            account.desired = state
+            account.missed_from = self._missed_from(state)
+            changes.accounts.add(account_id)
 
     def _missed_from(self, desired: DesiredState) -> float:
         """Return when an account with this desired state becomes missing."""

@@ -24,6 +24,7 @@ from manager.errors import CursorGoneError, FleetUnavailableError
 from manager.fleet.cursors import Cursor, Position
 from manager.fleet.desired import DesiredState
 from manager.fleet.desired_store import DesiredSnapshot
+from manager.fleet.event_places import StreamPlace
 from manager.fleet.event_types import Event
 from manager.fleet.hosts import HostState
 from manager.fleet.live_reads import RawAccounts, RawFleet
@@ -52,6 +53,7 @@ class Reads(Protocol):
     def cursor(self, text: str = "$") -> Cursor: ...
     def fleet(self, *, records: bool, beats: bool) -> RawFleet: ...
     def accounts(self, account_ids: list[str], hosts: list[str]) -> RawAccounts: ...
+    def require(self, cursor: Cursor, place: StreamPlace) -> None: ...
     def follow(self, after: Position, *, wait_seconds: float) -> list[Event]: ...
 
 
@@ -113,6 +115,8 @@ class FleetView:
         self._interest_until = -float("inf")
         self._next_list = -float("inf")
         self._next_tick = -float("inf")
+        #: Whether events after the cursor are missing, so that the next listing must say so.
+        self._missed = False
         self._closed = threading.Event()
         self._listed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="view", daemon=True)
@@ -245,7 +249,7 @@ class FleetView:
         The cursor is read first, so that a change during the read is reported twice rather than never.
         """
         cursor = self._reads.cursor()
-        trimmed = self._away_since is not None and self._was_trimmed()
+        gone = self._missed or (self._away_since is not None and self._is_gone())
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=True, beats=True)
         # After an event during the read, or with an unread one, the listing may be ahead of the view: that is
@@ -256,16 +260,17 @@ class FleetView:
             changes = self._state.replace(fleet.hosts, snapshot.desired if snapshot else {}, fleet.now)
             if quiet and self._away_since is None:
                 self._note_drift(changes)
-            lost = trimmed or (self._cursor is not None and self._cursor.stream != cursor.stream)
+            lost = gone or (self._cursor is not None and self._cursor.stream != cursor.stream)
             if first or lost:
                 self._cursor = cursor
+            self._missed = False
             self._next_list = self._clock() + _LIST_SECONDS
             self._agreed()
             self._announce(changes, lost=lost)
         self._listed.set()
 
-    def _was_trimmed(self) -> bool:
-        """Return whether Redis no longer keeps the events after the view's cursor."""
+    def _is_gone(self) -> bool:
+        """Return whether Redis no longer has the events after the view's cursor."""
         try:
             self._reads.cursor(str(self._cursor or "0"))
         except CursorGoneError:
@@ -278,8 +283,7 @@ class FleetView:
         snapshot = self._desired.snapshot()
         fleet = self._reads.fleet(records=False, beats=interested)
         with self._lock:
-            if self._cursor is None or fleet.stream != self._cursor.stream:
-                self._next_list = -float("inf")  # another stream: the listing informs the subscribers
+            if not self._continues(fleet.place):
                 return
             if self._state.record_counts_differ(fleet.hosts):
                 self._next_list = -float("inf")  # a record was removed, which has no event
@@ -294,13 +298,28 @@ class FleetView:
             hosts = sorted(self._state.hosts.keys() | {event.host for event in events if event.host})
         raw = self._reads.accounts(accounts, hosts)
         with self._lock:
-            if self._cursor is not None and raw.stream != self._cursor.stream:
-                self._next_list = -float("inf")  # these events are of another stream: subscribers list again
+            if not self._continues(raw.place):
                 return
             changes = self._state.take_accounts(raw)
             if self._cursor is not None:
                 self._cursor = Cursor(self._cursor.stream, Position.parse(events[-1].id))
             self._announce(changes, tuple(events))
+
+    def _continues(self, place: StreamPlace) -> bool:
+        """Return whether every event after the view's cursor is in the stream that was read.
+
+        If not, as when the stream was replaced, or trimmed while this process was suspended, the next listing
+        tells the subscribers.
+        """
+        if self._cursor is None:
+            return False
+        try:
+            self._reads.require(self._cursor, place)
+        except CursorGoneError:
+            self._missed = True
+            self._next_list = -float("inf")
+            return False
+        return True
 
     def _agreed(self) -> None:
         idle = self._clock() >= self._interest_until

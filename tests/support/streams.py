@@ -55,7 +55,9 @@ class StreamServer:
         times: StreamTimes | None = None,
         stale_after_seconds: float = 10.0,
         events_kept: int = EVENTS_KEPT,
+        **parts: Any,
     ) -> None:
+        """Start to serve; `parts` replace parts of the API."""
         self.redis = server
         self.store = FleetStore(server.url, stale_after_seconds=stale_after_seconds, events_kept=events_kept)
         self.store.report_agent("h", {})
@@ -70,6 +72,7 @@ class StreamServer:
             hub=self.hub,
             events=self.store.stream,
             stream_times=times or StreamTimes(),
+            **parts,
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"

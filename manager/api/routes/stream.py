@@ -5,30 +5,26 @@ Each continues after a cursor, without loss or repetition.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, Final, Self
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Final, Self
 
-from fastapi import APIRouter, Header, Path, Query, Request, WebSocket
+from fastapi import APIRouter, Header, Path, Query, Request
 from pydantic import BaseModel, Field, JsonValue, StringConstraints
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from manager.api.access import Reader, readable
-from manager.api.auth import COOKIE, Principal
-from manager.api.gate import host_name, refuse_token_in_url
+from manager.api.auth import Principal
 from manager.api.models import EventPage
 from manager.api.pages import Text
 from manager.api.parts import ApiParts, Parts, principal_of
-from manager.api.problems import ProblemError
+from manager.api.recheck import Recheck, recheck_of
 from manager.api.rendering import answer, to_json
-from manager.api.routes.records import batch_summary
-from manager.api.stream.connection import CLOSE_UNAUTHENTICATED, Connection, StreamTimes
+from manager.api.stream.connection import StreamTimes
 from manager.api.stream.hub import Hub
 from manager.api.stream.scope import EventScope
-from manager.errors import CursorGoneError, FleetUnavailableError, ManagerError
+from manager.errors import CursorGoneError, FleetUnavailableError
 from manager.fleet.cursors import Cursor
 from manager.fleet.event_types import Event
 from manager.placement.labels import Selection
@@ -36,20 +32,6 @@ from manager.telemetry.view import ViewUpdate
 
 router = APIRouter(tags=["streams"])
 
-#: The WebSocket subprotocol.
-SUBPROTOCOL: Final = "manager.v1"
-CLOSE_TOO_MANY: Final = 4029
-CLOSE_FORBIDDEN: Final = 4003
-#: WebSocket's own "try again later".
-CLOSE_UNAVAILABLE: Final = 1013
-#: Code of a refusal → close code; others close as unauthenticated.
-_CLOSING: Final = {
-    "forbidden": CLOSE_FORBIDDEN,
-    "csrf": CLOSE_FORBIDDEN,
-    "unknown_host": CLOSE_FORBIDDEN,
-    "rate_limited": CLOSE_TOO_MANY,
-    "fleet_unavailable": CLOSE_UNAVAILABLE,
-}
 #: Seconds after which a waiting reader reads again without an update, as after an outage of Redis.
 _REREAD_SECONDS: Final = 1.0
 #: Milliseconds after which an SSE client connects again.
@@ -149,7 +131,6 @@ async def _page(request: Request, parts: ApiParts, query: AccountEventQuery, sco
             waker.clear()
             only = scope.filter(await parts.state() if scope.needs_state else None)
             page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
-            await run_in_threadpool(stream.cursor, str(cursor))  # entries may be trimmed while it is read
             if page.events or clock() >= deadline or await request.is_disconnected():
                 break
             cursor = page.cursor
@@ -230,11 +211,8 @@ async def event_stream(
     reader = _SseReader(request, hub, cursor, _scope(query, principal), parts.stream_times, gone)
     parts.streams.enter(principal.key)
     return _EventStreamResponse(
-        reader.frames(_recheck_of(request, parts)), lambda: parts.streams.leave(principal.key)
+        reader.frames(recheck_of(request, parts)), lambda: parts.streams.leave(principal.key)
     )
-
-
-Recheck = Callable[[], Awaitable[bool]]
 
 
 class _SseReader:
@@ -307,92 +285,3 @@ def _sse_event(cursor: Cursor, event: Event, data: bytes) -> bytes:
     # A type comes from Redis; a line break in it would begin another field.
     kind = "".join(event.type.split())
     return f"id: {cursor}\nevent: {kind}\ndata: ".encode() + data + b"\n\n"
-
-
-@router.websocket("/stream")
-async def stream(socket: WebSocket) -> None:
-    """Serve a stream connection; see docs/reference/streams.md for its messages."""
-    parts: ApiParts = socket.app.state.parts
-    try:
-        principal, recheck = await _who(socket, parts)
-        hub = parts.require_hub()
-        parts.streams.enter(principal.key)
-    except (ProblemError, ManagerError) as error:
-        # Accepted first, because a browser sees no reason of a refused handshake.
-        await socket.accept(subprotocol=_subprotocol(socket))
-        await socket.close(_CLOSING.get(error.code, CLOSE_UNAUTHENTICATED), error.code)
-        return
-    try:
-        await socket.accept(subprotocol=_subprotocol(socket))
-
-        async def read_batch(batch_id: str) -> Any:
-            record, result = await run_in_threadpool(parts.batches.batch_result, batch_id)
-            return batch_summary(record, result)
-
-        await Connection(
-            socket,
-            hub,
-            principal,
-            read_batch=read_batch,
-            still_valid=recheck,
-            times=parts.stream_times,
-        ).serve()
-    finally:
-        parts.streams.leave(principal.key)
-
-
-def _subprotocol(socket: WebSocket) -> str | None:
-    return SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", ()) else None
-
-
-async def _who(socket: WebSocket, parts: ApiParts) -> tuple[Principal, Recheck]:
-    """Return the principal that connects, and the function that checks it again.
-
-    A browser sends its cookie with a connection that any page opened: only the Origin header names that page.
-    Raises ProblemError, FleetUnavailableError.
-    """
-    headers = socket.headers
-    if not parts.host_allowed(host_name(headers.get("host", ""))):
-        raise ProblemError(
-            "unknown_host", "the Host header names a host that this server does not answer for"
-        )
-    refuse_token_in_url(socket.url.path, socket.url.query)
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-        raise ProblemError("csrf", "a page of another origin may not open this stream")
-    credential, check = _credential(socket, parts, cookie_allowed=origin is not None)
-    principal = parts.authenticator.trusted(credential)
-    if principal is None:
-        parts.limiter.take("address", socket.client.host if socket.client else "unknown")
-        principal = await run_in_threadpool(check, credential)
-    principal.require("read")
-    return principal, _recheck_of(socket, parts)
-
-
-def _credential(
-    connection: HTTPConnection, parts: ApiParts, *, cookie_allowed: bool
-) -> tuple[str, Callable[[str], Principal]]:
-    """Return the credential of a request, and the function that checks it. Raises ProblemError."""
-    scheme, _, text = connection.headers.get("authorization", "").partition(" ")
-    cookie = connection.cookies.get(COOKIE, "")
-    if scheme.lower() == "bearer":
-        return text.strip(), parts.authenticator.by_token
-    if cookie and not scheme and cookie_allowed:
-        return cookie, parts.authenticator.by_session
-    raise ProblemError("unauthenticated", "send Authorization: Bearer, or a session's cookie with an Origin")
-
-
-def _recheck_of(connection: HTTPConnection, parts: ApiParts) -> Recheck:
-    """Return a function that checks again that the sender of an accepted request may read."""
-    credential, check = _credential(connection, parts, cookie_allowed=True)
-
-    async def recheck() -> bool:
-        try:
-            principal = await run_in_threadpool(check, credential)
-        except ProblemError:
-            return False
-        except FleetUnavailableError:
-            return True  # an outage of Redis ends no stream: the client gets a `stale` message
-        return principal.allows("read")
-
-    return recheck

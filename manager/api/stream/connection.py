@@ -197,8 +197,8 @@ class Connection:
 
     async def _topic(self, asked: Subscribe) -> Topic:
         if asked.topic == "accounts":
-            gone = None if asked.after is None else (await self._continue(asked.after))[1]
-            return Accounts(self._hub, asked, self._principal.readable, gone)
+            lost = asked.after is not None and (await self._continue(asked.after))[1] is not None
+            return Accounts(self._hub, asked, self._principal.readable, gone=lost)
         if asked.topic == "hosts":
             return Hosts(self._hub, asked)
         if asked.topic == "events":

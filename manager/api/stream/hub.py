@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 
 from starlette.concurrency import run_in_threadpool
 
-from manager.api.stream.ring import EventRing, RingEvent, ring_event
+from manager.api.stream.older import OlderEvents
+from manager.api.stream.ring import EventRing, RingEvent
 from manager.api.stream.rows import row
 from manager.fleet.cursors import Cursor
 from manager.fleet.events import EventStream
@@ -39,6 +40,7 @@ class Hub:
         self._events = events
         self._listeners: set[Listener] = set()
         self._ring: EventRing | None = None
+        self._older = OlderEvents(events)
         #: Account id → what its row was made of, and the row.
         self._rows: dict[str, tuple[AccountRow, tuple[Any, ...], list[Any]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,14 +109,17 @@ class Hub:
             # One of the two is old. If Redis accepts the cursor, the view has not read the new stream yet.
             await self.cursor(str(cursor))
             return ()
+        if cursor.position > ring.head.position:
+            # Either the view is a moment behind Redis, or Redis lost its latest events.
+            await self.cursor(str(cursor))
+            return ()
         found = ring.since(cursor.position, most)
         if found is not None:
             return found
-        page = await run_in_threadpool(self._events.page, cursor, count=most)
-        await self.cursor(str(cursor))  # after the page: entries may be trimmed while it is read
+        older = await self._older.after(cursor, most)
         head = ring.head.position
         # Later events come through the ring once the view has them, so that a client's rows and events agree.
-        return [one for one in map(ring_event, page.events) if one.position <= head]
+        return [one for one in older if one.position <= head]
 
     def _from_view(self, update: ViewUpdate) -> None:
         """Take an update on the view's thread."""
@@ -126,10 +131,13 @@ class Hub:
         changes = update.changes
         for account_id in changes.gone:
             self._rows.pop(account_id, None)
+        if update.lost:
+            self._older.forget()
         if update.lost or self._ring is None:
             self._begin_ring(update.cursor)
         if self._ring is not None:
             self._ring.extend(update.events)
+        self._older.forget_unused()
         self.stale_since = update.stale_since
         if self._listeners:
             self.view.interested()

@@ -27,8 +27,11 @@ class RingEvent:
     json: bytes
 
 
-def ring_event(event: Event) -> RingEvent:
-    return RingEvent(Position.parse(event.id), event, to_json(event.to_dict()))
+def ring_event(event: Event, stream: str) -> RingEvent:
+    """Encode an event of the stream with this id."""
+    data = event.to_dict()
+    data["cursor"] = f"{stream}:{event.id}"
+    return RingEvent(Position.parse(event.id), event, to_json(data))
 
 
 class EventRing:
@@ -49,7 +52,7 @@ class EventRing:
         """Add events, oldest first; skip those that the ring already has."""
         head = self.head.position
         for event in events:
-            one = ring_event(event)
+            one = ring_event(event, self.stream)
             if one.position <= head:
                 continue
             head = one.position

@@ -17,7 +17,7 @@ from manager.api.stream.messages import Subscribe
 from manager.api.stream.rows import COLUMNS, FIGURES, figures, host_row
 from manager.api.stream.scope import EventScope
 from manager.errors import CursorGoneError, FleetUnavailableError
-from manager.fleet.cursors import START, Cursor
+from manager.fleet.cursors import Cursor
 from manager.placement.labels import Selection
 from manager.telemetry.fleet_reader import AccountRow, FleetListing
 from manager.telemetry.view import ViewUpdate
@@ -88,9 +88,7 @@ class Accounts(Topic):
     Figures are sent only for the accounts that the client selects.
     """
 
-    def __init__(
-        self, hub: Hub, asked: Subscribe, readable: Selection, gone: CursorGoneError | None = None
-    ) -> None:
+    def __init__(self, hub: Hub, asked: Subscribe, readable: Selection, *, gone: bool = False) -> None:
         """`gone` is set if Redis no longer keeps the events after the client's cursor."""
         super().__init__(asked)
         self._hub = hub
@@ -123,9 +121,7 @@ class Accounts(Topic):
     def updated(self, update: ViewUpdate) -> None:
         changes = update.changes
         if update.lost:
-            self._fresh = True
-            oldest = "" if update.cursor is None else str(Cursor(update.cursor.stream, START))
-            self._gone = CursorGoneError("the event stream was replaced", oldest=oldest)
+            self._fresh = self._gone = True
         self._changed |= changes.accounts | changes.gone
         if self._figures_of == "all":
             self._figures |= changes.figures
@@ -137,10 +133,10 @@ class Accounts(Topic):
     async def frames(self, now: float) -> AsyncIterator[Frame]:
         # The changed accounts are taken before the state is read: a change during the read is sent next time.
         if self._fresh:
-            gone, self._gone, self._fresh = self._gone, None, False
+            gone, self._gone, self._fresh = self._gone, False, False
             self._changed.clear()
-            if gone is not None:
-                yield frame("gone", id=self.id, oldest=gone.oldest)
+            if gone:
+                yield frame("gone", id=self.id, oldest=await self._oldest())
             for part in self._snapshot(await self._state_or(self._begin_again)):
                 yield part
         elif self._changed:
@@ -164,6 +160,14 @@ class Accounts(Topic):
             return await self._hub.state()
         except FleetUnavailableError:
             undo()
+            raise
+
+    async def _oldest(self) -> str:
+        """Return the cursor before the oldest event; begins again if it cannot be read."""
+        try:
+            return str(await self._hub.cursor("0"))
+        except FleetUnavailableError:
+            self._fresh = self._gone = True
             raise
 
     def _begin_again(self) -> None:

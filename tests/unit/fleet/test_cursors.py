@@ -11,9 +11,11 @@ from support.servers import RedisServer
 
 from manager.errors import CursorGoneError, InvalidCursorError
 from manager.fleet.cursors import START, Position
+from manager.fleet.event_places import STREAM_ID_KEY, read_cursor, stream_id
 from manager.fleet.event_types import EventFilter, Notice
-from manager.fleet.events import STREAM_ID_KEY, EventStream, read_cursor, stream_id
+from manager.fleet.events import EventStream
 from manager.fleet.keys import EVENTS_KEY
+from manager.telemetry.event_watch import watch_events
 
 KEPT = 1000
 
@@ -33,7 +35,7 @@ def add(client: Any, count: int, maxlen: int | None = None) -> list[str]:
 
 
 def read(client: Any, text: str) -> str:
-    return str(read_cursor(client, EVENTS_KEY, text, kept=KEPT))
+    return str(read_cursor(client, text, kept=KEPT))
 
 
 def test_the_stream_gets_an_id_once(client: Any) -> None:
@@ -60,13 +62,62 @@ def test_a_cursor_of_another_stream_is_gone(client: Any) -> None:
     assert gone.value.oldest == f"{stream_id(client)}:0-0"
 
 
-def test_a_cursor_before_trimmed_entries_is_gone(client: Any) -> None:
+def test_a_cursor_before_trimmed_entries_is_gone(client: Any, redis_server: RedisServer) -> None:
     ids = add(client, 20, maxlen=5)
-    with pytest.raises(CursorGoneError, match="no longer kept") as gone:
-        read_cursor(client, EVENTS_KEY, ids[3], kept=5)  # Redis 6.2 judges by the length
-    assert gone.value.oldest.endswith(ids[15])
+    stream = EventStream(redis_server.url, client, kept=5)  # Redis 6.2 judges by the length
+    for text in (ids[3], "0-0", "1-1"):
+        with pytest.raises(CursorGoneError, match="no longer kept") as gone:
+            stream.cursor(text)
+        rest = stream.page(stream.cursor(gone.value.oldest), count=20)
+        assert [event.id for event in rest.events] == ids[15:], "nothing that is kept is left out"
     assert read(client, ids[15]).endswith(ids[15])
     assert read(client, ids[-1]).endswith(ids[-1])
+
+
+def test_the_oldest_place_of_a_trimmed_stream_is_before_its_first_entry(
+    client: Any, redis_server: RedisServer
+) -> None:
+    ids = add(client, 20, maxlen=5)
+    stream = EventStream(redis_server.url, client, kept=5)
+    oldest = stream.cursor("0")
+    assert [event.id for event in stream.page(oldest, count=20).events] == ids[15:]
+    assert stream.cursor(str(oldest)) == oldest
+    client.xtrim(EVENTS_KEY, maxlen=0, approximate=False)
+    assert stream.cursor("$") == stream.cursor(ids[-1])
+
+
+def test_a_cursor_from_an_empty_stream_that_was_trimmed_since_is_gone(client: Any) -> None:
+    empty = read(client, "$")
+    add(client, 20, maxlen=5)
+    with pytest.raises(CursorGoneError, match="no longer kept"):
+        read_cursor(client, empty, kept=5)
+
+
+def test_a_cursor_after_the_newest_entry_is_gone(client: Any) -> None:
+    ids = add(client, 2)
+    ms, _, seq = ids[-1].partition("-")
+    for text in (f"{ms}-{int(seq) + 1}", f"{int(ms) + 1}-0", f"{2**64 - 1}-{2**64 - 1}"):
+        with pytest.raises(CursorGoneError, match="after the newest event"):
+            read(client, f"{stream_id(client)}:{text}")
+    client.delete(EVENTS_KEY)
+    with pytest.raises(CursorGoneError, match="after the newest event"):
+        read(client, ids[-1])
+
+
+def test_a_reader_whose_next_entries_were_trimmed_is_told(client: Any, redis_server: RedisServer) -> None:
+    stream = EventStream(redis_server.url, client, kept=5)
+    ids = add(client, 3)
+    watch = watch_events(stream, "0")
+    assert next(watch).id == ids[0]
+    after = stream.cursor(ids[0])
+    add(client, 20, maxlen=5)
+    with pytest.raises(CursorGoneError, match="no longer kept"):
+        stream.page(after, count=10)
+    with pytest.raises(CursorGoneError, match="no longer kept"):
+        stream.next(after, wait_seconds=0.01)
+    assert [next(watch).id for _ in range(2)] == ids[1:], "what was read already is still given out"
+    with pytest.raises(CursorGoneError, match="no longer kept"):
+        next(watch)
 
 
 def test_a_cursor_older_than_the_first_entry_of_an_untrimmed_stream_is_good(client: Any) -> None:
