@@ -136,8 +136,10 @@ class EventStream:
         place.require(after, kept=self.kept)  # a stream that was replaced would stay silent for ever
         return _page(answer[0][1] if answer else [], after, only)
 
-    def page(self, after: Cursor, *, count: int, only: EventFilter | None = None) -> EventPage:
-        """Return up to `count` matching events after a cursor. Never waits.
+    def page(
+        self, after: Cursor, *, count: int, only: EventFilter | None = None, until: Position | None = None
+    ) -> EventPage:
+        """Return up to `count` matching events after a cursor and at most at `until`. Never waits.
 
         The page's cursor is at the last entry that was read, so that a reader whose filter matches nothing
         still advances. Raises CursorGoneError as `next` does.
@@ -147,7 +149,7 @@ class EventStream:
         while True:
             with translated(self._url):
                 pipe = self._client.pipeline(transaction=False)
-                pipe.xrange(EVENTS_KEY, min=f"({after.position}", count=size)
+                pipe.xrange(EVENTS_KEY, min=f"({after.position}", max=str(until or "+"), count=size)
                 # After the entries: those that are trimmed while they are read must not be missed silently.
                 queue_place(pipe)
                 entries, *answers = pipe.execute(raise_on_error=False)

@@ -24,10 +24,11 @@ from manager.api.rendering import answer, to_json
 from manager.api.stream.connection import StreamTimes
 from manager.api.stream.hub import Hub
 from manager.api.stream.scope import EventScope
-from manager.errors import CursorGoneError, FleetUnavailableError
-from manager.fleet.cursors import Cursor
+from manager.errors import CursorGoneError, FleetUnavailableError, InvalidCursorError
+from manager.fleet.cursors import Cursor, Position
 from manager.fleet.event_types import Event
 from manager.placement.labels import Selection
+from manager.telemetry.fleet_reader import FleetListing
 from manager.telemetry.view import ViewUpdate
 
 router = APIRouter(tags=["streams"])
@@ -129,13 +130,27 @@ async def _page(request: Request, parts: ApiParts, query: AccountEventQuery, sco
     with place, _Waker(parts.hub) as waker:
         while True:
             waker.clear()
-            only = scope.filter(await parts.state() if scope.needs_state else None)
-            page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only)
+            state = await parts.state() if scope.needs_state else None
+            only, until = scope.filter(state), None if state is None else _newest(state, cursor.stream)
+            page = await run_in_threadpool(stream.page, cursor, count=query.limit, only=only, until=until)
             if page.events or clock() >= deadline or await request.is_disconnected():
                 break
             cursor = page.cursor
             await waker.wait(min(deadline - clock(), _REREAD_SECONDS))
     return answer({"items": [one.to_dict() for one in page.events], "next": str(page.cursor)})
+
+
+def _newest(state: FleetListing, stream: str) -> Position | None:
+    """Return the position of the last event in a state; None if it is of another stream.
+
+    A selection is judged by the state, so later events have to wait: one of them may bring its account into
+    the selection.
+    """
+    try:
+        found = Cursor.parse(state.cursor)
+    except InvalidCursorError:
+        return None
+    return found.position if found.stream == stream else None
 
 
 class _Waker:
@@ -268,8 +283,9 @@ class _SseReader:
         """Return the next events that the client asked for. Raises CursorGoneError."""
         while True:
             try:
-                only = await self._scope.current(self._hub)
                 found = await self._hub.events_after(self._cursor)
+                # After the events: an event may itself bring its account into the selection.
+                only = await self._scope.current(self._hub)
             except FleetUnavailableError:
                 return []
             sent = []

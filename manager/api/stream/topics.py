@@ -275,8 +275,9 @@ class Events(Topic):
                 yield frame("gone", id=self.id, oldest=gone.oldest)
                 self.cursor = Cursor.parse(gone.oldest)
             try:
-                only = await self._scope.current(self._hub)
                 found = await self._hub.events_after(self.cursor)
+                # After the events: an event may itself bring its account into the selection.
+                only = await self._scope.current(self._hub)
             except CursorGoneError as error:
                 gone = error
                 continue
