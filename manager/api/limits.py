@@ -68,7 +68,7 @@ class OpenStreams:
 
     @contextlib.contextmanager
     def place(self, who: str) -> Iterator[None]:
-        """Count a request that waits, such as for an event, as a stream that is open meanwhile."""
+        """Count a waiting request, such as for an event, as an open stream."""
         self.enter(who)
         try:
             yield

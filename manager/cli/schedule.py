@@ -1,4 +1,4 @@
-"""Command `schedule`: what accounts do when, and overrides of that."""
+"""Command `schedule`: windows of accounts, and overrides."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from manager.models import WorkerInfo
     from manager.service import WorkerManagerService
 
-#: Seconds between reads of a worker that an override stops, and beyond its stop timeout for how many at most.
+#: Seconds between two reads of a worker that an override stops, and the longest wait beyond its stop timeout.
 _POLL_SECONDS = 0.2
 _EXTRA_SECONDS = 10.0
 

@@ -1,6 +1,6 @@
 """Batches of commands, each sent as one Celery group.
 
-A restart of Redis meanwhile loses no account: the result contains each one, at once or later by the batch's
+A restart of Redis loses no account: the result contains each one, at once or later by the batch's
 id.
 """
 

@@ -1,6 +1,6 @@
 """Writes the calendar of one exchange as JSON to standard output.
 
-Run as a process of its own, `python -m manager.config.calendar_writer XNYS`, because exchange_calendars loads
+Run as a separate process, `python -m manager.config.calendar_writer XNYS`, because exchange_calendars loads
 pandas: 67 MB that no agent should keep. Exit code 3: exchange_calendars is not installed; 4: it does not
 know the exchange.
 """

@@ -1,4 +1,4 @@
-"""Calendars of exchanges: prepared once a day in a process of their own, and kept."""
+"""Calendars of exchanges: prepared once a day in a separate process, and stored."""
 
 import difflib
 import json
@@ -51,7 +51,7 @@ class ExchangeCalendars:
         """Return the calendars of these exchanges.
 
         Blocks for about a second for each that must be prepared. Without `wait` another thread prepares it,
-        and an older one is returned meanwhile. Raises MissingCalendarError if there is none.
+        and the older one is returned until then. Raises MissingCalendarError if there is none.
         """
         return {mic: self._get(mic, wait) for mic in mics}
 
@@ -128,7 +128,7 @@ class ExchangeCalendars:
 
 
 def prepare_calendar(mic: str) -> str:
-    """Return the JSON of an exchange's calendar, from a process of its own.
+    """Return the JSON of an exchange's calendar, from a separate process.
 
     Raises ValueError, which says what to do.
     """

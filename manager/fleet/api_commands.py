@@ -94,7 +94,7 @@ class CommandRecords:
         with translated(self._url):
             new, fields = self._claim(keys=[_key(key)], args=[text, _KEPT_SECONDS])
             found = _read(key, fields)
-            if found is None:  # edited by hand into nonsense
+            if found is None:  # malformed, for example edited by an operator
                 self._client.delete(_key(key))
                 new, fields = self._claim(keys=[_key(key)], args=[text, _KEPT_SECONDS])
                 found = _read(key, fields)

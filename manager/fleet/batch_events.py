@@ -1,6 +1,6 @@
-"""Writes the events that tell when a batch begins and when its last account has an outcome.
+"""Writes the events of batches: the begin, and the outcome of the last account.
 
-Any process that sees it may call these methods: a guard key in Redis makes each event appear once.
+Any process may call these methods: a guard key in Redis makes each event appear once.
 """
 
 from collections import Counter

@@ -69,7 +69,7 @@ def test_an_accepted_command_outlives_the_api_and_its_outcome_is_found(fleet: Fl
         assert again.json() == found
 
 
-def test_without_the_api_everything_else_goes_on(fleet: Fleet, api: ApiProcess) -> None:
+def test_without_the_api_everything_else_continues(fleet: Fleet, api: ApiProcess) -> None:
     body = {"do": "start", "select": {"all": True}, "expect": 3}
     with api.client() as client:
         sent = client.post("/batches", json=body, headers={"Idempotency-Key": "killed-after-1"})

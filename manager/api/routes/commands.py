@@ -11,7 +11,8 @@ from manager.aio import AsyncWorkerManagerService
 from manager.api.access import Admin, Operator, Reader, by, readable, require_inside
 from manager.api.bodies import ConfirmBody, DrainBody, MoveBody, NoOptions, StartBody, StopBody
 from manager.api.commands import KEY_PATTERN, CommandCall, command_data
-from manager.api.models import Command, ValidationReport
+from manager.api.models import Command
+from manager.api.models_config import ValidationReport
 from manager.api.parts import Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from manager.api.access import Configurer, Reader, by, readable, require_unlimited
 from manager.api.bodies import PushBody
-from manager.api.models import AccountConfigDifference, AccountConfigReport, ConfigVersionSummary
+from manager.api.models_config import AccountConfigDifference, AccountConfigReport, ConfigVersionSummary
 from manager.api.parts import Parts, files_of
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, utc

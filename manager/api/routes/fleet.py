@@ -12,15 +12,8 @@ from starlette.responses import Response
 
 from manager.api.access import Reader, readable
 from manager.api.auth import Principal
-from manager.api.models import (
-    Account,
-    AccountPage,
-    FleetSummary,
-    Host,
-    HostPage,
-    PlacementReport,
-    WorkerPage,
-)
+from manager.api.models import Account, AccountPage, FleetSummary, Host, HostPage, WorkerPage
+from manager.api.models_config import PlacementReport
 from manager.api.pages import AccountQuery, accounts_page, next_link
 from manager.api.parts import Parts
 from manager.api.problems import ProblemError

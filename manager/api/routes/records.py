@@ -15,15 +15,12 @@ from starlette.responses import Response, StreamingResponse
 
 from manager.api.access import Configurer, Reader, by, may_read, require_unlimited, require_whole
 from manager.api.bodies import RollbackBody
-from manager.api.models import (
-    AuditPage,
-    BatchDetail,
-    BatchPage,
+from manager.api.models import AuditPage, BatchDetail, BatchPage, DoctorReport
+from manager.api.models_config import (
     ConfigDifference,
     ConfigVersionDetail,
     ConfigVersionPage,
     ConfigVersionSummary,
-    DoctorReport,
 )
 from manager.api.pages import PageQuery, Text, page
 from manager.api.parts import ApiParts, Parts

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from starlette.responses import Response
 
 from manager.api.access import Operator, Reader, by, readable, require_inside
-from manager.api.models import AccountScheduleReport, OverrideReport
+from manager.api.models_config import AccountScheduleReport, OverrideReport
 from manager.api.parts import Parts
 from manager.api.problems import ProblemError
 from manager.api.rendering import answer, utc

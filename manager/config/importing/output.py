@@ -10,7 +10,8 @@ from manager.config.placeholders import escaped
 from manager.system.text import printable
 
 #: Text that every YAML parser reads as the same text without quotes.
-_PLAIN: Final = re.compile(r"(?:--?|\./|(?:file|env):)?[A-Za-z_/][A-Za-z0-9_./+-]*")
+#: Texts that need no quotes. One that begins with `_` may be a number to some YAML parsers, as `_0`.
+_PLAIN: Final = re.compile(r"(?:--?|\./|(?:file|env):)?[A-Za-z/][A-Za-z0-9_./+-]*")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _ORDER: Final = (

@@ -5,14 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-from manager.config import (
-    AccountConfig,
-    RecoveryConfig,
-    config_version,
-    watch_secrets,
-)
+from manager.config import AccountConfig, RecoveryConfig
 from manager.errors import (
     DiskRefusesError,
     FleetUnavailableError,
@@ -26,6 +21,7 @@ from manager.errors import (
 from manager.fleet.desired import WITHOUT_TASK, DesiredState
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.fingerprint import account_fingerprint
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.restart_policy import RestartPolicy
 from manager.host.reconcile.schedules import AccountRestsError, AccountSchedules
@@ -388,20 +384,4 @@ class Restarts:
         return found
 
     def _fingerprint(self, desired: DesiredState) -> Hashable:
-        """Return a value that changes with the account's files or credential.
-
-        Raises SlowFilesError.
-        """
-        try:
-            config = self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
-        except SlowFilesError:
-            raise
-        except ManagerError as error:
-            return str(error)
-
-        def credential() -> Any:
-            detector = watch_secrets(config, self._config_service.config_dir)
-            return detector() if detector is not None else None
-
-        state = self._config_service.run(desired.account_id, credential)
-        return (config_version(config), hash(config.password), str(state))
+        return account_fingerprint(self._config_service, desired)

@@ -1,4 +1,4 @@
-"""Stops workers whose schedule is closed, and says so in their records."""
+"""Stops workers whose schedule is closed, and records the rest."""
 
 import logging
 import threading

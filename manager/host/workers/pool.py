@@ -26,13 +26,12 @@ from manager.host.workers.modes import ModeChanges
 from manager.host.workers.parallel import run_for_accounts, run_requests
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles
-from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.start_flow import StartFlow
 from manager.host.workers.starter import Starter
 from manager.host.workers.stop_flow import StopFlow
 from manager.host.workers.unrecorded import UnrecordedWorkers
-from manager.models import BatchResult, WorkerInfo, WorkerPlacement, new_worker_id
+from manager.models import BatchResult, WorkerInfo, WorkerPlacement
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_timeout
 from manager.pool.commands import CommandSpec
@@ -225,7 +224,7 @@ class WorkerPoolManager:
                 with contextlib.suppress(OrphansLeftError):  # a stop tries again
                     self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, reason)
             elif not slot.live:
-                self._set_failure(slot, reason)
+                slot.set_failure(reason, self._starter.host)
                 self._exits.release_lease(slot)
 
     def forget(self, account_id: str) -> bool:
@@ -389,24 +388,6 @@ class WorkerPoolManager:
     def threads(self) -> list[EssentialThread]:
         """The threads that handle the exits of workers."""
         return self._exits.threads
-
-    def _set_failure(self, slot: Slot, reason: str) -> None:
-        """Set the reason why an account has no worker.
-
-        The caller holds the slot's lock.
-        """
-        reason = slot.strip_account(reason)
-        with slot.guard:
-            if slot.info is None:  # it failed before a worker existed, for example after a reboot
-                slot.info = WorkerInfo(
-                    worker_id=new_worker_id(),
-                    account_id=slot.account_id,
-                    status=WorkerLifecycleStatus.CREATED,
-                    metadata=WorkerPlacement(host=self._starter.host).to_dict(),
-                )
-                slot.move(WorkerLifecycleStatus.FAILED, error=reason)
-            elif slot.info.error != reason:
-                slot.set_info(slot.info.with_(error=reason))
 
 
 def _no_worker(account_id: str) -> NoWorkerError:

@@ -189,6 +189,21 @@ class Slot:
             subscriber(change)
         return after
 
+    def set_failure(self, reason: str, host: str) -> None:
+        """Set the reason why the account has no worker. The caller holds `lock`."""
+        reason = self.strip_account(reason)
+        with self.guard:
+            if self.info is None:  # it failed before a worker existed, for example after a reboot
+                self.info = WorkerInfo(
+                    worker_id=new_worker_id(),
+                    account_id=self.account_id,
+                    status=WorkerLifecycleStatus.CREATED,
+                    metadata=WorkerPlacement(host=host).to_dict(),
+                )
+                self.move(WorkerLifecycleStatus.FAILED, error=reason)
+            elif self.info.error != reason:
+                self.set_info(self.info.with_(error=reason))
+
     def set_resting(self, resting: Mapping[str, Any] | None, host: str, generation: int = 0) -> None:
         """Record why the account has no worker, or that it does not rest any more.
 

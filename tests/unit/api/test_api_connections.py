@@ -142,7 +142,7 @@ def test_an_endless_head_is_refused(server: Server, sent: bytes) -> None:
     eventually(lambda: server.connections == 0, what="it is closed")
 
 
-def test_a_large_body_is_no_large_head(server: Server) -> None:
+def test_a_large_body_does_not_count_as_a_large_head(server: Server) -> None:
     body = b"a" * 1_000_000
     connection = server.open(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + body)
     assert connection.recv(65536).startswith(b"HTTP/1.1 200")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from manager.config.document import parse_document
@@ -402,6 +402,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     st.lists(_TEXT, min_size=1, max_size=4),
     st.dictionaries(st.from_regex(r"[A-Z]{1,8}", fullmatch=True), _TEXT),
 )
+@example(["_0", "-_1.5"], {"A": "__1e5"})
 def test_whatever_a_value_holds_the_account_file_holds_it_unchanged(
     command: list[str], variables: dict[str, str]
 ) -> None:

@@ -61,7 +61,7 @@ def test_a_failure_stays_visible_during_a_rest(host: Host) -> None:
 
 
 @pytest.mark.parametrize("close", [False, True])
-def test_only_a_rest_that_says_so_asks_the_worker_to_close_positions(
+def test_a_rest_closes_positions_only_if_configured_to(
     host: Host, monkeypatch: pytest.MonkeyPatch, close: bool
 ) -> None:
     host.account("a", 1)
