@@ -2,14 +2,20 @@
 
 import json
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from threading import Semaphore
 from typing import Any
 
 import pytest
 from support.api import Api, problem
 from support.servers import RedisServer
+from support.waiting import eventually
 
+from manager.api.limits import RateLimiter
+from manager.doctor import Check
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
@@ -295,6 +301,36 @@ def test_versions_of_the_configuration(api_redis: RedisServer) -> None:
     lines = client.get(f"/api/v1/config/diff?from={one}&to={two}").json()["lines"]
     assert any(line.startswith("+x: 2") for line in lines)
     problem(client.get("/api/v1/config/versions/999999"), 404, "no_config_version")
+
+
+def test_requests_for_the_checks_share_one_run(api_redis: RedisServer) -> None:
+    begun, end = Semaphore(0), threading.Event()
+
+    def doctor() -> list[Check]:
+        begun.release()
+        assert end.wait(30)
+        return []
+
+    class Counting(RateLimiter):
+        taken = 0
+
+        def take(self, kind: str, who: str, count: float = 1.0) -> None:
+            self.taken += kind == "read"
+
+    limiter = Counting()
+    api = Api(api_redis, doctor=doctor, limiter=limiter)
+    with api.client("read") as client, ThreadPoolExecutor(20) as threads:
+        first = threads.submit(client.get, "/api/v1/doctor")
+        assert begun.acquire(timeout=30)
+        others = [threads.submit(client.get, "/api/v1/doctor") for _ in range(19)]
+        eventually(lambda: limiter.taken == 20, what="every request is admitted")
+        assert client.get("/api/v1/session").status_code == 200
+        end.set()
+        assert {one.result().status_code for one in [first, *others]} == {200}
+        again = client.get("/api/v1/doctor")
+    assert again.json() == {"ok": True, "checks": []}
+    assert begun.acquire(timeout=30), "a later request is another run"
+    assert not begun.acquire(blocking=False)
 
 
 def test_readiness_needs_no_token(api_redis: RedisServer) -> None:
