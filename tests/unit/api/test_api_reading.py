@@ -80,22 +80,22 @@ def test_every_account_is_on_exactly_one_page(api: Api, sort: str) -> None:
 
 def test_accounts_that_stay_are_seen_exactly_once_while_others_come_and_go(api: Api) -> None:
     chance = random.Random(1)
-    accounts = {f"a-{n:04}": account(f"a-{n:04}") for n in range(1000)}
-    staying = set(chance.sample(sorted(accounts), 900))
+    accounts = {f"a-{n:04}": account(f"a-{n:04}") for n in range(5000)}
+    staying = set(chance.sample(sorted(accounts), 4400))
     client = api.client("read")
     ids: list[str] = []
     after = ""
     for turn in range(1000):
         api.reader.fixed = state(accounts)
-        page = client.get(f"/api/v1/accounts?limit=37{after}").json()
+        page = client.get(f"/api/v1/accounts?limit=100{after}").json()
         ids += [one["account_id"] for one in page["items"]]
         if page["next"] is None:
             break
         after = f"&after={page['next']}"
         for gone in chance.sample(sorted(set(accounts) - staying), 3):
             del accounts[gone]
-        for number in range(5):
-            name = f"a-{chance.randrange(1000):04}-{turn}-{number}"
+        for number in range(10):
+            name = f"a-{chance.randrange(5000):04}-{turn}-{number}"
             accounts[name] = account(name)
     assert sorted(one for one in ids if one in staying) == sorted(staying)
     assert len(ids) == len(set(ids))
