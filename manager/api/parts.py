@@ -1,5 +1,6 @@
 """The dependencies of the API, which tests replace by parts in memory."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,6 +67,22 @@ class Readiness(Protocol):
     def __call__(self) -> None: ...
 
 
+class SharedChecks:
+    """Runs `manager doctor` once for all requests that come meanwhile. Used from one event loop.
+
+    The checks take seconds and ask every host: a client that asks often must not keep others waiting.
+    """
+
+    def __init__(self) -> None:
+        self._running: asyncio.Task[Sequence[Check]] | None = None
+
+    async def run(self, doctor: Doctor) -> Sequence[Check]:
+        """Return the findings of the run that goes on, or of a new one."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(run_in_threadpool(doctor))
+        return await asyncio.shield(self._running)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ApiParts:
     """Everything that routes use.
@@ -84,6 +101,7 @@ class ApiParts:
     versions: ConfigStore
     doctor: Doctor
     ready: Readiness
+    shared_checks: SharedChecks = field(default_factory=SharedChecks)
     commands: CommandRunner
     limiter: RateLimiter = field(default_factory=RateLimiter)
     #: None: this server has no streams.

@@ -16,6 +16,8 @@ from manager.fleet.redis_client import open_client, translated
 from manager.fleet.store import FleetStore
 from manager.models import BatchResult
 
+#: Guard keys that a process remembers.
+_REMEMBERED: Final = 10_000
 #: Account → its outcome and the reason.
 Settled = Mapping[str, tuple[str, str]]
 #: Outcomes that `batch.done` counts.
@@ -40,6 +42,8 @@ class BatchAnnouncer:
     def __init__(self, store: FleetStore) -> None:
         self._store = store
         self._client: Any = open_client(store.url)
+        #: Guard keys that are written, as far as this process knows: batches are read often.
+        self._written: set[str] = set()
 
     def begun(self, batch_id: str, what: str, by: str, accounts: int) -> None:
         """Write `batch.begun`, also for a batch that is sent again: once."""
@@ -63,8 +67,15 @@ class BatchAnnouncer:
             return bool(self._client.exists(_guard(batch_id, "done")))
 
     def _say(self, batch_id: str, step: str, by: str, data: dict[str, Any]) -> None:
+        guard = _guard(batch_id, step)
+        if guard in self._written:
+            return
         with translated(self._store.url):
-            first = say_once(self._client, _guard(batch_id, step), KEPT_SECONDS)
+            first = say_once(self._client, guard, KEPT_SECONDS)
+        if first is not None:
+            if len(self._written) >= _REMEMBERED:
+                self._written.clear()
+            self._written.add(guard)
         if first:
             self._store.note(Notice(type=f"batch.{step}", by=by, command=batch_id, data=data))
 

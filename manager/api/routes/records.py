@@ -212,9 +212,12 @@ async def config_rollback(
 
 @router.get("/doctor", response_model=DoctorReport)
 async def doctor(parts: Parts, principal: Reader) -> Response:
-    """Run the checks of `manager doctor`. May take several seconds."""
+    """Run the checks of `manager doctor`. May take several seconds.
+
+    Requests that come meanwhile get the findings of the same run.
+    """
     require_whole(principal)
-    checks = await run_in_threadpool(parts.doctor)
+    checks = await parts.shared_checks.run(parts.doctor)
     return answer(
         {"ok": all(one.outcome != "failure" for one in checks), "checks": [one.to_dict() for one in checks]}
     )

@@ -2,14 +2,20 @@
 
 import json
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from threading import Semaphore
 from typing import Any
 
 import pytest
 from support.api import Api, problem
 from support.servers import RedisServer
+from support.waiting import eventually
 
+from manager.api.limits import RateLimiter
+from manager.doctor import Check
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
@@ -74,22 +80,22 @@ def test_every_account_is_on_exactly_one_page(api: Api, sort: str) -> None:
 
 def test_accounts_that_stay_are_seen_exactly_once_while_others_come_and_go(api: Api) -> None:
     chance = random.Random(1)
-    accounts = {f"a-{n:04}": account(f"a-{n:04}") for n in range(1000)}
-    staying = set(chance.sample(sorted(accounts), 900))
+    accounts = {f"a-{n:04}": account(f"a-{n:04}") for n in range(5000)}
+    staying = set(chance.sample(sorted(accounts), 4400))
     client = api.client("read")
     ids: list[str] = []
     after = ""
     for turn in range(1000):
         api.reader.fixed = state(accounts)
-        page = client.get(f"/api/v1/accounts?limit=37{after}").json()
+        page = client.get(f"/api/v1/accounts?limit=100{after}").json()
         ids += [one["account_id"] for one in page["items"]]
         if page["next"] is None:
             break
         after = f"&after={page['next']}"
         for gone in chance.sample(sorted(set(accounts) - staying), 3):
             del accounts[gone]
-        for number in range(5):
-            name = f"a-{chance.randrange(1000):04}-{turn}-{number}"
+        for number in range(10):
+            name = f"a-{chance.randrange(5000):04}-{turn}-{number}"
             accounts[name] = account(name)
     assert sorted(one for one in ids if one in staying) == sorted(staying)
     assert len(ids) == len(set(ids))
@@ -295,6 +301,36 @@ def test_versions_of_the_configuration(api_redis: RedisServer) -> None:
     lines = client.get(f"/api/v1/config/diff?from={one}&to={two}").json()["lines"]
     assert any(line.startswith("+x: 2") for line in lines)
     problem(client.get("/api/v1/config/versions/999999"), 404, "no_config_version")
+
+
+def test_requests_for_the_checks_share_one_run(api_redis: RedisServer) -> None:
+    begun, end = Semaphore(0), threading.Event()
+
+    def doctor() -> list[Check]:
+        begun.release()
+        assert end.wait(30)
+        return []
+
+    class Counting(RateLimiter):
+        taken = 0
+
+        def take(self, kind: str, who: str, count: float = 1.0) -> None:
+            self.taken += kind == "read"
+
+    limiter = Counting()
+    api = Api(api_redis, doctor=doctor, limiter=limiter)
+    with api.client("read") as client, ThreadPoolExecutor(20) as threads:
+        first = threads.submit(client.get, "/api/v1/doctor")
+        assert begun.acquire(timeout=30)
+        others = [threads.submit(client.get, "/api/v1/doctor") for _ in range(19)]
+        eventually(lambda: limiter.taken == 20, what="every request is admitted")
+        assert client.get("/api/v1/session").status_code == 200
+        end.set()
+        assert {one.result().status_code for one in [first, *others]} == {200}
+        again = client.get("/api/v1/doctor")
+    assert again.json() == {"ok": True, "checks": []}
+    assert begun.acquire(timeout=30), "a later request is another run"
+    assert not begun.acquire(blocking=False)
 
 
 def test_readiness_needs_no_token(api_redis: RedisServer) -> None:
