@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from manager.api.problems import MEDIA_TYPE, ProblemError, problem_body
+from manager.api.rendering import to_json
+
 #: Seconds in which a whole request must arrive, from a new connection or from its first byte.
 REQUEST_SECONDS: Final = 30.0
 #: Seconds in which a client must read some of an answer.
@@ -92,6 +95,13 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are not HTTP with a problem, and close the connection."""
+        body = to_json(problem_body(ProblemError("malformed_request", msg), "", ""))
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:

@@ -39,8 +39,8 @@ DESCRIPTION: Final = (
     "unknown members of a request; clients should ignore unknown members of an answer."
 )
 #: Error statuses of every operation, and of operations with a body.
-_EVERYWHERE: Final = (401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
-_WITH_BODY: Final = (400, 413, 415)
+_EVERYWHERE: Final = (400, 401, 403, 404, 406, 409, 421, 422, 429, 500, 502, 503, 504)
+_WITH_BODY: Final = (413, 415)
 #: Error statuses of some operations, by a part of their path.
 _CONDITIONAL: Final = {"/batches": 428, "/hosts": 428, "/config/rollback": 428, "/config/push": 428}
 #: Required parameters that routes check themselves, because their absence has its own status.

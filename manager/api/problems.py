@@ -28,6 +28,7 @@ class Row(NamedTuple):
 #: Every code of a problem. The codes of `manager.errors` are those of its classes.
 PROBLEMS: Final[Mapping[str, Row]] = {
     # of HTTP and of this API
+    "malformed_request": Row(400, "The request is not valid HTTP"),
     "malformed_json": Row(400, "The body is not valid JSON"),
     "unauthenticated": Row(401, "A valid token or session is required"),
     "token_expired": Row(401, "The token has expired"),

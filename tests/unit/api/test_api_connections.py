@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import threading
@@ -215,3 +216,11 @@ def test_a_line_is_logged_once_a_minute_and_errors_always() -> None:
     assert [passes("broken", logging.ERROR), passes("broken", logging.ERROR)] == [True, True]
     now[0] = 61.0
     assert passes("invalid")
+
+
+def test_bytes_that_are_not_http_get_a_problem(server: Server) -> None:
+    head, _, body = rest(server.open(b"GET /\x00 HTTP/1.1\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"]) == (400, "malformed_request")
