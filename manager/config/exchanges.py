@@ -4,7 +4,6 @@ import difflib
 import json
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import Final
 from manager.config.calendar_writer import NOT_INSTALLED, UNKNOWN_EXCHANGE
 from manager.market.calendars import Calendars, ExchangeCalendar, MissingCalendarError
 from manager.system import atomic_file
+from manager.system.child_process import module_argv
 
 #: Seconds after which a calendar is prepared again, and after a failure.
 _FRESH_SECONDS: Final = 86_400.0
@@ -132,7 +132,7 @@ def prepare_calendar(mic: str) -> str:
 
     Raises ValueError, which says what to do.
     """
-    command = [sys.executable, "-m", "manager.config.calendar_writer", mic]
+    command = module_argv("manager.config.calendar_writer", mic)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PREPARE_SECONDS, check=False)
     except (OSError, subprocess.SubprocessError) as error:
