@@ -8,7 +8,7 @@ import pytest
 from support.fleet import PASSWORD, Fleet
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 

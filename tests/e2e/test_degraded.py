@@ -10,12 +10,11 @@ import pytest
 from support.fleet import Fleet
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 
 
-@pytest.mark.long
 def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start", A)

@@ -6,7 +6,7 @@ import pytest
 from support.fleet import SIGKILL, Fleet, plain_celery
 from support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def mode(fleet: Fleet, account_id: str = "account-001") -> str | None:

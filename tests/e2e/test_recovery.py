@@ -15,7 +15,7 @@ from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
 from manager.system.processes import ProcessRef
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 
@@ -125,7 +125,6 @@ def test_a_worker_is_recovered_while_redis_is_away(fleet: Fleet) -> None:
     assert fleet.stats()["overlaps"] == 0
 
 
-@pytest.mark.long
 def test_after_a_reboot_the_fleet_comes_back_without_a_command(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(3)
     fleet.run_json("start-all")
@@ -156,7 +155,6 @@ def test_an_account_that_cannot_come_back_after_a_reboot_says_why(fleet: Fleet) 
     assert fleet.status(A) == "failed"
 
 
-@pytest.mark.long
 def test_an_accepted_restart_that_cannot_start_stops_nothing(fleet: Fleet) -> None:
     fleet.add_accounts(1)
     fleet.run_json("start", A)
@@ -181,7 +179,6 @@ def test_an_accepted_restart_that_cannot_start_stops_nothing(fleet: Fleet) -> No
     running_again(fleet, worker)
 
 
-@pytest.mark.long
 def test_a_stop_while_the_host_was_away_happens_before_anything_else(fleet: Fleet) -> None:
     accounts = fleet.add_accounts(2)
     fleet.run_json("start-all")
@@ -249,7 +246,6 @@ print(twice("tasks.stop_worker", "t-stop"))
     assert len(fleet.workers()) == 1
 
 
-@pytest.mark.long
 def test_a_stop_must_not_queue_behind_a_hundred_slow_starts(bare_fleet: Fleet) -> None:
     fleet = bare_fleet
     fleet.start_venue()

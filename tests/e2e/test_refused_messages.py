@@ -3,7 +3,7 @@
 import pytest
 from support.fleet import Fleet, plain_celery
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 A = "account-001"
 
