@@ -9,6 +9,7 @@ from support.reference_docs import OPENAPI, PAGES, REFERENCE, REGENERATE, ROOT, 
 
 from manager import errors
 from manager.settings import Settings
+from manager.states import WorkerLifecycleStatus
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -103,3 +104,38 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+def test_every_event_type_of_the_code_is_documented() -> None:
+    page = (REFERENCE / "events.md").read_text()
+    literal = re.compile(r"[\"'](?:worker|account|schedule|command|batch|config|host)\.[a-z_]+[\"']")
+    found = {
+        text.strip("\"'")
+        for folder in ("fleet", "client", "host/reporting")
+        for file in (ROOT / "manager" / folder).rglob("*.py")
+        for text in literal.findall(file.read_text())
+    }
+    found -= {"host.ready"}
+    states = {f"worker.{status}" for status in WorkerLifecycleStatus} - {"worker.created"}
+    hosts = {"host.live", "host.lost", "host.ended", "host.draining", "host.drained", "host.resumed"}
+    assert len(found) > 5
+    assert [one for one in sorted(found | states | hosts) if f"`{one}`" not in page] == []
+
+
+def test_every_message_and_close_code_of_a_stream_is_documented() -> None:
+    page = (REFERENCE / "streams.md").read_text()
+    source = "".join(
+        file.read_text()
+        for file in [
+            *(ROOT / "manager" / "api" / "stream").glob("*.py"),
+            ROOT / "manager" / "api" / "routes" / "websocket.py",
+        ]
+    )
+    frames = set(re.findall(r"(?:frame\(\s*|\"t\": )\"([a-z]+)\"", source))
+    assert frames >= {"hello", "snapshot", "change", "event", "gone"}
+    assert [one for one in sorted(frames) if f'"t": "{one}"' not in page] == []
+    codes = set(re.findall(r"CLOSE_[A-Z_]+: Final = (\d{4})", source))
+    assert codes >= {"4001", "4008"}
+    assert [one for one in sorted(codes) if f"| {one} |" not in page] == []
+    operations = set(re.findall(r"op: Literal\[\"([a-z]+)\"\]", source))
+    assert [one for one in sorted(operations) if f'"op": "{one}"' not in page] == []
