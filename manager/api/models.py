@@ -78,6 +78,7 @@ class Account(BaseModel):
     status: str | None
     health: str
     mode: str
+    resting: dict[str, Any] | None
     enabled: bool | None
     gateway: str | None
     groups: list[str]

@@ -106,9 +106,8 @@ def _account(account: AccountRow) -> dict[str, Any]:
         "want": account.want,
         "status": account.status,
         "health": account.health,
-        "mode": str(
-            desired.mode if desired is not None else "normal" if worker is None else worker.trading_mode
-        ),
+        "mode": str(account.mode),
+        "resting": account.resting,
         "enabled": None if file is None else file.enabled,
         "gateway": metadata.get("gateway") or (file.gateway if file is not None else None) or None,
         "groups": list(account.groups),

@@ -14,6 +14,7 @@ from manager.fleet.desired import DesiredState
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
+from manager.states import SETTLED, TradingMode, WorkerLifecycleStatus
 from manager.telemetry.attention import (
     AccountState,
     Attention,
@@ -88,6 +89,20 @@ class AccountRow:
     @property
     def health(self) -> str:
         return "unknown" if self.worker is None else str(self.worker.health)
+
+    @property
+    def mode(self) -> TradingMode:
+        """The trading mode: of the desired one and that of a running worker, the stricter one."""
+        desired = TradingMode.NORMAL if self.desired is None else self.desired.mode
+        if self.worker is None or self.worker.status is not WorkerLifecycleStatus.RUNNING:
+            return desired
+        return max(desired, self.worker.trading_mode, key=lambda mode: mode.strictness)
+
+    @property
+    def resting(self) -> Mapping[str, Any] | None:
+        """Why the account has no worker although it should run; None if it does not rest."""
+        rests = self.worker is not None and self.worker.status in SETTLED
+        return self.worker.placement.resting if self.worker is not None and rests else None
 
     @property
     def host(self) -> str | None:

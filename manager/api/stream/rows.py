@@ -13,7 +13,17 @@ from manager.telemetry.fleet_reader import AccountRow
 COLUMNS: Final = (
     *("id", "account_id", "want", "status", "health", "mode", "host", "error", "reason", "enabled"),
     *("gateway", "environment", "groups", "labels", "started_at", "restarts", "version"),
-    *("currency", "balance", "equity", "profit", "margin_level", "open_positions", "age", "attention"),
+    *(
+        "currency",
+        "balance",
+        "equity",
+        "profit",
+        "margin_level",
+        "open_positions",
+        "age",
+        "resting",
+        "attention",
+    ),
 )
 #: Figure in a frame → key of the worker's metadata.
 FIGURES: Final = {
@@ -30,13 +40,12 @@ def row(account: AccountRow, attention: list[Attention]) -> list[Any]:
     """Return an account's row without its number."""
     worker = account.worker
     data: Mapping[str, Any] = {} if worker is None else worker.metadata
-    mode = account.desired.mode if account.desired is not None else data.get("trading_mode")
     return [
         account.account_id,
         account.want,
         account.status,
         account.health,
-        str(mode or "normal"),
+        str(account.mode),
         account.host,
         None if worker is None else worker.error,
         data.get("health_reason"),
@@ -55,6 +64,7 @@ def row(account: AccountRow, attention: list[Attention]) -> list[Any]:
         data.get("margin_level"),
         data.get("open_positions"),
         data.get("heartbeat_age_seconds"),
+        account.resting,
         [[one.code, str(one.severity), one.text, one.do, _since(one.since)] for one in attention],
     ]
 

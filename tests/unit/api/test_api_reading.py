@@ -19,7 +19,7 @@ from manager.doctor import Check
 from manager.fleet.desired import DesiredState
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
-from manager.states import WorkerLifecycleStatus
+from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.telemetry.fleet_reader import AccountFile, AccountRow, FleetListing
 
 READS = (
@@ -343,3 +343,27 @@ def test_readiness_needs_no_token(api_redis: RedisServer) -> None:
     api = Api(api_redis, ready=away)
     problem(api.anonymous().get("/readyz"), 503, "fleet_unavailable")
     assert api.anonymous().get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("desired", "running", "shown"),
+    [("normal", "normal", "normal"), ("normal", "waiting", "waiting"), ("paused", "normal", "paused")],
+)
+def test_the_stricter_mode_of_desired_state_and_worker_is_shown(
+    desired: str, running: str, shown: str
+) -> None:
+    worker = WorkerInfo(
+        worker_id="w",
+        account_id="a",
+        status=WorkerLifecycleStatus.RUNNING,
+        metadata={"trading_mode": running},
+    )
+    state = DesiredState(account_id="a", state="running", generation=1, mode=TradingMode(desired))
+    assert AccountRow("a", worker, state).mode == shown
+
+
+def test_a_resting_account_says_so_until_it_has_a_worker() -> None:
+    resting: dict[str, Any] = {"for": "schedule", "until": None, "text": "rests", "unmet": []}
+    for status, found in ((WorkerLifecycleStatus.STOPPED, resting), (WorkerLifecycleStatus.RUNNING, None)):
+        info = WorkerInfo(worker_id="w", account_id="a", status=status, metadata={"resting": resting})
+        assert AccountRow("a", info).resting == found
