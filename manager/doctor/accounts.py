@@ -126,7 +126,9 @@ def workers(context: Context) -> Iterator[Check]:
         for attention in account_attention(account, now)
         if attention.code != "not_running" and attention.severity is not Severity.INFO
     ]
+    resting = sum(bool(info.rest_text) and info.status in SETTLED for info in infos)
     counts = f"{sum(info.status == 'running' for info in infos)} of {len(infos)} running"
+    counts += f", {resting} resting by schedule" if resting else ""
     if not found:
         yield Check(code="workers", outcome="ok", where="fleet", found=counts)
         return

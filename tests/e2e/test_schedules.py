@@ -29,7 +29,9 @@ def test_a_closed_account_rests_and_an_override_runs_it_for_a_while(fleet: Fleet
     assert again.returncode == 0
     assert f"{A} rests" in again.stdout and "--now" in again.stdout
     assert "rests" in fleet.run("ps", "-a").stdout
-    assert A not in fleet.run("doctor").stdout.split("not running")[-1], "a rest needs no attention"
+    doctor = fleet.run("doctor").stdout
+    assert "1 of 2 running, 1 resting by schedule" in doctor
+    assert A not in doctor, "a rest needs no attention"
 
     now = fleet.run("start", A, "--now", "--until", "5s")
     assert f"{A} running" in now.stdout, now.stderr
