@@ -189,6 +189,9 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         # It has had no worker, so nothing else of it has changed.
         kind = "account.resting"
         data = {key: info.placement.resting.get(key) for key in ("for", "until", "text")}
+    elif info.status is WorkerLifecycleStatus.RUNNING and event.before == str(info.status):
+        # A running worker's record changes without a health only when its trading mode does.
+        kind, data = "worker.mode", {"to": str(info.trading_mode)}
     else:
         kind = f"worker.{info.status}"
         reason = info.error or info.metadata.get("last_cause")

@@ -19,7 +19,7 @@ from manager.fleet.desired import DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.placement.labels import Selection
 
-pytestmark = pytest.mark.usefixtures("fleet_of_two")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("fleet_of_two")]
 
 
 @pytest.fixture

@@ -102,3 +102,17 @@ def test_an_account_that_begins_to_rest_has_one_event_of_its_own(before: str, ki
     assert fields["type"] == kind
     if kind == "account.resting":
         assert json.loads(fields["data"]) == {key: resting[key] for key in ("for", "until", "text")}
+
+
+@pytest.mark.parametrize(("before", "kind"), [("running", "worker.mode"), ("starting", "worker.running")])
+def test_a_change_of_the_trading_mode_is_not_a_start(before: str, kind: str) -> None:
+    info = WorkerInfo(
+        worker_id="w",
+        account_id="a",
+        status=WorkerLifecycleStatus.RUNNING,
+        metadata={"trading_mode": "paused"},
+    )
+    fields = change_fields("host", WorkerChange(info, before=before))
+    assert (fields["type"], fields["status"]) == (kind, "running")
+    if kind == "worker.mode":
+        assert json.loads(fields["data"]) == {"to": "paused"}
