@@ -28,12 +28,12 @@ def info(fleet: Fleet, account_id: str = A) -> Any:
 
 def running_again(fleet: Fleet, before: ProcessRef, account_id: str = A, within: float = 10) -> None:
     def probe() -> bool:
+        worker = fleet.workers().get(account_id)
+        if worker is None or worker == before:
+            return False
+        # The record may still be that of the ended worker.
         found = fleet.store.get_worker(account_id)
-        return (
-            found is not None
-            and found.status == "running"
-            and fleet.workers().get(account_id) not in (None, before)
-        )
+        return found is not None and found.status == "running" and found.placement.pid == worker.pid
 
     eventually(probe, within=within, what=f"{account_id} runs again: {fleet.log('agent')[-3000:]}")
 
