@@ -30,6 +30,8 @@ def test_redis_out_of_memory_stops_no_trading(fleet: Fleet) -> None:
         assert fleet.stats()["sessions"] == 1
         client.config_set("maxmemory", "0")
     eventually(lambda: fleet.status(A) == "running", within=15, what="it is reported again")
+    # A worker's heartbeats may come back before its host's report.
+    eventually(lambda: all(host.live for host in fleet.store.hosts()), within=15, what="the host reports")
     assert fleet.run("stop", A).returncode == 0
     assert not worker.alive()
 
