@@ -10,7 +10,6 @@ from starlette.responses import Response
 from manager.api.access import Operator, Reader, by, readable, require_inside
 from manager.api.models_config import AccountScheduleReport, OverrideReport
 from manager.api.parts import Parts
-from manager.api.problems import ProblemError
 from manager.api.rendering import answer, utc
 from manager.client.schedules import AccountSchedule
 from manager.market.decisions import Override
@@ -23,6 +22,8 @@ Id = Annotated[str, Path(min_length=1, max_length=255)]
 
 #: The span of windows that an answer has by default.
 _DEFAULT_SPAN: Final = timedelta(days=14)
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(2199, 1, 1, tzinfo=UTC)
 
 
 class WindowsQuery(BaseModel):
@@ -31,11 +32,12 @@ class WindowsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     since: Annotated[
-        AwareDatetime | None, Field(alias="from", description="Default: now. RFC 3339 with an offset.")
+        AwareDatetime | None,
+        Field(alias="from", description="Default: now. Windows are computed from 1970 to 2199."),
     ] = None
     to: Annotated[
         AwareDatetime | None,
-        Field(description="Default: 14 days after `from`; at most 400 days after it."),
+        Field(description="Default: 14 days after `from`. One that is later than 400 days after it is cut."),
     ] = None
 
 
@@ -64,17 +66,22 @@ async def account_schedule(
     The account files are those that this server reads.
     """
     readable(principal, await parts.state(), account_id)
-    start = query.since or datetime.now(UTC)
-    end = query.to or start + _DEFAULT_SPAN
-    if not start <= end <= start + HORIZON:
-        raise ProblemError("invalid_request", f"to is not within {HORIZON.days} days after from")
+    start, end = _span(query)
 
     def look() -> dict[str, Any]:
         found = parts.require_schedules().get(account_id)
-        windows = () if found.timetable is None else list_windows(found.timetable, start, end)
+        empty = found.timetable is None or start >= end
+        windows = () if found.timetable is None or empty else list_windows(found.timetable, start, end)
         return {**schedule_report(found), "windows": [_window(one) for one in windows]}
 
     return answer(await parts.on_thread(look))
+
+
+def _span(query: WindowsQuery) -> tuple[datetime, datetime]:
+    """Return the span of windows; it is empty where `to` is not after `from`."""
+    start = min(max(query.since or datetime.now(UTC), _FIRST), _LAST)
+    end = min(query.to or start + _DEFAULT_SPAN, start + HORIZON)
+    return start, end
 
 
 @router.put("/accounts/{account_id}/override", response_model=OverrideReport)
