@@ -1,10 +1,11 @@
 """Schedules of accounts: their windows, what they do now, and overrides."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from manager.api.access import Operator, Reader, by, readable, require_inside
@@ -26,17 +27,30 @@ _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(2199, 1, 1, tzinfo=UTC)
 
 
+_RFC3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}.*")
+
+
+def _written(value: object) -> object:
+    """Refuse numbers, which pydantic takes for seconds since 1970."""
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        raise ValueError("is not a time in RFC 3339, such as 2026-12-24T18:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+
+
 class WindowsQuery(BaseModel):
     """The span of the windows in the answer."""
 
     model_config = ConfigDict(extra="forbid")
 
     since: Annotated[
-        AwareDatetime | None,
+        Moment | None,
         Field(alias="from", description="Default: now. Windows are computed from 1970 to 2199."),
     ] = None
     to: Annotated[
-        AwareDatetime | None,
+        Moment | None,
         Field(description="Default: 14 days after `from`. One that is later than 400 days after it is cut."),
     ] = None
 

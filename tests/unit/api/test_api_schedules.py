@@ -56,6 +56,7 @@ def test_an_account_without_a_schedule_has_no_windows(api: Api) -> None:
     [
         {"from": "2026-03-28T00:00:00"},
         {"from": "soon"},
+        {"to": "0.5"},
         {"since": "2026-03-28T00:00:00Z"},
     ],
 )
