@@ -125,6 +125,8 @@ def _what(event: "Event") -> tuple[str, str | None]:
         return (f"{event.status} ({event.health})" if ill else event.status), event.error or (
             event.reason if ill else None
         )
+    if event.type == "worker.mode":
+        return f"trading mode {data.get('from')} -> {data.get('to')}", None
     if event.type in ("command.asked", "command.done"):
         outcome = data.get("outcome")
         asked = event.type == "command.asked"

@@ -36,6 +36,16 @@ class HealthChange:
     untold: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ModeChange:
+    """A change of a worker's trading mode."""
+
+    old: str
+    new: str
+    #: Who asked for it; empty if unknown.
+    by: str = ""
+
+
 class Cause(NamedTuple):
     """The command that caused a change: its sender and its id.
 
@@ -59,6 +69,8 @@ class WorkerChange(NamedTuple):
     #: The command that caused the change.
     by: str = ""
     command: str = ""
+    #: The change of the trading mode, if only the mode changed.
+    mode: ModeChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +187,7 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         "status": str(info.status),
         "error": info.error or "",
         "epoch": str(info.placement.epoch or 0),
-        "kind": "state" if change is None else "health",
+        "kind": "health" if change is not None else "state" if event.mode is None else "other",
     }
     if info.status is WorkerLifecycleStatus.RUNNING:
         fields["health"] = info.metrics.health or "unknown"
@@ -189,9 +201,8 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         # It has had no worker, so nothing else of it has changed.
         kind = "account.resting"
         data = {key: info.placement.resting.get(key) for key in ("for", "until", "text")}
-    elif info.status is WorkerLifecycleStatus.RUNNING and event.before == str(info.status):
-        # A running worker's record changes without a health only when its trading mode does.
-        kind, data = "worker.mode", {"to": str(info.trading_mode)}
+    elif event.mode is not None:
+        kind, data = "worker.mode", {"from": event.mode.old, "to": event.mode.new}
     else:
         kind = f"worker.{info.status}"
         reason = info.error or info.metadata.get("last_cause")

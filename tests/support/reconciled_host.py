@@ -136,7 +136,7 @@ class PoolOfNames:
         self.modes[account_id] = mode or command.mode
         return WorkerInfo(worker_id="w", account_id=account_id, status=WorkerLifecycleStatus.RUNNING)
 
-    def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+    def apply_mode(self, account_id: str, mode: TradingMode, by: str = "") -> bool:
         self.modes[account_id] = mode
         return True
 

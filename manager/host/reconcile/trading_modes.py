@@ -54,12 +54,13 @@ class TradingModes:
                 if record.account_id in self._changing:
                     continue
                 self._changing.add(record.account_id)
+            by = desired.mode_by if target is desired.mode else ""  # else the schedule changes it
             # On another thread: a worker inside a gateway call may take a while to answer.
-            self._thread_pool.submit(self._apply, record.account_id, target)
+            self._thread_pool.submit(self._apply, record.account_id, target, by)
 
-    def _apply(self, account_id: str, mode: TradingMode) -> None:
+    def _apply(self, account_id: str, mode: TradingMode, by: str) -> None:
         try:
-            if self._pool.apply_mode(account_id, mode):
+            if self._pool.apply_mode(account_id, mode, by):
                 logs.event(logger, logging.WARNING, "mode_applied", account=account_id, mode=mode)
         except ManagerError as error:
             logs.event(logger, logging.WARNING, "mode_not_applied", str(error), account=account_id, mode=mode)

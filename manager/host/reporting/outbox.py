@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any, Final
 from uuid import uuid4
 
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.models import WorkerInfo
 
 #: Changes that wait at most while Redis is down. The oldest are dropped first: an account's present state
@@ -36,6 +36,8 @@ class Change:
     health: HealthChange | None = None
     #: The status of the account's change before; empty for its first.
     before: str = ""
+    #: Set if only the worker's trading mode has changed.
+    mode: ModeChange | None = None
 
 
 @dataclass(slots=True)
@@ -69,22 +71,26 @@ class Outbox:
         self.dropped = 0
 
     def add(
-        self, info: WorkerInfo, beat: Mapping[str, Any] | None, health: HealthChange | None = None
+        self,
+        info: WorkerInfo,
+        beat: Mapping[str, Any] | None,
+        health: HealthChange | None = None,
+        mode: ModeChange | None = None,
     ) -> Event:
         """Queue a change; return an event that is set once it is written.
 
-        A change without `beat` drops the heartbeat that is queued for the account, unless only its health has
-        changed.
+        A change without `beat` drops the heartbeat that is queued for the account, unless only its health or
+        trading mode has changed.
         """
         waiting, written = self._waiting, Event()
         before = self._statuses.get(info.account_id, "")
         self._statuses[info.account_id] = str(info.status)
-        waiting.changes.append(Change(info, self._clock(), health, before))
+        waiting.changes.append(Change(info, self._clock(), health, before, mode))
         excess = len(waiting.changes) - MAX_WAITING
         if excess > 0:
             del waiting.changes[:excess]
             self.dropped += excess
-        if beat is None and health is None:
+        if beat is None and health is None and mode is None:
             waiting.beats.pop(info.account_id, None)
         elif beat is not None:
             waiting.beats[info.account_id] = beat

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.event_types import Cause, HealthChange, Notice, WorkerChange
+from manager.fleet.event_types import Cause, HealthChange, ModeChange, Notice, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -121,6 +121,12 @@ class Publisher:
         """Queue the record of a worker whose health has changed, and an event."""
         with self._changed:
             self._outbox.add(info, None, change)
+            self._changed.notify()
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        """Queue the record of a worker whose trading mode has changed, and an event."""
+        with self._changed:
+            self._outbox.add(info, None, mode=change)
             self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
@@ -286,8 +292,14 @@ class Publisher:
         now = self._clock()
         found = []
         for change in changes:
-            by, command = self._cause(change.info) if change.health is None else Cause()
+            by, command = self._cause_of(change)
+            age = now - change.at
             found.append(
-                WorkerChange(change.info, now - change.at, change.health, change.before, by, command)
+                WorkerChange(change.info, age, change.health, change.before, by, command, change.mode)
             )
         return found
+
+    def _cause_of(self, change: Change) -> Cause:
+        if change.mode is not None:
+            return Cause(by=change.mode.by)
+        return Cause() if change.health is not None else self._cause(change.info)

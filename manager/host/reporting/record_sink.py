@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.models import WorkerInfo
 
 
@@ -17,6 +17,9 @@ class RecordSink(Protocol):
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
         """Queue a record whose health has changed, and the event for it."""
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        """Queue a record whose trading mode has changed, and the event for it."""
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until everything published so far is written.
@@ -35,6 +38,9 @@ class NoSink:
         return True
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        del info, change
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
         del info, change
 
     def flush(self, seconds: float) -> bool:

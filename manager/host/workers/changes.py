@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.host.reporting.record_sink import RecordSink
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -31,6 +31,8 @@ class WorkerChanged:
     beat: Mapping[str, Any] | None = None
     #: Set if only the health changed.
     health: HealthChange | None = None
+    #: Set if only the trading mode changed.
+    mode: ModeChange | None = None
     #: The error code of a failed start.
     code: str | None = None
 
@@ -53,6 +55,8 @@ def publish_to(sink: RecordSink) -> Subscriber:
     def publish(change: WorkerChanged) -> None:
         if change.health is not None:
             sink.publish_health(change.after, change.health)
+        elif change.mode is not None:
+            sink.publish_mode(change.after, change.mode)
         else:
             sink.publish(change.after, change.beat)
 

@@ -8,7 +8,7 @@ from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.models import WorkerInfo
 from manager.pool.commands import CommandSpec, mode_not_supported
 from manager.session.control import ControlError
 from manager.session.heartbeat_file import read_heartbeat
@@ -47,7 +47,7 @@ class ModeChanges:
         with slot.lock:
             return self._set(slot, mode, by, command.name)
 
-    def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+    def apply_mode(self, account_id: str, mode: TradingMode, by: str = "") -> bool:
         """Bring the account's worker to the desired mode.
 
         Returns False if nothing was changed.
@@ -61,7 +61,7 @@ class ModeChanges:
         try:
             if slot.status is not WorkerLifecycleStatus.RUNNING or slot.mode is mode:
                 return False
-            self._set(slot, mode, "desired state", str(mode))
+            self._set(slot, mode, by or "desired state", str(mode))
         finally:
             slot.lock.release()
         return True
@@ -77,7 +77,7 @@ class ModeChanges:
         slot.mode = mode
         with slot.guard:
             if slot.info is not None:
-                info = slot.set_info(slot.info.with_(metadata=WorkerMetrics(trading_mode=mode)))
+                info = slot.set_mode(mode, by)
         self._sink.flush(self._limits.publish_seconds)
         return self._queries.with_metrics(slot, info)
 

@@ -241,9 +241,9 @@ class WorkerPoolManager:
         """
         return self.slots.find(account_id) is not None or self._lost_records.find_slot(account_id) is not None
 
-    def apply_mode(self, account_id: str, mode: TradingMode) -> bool:
+    def apply_mode(self, account_id: str, mode: TradingMode, by: str = "") -> bool:
         """See `ModeChanges.apply_mode`."""
-        return self._modes.apply_mode(account_id, mode)
+        return self._modes.apply_mode(account_id, mode, by)
 
     def end_hung_workers(self) -> list[str]:
         """Kill every hung worker and update the health of the others.

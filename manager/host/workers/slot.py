@@ -12,7 +12,7 @@ from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
@@ -172,16 +172,31 @@ class Slot:
         """
         return self._emit(info)
 
+    def set_mode(self, mode: TradingMode, by: str) -> WorkerInfo:
+        """Record the worker's trading mode; emit an event if it differs from the recorded one.
+
+        The caller holds `guard`. Raises IllegalTransitionError.
+        """
+        self.mode = mode
+        if self.info is None:
+            raise IllegalTransitionError(f"{self.account_id} has no worker that may become {mode}")
+        before = self.info.trading_mode
+        after = self.info.with_(metadata=WorkerMetrics(trading_mode=mode))
+        if before is mode:
+            return self._emit(after)
+        return self._emit(after, mode=ModeChange(str(before), str(mode), by))
+
     def _emit(
         self,
         after: WorkerInfo,
         *,
         beat: Mapping[str, Any] | None = None,
         health: HealthChange | None = None,
+        mode: ModeChange | None = None,
         code: str | None = None,
     ) -> WorkerInfo:
         before, self.info = self.info, after
-        return self._notify(before, after, beat=beat, health=health, code=code)
+        return self._notify(before, after, beat=beat, health=health, mode=mode, code=code)
 
     def _notify(self, before: WorkerInfo | None, after: WorkerInfo, **details: Any) -> WorkerInfo:
         change = WorkerChanged(before=before, after=after, **details)

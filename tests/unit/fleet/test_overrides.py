@@ -14,7 +14,7 @@ from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
-from manager.fleet.event_types import WorkerChange, change_fields
+from manager.fleet.event_types import ModeChange, WorkerChange, change_fields
 from manager.fleet.overrides import OVERRIDES_KEY, OverrideStore, override_from_json, override_to_json
 from manager.market.decisions import Action, Override, OverrideKind
 from manager.models import WorkerInfo, WorkerPlacement
@@ -104,15 +104,20 @@ def test_an_account_that_begins_to_rest_has_one_event_of_its_own(before: str, ki
         assert json.loads(fields["data"]) == {key: resting[key] for key in ("for", "until", "text")}
 
 
-@pytest.mark.parametrize(("before", "kind"), [("running", "worker.mode"), ("starting", "worker.running")])
-def test_a_change_of_the_trading_mode_is_not_a_start(before: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [(ModeChange("normal", "paused", "ops"), ("worker.mode", "other")), (None, ("worker.running", "state"))],
+)
+def test_only_a_change_of_the_trading_mode_is_worker_mode(
+    mode: ModeChange | None, kind: tuple[str, str]
+) -> None:
     info = WorkerInfo(
         worker_id="w",
         account_id="a",
         status=WorkerLifecycleStatus.RUNNING,
         metadata={"trading_mode": "paused"},
     )
-    fields = change_fields("host", WorkerChange(info, before=before))
-    assert (fields["type"], fields["status"]) == (kind, "running")
-    if kind == "worker.mode":
-        assert json.loads(fields["data"]) == {"to": "paused"}
+    fields = change_fields("host", WorkerChange(info, before="running", mode=mode))
+    assert (fields["type"], fields["kind"], fields["status"]) == (*kind, "running")
+    if mode is not None:
+        assert json.loads(fields["data"]) == {"from": "normal", "to": "paused"}

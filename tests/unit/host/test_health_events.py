@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.fleet import FleetStore
-from manager.fleet.event_types import HealthChange, WorkerChange
+from manager.fleet.event_types import HealthChange, ModeChange, WorkerChange
 from manager.host import build_pool
 from manager.host.reporting.health_changes import BURST, SPAN_SECONDS, HealthChanges
 from manager.host.reporting.outbox import Outbox
@@ -45,6 +45,9 @@ class Sink:
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
         assert (info.status, info.metadata["health"]) == ("running", change.new)
         self.explain.append((change.old, change.new, change.reason))
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        raise AssertionError(f"{info.account_id}: {change} is no change of health")
 
     def flush(self, seconds: float) -> bool:
         del seconds

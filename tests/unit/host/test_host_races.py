@@ -23,7 +23,7 @@ from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases
@@ -104,6 +104,9 @@ class Sink:
         return True
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
+        del info, change
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
         del info, change
 
     def flush(self, seconds: float) -> bool:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from manager.fleet.event_types import HealthChange
+from manager.fleet.event_types import HealthChange, ModeChange
 from manager.host.workers.changes import WorkerChanged, log_change, publish_to
 from manager.host.workers.slot import IllegalTransitionError, Slot
 from manager.models import WorkerInfo
+from manager.states import TradingMode
 from manager.states import WorkerLifecycleStatus as S
 from manager.system.log_writer import FIELDS
 
@@ -43,6 +44,9 @@ class Sink:
 
     def publish_health(self, info: WorkerInfo, change: HealthChange) -> None:
         self.calls.append((info.health, change))
+
+    def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        self.calls.append((str(info.trading_mode), change))
 
     def flush(self, seconds: float) -> bool:
         raise AssertionError(f"a change must not block, for {seconds} s or any time")
@@ -96,6 +100,16 @@ def test_the_sink_gets_records_with_heartbeats_and_health_as_health() -> None:
     assert sink.calls[0] == ("running", ({"balance": "1"}, 0.0))
     assert sink.calls[1][0] == "unhealthy"
     assert isinstance(sink.calls[1][1], HealthChange)
+
+
+def test_the_sink_gets_a_change_of_the_trading_mode_once_and_as_such() -> None:
+    sink = Sink()
+    slot = Slot("a", [publish_to(sink)])
+    slot.info = worker(S.RUNNING)
+    slot.set_mode(TradingMode.PAUSED, "ops")
+    assert sink.calls == [("paused", ModeChange("normal", "paused", "ops"))]
+    slot.set_mode(TradingMode.PAUSED, "ops")
+    assert sink.calls[1:] == [("running", (None, 0.0))], "the record is written, and no change"
 
 
 @pytest.mark.parametrize(

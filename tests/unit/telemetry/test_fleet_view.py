@@ -13,8 +13,10 @@ from manager.fleet import FleetStore
 from manager.fleet.desired import DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.events import EVENTS_KEPT
+from manager.fleet.keys import EVENTS_KEY
 from manager.fleet.live_reads import LiveReads, RawHost
 from manager.models import WorkerInfo
+from manager.states import TradingMode
 from manager.states import WorkerLifecycleStatus as S
 from manager.telemetry.fleet_state import FleetState
 from manager.telemetry.view import FleetView, ViewUpdate
@@ -224,3 +226,44 @@ def test_a_renamed_hosts_worker_goes_stale_although_its_heartbeat_has_the_old_na
     found = state.worker("a")
     assert found is not None
     assert found.status == "unknown"
+
+
+def test_a_pause_is_in_the_view_with_the_event_that_it_was_asked_for(
+    store: FleetStore, server: RedisServer
+) -> None:
+    reads = LiveReads(server.url, events_kept=EVENTS_KEPT)
+    desired = DesiredStore(server.url)
+    wanted = DesiredStateRequest(account_id="a", state="running", token="t-1", by="ops", why="start")
+    desired.set_desired(wanted)
+    store.record("h", [info("a")], {"a": beat("a")})
+    view = FleetView(reads, desired, clock=lambda: 0.0)  # nothing becomes due but what events bring
+    view.step()
+    view.step()
+    listener = Listener(view)
+    desired.set_mode("a", TradingMode.PAUSED, token="t-2", by="ops", what="pause")
+    view.step()
+    assert listener.events() == ["a:command.asked"]
+    found = view.desired("a")
+    assert found is not None
+    assert (found.mode, listener.changed()) == (TradingMode.PAUSED, {"a"})
+    reads.close()
+
+
+def test_a_view_that_was_suspended_while_events_were_trimmed_says_so(
+    store: FleetStore, server: RedisServer
+) -> None:
+    reads = LiveReads(server.url, events_kept=5)
+    view = FleetView(reads, DesiredStore(server.url), clock=lambda: 0.0)
+    store.record("h", [info("a")], {"a": beat("a")})
+    view.step()
+    view.step()
+    listener = Listener(view)
+    store.record("h", [info(f"b-{number}") for number in range(20)], {})
+    with server.client() as client:
+        client.xtrim(EVENTS_KEY, maxlen=5, approximate=False)
+    view.step()
+    view.step()
+    assert [update.lost for update in listener.updates if update.lost] == [True]
+    assert "b-0" in listener.changed()
+    assert view.cursor == store.stream.cursor("$")
+    reads.close()
