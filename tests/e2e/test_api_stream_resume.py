@@ -16,5 +16,5 @@ def test_every_client_gets_every_event_once_though_the_api_is_killed(bare_fleet:
     trial = ResumeTrial(bare_fleet, clients=40, events=2_000, kills=3)
     found = trial.run(within=150, clock=time.monotonic, say=print)
     assert (found.events, found.lost, found.repeated) == (2_000, 0, 0)
-    assert found.connections >= found.clients * 2
+    assert found.connections > found.clients, "at each kill half of the clients had read since the last one"
     assert found.refused == 0, "clients that reconnect after a restart are let in"
