@@ -47,7 +47,14 @@ class TradingMode(StrEnum):
     @property
     def strictness(self) -> int:
         """The place in the sequence from `normal` to `paused`: of two modes the stricter one applies."""
-        return list(TradingMode).index(self)
+        return _STRICTNESS[self]
+
+    def stricter(self, other: "TradingMode") -> "TradingMode":
+        """Return the stricter of this mode and another."""
+        return other if other.strictness > self.strictness else self
+
+
+_STRICTNESS: Final = {mode: place for place, mode in enumerate(TradingMode)}
 
 
 _S = WorkerLifecycleStatus

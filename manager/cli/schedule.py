@@ -135,8 +135,7 @@ def start_now(until: str | None, start: "Callable[[str], WorkerInfo]") -> "Calla
     schedules = fleet_schedules()
 
     def one(account_id: str) -> "WorkerInfo":
-        if schedules.timetable(account_id) is not None:
-            schedules.override(account_id, "run", until=until or "next", reason="start --now")
+        schedules.run_now(account_id, until=until or "next", reason="start --now")
         return start(account_id)
 
     return one

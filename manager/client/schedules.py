@@ -1,5 +1,6 @@
 """Schedules of a fleet's accounts: what they do next, and overrides."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -124,6 +125,19 @@ class FleetSchedules:
         text = f"{do} until {override.until:%Y-%m-%dT%H:%M:%SZ}" + (f": {reason}" if reason else "")
         self._audit.note("schedule override", by=me, account_id=account_id, text=text)
         return override
+
+    def run_now(self, account_id: str, *, until: str = "next", reason: str = "") -> None:
+        """Let a start take effect at once: override the account's schedule, or end its rest.
+
+        An account without a schedule only has its override removed. Raises as `override`.
+        """
+        if self.timetable(account_id) is not None:
+            self.override(account_id, "run", until=until, reason=reason)
+            return
+        override = self._overrides.get(account_id)
+        if override is not None and override.kind is OverrideKind.REST:
+            with contextlib.suppress(NoOverrideError):  # it has just ended
+                self.clear(account_id)
 
     def clear(self, account_id: str) -> None:
         """Remove the account's override. Raises NoOverrideError if it has none."""

@@ -32,17 +32,19 @@ class ScheduleFile:
 def load_schedules(document: Document) -> ScheduleFile:
     """Build the named schedules; an entry with a problem is left out."""
     if document.data is None:
-        return ScheduleFile(problems=document.problems)
+        book = ScheduleBook(readable=not document.problems)
+        return ScheduleFile(book, problems=document.problems)
     problems: list[Problem] = list(document.problems)
     found = LoadedAccount("", document.file, None, None, (), (document,), False)
     entries: Mapping[str, ScheduleConfig] = {}
+    wrong: set[str] = set()
     try:
         entries = _Entries.model_validate(document.data).root
     except ValidationError as error:
         problems += structural_problems(found, error, ScheduleConfig, skip=1)
-        wrong = {entry["loc"][0] for entry in error.errors(include_url=False, include_input=False)}
+        wrong = {str(entry["loc"][0]) for entry in error.errors(include_url=False, include_input=False)}
         entries = _Entries.model_validate({k: v for k, v in document.data.items() if k not in wrong}).root
-    book = ScheduleBook(entries)
+    book = ScheduleBook(entries, wrong=wrong)
     for name in entries:
         try:
             book.named(name)

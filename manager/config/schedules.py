@@ -4,7 +4,7 @@ Resolves names and fills in clocks.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import timedelta
 from typing import Final
 
@@ -28,8 +28,20 @@ class ScheduleBook:
     An entry with the name of a session replaces that session, except in the entry itself.
     """
 
-    def __init__(self, entries: Mapping[str, ScheduleConfig] | None = None) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, ScheduleConfig] | None = None,
+        *,
+        wrong: Set[str] = frozenset(),
+        readable: bool = True,
+    ) -> None:
+        """`wrong` names entries with a problem.
+
+        `readable` False: the file cannot be read, so any name may have an entry there. A name that is wrong
+        is an error where it is used; it never means the session that it replaces.
+        """
         self._entries = dict(entries or {})
+        self._wrong, self._readable = wrong, readable
 
     def named(self, name: str) -> Schedule:
         """Return a schedule by its name.
@@ -52,6 +64,10 @@ class ScheduleBook:
 
     def _entry(self, name: str, within: tuple[str, ...]) -> ScheduleConfig | None:
         """Return the entry of a name, or None if the name means the built-in session."""
+        if not self._readable:
+            raise ValueError(f"{name[:80]!r} may be in schedules.yaml, which cannot be read")
+        if name in self._wrong and name not in within:
+            raise ValueError(f"{name[:80]!r} has a problem in schedules.yaml")
         if name in self._entries and name not in within:
             return self._entries[name]
         if name in _BUILT_IN and name not in within[:-1]:

@@ -7,8 +7,10 @@ An override is in force until its end. Its account's host then removes it.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
+
+from redis.exceptions import WatchError
 
 from manager.fleet.event_types import Notice
 from manager.fleet.events import EVENTS_KEPT, EventStream
@@ -17,6 +19,10 @@ from manager.fleet.redis_client import open_client, translated
 from manager.market.decisions import Override, OverrideKind
 
 OVERRIDES_KEY: Final = "manager:overrides"
+
+#: Characters of an override that are kept.
+_MAX_BY: Final = 200
+_MAX_REASON: Final = 500
 
 
 class OverrideStore:
@@ -29,6 +35,8 @@ class OverrideStore:
         self._url = url
         self._client: Any = client or open_client(url)
         self._events = EventStream(url, self._client, kept=events_kept)
+        #: The last answer of `all`: a host asks every two seconds, and overrides seldom change.
+        self._last: tuple[Mapping[bytes, bytes], dict[str, Override]] = ({}, {})
 
     def close(self) -> None:
         self._client.close()
@@ -37,8 +45,13 @@ class OverrideStore:
         """Return the overrides by account id; unreadable entries are left out."""
         with translated(self._url):
             raw: Mapping[bytes, bytes] = self._client.hgetall(OVERRIDES_KEY)
+        before, known = self._last
+        if raw == before:
+            return dict(known)
         found = {key.decode(errors="replace"): override_from_json(value) for key, value in raw.items()}
-        return {account_id: override for account_id, override in found.items() if override is not None}
+        known = {account_id: override for account_id, override in found.items() if override is not None}
+        self._last = (raw, known)
+        return dict(known)
 
     def get(self, account_id: str) -> Override | None:
         """Return the account's override, or None."""
@@ -63,7 +76,7 @@ class OverrideStore:
             )
         )
 
-    def remove(self, account_id: str, *, by: str = "", expired: bool = False) -> bool:
+    def remove(self, account_id: str, *, by: str = "") -> bool:
         """Remove the account's override; return whether there was one.
 
         Writes its event, unless another client removed it first.
@@ -71,10 +84,34 @@ class OverrideStore:
         with translated(self._url):
             removed = bool(self._client.hdel(OVERRIDES_KEY, account_id))
         if removed:
-            kind = "schedule.expired" if expired else "schedule.override"
-            data = {} if expired else {"do": "clear"}
-            self._events.add(Notice(type=kind, account_id=account_id, by=by, data=data))
+            notice = Notice(type="schedule.override", account_id=account_id, by=by, data={"do": "clear"})
+            self._events.add(notice)
         return removed
+
+    def remove_ended(self, ended: Mapping[str, Override]) -> None:
+        """Remove these overrides, and write an event for each that was there.
+
+        An override that was replaced meanwhile stays. Does nothing if any override changes at the same
+        moment: the next call removes them.
+        """
+        with translated(self._url), self._client.pipeline() as pipe:
+            try:
+                pipe.watch(OVERRIDES_KEY)
+                stored = zip(ended.items(), pipe.hmget(OVERRIDES_KEY, list(ended)), strict=True)
+                same = [
+                    account_id
+                    for (account_id, override), raw in stored
+                    if raw is not None and override_from_json(raw) == override
+                ]
+                pipe.multi()
+                for account_id in same:
+                    pipe.hdel(OVERRIDES_KEY, account_id)
+                removed = pipe.execute()
+            except WatchError:
+                return
+        for account_id, count in zip(same, removed, strict=True):
+            if count:
+                self._events.add(Notice(type="schedule.expired", account_id=account_id, data={}))
 
     def now(self) -> datetime:
         """Return the time by Redis's clock, aware."""
@@ -90,14 +127,17 @@ def override_to_json(override: Override) -> str:
             "do": str(override.kind),
             "at": override.at.isoformat(),
             "until": override.until.isoformat(),
-            "by": override.by[:200],
-            "reason": override.reason[:500],
+            "by": override.by[:_MAX_BY],
+            "reason": override.reason[:_MAX_REASON],
         }
     )
 
 
 def override_from_json(raw: str | bytes) -> Override | None:
-    """Parse a stored override; None if it is malformed."""
+    """Parse a stored override; None if it is malformed.
+
+    Its times are UTC; its texts are one line each, and cut.
+    """
     data = json_object(raw if isinstance(raw, str) else raw.decode(errors="replace"))
     if data is None:
         return None
@@ -107,13 +147,19 @@ def override_from_json(raw: str | bytes) -> Override | None:
             return None
         return Override(
             kind=OverrideKind(str(data["do"])),
-            at=at,
-            until=until,
-            by=str(data.get("by", "")),
-            reason=str(data.get("reason", "")),
+            at=at.astimezone(UTC),
+            until=until.astimezone(UTC),
+            by=_one_line(data.get("by"), _MAX_BY),
+            reason=_one_line(data.get("reason"), _MAX_REASON),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+
+
+def _one_line(value: object, longest: int) -> str:
+    """Return a text without line breaks and control characters, cut to `longest` characters."""
+    text = value[:longest] if isinstance(value, str) else ""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 __all__ = ["OVERRIDES_KEY", "OverrideStore", "override_from_json", "override_to_json"]

@@ -141,13 +141,16 @@ def _unknown(info: WorkerInfo, reason: str) -> WorkerInfo:
     )
 
 
-def _rank(info: WorkerInfo) -> tuple[bool, int, float]:
+def _rank(info: WorkerInfo) -> tuple[bool, int, int, float]:
     """Return the sort key by which one of an account's records wins.
 
+    The command that made the record counts first: an account that rests on its new host has no epoch there.
     The epoch comes before the time of creation, because hosts' clocks differ.
     """
+    placement = info.placement
     return (
         info.status is WorkerLifecycleStatus.RUNNING,
-        info.placement.epoch or 0,
+        placement.generation or 0,
+        placement.epoch or 0,
         info.created_at.timestamp(),
     )

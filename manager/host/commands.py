@@ -27,7 +27,7 @@ from manager.fleet.desired_store import DesiredStore
 from manager.fleet.host_events import HostAnnouncer
 from manager.gateways import runs_programs
 from manager.host.reconcile.reconciler import Reconciler
-from manager.host.reconcile.schedules import AccountRestsError, mode_of
+from manager.host.reconcile.schedules import AccountRestsError
 from manager.host.routing import MAX_HOPS, Forward, Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
@@ -183,7 +183,9 @@ class HostCommands:
         if self._pool.has_worker_for_account(account_id):
             desired = self._desired_cache.get(account_id)
             wanted = command.mode if desired is None else desired.mode
-            mode = mode_of(self._reconciler.resting.decision(account_id), wanted or TradingMode.NORMAL)
+            mode = self._reconciler.resting.mode(
+                account_id, wanted or TradingMode.NORMAL, self._pool.queries.mode(account_id)
+            )
             return self._pool.set_mode(command, account_id, by, mode=mode)
         config = self._try_load(account_id, True)
         if config is not None and runs_programs(config.gateway):
@@ -248,12 +250,14 @@ class HostCommands:
             # Accepted: the account starts when its schedule opens.
             return self._rest(desired, rest.decision)
         except StartCancelledError:
-            # A stop cancelled it; or the account was reassigned or drained, and the start continues on
-            # another host.
-            route = self._router.after_cancel(change, needs, generation, hops, config)
-            if route is None:
+            # Its schedule closed; a stop cancelled it; or the account was reassigned or drained, and the
+            # start continues on another host.
+            continued = self._rest_if_closed(desired) or self._router.after_cancel(
+                change, needs, generation, hops, config
+            )
+            if continued is None:
                 raise
-            return route
+            return continued
         except ManagerError:
             # The caller gets an error, so the start must not happen later.
             self._desired_cache.withdraw(account_id, generation)
@@ -262,13 +266,22 @@ class HostCommands:
             self._fleet_snapshot.release_here(account_id)
 
     def _rest(self, desired: DesiredState, decision: Decision) -> WorkerInfo:
-        info = self._reconciler.resting.rest_now(desired, decision)
+        self._restarts.cancel(desired.account_id)
+        info = self._reconciler.resting.rest_now(desired.account_id)
         return info or WorkerInfo(
             worker_id="",
             account_id=desired.account_id,
             status=WorkerLifecycleStatus.STOPPED,
             metadata=WorkerPlacement(resting=decision.resting()).to_dict(),
         )
+
+    def _rest_if_closed(self, desired: DesiredState) -> WorkerInfo | None:
+        """Let the account rest if it should still run here and its schedule is closed."""
+        now = self._desired_cache.get(desired.account_id)
+        if now is None or not now.running or now.host != self._host:
+            return None
+        decision = self._reconciler.schedules.rests(desired.account_id)
+        return None if decision is None else self._rest(desired, decision)
 
     def _refuse_unknown(
         self, change: DesiredStateRequest, config: AccountConfig | None, context: CommandContext

@@ -14,7 +14,7 @@ from manager.market.schedules import HORIZON, Outside, Timetable
 from manager.market.windows import as_utc
 
 #: Maximum age of `Decision.since`; no wait at the end of a window is longer.
-_LOOK_BACK: Final = timedelta(days=8)
+LOOK_BACK: Final = timedelta(days=8)
 
 
 class Action(StrEnum):
@@ -191,7 +191,7 @@ class _View:
     def since(self, now: datetime) -> datetime | None:
         if self.override is not None and self.override.in_force(now):
             return self.override.at
-        known = [self.timetable.previous_boundary(now, _LOOK_BACK)]
+        known = [self.timetable.previous_boundary(now, LOOK_BACK)]
         if self.action(now) is Action.WAIT:
             opening = self.timetable.next_boundary(now)
             known.append(opening - self.head_start if opening is not None else None)

@@ -31,7 +31,7 @@ def schedule_findings(
     except ValueError as error:
         yield Finding(("schedule",), str(error))
         return
-    yield from _not_supported(config, schedule)
+    yield from not_supported(config, schedule)
     try:
         timetable = Timetable(schedule, calendars.of(exchanges_of(schedule)))
         for text in schedule_warnings(timetable, now or datetime.now(UTC)):
@@ -40,7 +40,8 @@ def schedule_findings(
         yield Finding(("schedule",), str(error))
 
 
-def _not_supported(config: AccountConfig, schedule: Schedule) -> Iterator[Finding]:
+def not_supported(config: AccountConfig, schedule: Schedule) -> Iterator[Finding]:
+    """Yield what the account's gateway cannot do of its schedule."""
     if not runs_programs(config.gateway):
         return
     if schedule.outside is not Outside.STOP:

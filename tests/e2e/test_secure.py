@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from support.waiting import eventually
 from manager.client.celery_app import sender_app
 from manager.fleet import FleetStore
 from manager.fleet.desired_store import DesiredStore
+from manager.fleet.overrides import OverrideStore
 from manager.fleet.redis_client import open_client
+from manager.market.decisions import Override, OverrideKind
 
 BINARY = secure_redis_binary()
 pytestmark = [
@@ -348,6 +351,23 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
         refused(acts)
     with pytest.raises(redis.RedisError):
         redis.Redis(port=secure.port, ssl=True, ssl_cert_reqs="none").ping()
+
+
+def test_a_host_follows_and_removes_ended_overrides_and_sets_none(secure: SecureRedis) -> None:
+    at = datetime(2026, 11, 25, tzinfo=UTC)
+    ended = Override(kind=OverrideKind.RUN, at=at, until=at, by="ops")
+    with secure.admin() as client:
+        OverrideStore("secured", client).set("a", ended)
+    with secure.as_user("host-test-host") as client:
+        store = OverrideStore("secured", client)
+        assert store.all() == {"a": ended}
+        assert store.get("a") == ended
+        store.remove_ended({"a": ended})
+        assert store.all() == {}
+        refused((lambda: client.hset("manager:overrides", "a", "forged"),))
+    with secure.admin() as client:
+        kinds = [fields.get(b"type") for _, fields in client.xrange("manager:events")]
+        assert kinds == [b"schedule.override", b"schedule.expired"]
 
 
 def test_a_stolen_host_credential_takes_nothing_from_the_audit_trail(

@@ -33,6 +33,7 @@ from manager.host.routing import Router
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.limits import Clocks
+from manager.host.workers.slot import Rest
 from manager.models import WorkerInfo
 from manager.placement.engine import HostFacts
 from manager.pool.commands import CommandSpec
@@ -89,6 +90,7 @@ class PoolOfNames:
         self.live.pop(account_id, None)
         self.starting.discard(account_id)
         self.failed.discard(account_id)
+        self.at_rest.pop(account_id, None)
         return True
 
     @property
@@ -113,8 +115,8 @@ class PoolOfNames:
     def live_accounts(self) -> list[str]:
         return sorted(self.live)
 
-    def failed_accounts(self) -> list[str]:
-        return sorted(self.failed)
+    def failed_or_resting(self) -> list[str]:
+        return sorted(self.failed | {key for key, resting in self.at_rest.items() if resting})
 
     def live_records(self) -> list[Any]:
         return [
@@ -147,21 +149,16 @@ class PoolOfNames:
     def resting(self, account_id: str) -> Mapping[str, Any] | None:
         return self.at_rest.get(account_id)
 
-    def rest_worker(
-        self,
-        account_id: str,
-        resting: Mapping[str, Any] | None,
-        generation: int = 0,
-        *,
-        close_positions: bool = False,
-    ) -> WorkerInfo | None:
-        del generation
-        if close_positions:
+    def rest_worker(self, account_id: str, rest: Callable[[], Rest | None]) -> WorkerInfo | None:
+        found = rest()
+        if found is None:
+            return self.get_worker_info(account_id)
+        if found.close_positions:
             self.closed.append(account_id)
         if account_id in self.live:
             self.stop_worker(account_id)
             self.rested.append(account_id)
-        self.at_rest[account_id] = resting
+        resting = self.at_rest[account_id] = found.resting
         return WorkerInfo(
             worker_id="w",
             account_id=account_id,
@@ -304,7 +301,7 @@ class ReconciledHost:
         )
 
     def reconcile(self, times: int = 1) -> None:
-        """Reconcile, and wait for the starts and moves that begin.
+        """Reconcile, and wait for the starts, rests and moves that begin.
 
         Delayed starts begin at once.
         """
@@ -316,7 +313,13 @@ class ReconciledHost:
             reconciler.reconcile()
             reconciler.restarts.tick(math.inf)
             eventually(
-                lambda: not reconciler.restarts.in_progress and not reconciler.drain.leaving,
+                lambda: (
+                    not (
+                        reconciler.restarts.in_progress
+                        or reconciler.resting.in_progress
+                        or reconciler.drain.leaving
+                    )
+                ),
                 what="the host comes to rest",
             )
 

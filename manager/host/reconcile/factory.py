@@ -67,7 +67,12 @@ def build_reconciler(
     whereabouts = Whereabouts(host, fleet_snapshot, leases)
     reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
     schedules = AccountSchedules(
-        config_service, overrides, calendars, epoch or desired_cache.redis_time, clock
+        config_service,
+        overrides,
+        calendars,
+        lambda: {one.account_id for one in desired_cache.running() if one.host == host},
+        epoch or desired_cache.redis_time,
+        clock,
     )
     restarts = Restarts(
         host,

@@ -325,9 +325,8 @@ class Reconciler:
         running = self.desired_cache.running()
         for desired in running:
             if desired.host == self._host and self.schedules.rests(desired.account_id) is None:
-                # A rest ends without a task.
                 rested = self._pool.queries.resting(desired.account_id) is not None
-                self.restarts.ensure_running(desired, at_once=at_once or rested)
+                self.restarts.ensure_running(desired, at_once=at_once, rested=rested)
         of_other_hosts = [desired for desired in running if desired.failover and desired.host != self._host]
         if of_other_hosts:
             self._reassignment.fail_over(of_other_hosts)

@@ -24,7 +24,7 @@ from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fingerprint import account_fingerprint
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.restart_policy import RestartPolicy
-from manager.host.reconcile.schedules import AccountRestsError, AccountSchedules
+from manager.host.reconcile.schedules import AccountRestsError, AccountSchedules, mode_of
 from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
 from manager.host.workers.pool import WorkerPoolManager
@@ -138,10 +138,11 @@ class Restarts:
         )
         return lambda: self.schedule(account_id, delay)
 
-    def ensure_running(self, desired: DesiredState, *, at_once: bool) -> None:
+    def ensure_running(self, desired: DesiredState, *, at_once: bool, rested: bool = False) -> None:
         """Schedule a start of an account that should run here and does not.
 
-        Unless a task may be on its way for it. `at_once`: no task can be on its way.
+        Unless a task may be on its way for it. `at_once`: no task can be on its way. `rested`: it has rested
+        until now, so the start is no restart: it is not counted, and no task starts it.
         """
         account_id = desired.account_id
         if self._drain_state.active:
@@ -156,11 +157,11 @@ class Restarts:
         if self.is_blocked(desired):
             return
         waiting = generation is None and self._pool.has_worker_for_account(account_id)
-        at_once = at_once or desired.why in WITHOUT_TASK
+        at_once = at_once or rested or desired.why in WITHOUT_TASK
         if not (at_once or tried or waiting or self._desired_cache.task_is_lost(desired)):
             return
         with self._lock:
-            delay = self._next_delay(account_id) if generation is None else 0.0
+            delay = 0.0 if rested or generation is not None else self._next_delay(account_id)
             if delay is None:
                 self._blocked[account_id] = _Blocked(desired.generation, None)
         self.schedule(account_id, delay or 0.0)  # without a delay left, the attempt records why
@@ -261,7 +262,7 @@ class Restarts:
 
         def trading_mode() -> TradingMode:
             now = self._desired_cache.get(account_id)
-            return self._schedules.mode(account_id, desired.mode if now is None else now.mode)
+            return mode_of(self._schedules.decision(account_id), desired.mode if now is None else now.mode)
 
         return replace(request, prepare=prepare, trading_mode=trading_mode)
 

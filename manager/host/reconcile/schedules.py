@@ -5,9 +5,10 @@ agent that was down, a suspended machine and a clock that was set therefore miss
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -23,11 +24,14 @@ from manager.market.decisions import Action, Decision, Override, decide
 from manager.market.schedules import AtEndPositions, Schedule, Timetable, exchanges_of
 from manager.states import TradingMode
 from manager.system import logs
+from manager.validation.schedule_rules import not_supported
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two reads of all account files for their schedules.
 _READ_SECONDS: Final = 5.0
+#: Files of accounts of this host that one `read` reads one by one, while the whole directory cannot be read.
+_READ_ONE_BY_ONE: Final = 50
 
 _MODES: Final = {
     Action.WAIT: TradingMode.WAITING,
@@ -49,8 +53,8 @@ class AccountRestsError(StartCancelledError):
 
 def mode_of(decision: Decision | None, desired: TradingMode) -> TradingMode:
     """Return the stricter of the desired mode and that of the schedule."""
-    scheduled = TradingMode.NORMAL if decision is None else _MODES.get(decision.action, TradingMode.NORMAL)
-    return max(desired, scheduled, key=lambda mode: mode.strictness)
+    scheduled = None if decision is None else _MODES.get(decision.action)
+    return desired if scheduled is None else desired.stricter(scheduled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    at: datetime
+    """A decision, and how long it counts. Times are seconds since 1970."""
+
+    at: float
+    until: float
     timetable: Timetable
     override: Override | None
     decision: Decision
@@ -79,7 +86,7 @@ class _Decided:
 class AccountSchedules:
     """Decides what this host's accounts do now.
 
-    Thread-safe. An account whose files cannot be read keeps its last known schedule.
+    Thread-safe. An account whose files cannot be read, or are gone, keeps its last known schedule.
     """
 
     def __init__(
@@ -87,14 +94,16 @@ class AccountSchedules:
         config_service: BoundedConfiguration,
         overrides: OverrideCache,
         calendars: ExchangeCalendars,
+        own: Callable[[], Set[str]],
         epoch: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`epoch` returns seconds since 1970 by Redis's clock; `clock` monotonic seconds.
 
-        `calendars` keeps the calendars of exchanges.
+        `calendars` keeps the calendars of exchanges. `own` returns the accounts that should run on this host.
         """
         self._calendars = calendars
+        self._own = own
         self._config_service = config_service
         self.overrides = overrides
         self._epoch = epoch
@@ -113,22 +122,43 @@ class AccountSchedules:
 
     def read(self) -> None:
         """Read overrides, and the account files if they are due. Raises nothing."""
-        self.overrides.read()
+        self.overrides.read(self.now())
         if self._clock() < self._next_read:
             return
         self._next_read = self._clock() + _READ_SECONDS
+        own = self._own()
         try:
             snapshot = self._config_service.snapshot()
-        except ManagerError as error:
+        except (ManagerError, OSError) as error:
             self._log("", str(error))
+            self._read_one_by_one(own)
             return
         self._logged.pop("", None)
         for loaded in snapshot.accounts.values():
             if loaded.config is not None:
                 self._note(loaded.config, snapshot.schedules)
         with self._lock:
-            for account_id in self._read.keys() - snapshot.accounts.keys():
+            # An account that should run here keeps the schedule of its file, although the file is gone: its
+            # worker may still trade.
+            for account_id in self._read.keys() - snapshot.accounts.keys() - own:
                 del self._read[account_id]
+            if len(self._timetables) > 2 * len(self._read) + 16:
+                used = [one.timetable for one in self._read.values() if one.timetable is not None]
+                self._timetables = {one.schedule: one for one in used}
+
+    def _read_one_by_one(self, own: Set[str]) -> None:
+        """Read some accounts of this host whose schedule is unknown.
+
+        One file on a share that hangs may make the directory unreadable.
+        """
+        with self._lock:
+            unknown = sorted(own - self._read.keys())[:_READ_ONE_BY_ONE]
+        for account_id in unknown:
+            try:
+                config = self._config_service.load_account_config(account_id)
+                self._note(config, self._config_service.run(account_id, self._config_service.schedules))
+            except (ManagerError, OSError) as error:
+                self._log(account_id, str(error))
 
     def read_account(self, config: AccountConfig) -> None:
         """Take the schedule of a configuration that was just read.
@@ -143,34 +173,40 @@ class AccountSchedules:
         if problem is not None:
             raise InvalidConfigError(f"{config.account_id}: schedule: {problem}")
 
+    def known(self, account_id: str) -> bool:
+        """Return whether it is known what the account's schedule is, or that it has none."""
+        read = self._read.get(account_id)
+        return read is not None and (read.timetable is None or self.decision(account_id) is not None)
+
     def decision(self, account_id: str) -> Decision | None:
         """Return what the account does now if it should run.
 
-        None: it has no schedule and no override, or its schedule was never readable.
+        None: it has no schedule and no override, or its schedule was never readable; see `known`.
         """
-        now, override = self.now(), self.overrides.get(account_id)
-        with self._lock:
-            read, before = self._read.get(account_id), self._decided.get(account_id)
+        # Without the lock: this is called several times a second for each account.
+        read, before = self._read.get(account_id), self._decided.get(account_id)
+        override, seconds = self.overrides.get(account_id), self._epoch()
         timetable = None if read is None else read.timetable
         if timetable is None:
-            if override is None or not override.in_force(now):
+            if override is None or not override.in_force(datetime.fromtimestamp(seconds, UTC)):
                 return None
             timetable = _ALWAYS
         if (
             before is not None
             and before.timetable is timetable
-            and before.override == override
-            and before.at <= now
-            and (before.decision.until is None or now < before.decision.until)
+            and before.override is override
+            and before.at <= seconds < before.until
         ):
             return before.decision
+        now = datetime.fromtimestamp(seconds, UTC)
         try:
             decision = decide(timetable, account_id, now, desired_running=True, override=override)
         except MissingCalendarError as error:
             self._log(account_id, str(error))
             return None
+        until = math.inf if decision.until is None else decision.until.timestamp()
         with self._lock:
-            self._decided[account_id] = _Decided(now, timetable, override, decision)
+            self._decided[account_id] = _Decided(seconds, until, timetable, override, decision)
         return decision
 
     def rests(self, account_id: str) -> Decision | None:
@@ -185,12 +221,8 @@ class AccountSchedules:
         """
         if self.rests(account_id) is None:
             return None
-        self.overrides.read()
+        self.overrides.read_account(account_id, self.now())
         return self.rests(account_id)
-
-    def mode(self, account_id: str, desired: TradingMode) -> TradingMode:
-        """Return the trading mode of the account's session now."""
-        return mode_of(self.decision(account_id), desired)
 
     def waits_flat(self, account_id: str, decision: Decision) -> bool:
         """Return whether a resting account may stay connected until it is flat."""
@@ -215,11 +247,11 @@ class AccountSchedules:
 
     def next_change(self) -> float | None:
         """Return in how many seconds the next decision changes, or None."""
-        now = self.now()
+        now = self._epoch()
         with self._lock:
-            times = [one.decision.until for one in self._decided.values()]
-        earliest = min((until for until in times if until is not None and until > now), default=None)
-        return None if earliest is None else (earliest - now).total_seconds()
+            times = [one.until for one in self._decided.values()]
+        earliest = min((until for until in times if until > now), default=math.inf)
+        return None if earliest == math.inf else earliest - now
 
     def forget(self, account_ids: set[str]) -> None:
         """Drop the decisions of all accounts but these."""
@@ -240,7 +272,10 @@ class AccountSchedules:
         timetable: Timetable | None = None
         if config.schedule is not None:
             try:
-                timetable = self._timetable(file.book.build(config.schedule), wait)
+                schedule = file.book.build(config.schedule)
+                for finding in not_supported(config, schedule):
+                    raise ValueError(f"{'.'.join(map(str, finding.place[1:]))}: {finding.text}")
+                timetable = self._timetable(schedule, wait)
             except ValueError as error:
                 self._log(account_id, str(error))
                 return str(error)

@@ -83,11 +83,12 @@ class Stops:
             for account_id in self._pool.queries.live_accounts()
             if (desired := self._desired_cache.get(account_id)) is not None and not desired.running
         ]
-        # A worker that failed before its stop arrived without a task is recorded as stopped. A refused start
-        # is not desired either, but its failure must stay visible: no command asked for a stop.
+        # A worker that failed before its stop arrived without a task is recorded as stopped, and an account
+        # that rested rests no more. A refused start is not desired either, but its failure must stay visible:
+        # no command asked for a stop.
         undesired += [
             desired
-            for account_id in self._pool.queries.failed_accounts()
+            for account_id in self._pool.queries.failed_or_resting()
             if (desired := self._desired_cache.get(account_id)) is not None
             and not desired.running
             and desired.why == STOP

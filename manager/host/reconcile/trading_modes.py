@@ -7,7 +7,6 @@ from manager.errors import ManagerError
 from manager.gateways import runs_programs
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.resting import Resting
-from manager.host.reconcile.schedules import mode_of
 from manager.host.workers.pool import WorkerPoolManager
 from manager.states import TradingMode
 from manager.system import logs
@@ -47,7 +46,7 @@ class TradingModes:
             mode = self._pool.queries.mode(record.account_id)
             if desired is None or mode is None or runs_programs(record.gateway):
                 continue
-            target = mode_of(self._resting.decision(record.account_id), desired.mode)
+            target = self._resting.mode(record.account_id, desired.mode, mode)
             if mode is target:
                 continue
             with self._lock:

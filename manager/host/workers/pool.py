@@ -26,6 +26,7 @@ from manager.host.workers.modes import ModeChanges
 from manager.host.workers.parallel import run_for_accounts, run_requests
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles
+from manager.host.workers.slot import Rest
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.start_flow import StartFlow
 from manager.host.workers.starter import Starter
@@ -121,53 +122,55 @@ class WorkerPoolManager:
 
         An account whose worker has failed, or that awaits recovery, is recorded as stopped: True.
         """
-        timeout = check_timeout(timeout)
+        return self._stop_worker(account_id, check_timeout(timeout))
+
+    def _stop_worker(
+        self, account_id: str, timeout: float | None, rest: Callable[[], Rest | None] | None = None
+    ) -> bool:
+        """Stop the account's worker; with `rest` only if that returns a rest, and until it ends."""
         slot = self.slots.find(account_id)
         if slot is None or not (slot.live or slot.starting):
             slot = self._lost_records.find_slot(account_id) or slot
         if slot is None:
             raise _no_worker(account_id)
+        if rest is not None and rest() is None:
+            return False
         slot.cancelled.set()
         # Read before the lock: if another stop ends the worker while this one waits, it succeeds for both.
         present = slot.live or slot.starting or slot.unrecorded or slot.lease is not None or slot.resting
         slot.notify_start({"event": "cancelled"})
         with slot.lock:
             slot.cancelled.clear()
+            found = None if rest is None else rest()
+            if rest is not None and found is None:
+                return False  # a command that came before this stop changed what the account should do
             if slot.unrecorded and not slot.live:
                 self._lost_records.end(slot, timeout)
                 self._exits.release_lease(slot)
                 return True
-            if not (self._stops.stop(slot, timeout) or present):
-                raise _no_worker(account_id)
-            slot.set_resting(None, self._starter.host)
-        return True
-
-    def rest_worker(
-        self,
-        account_id: str,
-        resting: Mapping[str, Any] | None,
-        generation: int = 0,
-        *,
-        close_positions: bool = False,
-    ) -> WorkerInfo | None:
-        """Stop the account's worker until its schedule opens; desired state does not change.
-
-        `resting` is recorded as `metadata.resting`; None: the account does not rest any more. With
-        `close_positions` the worker closes its positions first, whatever the account's file says. Returns the
-        account's record. A worker that a command started meanwhile keeps running. Raises what `stop_worker`
-        raises, except NoWorkerError.
-        """
-        slot = self.slots.get(account_id)
-        if resting is not None and self.queries.occupied(account_id):
-            slot.closes_positions = close_positions
+            slot.closes_positions = found is not None and found.close_positions
             try:
-                with contextlib.suppress(NoWorkerError):
-                    self.stop_worker(account_id)
+                if not (self._stops.stop(slot, timeout) or present):
+                    raise _no_worker(account_id)
             finally:
                 slot.closes_positions = False
+            slot.set_resting(found, self._starter.host)
+        return True
+
+    def rest_worker(self, account_id: str, rest: Callable[[], Rest | None]) -> WorkerInfo | None:
+        """Stop the account's worker until its schedule opens; desired state does not change.
+
+        `rest` returns how the account rests, or None if it does not: then nothing happens. It is asked once
+        more when the worker may be stopped, because this may wait for another command. It must not block.
+        Returns the account's record. Raises what `stop_worker` raises, except NoWorkerError.
+        """
+        slot = self.slots.get(account_id)
+        if self.queries.occupied(account_id):
+            with contextlib.suppress(NoWorkerError):
+                self._stop_worker(account_id, None, rest)
         with slot.lock:
-            if not slot.live:
-                slot.set_resting(resting, self._starter.host, generation)
+            if not (slot.live or slot.unrecorded) and (found := rest()) is not None:
+                slot.set_resting(found, self._starter.host)
             return slot.info
 
     def cancel_start(self, account_id: str) -> None:

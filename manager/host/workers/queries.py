@@ -110,10 +110,10 @@ class WorkerQueries:
         """Return the accounts that have a worker process or await its restart."""
         return [slot.account_id for slot in self._slots.all() if slot.live or slot.unrecorded]
 
-    def failed_accounts(self) -> list[str]:
-        """Return the accounts whose worker has failed."""
+    def failed_or_resting(self) -> list[str]:
+        """Return the accounts without a worker because it has failed or because of their schedule."""
         failed = WorkerLifecycleStatus.FAILED
-        return [slot.account_id for slot in self._slots.all() if slot.status is failed]
+        return [slot.account_id for slot in self._slots.all() if slot.status is failed or slot.resting]
 
     def count_live(self) -> int:
         """Return how many workers may have a process."""

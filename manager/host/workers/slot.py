@@ -31,6 +31,18 @@ class IllegalTransitionError(ManagerError, RuntimeError):
     code = "illegal_transition"
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """How an account rests: it should run, but has no worker for now."""
+
+    #: The value of `metadata.resting`.
+    resting: Mapping[str, Any]
+    #: The desired-state generation.
+    generation: int
+    #: Whether the worker closes its positions first, whatever the account's file says.
+    close_positions: bool = False
+
+
 @dataclass(eq=False)
 class Slot:
     """The state of one account in the pool.
@@ -216,33 +228,32 @@ class Slot:
                     metadata=WorkerPlacement(host=host).to_dict(),
                 )
                 self.move(WorkerLifecycleStatus.FAILED, error=reason)
-            elif self.info.error != reason:
-                self.set_info(self.info.with_(error=reason))
+            elif self.info.error != reason or self.resting:
+                rests_no_more = WorkerPlacement(resting=None).to_dict() if self.resting else {}
+                self.set_info(self.info.with_(error=reason, metadata=rests_no_more))
 
-    def set_resting(self, resting: Mapping[str, Any] | None, host: str, generation: int = 0) -> None:
+    def set_resting(self, rest: Rest | None, host: str) -> None:
         """Record why the account has no worker, or that it does not rest any more.
 
         The caller holds `lock`; the account has no worker.
         """
+        resting = None if rest is None else dict(rest.resting)
+        placement = WorkerPlacement(resting=resting).to_dict()
+        if rest is not None and rest.generation:
+            placement |= WorkerPlacement(generation=rest.generation).to_dict()
         with self.guard:
             if self.info is None:
-                if resting is None:
+                if rest is None:
                     return
+                placement |= WorkerPlacement(host=host).to_dict()
                 self.info = WorkerInfo(
                     worker_id=new_worker_id(),
                     account_id=self.account_id,
                     status=WorkerLifecycleStatus.CREATED,
                 )
-                self.move(
-                    WorkerLifecycleStatus.STOPPED,
-                    metadata=WorkerPlacement(
-                        host=host, generation=generation, resting=dict(resting)
-                    ).to_dict(),
-                )
+                self.move(WorkerLifecycleStatus.STOPPED, metadata=placement)
             elif self.info.metadata.get("resting") != resting:
-                changed = WorkerPlacement(resting=None if resting is None else dict(resting)).to_dict()
-                changed |= WorkerPlacement(generation=generation).to_dict() if generation else {}
-                self.set_info(self.info.with_(metadata=changed))
+                self.set_info(self.info.with_(metadata=placement))
 
     def ending(self, *, forced: bool = False) -> dict[str, Any]:
         """Return the metadata of how the worker's process ended."""

@@ -8,10 +8,15 @@ import pytest
 from support.pool_host import Host
 
 from manager.errors import NoWorkerError
-from manager.host.workers.slot import Slot
+from manager.host.workers.slot import Rest, Slot
 from manager.states import WorkerLifecycleStatus
 
 RESTING = {"for": "schedule", "until": "2026-12-01T08:00:00+00:00", "text": "rests", "unmet": []}
+
+
+def rest(generation: int = 0, *, close_positions: bool = False) -> Rest:
+    """Return how an account rests."""
+    return Rest(RESTING, generation, close_positions)
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def host(short_dir: Path) -> Iterator[Host]:
 def test_a_rest_ends_the_process_and_says_until_when(host: Host) -> None:
     host.account("a", 1)
     process = host.process(host.start())
-    info = host.pool.rest_worker("a", RESTING, 7)
+    info = host.pool.rest_worker("a", lambda: rest(7))
     assert not process.alive()
     assert host.sessions() == 0
     assert info is not None
@@ -33,29 +38,47 @@ def test_a_rest_ends_the_process_and_says_until_when(host: Host) -> None:
 
 
 def test_an_account_without_a_worker_gets_a_record(host: Host) -> None:
-    info = host.pool.rest_worker("new", RESTING)
+    info = host.pool.rest_worker("new", rest)
     assert info is not None
     assert (info.status, info.rest_text) == (WorkerLifecycleStatus.STOPPED, "rests")
 
 
 def test_a_start_ends_the_rest(host: Host) -> None:
     host.account("a", 1)
-    host.pool.rest_worker("a", RESTING)
+    host.pool.rest_worker("a", rest)
     assert host.start().placement.resting is None
     assert host.pool.queries.resting("a") is None
 
 
 def test_a_stop_of_a_resting_account_succeeds_and_ends_the_rest(host: Host) -> None:
-    host.pool.rest_worker("a", RESTING)
+    host.pool.rest_worker("a", rest)
     assert host.pool.stop_worker("a") is True
     assert host.pool.queries.resting("a") is None
     with pytest.raises(NoWorkerError):
         host.pool.stop_worker("a")
 
 
+def test_a_worker_that_does_not_rest_when_its_turn_comes_keeps_running(host: Host) -> None:
+    host.account("a", 1)
+    process = host.process(host.start())
+    answers = iter([rest(), None, None])
+    info = host.pool.rest_worker("a", lambda: next(answers))
+    assert process.alive()
+    assert info is not None
+    assert (info.status, info.placement.resting) == ("running", None)
+
+
+def test_a_failed_start_ends_the_rest(host: Host) -> None:
+    host.pool.rest_worker("a", rest)
+    host.pool.abandon("a", "no room")
+    info = host.pool.get_worker_info("a")
+    assert info is not None
+    assert (info.error, info.placement.resting) == ("no room", None)
+
+
 def test_a_failure_stays_visible_during_a_rest(host: Host) -> None:
     host.pool.abandon("a", "it crashed")
-    info = host.pool.rest_worker("a", RESTING)
+    info = host.pool.rest_worker("a", rest)
     assert info is not None
     assert (info.status, info.error, info.rest_text) == ("failed", "it crashed", "rests")
 
@@ -74,6 +97,6 @@ def test_a_rest_closes_positions_only_if_configured_to(
         return ask(slot, request, timeout=timeout)
 
     monkeypatch.setattr(Slot, "ask", noted)
-    host.pool.rest_worker("a", RESTING, close_positions=close)
+    host.pool.rest_worker("a", lambda: rest(close_positions=close))
     assert [(one["op"], one.get("open_positions")) for one in asked] == [("stop", "close" if close else None)]
     assert not host.pool.slots.get("a").closes_positions, "a later stop keeps positions"

@@ -172,7 +172,7 @@ def test_an_override_holds_while_redis_is_down_and_across_agents(
 
     later: Any = Down()
     cache = OverrideCache(later, saved)
-    cache.read()
+    cache.read(clock.at)
     found = cache.get(A)
     assert found is not None and found.kind is OverrideKind.REST
 
