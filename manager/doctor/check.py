@@ -23,6 +23,7 @@ CODES: Final[Mapping[str, str]] = {
     "redis_settings": "the settings of Redis that a fleet depends on",
     "clock": "the clocks of this machine and of each live host, compared with Redis's clock",
     "clock_change": "whether a live host was suspended, or its clock was set, within the last day",
+    "time_zones": "whether the live hosts and this machine have the same time zone rules",
     "host_agent": "each host agent: whether it is live, its version, and its problems",
     "workers": "how many workers run, and which of them need attention",
     "wanted": "accounts that should run and have no worker",

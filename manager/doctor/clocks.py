@@ -5,6 +5,7 @@ from typing import Final
 
 from manager.doctor.check import Check
 from manager.fleet import HostState
+from manager.market.clocks import tz_database_version
 
 #: Seconds of clock difference from which the logs of two hosts can no longer be compared.
 SKEW_SECONDS: Final = 2.0
@@ -47,6 +48,32 @@ def host_clocks(hosts: Sequence[HostState]) -> Iterator[Check]:
             f"{max(well) * 1000:.0f} ms"
         )
         yield Check(code="clock", outcome="ok", where="hosts", found=found)
+
+
+def time_zones(hosts: Sequence[HostState]) -> Iterator[Check]:
+    """Compare the time zone rules of the live hosts and of this machine.
+
+    Hosts with different rules disagree about when a schedule opens.
+    """
+    versions: dict[str, list[str]] = {tz_database_version(): ["this machine"]}
+    for host in hosts:
+        version = host.report.tzdata
+        if host.live and version:
+            versions.setdefault(version, []).append(host.name)
+    newest = max(versions)
+    if len(versions) == 1:
+        found = f"this machine and all live hosts have the time zone rules {newest}"
+        yield Check(code="time_zones", outcome="ok", where="hosts", found=found)
+    for version in sorted(versions.keys() - {newest}):
+        names = ", ".join(versions[version])
+        yield Check(
+            code="time_zones",
+            outcome="warning",
+            where=names,
+            found=f"{names}: time zone rules {version}, elsewhere {newest}: schedules may open and close at "
+            "different times",
+            advice=f"run `pip install --upgrade tzdata` there and restart the agent: {names}",
+        )
 
 
 def clock_changes(hosts: Sequence[HostState]) -> Iterator[Check]:

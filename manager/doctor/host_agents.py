@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from manager.doctor.check import Check, Context
-from manager.doctor.clocks import clock_changes, host_clocks
+from manager.doctor.clocks import clock_changes, host_clocks, time_zones
 from manager.fleet import HostState
 from manager.settings import Settings
 from manager.system.state_dir import StatePaths
@@ -15,6 +15,7 @@ def host_agents(context: Context) -> Iterator[Check]:
     """Check every known host. Raises FleetUnavailableError."""
     hosts = context.store.hosts()
     yield from host_clocks(hosts)
+    yield from time_zones(hosts)
     yield from clock_changes(hosts)
     for host in hosts:
         yield _agent(host, hosts, context)

@@ -16,6 +16,7 @@ from manager import __version__
 from manager.cli.main import cli
 from manager.doctor import CODES, Check, run_checks
 from manager.fleet import FleetStore
+from manager.market.clocks import tz_database_version
 from manager.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,6 +61,16 @@ def test_each_hosts_clock_is_compared(settings: Settings) -> None:
     assert reported["hosts"].found.startswith(
         "the clocks of 1 of 4 live hosts differ from Redis's clock by at most "
     )
+
+
+def test_hosts_with_other_time_zone_rules_are_named(settings: Settings) -> None:
+    report(settings, "one", tzdata=tz_database_version())
+    (check,) = found(settings, "time_zones")
+    assert check.outcome == "ok"
+    report(settings, "two", tzdata="2019a")
+    (check,) = found(settings, "time_zones")
+    assert (check.outcome, check.where) == ("warning", "two")
+    assert check.found.startswith(f"two: time zone rules 2019a, elsewhere {tz_database_version()}")
 
 
 def test_a_host_that_was_suspended_is_named_for_a_day(settings: Settings) -> None:
