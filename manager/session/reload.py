@@ -8,7 +8,11 @@ from manager.config import AccountConfig
 from manager.gateways.base import Gateway, GatewayError, NotSupported
 
 #: Seconds that the control channel waits for the loop. A loop inside a longer call refuses the change.
-WAIT_SECONDS: Final = 5.0
+WAIT_SECONDS: Final = 2.0
+
+
+class SessionBusyError(Exception):
+    """Raised when the loop did not take a configuration. Nothing has changed, and nothing will."""
 
 
 class Offer:
@@ -41,8 +45,11 @@ class ConfigHandover:
         except ValueError:
             return {"ok": False, "error": "this version of the worker cannot read the configuration"}
         if phase != "connected":
-            return {"ok": False, "error": f"the session is {phase}"}
-        error = self.offer(config, wake)
+            return {"ok": False, "busy": True, "error": f"the session is {phase}"}
+        try:
+            error = self.offer(config, wake)
+        except SessionBusyError as busy:
+            return {"ok": False, "busy": True, "error": str(busy)}
         return {"ok": error is None, "error": error}
 
     def offer(
@@ -50,20 +57,22 @@ class ConfigHandover:
     ) -> str | None:
         """Offer a configuration and wait until the loop has applied it.
 
-        Returns None, or why it was not applied. After `seconds` the loop can no longer take it; one that it
-        has taken is waited for. `wake` wakes the loop.
+        Returns None, or why it was refused. After `seconds` the loop can no longer take it; one that it has
+        taken is waited for. `wake` wakes the loop. Raises SessionBusyError.
         """
         offer = Offer(config)
         with self._lock:
             if self._waiting is not None:
-                return "another change of the configuration is under way; try again"
+                raise SessionBusyError("another change of the configuration is under way; try again")
             self._waiting = offer
         wake()
         if not offer.answered.wait(seconds):
             with self._lock:
                 if self._waiting is offer:
                     self._waiting = None
-                    return f"the session is inside a call and did not take it within {seconds:g} s; try again"
+                    raise SessionBusyError(
+                        f"the session is inside a call and did not take it within {seconds:g} s; try again"
+                    )
             offer.answered.wait()
         return offer.error
 
