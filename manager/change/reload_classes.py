@@ -57,7 +57,7 @@ CLASSES: Final[Mapping[str, ReloadClass]] = {
     "host": _P,
     "failover": _R,
     "requires": _P,
-    "memory_mb": _A,
+    "memory_mb": _N,
     "avoid_sharing": _P,
     "groups": _A,
     "labels": _A,

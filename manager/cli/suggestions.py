@@ -11,7 +11,17 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
             *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
-            *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
+            *(
+                "validate",
+                "audit",
+                "doctor",
+                "healthcheck",
+                "version",
+                "completion",
+                "man",
+                "config",
+                "reload",
+            ),
         }
     ),
     "config": frozenset({"show", "diff", "history"}),
