@@ -102,7 +102,13 @@ def build_reconciler(
         stop_threads=stop_threads,
         trading_modes=TradingModes(pool, desired_cache, resting, stop_threads),
         reload=ConfigReload(
-            host, pool.config_changes, desired_cache, sweep, restarts.validated, desired_cache.set_desired
+            host,
+            pool.config_changes,
+            desired_cache,
+            sweep,
+            config_service,
+            restarts.validated,
+            desired_cache.set_desired,
         ),
         schedules=schedules,
         resting=resting,

@@ -20,6 +20,7 @@ from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
 from manager.fleet.desired import DISABLED, ENABLED, DesiredState, DesiredStateRequest
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_changes import BY_FILE, ConfigChanges, NotNowError, RefusedError, event_data
 from manager.host.workers.records import WorkerRecord
 from manager.system import logs
@@ -55,6 +56,7 @@ class ConfigReload:
         config_changes: ConfigChanges,
         desired_cache: DesiredStateCache,
         sweep: ConfigSweep,
+        config_service: BoundedConfiguration,
         validated: Callable[[DesiredState], AccountConfig],
         set_desired: Callable[[DesiredStateRequest], Any],
     ) -> None:
@@ -66,6 +68,7 @@ class ConfigReload:
         self._changes = config_changes
         self._desired_cache = desired_cache
         self._sweep = sweep
+        self._config_service = config_service
         self._validated = validated
         self._set_desired = set_desired
         self._lock = threading.Lock()
@@ -152,7 +155,7 @@ class ConfigReload:
     def _run(self, desired: DesiredState, record: WorkerRecord, loaded: LoadedAccount) -> None:
         account_id = desired.account_id
         try:
-            version = self._compare(desired, record)
+            version = self._compare(desired, record, loaded)
             with self._lock:
                 self._seen[account_id] = _Seen(record.worker_id, version, loaded)
         except NotNowError:
@@ -163,20 +166,17 @@ class ConfigReload:
             with self._lock:
                 self._busy.discard(account_id)
 
-    def _compare(self, desired: DesiredState, record: WorkerRecord) -> str:
+    def _compare(self, desired: DesiredState, record: WorkerRecord, loaded: LoadedAccount) -> str:
         """Apply what can be applied, record the rest. Returns the version that now runs.
 
         Raises NotNowError.
         """
         account_id, worker_id = record.account_id, record.worker_id
+        same = loaded.config is not None and config_version(loaded.config) == record.config_version
         try:
-            config = self._validated(desired)
-        except SlowFilesError:
-            raise NotNowError from None
+            config = loaded.config if same and loaded.config is not None else self._read(desired, loaded)
         except ManagerError as error:
-            text = str(error)[:_TEXT]
-            invalid: dict[str, Any] = {"state": "invalid", "file": None, "text": text, "changes": []}
-            self._changes.note(account_id, worker_id, invalid, {"problems": text.splitlines()[:5]})
+            self._invalid(record, str(error))
             return record.config_version
         if config_version(config) == record.config_version:
             self._changes.clear(account_id, worker_id)
@@ -187,6 +187,38 @@ class ConfigReload:
             self._pending(record, config, (), f"{text}: {_restart(account_id)}")
             return record.config_version
         return self._apply(record, running, config)
+
+    def _read(self, desired: DesiredState, loaded: LoadedAccount) -> AccountConfig:
+        """Return the account's configuration as a start would use it.
+
+        Raises NotNowError if the files are not those of the last looks, and what a start would raise.
+        """
+        account_id = desired.account_id
+        error: ManagerError | None = None
+        config: AccountConfig | None = None
+        try:
+            config = self._validated(desired)
+        except ManagerError as problem:
+            error = problem
+        try:
+            changed = self._config_service.read_account(account_id) != loaded
+        except ManagerError:
+            changed = True
+        if changed or isinstance(error, SlowFilesError):
+            raise NotNowError from None
+        if error is not None:
+            raise error
+        assert config is not None
+        return config
+
+    def _invalid(self, record: WorkerRecord, error: str) -> None:
+        lines = error.splitlines() or ["it cannot be read"]
+        problems = lines[1:] if len(lines) > 1 else lines  # the first line counts them
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        text = f"{problems[0][:_TEXT]}{more}"
+        state: dict[str, Any] = {"state": "invalid", "file": None, "text": text, "changes": []}
+        data = {"problems": [one[:_TEXT] for one in problems[:3]]}
+        self._changes.note(record.account_id, record.worker_id, state, data)
 
     def _apply(self, record: WorkerRecord, running: AccountConfig, config: AccountConfig) -> str:
         found = changes(running, config)
