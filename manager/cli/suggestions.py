@@ -20,7 +20,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
                 "completion",
                 "man",
                 "config",
-                "reload",
+                *("reload", "versions"),
             ),
         }
     ),
