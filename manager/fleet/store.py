@@ -19,6 +19,7 @@ from manager.fleet.keys import (
     counters_key,
     drain_key,
     mark_key,
+    runs_key,
     workers_key,
 )
 from manager.fleet.parsing import string
@@ -145,8 +146,8 @@ class FleetStore:
 
     def settle(
         self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
-    ) -> None:
-        """Record the end of workers that ended while the host's agent was down.
+    ) -> list[WorkerInfo]:
+        """Record the end of workers that ended while the host's agent was down; return their records.
 
         These are the accounts that Redis records as alive on this host and that are not in `present`. A
         worker becomes `stopped` if its stop was under way or `stopped(account_id)` says that it is desired,
@@ -163,6 +164,7 @@ class FleetStore:
         ]
         if ended:
             self.record(host, ended, {})
+        return ended
 
     # events
 
@@ -219,6 +221,7 @@ class FleetStore:
             pipe.delete(
                 *(agent_key(host), workers_key(host), beats_key(host)),
                 *(drain_key(host), mark_key(host), claim_key(host), counters_key(host)),
+                runs_key(host),
             )
             pipe.execute()
 

@@ -13,6 +13,7 @@ from manager.states import TradingMode
 if TYPE_CHECKING:
     from manager.config import AccountConfig
     from manager.fleet.event_types import Event, EventFilter
+    from manager.fleet.runs import RunCause
 
 #: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
 #: or `pending` (unknown).
@@ -43,6 +44,8 @@ class StartRequest:
     #: Runs the caller's own validator, for a remote pool, which does not call `prepare`. Raises the same
     #: errors. None if the host's validation is the same.
     check: "Callable[[], object] | None" = None
+    #: Who asked for the start, and why; None if unknown.
+    origin: "RunCause | None" = None
 
 
 def new_batch_id() -> str:

@@ -73,7 +73,9 @@ class WorkerPoolManager:
             starter, records, leases, sink, on_unexpected_exit, watch or ProcessWatch(), limits
         )
         self._adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
-        self._lost_records = LostRecords(slots, records, unrecorded, self._adoption, sink, limits)
+        self._lost_records = LostRecords(
+            slots, records, unrecorded, self._adoption, sink, limits, starter.runs
+        )
         throttle = LoginThrottle(logins_per_second, clocks.monotonic)
         self._starts = StartFlow(
             slots, queries, starter, records, leases, throttle, self._lost_records, exits, sink, limits
@@ -148,12 +150,12 @@ class WorkerPoolManager:
                 self._lost_records.end(slot, timeout)
                 self._exits.release_lease(slot)
                 return True
-            slot.closes_positions = found is not None and found.close_positions
+            slot.closes_positions, slot.rests = found is not None and found.close_positions, found is not None
             try:
                 if not (self._stops.stop(slot, timeout) or present):
                     raise _no_worker(account_id)
             finally:
-                slot.closes_positions = False
+                slot.closes_positions = slot.rests = False
             slot.set_resting(found, self._starter.host)
         return True
 

@@ -1,0 +1,151 @@
+"""The history entry of a worker, made when its run ends."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from manager.fleet.runs import SCHEDULE, Run, RunCause, cut
+from manager.host.workers.records import WorkerRecord
+from manager.host.workers.slot import Slot
+from manager.models import WorkerInfo, utc_now
+from manager.session.heartbeat_file import Heartbeat, read_heartbeat
+from manager.states import WorkerLifecycleStatus
+
+#: Returns who asked that the worker of an account and a generation ends, and why.
+EndCause = Callable[[str, int], RunCause]
+
+_STOPS: Final = frozenset({WorkerLifecycleStatus.STOPPING, WorkerLifecycleStatus.STOPPED})
+
+
+class RunSink(Protocol):
+    """Keeps the runs that have ended. Thread-safe."""
+
+    def note(self, run: Run) -> None:
+        """Save a run, so that it survives this process. Raises nothing."""
+
+
+class NoRuns:
+    """Discards runs: for a pool in a script without Redis."""
+
+    def note(self, run: Run) -> None:
+        del run
+
+
+class RunRecorder:
+    """Makes an entry of each run that ends on this host. Thread-safe."""
+
+    def __init__(
+        self, sink: RunSink, host: str, end_cause: EndCause = lambda _account_id, _generation: RunCause()
+    ) -> None:
+        self._sink = sink
+        self._host = host
+        self._end_cause = end_cause
+
+    def ended(
+        self,
+        slot: Slot,
+        record: WorkerRecord,
+        status: WorkerLifecycleStatus,
+        reason: str | None,
+        *,
+        forced: bool = False,
+        error_code: str | None = None,
+        observed: bool = True,
+    ) -> None:
+        """Record the end of the slot's worker. Call it before the worker's files are removed."""
+        heartbeat = read_heartbeat(record.beat_file)
+        measured: Mapping[str, Any] = {} if heartbeat is None else heartbeat.run
+        started = record.created_at
+        ended = utc_now()
+        if not observed:
+            ended = _time(measured.get("seen_at")) or ended
+        cause = RunCause() if status not in _STOPS else self._why_ended(slot, record)
+        origin = slot.origin
+        self._sink.note(
+            Run(
+                account_id=record.account_id,
+                worker_id=record.worker_id,
+                host=self._host,
+                pid=record.process.pid,
+                gateway=record.gateway,
+                epoch=record.epoch,
+                generation=record.generation,
+                by=cut(origin.by) or "",
+                why=cut(origin.why) or "",
+                command=cut(origin.command) or "",
+                asked_at=datetime.fromtimestamp(origin.at / 1000, UTC) if origin.at else None,
+                started_at=started,
+                connected_at=_time(measured.get("connected_at")),
+                # A clock that was set back meanwhile must not make a run end before it started.
+                ended_at=max(started, ended),
+                observed=observed,
+                status=str(status),
+                exit_code=slot.exit_code,
+                error_code=error_code,
+                reason=cut(None if reason is None else slot.strip_account(reason)),
+                forced=forced,
+                ended_by=cut(cause.by) or "",
+                ended_why=cut(cause.why) or "",
+                restarts=record.restarts,
+                version=record.software_version,
+                config_version=record.config_version,
+                **_figures(measured, heartbeat),
+            )
+        )
+
+    def ended_without_record(self, info: WorkerInfo, *, observed: bool) -> None:
+        """Record the end of a worker of which this host has only the status that it published."""
+        placed = info.placement
+        ended = info.stopped_at or utc_now()
+        self._sink.note(
+            Run(
+                account_id=info.account_id,
+                worker_id=info.worker_id,
+                host=self._host,
+                pid=placed.pid,
+                gateway=placed.gateway or "",
+                epoch=placed.epoch or 0,
+                generation=placed.generation or 0,
+                started_at=info.created_at,
+                connected_at=info.started_at,
+                ended_at=max(info.created_at, ended),
+                observed=observed,
+                status=str(info.status),
+                exit_code=placed.exit_code,
+                reason=cut(info.error),
+                restarts=placed.restarts or 0,
+                version=placed.version or "",
+                config_version=placed.config_version or "",
+            )
+        )
+
+    def _why_ended(self, slot: Slot, record: WorkerRecord) -> RunCause:
+        if slot.rests:
+            return RunCause(why=SCHEDULE)
+        return self._end_cause(record.account_id, record.generation)
+
+
+def _figures(measured: Mapping[str, Any], heartbeat: Heartbeat | None) -> dict[str, Any]:
+    status: Mapping[str, Any] = {} if heartbeat is None else heartbeat.status
+    peak = measured.get("memory_peak_bytes")
+    return {
+        "memory_peak_bytes": peak if type(peak) is int and peak >= 0 else None,
+        "currency": _text(status.get("currency")),
+        "equity_first": _text(measured.get("equity_first")),
+        "equity_last": _text(status.get("equity")),
+    }
+
+
+def _text(value: object) -> str | None:
+    return value[:100] if isinstance(value, str) else None
+
+
+def _time(value: object) -> datetime | None:
+    with contextlib.suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return found.astimezone(UTC) if found is not None and found.tzinfo is not None else None
+    return None
+
+
+__all__ = ["EndCause", "NoRuns", "RunRecorder", "RunSink"]
