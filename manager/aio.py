@@ -14,6 +14,7 @@ from manager.errors import FleetUnavailableError
 from manager.factory import get_worker_manager_service, live_view
 from manager.fleet import Event
 from manager.fleet.event_types import EventFilter
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
 from manager.pool.commands import PAUSE, RESUME, CommandSpec
@@ -262,6 +263,9 @@ class AsyncWorkerManagerService:
 
     async def enabled_accounts(self) -> Mapping[str, bool | None]:
         return await self._read(self.service.enabled_accounts)
+
+    async def runs(self, account_id: str, last: int | None = 50) -> list[Run]:
+        return await self._read(self.service.runs, account_id, last)
 
     # beyond the service
 

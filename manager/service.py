@@ -6,6 +6,7 @@ from contextlib import suppress
 from manager.config import LoadedAccount
 from manager.errors import ManagerError
 from manager.fleet.event_types import Event, EventFilter
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.placement.labels import Selection
@@ -342,6 +343,13 @@ class WorkerManagerService:
             types=tuple(types), accounts=None if account_ids is None else frozenset(account_ids)
         )
         return self.worker_pool.watch(after, only=only, idle_seconds=idle_seconds)
+
+    def runs(self, account_id: str, last: int | None = 50) -> list[Run]:
+        """Return the account's newest `last` ended runs, newest first; all that are kept if None.
+
+        Each host keeps about its newest 2,000. Raises FleetUnavailableError.
+        """
+        return self.worker_pool.runs(check_account_id(account_id), last)
 
     def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
         """Validate every (selected) account file on this machine."""

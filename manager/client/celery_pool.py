@@ -26,6 +26,7 @@ from manager.fleet.desired import FORCED_MOVE, MOVE
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Event, EventFilter
 from manager.fleet.leases import LeaseStore
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_account_id, check_flags, check_timeout
@@ -213,6 +214,10 @@ class CeleryWorkerPool:
     ) -> Iterator[Event]:
         """See `manager.pool.protocol.WorkerPool.watch`."""
         return watch_events(self._store.stream, after, only=only, idle_seconds=idle_seconds, closed=closed)
+
+    def runs(self, account_id: str, last: int | None = None) -> list[Run]:
+        """See `manager.pool.protocol.WorkerPool.runs`."""
+        return self._store.runs.of(account_id, last)
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""

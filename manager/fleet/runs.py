@@ -7,137 +7,15 @@ its agent dies at that moment; readers keep the first entry of each worker id.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple, Self
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any, Final
 
 from manager.fleet.keys import HOSTS_KEY, runs_key
 from manager.fleet.parsing import string
 from manager.fleet.redis_client import open_client, translated
-from manager.models import UtcDatetime
+from manager.fleet.run_types import RUNS_KEPT, Run, position
 
-#: Runs that the stream of a host keeps: about 2 MB of Redis's memory.
-RUNS_KEPT: Final = 2_000
 #: Entries of a host that one command reads.
 _PAGE: Final = 500
-#: Characters to which each text of a run is cut.
-MAX_TEXT: Final = 500
-
-#: Values of `why` and `ended_why` besides those of `manager.fleet.desired`.
-RECOVERY: Final = "recovery"
-SCHEDULE: Final = "schedule"
-
-
-class RunCause(NamedTuple):
-    """Who asked for a start or an end, and why. Empty if it is unknown or nobody asked."""
-
-    by: str = ""
-    why: str = ""
-    #: The command's id.
-    command: str = ""
-    #: When it was asked for, in milliseconds since 1970 by Redis's clock; 0 if unknown.
-    at: int = 0
-
-    @classmethod
-    def from_json(cls, data: object) -> Self:
-        """Read the JSON form, which is a list. Values that do not fit become empty."""
-        values: list[object] = data if isinstance(data, list) else []
-        by, why, command = ("" if not isinstance(one, str) else one for one in (*values[:3], *[""] * 3)[:3])
-        at = values[3] if len(values) > 3 else 0
-        return cls(by, why, command, at if type(at) is int and 0 <= at < 10**15 else 0)
-
-
-#: The cause of what nobody asked for.
-NO_CAUSE: Final = RunCause()
-
-
-class Run(BaseModel):
-    """One run of an account: the life of one worker process. Contains no secret.
-
-    Times are UTC by the host's clock, except `asked_at`, which is by Redis's clock. Amounts are text in
-    `currency`, so that JSON loses no digit. A value is None, or an empty text, if it is unknown: a run that
-    ended before its session was connected has neither equity nor `connected_at`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    account_id: str
-    #: Identifies the run: each start creates a new worker.
-    worker_id: str
-    host: str
-    pid: int | None = None
-    gateway: str = ""
-    #: The fencing token of its lease.
-    epoch: int = 0
-    #: The generation of the desired state that started it; 0 if none is recorded.
-    generation: int = 0
-    #: Who asked for the start; empty if nobody did, as after a crash.
-    by: str = ""
-    #: `start`, `restart`, `move`, `drain`, ...; `recovery` or `schedule` for a start without a command.
-    why: str = ""
-    #: The id of the command that started it.
-    command: str = ""
-    asked_at: UtcDatetime | None = None
-    #: When its process was started.
-    started_at: UtcDatetime
-    #: When its session was connected first.
-    connected_at: UtcDatetime | None = None
-    #: When it ended. If `observed` is false, the time of its last sign of life that is known.
-    ended_at: UtcDatetime
-    #: Whether a host agent saw the end. If not, the next agent found the worker dead.
-    observed: bool = True
-    #: `stopped`, `failed`, or `restarting` if recovery followed.
-    status: str
-    #: Negative: the number of a signal. None: unknown.
-    exit_code: int | None = None
-    #: The code of the error that ended the start, as in docs/reference/errors.md.
-    error_code: str | None = None
-    #: Why it ended; None after a clean stop.
-    reason: str | None = None
-    #: Whether a stop had to kill a process.
-    forced: bool = False
-    #: Who asked for the end, and why (`stop`, `restart`, `move`, `schedule`, ...); empty if nobody did.
-    ended_by: str = ""
-    ended_why: str = ""
-    #: How often recovery had restarted the account since the last command.
-    restarts: int = 0
-    version: str = ""
-    config_version: str = ""
-    #: Largest measured memory (PSS) of the worker and all processes below it, in bytes.
-    memory_peak_bytes: int | None = None
-    currency: str | None = None
-    #: The equity when the session was connected, and in the last heartbeat.
-    equity_first: str | None = None
-    equity_last: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self | None:
-        """Parse the JSON of a run; None if it is malformed."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError:
-            return None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from the start of the process to its end."""
-        return max(0.0, (self.ended_at - self.started_at).total_seconds())
-
-
-class RunPosition(NamedTuple):
-    """The place of a run in a list ordered by its end."""
-
-    ended_at: datetime
-    worker_id: str
-
-
-def position(run: Run) -> RunPosition:
-    return RunPosition(run.ended_at, run.worker_id)
 
 
 class RunStore:
@@ -224,25 +102,6 @@ class RunStore:
             before = f"({found[-1][0].decode()}"
 
 
-def cut(text: str | None) -> str | None:
-    """Return a text of a run, cut at `MAX_TEXT` characters."""
-    return text if text is None or len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-
-
 def _order(entry_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)
-
-
-__all__ = [
-    "NO_CAUSE",
-    "RECOVERY",
-    "RUNS_KEPT",
-    "SCHEDULE",
-    "Run",
-    "RunCause",
-    "RunPosition",
-    "RunStore",
-    "cut",
-    "position",
-]

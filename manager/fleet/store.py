@@ -24,6 +24,7 @@ from manager.fleet.keys import (
 )
 from manager.fleet.parsing import string
 from manager.fleet.redis_client import open_client, translated
+from manager.fleet.runs import RunStore
 from manager.fleet.server import RedisServer
 from manager.fleet.state import FleetState, FleetStateReader
 from manager.fleet.timestamped import STAMPED_WRITE, Timestamped, clock_seconds, parse_timestamped
@@ -54,6 +55,7 @@ class FleetStore:
         self._client: Any = open_client(url)
         self.server = RedisServer(url, self._client)
         self.stream = EventStream(url, self._client, kept=events_kept)
+        self.runs = RunStore(url, self._client)
         self._state = FleetStateReader(url, self._client, stale_after_seconds)
         #: The `run_id` of the server process that took this host agent's last report.
         self._run_id: str | None = None

@@ -18,7 +18,8 @@ from manager.fleet.event_types import Cause
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.fleet.overrides import OverrideStore
-from manager.fleet.runs import RunCause, RunStore
+from manager.fleet.run_types import RunCause
+from manager.fleet.runs import RunStore
 from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
 from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost

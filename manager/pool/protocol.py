@@ -13,7 +13,7 @@ from manager.states import TradingMode
 if TYPE_CHECKING:
     from manager.config import AccountConfig
     from manager.fleet.event_types import Event, EventFilter
-    from manager.fleet.runs import RunCause
+    from manager.fleet.run_types import Run, RunCause
 
 #: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
 #: or `pending` (unknown).
@@ -168,6 +168,12 @@ class WorkerPool(Protocol):
         Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event.
         Raises NotSupportedError if the pool has no event stream. Otherwise raises as
         `manager.telemetry.event_watch.watch_events`.
+        """
+
+    def runs(self, account_id: str, last: int | None = None) -> "list[Run]":
+        """Return the account's newest `last` ended runs, newest first; all that are kept if None.
+
+        Raises NotSupportedError if the pool keeps no history.
         """
 
     def stoppable(self) -> list[str]:

@@ -8,7 +8,7 @@ import psutil
 
 from manager import WorkerManagerService
 from manager.config import ConfigurationService
-from manager.fleet.runs import NO_CAUSE, Run
+from manager.fleet.run_types import NO_CAUSE, Run
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.host.workers.limits import PoolLimits

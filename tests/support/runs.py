@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from manager.fleet.runs import Run
+from manager.fleet.run_types import Run
 
 STARTED = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 

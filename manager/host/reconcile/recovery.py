@@ -19,7 +19,7 @@ from manager.errors import (
     StartCancelledError,
 )
 from manager.fleet.desired import WITHOUT_TASK, DesiredState
-from manager.fleet.runs import RunCause
+from manager.fleet.run_types import RunCause
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fingerprint import account_fingerprint

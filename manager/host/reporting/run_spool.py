@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from manager.fleet.runs import RUNS_KEPT, Run
+from manager.fleet.run_types import RUNS_KEPT, Run
 from manager.system import atomic_file, logs
 
 logger = logging.getLogger(__name__)

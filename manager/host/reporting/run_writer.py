@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.runs import Run
+from manager.fleet.run_types import Run
 from manager.host.reporting.run_spool import RunSpool
 from manager.system import logs
 from manager.system.essential_threads import EssentialThread

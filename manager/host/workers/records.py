@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from manager.config import RecoveryConfig
-from manager.fleet.runs import NO_CAUSE, RunCause
+from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.models import WorkerPlacement
 from manager.session.note import note_path
 from manager.system import atomic_file, logs

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from manager.fleet.runs import SCHEDULE, Run, RunCause, cut
+from manager.fleet.run_types import SCHEDULE, Run, RunCause, cut
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo, utc_now
@@ -96,29 +96,7 @@ class RunRecorder:
 
     def ended_without_record(self, info: WorkerInfo, *, observed: bool) -> None:
         """Record the end of a worker of which this host has only the status that it published."""
-        placed = info.placement
-        ended = info.stopped_at or utc_now()
-        self._sink.note(
-            Run(
-                account_id=info.account_id,
-                worker_id=info.worker_id,
-                host=self._host,
-                pid=placed.pid,
-                gateway=placed.gateway or "",
-                epoch=placed.epoch or 0,
-                generation=placed.generation or 0,
-                started_at=info.created_at,
-                connected_at=info.started_at,
-                ended_at=max(info.created_at, ended),
-                observed=observed,
-                status=str(info.status),
-                exit_code=placed.exit_code,
-                reason=cut(info.error),
-                restarts=placed.restarts or 0,
-                version=placed.version or "",
-                config_version=placed.config_version or "",
-            )
-        )
+        self._sink.note(Run.of_record(info, self._host, observed=observed))
 
     def _why_ended(self, slot: Slot, record: WorkerRecord) -> RunCause:
         if slot.rests:

@@ -13,7 +13,7 @@ from typing import Any
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
 from manager.fleet.event_types import HealthChange, ModeChange
-from manager.fleet.runs import NO_CAUSE, RunCause
+from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant

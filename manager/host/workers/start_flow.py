@@ -1,7 +1,7 @@
 """The steps of a start, from the configuration to the connected session."""
 
 from manager.errors import SessionHeldError, StartCancelledError
-from manager.fleet.runs import RECOVERY, SCHEDULE, RunCause
+from manager.fleet.run_types import RECOVERY, SCHEDULE, RunCause
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exits import ExitHandler
 from manager.host.workers.leases import LeaseRequest, Leases

@@ -12,7 +12,8 @@ from support.servers import RedisServer
 from manager.errors import FleetUnavailableError
 from manager.fleet import FleetStore
 from manager.fleet.keys import HOSTS_KEY, runs_key
-from manager.fleet.runs import Run, RunCause, RunStore
+from manager.fleet.run_types import Run, RunCause
+from manager.fleet.runs import RunStore
 
 
 @pytest.fixture

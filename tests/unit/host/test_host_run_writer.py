@@ -10,7 +10,7 @@ from support.runs import run
 from support.waiting import eventually
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.runs import Run
+from manager.fleet.run_types import Run
 from manager.host.reporting.run_spool import RunSpool
 from manager.host.reporting.run_writer import CONFIRM_SECONDS, RunWriter
 

@@ -13,7 +13,7 @@ from support.pool_host import Host
 from support.waiting import eventually
 
 from manager.errors import AuthenticationRefusedError
-from manager.fleet.runs import Run, RunCause
+from manager.fleet.run_types import Run, RunCause
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
 from manager.session.heartbeat_file import read_heartbeat
