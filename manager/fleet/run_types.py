@@ -6,7 +6,7 @@ Needs no Redis; `manager.fleet.runs` reads and writes the history.
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manager.models import UtcDatetime, WorkerInfo, utc_now
 
@@ -53,54 +53,68 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    account_id: str
-    #: Identifies the run: each start creates a new worker.
-    worker_id: str
-    host: str
-    pid: int | None = None
-    gateway: str = ""
-    #: The fencing token of its lease.
-    epoch: int = 0
-    #: The generation of the desired state that started it; 0 if none is recorded.
-    generation: int = 0
-    #: Who asked for the start; empty if nobody did, as after a crash.
-    by: str = ""
-    #: `start`, `restart`, `move`, `drain`, ...; `recovery` or `schedule` for a start without a command.
-    why: str = ""
-    #: The id of the command that started it.
-    command: str = ""
-    asked_at: UtcDatetime | None = None
-    #: When its process was started.
-    started_at: UtcDatetime
-    #: When its session was connected first.
-    connected_at: UtcDatetime | None = None
-    #: When it ended. If `observed` is false, the time of its last sign of life that is known.
-    ended_at: UtcDatetime
-    #: Whether a host agent saw the end. If not, the next agent found the worker dead.
-    observed: bool = True
-    #: `stopped`, `failed`, or `restarting` if recovery followed.
-    status: str
-    #: Negative: the number of a signal. None: unknown.
-    exit_code: int | None = None
-    #: The code of the error that ended the start, as in docs/reference/errors.md.
-    error_code: str | None = None
-    #: Why it ended; None after a clean stop.
-    reason: str | None = None
-    #: Whether a stop had to kill a process.
-    forced: bool = False
-    #: Who asked for the end, and why (`stop`, `restart`, `move`, `schedule`, ...); empty if nobody did.
-    ended_by: str = ""
-    ended_why: str = ""
-    #: How often recovery had restarted the account since the last command.
-    restarts: int = 0
-    version: str = ""
-    config_version: str = ""
-    #: Largest measured memory (PSS) of the worker and all processes below it, in bytes.
-    memory_peak_bytes: int | None = None
-    currency: str | None = None
-    #: The equity when the session was connected, and in the last heartbeat.
-    equity_first: str | None = None
-    equity_last: str | None = None
+    account_id: str = Field(description="The account.")
+    worker_id: str = Field(description="Identifies the run: each start creates a new worker.")
+    host: str = Field(description="The host that ran it.")
+    pid: int | None = Field(None, description="The process id of the worker.")
+    gateway: str = Field("", description="The gateway of the account.")
+    epoch: int = Field(0, description="The fencing token of its lease.")
+    generation: int = Field(
+        0, description="The generation of the desired state that started it; 0 if none is recorded."
+    )
+    by: str = Field(
+        "", description="Who asked for the start; empty if nobody did, as for a restart after a crash."
+    )
+    why: str = Field(
+        "",
+        description="`start`, `restart`, `move`, `drain`, ...; `recovery` or `schedule` for a start that "
+        "nobody asked for; empty if unknown.",
+    )
+    command: str = Field("", description="The id of the command that started it.")
+    asked_at: UtcDatetime | None = Field(
+        None, description="When the start was asked for, by Redis's clock; null if nobody asked."
+    )
+    started_at: UtcDatetime = Field(description="When its process was started.")
+    connected_at: UtcDatetime | None = Field(
+        None, description="When its session was connected first; null if it never was."
+    )
+    ended_at: UtcDatetime = Field(
+        description="When it ended. If `observed` is false, the time of its last known sign of life."
+    )
+    observed: bool = Field(
+        True,
+        description="Whether a host agent saw the end. If not, a later agent found the worker dead.",
+    )
+    status: str = Field(description="`stopped`, `failed`, or `restarting` if recovery followed.")
+    exit_code: int | None = Field(
+        None, description="Exit code of the process; negative: the number of a signal; null: unknown."
+    )
+    error_code: str | None = Field(
+        None, description="The code of the error that ended the start, as in docs/reference/errors.md."
+    )
+    reason: str | None = Field(None, description="Why it ended; null after a clean stop.")
+    forced: bool = Field(False, description="Whether a stop had to kill a process.")
+    ended_by: str = Field("", description="Who asked for the end; empty if nobody did.")
+    ended_why: str = Field(
+        "", description="`stop`, `restart`, `move`, `schedule`, ...; empty if it ended by itself."
+    )
+    restarts: int = Field(
+        0, description="How often recovery had restarted the account since the last command."
+    )
+    version: str = Field("", description="The version of the software that started it.")
+    config_version: str = Field("", description="The hash of the configuration that it was started with.")
+    memory_peak_bytes: int | None = Field(
+        None,
+        description="Largest measured memory (PSS) of the worker and all processes below it, in bytes. "
+        "The first measurement is after one second.",
+    )
+    currency: str | None = Field(None, description="The account's currency.")
+    equity_first: str | None = Field(
+        None, description="The equity when the session was connected, as text in `currency`."
+    )
+    equity_last: str | None = Field(
+        None, description="The equity in the last heartbeat, as text in `currency`."
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
