@@ -10,7 +10,8 @@ import click
 READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
-            *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
+            *("ps", "status", "list", "ls", "top", "info", "events", "history", "logs"),
+            *("hosts", "place", "batch"),
             *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
         }
     ),
