@@ -28,11 +28,13 @@ from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.config import LoadedAccount
     from manager.fleet.batches import BatchRecord
     from manager.models import BatchResult
     from manager.placement.labels import Selection
     from manager.pool.commands import CommandSpec
     from manager.pool.protocol import Progress
+    from manager.service import WorkerManagerService
     from manager.terminal.pending_reasons import PendingReasons
 
 defaults_option = click.option(
@@ -177,7 +179,7 @@ def start_many(selection: "Selection", defaults: bool, validate: bool, wait: boo
     fleet = service()
     enabled = [
         account_id
-        for account_id, loaded in fleet.select(selection).items()
+        for account_id, loaded in _select(fleet, selection, as_json).items()
         if loaded is not None and loaded.config is not None and loaded.config.enabled
     ]
 
@@ -197,7 +199,8 @@ def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
         return fleet.restart_all(progress, selection=selection, batch_id=batch_id, wait=wait)
 
     present = set(fleet.worker_pool.stoppable())
-    accounts = [account_id for account_id in fleet.select(selection) if account_id in present]
+    chosen = _select(fleet, selection, as_json)
+    accounts = [account_id for account_id in chosen if account_id in present]
     return _run("restart", "restarting", accounts, go, selection, as_json)
 
 
@@ -212,7 +215,7 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
     if selection:
         # An account without a file is selected by its record. The progress bar does not count it; the result
         # does.
-        chosen = fleet.select(selection)
+        chosen = _select(fleet, selection, as_json)
         stoppable = [account_id for account_id in stoppable if chosen.get(account_id) is not None]
     return _run("stop", "stopping", stoppable, go, selection, as_json)
 
@@ -226,7 +229,7 @@ def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as
 
     stoppable = fleet.worker_pool.stoppable()
     if selection:
-        chosen = fleet.select(selection)
+        chosen = _select(fleet, selection, as_json)
         stoppable = [account_id for account_id in stoppable if account_id in chosen]
     return _run(command.name, command.doing, stoppable, go, selection, as_json)
 
@@ -239,23 +242,54 @@ def _run(
     selection: "Selection",
     as_json: bool,
 ) -> int:
-    from rich.console import Console
-
     from manager.pool.protocol import new_batch_id
-    from manager.terminal.progress import batch_progress
+    from manager.terminal.progress import batch_progress, progress_console
 
     batch_id = new_batch_id()
     reasons = pending_reasons(starts=what != "stop")
     try:
-        with batch_progress(Console(stderr=True), doing, accounts, reasons, quiet=as_json) as progress:
+        with batch_progress(progress_console(), doing, accounts, reasons, quiet=as_json) as progress:
             result = go(batch_id, progress)
     except KeyboardInterrupt:
-        click.echo(
-            f"Interrupted. The batch continues on the hosts; check with `manager batch {batch_id}`.", err=True
-        )
+        click.echo(interrupted_text(batch_id, _DONE[what]), err=True)
         return 130
     code = say_batch(result, as_json, _DONE[what])
     return code or warn_if_none_selected(selection)
+
+
+def _select(
+    fleet: "WorkerManagerService", selection: "Selection", as_json: bool
+) -> "dict[str, LoadedAccount | None]":
+    """Return the selected accounts as loaded from their files."""
+    from manager.terminal.progress import progress_console, reading_progress
+
+    with reading_progress(progress_console(), quiet=as_json):
+        return fleet.select(selection)
+
+
+def interrupted_text(batch_id: str, done: str) -> str:
+    """Return what an interrupt has left: what was sent, and what the hosts continue with."""
+    from manager.errors import FleetUnavailableError, NoBatchError
+    from manager.factory import celery_worker_pool
+
+    check = f"check with `manager batch {batch_id}`"
+    pool = celery_worker_pool(settings())
+    try:
+        accepted = pool.batch_sender.accepted(batch_id)
+        result = pool.batch_result(batch_id)[1]
+    except NoBatchError:
+        accepted = set()
+    except FleetUnavailableError:
+        return f"Interrupted. Commands that were sent continue on the hosts; {check}."
+    if not accepted:
+        return "Interrupted before a command was sent: no account is affected."
+    going = len(accepted & set(result.pending))
+    unsent = len(result.pending) - going
+    parts = [f"{len(result.done)} {done}"]
+    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts += [f"the hosts continue with {going}"] if going else []
+    parts += [f"{unsent} were not sent"] if unsent else []
+    return f"Interrupted: {', '.join(parts)}; {check}."
 
 
 def warn_if_none_selected(selection: "Selection") -> int:

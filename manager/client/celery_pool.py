@@ -192,12 +192,14 @@ class CeleryWorkerPool:
         with self._results.translated():
             return next((answer for _, answer in self._results.collect({token}, 0.0)), None)
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
+    def validate_many(
+        self, needs: Mapping[str, Needs], progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 
         Raises HostUnavailableError if no host is live.
         """
-        return self._validation.validate(needs, self._timeout)
+        return self._validation.validate(needs, self._timeout, progress)
 
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the `count` newest batches, newest first."""

@@ -149,10 +149,13 @@ class WorkerPool(Protocol):
     ) -> BatchResult:
         """Stop many accounts. The result contains every account."""
 
-    def validate_many(self, needs: "Mapping[str, Needs]") -> dict[str, tuple[str, ValidationResult]] | None:
+    def validate_many(
+        self, needs: "Mapping[str, Needs]", progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]] | None:
         """Validate accounts on the hosts that would run them.
 
-        Returns account → (host, result). Returns None if the accounts would run in this process.
+        Returns account → (host, result). Returns None if the accounts would run in this process. `progress`
+        is called with each account and `asked`, then with `done` or `failed`.
         """
 
     def watch(

@@ -249,12 +249,14 @@ class FakePool:
 
     # queries
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]] | None:
+    def validate_many(
+        self, needs: Mapping[str, Needs], progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]] | None:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 
         Returns None, because the accounts run in this process.
         """
-        del needs
+        del needs, progress
         return None
 
     def watch(

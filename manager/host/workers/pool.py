@@ -323,9 +323,9 @@ class WorkerPoolManager:
         """See `WorkerQueries.health`."""
         return self.queries.health()
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> None:
+    def validate_many(self, needs: Mapping[str, Needs], progress: Progress | None = None) -> None:
         """See `WorkerPool.validate_many`. This host would run all of them."""
-        del needs
+        del needs, progress
 
     def watch(
         self,
