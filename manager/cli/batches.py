@@ -288,7 +288,7 @@ def interrupted_text(batch_id: str, done: str) -> str:
     parts = [f"{len(result.done)} {done}"]
     parts += [f"{len(result.failed)} failed"] if result.failed else []
     parts += [f"the hosts continue with {going}"] if going else []
-    parts += [f"{unsent} were not sent"] if unsent else []
+    parts += [f"{unsent} not sent"] if unsent else []
     return f"Interrupted: {', '.join(parts)}; {check}."
 
 

@@ -104,7 +104,7 @@ def test_an_interrupt_says_what_was_sent_and_what_continues(
         )
     check = "check with `manager batch batch-1`."
     assert interrupted_text("batch-1", "stopped") == (
-        f"Interrupted: 0 stopped, 1 failed, the hosts continue with 2, 1 were not sent; {check}"
+        f"Interrupted: 0 stopped, 1 failed, the hosts continue with 2, 1 not sent; {check}"
     )
     redis_server.stop()
     assert interrupted_text("batch-1", "stopped") == (
