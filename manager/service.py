@@ -346,10 +346,7 @@ class WorkerManagerService:
         return self.worker_pool.watch(after, only=only, idle_seconds=idle_seconds)
 
     def runs(self, account_id: str, last: int | None = 50) -> list[Run]:
-        """Return the account's newest `last` ended runs, newest first; all that are kept if None.
-
-        Each host keeps about its newest 2,000. Raises FleetUnavailableError.
-        """
+        """Return the account's newest `last` ended runs, newest first; None: all that the hosts keep."""
         return self.worker_pool.runs(check_account_id(account_id), last)
 
     def validate_all_configs(

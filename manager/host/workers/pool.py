@@ -73,10 +73,8 @@ class WorkerPoolManager:
         self._exits = exits = ExitHandler(
             starter, records, leases, sink, on_unexpected_exit, watch or ProcessWatch(), limits
         )
-        self._adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
-        self._lost_records = LostRecords(
-            slots, records, unrecorded, self._adoption, sink, limits, starter.runs
-        )
+        self._adoption = adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
+        self._lost_records = LostRecords(slots, records, unrecorded, adoption, sink, limits, starter.runs)
         throttle = LoginThrottle(logins_per_second, clocks.monotonic)
         self._starts = StartFlow(
             slots, queries, starter, records, leases, throttle, self._lost_records, exits, sink, limits

@@ -14,6 +14,7 @@ from support.waiting import eventually
 
 from manager.errors import AuthenticationRefusedError
 from manager.fleet.run_types import Run, RunCause
+from manager.host.workers.slot import Rest
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
 from manager.session.heartbeat_file import read_heartbeat
@@ -161,7 +162,7 @@ def test_nobody_asked_for_the_start_after_a_crash(host: Host) -> None:
 def test_a_schedule_ends_a_run_and_begins_the_next(host: Host) -> None:
     start(host, 7)
     host.end_cause = RunCause("ops@desk", "stop")
-    host.pool.rest_worker("a", {"for": "schedule", "until": None, "text": "rests"}, 7)
+    host.pool.rest_worker("a", lambda: Rest({"for": "schedule", "until": None, "text": "rests"}, 7))
     reopened = host.pool.recover_worker(request(host, 7))
     assert reopened is not None
     host.process(reopened)
