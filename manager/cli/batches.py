@@ -62,6 +62,7 @@ wait_option = click.option(
 _DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()} | {"validate": "valid"}
 #: Skipped accounts that a terminal lists; the others are counted.
 _SKIPPED_SHOWN = 10
+_NOTHING_SENT = "Interrupted before a command was sent: no account is affected."
 #: Seconds between reads of a batch with `--wait`.
 _POLL_SECONDS = 0.2
 
@@ -177,11 +178,13 @@ def _total(record: "BatchRecord") -> int:
 def start_many(selection: "Selection", defaults: bool, validate: bool, wait: bool, as_json: bool) -> int:
     """Start the selected accounts, or all, and return the exit code."""
     fleet = service()
-    enabled = [
-        account_id
-        for account_id, loaded in _select(fleet, selection, as_json).items()
-        if loaded is not None and loaded.config is not None and loaded.config.enabled
-    ]
+
+    def enabled() -> list[str]:
+        return [
+            account_id
+            for account_id, loaded in _select(fleet, selection, as_json).items()
+            if loaded is not None and loaded.config is not None and loaded.config.enabled
+        ]
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.start_all(
@@ -198,10 +201,11 @@ def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.restart_all(progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    present = set(fleet.worker_pool.stoppable())
-    chosen = _select(fleet, selection, as_json)
-    accounts = [account_id for account_id in chosen if account_id in present]
-    return _run("restart", "restarting", accounts, go, selection, as_json)
+    def present() -> list[str]:
+        running = set(fleet.worker_pool.stoppable())
+        return [account_id for account_id in _select(fleet, selection, as_json) if account_id in running]
+
+    return _run("restart", "restarting", present, go, selection, as_json)
 
 
 def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json: bool) -> int:
@@ -211,13 +215,14 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.stop_all(timeout, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    stoppable = fleet.worker_pool.stoppable()
-    if selection:
+    def present() -> list[str]:
         # An account without a file is selected by its record. The progress bar does not count it; the result
         # does.
-        chosen = _select(fleet, selection, as_json)
-        stoppable = [account_id for account_id in stoppable if chosen.get(account_id) is not None]
-    return _run("stop", "stopping", stoppable, go, selection, as_json)
+        found = fleet.worker_pool.stoppable()
+        chosen = _select(fleet, selection, as_json) if selection else {}
+        return [one for one in found if not selection or chosen.get(one) is not None]
+
+    return _run("stop", "stopping", present, go, selection, as_json)
 
 
 def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as_json: bool) -> int:
@@ -227,17 +232,18 @@ def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.set_mode_all(command, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    stoppable = fleet.worker_pool.stoppable()
-    if selection:
-        chosen = _select(fleet, selection, as_json)
-        stoppable = [account_id for account_id in stoppable if account_id in chosen]
-    return _run(command.name, command.doing, stoppable, go, selection, as_json)
+    def present() -> list[str]:
+        found = fleet.worker_pool.stoppable()
+        chosen = _select(fleet, selection, as_json) if selection else {}
+        return [one for one in found if not selection or one in chosen]
+
+    return _run(command.name, command.doing, present, go, selection, as_json)
 
 
 def _run(
     what: str,
     doing: str,
-    accounts: "Collection[str]",
+    find: "Callable[[], Collection[str]]",
     go: "Callable[[str, Progress | None], BatchResult]",
     selection: "Selection",
     as_json: bool,
@@ -247,11 +253,14 @@ def _run(
 
     batch_id = new_batch_id()
     reasons = pending_reasons(starts=what != "stop")
+    accounts: Collection[str] | None = None
     try:
+        accounts = find()
         with batch_progress(progress_console(), doing, accounts, reasons, quiet=as_json) as progress:
             result = go(batch_id, progress)
     except KeyboardInterrupt:
-        click.echo(interrupted_text(batch_id, _DONE[what]), err=True)
+        text = _NOTHING_SENT if accounts is None else interrupted_text(batch_id, _DONE[what])
+        click.echo(text, err=True)
         return 130
     code = say_batch(result, as_json, _DONE[what])
     return code or warn_if_none_selected(selection)
@@ -282,7 +291,7 @@ def interrupted_text(batch_id: str, done: str) -> str:
     except FleetUnavailableError:
         return f"Interrupted. Commands that were sent continue on the hosts; {check}."
     if not accepted:
-        return "Interrupted before a command was sent: no account is affected."
+        return _NOTHING_SENT
     going = len(accepted & set(result.pending))
     unsent = len(result.pending) - going
     parts = [f"{len(result.done)} {done}"]
