@@ -16,7 +16,8 @@ from manager.system import atomic_file, logs
 
 logger = logging.getLogger(__name__)
 
-#: Runs that wait at most; the oldest are dropped first, as Redis keeps no more of them either.
+#: Runs that are kept at most, as Redis keeps no more either. The oldest are dropped first, and before them
+#: those that Redis has.
 MAX_WAITING: Final = RUNS_KEPT
 #: Bytes. The file of a run has about a thousand.
 _MAX_SIZE: Final = 65_536
@@ -33,6 +34,8 @@ class RunSpool:
         #: Why runs are in memory only; None if they are on disk.
         self._trouble: str | None = None
         self._runs = {run.worker_id: run for run in _load(directory)}
+        #: Runs that Redis has, although they are not confirmed yet.
+        self._written: set[str] = set()
         self._drop_excess()
 
     def add(self, run: Run) -> None:
@@ -49,8 +52,13 @@ class RunSpool:
             for worker_id in worker_ids:
                 self._discard(worker_id)
 
+    def set_written(self, worker_ids: Iterable[str]) -> None:
+        """Note that Redis has these runs, and perhaps not those of an earlier call."""
+        with self._lock:
+            self._written = set(worker_ids)
+
     def waiting(self) -> list[Run]:
-        """Return the runs that wait, in the order in which they ended."""
+        """Return the runs that are kept, in the order in which they ended."""
         with self._lock:
             return list(self._runs.values())
 
@@ -68,12 +76,14 @@ class RunSpool:
             self._trouble = None
 
     def _drop_excess(self) -> None:
-        excess = list(self._runs)[: max(0, len(self._runs) - self._most)]
-        for worker_id in excess:
+        excess = max(0, len(self._runs) - self._most)
+        dropped = sorted(self._runs, key=lambda one: one not in self._written)[:excess] if excess else []
+        for worker_id in dropped:
             self._discard(worker_id)
-        if excess:
+        lost = len(set(dropped) - self._written)
+        if lost:
             text = f"Redis has not taken them and more than {self._most} wait"
-            logs.event(logger, logging.WARNING, "runs_dropped", text, runs=len(excess))
+            logs.event(logger, logging.WARNING, "runs_dropped", text, runs=lost)
 
     def _discard(self, worker_id: str) -> None:
         self._runs.pop(worker_id, None)

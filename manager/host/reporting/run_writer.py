@@ -88,6 +88,7 @@ class RunWriter:
             self._find_written(waiting)
         self._write([run for key, run in waiting.items() if key not in self._written])
         self._confirm()
+        self._spool.set_written(self._written)
 
     def _find_written(self, waiting: Iterable[str]) -> None:
         """Find out which runs Redis has already, after a failed write or another agent's."""

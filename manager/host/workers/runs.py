@@ -76,7 +76,7 @@ class RunRecorder:
                 command=cut(origin.command) or "",
                 asked_at=datetime.fromtimestamp(origin.at / 1000, UTC) if origin.at else None,
                 started_at=started,
-                connected_at=_time(measured.get("connected_at")),
+                connected_at=_time(measured.get("connected_at")) or _running_since(slot, record),
                 # A clock that was set back meanwhile must not make a run end before it started.
                 ended_at=max(started, ended),
                 observed=observed,
@@ -102,6 +102,12 @@ class RunRecorder:
         if slot.rests:
             return RunCause(why=SCHEDULE)
         return self._end_cause(record.account_id, record.generation)
+
+
+def _running_since(slot: Slot, record: WorkerRecord) -> datetime | None:
+    """Return when the worker was seen connected: one of an earlier version writes no notes."""
+    info = slot.info
+    return info.started_at if info is not None and info.worker_id == record.worker_id else None
 
 
 def _figures(measured: Mapping[str, Any], heartbeat: Heartbeat | None) -> dict[str, Any]:

@@ -169,6 +169,23 @@ def test_waiting_runs_are_bounded_and_the_oldest_go_first(
     assert [one.worker_id for one in RunSpool(tmp_path / "runs", most=2).waiting()] == ["w-4", "w-5"]
 
 
+def test_of_too_many_runs_those_that_redis_has_go_first_and_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream()
+    agent = Agent(tmp_path, stream, most=3)
+    agent.writer.note(run(1))
+    agent.writer.note(run(2))
+    agent.writer.tick()
+    stream.there = False
+    with caplog.at_level(logging.WARNING):
+        for n in (3, 4, 5):
+            agent.writer.note(run(n))
+    assert files(tmp_path) == ["w-3", "w-4", "w-5"]
+    assert "runs_dropped" not in caplog.text
+    assert "wait" not in caplog.text
+
+
 def test_a_disk_that_refuses_a_run_does_not_lose_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stream = Stream()
     agent = Agent(tmp_path, stream)
