@@ -18,6 +18,8 @@ MAX_TEXT: Final = 500
 #: Values of `why` and `ended_why` besides those of `manager.fleet.desired`.
 RECOVERY: Final = "recovery"
 SCHEDULE: Final = "schedule"
+#: A host agent ended that has `MANAGER_STOP_WORKERS_ON_EXIT`.
+SHUTDOWN: Final = "shutdown"
 
 
 class RunCause(NamedTuple):
@@ -96,7 +98,8 @@ class Run(BaseModel):
     forced: bool = Field(False, description="Whether a stop had to kill a process.")
     ended_by: str = Field("", description="Who asked for the end; empty if nobody did.")
     ended_why: str = Field(
-        "", description="`stop`, `restart`, `move`, `schedule`, ...; empty if it ended by itself."
+        "",
+        description="`stop`, `restart`, `drain`, `schedule`, `shutdown`, ...; empty if it ended alone.",
     )
     restarts: int = Field(
         0, description="How often recovery had restarted the account since the last command."

@@ -13,12 +13,13 @@ from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
+from manager.fleet.desired import DRAIN
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Cause
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.fleet.overrides import OverrideStore
-from manager.fleet.run_types import RunCause
+from manager.fleet.run_types import SHUTDOWN, RunCause
 from manager.fleet.runs import RunStore
 from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
@@ -333,10 +334,12 @@ class HostAgent:
     def _end_cause(self, account_id: str, generation: int) -> RunCause:
         """Return who asked that the worker of this generation ends, and why."""
         reconciler = self._reconciler
-        desired = None if reconciler is None else reconciler.desired_cache.get(account_id)
-        if desired is None or (desired.running and desired.generation <= generation):
-            return RunCause()
-        return RunCause(desired.by, desired.why, desired.token, desired.at)
+        if reconciler is None:
+            return RunCause(why=SHUTDOWN)  # `stop_workers_on_exit`
+        desired, drain = reconciler.desired_cache.get(account_id), reconciler.drain_state.request
+        if desired is not None and not (desired.running and desired.generation <= generation):
+            return RunCause(desired.by, desired.why, desired.token, desired.at)
+        return RunCause(drain.by, DRAIN) if drain is not None and drain.active else RunCause()
 
     def _note_unrecorded(self) -> bool:
         """Record workers that run without a record.

@@ -1,5 +1,6 @@
 """The run history of a real host: kills of workers and agents, and an outage of Redis."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +76,23 @@ def test_a_run_that_ended_while_redis_was_down_is_written_once_it_is_back(fleet:
     fleet.await_agent()
     (found,) = has_runs(fleet, 1)
     assert (found["worker_id"], found["exit_code"], found["observed"]) == (started["worker_id"], -9, True)
+
+
+def test_the_runs_of_a_moved_account_come_from_both_hosts(fleet: Fleet, short_dir: Path) -> None:
+    fleet.add_accounts(1)
+    other = Fleet(short_dir / "other", fleet.redis, "other-host", beside=fleet)
+    try:
+        other.start_agent()
+        first = fleet.run_json("start", A)["metadata"]["host"]
+        second = ({fleet.host, other.host} - {first}).pop()
+        assert fleet.run("move", A, "--to", second).returncode == 0
+        assert fleet.run("drain", second, "--wait").returncode == 0
+        eventually(lambda: fleet.status(A) == "running")
+        fleet.run_json("stop", A)
+        found = has_runs(fleet, 3)
+        assert [one["host"] for one in found] == [first, second, first]
+        assert [one["why"] for one in found] == ["start", "move", "drain"]
+        assert [one["ended_why"] for one in found] == ["stop", "drain", "stop"]
+        assert all(one["exit_code"] == 0 for one in found)
+    finally:
+        other.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from manager.fleet.run_types import SCHEDULE, Run, RunCause, cut
+from manager.fleet.run_types import NO_CAUSE, SCHEDULE, Run, RunCause, cut
 from manager.host.workers.records import WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo, utc_now
@@ -36,7 +36,7 @@ class RunRecorder:
     """Makes an entry of each run that ends on this host. Thread-safe."""
 
     def __init__(
-        self, sink: RunSink, host: str, end_cause: EndCause = lambda _account_id, _generation: RunCause()
+        self, sink: RunSink, host: str, end_cause: EndCause = lambda _account_id, _generation: NO_CAUSE
     ) -> None:
         self._sink = sink
         self._host = host
@@ -56,29 +56,18 @@ class RunRecorder:
         """Record the end of the slot's worker. Call it before the worker's files are removed."""
         heartbeat = read_heartbeat(record.beat_file)
         measured: Mapping[str, Any] = {} if heartbeat is None else heartbeat.run
-        started = record.created_at
         ended = utc_now()
         if not observed:
             ended = _time(measured.get("seen_at")) or ended
-        cause = RunCause() if status not in _STOPS else self._why_ended(slot, record)
-        origin = slot.origin
+        cause = self._why_ended(slot, record) if status in _STOPS else NO_CAUSE
         self._sink.note(
             Run(
-                account_id=record.account_id,
-                worker_id=record.worker_id,
+                **_begin(record, slot.origin),
+                **_figures(measured, heartbeat),
                 host=self._host,
-                pid=record.process.pid,
-                gateway=record.gateway,
-                epoch=record.epoch,
-                generation=record.generation,
-                by=cut(origin.by) or "",
-                why=cut(origin.why) or "",
-                command=cut(origin.command) or "",
-                asked_at=datetime.fromtimestamp(origin.at / 1000, UTC) if origin.at else None,
-                started_at=started,
                 connected_at=_time(measured.get("connected_at")) or _running_since(slot, record),
                 # A clock that was set back meanwhile must not make a run end before it started.
-                ended_at=max(started, ended),
+                ended_at=max(record.created_at, ended),
                 observed=observed,
                 status=str(status),
                 exit_code=slot.exit_code,
@@ -87,10 +76,6 @@ class RunRecorder:
                 forced=forced,
                 ended_by=cut(cause.by) or "",
                 ended_why=cut(cause.why) or "",
-                restarts=record.restarts,
-                version=record.software_version,
-                config_version=record.config_version,
-                **_figures(measured, heartbeat),
             )
         )
 
@@ -102,6 +87,26 @@ class RunRecorder:
         if slot.rests:
             return RunCause(why=SCHEDULE)
         return self._end_cause(record.account_id, record.generation)
+
+
+def _begin(record: WorkerRecord, origin: RunCause) -> dict[str, Any]:
+    """Return what is known of a run since its start."""
+    return {
+        "account_id": record.account_id,
+        "worker_id": record.worker_id,
+        "pid": record.process.pid,
+        "gateway": record.gateway,
+        "epoch": record.epoch,
+        "generation": record.generation,
+        "by": cut(origin.by) or "",
+        "why": cut(origin.why) or "",
+        "command": cut(origin.command) or "",
+        "asked_at": datetime.fromtimestamp(origin.at / 1000, UTC) if origin.at else None,
+        "started_at": record.created_at,
+        "restarts": record.restarts,
+        "version": record.software_version,
+        "config_version": record.config_version,
+    }
 
 
 def _running_since(slot: Slot, record: WorkerRecord) -> datetime | None:
