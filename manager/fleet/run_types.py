@@ -173,5 +173,11 @@ def position(run: Run) -> RunPosition:
 
 
 def cut(text: str | None) -> str | None:
-    """Return a text of a run, cut at `MAX_TEXT` characters."""
-    return text if text is None or len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    """Return a text of a run, cut at `MAX_TEXT` characters.
+
+    Lone surrogates, which JSON cannot hold, become `?`.
+    """
+    if text is None:
+        return None
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

@@ -1,6 +1,7 @@
 """The history entry of a worker, made when its run ends."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -11,6 +12,9 @@ from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo, utc_now
 from manager.session.heartbeat_file import Heartbeat, read_heartbeat
 from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+
+logger = logging.getLogger(__name__)
 
 #: Returns who asked that the worker of an account and a generation ends, and why.
 EndCause = Callable[[str, int], RunCause]
@@ -53,35 +57,63 @@ class RunRecorder:
         error_code: str | None = None,
         observed: bool = True,
     ) -> None:
-        """Record the end of the slot's worker. Call it before the worker's files are removed."""
+        """Record the end of the slot's worker. Call it before the worker's files are removed.
+
+        Raises nothing: the end of a worker must not wait for its history.
+        """
+        try:
+            run = self._run(
+                slot, record, status, reason, forced=forced, error_code=error_code, observed=observed
+            )
+            self._sink.note(run)
+        except Exception as error:
+            self._lost(record.account_id, error)
+
+    def _run(
+        self,
+        slot: Slot,
+        record: WorkerRecord,
+        status: WorkerLifecycleStatus,
+        reason: str | None,
+        *,
+        forced: bool,
+        error_code: str | None,
+        observed: bool,
+    ) -> Run:
         heartbeat = read_heartbeat(record.beat_file)
         measured: Mapping[str, Any] = {} if heartbeat is None else heartbeat.run
         ended = utc_now()
         if not observed:
             ended = _time(measured.get("seen_at")) or ended
         cause = self._why_ended(slot, record) if status in _STOPS else NO_CAUSE
-        self._sink.note(
-            Run(
-                **_begin(record, slot.origin),
-                **_figures(measured, heartbeat),
-                host=self._host,
-                connected_at=_time(measured.get("connected_at")) or _running_since(slot, record),
-                # A clock that was set back meanwhile must not make a run end before it started.
-                ended_at=max(record.created_at, ended),
-                observed=observed,
-                status=str(status),
-                exit_code=slot.exit_code,
-                error_code=error_code,
-                reason=cut(None if reason is None else slot.strip_account(reason)),
-                forced=forced,
-                ended_by=cut(cause.by) or "",
-                ended_why=cut(cause.why) or "",
-            )
+        return Run(
+            **_begin(record, slot.origin),
+            **_figures(measured, heartbeat),
+            host=self._host,
+            connected_at=_time(measured.get("connected_at")) or _running_since(slot, record),
+            # A clock that was set back meanwhile must not make a run end before it started.
+            ended_at=max(record.created_at, ended),
+            observed=observed,
+            status=str(status),
+            exit_code=slot.exit_code,
+            error_code=error_code,
+            reason=cut(None if reason is None else slot.strip_account(reason)),
+            forced=forced,
+            ended_by=cut(cause.by) or "",
+            ended_why=cut(cause.why) or "",
         )
 
     def ended_without_record(self, info: WorkerInfo, *, observed: bool) -> None:
         """Record the end of a worker of which this host has only the status that it published."""
-        self._sink.note(Run.of_record(info, self._host, observed=observed))
+        try:
+            self._sink.note(Run.of_record(info, self._host, observed=observed))
+        except Exception as error:
+            self._lost(info.account_id, error)
+
+    @staticmethod
+    def _lost(account_id: str, error: Exception) -> None:
+        text = f"a run is missing in the history: {type(error).__name__}: {error}"
+        logs.event(logger, logging.ERROR, "run_not_recorded", text, account=account_id)
 
     def _why_ended(self, slot: Slot, record: WorkerRecord) -> RunCause:
         if slot.rests:
@@ -101,12 +133,18 @@ def _begin(record: WorkerRecord, origin: RunCause) -> dict[str, Any]:
         "by": cut(origin.by) or "",
         "why": cut(origin.why) or "",
         "command": cut(origin.command) or "",
-        "asked_at": datetime.fromtimestamp(origin.at / 1000, UTC) if origin.at else None,
+        "asked_at": _moment(origin.at),
         "started_at": record.created_at,
         "restarts": record.restarts,
         "version": record.software_version,
         "config_version": record.config_version,
     }
+
+
+def _moment(milliseconds: int) -> datetime | None:
+    with contextlib.suppress(ValueError, OverflowError, OSError):  # beyond every calendar
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+    return None
 
 
 def _running_since(slot: Slot, record: WorkerRecord) -> datetime | None:

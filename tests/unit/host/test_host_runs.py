@@ -213,3 +213,27 @@ def test_a_worker_that_ended_while_its_stop_was_wanted_has_stopped(host: Host) -
     host.new_pool().adopt(lambda _account_id: True)
     run = only(host)
     assert (run.status, run.observed, run.ended_by) == ("stopped", False, "ops@desk")
+
+
+def test_no_odd_value_keeps_a_worker_from_ending(host: Host) -> None:
+    """Prevents that whoever can write desired state makes an ended worker look as if it ran."""
+    start(host, 1, RunCause("\ud800" * 2_000, "start", "c" * 10_000, 10**15 - 1))
+    host.end_cause = RunCause("\udcff", "stop")
+    host.service.stop_worker("a")
+    run = only(host)
+    assert (run.by, run.asked_at, run.ended_by) == ("?" * 499 + "…", None, "?")
+    assert len(run.command) == 500
+    assert Run.from_json(run.model_dump_json()) == run
+
+
+def test_a_history_that_fails_is_logged_and_the_worker_ends(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(run: Run) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(host, "note", fail)
+    start(host)
+    assert host.service.stop_worker("a") is True
+    assert host.status() == "stopped"
+    assert "a run is missing in the history" in caplog.text
