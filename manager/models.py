@@ -137,9 +137,7 @@ class WorkerPlacement(OpenPayload):
     )
     generation: Integer | None = key("The command that started the worker; 0 if none is recorded.", by=_AGENT)
     version: str | None = key("The version of the software that started the worker.", by=_AGENT)
-    config_version: str | None = key(
-        "The hash of the configuration that the worker was started with.", by=_AGENT
-    )
+    config_version: str | None = key("The hash of the configuration that the worker runs with.", by=_AGENT)
     log_file: str | None = key("The path of the worker's log on its host.", by=_AGENT)
     adopted: bool | None = key("Whether a later host agent adopted the running worker.", by=_AGENT)
     restarts: Count | None = key(
@@ -160,6 +158,12 @@ class WorkerPlacement(OpenPayload):
     resting: dict[str, Any] | None = key(
         "Why the account has no worker although it should run: `for` (schedule), `until` (ISO 8601 or null), "
         "`text`, `unmet`.",
+        by=_AGENT,
+    )
+    config: dict[str, Any] | None = key(
+        "How the running configuration differs from the account file: `state` (pending, invalid), `file` "
+        "(the file's version or null), `text`, `changes` (of each key: `key`, `class`, `old`, `new`). Null: "
+        "it does not differ.",
         by=_AGENT,
     )
     outcome: str | None = key("In the result of a batch: what the batch did to the account.", by="batch task")

@@ -1,1 +1,1 @@
-"""How pushed configuration reaches the hosts."""
+"""How changed configuration reaches hosts and running workers."""

@@ -34,6 +34,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "init": "Write commented example files for a new fleet.",
         "validate": "Check account files, here and on their hosts.",
         "config": "Show account files, and push them to every host.",
+        "reload": "Show which accounts differ from their files.",
         "import": "Write account files for programs of another supervisor.",
         "secure": "Set up TLS and restricted users for Redis.",
     },

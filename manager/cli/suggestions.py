@@ -13,6 +13,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
             *("ps", "status", "list", "ls", "top", "info", "events", "history", "logs"),
             *("hosts", "place", "batch"),
             *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
+            "reload",
         }
     ),
     "config": frozenset({"show", "diff", "history"}),

@@ -43,6 +43,14 @@ class ScheduleBook:
         self._entries = dict(entries or {})
         self._wrong, self._readable = wrong, readable
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScheduleBook):
+            return NotImplemented
+        mine, others = (self._entries, self._wrong), (other._entries, other._wrong)
+        return mine == others and self._readable == other._readable
+
+    __hash__ = None  # type: ignore[assignment]
+
     def named(self, name: str) -> Schedule:
         """Return a schedule by its name.
 

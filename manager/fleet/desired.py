@@ -27,10 +27,13 @@ FORCED_MOVE: Final = "forced move"
 DRAIN: Final = "drain"
 #: The value stays as hosts of earlier versions compare it.
 REASSIGNED: Final = "handed on"
+#: The account's file says `enabled: false`, or says so no more.
+DISABLED: Final = "disabled in its file"
+ENABLED: Final = "enabled in its file"
 #: An operator had the account's record deleted: hosts delete theirs.
 FORGOTTEN: Final = "forget"
 #: Reasons for which a host gets an account without a task.
-WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED})
+WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED, ENABLED})
 #: Reasons for which an operator chose the host, and was shown what speaks against it.
 OPERATOR_PLACED: Final = frozenset({MOVE, FORCED_MOVE})
 

@@ -46,6 +46,16 @@ class ModeChange:
     by: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A change of a worker beside its state, health and trading mode: an event's type and data."""
+
+    type: str
+    data: Mapping[str, Any]
+    #: Who caused it; empty if nobody did.
+    by: str = ""
+
+
 class Cause(NamedTuple):
     """The command that caused a change: its sender and its id.
 
@@ -71,6 +81,8 @@ class WorkerChange(NamedTuple):
     command: str = ""
     #: The change of the trading mode, if only the mode changed.
     mode: ModeChange | None = None
+    #: Any other change, if the status did not change.
+    remark: Remark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +199,7 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         "status": str(info.status),
         "error": info.error or "",
         "epoch": str(info.placement.epoch or 0),
-        "kind": "health" if change is not None else "state" if event.mode is None else "other",
+        "kind": "health" if change is not None else "other" if event.mode or event.remark else "state",
     }
     if info.status is WorkerLifecycleStatus.RUNNING:
         fields["health"] = info.metrics.health or "unknown"
@@ -197,6 +209,8 @@ def change_fields(host: str, event: WorkerChange) -> dict[str, str]:
         fields |= {"health": change.new, "health_before": change.old, "reason": change.reason or ""}
         fields |= {"untold": str(change.untold)} if change.untold else {}
         kind, data = "worker.health", {"from": change.old, "to": change.new, "reason": change.reason}
+    elif event.remark is not None:
+        kind, data = event.remark.type, dict(event.remark.data)
     elif info.placement.resting is not None and event.before in {"", str(info.status)}:
         # It has had no worker, so nothing else of it has changed.
         kind = "account.resting"

@@ -208,7 +208,7 @@ def _is_number(value: bytes) -> bool:
 def _start_seconds(change: WorkerChange) -> float | None:
     """Return the duration of a start; None if the change does not end one."""
     info = change.info
-    only_running = change.health or change.mode or change.before == "running"
+    only_running = change.health or change.mode or change.remark or change.before == "running"
     if info.status is not WorkerLifecycleStatus.RUNNING or only_running:
         return None
     if info.started_at is None or info.metadata.get("adopted"):

@@ -3,6 +3,7 @@
 import logging
 from typing import Final
 
+from manager.config import AccountConfig
 from manager.gateways.base import (
     Account,
     ConnectionLost,
@@ -17,7 +18,7 @@ from manager.session.health import HealthJudge
 from manager.session.resources import ResourceMeter
 from manager.states import TradingMode, WorkerHealth
 from manager.system import logs
-from manager.trading.cycle import Cycle
+from manager.trading.cycle import Cycle, Reloadable
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,20 @@ class SessionFigures:
         )
         self._judge.session(True, session.can_trade, session.blocked_reason)
         return self._last
+
+    def reload(self, config: AccountConfig) -> str | None:
+        """Use another configuration from now on.
+
+        Returns None, or why that is impossible; then nothing has changed.
+        """
+        if not isinstance(self._cycle, Reloadable):
+            return "its strategy takes a changed configuration only at a restart"
+        try:
+            self._cycle.reload(config)
+        except ValueError as error:
+            return str(error)
+        self._judge.reload(config.health)
+        return None
 
     def run_cycle(self, gateway: Gateway, *, paused: bool) -> None:
         """Run one cycle of the strategy; none while the session is paused."""

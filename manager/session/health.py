@@ -23,6 +23,10 @@ class HealthJudge:
         self._checks = 0
         self._failures = 0
 
+    def reload(self, config: HealthConfig) -> None:
+        """Judge by other thresholds from now on."""
+        self._config = config
+
     def session(self, connected: bool, can_trade: bool, reason: str | None, *, lasting: bool = False) -> None:
         """Record the gateway's report of the session.
 

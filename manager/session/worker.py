@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from manager.config import config_version
 from manager.gateways import runs_programs
 from manager.gateways.base import (
     CancelsConnect,
@@ -36,6 +37,7 @@ from manager.session.health import HealthJudge
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import Lease, LeaseLost
+from manager.session.reload import ConfigHandover, Offer, refused_symbol
 from manager.session.reporter import Reporter, Sender
 from manager.session.resources import ResourceMeter
 from manager.session.run_figures import RunFigures
@@ -67,6 +69,9 @@ class Worker:
         extend: Callable[[float], None] | None = None,
     ) -> None:
         self._spec = spec
+        #: The present configuration; a reload replaces it.
+        self._config = spec.config
+        self._handover = ConfigHandover()
         self._beat = beat
         self._lease = Lease(spec.lease_seconds, spec.leased_at, self._on_lease_lost, extend)
         program = spec.config.stop.deadline_seconds if spec.config.command is not None else 0.0
@@ -201,15 +206,17 @@ class Worker:
 
     def _loop(self) -> None:
         interval = self._spec.heartbeat_interval_seconds
-        cycle_interval = self._spec.config.execution.interval_seconds
         next_beat = next_cycle = time.monotonic()
         while self._stop_deadline is None:
             now = time.monotonic()
             health: Health | None = None
+            if (offer := self._handover.take()) is not None:
+                self._apply(offer)
+                next_cycle = min(next_cycle, now + self._config.execution.interval_seconds)
             if now >= next_cycle:
                 self._figures.run_cycle(self._gateway, paused=self._mode is TradingMode.PAUSED)
                 health = self._gateway.check()
-                next_cycle = _next(next_cycle, cycle_interval)
+                next_cycle = _next(next_cycle, self._config.execution.interval_seconds)
             if now >= next_beat:
                 # Reading the account proves the session; a gateway without accounts needs a check each time.
                 self._refresh(health if health or self._figures.has_account else self._gateway.check())
@@ -219,6 +226,18 @@ class Worker:
                 self._refresh(self._gateway.check())
             if self._mode is not mode:
                 next_beat = time.monotonic()  # publish the new mode at once
+
+    def _apply(self, offer: Offer) -> None:
+        """Apply a changed configuration between two cycles."""
+        error: str | None = "the session ended"
+        try:
+            error = refused_symbol(self._gateway, self._config, offer.config)
+            error = error or self._figures.reload(offer.config)
+            if error is None:
+                self._config = offer.config
+                logs.event(logger, logging.INFO, "config_applied", version=config_version(offer.config))
+        finally:
+            offer.answer(error)
 
     def _refresh(self, health: Health | None) -> None:
         """Publish metrics and health to the host and to Redis.
@@ -230,7 +249,7 @@ class Worker:
         self._metrics = WorkerMetrics.read(self._beat.masked(reported.to_dict()))
         run = self._run_figures.update(self._metrics, self._resources.memory_peak)
         self._beat.status({"phase": self._phase, **self._metrics.to_dict()}, run)
-        if reported.health == WorkerHealth.UNHEALTHY and self._spec.config.recovery.restart_unhealthy:
+        if reported.health == WorkerHealth.UNHEALTHY and self._config.recovery.restart_unhealthy:
             raise ConnectionLost(
                 f"unhealthy, and recovery.restart_unhealthy is set: {reported.health_reason}"
             )
@@ -256,7 +275,7 @@ class Worker:
         self._phase = "stopping"
         logs.event(logger, logging.INFO, "stop_requested", self._stop_reason)
         clean = True
-        if self._close_at_end or self._spec.config.execution.open_positions == "close":
+        if self._close_at_end or self._config.execution.open_positions == "close":
             clean = self._close_positions(deadline)
         clean = self._disconnect(max(0.5, deadline - time.monotonic())) and clean
         logs.event(logger, logging.INFO, "stopped", clean=clean, forced=self._forced)
@@ -303,7 +322,10 @@ class Worker:
             return {"ok": True, "phase": self._phase, **self.heartbeat()}
         if operation == "mode":
             return self._set_mode(request)
-        return {"ok": False, "error": f"unknown operation {operation!r}; known: mode, ping, status, stop"}
+        if operation == "reload":
+            return self._handover.ask(request, self._phase, self._wake)
+        known = "mode, ping, reload, status, stop"
+        return {"ok": False, "error": f"unknown operation {operation!r}; known: {known}"}
 
     def _set_mode(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the trading mode.
@@ -345,8 +367,7 @@ class Worker:
             self._wake_write.send(b"x")
 
     def _catch_signals(self) -> None:
-        seconds = self._spec.config.stop_seconds()
-        signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", seconds))
+        signal.signal(signal.SIGTERM, lambda *_: self.request_stop("SIGTERM", self._config.stop_seconds()))
         # Ctrl-C in the agent's terminal must not stop trading.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.platform != "win32":

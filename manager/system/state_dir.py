@@ -56,6 +56,11 @@ class StatePaths:
         return self.root / "workers"
 
     @property
+    def running_dir(self) -> Path:
+        """The configurations that workers run with; see `manager.host.workers.kept_configs`."""
+        return self.root / "running"
+
+    @property
     def stops_dir(self) -> Path:
         """Local stop requests without a host agent.
 
@@ -138,6 +143,7 @@ class StatePaths:
                 self.workers_dir,
                 self.stops_dir,
                 self.runs_dir,
+                self.running_dir,
                 self.config_dir,
                 self.logs_dir,
                 self.logs_dir / "accounts",

@@ -43,8 +43,10 @@ CODES: Final = {
     "unhealthy": Severity.WARNING,
     "unknown": Severity.WARNING,
     "degraded": Severity.WARNING,
+    "invalid_config": Severity.WARNING,
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
+    "config_pending": Severity.INFO,
 }
 
 _PLACES: Final = {code: place for place, code in enumerate(CODES)}
@@ -244,6 +246,7 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
             text=str(worker.metadata.get("health_reason") or f"its session is {health}"),
             do=f"`manager logs {account_id}` shows what the session reports",
         )
+    yield from _of_config(account_id, worker)
     version = str(worker.metadata.get("version") or "")
     current = str(host.data.get("version") or "") if host is not None and host.live else ""
     if version and current and version != current:
@@ -252,6 +255,27 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
             account_id=account_id,
             text=f"runs version {version}; its host has {current}",
             do=f"`manager restart {account_id}` brings it to version {current}",
+        )
+
+
+def _of_config(account_id: str, worker: WorkerInfo) -> Iterator[Attention]:
+    state = worker.placement.config
+    if state is None:
+        return
+    text = str(state.get("text") or "it differs from its file")
+    if state.get("state") == "invalid":
+        yield Attention(
+            code="invalid_config",
+            account_id=account_id,
+            text=f"its file is invalid, so it runs as before: {text}",
+            do=f"correct the file; `manager validate {account_id}` shows every problem",
+        )
+    else:
+        yield Attention(
+            code="config_pending",
+            account_id=account_id,
+            text=text,
+            do=f"`manager reload {account_id}` shows what waits",
         )
 
 

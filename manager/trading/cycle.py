@@ -7,7 +7,7 @@ The session calls it once per interval, on the session's only thread.
 import logging
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from manager.config import AccountConfig
 from manager.gateways.base import Gateway, InvalidRequest, NotSupported
@@ -27,10 +27,25 @@ class Cycle(Protocol):
         """
 
 
+@runtime_checkable
+class Reloadable(Protocol):
+    """A cycle that takes a changed configuration without a restart."""
+
+    def reload(self, config: AccountConfig) -> None:
+        """Use `config` from the next cycle on.
+
+        Raises ValueError if that is impossible; then nothing has changed.
+        """
+
+
 class ObserveCycle:
     """Reads positions and the tick of each enabled symbol, and reports them."""
 
     def __init__(self, config: AccountConfig) -> None:
+        self._symbols = config.enabled_symbols()
+
+    def reload(self, config: AccountConfig) -> None:
+        """See `Reloadable.reload`."""
         self._symbols = config.enabled_symbols()
 
     def run(self, gateway: Gateway) -> WorkerMetrics:

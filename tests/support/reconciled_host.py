@@ -69,6 +69,10 @@ class PoolOfNames:
         #: Accounts whose worker was asked to close its positions before it rests.
         self.closed: list[str] = []
         self.positions: dict[str, int] = {}
+        #: Its workers run the configurations of their files.
+        self.config_changes = SimpleNamespace(
+            record=lambda _account_id: None, kept=SimpleNamespace(remove=lambda _account_id: None)
+        )
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
 
@@ -317,6 +321,7 @@ class ReconciledHost:
                     not (
                         reconciler.restarts.in_progress
                         or reconciler.resting.in_progress
+                        or reconciler.reload.in_progress
                         or reconciler.drain.leaving
                     )
                 ),

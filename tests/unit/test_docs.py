@@ -8,6 +8,7 @@ import pytest
 from support.reference_docs import OPENAPI, PAGES, REFERENCE, REGENERATE, ROOT, openapi_text
 
 from manager import errors
+from manager.change.reload_classes import CLASSES
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 
@@ -106,12 +107,18 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
+def test_the_reload_page_has_the_table_of_the_code() -> None:
+    page = (REFERENCE / "reload.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.*]+)` \| ([a-z_]+) \|$", page, re.M))
+    assert rows == {key: str(one) for key, one in CLASSES.items()}
+
+
 def test_every_event_type_of_the_code_is_documented() -> None:
     page = (REFERENCE / "events.md").read_text()
     literal = re.compile(r"[\"'](?:worker|account|schedule|command|batch|config|host)\.[a-z_]+[\"']")
     found = {
         text.strip("\"'")
-        for folder in ("fleet", "client", "host/reporting")
+        for folder in ("fleet", "client", "host/reporting", "host/workers")
         for file in (ROOT / "manager" / folder).rglob("*.py")
         for text in literal.findall(file.read_text())
     }

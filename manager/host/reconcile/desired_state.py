@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from manager.errors import FleetUnavailableError
-from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
+from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredSnapshot, DesiredStore
 from manager.host.reconcile.desired_state_file import DesiredStateFile
 from manager.host.reconcile.desired_state_rules import is_newer, without_redis
@@ -169,12 +169,10 @@ class DesiredStateCache:
         with self._lock:
             return [desired for desired in self._known.values() if desired.running]
 
-    def forgotten(self) -> list[str]:
-        """Return the accounts whose records were cleared by `manager forget`."""
+    def ended_by(self, why: str) -> list[DesiredState]:
+        """Return the accounts that should not run, because of `why`."""
         with self._lock:
-            return [
-                one.account_id for one in self._known.values() if one.why == FORGOTTEN and not one.running
-            ]
+            return [one for one in self._known.values() if one.why == why and not one.running]
 
     def uncertain_host(self, account_id: str) -> str | None:
         """Return where the account ran when Redis lost its data.

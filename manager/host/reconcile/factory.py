@@ -9,6 +9,7 @@ from manager.errors import ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired_store import DesiredStore
 from manager.host.reconcile.clock_watch import ClockWatch
+from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
 from manager.host.reconcile.drain_state import DrainState
@@ -17,6 +18,7 @@ from manager.host.reconcile.overrides import OverrideCache
 from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
 from manager.host.reconcile.recovery import Restarts
+from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.resting import Resting
 from manager.host.reconcile.schedules import AccountSchedules
@@ -66,13 +68,14 @@ def build_reconciler(
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
     whereabouts = Whereabouts(host, fleet_snapshot, leases)
     reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
+    sweep = ConfigSweep(config_service, clock)
     schedules = AccountSchedules(
         config_service,
+        sweep,
         overrides,
         calendars,
         lambda: {one.account_id for one in desired_cache.running() if one.host == host},
         epoch or desired_cache.redis_time,
-        clock,
     )
     restarts = Restarts(
         host,
@@ -98,6 +101,15 @@ def build_reconciler(
         stops=Stops(pool, desired_cache, restarts, stop_threads, clock),
         stop_threads=stop_threads,
         trading_modes=TradingModes(pool, desired_cache, resting, stop_threads),
+        reload=ConfigReload(
+            host,
+            pool.config_changes,
+            desired_cache,
+            sweep,
+            config_service,
+            restarts.validated,
+            desired_cache.set_desired,
+        ),
         schedules=schedules,
         resting=resting,
         reassignment=Reassignment(

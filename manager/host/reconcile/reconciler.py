@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.errors import ManagerError
-from manager.fleet.desired import DesiredState, DesiredStateRequest
+from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -27,6 +27,7 @@ from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.hang_grace import GRACE_SECONDS, HangGrace
 from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.recovery import Restarts
+from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.resting import Resting
 from manager.host.reconcile.schedules import AccountSchedules
 from manager.host.reconcile.stops import Stops
@@ -66,6 +67,7 @@ class ReconcilerParts:
     #: The threads of `stops` and `trading_modes`.
     stop_threads: ThreadPool
     trading_modes: TradingModes
+    reload: ConfigReload
     schedules: AccountSchedules
     resting: Resting
     reassignment: Reassignment
@@ -111,6 +113,7 @@ class Reconciler:
         self._stops = parts.stops
         self._stop_threads = parts.stop_threads
         self._trading_modes = parts.trading_modes
+        self.reload = parts.reload
         self.schedules = parts.schedules
         self.resting = self._resting = parts.resting
         self._reassignment = parts.reassignment
@@ -159,6 +162,7 @@ class Reconciler:
         self.restarts.close()
         self._thread.join()
         self._urgent_stops.close()
+        self.reload.close()
         self._stop_threads.shutdown()
         self.drain.close()
         self.desired_cache.save()
@@ -166,7 +170,12 @@ class Reconciler:
     @property
     def threads(self) -> list[EssentialThread]:
         """Every thread whose death makes this host agent useless."""
-        pools = (self._stop_threads, self.restarts.thread_pool, self.drain.thread_pool)
+        pools = (
+            self._stop_threads,
+            self.restarts.thread_pool,
+            self.reload.thread_pool,
+            self.drain.thread_pool,
+        )
         return [self._thread, self._urgent_stops.thread, *(one for pool in pools for one in pool.threads)]
 
     # commands
@@ -307,6 +316,7 @@ class Reconciler:
             lambda: self.start_missing(at_once=was_draining and not self.drain_state.active),
             self._reassignment.reclaim_running,
             self._trading_modes.apply,
+            self.reload.apply,
             self.drain.tick,
             self._remove_forgotten,
             self.desired_cache.save,
@@ -336,9 +346,10 @@ class Reconciler:
 
     def _remove_forgotten(self) -> None:
         """Remove the records of accounts for which `manager forget` was called."""
-        for account_id in self.desired_cache.forgotten():
-            if self._pool.forget(account_id):
-                self._record_removed(account_id)
+        for desired in self.desired_cache.ended_by(FORGOTTEN):
+            if self._pool.forget(desired.account_id):
+                self._pool.config_changes.kept.remove(desired.account_id)
+                self._record_removed(desired.account_id)
 
     def _settle_once(self) -> None:
         if not self._settled:

@@ -230,6 +230,16 @@ class Restarts:
         """
         self._start_requests.start_request(account_id, apply_defaults, validate).prepare()
 
+    def validated(self, desired: DesiredState) -> AccountConfig:
+        """Return the account's configuration as a start would use it.
+
+        Raises SlowFilesError, and the error that a start would raise because of account files.
+        """
+        request = self._start_requests.start_request(
+            desired.account_id, desired.apply_defaults, desired.validate
+        )
+        return self._config_service.run(desired.account_id, request.prepare, PATIENT_SECONDS)
+
     def start_request(self, desired: DesiredState) -> StartRequest:
         """Return a request that checks desired state again when its turn comes.
 

@@ -7,7 +7,6 @@ agent that was down, a suspended machine and a clock that was set therefore miss
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from manager.config import AccountConfig
 from manager.config.exchanges import ExchangeCalendars
 from manager.config.schedule_file import ScheduleFile
 from manager.errors import InvalidConfigError, ManagerError, StartCancelledError
+from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.overrides import OverrideCache
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.market.calendars import MissingCalendarError
@@ -28,8 +28,6 @@ from manager.validation.schedule_rules import not_supported
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two reads of all account files for their schedules.
-_READ_SECONDS: Final = 5.0
 #: Files of accounts of this host that one `read` reads one by one, while the whole directory cannot be read.
 _READ_ONE_BY_ONE: Final = 50
 
@@ -92,13 +90,13 @@ class AccountSchedules:
     def __init__(
         self,
         config_service: BoundedConfiguration,
+        sweep: ConfigSweep,
         overrides: OverrideCache,
         calendars: ExchangeCalendars,
         own: Callable[[], Set[str]],
         epoch: Callable[[], float],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`epoch` returns seconds since 1970 by Redis's clock; `clock` monotonic seconds.
+        """`epoch` returns seconds since 1970 by Redis's clock. `sweep` looks at the account files.
 
         `calendars` keeps the calendars of exchanges. `own` returns the accounts that should run on this host.
         """
@@ -107,13 +105,12 @@ class AccountSchedules:
         self._config_service = config_service
         self.overrides = overrides
         self._epoch = epoch
-        self._clock = clock
+        self._sweep = sweep
         self._lock = threading.Lock()
         self._read: dict[str, _Read] = {}
         self._decided: dict[str, _Decided] = {}
         #: Timetables by schedule: accounts with one schedule share its computed windows.
         self._timetables: dict[Schedule, Timetable] = {}
-        self._next_read = clock()
         self._logged: dict[str, str] = {}
 
     def now(self) -> datetime:
@@ -123,24 +120,22 @@ class AccountSchedules:
     def read(self) -> None:
         """Read overrides, and the account files if they are due. Raises nothing."""
         self.overrides.read(self.now())
-        if self._clock() < self._next_read:
-            return
-        self._next_read = self._clock() + _READ_SECONDS
         own = self._own()
         try:
-            snapshot = self._config_service.snapshot()
+            if not self._sweep.look():
+                return
         except (ManagerError, OSError) as error:
             self._log("", str(error))
             self._read_one_by_one(own)
             return
         self._logged.pop("", None)
-        for loaded in snapshot.accounts.values():
+        for loaded in self._sweep.settled.values():
             if loaded.config is not None:
-                self._note(loaded.config, snapshot.schedules)
+                self._note(loaded.config, self._sweep.schedules)
         with self._lock:
             # An account that should run here keeps the schedule of its file, although the file is gone: its
             # worker may still trade.
-            for account_id in self._read.keys() - snapshot.accounts.keys() - own:
+            for account_id in self._read.keys() - self._sweep.present - own:
                 del self._read[account_id]
             if len(self._timetables) > 2 * len(self._read) + 16:
                 used = [one.timetable for one in self._read.values() if one.timetable is not None]

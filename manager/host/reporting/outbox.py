@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any, Final
 from uuid import uuid4
 
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.models import WorkerInfo
 
 #: Changes that wait at most while Redis is down. The oldest are dropped first: an account's present state
@@ -38,6 +38,8 @@ class Change:
     before: str = ""
     #: Set if only the worker's trading mode has changed.
     mode: ModeChange | None = None
+    #: Set if only something else has changed.
+    remark: Remark | None = None
 
 
 @dataclass(slots=True)
@@ -76,21 +78,22 @@ class Outbox:
         beat: Mapping[str, Any] | None,
         health: HealthChange | None = None,
         mode: ModeChange | None = None,
+        remark: Remark | None = None,
     ) -> Event:
         """Queue a change; return an event that is set once it is written.
 
-        A change without `beat` drops the heartbeat that is queued for the account, unless only its health or
-        trading mode has changed.
+        A change without `beat` drops the heartbeat that is queued for the account, unless its status has not
+        changed.
         """
         waiting, written = self._waiting, Event()
         before = self._statuses.get(info.account_id, "")
         self._statuses[info.account_id] = str(info.status)
-        waiting.changes.append(Change(info, self._clock(), health, before, mode))
+        waiting.changes.append(Change(info, self._clock(), health, before, mode, remark))
         excess = len(waiting.changes) - MAX_WAITING
         if excess > 0:
             del waiting.changes[:excess]
             self.dropped += excess
-        if beat is None and health is None and mode is None:
+        if beat is None and health is None and mode is None and remark is None:
             waiting.beats.pop(info.account_id, None)
         elif beat is not None:
             waiting.beats[info.account_id] = beat

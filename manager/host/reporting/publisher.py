@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from manager.errors import ManagerError
-from manager.fleet.event_types import Cause, HealthChange, ModeChange, Notice, WorkerChange
+from manager.fleet.event_types import Cause, HealthChange, ModeChange, Notice, Remark, WorkerChange
 from manager.host.reporting.outbox import Batch, Change, Outbox
 from manager.models import WorkerInfo
 from manager.system import logs
@@ -127,6 +127,12 @@ class Publisher:
         """Queue the record of a worker whose trading mode has changed, and an event."""
         with self._changed:
             self._outbox.add(info, None, mode=change)
+            self._changed.notify()
+
+    def publish_remark(self, info: WorkerInfo, remark: Remark) -> None:
+        """Queue the record of a worker of which something else has changed, and an event."""
+        with self._changed:
+            self._outbox.add(info, None, remark=remark)
             self._changed.notify()
 
     def flush(self, seconds: float) -> bool:
@@ -295,11 +301,15 @@ class Publisher:
             by, command = self._cause_of(change)
             age = now - change.at
             found.append(
-                WorkerChange(change.info, age, change.health, change.before, by, command, change.mode)
+                WorkerChange(
+                    change.info, age, change.health, change.before, by, command, change.mode, change.remark
+                )
             )
         return found
 
     def _cause_of(self, change: Change) -> Cause:
         if change.mode is not None:
             return Cause(by=change.mode.by)
+        if change.remark is not None:
+            return Cause(by=change.remark.by)
         return Cause() if change.health is not None else self._cause(change.info)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.models import WorkerInfo
 
 
@@ -20,6 +20,9 @@ class RecordSink(Protocol):
 
     def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
         """Queue a record whose trading mode has changed, and the event for it."""
+
+    def publish_remark(self, info: WorkerInfo, remark: Remark) -> None:
+        """Queue a record of which something else has changed, and the event for it."""
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until everything published so far is written.
@@ -42,6 +45,9 @@ class NoSink:
 
     def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
         del info, change
+
+    def publish_remark(self, info: WorkerInfo, remark: Remark) -> None:
+        del info, remark
 
     def flush(self, seconds: float) -> bool:
         del seconds

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, ConfigurationService
+from manager.config.loaded import LoadedAccount
 from manager.config.references import Resolved
 from manager.config.schedule_file import ScheduleFile
 from manager.config.service import Snapshot
@@ -115,6 +116,10 @@ class BoundedConfiguration:
     def load_account_config(self, account_id: str, apply_defaults: bool = True) -> AccountConfig:
         """See `ConfigurationService.load_account_config`."""
         return self.run(account_id, lambda: self._service.load_account_config(account_id, apply_defaults))
+
+    def read_account(self, account_id: str) -> LoadedAccount:
+        """See `ConfigurationService.read_account`."""
+        return self.run(account_id, lambda: self._service.read_account(account_id))
 
     def snapshot(self) -> Snapshot:
         """See `ConfigurationService.snapshot`; up to one second old."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.host.reporting.record_sink import RecordSink
 from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus
@@ -33,6 +33,8 @@ class WorkerChanged:
     health: HealthChange | None = None
     #: Set if only the trading mode changed.
     mode: ModeChange | None = None
+    #: Set if only something else changed.
+    remark: Remark | None = None
     #: The error code of a failed start.
     code: str | None = None
 
@@ -57,6 +59,8 @@ def publish_to(sink: RecordSink) -> Subscriber:
             sink.publish_health(change.after, change.health)
         elif change.mode is not None:
             sink.publish_mode(change.after, change.mode)
+        elif change.remark is not None:
+            sink.publish_remark(change.after, change.remark)
         else:
             sink.publish(change.after, change.beat)
 

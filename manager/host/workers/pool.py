@@ -16,6 +16,7 @@ from manager.fleet.run_types import Run
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
 from manager.host.workers.changes import log_change, publish_to
+from manager.host.workers.config_changes import ConfigChanges
 from manager.host.workers.exits import ExitHandler, OnUnexpectedExit
 from manager.host.workers.hang_check import HangCheck
 from manager.host.workers.leases import Leases
@@ -81,6 +82,7 @@ class WorkerPoolManager:
         )
         self._stops = StopFlow(exits, limits, clocks)
         self._modes = ModeChanges(slots, queries, sink, limits)
+        self.config_changes = ConfigChanges(slots, records, starter)
         self._hang_check = HangCheck(slots)
 
     # commands to one account
@@ -196,8 +198,6 @@ class WorkerPoolManager:
         """Raise HostUnavailableError: this pool has one host."""
         del force, needs
         raise HostUnavailableError(f"{account_id} cannot be moved to {host}: this pool has one host")
-
-    # reconciliation
 
     def recover_worker(self, request: StartRequest) -> WorkerInfo | None:
         """Start the account's worker again after an unexpected exit.

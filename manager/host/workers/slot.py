@@ -12,7 +12,7 @@ from typing import Any
 
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
@@ -203,6 +203,11 @@ class Slot:
             return self._emit(after)
         return self._emit(after, mode=ModeChange(str(before), str(mode), by))
 
+    def remark(self, remark: Remark, metadata: Mapping[str, Any]) -> None:
+        """Change metadata of the record and emit the event of that. The caller holds `guard`."""
+        if self.info is not None:
+            self._emit(self.info.with_(metadata=metadata), remark=remark)
+
     def _emit(
         self,
         after: WorkerInfo,
@@ -210,10 +215,11 @@ class Slot:
         beat: Mapping[str, Any] | None = None,
         health: HealthChange | None = None,
         mode: ModeChange | None = None,
+        remark: Remark | None = None,
         code: str | None = None,
     ) -> WorkerInfo:
         before, self.info = self.info, after
-        return self._notify(before, after, beat=beat, health=health, mode=mode, code=code)
+        return self._notify(before, after, beat=beat, health=health, mode=mode, remark=remark, code=code)
 
     def _notify(self, before: WorkerInfo | None, after: WorkerInfo, **details: Any) -> WorkerInfo:
         change = WorkerChanged(before=before, after=after, **details)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from manager.config import AccountConfig
+from manager.config.placeholders import filled
 from manager.errors import (
     DiskRefusesError,
     ManagerError,
@@ -19,6 +20,7 @@ from manager.errors import (
     StartTimeoutError,
 )
 from manager.host.workers.connect_wait import ConnectWait, Events
+from manager.host.workers.kept_configs import KeptConfigs
 from manager.host.workers.launch_builder import Credentials, LaunchBuilder, ResolvedConfig, WorkerEnvironment
 from manager.host.workers.launcher import Launched, Launcher
 from manager.host.workers.leases import LeaseGrant
@@ -59,6 +61,7 @@ class Starter:
         self._paths = environment.paths
         self._home = environment.paths.home
         self._builder = LaunchBuilder(credentials, environment)
+        self.kept = KeptConfigs(environment.paths.running_dir)
         self._limits = limits or PoolLimits()
         self._clocks = clocks or Clocks()
 
@@ -85,6 +88,10 @@ class Starter:
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
         """See `LaunchBuilder.metadata`."""
         return self._builder.metadata(record)
+
+    def filled(self, config: AccountConfig) -> AccountConfig:
+        """Return the account's configuration as its session uses it, with placeholders filled."""
+        return filled(config, self._paths.account_dir(config.account_id))
 
     def end_orphans(self, record: WorkerRecord) -> None:
         """Kill what a dead worker's program left running.
@@ -138,6 +145,7 @@ class Starter:
             # Before the launch specification is sent: if this agent is killed, every worker that works has a
             # record.
             self._records.save(record)
+            self.kept.save(worker_id, config)
             with slot.guard:
                 slot.announce()
             self._send_spec(slot, record, resolved, lease, launched)

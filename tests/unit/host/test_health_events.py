@@ -10,7 +10,7 @@ from support.servers import RedisServer
 from support.waiting import eventually
 
 from manager.fleet import FleetStore
-from manager.fleet.event_types import HealthChange, ModeChange, WorkerChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark, WorkerChange
 from manager.host import build_pool
 from manager.host.reporting.health_changes import BURST, SPAN_SECONDS, HealthChanges
 from manager.host.reporting.outbox import Outbox
@@ -47,6 +47,9 @@ class Sink:
         self.explain.append((change.old, change.new, change.reason))
 
     def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        raise AssertionError(f"{info.account_id}: {change} is no change of health")
+
+    def publish_remark(self, info: WorkerInfo, change: Remark) -> None:
         raise AssertionError(f"{info.account_id}: {change} is no change of health")
 
     def flush(self, seconds: float) -> bool:

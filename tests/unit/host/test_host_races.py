@@ -23,7 +23,7 @@ from manager.config import AccountConfig
 from manager.config.models import ExecutionConfig
 from manager.config.references import Resolved
 from manager.errors import NoWorkerError, StartFailedError, StopFailedError
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.host.workers.launch_builder import WorkerEnvironment
 from manager.host.workers.launcher import Launched
 from manager.host.workers.leases import LeaseGrant, LocalLeases
@@ -107,6 +107,9 @@ class Sink:
         del info, change
 
     def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        del info, change
+
+    def publish_remark(self, info: WorkerInfo, change: Remark) -> None:
         del info, change
 
     def flush(self, seconds: float) -> bool:

@@ -86,7 +86,7 @@ def test_an_unknown_schedule_relaxes_no_mode(host: ReconciledHost, clock: Clock,
     assert host.pool.modes[A] is mode
     host.account(A, 1)
     files_change(host)
-    host.reconcile(2)
+    host.reconcile(6)
     eventually(lambda: host.pool.modes[A] is TradingMode.NORMAL, what="the file says that it has no schedule")
 
 

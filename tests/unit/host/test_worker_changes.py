@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manager.fleet.event_types import HealthChange, ModeChange
+from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.host.workers.changes import WorkerChanged, log_change, publish_to
 from manager.host.workers.slot import IllegalTransitionError, Slot
 from manager.models import WorkerInfo
@@ -46,6 +46,9 @@ class Sink:
         self.calls.append((info.health, change))
 
     def publish_mode(self, info: WorkerInfo, change: ModeChange) -> None:
+        self.calls.append((str(info.trading_mode), change))
+
+    def publish_remark(self, info: WorkerInfo, change: Remark) -> None:
         self.calls.append((str(info.trading_mode), change))
 
     def flush(self, seconds: float) -> bool:

@@ -1,0 +1,45 @@
+"""Command `reload`: what waits of changed account files."""
+
+from typing import Any
+
+import click
+
+from manager.cli.common import account_argument, json_option, print_json, say, service
+
+
+@click.command()
+@account_argument(nargs=-1)
+@json_option
+def reload(account_ids: tuple[str, ...], as_json: bool) -> int:
+    """Show which running accounts differ from their files, and what applies the rest.
+
+    Hosts apply a changed file by themselves within a few seconds, as far as that needs no restart. Without
+    ACCOUNT: all accounts.
+    """
+    found: list[dict[str, Any]] = []
+    for info in service().list_workers():
+        state = info.placement.config
+        if state is not None and (not account_ids or info.account_id in account_ids):
+            found.append({"account_id": info.account_id, "running": info.placement.config_version, **state})
+    if as_json:
+        print_json(found)
+        return 0
+    for one in found:
+        say(f"{one['account_id']}  {one.get('state')}: {one.get('text')}")
+        for change in one.get("changes") or ():
+            say(f"  {_line(change)}")
+    if not found:
+        say("no account differs from its file")
+    return 0
+
+
+def _line(change: dict[str, Any]) -> str:
+    values = f" {_text(change['old'])} → {_text(change['new'])}" if "old" in change else ""
+    return f"{change.get('key')}{values} ({str(change.get('class')).replace('_', ' ')})"
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value)[:60]
+
+
+COMMANDS = [reload]

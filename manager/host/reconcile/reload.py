@@ -1,0 +1,267 @@
+"""Brings changes of account files to the workers that run, without a restart where that is possible."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import NAMESPACE_OID, uuid5
+
+from manager.change.reload_classes import (
+    WITHOUT_RESTART,
+    FieldChange,
+    ReloadClass,
+    changes,
+    live_config,
+)
+from manager.config import AccountConfig, config_version
+from manager.config.loaded import LoadedAccount
+from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
+from manager.fleet.desired import DISABLED, ENABLED, DesiredState, DesiredStateRequest
+from manager.host.reconcile.config_sweep import ConfigSweep
+from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.config_changes import BY_FILE, ConfigChanges, NotNowError, RefusedError, event_data
+from manager.host.workers.records import WorkerRecord
+from manager.system import logs
+from manager.system.thread_pool import ThreadPool
+
+logger = logging.getLogger(__name__)
+
+#: Changes of account files that are examined in parallel.
+_PARALLEL: Final = 4
+#: Characters of a text in `metadata.config`, and changes that it names.
+_TEXT: Final = 500
+_MAX_CHANGES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was compared last: a worker, its configuration, and its file."""
+
+    worker_id: str
+    config_version: str
+    loaded: LoadedAccount
+
+
+class ConfigReload:
+    """Compares what runs on this host with the account files, and acts on the differences.
+
+    `apply` is for one thread. A file that is invalid changes nothing that runs.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        config_changes: ConfigChanges,
+        desired_cache: DesiredStateCache,
+        sweep: ConfigSweep,
+        config_service: BoundedConfiguration,
+        validated: Callable[[DesiredState], AccountConfig],
+        set_desired: Callable[[DesiredStateRequest], Any],
+    ) -> None:
+        """`validated` reads and validates an account's files. It raises ManagerError.
+
+        `set_desired` changes desired state, as a command does.
+        """
+        self._host = host
+        self._changes = config_changes
+        self._desired_cache = desired_cache
+        self._sweep = sweep
+        self._config_service = config_service
+        self._validated = validated
+        self._set_desired = set_desired
+        self._lock = threading.Lock()
+        #: Accounts that are being compared.
+        self._busy: set[str] = set()
+        self._seen: dict[str, _Seen] = {}
+        self.thread_pool = ThreadPool(_PARALLEL, "reload")
+
+    def close(self) -> None:
+        """End the comparisons that run."""
+        self.thread_pool.shutdown(cancel_futures=True)
+
+    @property
+    def in_progress(self) -> frozenset[str]:
+        """The accounts that are being compared."""
+        with self._lock:
+            return frozenset(self._busy)
+
+    def apply(self) -> None:
+        """Act on what two looks at the files agree on. Does not wait for the workers."""
+        if self._sweep.looks < 2:
+            return
+        settled = self._sweep.settled
+        for desired in self._desired_cache.ended_by(DISABLED):
+            loaded = settled.get(desired.account_id)
+            if self._is_own(desired) and loaded is not None and loaded.config and loaded.config.enabled:
+                self._switch(desired, loaded.config, "running", ENABLED)
+        own = [one for one in self._desired_cache.running() if self._is_own(one)]
+        for desired in own:
+            loaded = settled.get(desired.account_id)
+            if loaded is None:
+                continue  # the file is gone: `doctor` reports it, and the worker keeps running
+            if loaded.config is not None and not loaded.config.enabled:
+                self._switch(desired, loaded.config, "stopped", DISABLED)
+            else:
+                self._compare_later(desired, loaded)
+        with self._lock:
+            for account_id in self._seen.keys() - {one.account_id for one in own}:
+                del self._seen[account_id]
+
+    def _is_own(self, desired: DesiredState) -> bool:
+        return desired.host == self._host
+
+    def _switch(self, desired: DesiredState, config: AccountConfig, state: Any, why: str) -> None:
+        """Change desired state because of `enabled` in the account's file."""
+        # Another agent, or this one after a restart, asks with the same token: one command.
+        token = f"{why}-{uuid5(NAMESPACE_OID, f'{desired.account_id}:{desired.generation}:{why}')}"
+        request = DesiredStateRequest(
+            account_id=desired.account_id,
+            state=state,
+            token=token,
+            by=BY_FILE,
+            why=why,
+            host=self._host,
+            apply_defaults=desired.apply_defaults,
+            validate=desired.validate,
+            failover=config.failover == "auto",
+            needs=config.needs(),
+        )
+        try:
+            self._set_desired(request)
+        except FleetUnavailableError:
+            return  # tried again at the next look
+        logs.event(logger, logging.WARNING, "enabled_changed", why, account=desired.account_id, state=state)
+
+    def _compare_later(self, desired: DesiredState, loaded: LoadedAccount) -> None:
+        account_id = desired.account_id
+        record = self._changes.record(account_id)
+        if record is None:
+            return
+        seen = self._seen.get(account_id)
+        if (
+            seen is not None
+            and seen.loaded is loaded
+            and (seen.worker_id, seen.config_version) == (record.worker_id, record.config_version)
+        ):
+            return
+        with self._lock:
+            if account_id in self._busy:
+                return
+            self._busy.add(account_id)
+        self.thread_pool.submit(self._run, desired, record, loaded)
+
+    def _run(self, desired: DesiredState, record: WorkerRecord, loaded: LoadedAccount) -> None:
+        account_id = desired.account_id
+        try:
+            version = self._compare(desired, record, loaded)
+            with self._lock:
+                self._seen[account_id] = _Seen(record.worker_id, version, loaded)
+        except NotNowError:
+            pass  # a command runs, or the session is inside a call: tried again at the next look
+        except Exception:
+            logger.exception("the comparison of an account's configuration failed unexpectedly")
+        finally:
+            with self._lock:
+                self._busy.discard(account_id)
+
+    def _compare(self, desired: DesiredState, record: WorkerRecord, loaded: LoadedAccount) -> str:
+        """Apply what can be applied, record the rest. Returns the version that now runs.
+
+        Raises NotNowError.
+        """
+        account_id, worker_id = record.account_id, record.worker_id
+        same = loaded.config is not None and config_version(loaded.config) == record.config_version
+        try:
+            config = loaded.config if same and loaded.config is not None else self._read(desired, loaded)
+        except ManagerError as error:
+            self._invalid(record, str(error))
+            return record.config_version
+        if config_version(config) == record.config_version:
+            self._changes.clear(account_id, worker_id)
+            return record.config_version
+        running = self._changes.kept.load(account_id, worker_id)
+        if running is None or config_version(running) != record.config_version:
+            text = "it is unknown what has changed since it started"
+            self._pending(record, config, (), f"{text}: {_restart(account_id)}")
+            return record.config_version
+        return self._apply(record, running, config)
+
+    def _read(self, desired: DesiredState, loaded: LoadedAccount) -> AccountConfig:
+        """Return the account's configuration as a start would use it.
+
+        Raises NotNowError if the files are not those of the last looks, and what a start would raise.
+        """
+        account_id = desired.account_id
+        error: ManagerError | None = None
+        config: AccountConfig | None = None
+        try:
+            config = self._validated(desired)
+        except ManagerError as problem:
+            error = problem
+        try:
+            changed = self._config_service.read_account(account_id) != loaded
+        except ManagerError:
+            changed = True
+        if changed or isinstance(error, SlowFilesError):
+            raise NotNowError from None
+        if error is not None:
+            raise error
+        assert config is not None
+        return config
+
+    def _invalid(self, record: WorkerRecord, error: str) -> None:
+        lines = error.splitlines() or ["it cannot be read"]
+        problems = lines[1:] if len(lines) > 1 else lines  # the first line counts them
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        text = f"{problems[0][:_TEXT]}{more}"
+        state: dict[str, Any] = {"state": "invalid", "file": None, "text": text, "changes": []}
+        data = {"problems": [one[:_TEXT] for one in problems[:3]]}
+        self._changes.note(record.account_id, record.worker_id, state, data)
+
+    def _apply(self, record: WorkerRecord, running: AccountConfig, config: AccountConfig) -> str:
+        found = changes(running, config)
+        now = [one for one in found if one.reload_class in WITHOUT_RESTART]
+        if now:
+            merged = live_config(running, config)
+            to_session = any(one.reload_class is ReloadClass.LIVE for one in now)
+            try:
+                self._changes.apply(record.worker_id, merged, now, to_session=to_session)
+            except RefusedError as error:
+                self._pending(record, config, found, f"{error}: {_restart(record.account_id)}")
+                return record.config_version
+            keys = ", ".join(one.key for one in now)
+            logs.event(logger, logging.INFO, "config_applied", keys, account=record.account_id)
+            running = merged
+        later = [one for one in found if one.reload_class not in WITHOUT_RESTART]
+        if later:
+            self._pending(record, config, later, _explain(record.account_id, later))
+        return config_version(running)
+
+    def _pending(
+        self, record: WorkerRecord, config: AccountConfig, found: Sequence[FieldChange], text: str
+    ) -> None:
+        state = {
+            "state": "pending",
+            "file": config_version(config),
+            "text": text[:_TEXT],
+            "changes": [one.to_dict() for one in found[:_MAX_CHANGES]],
+        }
+        data = event_data(record.config_version, config, found)
+        self._changes.note(record.account_id, record.worker_id, state, data)
+
+
+def _restart(account_id: str) -> str:
+    return f"`manager restart {account_id}` applies its file"
+
+
+def _explain(account_id: str, later: Sequence[FieldChange]) -> str:
+    """Return what has to happen for changes that the running session does not take."""
+    names = ", ".join(one.key for one in later[:5]) + (", …" if len(later) > 5 else "")
+    classes = {one.reload_class for one in later}
+    if classes == {ReloadClass.NEXT_START}:
+        return f"{names}: takes effect at the next start"
+    if classes == {ReloadClass.PLACEMENT}:
+        return f"{names}: takes effect at the next start, or by `manager move {account_id} --to HOST`"
+    return f"{names}: {_restart(account_id)}"

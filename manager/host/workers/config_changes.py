@@ -1,0 +1,157 @@
+"""Brings a changed configuration to a running worker and into its record."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from manager.change.reload_classes import FieldChange
+from manager.config import AccountConfig, config_version
+from manager.fleet.event_types import Remark
+from manager.host.workers.records import RecordFiles, WorkerRecord
+from manager.host.workers.slot import Slot
+from manager.host.workers.slots import SlotTable
+from manager.host.workers.starter import Starter
+from manager.models import WorkerPlacement
+from manager.session.control import ControlError
+from manager.session.reload import WAIT_SECONDS
+from manager.states import WorkerLifecycleStatus
+from manager.system import logs
+from manager.system.storage import explain
+
+logger = logging.getLogger(__name__)
+
+#: Seconds beyond the session's own wait until it counts as silent.
+_REPLY_SECONDS: Final = 1.0
+#: Who changes what an account file changes.
+BY_FILE: Final = "account file"
+
+
+class NotNowError(Exception):
+    """Raised when the worker cannot take a change now: a later attempt may succeed."""
+
+
+class RefusedError(Exception):
+    """Raised when the session refuses a change; it trades on as before."""
+
+
+class ConfigChanges:
+    """Changes the configurations of a pool's running workers. Thread-safe."""
+
+    def __init__(self, slots: SlotTable, records: RecordFiles, starter: Starter) -> None:
+        self._slots = slots
+        self._records = records
+        self._starter = starter
+        self.kept = starter.kept
+
+    def record(self, account_id: str) -> WorkerRecord | None:
+        """Return the record of the account's running worker, or None."""
+        slot = self._slots.find(account_id)
+        running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
+        return slot.record if slot is not None and running else None
+
+    def apply(
+        self,
+        worker_id: str,
+        config: AccountConfig,
+        changes: Sequence[FieldChange],
+        *,
+        to_session: bool,
+    ) -> None:
+        """Give a running worker another configuration, which needs no restart.
+
+        `changes` describes it, for the event. `to_session`: the session must take it; else only the agent
+        uses it. Blocks for a few seconds at most. Raises NotNowError and RefusedError; then nothing changed.
+        """
+        with self._running(config.account_id, worker_id) as (slot, record):
+            if to_session:
+                self._ask(slot, config)
+            changed = replace(
+                record,
+                config_version=config_version(config),
+                stop_timeout_seconds=config.stop_seconds(),
+                hang_after_seconds=config.health.hang_after_seconds,
+                groups=config.groups,
+                labels=config.labels,
+            )
+            self.kept.save(worker_id, config)
+            with slot.guard:
+                # As where records are restored: the record of an ended worker must not come back.
+                if slot.record is not record or not slot.live or slot.exited.is_set() or slot.info is None:
+                    raise NotNowError
+                with contextlib.suppress(OSError):
+                    self._save(changed)
+                slot.record, slot.recovery = changed, config.recovery
+                slot.info = slot.info.with_(groups=config.groups, labels=config.labels)
+                slot.remark(
+                    Remark("config.applied", event_data(record.config_version, config, changes), BY_FILE),
+                    WorkerPlacement(config_version=changed.config_version, config=None).to_dict(),
+                )
+
+    def note(
+        self, account_id: str, worker_id: str, state: Mapping[str, Any], data: Mapping[str, Any]
+    ) -> None:
+        """Record how the worker's configuration differs from its file: the value of `metadata.config`.
+
+        Emits the event `config.pending` or `config.invalid`, by the state. Raises NotNowError.
+        """
+        with self._running(account_id, worker_id) as (slot, _record), slot.guard:
+            if slot.info is not None and slot.info.metadata.get("config") != state:
+                remark = Remark(f"config.{state['state']}", data, BY_FILE)
+                slot.remark(remark, WorkerPlacement(config=dict(state)).to_dict())
+
+    def clear(self, account_id: str, worker_id: str) -> None:
+        """Record that the worker's configuration is that of its file. Raises NotNowError."""
+        with self._running(account_id, worker_id) as (slot, record), slot.guard:
+            if slot.info is not None and slot.info.metadata.get("config") is not None:
+                data = {"to": record.config_version}
+                slot.remark(Remark("config.applied", data, BY_FILE), WorkerPlacement(config=None).to_dict())
+
+    @contextlib.contextmanager
+    def _running(self, account_id: str, worker_id: str) -> Iterator[tuple[Slot, WorkerRecord]]:
+        """Hold the account's lock; commands of the account come first."""
+        slot = self._slots.find(account_id)
+        if slot is None or not slot.lock.acquire(blocking=False):
+            raise NotNowError
+        try:
+            record = slot.record
+            if slot.status is not WorkerLifecycleStatus.RUNNING or record is None:
+                raise NotNowError
+            if record.worker_id != worker_id:
+                raise NotNowError
+            yield slot, record
+        finally:
+            slot.lock.release()
+
+    def _ask(self, slot: Slot, config: AccountConfig) -> None:
+        complete = self._starter.filled(config)
+        request = {"op": "reload", "config": complete.model_dump(mode="json", exclude={"password"})}
+        try:
+            reply = slot.ask(request, timeout=WAIT_SECONDS + _REPLY_SECONDS)
+        except ControlError as error:
+            raise NotNowError from error
+        if not reply.get("ok"):
+            if reply.get("busy"):
+                raise NotNowError
+            raise RefusedError(str(reply.get("error"))[:500])
+
+    def _save(self, record: WorkerRecord) -> None:
+        try:
+            self._records.save(record)
+        except OSError as error:
+            # A later agent then applies the change once more.
+            text = explain(error, Path(error.filename or "."))
+            logs.event(logger, logging.WARNING, "record_not_saved", text, account=record.account_id)
+            raise
+
+
+def event_data(before: str, config: AccountConfig, changes: Sequence[FieldChange]) -> dict[str, Any]:
+    """Return the data of an event about a changed configuration. It has no values, which may be secret."""
+    return {
+        "from": before,
+        "to": config_version(config),
+        "fields": [one.key for one in changes],
+        "classes": sorted({str(one.reload_class) for one in changes}),
+    }

@@ -1,0 +1,148 @@
+"""Changed account files reach running workers, by the command line."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from support.fleet import SIGKILL, Fleet
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+A, B = "account-001", "account-002"
+
+
+def config_state(fleet: Fleet) -> dict[str, Any]:
+    """Return how the account differs from its file; empty if it does not."""
+    info = fleet.store.get_worker(A)
+    assert info is not None
+    return info.placement.config or {}
+
+
+def running_version(fleet: Fleet) -> str | None:
+    info = fleet.store.get_worker(A)
+    return None if info is None else info.placement.config_version
+
+
+def events(fleet: Fleet, pattern: str) -> list[dict[str, Any]]:
+    lines = fleet.run("events", "--json", "--type", pattern).stdout.splitlines()
+    return [entry for line in lines if "type" in (entry := json.loads(line))]
+
+
+def test_a_risk_limit_changes_in_the_running_session(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    before, version, venue = fleet.workers()[A], running_version(fleet), fleet.stats()
+    fleet.add_account(A, 5001, default_risk={"risk_percent": 0.25}, groups=["desk"])
+    eventually(lambda: running_version(fleet) != version, within=15, what="the change is applied")
+    assert fleet.workers()[A] == before, "the same process"
+    assert fleet.stats() == venue, "the same session"
+    (event,) = events(fleet, "config.applied")
+    assert event["by"] == "account file"
+    assert event["data"]["fields"] == [
+        "default_risk.risk_percent",
+        "currencies.EURUSD.risk.risk_percent",
+        "groups",
+    ]
+    assert event["data"]["classes"] == ["agent", "live"]
+    info = fleet.store.get_worker(A)
+    assert info is not None
+    assert info.groups == ("desk",)
+    assert config_state(fleet) == {}
+    # A later agent knows what runs.
+    fleet.end_agent(SIGKILL)
+    fleet.start_agent()
+    fleet.await_ticks(6)
+    assert len(events(fleet, "config.applied")) == 1
+    assert fleet.workers()[A] == before
+
+
+def test_an_identity_waits_for_a_restart_and_the_rest_is_applied(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    before = fleet.workers()[A]
+    fleet.add_account(A, 5009, groups=["desk"])
+    state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
+    assert state["state"] == "pending"
+    assert state["changes"] == [{"key": "login", "class": "restart", "old": 5001, "new": 5009}]
+    assert f"`manager restart {A}`" in state["text"]
+    assert fleet.workers()[A] == before
+    assert [one["data"]["fields"] for one in events(fleet, "config.*")] == [["groups"], ["login"]]
+    reported = fleet.run("reload")
+    assert reported.returncode == 0
+    assert "login" in reported.stdout and "restart" in reported.stdout
+    assert fleet.run("restart", A).returncode == 0
+    eventually(lambda: not config_state(fleet), within=15)
+    assert "no account" in fleet.run("reload").stdout
+
+
+@pytest.mark.parametrize("content", ["gateway: [", "gateway: paper\nlogin: 5001\nserver: x\nnonsense: 1\n"])
+def test_an_invalid_file_changes_nothing_and_is_named(fleet: Fleet, content: str) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    before = fleet.workers()[A]
+    path = fleet.config_dir / "accounts" / f"{A}.yaml"
+    good = path.read_text()
+    path.write_text(content)
+    state = eventually(lambda: config_state(fleet), within=15, what="the file is invalid")
+    assert state["state"] == "invalid"
+    assert f"accounts/{A}.yaml:" in state["text"]
+    assert fleet.workers()[A] == before
+    assert "its file is invalid, so it runs as before" in fleet.run("ps").stdout
+    path.write_text(good)
+    eventually(lambda: not config_state(fleet), within=15, what="the file is valid again")
+
+
+def test_a_file_that_is_written_slowly_counts_once_it_is_whole(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    path = fleet.config_dir / "accounts" / f"{A}.yaml"
+    whole = json.dumps({**json.loads(path.read_text()), "groups": ["desk"]})
+    size = len(whole) // 10 + 1
+    with path.open("w") as file:
+        for start in range(0, len(whole), size):
+            file.write(whole[start : start + size])
+            file.flush()
+            time.sleep(0.3)
+    eventually(lambda: events(fleet, "config.applied"), within=15, what="the change is applied")
+    assert events(fleet, "config.invalid") == []
+
+
+def test_a_directory_that_vanishes_stops_nobody(fleet: Fleet) -> None:
+    for account_id, login in ((A, 5001), (B, 5002)):
+        fleet.add_account(account_id, login)
+        fleet.run_json("start", account_id)
+    before = fleet.workers()
+    accounts = fleet.config_dir / "accounts"
+    accounts.rename(fleet.config_dir / "away")
+    fleet.await_ticks(4)
+    assert fleet.workers() == before
+    (fleet.config_dir / "away").rename(accounts)
+    fleet.await_ticks(4)
+    assert fleet.workers() == before
+    assert events(fleet, "config.*") == []
+
+
+def test_an_account_is_stopped_and_started_by_its_file(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    fleet.add_account(A, 5001, enabled=False)
+    eventually(lambda: fleet.status(A) == "stopped", within=20, what="the file stops it")
+    fleet.add_account(A, 5001)
+    eventually(lambda: fleet.status(A) == "running", within=20, what="the file starts it")
+    assert fleet.run("stop", A).returncode == 0
+    fleet.add_account(A, 5001, enabled=False)
+    fleet.await_ticks(4)
+    fleet.add_account(A, 5001)
+    fleet.await_ticks(4)
+    assert fleet.status(A) == "stopped", "a command has stopped it: its file starts it not"
+
+
+def test_a_worker_of_an_agent_that_kept_no_configuration_needs_a_restart(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    (fleet.paths.running_dir / f"{A}.json").unlink()
+    fleet.add_account(A, 5001, groups=["desk"])
+    state = eventually(lambda: config_state(fleet), within=15)
+    assert "unknown what has changed" in state["text"]
