@@ -105,7 +105,7 @@ class Run(BaseModel):
         0, description="How often recovery had restarted the account since the last command."
     )
     version: str = Field("", description="The version of the software that started it.")
-    config_version: str = Field("", description="The hash of the configuration that it was started with.")
+    config_version: str = Field("", description="The hash of the configuration that it used last.")
     memory_peak_bytes: int | None = Field(
         None,
         description="Largest measured memory (PSS) of the worker and all processes below it, in bytes. "

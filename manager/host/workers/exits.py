@@ -163,9 +163,11 @@ class ExitHandler:
             return
         heartbeat = read_heartbeat(record.beat_file)
         with slot.guard:
-            info, code = slot.info, slot.exit_code
-            if slot.record is not record or info is None:
+            info, code, now = slot.info, slot.exit_code, slot.record
+            # Not the same object: the worker may have got another configuration meanwhile.
+            if now is None or now.process != process or info is None:
                 return
+            record = now
             slot.exited.set()
             if slot.events is not None:
                 slot.events.put({"event": "died"})

@@ -14,10 +14,11 @@ from support.waiting import eventually
 
 from manager.errors import AuthenticationRefusedError
 from manager.fleet.run_types import Run, RunCause
+from manager.host.workers import exits
 from manager.host.workers.slot import Rest
 from manager.models import WorkerInfo
 from manager.pool.protocol import StartRequest
-from manager.session.heartbeat_file import read_heartbeat
+from manager.session.heartbeat_file import Heartbeat, read_heartbeat
 from manager.versions import __version__
 
 SIGKILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -237,3 +238,24 @@ def test_a_history_that_fails_is_logged_and_the_worker_ends(
     assert host.service.stop_worker("a") is True
     assert host.status() == "stopped"
     assert "a run is missing in the history" in caplog.text
+
+
+def test_a_worker_that_ends_while_it_gets_another_configuration_has_ended(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevents that an ended worker is shown as running for ever."""
+    info = start(host)
+    slot = host.pool.slots.get("a")
+    changed: list[str] = []
+
+    def change_and_read(path: Path) -> Heartbeat | None:
+        with slot.guard:
+            if slot.record is not None and not changed:
+                slot.record = replace(slot.record, config_version="later")
+                changed.append("later")
+        return read_heartbeat(path)
+
+    monkeypatch.setattr(exits, "read_heartbeat", change_and_read)
+    os.kill(info.metadata["pid"], SIGKILL)
+    eventually(lambda: host.status() == "failed")
+    assert only(host).config_version == "later"
