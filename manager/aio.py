@@ -10,10 +10,12 @@ from functools import partial
 from typing import Final, ParamSpec, Self, TypeVar
 
 from manager.config import LoadedAccount
+from manager.config.check_progress import CheckProgress
 from manager.errors import FleetUnavailableError
 from manager.factory import get_worker_manager_service, live_view
 from manager.fleet import Event
 from manager.fleet.event_types import EventFilter
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.labels import Selection
 from manager.pool.commands import PAUSE, RESUME, CommandSpec
@@ -246,22 +248,31 @@ class AsyncWorkerManagerService:
     async def select(self, selection: Selection | None = None) -> dict[str, LoadedAccount | None]:
         return await self._read(self.service.select, selection)
 
-    async def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
-        return await self._read(self.service.validate_all_configs, selection)
+    async def validate_all_configs(
+        self, selection: Selection | None = None, progress: CheckProgress | None = None
+    ) -> dict[str, ValidationResult]:
+        return await self._read(self.service.validate_all_configs, selection, _on_loop(progress))
 
     async def not_read(self) -> dict[str, str]:
         return await self._read(self.service.not_read)
 
     async def validate_on_hosts(
-        self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
+        self,
+        account_ids: Sequence[str] | None = None,
+        selection: Selection | None = None,
+        progress: CheckProgress | None = None,
     ) -> dict[str, tuple[str, ValidationResult]]:
-        return await self._start(self.service.validate_on_hosts, account_ids, selection)
+        call = self.service.validate_on_hosts
+        return await self._start(call, account_ids, selection, _on_loop(progress))
 
     async def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
         return await self._read(self.service.list_workers, selection)
 
     async def enabled_accounts(self) -> Mapping[str, bool | None]:
         return await self._read(self.service.enabled_accounts)
+
+    async def runs(self, account_id: str, last: int | None = 50) -> list[Run]:
+        return await self._read(self.service.runs, account_id, last)
 
     # beyond the service
 

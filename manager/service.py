@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from manager.config import LoadedAccount
+from manager.config.check_progress import CheckProgress
 from manager.errors import ManagerError
 from manager.fleet.event_types import Event, EventFilter
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.placement.labels import Selection
@@ -343,9 +345,15 @@ class WorkerManagerService:
         )
         return self.worker_pool.watch(after, only=only, idle_seconds=idle_seconds)
 
-    def validate_all_configs(self, selection: Selection | None = None) -> dict[str, ValidationResult]:
-        """Validate every (selected) account file on this machine."""
-        return self._selected.check(selection)
+    def runs(self, account_id: str, last: int | None = 50) -> list[Run]:
+        """Return the account's newest `last` ended runs, newest first; None: all that the hosts keep."""
+        return self.worker_pool.runs(check_account_id(account_id), last)
+
+    def validate_all_configs(
+        self, selection: Selection | None = None, progress: CheckProgress | None = None
+    ) -> dict[str, ValidationResult]:
+        """Validate every (selected) account file on this machine; `progress` sees every file."""
+        return self._selected.check(selection, progress)
 
     def not_read(self) -> dict[str, str]:
         """Return ignored files that look like configuration, each with the reason.
@@ -355,12 +363,15 @@ class WorkerManagerService:
         return self._accounts.not_read()
 
     def validate_on_hosts(
-        self, account_ids: Sequence[str] | None = None, selection: Selection | None = None
+        self,
+        account_ids: Sequence[str] | None = None,
+        selection: Selection | None = None,
+        progress: CheckProgress | None = None,
     ) -> dict[str, tuple[str, ValidationResult]]:
         """Validate accounts on the hosts that would run them.
 
         Returns account id → (host, result). The host checks its credentials and terminals too. An unreadable
-        file is checked here; its host is "". Starts nothing.
+        file is checked here; its host is "". Starts nothing. `progress`: `manager.config.check_progress`.
 
         Raises:
             HostUnavailableError: No host agent is live.
@@ -368,10 +379,10 @@ class WorkerManagerService:
             ValueError: An account is unknown.
         """
         if account_ids is None:
-            local = self._selected.check(selection)
+            local = self._selected.check(selection, progress)
         else:
             local = {account_id: self.validate_config(account_id) for account_id in account_ids}
-        return self._selected.check_on_hosts(local)
+        return self._selected.check_on_hosts(local, progress)
 
     def list_workers(self, selection: Selection | None = None) -> list[WorkerInfo]:
         """Return every known (selected) worker, sorted by account id.

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from manager.fleet.run_types import Run
 from manager.models import WorkerInfo
 
 StaleSeconds = Annotated[
@@ -165,6 +166,12 @@ class AuditItem(BaseModel):
     outcome: str
     text: str
     recorded_by: str
+
+
+class RunPage(_Page):
+    """A page of an account's runs."""
+
+    items: list[Run]
 
 
 class AuditPage(BaseModel):

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from manager.config import ConfigurationService, id_problem, scheme_of
+from manager.config.check_progress import CheckProgress, report_read
 from manager.config.clear_secrets import clear_secrets, masked_lines
 from manager.config.document import parse_document, read_document
 from manager.config.left_out import LeftOut
@@ -142,9 +143,15 @@ class FleetConfigurationService(ConfigurationService):
 
 
 def collect(
-    service: ConfigurationService, *, allow_invalid: bool = False, allow_literals: bool = False
+    service: ConfigurationService,
+    *,
+    allow_invalid: bool = False,
+    allow_literals: bool = False,
+    progress: CheckProgress | None = None,
 ) -> dict[str, str]:
     """Return the files of a directory as they would be pushed.
+
+    `progress` is called with each account that is read, and with each that is checked.
 
     Raises InvalidConfigError, which lists each account whose file contains its password instead of a
     reference. Unless `allow_literals`, it also lists each value that looks like another secret. Unless
@@ -153,7 +160,8 @@ def collect(
     """
     files: dict[str, str] = {}
     wrong: list[str] = []
-    results = {} if allow_invalid else AccountConfigurationValidator(service).validate_for_any_host()
+    validator = AccountConfigurationValidator(service)
+    results = {} if allow_invalid else validator.validate_for_any_host(progress)
     if not allow_invalid:
         wrong += map(str, service.left_out())
     if os.path.lexists(service.defaults_path):
@@ -168,6 +176,7 @@ def collect(
         files[SCHEDULES_FILE] = schedules.text
     for account_id in service.list_accounts():
         loaded = service.read_account(account_id)
+        report_read(progress, account_id)
         if loaded.repaired is None:
             # It may contain secrets, which cannot be checked: it is never pushed.
             wrong.append(f"accounts/{account_id}.yaml cannot be read: {'; '.join(map(str, loaded.problems))}")

@@ -28,11 +28,13 @@ from manager.system.text import counted
 
 if TYPE_CHECKING:
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.config import LoadedAccount
     from manager.fleet.batches import BatchRecord
     from manager.models import BatchResult
     from manager.placement.labels import Selection
     from manager.pool.commands import CommandSpec
     from manager.pool.protocol import Progress
+    from manager.service import WorkerManagerService
     from manager.terminal.pending_reasons import PendingReasons
 
 defaults_option = click.option(
@@ -60,6 +62,7 @@ wait_option = click.option(
 _DONE = {name: command.done for name, command in COMMANDS_BY_NAME.items()} | {"validate": "valid"}
 #: Skipped accounts that a terminal lists; the others are counted.
 _SKIPPED_SHOWN = 10
+_NOTHING_SENT = "Interrupted before a command was sent: no account is affected."
 #: Seconds between reads of a batch with `--wait`.
 _POLL_SECONDS = 0.2
 
@@ -175,11 +178,13 @@ def _total(record: "BatchRecord") -> int:
 def start_many(selection: "Selection", defaults: bool, validate: bool, wait: bool, as_json: bool) -> int:
     """Start the selected accounts, or all, and return the exit code."""
     fleet = service()
-    enabled = [
-        account_id
-        for account_id, loaded in fleet.select(selection).items()
-        if loaded is not None and loaded.config is not None and loaded.config.enabled
-    ]
+
+    def enabled() -> list[str]:
+        return [
+            account_id
+            for account_id, loaded in _select(fleet, selection, as_json).items()
+            if loaded is not None and loaded.config is not None and loaded.config.enabled
+        ]
 
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.start_all(
@@ -196,9 +201,11 @@ def restart_many(selection: "Selection", wait: bool, as_json: bool) -> int:
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.restart_all(progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    present = set(fleet.worker_pool.stoppable())
-    accounts = [account_id for account_id in fleet.select(selection) if account_id in present]
-    return _run("restart", "restarting", accounts, go, selection, as_json)
+    def present() -> list[str]:
+        running = set(fleet.worker_pool.stoppable())
+        return [account_id for account_id in _select(fleet, selection, as_json) if account_id in running]
+
+    return _run("restart", "restarting", present, go, selection, as_json)
 
 
 def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json: bool) -> int:
@@ -208,13 +215,14 @@ def stop_many(selection: "Selection", timeout: float | None, wait: bool, as_json
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.stop_all(timeout, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    stoppable = fleet.worker_pool.stoppable()
-    if selection:
+    def present() -> list[str]:
         # An account without a file is selected by its record. The progress bar does not count it; the result
         # does.
-        chosen = fleet.select(selection)
-        stoppable = [account_id for account_id in stoppable if chosen.get(account_id) is not None]
-    return _run("stop", "stopping", stoppable, go, selection, as_json)
+        found = fleet.worker_pool.stoppable()
+        chosen = _select(fleet, selection, as_json) if selection else {}
+        return [one for one in found if not selection or chosen.get(one) is not None]
+
+    return _run("stop", "stopping", present, go, selection, as_json)
 
 
 def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as_json: bool) -> int:
@@ -224,38 +232,73 @@ def set_mode_many(command: "CommandSpec", selection: "Selection", wait: bool, as
     def go(batch_id: str, progress: "Progress | None") -> "BatchResult":
         return fleet.set_mode_all(command, progress, selection=selection, batch_id=batch_id, wait=wait)
 
-    stoppable = fleet.worker_pool.stoppable()
-    if selection:
-        chosen = fleet.select(selection)
-        stoppable = [account_id for account_id in stoppable if account_id in chosen]
-    return _run(command.name, command.doing, stoppable, go, selection, as_json)
+    def present() -> list[str]:
+        found = fleet.worker_pool.stoppable()
+        chosen = _select(fleet, selection, as_json) if selection else {}
+        return [one for one in found if not selection or one in chosen]
+
+    return _run(command.name, command.doing, present, go, selection, as_json)
 
 
 def _run(
     what: str,
     doing: str,
-    accounts: "Collection[str]",
+    find: "Callable[[], Collection[str]]",
     go: "Callable[[str, Progress | None], BatchResult]",
     selection: "Selection",
     as_json: bool,
 ) -> int:
-    from rich.console import Console
-
     from manager.pool.protocol import new_batch_id
-    from manager.terminal.progress import batch_progress
+    from manager.terminal.progress import batch_progress, progress_console
 
     batch_id = new_batch_id()
     reasons = pending_reasons(starts=what != "stop")
+    accounts: Collection[str] | None = None
     try:
-        with batch_progress(Console(stderr=True), doing, accounts, reasons, quiet=as_json) as progress:
+        accounts = find()
+        with batch_progress(progress_console(), doing, accounts, reasons, quiet=as_json) as progress:
             result = go(batch_id, progress)
     except KeyboardInterrupt:
-        click.echo(
-            f"Interrupted. The batch continues on the hosts; check with `manager batch {batch_id}`.", err=True
-        )
+        text = _NOTHING_SENT if accounts is None else interrupted_text(batch_id, _DONE[what])
+        click.echo(text, err=True)
         return 130
     code = say_batch(result, as_json, _DONE[what])
     return code or warn_if_none_selected(selection)
+
+
+def _select(
+    fleet: "WorkerManagerService", selection: "Selection", as_json: bool
+) -> "dict[str, LoadedAccount | None]":
+    """Return the selected accounts as loaded from their files."""
+    from manager.terminal.progress import progress_console, reading_progress
+
+    with reading_progress(progress_console(), quiet=as_json):
+        return fleet.select(selection)
+
+
+def interrupted_text(batch_id: str, done: str) -> str:
+    """Return what an interrupt has left: what was sent, and what the hosts continue with."""
+    from manager.errors import FleetUnavailableError, NoBatchError
+    from manager.factory import celery_worker_pool
+
+    check = f"check with `manager batch {batch_id}`"
+    pool = celery_worker_pool(settings())
+    try:
+        accepted = pool.batch_sender.accepted(batch_id)
+        result = pool.batch_result(batch_id)[1]
+    except NoBatchError:
+        accepted = set()
+    except FleetUnavailableError:
+        return f"Interrupted. Commands that were sent continue on the hosts; {check}."
+    if not accepted:
+        return _NOTHING_SENT
+    going = len(accepted & set(result.pending))
+    unsent = len(result.pending) - going
+    parts = [f"{len(result.done)} {done}"]
+    parts += [f"{len(result.failed)} failed"] if result.failed else []
+    parts += [f"the hosts continue with {going}"] if going else []
+    parts += [f"{unsent} not sent"] if unsent else []
+    return f"Interrupted: {', '.join(parts)}; {check}."
 
 
 def warn_if_none_selected(selection: "Selection") -> int:

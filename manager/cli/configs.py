@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from manager.fleet.config_versions import ConfigStore
     from manager.models import ValidationResult
     from manager.placement.labels import Selection
+    from manager.service import WorkerManagerService
 
 
 #: Up to this number of accounts without findings, a terminal lists each of them.
@@ -54,7 +55,7 @@ def validate(
         if account_ids:
             results = {account_id: fleet.validate_config(account_id) for account_id in account_ids}
         else:
-            results = fleet.validate_all_configs(selection)
+            results = _here(fleet, selection, quiet=as_json)
         where = "this machine"
     else:
         results = {account_id: result for account_id, (_, result) in checked.items()}
@@ -77,23 +78,32 @@ def validate(
     return int(invalid + missing > 0)
 
 
+def _here(
+    fleet: "WorkerManagerService", selection: "Selection", *, quiet: bool
+) -> "dict[str, ValidationResult]":
+    """Check the accounts on this machine."""
+    from manager.terminal.progress import check_progress, progress_console
+
+    files = len(fleet.config_service.list_accounts())
+    with check_progress(progress_console(quiet=quiet), 0 if quiet else files) as progress:
+        return fleet.validate_all_configs(selection, progress)
+
+
 def _on_hosts(
     account_ids: tuple[str, ...], selection: "Selection", *, quiet: bool
 ) -> "dict[str, tuple[str, ValidationResult]] | None":
     """Let the hosts check the accounts; None if no host can be asked."""
-    from rich.console import Console
-
     from manager.errors import FleetUnavailableError, HostUnavailableError
     from manager.factory import fleet_store
-    from manager.terminal.progress import check_progress
+    from manager.terminal.progress import check_progress, progress_console
 
     fleet = service()
     try:
         # Read the hosts first: without a live host no progress is shown.
         hosts = [host.name for host in fleet_store(settings()).hosts() if host.live]
-        count = len(account_ids) or len(fleet.select(selection))
-        with check_progress(Console(stderr=True, quiet=quiet), count, hosts):
-            return fleet.validate_on_hosts(account_ids or None, selection)
+        files = 0 if quiet or not hosts else len(account_ids or fleet.config_service.list_accounts())
+        with check_progress(progress_console(quiet=quiet), files, hosts) as progress:
+            return fleet.validate_on_hosts(account_ids or None, selection, progress)
     except (FleetUnavailableError, HostUnavailableError) as error:
         if settings().redis_url is not None:
             print_warning(
@@ -181,7 +191,11 @@ def diff(version: int | None, as_json: bool) -> int:
 
     store = _store()
     now = _current_files(store)
-    lines = difference(store.read(version).files, now) if version is not None else difference(now, _local())
+    lines = (
+        difference(store.read(version).files, now)
+        if version is not None
+        else difference(now, _local(quiet=as_json))
+    )
     if as_json:
         print_json({"diff": lines})
         return int(bool(lines))
@@ -220,7 +234,7 @@ def push(message: str, allow_invalid: bool, allow_literals: str | None, dry_run:
         raise click.UsageError("--allow-literals needs a reason, which the audit trail stores")
     trail = audit_trail(settings())
     with trail.refusals("config push", by=caller()):
-        files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None)
+        files = _local(allow_invalid=allow_invalid, allow_literals=allow_literals is not None, quiet=as_json)
     secrets = literal_secrets(files)
     store = _store()
     current = store.current()
@@ -303,16 +317,22 @@ def _store() -> "ConfigStore":
     return config_store(settings())
 
 
-def _local(*, allow_invalid: bool = True, allow_literals: bool = True) -> dict[str, str]:
+def _local(*, allow_invalid: bool = True, allow_literals: bool = True, quiet: bool = False) -> dict[str, str]:
     """Return the files of this machine's config directory.
 
     MANAGER_CONFIG_SOURCE does not matter here.
     """
     from manager.change.config_push import collect
     from manager.config import ConfigurationService
+    from manager.terminal.progress import check_progress, progress_console
 
     service = ConfigurationService(settings().config_dir)
-    files = collect(service, allow_invalid=allow_invalid, allow_literals=allow_literals)
+    with check_progress(
+        progress_console(quiet=quiet), 0 if quiet else len(service.list_accounts())
+    ) as progress:
+        files = collect(
+            service, allow_invalid=allow_invalid, allow_literals=allow_literals, progress=progress
+        )
     for one in service.left_out() if allow_invalid else ():
         print_warning(str(one))
     return files

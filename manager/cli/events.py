@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from manager.fleet import Event
     from manager.fleet.event_types import EventFilter
+    from manager.fleet.events import EventStream
+
+#: Newest events among which those of some accounts or types are searched.
+_MOST = 100_000
 
 
 @click.command()
@@ -57,21 +61,21 @@ def events(
     only = _only(types, account_ids, groups, labels)
     if after is None:
         cursor = stream.cursor("$")
-        found = stream.newest(100_000 if _narrow(only) else last)
+        found = stream.newest(_MOST if _narrow(only) else last)
         shown = [event for event in found if only.matches(event)][-last:]
         if found:  # an event that came meanwhile is shown once
             cursor = Cursor(cursor.stream, Position.parse(found[-1].id))
     else:
         page = stream.page(stream.cursor(after), count=last, only=only)
         shown, cursor = page.events, page.cursor
-    _print(shown, as_json)
+    print_events(shown, as_json)
     if not follow:
         if as_json:
             click.echo(json.dumps({"cursor": str(cursor)}))
         return 0
     try:
         for event in watch_events(stream, str(cursor), only=only):
-            _print([event], as_json)
+            print_events([event], as_json)
     except KeyboardInterrupt:
         pass
     return 0
@@ -96,7 +100,16 @@ def _narrow(only: "EventFilter") -> bool:
     return bool(only.types) or only.accounts is not None
 
 
-def _print(events: "Iterable[Event]", as_json: bool) -> None:
+def newest_of(stream: "EventStream", account_id: str) -> "list[Event]":
+    """Return the events of one account that are kept, oldest first."""
+    from manager.fleet.event_types import EventFilter
+
+    only = EventFilter(accounts=frozenset({account_id}))
+    return [event for event in stream.newest(_MOST) if only.matches(event)]
+
+
+def print_events(events: "Iterable[Event]", as_json: bool) -> None:
+    """Print each event as a line for people, or as a JSON object."""
     for event in events:
         if as_json:
             click.echo(json.dumps(event.to_dict(), ensure_ascii=False))

@@ -43,6 +43,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "top": "Show a live list of workers, with keys for commands.",
         "info": "Show all details of one account's worker.",
         "events": "Show changes of workers' states and health.",
+        "history": "Show an account's past runs, and why they ended.",
         "logs": "Show the logs of workers on this machine.",
         "audit": "Show who sent which command, and its outcome.",
         "doctor": "Find problems of the fleet, and show how to fix them.",

@@ -11,17 +11,8 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
             *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
-            *(
-                "validate",
-                "audit",
-                "doctor",
-                "healthcheck",
-                "version",
-                "completion",
-                "man",
-                "config",
-                *("reload", "versions"),
-            ),
+            *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
+            *("history", "reload", "versions"),
         }
     ),
     "config": frozenset({"show", "diff", "history"}),

@@ -138,6 +138,17 @@ class BatchSender:
             self._announcer.done(batch_id, record.what, record.by, result)
         return record, result
 
+    def accepted(self, batch_id: str) -> set[str]:
+        """Return the accounts of a batch whose command is in desired state: hosts carry it out.
+
+        Raises NoBatchError if the batch does not exist.
+        """
+        record = self._records.read(batch_id)
+        if record is None:
+            raise NoBatchError(f"no batch {batch_id}")
+        written = self._desired.generations(record.tasks.values())
+        return {account_id for account_id, token in record.tasks.items() if token in written}
+
     def announce_ended(self, newest: int) -> None:
         """Write the missing `batch.done` events of the newest batches, for which no reader waited.
 

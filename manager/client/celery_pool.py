@@ -26,6 +26,7 @@ from manager.fleet.desired import FORCED_MOVE, MOVE
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Event, EventFilter
 from manager.fleet.leases import LeaseStore
+from manager.fleet.run_types import Run
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
 from manager.pool.arguments import check_account_id, check_flags, check_timeout
@@ -191,12 +192,14 @@ class CeleryWorkerPool:
         with self._results.translated():
             return next((answer for _, answer in self._results.collect({token}, 0.0)), None)
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]]:
+    def validate_many(
+        self, needs: Mapping[str, Needs], progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]]:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 
         Raises HostUnavailableError if no host is live.
         """
-        return self._validation.validate(needs, self._timeout)
+        return self._validation.validate(needs, self._timeout, progress)
 
     def batches(self, count: int) -> list[BatchRecord]:
         """Return the `count` newest batches, newest first."""
@@ -213,6 +216,10 @@ class CeleryWorkerPool:
     ) -> Iterator[Event]:
         """See `manager.pool.protocol.WorkerPool.watch`."""
         return watch_events(self._store.stream, after, only=only, idle_seconds=idle_seconds, closed=closed)
+
+    def runs(self, account_id: str, last: int | None = None) -> list[Run]:
+        """See `manager.pool.protocol.WorkerPool.runs`."""
+        return self._store.runs.of(account_id, last)
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""

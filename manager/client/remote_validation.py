@@ -1,15 +1,17 @@
 """Validates accounts on the hosts that would run them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from manager import wire
 from manager.client.commands import error_text, unchecked
 from manager.client.results import TaskResults
 from manager.client.sender import Sender
+from manager.config.check_progress import ASKED, DONE, FAILED
 from manager.fleet import FleetStore
 from manager.models import ValidationResult
 from manager.placement.engine import Needs
+from manager.pool.protocol import Progress
 from manager.versions import at_least
 
 #: Accounts that one task validates.
@@ -24,10 +26,13 @@ class RemoteValidation:
         self._results = results
         self._sender = sender
 
-    def validate(self, needs: Mapping[str, Needs], timeout: float) -> dict[str, tuple[str, ValidationResult]]:
+    def validate(
+        self, needs: Mapping[str, Needs], timeout: float, progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]]:
         """Return account id → (host, result).
 
-        Waits at most `timeout` seconds; an account without an answer is reported as unchecked. Raises
+        Waits at most `timeout` seconds; an account without an answer is reported as unchecked. `progress` is
+        called with each account that a host is asked to check, and with its outcome. Raises
         HostUnavailableError if no host is live.
         """
         hosts, workers = self._store.snapshot(None)
@@ -56,6 +61,7 @@ class RemoteValidation:
                 for first in range(0, len(account_ids), _VALIDATED_PER_TASK):
                     some = account_ids[first : first + _VALIDATED_PER_TASK]
                     tasks[self._sender.send(wire.VALIDATE_CONFIGS, some, host)] = (host, some)
+            _report(progress, [(one, ASKED) for _, some in tasks.values() for one in some])
             for task_id, answer in self._results.collect(set(tasks), timeout):
                 host, some = tasks.pop(task_id)
                 for account_id in some:
@@ -66,7 +72,14 @@ class RemoteValidation:
                     else:
                         result = ValidationResult.from_dict(answer if host in old else answer[account_id])
                     found[account_id] = (host, result)
+                    _report(progress, [(account_id, FAILED if result.has_errors else DONE)])
         for task_id, (host, some) in tasks.items():
             text = f"host {host} did not answer within {timeout:g} s (task {task_id})"
             found |= {account_id: (host, unchecked(account_id, text)) for account_id in some}
         return found
+
+
+def _report(progress: Progress | None, stages: Iterable[tuple[str, str]]) -> None:
+    if progress is not None:
+        for account_id, stage in stages:
+            progress(account_id, stage)

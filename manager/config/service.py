@@ -5,7 +5,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -189,11 +189,12 @@ class ConfigurationService:
         path = str(self.account_path(account_id))
         return self._read(account_id, path, self._defaults_now() if apply_defaults else None)
 
-    def snapshot(self, max_age: float = 0.0) -> Snapshot:
+    def snapshot(self, max_age: float = 0.0, on_read: Callable[[str], None] | None = None) -> Snapshot:
         """Return all accounts, with defaults applied.
 
         An earlier snapshot is returned if it is at most `max_age` seconds old. Unchanged files are not read
-        again. Raises InvalidConfigError if the directory cannot be read.
+        again. `on_read` is called with each account that is read. Raises InvalidConfigError if the directory
+        cannot be read.
         """
         now = time.monotonic()
         with self._lock:
@@ -210,6 +211,8 @@ class ConfigurationService:
                 # An account without content may have been deleted after the directory was listed.
                 if loaded.repaired is not None or os.path.lexists(path):
                     accounts[name] = loaded
+                    if on_read is not None:
+                        on_read(name)
         schedules = self.schedules()
         if last is not None and last[1].schedules is schedules and _same(last[1].accounts, accounts):
             found = last[1]

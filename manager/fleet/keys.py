@@ -10,6 +10,7 @@ Each host has its own keys, so that a host's ACL lets it write its own records a
     manager:host:<name>:claim      the agent that holds the name (see `manager.fleet.host_names`)
     manager:host:<name>:beats      hash: account id → heartbeat, as the worker itself sent it last
     manager:host:<name>:counters   hash: event type → how many the host wrote (see `manager.fleet.events`)
+    manager:host:<name>:runs       stream: the runs that ended on the host (see `manager.fleet.runs`)
     manager:events                 stream of events (see `manager.fleet.events`)
     manager:desired:rules          exists once any account's desired state has an `avoid` rule
 """
@@ -48,3 +49,7 @@ def claim_key(host: str) -> str:
 
 def counters_key(host: str) -> str:
     return f"manager:host:{host}:counters"
+
+
+def runs_key(host: str) -> str:
+    return f"manager:host:{host}:runs"

@@ -19,10 +19,12 @@ from manager.fleet.keys import (
     counters_key,
     drain_key,
     mark_key,
+    runs_key,
     workers_key,
 )
 from manager.fleet.parsing import string
 from manager.fleet.redis_client import open_client, translated
+from manager.fleet.runs import RunStore
 from manager.fleet.server import RedisServer
 from manager.fleet.state import FleetState, FleetStateReader
 from manager.fleet.timestamped import STAMPED_WRITE, Timestamped, clock_seconds, parse_timestamped
@@ -53,6 +55,7 @@ class FleetStore:
         self._client: Any = open_client(url)
         self.server = RedisServer(url, self._client)
         self.stream = EventStream(url, self._client, kept=events_kept)
+        self.runs = RunStore(url, self._client)
         self._state = FleetStateReader(url, self._client, stale_after_seconds)
         #: The `run_id` of the server process that took this host agent's last report.
         self._run_id: str | None = None
@@ -145,8 +148,8 @@ class FleetStore:
 
     def settle(
         self, host: str, present: Collection[str], stopped: Callable[[str], bool] = lambda _account_id: False
-    ) -> None:
-        """Record the end of workers that ended while the host's agent was down.
+    ) -> list[WorkerInfo]:
+        """Record the end of workers that ended while the host's agent was down; return their records.
 
         These are the accounts that Redis records as alive on this host and that are not in `present`. A
         worker becomes `stopped` if its stop was under way or `stopped(account_id)` says that it is desired,
@@ -163,6 +166,7 @@ class FleetStore:
         ]
         if ended:
             self.record(host, ended, {})
+        return ended
 
     # events
 
@@ -219,6 +223,7 @@ class FleetStore:
             pipe.delete(
                 *(agent_key(host), workers_key(host), beats_key(host)),
                 *(drain_key(host), mark_key(host), claim_key(host), counters_key(host)),
+                runs_key(host),
             )
             pipe.execute()
 

@@ -13,11 +13,14 @@ from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
 from manager.fleet.audit import AuditTrail
+from manager.fleet.desired import DRAIN
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Cause
 from manager.fleet.host_events import HostAnnouncer
 from manager.fleet.leases import LeaseStore
 from manager.fleet.overrides import OverrideStore
+from manager.fleet.run_types import SHUTDOWN, RunCause
+from manager.fleet.runs import RunStore
 from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
 from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost
@@ -33,6 +36,8 @@ from manager.host.reconcile.reconciler import Reconciler, ReportStop
 from manager.host.reconcile.stop_notes import PendingStops, StopNotes
 from manager.host.reporting.audit_writer import AuditWriter
 from manager.host.reporting.publisher import Publisher
+from manager.host.reporting.run_spool import RunSpool
+from manager.host.reporting.run_writer import RunWriter
 from manager.host.reporting.self_test import SelfTest, SelfTestSender
 from manager.host.reporting.upkeep import StateUpkeep
 from manager.host.routing import Router
@@ -40,6 +45,7 @@ from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
 from manager.host.workers.pool import WorkerPoolManager
+from manager.host.workers.runs import RunRecorder
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
 from manager.pool.start_requests import StartRequestFactory
@@ -80,6 +86,8 @@ class HostAgent:
         self.validator = AccountConfigurationValidator(self.config_service)
         self.store = FleetStore(fleet_url(settings), stale_after_seconds=settings.stale_after_seconds)
         self.audit_writer = AuditWriter(AuditTrail(self.store.url), settings.host)
+        self._runs: RunWriter | None = None
+        self._run_recorder: RunRecorder | None = None
         self._lock = FileLock(self.paths.agent_lock)
         self._name: NameClaim | None = None
         self._pool: WorkerPoolManager | None = None
@@ -154,6 +162,8 @@ class HostAgent:
                 unrecorded.holds,
                 name.ensure,
             )
+            self._runs = RunWriter(RunStore(self.store.url), settings.host, RunSpool(self.paths.runs_dir))
+            self._run_recorder = RunRecorder(self._runs, settings.host, self._end_cause)
             self._pool = self._report.pool = pool = build_pool(
                 settings,
                 self.config_service,
@@ -162,6 +172,7 @@ class HostAgent:
                 leases=leases,
                 on_unexpected_exit=self._on_unexpected_exit,
                 unrecorded=unrecorded,
+                runs=self._run_recorder,
             )
             desired = DesiredStore(self.store.url)
             desired_state_file = DesiredStateFile(self.paths.root / "desired.json")
@@ -220,6 +231,7 @@ class HostAgent:
             adopted = pool.adopt(lambda key: key in noted or reconciler.desired_cache.should_be_stopped(key))
             self._publisher.start()
             self.audit_writer.start()
+            self._runs.start()
             local.take_notes()  # before any worker is started
             reconciler.start()
             local.start()
@@ -274,6 +286,9 @@ class HostAgent:
             self._publisher = None
             logs.event(logger, logging.INFO, "agent_stopped", host=self.settings.host)
         self.audit_writer.close()
+        if self._runs is not None:
+            self._runs.close()
+            self._runs = None
         if self._name is not None:
             self._name.close()
             self._name = None
@@ -305,13 +320,26 @@ class HostAgent:
         if pool is not None and reconciler is not None:
             pool.detect_unrecorded()
             known = {info.account_id for info in pool.queries.records()}
-            self.store.settle(self.settings.host, known, reconciler.desired_cache.should_be_stopped)
+            stopped = reconciler.desired_cache.should_be_stopped
+            for info in self.store.settle(self.settings.host, known, stopped):
+                if self._run_recorder is not None:
+                    self._run_recorder.ended_without_record(info, observed=False)
 
     def _cause(self, info: WorkerInfo) -> Cause:
         """Return the command that led to a worker's record."""
         reconciler = self._reconciler
         desired = None if reconciler is None else reconciler.desired_cache.get(info.account_id)
         return Cause() if desired is None else desired.cause_of(info)
+
+    def _end_cause(self, account_id: str, generation: int) -> RunCause:
+        """Return who asked that the worker of this generation ends, and why."""
+        reconciler = self._reconciler
+        if reconciler is None:
+            return RunCause(why=SHUTDOWN)  # `stop_workers_on_exit`
+        desired, drain = reconciler.desired_cache.get(account_id), reconciler.drain_state.request
+        if desired is not None and not (desired.running and desired.generation <= generation):
+            return RunCause(desired.by, desired.why, desired.token, desired.at)
+        return RunCause(drain.by, DRAIN) if drain is not None and drain.active else RunCause()
 
     def _note_unrecorded(self) -> bool:
         """Record workers that run without a record.
@@ -341,6 +369,8 @@ class HostAgent:
         found = [self.audit_writer.thread]
         if self._publisher is not None:
             found.append(self._publisher.thread)
+        if self._runs is not None:
+            found.append(self._runs.thread)
         if self._pool is not None:
             found += self._pool.threads
         if self._reconciler is not None:

@@ -14,6 +14,7 @@ from manager.host.workers.leases import Leases, LocalLeases
 from manager.host.workers.limits import PoolLimits
 from manager.host.workers.pool import OnUnexpectedExit, WorkerPoolManager
 from manager.host.workers.records import RecordFiles
+from manager.host.workers.runs import RunRecorder
 from manager.host.workers.starter import Starter
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.settings import Settings
@@ -30,6 +31,7 @@ def build_pool(
     on_unexpected_exit: OnUnexpectedExit | None = None,
     unrecorded: UnrecordedWorkers | None = None,
     limits: PoolLimits | None = None,
+    runs: RunRecorder | None = None,
 ) -> WorkerPoolManager:
     """Return this machine's pool of workers.
 
@@ -54,6 +56,7 @@ def build_pool(
             log_files=settings.log_files,
         ),
         limits,
+        runs=runs,
     )
     return WorkerPoolManager(
         starter,

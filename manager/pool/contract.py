@@ -6,6 +6,7 @@ fixture `case` that returns a new `PoolCase` for each test. This module does not
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
@@ -18,6 +19,7 @@ from manager.errors import (
     InvalidConfigError,
     InvalidPayloadError,
     ManagerError,
+    NotSupportedError,
     NoWorkerError,
 )
 from manager.models import WorkerInfo
@@ -212,6 +214,25 @@ class WorkerPoolContract:
         assert (stopped.failed, stopped.ok) == ({}, True)
         assert {info.status for info in stopped.done.values()} == {_S.STOPPED}
         assert not {"good-1", "good-2", "good-3"} & set(case.pool.stoppable())
+
+    def test_an_ended_worker_is_in_the_history_of_a_pool_that_keeps_one(self, case: PoolCase) -> None:
+        try:
+            assert case.pool.runs("missing") == []
+        except NotSupportedError:
+            return
+        before = len(case.pool.runs("good-1"))
+        info = case.pool.start_worker(case.request("good-1"))
+        assert len(case.pool.runs("good-1")) == before, "a run is in the history once it has ended"
+        case.pool.stop_worker("good-1")
+        deadline = time.monotonic() + _WAIT
+        while len(found := case.pool.runs("good-1")) == before and time.monotonic() < deadline:
+            time.sleep(0.02)  # the host writes the end before it answers, and the history just after
+        assert len(found) == before + 1
+        assert (found[0].worker_id, found[0].account_id) == (info.worker_id, "good-1")
+        assert (found[0].status, found[0].exit_code, found[0].reason) == ("stopped", 0, None)
+        assert found[0].host == info.metadata["host"]
+        assert info.created_at <= found[0].ended_at
+        assert case.pool.runs("good-1", 1) == found[:1]
 
     def test_an_empty_batch_has_an_empty_result(self, case: PoolCase) -> None:
         for result in (case.pool.start_many([]), case.pool.restart_many([]), case.pool.stop_many([])):

@@ -17,6 +17,7 @@ from manager.errors import (
     StartCancelledError,
     StartTimeoutError,
 )
+from manager.fleet.run_types import Run
 from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement, new_worker_id
 from manager.placement.engine import FleetView, HostFacts, Needs
 from manager.pool.fake_clock import FakeClock
@@ -70,6 +71,8 @@ class FakeWorkers:
         self.slots: dict[str, Slot] = {}
         self.failures: dict[str, deque[Exception]] = defaultdict(deque)
         self.seconds: dict[str, float] = {}
+        #: Runs that have ended, oldest first.
+        self.runs: list[Run] = []
         self._clock = clock
         self._events = events
         self._holders: dict[str, str] = {}
@@ -225,7 +228,9 @@ class FakeWorkers:
             elif status not in LIVE:
                 code = 0 if status is _S.STOPPED else 1
                 changes |= {"stopped_at": now, "metadata": WorkerPlacement(exit_code=code)}
-            slot.info = slot.info.with_(**changes)
+            was_live, slot.info = slot.live, slot.info.with_(**changes)
+            if was_live and status not in LIVE:
+                self.runs.append(Run.of_record(slot.info, slot.host))
             self._events.add(slot.host, slot.info, now)
             return slot.info
 

@@ -13,6 +13,7 @@ from manager.states import TradingMode
 if TYPE_CHECKING:
     from manager.config import AccountConfig
     from manager.fleet.event_types import Event, EventFilter
+    from manager.fleet.run_types import Run, RunCause
 
 #: Called once for each account of a batch with its id and its outcome: `done`, `already`, `skipped`, `failed`
 #: or `pending` (unknown).
@@ -43,6 +44,8 @@ class StartRequest:
     #: Runs the caller's own validator, for a remote pool, which does not call `prepare`. Raises the same
     #: errors. None if the host's validation is the same.
     check: "Callable[[], object] | None" = None
+    #: Who asked for the start, and why; None if unknown.
+    origin: "RunCause | None" = None
 
 
 def new_batch_id() -> str:
@@ -146,10 +149,13 @@ class WorkerPool(Protocol):
     ) -> BatchResult:
         """Stop many accounts. The result contains every account."""
 
-    def validate_many(self, needs: "Mapping[str, Needs]") -> dict[str, tuple[str, ValidationResult]] | None:
+    def validate_many(
+        self, needs: "Mapping[str, Needs]", progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]] | None:
         """Validate accounts on the hosts that would run them.
 
-        Returns account → (host, result). Returns None if the accounts would run in this process.
+        Returns account → (host, result). Returns None if the accounts would run in this process. `progress`
+        is called with each account and `asked`, then with `done` or `failed`.
         """
 
     def watch(
@@ -165,6 +171,12 @@ class WorkerPool(Protocol):
         Blocks between events. Ends once `closed` returns True, or after `idle_seconds` without an event.
         Raises NotSupportedError if the pool has no event stream. Otherwise raises as
         `manager.telemetry.event_watch.watch_events`.
+        """
+
+    def runs(self, account_id: str, last: int | None = None) -> "list[Run]":
+        """Return the account's newest `last` ended runs, newest first; all that are kept if None.
+
+        Raises NotSupportedError if the pool keeps no history.
         """
 
     def stoppable(self) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from manager.config import LoadedAccount
+from manager.config.check_progress import CheckProgress
 from manager.errors import ManagerError
 from manager.models import ValidationResult, WorkerInfo
 from manager.placement.engine import Needs
@@ -86,23 +87,28 @@ class SelectedAccounts:
                 chosen.add(account_id)
         return [one for one in stoppable if one in chosen], settled
 
-    def check(self, selection: Selection | None) -> dict[str, ValidationResult]:
+    def check(
+        self, selection: Selection | None, progress: CheckProgress | None = None
+    ) -> dict[str, ValidationResult]:
         """Check the files of the selected accounts, and all files that are not read."""
-        results = self._accounts.check_all()
+        results = self._accounts.check_all(progress)
         if not selection:
             return results
         selected = {*self.read(selection), *self._accounts.not_read()}
         return {account_id: result for account_id, result in results.items() if account_id in selected}
 
     def check_on_hosts(
-        self, local: Mapping[str, ValidationResult]
+        self, local: Mapping[str, ValidationResult], progress: CheckProgress | None = None
     ) -> dict[str, tuple[str, ValidationResult]]:
         """Check accounts on the hosts that would run them; return account id → (host, result).
 
         `local` are the results of this machine. They are returned, with the host "", for accounts that no
         host checks.
         """
-        found = self._pool.validate_many(self._needs(local)) or {}
+        needs = self._needs(local)
+        # A pool that a caller brings may not know the second argument.
+        validate = self._pool.validate_many
+        found = (validate(needs) if progress is None else validate(needs, progress)) or {}
         return {account_id: found.get(account_id, ("", result)) for account_id, result in local.items()}
 
     def _needs(self, account_ids: Iterable[str]) -> dict[str, Needs]:

@@ -18,6 +18,7 @@ from manager.errors import (
     NoWorkerError,
 )
 from manager.fleet.event_types import Event, EventFilter
+from manager.fleet.run_types import Run
 from manager.gateways import runs_programs
 from manager.models import (
     BatchResult,
@@ -248,12 +249,14 @@ class FakePool:
 
     # queries
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> dict[str, tuple[str, ValidationResult]] | None:
+    def validate_many(
+        self, needs: Mapping[str, Needs], progress: Progress | None = None
+    ) -> dict[str, tuple[str, ValidationResult]] | None:
         """See `manager.pool.protocol.WorkerPool.validate_many`.
 
         Returns None, because the accounts run in this process.
         """
-        del needs
+        del needs, progress
         return None
 
     def watch(
@@ -269,6 +272,11 @@ class FakePool:
         `idle_seconds` are real ones, not those of `clock`.
         """
         return self._stream.watch(after, only, idle_seconds, closed)
+
+    def runs(self, account_id: str, last: int | None = None) -> list[Run]:
+        """See `manager.pool.protocol.WorkerPool.runs`."""
+        with self._workers.guard:
+            return [run for run in reversed(self._workers.runs) if run.account_id == account_id][:last]
 
     def stoppable(self) -> list[str]:
         """See `manager.pool.protocol.WorkerPool.stoppable`."""

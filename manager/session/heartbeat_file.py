@@ -36,6 +36,9 @@ _PAYLOAD_SIZE: Final = _SIZE - _PAYLOAD_AT
 #: Status keys whose values the worker creates: a password equal to such a value must not mask it.
 _OWN_KEYS: Final = ("phase", "health", "environment", "currency", "balance", "equity")
 
+#: Key of the notes for the run history, beside the keys of the status.
+_RUN: Final = "run"
+
 #: Attempts of a reader that meets the writer in the middle of a page.
 _READ_TRIES: Final = 5
 
@@ -51,6 +54,8 @@ class Heartbeat:
     #: Seconds by which that call is past its deadline; negative before it, None outside calls.
     overdue_seconds: float | None
     status: Mapping[str, Any] = field(default_factory=dict)
+    #: Notes for the run history; see `manager.session.run_figures`.
+    run: Mapping[str, Any] = field(default_factory=dict)
     exit_reason: str | None = None
 
 
@@ -108,12 +113,13 @@ class HeartbeatWriter:
         """
         return {**self._mask.values(status), **{key: status[key] for key in _OWN_KEYS if key in status}}
 
-    def status(self, status: Mapping[str, Any]) -> None:
-        """Write the latest status, already masked.
+    def status(self, status: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> None:
+        """Write the latest status, already masked, and the notes for the run history.
 
-        A status too large for the page is written as empty.
+        What is too large for the page is written as empty.
         """
-        payload = json.dumps(status, separators=(",", ":")).encode()
+        content = {**status, _RUN: run} if run else status
+        payload = json.dumps(content, separators=(",", ":")).encode()
         self._payload = payload if len(payload) <= _PAYLOAD_SIZE else b"{}"
         self.beat()
 
@@ -221,11 +227,14 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
         except ValueError:
             continue
         now = time.monotonic()
+        status = status if isinstance(status, dict) else {}
+        run = status.pop(_RUN, None)
         return Heartbeat(
             age_seconds=max(0.0, now - page.beat_at),
             call=page.call.decode(errors="replace") or None,
             overdue_seconds=now - page.deadline if page.deadline else None,
-            status=status if isinstance(status, dict) else {},
+            status=status,
+            run=run if isinstance(run, dict) else {},
             exit_reason=page.reason.decode(errors="replace") or None,
         )
     return None

@@ -86,6 +86,8 @@ class ResourceMeter:
         #: CPU seconds of the tree so far; never decreases.
         self._used = 0.0
         self._memory: int | None = None
+        #: The largest measured memory in bytes; None before the first measurement.
+        self.memory_peak: int | None = None
         self._memory_due = float("-inf")
         self._figures = WorkerMetrics(rss_bytes=self._process.memory_info().rss)
         self._stopped = threading.Event()
@@ -131,6 +133,7 @@ class ResourceMeter:
             return
         began = time.thread_time()
         self._memory = (sample.grouped or 0) + sum(map(memory_of, sample.pids))
+        self.memory_peak = max(self._memory, self.memory_peak or 0)
         self._resident = sample.resident
         self._memory_due = now + max(_MEMORY_SECONDS, _SHARE * (time.thread_time() - began))
 

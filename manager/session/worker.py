@@ -40,6 +40,7 @@ from manager.session.lease import Lease, LeaseLost
 from manager.session.reload import ConfigHandover, Offer, refused_symbol
 from manager.session.reporter import Reporter, Sender
 from manager.session.resources import ResourceMeter
+from manager.session.run_figures import RunFigures
 from manager.states import TradingMode, WorkerHealth
 from manager.system import logs
 from manager.system.processes import ProcessRef
@@ -78,6 +79,7 @@ class Worker:
         self._cancel_connect = gateway.cancel_connect if isinstance(gateway, CancelsConnect) else None
         self._notify = notify
         self._metrics = WorkerMetrics(health=WorkerHealth.UNKNOWN)
+        self._run_figures = RunFigures()
         self._phase = "connecting"
         programs = runs_programs(spec.config.gateway)
         self._resources = ResourceMeter(spec.worker_id, spec.private_dir / CGROUP_NOTE if programs else None)
@@ -151,6 +153,7 @@ class Worker:
         try:
             session = self._gateway.connect(deadline)
             self._phase = "connected"
+            self._run_figures.connected()
             self._metrics = self._figures.connected(session)
             self._refresh(self._gateway.check())
         except GatewayError as error:
@@ -244,7 +247,8 @@ class Worker:
         self._restore_files()
         reported = self._figures.refresh(self._gateway, health, self._mode)
         self._metrics = WorkerMetrics.read(self._beat.masked(reported.to_dict()))
-        self._beat.status({"phase": self._phase, **self._metrics.to_dict()})
+        run = self._run_figures.update(self._metrics, self._resources.memory_peak)
+        self._beat.status({"phase": self._phase, **self._metrics.to_dict()}, run)
         if reported.health == WorkerHealth.UNHEALTHY and self._config.recovery.restart_unhealthy:
             raise ConnectionLost(
                 f"unhealthy, and recovery.restart_unhealthy is set: {reported.health_reason}"

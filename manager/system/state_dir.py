@@ -69,6 +69,11 @@ class StatePaths:
         return self.root / "stops"
 
     @property
+    def runs_dir(self) -> Path:
+        """Runs that have ended and are not safely in Redis yet."""
+        return self.root / "runs"
+
+    @property
     def agent_lock(self) -> Path:
         """Lock file that the running host agent holds."""
         return self.run_dir / "agent.lock"
@@ -137,6 +142,7 @@ class StatePaths:
                 self.run_dir,
                 self.workers_dir,
                 self.stops_dir,
+                self.runs_dir,
                 self.running_dir,
                 self.config_dir,
                 self.logs_dir,

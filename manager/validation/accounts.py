@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem
+from manager.config.check_progress import CheckProgress, report
 from manager.config.document import Document
 from manager.errors import AccountNotFoundError, InvalidAccountIdError, InvalidConfigError, ManagerError
 from manager.models import ValidationResult
@@ -118,13 +119,13 @@ class Accounts:
             return ValidationResult(valid=False, account_id=account_id, errors=tuple(str(error).splitlines()))
         return self._verdict(account_id, config)
 
-    def check_all(self) -> dict[str, ValidationResult]:
+    def check_all(self, progress: CheckProgress | None = None) -> dict[str, ValidationResult]:
         """Check every account.
 
         The results include accounts and files that cannot be read.
         """
         if self._standard is not None:
-            return self._standard.validate_all()
+            return self._standard.validate_all(progress)
         results: dict[str, ValidationResult] = {}
         if self.files is not None:
             results = AccountConfigurationValidator(self.files).validate_all()
@@ -133,6 +134,8 @@ class Accounts:
                 results[account_id] = self.check(account_id)
             except AccountNotFoundError:
                 results.pop(account_id, None)  # deleted after it was listed
+            else:
+                report(progress, results[account_id])
         return results
 
     def not_read(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from manager.config import AccountConfig, ConfigurationService, LoadedAccount, Problem, watch_secrets
+from manager.config.check_progress import CheckProgress, reads_of, report
 from manager.config.findings import Finding
 from manager.config.problems import dotted
 from manager.config.service import Snapshot
@@ -135,7 +136,7 @@ class AccountConfigurationValidator:
         twin = self._configs.twin(account_id)
         return checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
 
-    def validate_all(self) -> dict[str, ValidationResult]:
+    def validate_all(self, progress: CheckProgress | None = None) -> dict[str, ValidationResult]:
         """Check every account file; return the results by account ID.
 
         A file whose name is not a valid ID is listed by its name.
@@ -144,16 +145,16 @@ class AccountConfigurationValidator:
         if configs is None:
             return {}
         with _COLLECTION.paused():
-            return self._all(configs)
+            return self._all(configs, progress)
 
-    def validate_for_any_host(self) -> dict[str, ValidationResult]:
+    def validate_for_any_host(self, progress: CheckProgress | None = None) -> dict[str, ValidationResult]:
         """Check every account file by the rules that hold on every host.
 
         Credentials, programs and directories are not checked.
         """
         if self._configs is None:
             return {}
-        snapshot = self._configs.snapshot()
+        snapshot = self._configs.snapshot(on_read=reads_of(progress))
         context = ValidationContext(None, snapshot.logins, snapshot.shared, snapshot.schedules)
         results: dict[str, ValidationResult] = {}
         for account_id, loaded in snapshot.accounts.items():
@@ -164,16 +165,20 @@ class AccountConfigurationValidator:
             results[account_id] = (
                 checked if twin is None else _with_error(checked, *_twin_problem(account_id, twin))
             )
+            report(progress, results[account_id])
         return results
 
-    def _all(self, configs: ConfigurationService) -> dict[str, ValidationResult]:
-        snapshot = configs.snapshot()
+    def _all(
+        self, configs: ConfigurationService, progress: CheckProgress | None = None
+    ) -> dict[str, ValidationResult]:
+        snapshot = configs.snapshot(on_read=reads_of(progress))
         context = _context_of(configs, snapshot)
         results: dict[str, ValidationResult] = {}
         for name, loaded in snapshot.accounts.items():
             twin = snapshot.twins.get(name)
             checked = self._check(configs, loaded, context)
             results[name] = checked if twin is None else _with_error(checked, *_twin_problem(name, twin))
+            report(progress, results[name])
         return {**results, **not_read(configs, results)}
 
     def _check(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ def test_everything_works_with_tls_and_least_rights(
         ):
             done = fleet.manage(*arguments)
             assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        for user in ("manager", "reader"):
+            eventually(partial(_stop_is_last, fleet, user), what=f"{user} reads the history")
         fleet.await_ticks()
         other.await_ticks()
         assert fleet.manage("stop-all").returncode == 0
@@ -265,6 +268,18 @@ def refused(acts: tuple[Callable[[], Any], ...]) -> None:
             act()
 
 
+def _runs(fleet: SecureFleet, user: str) -> list[dict[str, Any]]:
+    done = fleet.manage("history", A, "--json", user=user)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def _stop_is_last(fleet: SecureFleet, user: str) -> bool:
+    runs = _runs(fleet, user)
+    return bool(runs) and runs[-1]["ended_why"] == "stop"
+
+
 def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_must(
     secure: SecureRedis,
 ) -> None:
@@ -276,6 +291,9 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.set("manager:host:other-host:agent", "forged"),
             lambda: client.hset("manager:host:other-host:workers", "a", "forged"),
             lambda: client.delete("manager:host:other-host:drain"),
+            lambda: client.xadd("manager:host:other-host:runs", {"run": "forged"}),
+            lambda: client.xtrim("manager:host:other-host:runs", 0),
+            lambda: client.xrange("manager:host:other-host:runs"),
             lambda: client.blpop(["manager:host:other-host:nudges"], timeout=1),
             lambda: client.brpop(["host.other-host"], timeout=1),
             lambda: client.get("manager:audit"),
@@ -346,6 +364,7 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
             lambda: client.client_kill_filter(_type="normal"),
             client.client_list,
             lambda: client.set("manager:desired:rules", "1"),
+            lambda: client.xadd("manager:host:test-host:runs", {"run": "forged"}),
             lambda: client.eval("return 1", 0),
         )
         refused(acts)

@@ -87,12 +87,12 @@ class MemoryBatches(AsyncWorkerManagerService):
     def __init__(self, service: WorkerManagerService) -> None:
         super().__init__(service)
         self.found: dict[str, tuple[BatchRecord, BatchResult]] = {}
-        self.runs = 0
+        self.begun = 0
 
     async def run_many(
         self, command: CommandSpec, account_ids: Sequence[str], *, batch_id: str | None = None, **options: Any
     ) -> BatchResult:
-        self.runs += 1
+        self.begun += 1
         assert batch_id is not None
         result = await super().run_many(command, account_ids, batch_id=batch_id, **options)
         tasks = {account_id: f"task-{account_id}" for account_id in account_ids}

@@ -8,9 +8,11 @@ import psutil
 
 from manager import WorkerManagerService
 from manager.config import ConfigurationService
+from manager.fleet.run_types import NO_CAUSE, Run
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.host.workers.limits import PoolLimits
+from manager.host.workers.runs import RunRecorder
 from manager.models import WorkerInfo
 from manager.settings import Settings
 from manager.system.processes import ProcessRef
@@ -37,6 +39,10 @@ class Host:
         self.config_service = ConfigurationService(self.settings.config_dir)
         self.config_service.accounts_dir.mkdir(parents=True)
         self.lost: list[tuple[WorkerInfo, str]] = []
+        #: Every run that has ended, oldest first.
+        self.runs: list[Run] = []
+        #: Who asked for the end of a worker.
+        self.end_cause = NO_CAUSE
         self.seen: dict[int, ProcessRef] = {}
         self.pool = self.new_pool()
 
@@ -47,9 +53,13 @@ class Host:
             self.config_service,
             on_unexpected_exit=lambda info, reason: self.lost.append((info, reason)),
             limits=limits,
+            runs=RunRecorder(self, self.settings.host, lambda _account_id, _generation: self.end_cause),
         )
         self.service = WorkerManagerService(self.config_service, self.pool)
         return self.pool
+
+    def note(self, run: Run) -> None:
+        self.runs.append(run)
 
     def account(self, account_id: str, login: int | None, **changes: Any) -> None:
         data: dict[str, Any] = {

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 import click
+from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
 from manager.api.openapi import document
@@ -20,6 +21,7 @@ from manager.api.problems import PROBLEMS
 from manager.cli.main import cli
 from manager.doctor.check import CODES
 from manager.fleet.host_report import ClockChangeReport, DrainReport, HostReport
+from manager.fleet.run_types import Run
 from manager.local.service_unit import UnitPlan, unit_text
 from manager.models import OpenPayload, WorkerMetrics, WorkerPlacement
 
@@ -161,7 +163,7 @@ PAYLOADS: dict[str, type[OpenPayload]] = {
     "HostState.data: clock_change": ClockChangeReport,
 }
 
-_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
+_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", AwareDatetime: "time"}
 
 
 def payloads_page() -> str:
@@ -169,7 +171,7 @@ def payloads_page() -> str:
     lines = [
         "# Payload keys",
         "",
-        "This page lists every key of `WorkerInfo.metadata` and of a host agent's report.",
+        "This page lists every key of `WorkerInfo.metadata`, of a host agent's report and of a run.",
         "",
         "A key is missing if its value is not known. A value can also be `null`.",
         "Later versions may add keys.",
@@ -186,7 +188,25 @@ def payloads_page() -> str:
         lines += ["| key | type | unit | written by | meaning |", "|---|---|---|---|---|"]
         lines += [_payload_row(name, field) for name, field in model.model_fields.items()]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_run_section()])
+
+
+def _run_section() -> list[str]:
+    """Return the section about the run history."""
+    rows = [
+        f"| `{name}` | {_type_name(field.annotation)} | {_cell(field.description or '')} |"
+        for name, field in Run.model_fields.items()
+    ]
+    return [
+        "## Run",
+        "",
+        "One run in the history: the life of one worker. `manager history --json`, `service.runs()` and",
+        "`GET /accounts/{account_id}/runs` return it. The host agent writes every key.",
+        "",
+        *("| key | type | meaning |", "|---|---|---|"),
+        *rows,
+        "",
+    ]
 
 
 def _payload_row(name: str, field: FieldInfo) -> str:

@@ -3,9 +3,13 @@
 import sys
 
 import pytest
+from support.servers import RedisServer
 
-from manager.cli.batches import say_batch
+from manager.cli.batches import interrupted_text, say_batch
 from manager.cli.configs import _say_results
+from manager.fleet.batches import BatchStore
+from manager.fleet.desired import DesiredStateRequest
+from manager.fleet.desired_store import DesiredStore
 from manager.models import BatchResult, ValidationResult, WorkerInfo
 from manager.states import WorkerLifecycleStatus
 
@@ -79,3 +83,30 @@ def test_validate_shows_accounts_with_findings_last(
         "account-001: invalid",
         "  error: wrong",
     ]
+
+
+def test_an_interrupt_says_what_was_sent_and_what_continues(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevents that an operator believes that a stop continues which was never sent."""
+    monkeypatch.setenv("MANAGER_REDIS_URL", redis_server.url)
+    nothing = "Interrupted before a command was sent: no account is affected."
+    assert interrupted_text("batch-1", "stopped") == nothing
+    batches, desired = BatchStore(redis_server.url), DesiredStore(redis_server.url)
+    tokens = {"a": "token-a", "b": "token-b", "c": "token-c"}
+    batches.save("batch-1", "stop", "ana@desk", tokens, {"d": ("failed", "d: its file cannot be read")})
+    assert interrupted_text("batch-1", "stopped") == nothing
+    for account_id in ("a", "b"):
+        desired.set_desired(
+            DesiredStateRequest(
+                account_id=account_id, state="stopped", token=tokens[account_id], by="ana@desk", why="stop"
+            )
+        )
+    check = "check with `manager batch batch-1`."
+    assert interrupted_text("batch-1", "stopped") == (
+        f"Interrupted: 0 stopped, 1 failed, the hosts continue with 2, 1 not sent; {check}"
+    )
+    redis_server.stop()
+    assert interrupted_text("batch-1", "stopped") == (
+        f"Interrupted. Commands that were sent continue on the hosts; {check}"
+    )

@@ -126,6 +126,9 @@ class MemoryPool:
     def validate_many(self, needs: Any) -> None:
         del needs
 
+    def runs(self, account_id: str, last: int | None = None) -> list[Any]:
+        return [account_id][:last]
+
     def stoppable(self) -> list[str]:
         return sorted(self.workers)
 

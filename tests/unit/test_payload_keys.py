@@ -9,6 +9,7 @@ from support.reference_docs import PAYLOADS, REFERENCE, payloads_page
 
 from manager.fleet.host_report import HostReport
 from manager.fleet.hosts import HostState
+from manager.fleet.run_types import Run
 from manager.models import OpenPayload, WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.states import WorkerLifecycleStatus
 
@@ -87,6 +88,10 @@ def test_no_key_is_in_both_views_of_the_metadata() -> None:
 def test_the_page_has_a_complete_row_for_every_key() -> None:
     page = (REFERENCE / "payloads.md").read_text()
     assert page == payloads_page()
+    page, _, runs = page.partition("\n## Run\n")
+    for name in Run.model_fields:
+        (row,) = [line for line in runs.splitlines() if line.startswith(f"| `{name}` |")]
+        assert row.rstrip(" |").endswith("."), row
     for model in PAYLOADS.values():
         for name in model.model_fields:
             found = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]

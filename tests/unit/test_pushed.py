@@ -209,3 +209,18 @@ def test_an_account_that_was_not_pushed_is_an_error(short_dir: Path, store: Conf
         reader(short_dir, store).account_path("b")
     assert "no account b in version 1 of the pushed files" in str(raised.value)
     assert str(short_dir) not in str(raised.value)
+
+
+def test_the_progress_of_a_push_names_each_account_twice(tmp_path: Path) -> None:
+    directory = Directory(tmp_path)
+    directory.write("a", GOOD)
+    directory.write("b", GOOD.replace("5001", "5002"))
+    stages: list[tuple[str, str]] = []
+    collect(directory.service, progress=lambda account_id, stage: stages.append((stage, account_id)))
+    assert stages[:4] == [("read", "a"), ("read", "b"), ("valid", "a"), ("valid", "b")]
+    (tmp_path / "accounts" / "b.yaml").write_text("gateway: nothing\n")
+    stages.clear()
+    directory.validator.validate_all(lambda account_id, stage: stages.append((stage, account_id)))
+    assert stages[:2] == [("read", "a"), ("read", "b")]
+    assert [account_id for _, account_id in stages[2:]] == ["a", "b"]
+    assert stages[3] == ("invalid", "b")

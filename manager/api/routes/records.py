@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from manager.api.access import Configurer, Reader, by, may_read, require_unlimited, require_whole
+from manager.api.access import Configurer, Reader, by, may_read, readable, require_unlimited, require_whole
 from manager.api.bodies import RollbackBody
-from manager.api.models import AuditPage, BatchDetail, BatchPage, DoctorReport
+from manager.api.models import AuditPage, BatchDetail, BatchPage, DoctorReport, RunPage
 from manager.api.models_config import (
     ConfigDifference,
     ConfigVersionDetail,
@@ -30,6 +30,7 @@ from manager.change.config_push import difference
 from manager.fleet.audit import AuditEntry
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigVersion
+from manager.fleet.run_types import Run
 from manager.models import BatchResult
 from manager.system.text import printable
 
@@ -98,6 +99,25 @@ async def export(
     return StreamingResponse(
         (to_json(_entry(one)) + b"\n" for one in entries), media_type="application/jsonl"
     )
+
+
+@router.get("/accounts/{account_id}/runs", response_model=RunPage)
+async def runs(
+    parts: Parts,
+    principal: Reader,
+    account_id: Annotated[str, Path(min_length=1, max_length=255)],
+    query: Annotated[PageQuery, Query()],
+) -> Response:
+    """List the account's runs that have ended, newest first.
+
+    Each host keeps about its newest 2,000 runs.
+    """
+    readable(principal, await parts.state(), account_id)
+    kept = await run_in_threadpool(parts.service.runs, account_id, None)
+    ordered = sorted(kept, key=_run_key, reverse=True)
+    found = page(ordered, _run_key, query, descending=True, order="runs")
+    items = [one.to_dict() for one in found.items]
+    return answer({"items": items, "next": found.next, "total": found.total})
 
 
 @router.get("/batches", response_model=BatchPage)
@@ -271,6 +291,10 @@ def _audit_page(parts: ApiParts, query: AuditQuery) -> tuple[list[AuditEntry], s
 
 def _audit_key(entry: AuditEntry) -> tuple[float, str]:
     return (entry.time.timestamp(), entry.id)
+
+
+def _run_key(run: Run) -> tuple[float, str]:
+    return (run.ended_at.timestamp(), run.worker_id)
 
 
 def _batch_key(record: BatchRecord) -> tuple[float, str]:

@@ -19,6 +19,7 @@ from manager.errors import (
     StartCancelledError,
 )
 from manager.fleet.desired import WITHOUT_TASK, DesiredState
+from manager.fleet.run_types import RunCause
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fingerprint import account_fingerprint
@@ -274,7 +275,8 @@ class Restarts:
             now = self._desired_cache.get(account_id)
             return mode_of(self._schedules.decision(account_id), desired.mode if now is None else now.mode)
 
-        return replace(request, prepare=prepare, trading_mode=trading_mode)
+        origin = RunCause(desired.by, desired.why, desired.token, desired.at)
+        return replace(request, prepare=prepare, trading_mode=trading_mode, origin=origin)
 
     # inside
 

@@ -109,7 +109,8 @@ class Adoption:
             asked_at=self._clocks.lease(),
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
-        slot.recovery = self._records.recovery(record)
+        extras = self._records.extras(record)
+        slot.recovery, slot.origin = extras.recovery, extras.origin
         slot.mode = reported_mode(record)
         slot.exited.clear()
         slot.exit_code = None
@@ -132,9 +133,15 @@ class Adoption:
                 if slot.info is not None:
                     slot.info = slot.info.with_(status=WorkerLifecycleStatus.STOPPING)
             ending = stop_outcome(slot)
-            self._exits.record_end(slot, WorkerLifecycleStatus.STOPPED, ending.reason, forced=ending.forced)
+            self._exits.record_end(
+                slot,
+                WorkerLifecycleStatus.STOPPED,
+                ending.reason,
+                forced=ending.forced,
+                observed=False,
+            )
         else:
-            self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, reason)
+            self._exits.record_end(slot, WorkerLifecycleStatus.FAILED, reason, observed=False)
 
 
 def _end_interrupted_start(

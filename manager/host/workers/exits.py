@@ -77,11 +77,17 @@ class ExitHandler:
         self._watch.watch(process, exited)
 
     def record_end(
-        self, slot: Slot, status: WorkerLifecycleStatus, reason: str | None, *, forced: bool = False
+        self,
+        slot: Slot,
+        status: WorkerLifecycleStatus,
+        reason: str | None,
+        *,
+        forced: bool = False,
+        observed: bool = True,
     ) -> None:
         """Record the proven end of a worker and release its lease.
 
-        The caller holds the slot's lock.
+        The caller holds the slot's lock. `observed`: whether this agent saw the worker end.
 
         Raises OrphansLeftError if processes of its program survive; the account then keeps its record and
         lease.
@@ -99,6 +105,7 @@ class ExitHandler:
             record = slot.record
         # First, so that a reader of the new state finds the lease free.
         if record is not None:
+            self._starter.runs.ended(slot, record, status, reason, forced=forced, observed=observed)
             self.remove_record(record)
         if status is not WorkerLifecycleStatus.RESTARTING:
             self.release_lease(slot)
@@ -156,9 +163,11 @@ class ExitHandler:
             return
         heartbeat = read_heartbeat(record.beat_file)
         with slot.guard:
-            info, code = slot.info, slot.exit_code
-            if slot.record is not record or info is None:
+            info, code, now = slot.info, slot.exit_code, slot.record
+            # Not the same object: the worker may have got another configuration meanwhile.
+            if now is None or now.process != process or info is None:
                 return
+            record = now
             slot.exited.set()
             if slot.events is not None:
                 slot.events.put({"event": "died"})
@@ -231,6 +240,7 @@ class ExitHandler:
                 status = WorkerLifecycleStatus.STOPPED
             else:
                 status = WorkerLifecycleStatus.FAILED
+            self._starter.runs.ended(slot, record, status, reason)
             self.remove_record(record)
             slot.record = None
             lease = slot.lease

@@ -13,11 +13,10 @@ from pydantic import SecretStr
 from manager.config import AccountConfig, Resolved, config_version
 from manager.config.placeholders import filled, uses_state_dir
 from manager.host.workers.leases import LeaseGrant
-from manager.host.workers.records import WorkerRecord, note_of, private_dir
+from manager.host.workers.records import NoteExtras, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
 from manager.models import WorkerInfo, WorkerMetrics
 from manager.session.launch_spec import LaunchSpec
-from manager.states import TradingMode
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
 from manager.versions import __version__
@@ -125,9 +124,9 @@ class LaunchBuilder:
         )
 
     def spec(
-        self, record: WorkerRecord, resolved: ResolvedConfig, lease: LeaseGrant, mode: TradingMode
+        self, slot: Slot, record: WorkerRecord, resolved: ResolvedConfig, lease: LeaseGrant
     ) -> LaunchSpec:
-        """Return the launch specification of the worker with this record."""
+        """Return the launch specification of the new worker in `slot`, which has this record."""
         environment, config, values = self._environment, resolved.filled, resolved.values
         account_dir = environment.paths.account_dir(config.account_id)
         return LaunchSpec(
@@ -155,10 +154,10 @@ class LaunchBuilder:
             heartbeat_interval_seconds=environment.heartbeat_interval_seconds,
             log_level=environment.log_level,
             log_json=environment.log_json,
-            trading_mode=str(mode),
+            trading_mode=str(slot.mode),
             log_file_bytes=environment.log_file_bytes,
             log_files=environment.log_files,
-            note=SecretStr(note_of(record, self._home, resolved.source.recovery)),
+            note=SecretStr(note_of(record, self._home, NoteExtras(resolved.source.recovery, slot.origin))),
         )
 
 

@@ -10,6 +10,7 @@ from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.adoption import Adoption
 from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles
+from manager.host.workers.runs import RunRecorder
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.unrecorded import Unrecorded, UnrecordedWorkers
@@ -31,6 +32,7 @@ class LostRecords:
         adoption: Adoption,
         sink: RecordSink,
         limits: PoolLimits,
+        runs: RunRecorder,
     ) -> None:
         """Create the search; `unrecorded` is None for a pool without a fleet.
 
@@ -42,6 +44,7 @@ class LostRecords:
         self._adoption = adoption
         self._sink = sink
         self._limits = limits
+        self._runs = runs
 
     def find(self, account_id: str) -> Unrecorded | None:
         """Return the account's live worker without a record, or None.
@@ -107,13 +110,14 @@ class LostRecords:
         with slot.guard:
             if slot.info is None:
                 return
-            slot.set_info(
+            ended = slot.set_info(
                 slot.info.with_(
                     status=WorkerLifecycleStatus.STOPPED,
                     error="stopped by signal: the host had lost its record of it",
                     stopped_at=utc_now(),
                 )
             )
+        self._runs.ended_without_record(ended, observed=True)
         self._sink.flush(self._limits.publish_seconds)
 
     def _detect(self, account_id: str) -> bool:
@@ -136,5 +140,6 @@ class LostRecords:
                 slot.set_info(unknown)
             elif before is not None:
                 reason = "it ended while this host had no record of it"
-                slot.set_info(before.with_(status=WorkerLifecycleStatus.FAILED, error=reason))
+                ended = slot.set_info(before.with_(status=WorkerLifecycleStatus.FAILED, error=reason))
+                self._runs.ended_without_record(ended, observed=False)
         return unknown is not None

@@ -7,12 +7,12 @@ from typing import Any
 
 from manager.errors import (
     HostUnavailableError,
-    NotSupportedError,
     NoWorkerError,
     OrphansLeftError,
     StartFailedError,
 )
 from manager.fleet.event_types import Event, EventFilter
+from manager.fleet.run_types import Run
 from manager.host.reporting.record_sink import NoSink, RecordSink
 from manager.host.workers.adoption import Adoption, IsStopDesired
 from manager.host.workers.changes import log_change, publish_to
@@ -27,6 +27,7 @@ from manager.host.workers.modes import ModeChanges
 from manager.host.workers.parallel import run_for_accounts, run_requests
 from manager.host.workers.queries import WorkerQueries
 from manager.host.workers.records import RecordFiles
+from manager.host.workers.refusals import no_fleet, no_worker
 from manager.host.workers.slot import Rest
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.start_flow import StartFlow
@@ -73,8 +74,8 @@ class WorkerPoolManager:
         self._exits = exits = ExitHandler(
             starter, records, leases, sink, on_unexpected_exit, watch or ProcessWatch(), limits
         )
-        self._adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
-        self._lost_records = LostRecords(slots, records, unrecorded, self._adoption, sink, limits)
+        self._adoption = adoption = Adoption(slots, starter, records, leases, exits, limits, clocks)
+        self._lost_records = LostRecords(slots, records, unrecorded, adoption, sink, limits, starter.runs)
         throttle = LoginThrottle(logins_per_second, clocks.monotonic)
         self._starts = StartFlow(
             slots, queries, starter, records, leases, throttle, self._lost_records, exits, sink, limits
@@ -134,7 +135,7 @@ class WorkerPoolManager:
         if slot is None or not (slot.live or slot.starting):
             slot = self._lost_records.find_slot(account_id) or slot
         if slot is None:
-            raise _no_worker(account_id)
+            raise no_worker(account_id)
         if rest is not None and rest() is None:
             return False
         slot.cancelled.set()
@@ -150,12 +151,12 @@ class WorkerPoolManager:
                 self._lost_records.end(slot, timeout)
                 self._exits.release_lease(slot)
                 return True
-            slot.closes_positions = found is not None and found.close_positions
+            slot.closes_positions, slot.rests = found is not None and found.close_positions, found is not None
             try:
                 if not (self._stops.stop(slot, timeout) or present):
-                    raise _no_worker(account_id)
+                    raise no_worker(account_id)
             finally:
-                slot.closes_positions = False
+                slot.closes_positions = slot.rests = False
             slot.set_resting(found, self._starter.host)
         return True
 
@@ -320,9 +321,9 @@ class WorkerPoolManager:
         """See `WorkerQueries.health`."""
         return self.queries.health()
 
-    def validate_many(self, needs: Mapping[str, Needs]) -> None:
+    def validate_many(self, needs: Mapping[str, Needs], progress: Progress | None = None) -> None:
         """See `WorkerPool.validate_many`. This host would run all of them."""
-        del needs
+        del needs, progress
 
     def watch(
         self,
@@ -334,10 +335,12 @@ class WorkerPoolManager:
     ) -> Iterator[Event]:
         """Raise NotSupportedError: this pool has no event stream."""
         del after, only, idle_seconds, closed
-        raise NotSupportedError(
-            "this pool has no event stream: watch the fleet with the service that sends commands through "
-            "Redis"
-        )
+        raise no_fleet("has no event stream: watch the fleet")
+
+    def runs(self, account_id: str, last: int | None = None) -> list[Run]:
+        """Raise NotSupportedError: this pool keeps no history."""
+        del account_id, last
+        raise no_fleet("keeps no history: read it")
 
     def stoppable(self) -> list[str]:
         """See `WorkerPool.stoppable`."""
@@ -391,10 +394,6 @@ class WorkerPoolManager:
     def threads(self) -> list[EssentialThread]:
         """The threads that handle the exits of workers."""
         return self._exits.threads
-
-
-def _no_worker(account_id: str) -> NoWorkerError:
-    return NoWorkerError(f"{account_id} has no worker here: nothing to stop")
 
 
 __all__ = ["OnUnexpectedExit", "WorkerPoolManager"]

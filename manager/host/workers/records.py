@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from manager.config import RecoveryConfig
+from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.models import WorkerPlacement
 from manager.session.note import note_path
 from manager.system import atomic_file, logs
@@ -125,16 +126,25 @@ class Notes(Protocol):
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord: ...
 
 
-def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
+@dataclass(frozen=True, slots=True)
+class NoteExtras:
+    """What only the note has: an agent of version 0.2 rejects a record with unknown keys."""
+
+    #: The worker's recovery settings; None if unknown.
+    recovery: RecoveryConfig | None = None
+    #: Who asked for its start, and why.
+    origin: RunCause = NO_CAUSE
+
+
+def note_of(record: WorkerRecord, home: str, extras: NoteExtras | None = None) -> str:
     """Return the text of the worker's note.
 
-    The note is a copy of the record that the worker itself holds.
-
-    `home` is the id of the state directory. `recovery` are the worker's recovery settings; only the note has
-    them, because an agent of version 0.2 rejects a record with unknown keys.
+    The note is a copy of the record that the worker itself holds. `home` is the id of the state directory.
     """
-    settings = None if recovery is None else recovery.model_dump(mode="json")
-    return json.dumps({"home": home, "record": record.to_json(), "recovery": settings})
+    extras = extras or NoteExtras()
+    settings = None if extras.recovery is None else extras.recovery.model_dump(mode="json")
+    note = {"home": home, "record": record.to_json(), "recovery": settings, "origin": extras.origin}
+    return json.dumps(note)
 
 
 def private_dir(beat_file: Path) -> Path:
@@ -223,17 +233,21 @@ class RecordFiles:
         except OSError:
             return True
 
-    def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
-        """Return the recovery settings in the worker's note; None if it has none."""
+    def extras(self, record: WorkerRecord) -> NoteExtras:
+        """Return what only the worker's note has; empty for a worker without a note."""
         path = note_path(record.beat_file)
         if self._notes is not None and not path.is_file():
             path = self._notes.note_file(record.worker_id) or path
         try:
-            if path.stat().st_size > _MAX_SIZE:
-                return None
-            return RecoveryConfig.model_validate(json.loads(path.read_text())["recovery"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # a worker without a note, or of a version whose notes have no settings
+            note = json.loads(path.read_text()) if path.stat().st_size <= _MAX_SIZE else None
+        except (OSError, ValueError):
+            return NoteExtras()
+        if not isinstance(note, dict):
+            return NoteExtras()
+        recovery: RecoveryConfig | None = None
+        with contextlib.suppress(ValueError):  # of a version whose notes have no settings
+            recovery = RecoveryConfig.model_validate(note.get("recovery"))
+        return NoteExtras(recovery, RunCause.from_json(note.get("origin")))
 
     def _restore(self, record: WorkerRecord) -> None:
         """Write the lost record of a running worker again."""

@@ -13,6 +13,7 @@ from typing import Any
 from manager.config import RecoveryConfig
 from manager.errors import ManagerError
 from manager.fleet.event_types import HealthChange, ModeChange, Remark
+from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.host.reporting.health_changes import HealthChanges
 from manager.host.workers.changes import Subscriber, WorkerChanged
 from manager.host.workers.leases import LeaseGrant
@@ -79,6 +80,10 @@ class Slot:
     orphaned: bool = False
     #: The trading mode that its worker was last set to.
     mode: TradingMode = TradingMode.NORMAL
+    #: Who asked for the start of its worker, and why.
+    origin: RunCause = NO_CAUSE
+    #: Whether its worker is being stopped because the account rests.
+    rests: bool = False
     #: Whether its worker closes its positions when it is stopped, whatever the account's file says.
     closes_positions: bool = False
     #: How often its worker was restarted since the last command, and the reason of the last restart.

@@ -1,6 +1,7 @@
 """The steps of a start, from the configuration to the connected session."""
 
 from manager.errors import SessionHeldError, StartCancelledError
+from manager.fleet.run_types import RECOVERY, SCHEDULE, RunCause
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.exits import ExitHandler
 from manager.host.workers.leases import LeaseRequest, Leases
@@ -67,6 +68,7 @@ class StartFlow:
             found = self._lost_records.find(request.account_id)
             if found is not None:
                 raise SessionHeldError(found.explain(self._starter.host))
+        slot.origin = _origin(slot, request, recovering)
         if request.trading_mode is not None:
             slot.mode = request.trading_mode()
         slot.next_worker = worker_id = new_worker_id()
@@ -107,3 +109,15 @@ class StartFlow:
         It is known, or a process holds its files.
         """
         return self._slots.has_worker(worker_id) or self._records.runs(worker_id)
+
+
+def _origin(slot: Slot, request: StartRequest, recovering: bool) -> RunCause:
+    """Return who asked for a start, and why.
+
+    If the account had a worker of the same command, or rested after it, nobody asked for this one.
+    """
+    info = slot.info
+    again = info is not None and 0 < request.generation == info.placement.generation
+    if not (recovering and again):
+        return request.origin or RunCause()
+    return RunCause(why=SCHEDULE if slot.resting else RECOVERY)

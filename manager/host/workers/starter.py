@@ -27,6 +27,7 @@ from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.orphans import end_orphans
 from manager.host.workers.records import RecordFiles, WorkerRecord
+from manager.host.workers.runs import NoRuns, RunRecorder
 from manager.host.workers.slot import Slot
 from manager.host.workers.stopper import kill_process, stop_outcome
 from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
@@ -50,7 +51,10 @@ class Starter:
         environment: WorkerEnvironment,
         limits: PoolLimits | None = None,
         clocks: Clocks | None = None,
+        runs: RunRecorder | None = None,
     ) -> None:
+        #: Records the runs that end.
+        self.runs = runs or RunRecorder(NoRuns(), environment.host)
         self._launcher = launcher
         self._records = records
         self._environment = environment
@@ -220,7 +224,7 @@ class Starter:
         lease: LeaseGrant,
         launched: Launched,
     ) -> None:
-        spec = self._builder.spec(record, resolved, lease, slot.mode)
+        spec = self._builder.spec(slot, record, resolved, lease)
         if resolved.filled.user is not None or resolved.filled.group is not None:
             self._paths.open_for_users()
         launched.writer.write(spec.to_json())
@@ -257,14 +261,18 @@ class Starter:
         launched.close()
         with slot.guard:
             slot.exited.set()  # proven: `restore_records` must not write the record again
+        status = WorkerLifecycleStatus.STOPPED if cancelled else WorkerLifecycleStatus.FAILED
+        reason = f"{error}; {ending.reason}" if forced else str(error)
+        code = getattr(error, "code", None)
+        self.runs.ended(slot, record, status, reason, forced=forced, error_code=None if cancelled else code)
         self._records.remove(record)
         with slot.guard:
             slot.record = None
             slot.move(
-                WorkerLifecycleStatus.STOPPED if cancelled else WorkerLifecycleStatus.FAILED,
+                status,
                 through=WorkerLifecycleStatus.STOPPING if cancelled else None,
-                code=getattr(error, "code", type(error).__name__),
-                error=f"{error}; {ending.reason}" if forced else str(error),
+                code=code or type(error).__name__,
+                error=reason,
                 metadata=slot.ending(forced=forced) | ({} if cancelled else _failure(error)),
             )
 

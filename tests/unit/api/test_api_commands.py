@@ -353,7 +353,7 @@ def test_a_batch_that_is_sent_again_acts_once(api: Api) -> None:
     first = batch(client, "batch-again-1", **body)
     pool_of(api).end_worker("account-001", "crash")
     assert batch(client, "batch-again-1", **body).json() == first.json()
-    assert api.aio.runs == 1
+    assert api.aio.begun == 1
     problem(batch(client, "batch-again-1", **{**body, "do": "stop"}), 422, "idempotency_mismatch")
 
 

@@ -17,14 +17,16 @@ from support.waiting import eventually
 from manager.api.limits import RateLimiter
 from manager.doctor import Check
 from manager.fleet.desired import DesiredState
+from manager.fleet.run_types import Run
 from manager.models import WorkerInfo
 from manager.placement.labels import Selection
+from manager.pool.testing import FakePool
 from manager.states import TradingMode, WorkerLifecycleStatus
 from manager.telemetry.fleet_reader import AccountFile, AccountRow, FleetListing
 
 READS = (
     *("/fleet", "/accounts", "/workers", "/hosts", "/audit", "/audit/export", "/batches"),
-    *("/config/versions", "/doctor", "/accounts/account-001"),
+    *("/config/versions", "/doctor", "/accounts/account-001", "/accounts/account-001/runs"),
 )
 
 
@@ -284,6 +286,33 @@ def test_the_trail_is_paged_from_its_end_and_exported_from_its_beginning(api_red
     rows = client.get("/api/v1/audit/export?form=csv&what=stop").text.splitlines()
     assert len(rows) == 26
     assert "'=ana@desk" in rows[1]
+
+
+def test_an_accounts_runs_are_paged_newest_first(api: Api) -> None:
+    """Each worker of the account is one run, whatever ended it."""
+    started = []
+    for number in range(7):
+        started.append(api.service.start_worker_from_config("account-001").worker_id)
+        if number == 3:
+            pool = api.service.worker_pool
+            assert isinstance(pool, FakePool)
+            pool.end_worker("account-001", "crashed")
+        api.service.stop_worker("account-001")
+    found = pages(api.client("read"), "/api/v1/accounts/account-001/runs?limit=3")
+    assert [len(page["items"]) for page in found] == [3, 3, 1]
+    assert {page["total"] for page in found} == {7}
+    runs = [one for page in found for one in page["items"]]
+    assert sorted(one["worker_id"] for one in runs) == sorted(started)
+    assert [(one["status"], one["reason"]) for one in runs if one["worker_id"] == started[3]] == [
+        ("failed", "crashed")
+    ]
+    assert {one["account_id"] for one in runs} == {"account-001"}
+    moments = [one["ended_at"] for one in runs]
+    assert moments == sorted(moments, reverse=True)
+    assert set(runs[0]) == set(Run.model_fields)
+    problem(api.client("read").get("/api/v1/accounts/nobody/runs"), 404, "account_not_found")
+    wrong = "/api/v1/accounts/account-001/runs?after=x"
+    problem(api.client("read").get(wrong), 404, "not_found")
 
 
 def test_versions_of_the_configuration(api_redis: RedisServer) -> None:

@@ -151,7 +151,8 @@ def test_a_renamed_host_has_its_worker_under_the_new_name(store: FleetStore) -> 
 
 def test_workers_that_ended_unobserved_are_recorded_as_failed(store: FleetStore) -> None:
     store.record("h", [info("a"), info("b", worker_id="w-2"), info("c", S.STOPPED, "w-3")], {"a": beat()})
-    store.settle("h", {"a"})
+    ended = store.settle("h", {"a"})
+    assert [(one.worker_id, str(one.status)) for one in ended] == [("w-2", "failed")]
     assert {found.account_id: str(found.status) for found in store.list_workers()} == {
         "a": "running",
         "b": "failed",

@@ -21,11 +21,13 @@ from manager.config import ConfigurationService
 from manager.errors import NoWorkerError, SessionHeldError, StopFailedError
 from manager.fleet import FleetStore
 from manager.fleet.leases import LeaseStore
+from manager.fleet.run_types import Run
 from manager.gateways.paper.client import VenueAdmin
 from manager.host import WorkerPoolManager, build_pool
 from manager.host.reporting.publisher import Publisher
 from manager.host.workers.fleet_leases import FleetLeases
 from manager.host.workers.held_files import HeldFiles
+from manager.host.workers.runs import RunRecorder
 from manager.host.workers.unrecorded import UnrecordedWorkers
 from manager.models import WorkerInfo
 from manager.settings import Settings
@@ -60,6 +62,7 @@ class Host:
         self.lease_store = LeaseStore(server.url)
         self.lease_store.trust()
         self.processes: list[ProcessRef] = []
+        self.runs: list[Run] = []
         self.publisher: Publisher
         self.pool = self.new_agent()
 
@@ -89,11 +92,15 @@ class Host:
             sink=self.publisher,
             leases=leases,
             unrecorded=unrecorded,
+            runs=RunRecorder(self, "h"),
         )
         self.service = WorkerManagerService(self.config_service, self.pool)
         self.pool.adopt()
         self.publisher.start()
         return self.pool
+
+    def note(self, run: Run) -> None:
+        self.runs.append(run)
 
     def end_agent(self) -> None:
         self.pool.close()
@@ -261,12 +268,26 @@ def test_an_unrecorded_worker_is_unknown_rejects_a_start_and_can_be_stopped(
     eventually(lambda: getattr(host.store.get_worker("a"), "status", "") == "unknown")
     assert reported.account_id == "a"
 
+    worker_id = host.info().worker_id
     assert host.service.stop_worker("a") is True
     assert not unseen.alive()
     assert host.info().status == "stopped"
     assert host.sessions() == 0
+    (run,) = host.runs
+    assert (run.worker_id, run.status, run.observed) == (worker_id, "stopped", True)
     host.processes.append(unseen)
     assert host.start().alive(), "its lease was released"
+
+
+def test_an_unrecorded_worker_that_ends_by_itself_is_in_the_history(host: Host, unseen: ProcessRef) -> None:
+    host.new_agent()
+    eventually(host.pool.detect_unrecorded)
+    worker_id = host.info().worker_id
+    unseen.kill()
+    eventually(lambda: not host.pool.detect_unrecorded())
+    (run,) = host.runs
+    assert (run.worker_id, run.status, run.observed) == (worker_id, "failed", False)
+    assert run.reason == "it ended while this host had no record of it"
 
 
 def test_records_in_redis_are_corrected_once_redis_is_back(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from manager.errors import CommandRefusedError, NotSupportedError, NoWorkerError
 from manager.fleet.desired_store import DESIRED_KEY
 from manager.host.commands import CommandContext
 from manager.host.workers.limits import PoolLimits
+from manager.host.workers.modes import reported_mode
 from manager.pool.commands import PAUSE, RESUME
 from manager.states import TradingMode
 
@@ -48,7 +49,8 @@ def test_a_new_agent_knows_the_mode_of_an_adopted_worker(host: Host) -> None:
     host.account("a", 1)
     host.start()
     host.service.pause_worker("a")
-    eventually(lambda: mode(host) == "paused")
+    (record,) = host.pool.queries.live_records()
+    eventually(lambda: reported_mode(record) is TradingMode.PAUSED, what="the worker has written it")
     host.pool.close()
     host.new_pool().adopt()
     assert host.pool.queries.mode("a") is TradingMode.PAUSED

@@ -1,5 +1,6 @@
 """Progress of a batch: a fixed total, the pending accounts, and the quarantine."""
 
+import sys
 from collections.abc import Collection
 from io import StringIO
 
@@ -14,7 +15,7 @@ from manager.models import WorkerInfo
 from manager.states import WorkerLifecycleStatus as S
 from manager.terminal import progress
 from manager.terminal.pending_reasons import PendingReasons, Wait, waiting_line
-from manager.terminal.progress import batch_progress
+from manager.terminal.progress import batch_progress, check_progress, progress_console, reading_progress
 
 UNREACHABLE = FleetStore("unix:///none.sock")
 
@@ -110,3 +111,84 @@ def test_only_starts_show_the_quarantine(redis_server: RedisServer) -> None:
     leases.trust()
     assert starts.quarantine() == ""
     assert PendingReasons(UNREACHABLE, LeaseStore("unix:///none.sock")).quarantine() == ""
+
+
+def test_failed_accounts_are_counted_beside_the_bar() -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=True, width=120)
+    with batch_progress(console, "stopping", ["a", "b", "c"]) as on_progress:
+        assert on_progress is not None
+        on_progress("a", "failed")
+        on_progress("a", "failed")
+        on_progress("b", "done")
+        eventually(lambda: "2/3" in output.getvalue() and "1 failed" in output.getvalue())
+    assert "2 failed" not in output.getvalue()
+
+
+def test_a_validation_shows_reading_checking_and_the_hosts() -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=True, width=140)
+
+    def shown(*texts: str) -> None:
+        eventually(lambda: all(text in output.getvalue() for text in texts), what=str(texts))
+
+    with check_progress(console, 3, ["l-1", "l-2", "l-3", "l-4", "l-5"]) as on_progress:
+        assert on_progress is not None
+        shown("reading account files")
+        on_progress("a", "read")
+        shown("1/3")
+        for account_id, stage in (("a", "valid"), ("b", "invalid")):
+            on_progress(account_id, stage)
+        shown("checking account files", "2/3", "1 invalid")
+        for account_id in ("a", "c"):
+            on_progress(account_id, "asked")
+        shown("waiting for l-1, l-2, l-3, and 2 more hosts", "0/2")
+        on_progress("a", "failed")
+        on_progress("c", "done")
+        shown("2/2")
+
+
+def test_more_files_than_were_listed_do_not_exceed_the_total() -> None:
+    output = StringIO()
+    with check_progress(Console(file=output, force_terminal=True, width=120), 1) as on_progress:
+        assert on_progress is not None
+        for account_id in ("a", "b"):
+            on_progress(account_id, "read")
+        eventually(lambda: "2/2" in output.getvalue())
+    assert "2/1" not in output.getvalue()
+
+
+def test_without_a_terminal_a_validation_shows_nothing() -> None:
+    output = StringIO()
+    console = Console(file=output, width=80)
+    with reading_progress(console), check_progress(console, 500, ["l-1"]) as on_progress:
+        assert on_progress is None
+    with check_progress(Console(file=output, force_terminal=True), 0) as on_progress:
+        assert on_progress is None
+    with reading_progress(Console(file=output, force_terminal=True), quiet=True):
+        pass
+    assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "term", "forced", "expected"),
+    [
+        (True, True, "xterm", None, True),
+        (False, True, "xterm", None, False),
+        (True, False, "xterm", None, False),
+        (True, True, "dumb", None, False),
+        (False, False, "xterm", "1", False),
+    ],
+)
+def test_progress_needs_a_terminal_on_both_outputs(
+    monkeypatch: pytest.MonkeyPatch, out: bool, err: bool, term: str, forced: str | None, expected: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: err)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if forced is not None:
+        monkeypatch.setenv("FORCE_COLOR", forced)
+    console = progress_console()
+    assert console.stderr
+    assert console.is_terminal is expected

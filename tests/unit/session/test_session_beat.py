@@ -8,13 +8,34 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
+from manager.models import WorkerMetrics
 from manager.session.heartbeat_file import HeartbeatWriter, read_heartbeat
+from manager.session.run_figures import RunFigures
 from manager.system.masking import Masker
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "w-1.beat"
+
+
+def test_notes_for_the_history_are_beside_the_status_and_keep_the_first_equity(path: Path) -> None:
+    beat, figures = HeartbeatWriter(path), RunFigures()
+    beat.status({"phase": "connecting"}, figures.update(WorkerMetrics(), None))
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert (heartbeat.status, set(heartbeat.run)) == ({"phase": "connecting"}, {"seen_at"})
+    figures.connected()
+    first = figures.update(WorkerMetrics(equity="100.00"), None)
+    figures.connected()
+    last = figures.update(WorkerMetrics(equity="99.50"), 12_000_000)
+    beat.status({"equity": "99.50"}, last)
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None
+    assert heartbeat.run == last
+    assert last["connected_at"] == first["connected_at"]
+    assert (last["equity_first"], last["memory_peak_bytes"]) == ("100.00", 12_000_000)
+    beat.close()
 
 
 def test_a_pulse_is_read_as_it_was_written(path: Path) -> None:

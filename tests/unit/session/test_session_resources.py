@@ -81,6 +81,7 @@ def test_the_memory_of_forked_processes_is_counted_once(
     resident = sum(psutil.Process(pid).memory_info().rss for pid in (root, *children))
     assert resident > 4 * 60_000_000
     assert 60_000_000 < figures["memory_bytes"] < resident / 2
+    assert meter.memory_peak == figures["memory_bytes"]
     assert figures["rss_bytes"] == pytest.approx(psutil.Process(root).memory_info().rss, rel=0.1)
 
 
