@@ -1,5 +1,6 @@
 """Workers whose record is lost, with real processes, a real venue and a real Redis."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -155,8 +156,20 @@ def no_workers_dir(paths: StatePaths) -> None:
     shutil.rmtree(paths.workers_dir)
 
 
+def _remove(directory: Path) -> None:
+    """Remove a directory, although the running worker may create its files there again meanwhile."""
+
+    def gone() -> bool:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(directory)
+            return True
+        return False
+
+    eventually(gone, what=f"{directory} is removed")
+
+
 def no_run_dir(paths: StatePaths) -> None:
-    shutil.rmtree(paths.run_dir)
+    _remove(paths.run_dir)
 
 
 def no_record_and_no_run_dir(paths: StatePaths) -> None:
@@ -165,7 +178,7 @@ def no_record_and_no_run_dir(paths: StatePaths) -> None:
 
 
 def no_state_dir(paths: StatePaths) -> None:
-    shutil.rmtree(paths.root)
+    _remove(paths.root)
 
 
 LOSSES = [empty, garbage, removed, no_workers_dir, no_run_dir, no_record_and_no_run_dir, no_state_dir]
@@ -198,7 +211,7 @@ def test_a_worker_whose_files_are_lost_is_adopted_and_stopped(
 def test_a_lost_record_is_restored_without_redis(host: Host) -> None:
     process = host.start()
     host.end_agent()
-    shutil.rmtree(host.paths.root)
+    _remove(host.paths.root)
     host.server.stop()
 
     host.new_agent()

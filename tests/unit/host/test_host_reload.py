@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.configs import GOOD, Directory, config
 from support.pool_host import Host
+from support.waiting import eventually
 
 from manager.change.reload_classes import changes
 from manager.config import AccountConfig, config_version
@@ -205,3 +206,16 @@ def test_a_difference_is_recorded_once_and_cleared(host: Host) -> None:
     info = host.pool.get_worker_info("a")
     assert info is not None
     assert info.placement.config is None
+
+
+def test_the_end_of_a_worker_with_a_changed_configuration_is_noticed(host: Host) -> None:
+    worker_id, old = running(host)
+    new = old.model_copy(update={"groups": ("desk",)})
+    host.pool.config_changes.apply(worker_id, new, changes(old, new), to_session=False)
+    record = host.pool.config_changes.record("a")
+    assert record is not None
+    record.process.kill()
+    eventually(lambda: host.pool.queries.occupied("a") is False, what="its end is noticed")
+    info = host.pool.get_worker_info("a")
+    assert info is not None
+    assert info.status == "failed"
