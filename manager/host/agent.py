@@ -22,6 +22,7 @@ from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
 from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost
 from manager.host.factory import build_pool
+from manager.host.limits.enforcement import Enforcement, find_mechanism
 from manager.host.local_control import LocalControl
 from manager.host.name_claim import NameClaim, refuse_live_namesake
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -154,6 +155,8 @@ class HostAgent:
                 unrecorded.holds,
                 name.ensure,
             )
+            self._report.mechanism = mechanism = find_mechanism(settings.limits)
+            enforcement = Enforcement(mechanism)
             self._pool = self._report.pool = pool = build_pool(
                 settings,
                 self.config_service,
@@ -162,6 +165,7 @@ class HostAgent:
                 leases=leases,
                 on_unexpected_exit=self._on_unexpected_exit,
                 unrecorded=unrecorded,
+                enforcement=enforcement,
             )
             desired = DesiredStore(self.store.url)
             desired_state_file = DesiredStateFile(self.paths.root / "desired.json")
@@ -180,6 +184,7 @@ class HostAgent:
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
                 calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,
+                enforcement=enforcement,
                 facts=self._report.facts,
                 report_stop=self._answer,
                 record_removed=self._publisher.forget,
@@ -354,7 +359,8 @@ class HostAgent:
 
         Returns what schedules its restart, or None.
         """
-        logs.event(
-            logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
-        )
+        if info.placement.ended_by_limit is None:
+            logs.event(
+                logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
+            )
         return self._reconciler.restarts.on_exit(info, reason) if self._reconciler is not None else None

@@ -8,6 +8,7 @@ from typing import Any
 from manager.errors import OrphansLeftError
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.exits import ExitHandler
+from manager.host.workers.launch_builder import limits_metadata
 from manager.host.workers.leases import LeaseGrant, Leases
 from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.modes import reported_mode
@@ -109,7 +110,11 @@ class Adoption:
             asked_at=self._clocks.lease(),
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
-        slot.recovery = self._records.recovery(record)
+        slot.recovery, slot.limits = self._records.settings(record)
+        kept = self._starter.kept.load(record.account_id, record.worker_id)
+        if kept is not None:  # the note has the settings of the start, which its file may have changed since
+            slot.limits = kept.limits
+        slot.ended_by_limit = None
         slot.mode = reported_mode(record)
         slot.exited.clear()
         slot.exit_code = None
@@ -121,6 +126,7 @@ class Adoption:
             groups=record.groups,
             labels=record.labels,
             metadata=self._starter.metadata(record)
+            | limits_metadata(slot.limits)
             | WorkerPlacement(adopted=True).to_dict()
             | WorkerMetrics(trading_mode=slot.mode).to_dict(),
         )

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, Resolved, config_version
+from manager.config.models_limits import LimitsConfig
 from manager.config.placeholders import filled, uses_state_dir
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.session.launch_spec import LaunchSpec
 from manager.states import TradingMode
 from manager.system.processes import ProcessRef
@@ -158,8 +159,15 @@ class LaunchBuilder:
             trading_mode=str(mode),
             log_file_bytes=environment.log_file_bytes,
             log_files=environment.log_files,
-            note=SecretStr(note_of(record, self._home, resolved.source.recovery)),
+            note=SecretStr(note_of(record, self._home, resolved.source.recovery, resolved.source.limits)),
         )
+
+
+def limits_metadata(limits: LimitsConfig | None) -> dict[str, Any]:
+    """Return the metadata of a worker with these limits; empty if it has none."""
+    if limits is None or not limits.given:
+        return {}
+    return WorkerPlacement(limits=limits.to_record()).to_dict()
 
 
 def _control_address(run_dir: Path, worker_id: str) -> str:

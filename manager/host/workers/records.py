@@ -10,15 +10,20 @@ import shutil
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from pydantic import BaseModel
 
 from manager.config import RecoveryConfig
+from manager.config.models_limits import LimitsConfig
 from manager.models import WorkerPlacement
 from manager.session.note import note_path
 from manager.system import atomic_file, logs
 from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
+
+_Section = TypeVar("_Section", bound=BaseModel)
 
 _VERSION: Final = 2
 #: Bytes. A record has a few hundred; a larger file is not a record.
@@ -125,16 +130,22 @@ class Notes(Protocol):
     def with_beat_file(self, record: WorkerRecord) -> WorkerRecord: ...
 
 
-def note_of(record: WorkerRecord, home: str, recovery: RecoveryConfig | None = None) -> str:
+def note_of(
+    record: WorkerRecord,
+    home: str,
+    recovery: RecoveryConfig | None = None,
+    limits: LimitsConfig | None = None,
+) -> str:
     """Return the text of the worker's note.
 
     The note is a copy of the record that the worker itself holds.
 
-    `home` is the id of the state directory. `recovery` are the worker's recovery settings; only the note has
-    them, because an agent of version 0.2 rejects a record with unknown keys.
+    `home` is the id of the state directory. `recovery` and `limits` are settings of the worker; only the
+    note has them, because an agent of version 0.2 rejects a record with unknown keys.
     """
     settings = None if recovery is None else recovery.model_dump(mode="json")
-    return json.dumps({"home": home, "record": record.to_json(), "recovery": settings})
+    data = {"home": home, "record": record.to_json(), "recovery": settings}
+    return json.dumps(data if limits is None else {**data, "limits": limits.to_record()})
 
 
 def private_dir(beat_file: Path) -> Path:
@@ -223,17 +234,16 @@ class RecordFiles:
         except OSError:
             return True
 
-    def recovery(self, record: WorkerRecord) -> RecoveryConfig | None:
-        """Return the recovery settings in the worker's note; None if it has none."""
+    def settings(self, record: WorkerRecord) -> tuple[RecoveryConfig | None, LimitsConfig | None]:
+        """Return the recovery settings and limits in the worker's note; None for what it has not."""
         path = note_path(record.beat_file)
         if self._notes is not None and not path.is_file():
             path = self._notes.note_file(record.worker_id) or path
         try:
-            if path.stat().st_size > _MAX_SIZE:
-                return None
-            return RecoveryConfig.model_validate(json.loads(path.read_text())["recovery"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # a worker without a note, or of a version whose notes have no settings
+            note = json.loads(path.read_text()) if path.stat().st_size <= _MAX_SIZE else {}
+        except (OSError, ValueError):
+            return None, None
+        return _section(note, "recovery", RecoveryConfig), _section(note, "limits", LimitsConfig)
 
     def _restore(self, record: WorkerRecord) -> None:
         """Write the lost record of a running worker again."""
@@ -271,3 +281,11 @@ class RecordFiles:
 
     def _path(self, account_id: str) -> Path:
         return self._directory / f"{account_id}.json"
+
+
+def _section(note: Any, name: str, model: type[_Section]) -> _Section | None:
+    """Return a section of a note; None if it is missing, as in notes of earlier versions, or unreadable."""
+    try:
+        return model.model_validate(note[name])
+    except (ValueError, KeyError, TypeError):
+        return None
