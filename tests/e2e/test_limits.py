@@ -110,6 +110,20 @@ def test_a_stop_while_the_restart_waits_is_final(fleet: Fleet) -> None:
     assert events(fleet, "a", "worker.restarting") == []
 
 
+def test_a_raised_limit_in_the_file_ends_the_excess_without_a_restart(fleet: Fleet) -> None:
+    add(fleet, "a", PROGRAMS["processes"][0], processes=6, when_flat=True)
+    fleet.run_json("start", "a")
+    before = fleet.workers()["a"]
+    eventually(lambda: events(fleet, "a", "limit.exceeded"), within=30, what="the excess is seen")
+    add(fleet, "a", PROGRAMS["processes"][0], processes=60, when_flat=True)
+    eventually(lambda: events(fleet, "a", "limit.cleared"), within=40, what="the new limit applies")
+    assert fleet.workers()["a"] == before
+    info = fleet.store.get_worker("a")
+    assert info is not None
+    assert info.placement.exceeded is None
+    assert (info.placement.limits or {})["processes"] == 60
+
+
 def test_on_exceed_stop_and_the_doctor(fleet: Fleet) -> None:
     add(fleet, "a", PROGRAMS["processes"][0], processes=6, on_exceed="stop")
     fleet.run_json("start", "a")
