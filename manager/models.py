@@ -144,17 +144,11 @@ class WorkerPlacement(OpenPayload):
         "How often recovery has restarted the worker since the last command.", by=_AGENT
     )
     last_cause: str | None = key("The reason of the last restart by recovery.", by=_AGENT)
-    exit_code: Integer | None = key(
-        "The exit code of the ended process; negative: the number of a signal.", by=_AGENT
-    )
-    error_code: str | None = key(
-        "The code of the error that ended the start, as in docs/reference/errors.md.", by=_AGENT
-    )
+    exit_code: Integer | None = key("The exit code of the ended process; negative: a signal.", by=_AGENT)
+    error_code: str | None = key("The code of the error that ended the start.", by=_AGENT)
     forced: bool | None = key("Whether the stop had to kill a process.", by=_AGENT)
     renamed_from: str | None = key("The earlier name of the host that runs the worker.", by=_READER)
-    already_running: bool | None = key(
-        "In the result of a start: whether the worker ran before it.", by=_AGENT
-    )
+    already_running: bool | None = key("In a start's result: whether the worker ran before it.", by=_AGENT)
     resting: dict[str, Any] | None = key(
         "Why the account has no worker although it should run: `for` (schedule), `until` (ISO 8601 or null), "
         "`text`, `unmet`.",
@@ -166,6 +160,9 @@ class WorkerPlacement(OpenPayload):
         "it does not differ.",
         by=_AGENT,
     )
+    limits: dict[str, Any] | None = key("The account's limits; see docs/reference/limits.md.", by=_AGENT)
+    exceeded: dict[str, str] | None = key("Limits that it exceeds now → what was measured.", by=_AGENT)
+    ended_by_limit: str | None = key("The limit that ended the worker, for example `memory_mb`.", by=_AGENT)
     outcome: str | None = key("In the result of a batch: what the batch did to the account.", by="batch task")
 
 
@@ -270,7 +267,7 @@ class WorkerCreationRequest(_Payload):
     auto_connect: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form with the password masked as `***`."""
+        """Return the JSON form; the password is `***`."""
         return {**self.model_dump(mode="json"), "password": "***"}
 
 

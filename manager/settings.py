@@ -122,6 +122,10 @@ class Settings(BaseSettings):
     #: Seed of the paper venue's prices; equal seeds give equal prices.
     venue_seed: int = 1
 
+    #: How limits of accounts are enforced: `auto` and `cgroup` use control groups where the host has them,
+    #: `rlimit` never; `off` disables limits.
+    limits: Literal["auto", "cgroup", "rlimit", "off"] = "auto"
+
     #: How worker processes start: `fork` from a preloaded process, or `spawn` a new interpreter.
     start_method: Literal["fork", "spawn"] = "spawn" if sys.platform == "win32" else "fork"
 

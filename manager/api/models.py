@@ -89,6 +89,8 @@ class Account(BaseModel):
     figures: Figures | None
     config: dict[str, Any]
     software: dict[str, Any]
+    #: The account's limits, what its worker uses now, and `state`: `ok` or `exceeded`; None without limits.
+    limits: dict[str, Any] | None
     worker: WorkerInfo | None
     attention: list[AttentionItem]
 

@@ -126,6 +126,7 @@ def _account(account: AccountRow) -> dict[str, Any]:
         "figures": _figures(metadata),
         "config": _config(metadata),
         "software": {"running": metadata.get("version")},
+        "limits": limits_data(metadata),
     }
 
 
@@ -147,6 +148,21 @@ def _figures(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if "last_heartbeat" not in metadata and "heartbeat_age_seconds" not in metadata:
         return None
     return {"at": metadata.get("last_heartbeat"), **{name: metadata.get(name) for name in _FIGURES}}
+
+
+def limits_data(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a worker's limits with what it uses now, or None if it has none."""
+    limits = metadata.get("limits")
+    if not isinstance(limits, Mapping) or not limits:
+        return None
+    memory = metadata.get("memory_bytes")
+    return {
+        **limits,
+        "memory_now_mb": memory >> 20 if isinstance(memory, int) else None,
+        "cpu_now_percent": metadata.get("cpu_percent"),
+        "processes_now": metadata.get("processes"),
+        "state": "exceeded" if metadata.get("exceeded") else "ok",
+    }
 
 
 def host_data(host: HostState) -> dict[str, Any]:

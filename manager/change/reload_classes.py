@@ -53,6 +53,7 @@ CLASSES: Final[Mapping[str, ReloadClass]] = {
     "execution": _L,
     "recovery": _L,
     "health": _L,
+    "limits": _A,
     "schedule": _A,
     "host": _P,
     "failover": _R,

@@ -8,7 +8,7 @@ import click
 from manager.cli.common import json_option, say, selected, selection_options, service, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from manager.fleet import Event
     from manager.fleet.event_types import EventFilter
@@ -140,6 +140,8 @@ def _what(event: "Event") -> tuple[str, str | None]:
         )
     if event.type == "worker.mode":
         return f"trading mode {data.get('from')} -> {data.get('to')}", None
+    if event.type.startswith("limit."):
+        return event.type, _limit_text(data)
     if event.type in ("command.asked", "command.done"):
         outcome = data.get("outcome")
         asked = event.type == "command.asked"
@@ -150,6 +152,16 @@ def _what(event: "Event") -> tuple[str, str | None]:
         named = data.get("problems") or data.get("fields")
         return event.type, ", ".join(map(str, named)) if isinstance(named, list) else event.error
     return event.type, event.error
+
+
+def _limit_text(data: "Mapping[str, Any]") -> str:
+    """Return what was measured, how it changed, and what follows."""
+    text = str(data.get("text") or data.get("limit") or "")
+    trend, seconds = data.get("trend"), data.get("trend_seconds")
+    if isinstance(trend, int | float) and seconds:
+        text += f" ({trend:+g} within {seconds} s)"
+    what = " ".join(str(data[name]) for name in ("action", "when") if data.get(name))
+    return f"{text}; {what}" if what else text
 
 
 COMMANDS = (events,)

@@ -90,6 +90,10 @@ def _say(worker: "WorkerInfo") -> None:
 
     data = worker.to_dict()
     metadata: dict[str, Any] = data.pop("metadata")
+    if metadata.get("limits"):
+        metadata["limits"] = _limits_text(worker)
+    if metadata.get("exceeded"):
+        metadata["exceeded"] = "; ".join(map(str, metadata["exceeded"].values()))
     for key, value in {**data, **metadata}.items():
         if value is not None and value not in ([], {}):
             if key.endswith("_bytes") and isinstance(value, int):
@@ -97,6 +101,25 @@ def _say(worker: "WorkerInfo") -> None:
             if isinstance(value, dict) and "text" in value:
                 value = value["text"]  # noqa: PLW2901 `config` and `resting`: --json has the rest
             say(f"{key:<24}{value}")
+
+
+def _limits_text(worker: "WorkerInfo") -> str:
+    """Return the worker's limits with what it uses now, as one line."""
+    limits, metrics = worker.placement.limits or {}, worker.metrics
+    memory = None if metrics.memory_bytes is None else metrics.memory_bytes >> 20
+    shown = (
+        ("memory_mb", "memory", memory, " MB"),
+        ("memory_hard_mb", "killed at", None, " MB"),
+        ("cpu_percent", "CPU", metrics.cpu_percent, " %"),
+        ("open_files", "open files", None, ""),
+        ("processes", "processes", metrics.processes, ""),
+    )
+    texts = [
+        f"{name} {'' if now is None else f'{now:g} of '}{limits[key]:g}{unit}"
+        for key, name, now, unit in shown
+        if isinstance(limits.get(key), int | float)
+    ]
+    return f"{', '.join(texts)}; above them: {limits.get('on_exceed', 'restart')}"
 
 
 COMMANDS = (info,)

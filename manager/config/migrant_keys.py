@@ -38,10 +38,13 @@ _ONE_PROCESS: Final = (
 )
 _ORDER: Final = "accounts start at the same time: let the program wait for what it needs"
 _LIMITS: Final = (
-    "memory is not limited here: `memory_mb` is the worker's share for placement; "
-    "limit the host agent's unit or container, or the program itself"
+    "write `limits: {memory_mb: 400}` to restart a worker above it, or `limits: {memory_hard_mb: 600}` to "
+    "have it killed; `memory_mb` outside `limits` is the worker's share for placement"
 )
-_NO_LIMIT: Final = "resources are not limited here: limit the host agent's unit or container"
+_NO_LIMIT: Final = (
+    "only memory, CPU, open files and processes are limited here (`limits`): limit the host agent's unit or "
+    "container"
+)
 _ISOLATION: Final = (
     "a program is not isolated from its user's other processes: set this for the unit or container of the "
     "host agent"
@@ -273,15 +276,40 @@ TOP: Final[Mapping[str, MigrantKey]] = _table(
             "no command is run: write `health: {probe: {tcp: PORT}}` or `{probe: {http: URL}}`, and "
             "`recovery: {restart_unhealthy: true}` to restart it",
         ),
-        _rows(_PM2, "max_memory_restart", "", "memory use triggers no restart: `manager ps` shows it"),
-        _rows(_COMPOSE, "mem_limit memory mem_reservation", "memory_mb", _LIMITS),
-        _rows(_SYSTEMD, "MemoryMax MemoryHigh MemoryLimit", "memory_mb", _LIMITS),
+        _rows(
+            _PM2,
+            "max_memory_restart",
+            "limits.memory_mb",
+            "in megabytes: write `limits: {memory_mb: 300}`",
+        ),
+        _rows(
+            _COMPOSE, "mem_limit memory mem_reservation", "limits.memory_mb limits.memory_hard_mb", _LIMITS
+        ),
+        _rows(
+            _SYSTEMD, "MemoryMax MemoryHigh MemoryLimit", "limits.memory_mb limits.memory_hard_mb", _LIMITS
+        ),
         _rows(
             _COMPOSE,
-            "cpus cpu_shares cpuset cpu_quota pids_limit ulimits resources blkio_config oom_score_adj nice "
-            "CPUQuota CPUWeight CPUAffinity TasksMax Nice IOWeight OOMScoreAdjust "
-            "LimitNOFILE LimitCORE LimitNPROC LimitAS LimitMEMLOCK rlimit rlimit_nofile "
-            "rlimit_core rlimit_as rlimit_nproc",
+            "cpus cpu_quota CPUQuota",
+            "limits.cpu_percent",
+            "in percent of one core: write `limits: {cpu_percent: 80, on_exceed: throttle}`",
+        ),
+        _rows(
+            _COMPOSE,
+            "pids_limit TasksMax LimitNPROC rlimit_nproc",
+            "limits.processes",
+            "processes are counted, not threads: write `limits: {processes: 64}`",
+        ),
+        _rows(
+            _COMPOSE,
+            "ulimits LimitNOFILE rlimit_nofile",
+            "limits.open_files",
+            "write `limits: {open_files: 1024}`",
+        ),
+        _rows(
+            _COMPOSE,
+            "cpu_shares cpuset resources blkio_config oom_score_adj nice CPUWeight CPUAffinity Nice IOWeight "
+            "OOMScoreAdjust LimitCORE LimitAS LimitMEMLOCK rlimit rlimit_core rlimit_as",
             "",
             _NO_LIMIT,
         ),

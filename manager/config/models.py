@@ -24,6 +24,7 @@ from manager.config.field_types import (
     number,
 )
 from manager.config.identity import identity, identity_as_written, plain, plain_login
+from manager.config.models_limits import LimitsConfig
 from manager.config.models_schedule import NamedOrSchedule
 from manager.market.names import SessionName
 from manager.placement.engine import WORKER_MB, Needs
@@ -190,6 +191,7 @@ class AccountConfig(_Section):
     execution: ExecutionConfig = ExecutionConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     health: HealthConfig = HealthConfig()
+    limits: LimitsConfig = LimitsConfig()
     #: When the account runs: a schedule, or the name of one in `schedules.yaml`; None: always.
     schedule: NamedOrSchedule | None = None
     #: The only host that may run the account; None: prefer the host where it ran last.
@@ -311,6 +313,7 @@ class GlobalDefaults(_Section):
     execution: ExecutionConfig | None = None
     recovery: RecoveryConfig | None = None
     health: HealthConfig | None = None
+    limits: LimitsConfig | None = None
     schedule: NamedOrSchedule | None = None
     host: Name | None = None
     failover: Literal["never", "auto"] | None = None
@@ -367,6 +370,7 @@ BUILT_IN: Final[dict[str, Any]] = {
         "market_hours": "fx",
         "cycle_seconds": 30.0,
     },
+    "limits": {"cpu_window": "1m", "on_exceed": "restart", "when_flat": True, "grace": "10m"},
     "failover": "never",
     "requires": [],
     "memory_mb": WORKER_MB,

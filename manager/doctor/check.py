@@ -25,6 +25,7 @@ CODES: Final[Mapping[str, str]] = {
     "clock_change": "whether a live host was suspended, or its clock was set, within the last day",
     "time_zones": "whether the live hosts and this machine have the same time zone rules",
     "host_agent": "each host agent: whether it is live, its version, and its problems",
+    "limits": "how each live host enforces limits of accounts, and why not by a better mechanism",
     "workers": "how many workers run, and which of them need attention",
     "wanted": "accounts that should run and have no worker",
     "drained": "accounts that should run and whose host is drained",

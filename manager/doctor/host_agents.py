@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from manager.doctor.check import Check, Context
 from manager.doctor.clocks import clock_changes, host_clocks, time_zones
+from manager.doctor.limits import limits_check
 from manager.fleet import HostState
 from manager.settings import Settings
 from manager.system.state_dir import StatePaths
@@ -19,6 +20,8 @@ def host_agents(context: Context) -> Iterator[Check]:
     yield from clock_changes(hosts)
     for host in hosts:
         yield _agent(host, hosts, context)
+        if host.live and host.report.limits:
+            yield limits_check(host.name, host.report.limits, context.settings)
     if not hosts:
         yield Check(
             code="host_agent",

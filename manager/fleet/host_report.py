@@ -1,6 +1,6 @@
 """A host agent's status report, which it writes to Redis each second."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -58,6 +58,11 @@ class HostReport(OpenPayload):
     memory_mb: Megabytes | None = key("Memory of the machine or container.", by=_AGENT, unit="MiB")
     available_mb: Megabytes | None = key("Memory that is available now.", by=_AGENT, unit="MiB")
     load: Number | None = key("Load average of the last minute per processor.", by=_AGENT)
+    limits: dict[str, Any] | None = key(
+        "How the host enforces limits of accounts: `mechanism` (`cgroup`, `watched` or `off`), "
+        "`controllers`, and `why` not a better one.",
+        by=_AGENT,
+    )
     time: Number | None = key(
         "The host's clock when it wrote the report.", by=_AGENT, unit="seconds since 1970"
     )

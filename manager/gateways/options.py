@@ -43,6 +43,8 @@ class GatewayOptions:
     user: str | None = None
     group: str | None = None
     umask: int = 0o022
+    #: The soft limit of open files of the program; None: that of most systems.
+    open_files: int | None = None
     ready: ReadyConfig | None = None
     stop: StopConfig = field(default_factory=StopConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -25,6 +25,7 @@ from manager.host.agent_report import AgentReport, machine_id
 from manager.host.commands import HostCommands
 from manager.host.exits import exit_name_lost, exit_out_of_files, exit_self_test_failed, exit_thread_lost
 from manager.host.factory import build_pool
+from manager.host.limits.enforcement import Enforcement, find_mechanism
 from manager.host.local_control import LocalControl
 from manager.host.name_claim import NameClaim, refuse_live_namesake
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -120,16 +121,7 @@ class HostAgent:
         Raises HostAgentError if the host has another agent.
         """
         settings = self.settings
-        self.paths.create()
-        try:
-            locked = self._lock.acquire()
-        except OSError as error:
-            raise HostAgentError(explain(error, self.paths.agent_lock)) from None
-        if not locked:
-            raise HostAgentError(
-                f"another host agent already runs on {self.paths.root} (pid {self._lock.holder()}): "
-                "stop it first, or give this one its own MANAGER_STATE_DIR and MANAGER_HOST"
-            )
+        self._take_state_dir()
         try:
             self._name = name = NameClaim(
                 self.store.url, settings.host, self.paths.home, machine_id(), self._on_name_lost
@@ -164,6 +156,8 @@ class HostAgent:
             )
             self._runs = RunWriter(RunStore(self.store.url), settings.host, RunSpool(self.paths.runs_dir))
             self._run_recorder = RunRecorder(self._runs, settings.host, self._end_cause)
+            self._report.mechanism = mechanism = find_mechanism(settings.limits)
+            enforcement = Enforcement(mechanism)
             self._pool = self._report.pool = pool = build_pool(
                 settings,
                 self.config_service,
@@ -173,6 +167,7 @@ class HostAgent:
                 on_unexpected_exit=self._on_unexpected_exit,
                 unrecorded=unrecorded,
                 runs=self._run_recorder,
+                enforcement=enforcement,
             )
             desired = DesiredStore(self.store.url)
             desired_state_file = DesiredStateFile(self.paths.root / "desired.json")
@@ -191,6 +186,7 @@ class HostAgent:
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
                 calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,
+                enforcement=enforcement,
                 facts=self._report.facts,
                 report_stop=self._answer,
                 record_removed=self._publisher.forget,
@@ -258,6 +254,19 @@ class HostAgent:
             version=__version__,
             adopted=len(adopted),
         )
+
+    def _take_state_dir(self) -> None:
+        """Become the only agent of the state directory. Raises HostAgentError."""
+        self.paths.create()
+        try:
+            locked = self._lock.acquire()
+        except OSError as error:
+            raise HostAgentError(explain(error, self.paths.agent_lock)) from None
+        if not locked:
+            raise HostAgentError(
+                f"another host agent already runs on {self.paths.root} (pid {self._lock.holder()}): "
+                "stop it first, or give this one its own MANAGER_STATE_DIR and MANAGER_HOST"
+            )
 
     def close(self, *, clean: bool = False) -> None:
         """Stop being the agent.
@@ -384,7 +393,8 @@ class HostAgent:
 
         Returns what schedules its restart, or None.
         """
-        logs.event(
-            logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
-        )
+        if info.placement.ended_by_limit is None:
+            logs.event(
+                logger, logging.ERROR, "worker_lost", reason, account=info.account_id, worker=info.worker_id
+            )
         return self._reconciler.restarts.on_exit(info, reason) if self._reconciler is not None else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from manager.config import ConfigurationService
 from manager.fleet.host_report import HostReport
+from manager.host.limits.enforcement import Mechanism
 from manager.host.reconcile.reconciler import Reconciler
 from manager.host.reporting.self_test import SelfTest
 from manager.host.reporting.upkeep import StateUpkeep
@@ -53,6 +54,7 @@ class AgentReport:
         self.pool: WorkerPoolManager | None = None
         self.reconciler: Reconciler | None = None
         self.upkeep: StateUpkeep | None = None
+        self.mechanism: Mechanism | None = None
 
     def describe(self) -> Mapping[str, Any]:
         """Return the status report; see `HostReport`."""
@@ -83,6 +85,7 @@ class AgentReport:
             memory_mb=memory,
             available_mb=available,
             load=load(),
+            limits=None if self.mechanism is None else self.mechanism.to_report(),
             time=time.time(),
         ).to_dict()
 

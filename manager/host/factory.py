@@ -5,6 +5,7 @@ The host agent uses it, and scripts that run without Redis.
 
 from manager.config import ConfigurationService
 from manager.gateways.paper.address import venue_address
+from manager.host.limits.enforcement import Enforcement
 from manager.host.reporting.record_sink import RecordSink
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration, BoundedReads
 from manager.host.workers.held_files import HeldFiles
@@ -32,6 +33,7 @@ def build_pool(
     unrecorded: UnrecordedWorkers | None = None,
     limits: PoolLimits | None = None,
     runs: RunRecorder | None = None,
+    enforcement: Enforcement | None = None,
 ) -> WorkerPoolManager:
     """Return this machine's pool of workers.
 
@@ -57,6 +59,7 @@ def build_pool(
         ),
         limits,
         runs=runs,
+        enforcement=enforcement,
     )
     return WorkerPoolManager(
         starter,

@@ -38,8 +38,10 @@ Restart=always
 RestartSec=2
 # Stop only the main process: workers continue without the host agent.
 KillMode=process
-# The agent creates a control group for each program, to end all of its processes together.
+# The agent creates a control group for each program, to end all of its processes together, and one for each
+# worker with limits. For the latter the agent must be in its own group (systemd 254 and later).
 Delegate=yes
+DelegateSubgroup=agent
 # If the kernel kills a worker for lack of memory, the agent and the other workers continue.
 OOMPolicy=continue
 TimeoutStopSec={stop_seconds}

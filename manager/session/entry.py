@@ -122,6 +122,7 @@ def gateway_options(spec: LaunchSpec) -> GatewayOptions:
         user=config.user,
         group=config.group,
         umask=0o022 if config.umask is None else int(config.umask.removeprefix("0o"), 8),
+        open_files=config.limits.open_files,
         ready=config.ready,
         stop=config.stop,
         health=config.health,

@@ -44,6 +44,7 @@ CODES: Final = {
     "unknown": Severity.WARNING,
     "degraded": Severity.WARNING,
     "invalid_config": Severity.WARNING,
+    "limit_exceeded": Severity.WARNING,
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
     "config_pending": Severity.INFO,
@@ -247,6 +248,13 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
             do=f"`manager logs {account_id}` shows what the session reports",
         )
     yield from _of_config(account_id, worker)
+    for limit, text in sorted((worker.placement.exceeded or {}).items()):
+        yield Attention(
+            code="limit_exceeded",
+            account_id=account_id,
+            text=text,
+            do=f"raise limits.{limit}, or find why it needs more; `manager events` shows the trend",
+        )
     version = str(worker.metadata.get("version") or "")
     current = str(host.data.get("version") or "") if host is not None and host.live else ""
     if version and current and version != current:

@@ -22,6 +22,7 @@ from manager.config.shared_programs import SharedPrograms
 from manager.gateways import gateway_type, known_gateways
 from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
+from manager.validation.limit_rules import limit_findings
 from manager.validation.schedule_rules import schedule_findings
 
 TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
@@ -295,6 +296,11 @@ def venue_is_an_address(config: AccountConfig, _: ValidationContext) -> Iterator
 @rule
 def schedule(config: AccountConfig, context: ValidationContext) -> Iterator[Finding]:
     yield from schedule_findings(config, context.schedules)
+
+
+@rule
+def limits(config: AccountConfig, _: ValidationContext) -> Iterator[Finding]:
+    yield from limit_findings(config)
 
 
 @rule

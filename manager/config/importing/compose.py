@@ -26,6 +26,7 @@ from manager.config.importing.values import (
     duration,
     megabytes,
     number,
+    set_memory,
     set_stop,
     signal_name,
     text_of,
@@ -260,8 +261,12 @@ class _Service:
         if found is None:
             self._lost(key, "the memory limit is not a size: it was left out")
             return
-        draft.values["memory_mb"] = min(found, 1_048_576)
-        self._lost(key, f"memory_mb: {found} is used for placement only: limit the memory in the program")
+        set_memory(draft, found, "memory_hard_mb")
+        self._lost(
+            key,
+            f"memory_mb: {found} also reserves this memory on the host; lower it if the program usually "
+            "needs less",
+        )
 
     def _user(self, draft: Draft, missing: dict[str, str]) -> None:
         if self._service.get("user") is None:

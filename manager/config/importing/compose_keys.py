@@ -62,10 +62,13 @@ LOST: Final[Mapping[str, str]] = {
     ),
     "configs": "put these files on the host and use their paths there",
     "extends": "is not followed: also import the file that it names, or add its keys here",
-    "ulimits": "programs start with a soft limit of 1,024 open files: raise it in the program",
+    "ulimits": "programs start with a soft limit of 1,024 open files; for another: `limits: {open_files: N}`",
+    "cpus": "write `limits: {cpu_percent: N, on_exceed: throttle}`, in percent of one core",
+    "cpu_quota": "write `limits: {cpu_percent: N, on_exceed: throttle}`, in percent of one core",
+    "pids_limit": "write `limits: {processes: N}`; processes are counted, not threads",
     **dict.fromkeys(
-        ("cpus", "cpu_shares", "cpuset", "cpu_quota", "pids_limit", "blkio_config", "oom_score_adj"),
-        "resources are not limited here: use the means of the host",
+        ("cpu_shares", "cpuset", "blkio_config", "oom_score_adj"),
+        "this resource is not limited here: use the means of the host",
     ),
     **dict.fromkeys(
         (

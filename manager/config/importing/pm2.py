@@ -26,6 +26,7 @@ from manager.config.importing.values import (
     megabytes,
     number,
     plain,
+    set_memory,
     set_ready_after,
     set_retries,
     set_stop,
@@ -288,11 +289,11 @@ class _App:
         if found is None:
             self._lost("max_memory_restart", "is not a size: it was left out")
             return
-        draft.values["memory_mb"] = min(found, 1_048_576)
+        set_memory(draft, found, "memory_mb", when_flat=False)
         self._lost(
             "max_memory_restart",
-            f"memory_mb: {found} is used for placement, but a program that exceeds it is not restarted: "
-            "limit it in the program (`node --max-old-space-size`)",
+            f"memory_mb: {found} also reserves this memory on the host; lower it if the program usually "
+            "needs less",
         )
 
     def _user(self, draft: Draft) -> None:

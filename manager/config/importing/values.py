@@ -14,6 +14,8 @@ _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _MEGABYTES: Final = {"": 1 / 1024 / 1024, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 1024.0 * 1024}
 _DOTENV: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*=\s*(.*?)\s*$")
 
+#: The least memory limit, in MiB, that the validation rules allow.
+_LEAST_LIMIT: Final = 64
 #: Limits of the validation rules.
 MAX_DEADLINE: Final = 3_600.0
 MAX_READY: Final = 600.0
@@ -154,3 +156,11 @@ def text_of(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
+
+
+def set_memory(draft: Draft, found: int, limit: str, **more: bool) -> None:
+    """Set `memory_mb`, and `limits` with the name `limit` unless that is below what a worker needs."""
+    found = min(found, 1_048_576)
+    draft.values["memory_mb"] = found
+    if found >= _LEAST_LIMIT:
+        draft.values["limits"] = {limit: found, **more}

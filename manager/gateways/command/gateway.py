@@ -235,6 +235,7 @@ class CommandGateway:
                 keep_user=options.failover,
                 user=self._user,
                 umask=options.umask,
+                open_files=options.open_files,
                 make_directory=_is_below(options.directory, options.state_dir),
             )
         except OSError as error:

@@ -56,6 +56,7 @@ class GuardedProgram:
         keep_user: bool,
         user: ProgramUser | None = None,
         umask: int = 0o022,
+        open_files: int | None = None,
         make_directory: bool = False,
     ) -> None:
         """Start the program.
@@ -87,6 +88,7 @@ class GuardedProgram:
                 "umask": umask,
                 "user": None if user is None else [user.uid, user.gid, list(user.groups)],
                 "make_directory": make_directory,
+                "open_files": open_files,
                 "core_limit": ordinary_core_limit(),
                 "cgroup": None if cgroup is None else str(cgroup),
                 "keep_user": keep_user,

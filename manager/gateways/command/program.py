@@ -179,13 +179,15 @@ def start_program(
     keep_user: bool = False,
     user: ProgramUser | None = None,
     umask: int = 0o022,
+    open_files: int | None = None,
     make_directory: bool = False,
 ) -> Program:
     """Start a program, marked with its worker's ID. Raises OSError.
 
     `user` is the program's user, or None for this process's user. With `make_directory`, a missing directory
     is created. With `keep_user`, the program and its descendants cannot become another user (sudo, setuid
-    files), because this user could not kill such processes.
+    files), because this user could not kill such processes. `open_files` is its soft limit of open files
+    (Linux).
     """
     environment = {**environment, MARK: worker_id}
     if sys.platform == "linux":
@@ -205,6 +207,7 @@ def start_program(
                 keep_user=keep_user,
                 user=user,
                 umask=umask,
+                open_files=open_files,
                 make_directory=make_directory,
             )
         except BaseException:
@@ -212,7 +215,7 @@ def start_program(
                 end_cgroup(cgroup, time.monotonic())
             raise
     else:
-        del private_dir, keep_user
+        del private_dir, keep_user, open_files
         if make_directory and directory is not None and user is None:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return PlainProgram(argv, directory, environment, worker_id, user=user, umask=umask)

@@ -242,7 +242,7 @@ def _become_program(request: dict[str, Any], guard: int, outcome: int) -> NoRetu
         if request["keep_user"]:
             # The guard could not kill a descendant of another user.
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        _reset_limits(request["core_limit"])
+        _reset_limits(request["core_limit"], request["open_files"])
         _reset_privileges()
         os.umask(request["umask"])
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -288,12 +288,15 @@ def _become_user(uid: int, gid: int, groups: list[int]) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def _reset_limits(core: int | None) -> None:
-    """Reset the manager's limits of open files and core files."""
+def _reset_limits(core: int | None, files: int | None) -> None:
+    """Reset the manager's limits of open files and core files; `files` replaces the usual number."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft > _PROGRAM_FILES:
+    if files is not None:
+        target = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    elif soft > _PROGRAM_FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_PROGRAM_FILES, hard))
     if core is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)

@@ -8,12 +8,15 @@ from manager.config.exchanges import ExchangeCalendars
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
 from manager.fleet.desired_store import DesiredStore
+from manager.host.limits.enforcement import Enforcement
+from manager.host.limits.watch import LimitWatch
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
+from manager.host.reconcile.limit_control import LimitControl
 from manager.host.reconcile.overrides import OverrideCache
 from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
@@ -51,6 +54,7 @@ def build_reconciler(
     overrides: OverrideCache,
     calendars: ExchangeCalendars,
     pending_stops: PendingStops,
+    enforcement: Enforcement | None = None,
     facts: Callable[[], HostFacts],
     report_stop: Callable[[str, bool | ManagerError], None],
     record_removed: Callable[[str], None] = lambda _account_id: None,
@@ -62,7 +66,8 @@ def build_reconciler(
     """Return the host's reconciler, not started.
 
     `clock` returns monotonic seconds, `epoch` seconds since 1970 (None: by Redis's clock). `facts` describes
-    this host for placement, except for whether it is drained. See `Reconciler` for the callbacks.
+    this host for placement, except for whether it is drained. Without `enforcement`
+    no limit is watched. See `Reconciler` for the callbacks.
     """
     wake = threading.Event()
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
@@ -91,6 +96,10 @@ def build_reconciler(
         clock,
     )
     stop_threads = ThreadPool(_PARALLEL_STOPS, "stop")
+    limits = None
+    if enforcement is not None:
+        control = LimitControl(host, desired, desired_cache, drain_state, restarts)
+        limits = LimitWatch(pool.limit_actions, enforcement, control)
     resting = Resting(host, pool, desired_cache, schedules, restarts, stop_threads)
     parts = ReconcilerParts(
         desired_cache=desired_cache,
@@ -112,6 +121,7 @@ def build_reconciler(
         ),
         schedules=schedules,
         resting=resting,
+        limits=limits,
         reassignment=Reassignment(
             host, pool, desired_cache, fleet_snapshot, whereabouts, leases, restarts, config_service
         ),

@@ -19,6 +19,7 @@ from typing import Final
 from manager.errors import ManagerError
 from manager.fleet.desired import FORGOTTEN, DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
+from manager.host.limits.watch import LimitWatch
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
@@ -70,6 +71,8 @@ class ReconcilerParts:
     reload: ConfigReload
     schedules: AccountSchedules
     resting: Resting
+    #: None: this host watches no limits.
+    limits: LimitWatch | None
     reassignment: Reassignment
     drain: Drain
     #: Ends the loop's wait.
@@ -116,6 +119,7 @@ class Reconciler:
         self.reload = parts.reload
         self.schedules = parts.schedules
         self.resting = self._resting = parts.resting
+        self.limits = parts.limits
         self._reassignment = parts.reassignment
         self._wake = parts.wake
         self._pool = pool
@@ -161,6 +165,8 @@ class Reconciler:
         self._wake.set()
         self.restarts.close()
         self._thread.join()
+        if self.limits is not None:
+            self.limits.close()
         self._urgent_stops.close()
         self.reload.close()
         self._stop_threads.shutdown()
@@ -170,12 +176,13 @@ class Reconciler:
     @property
     def threads(self) -> list[EssentialThread]:
         """Every thread whose death makes this host agent useless."""
-        pools = (
+        pools = [
             self._stop_threads,
             self.restarts.thread_pool,
             self.reload.thread_pool,
             self.drain.thread_pool,
-        )
+            *([] if self.limits is None else self.limits.thread_pools),
+        ]
         return [self._thread, self._urgent_stops.thread, *(one for pool in pools for one in pool.threads)]
 
     # commands
@@ -244,6 +251,8 @@ class Reconciler:
                 self._next_hang_check = now + _HANG_CHECK_SECONDS
                 if not self._hang_grace.active(now):
                     self._pool.end_hung_workers()
+            if self.limits is not None:
+                self.limits.tick(now)
             if now >= self._next_reconcile:
                 self._next_reconcile = now + _RECONCILE_SECONDS
                 self.reconcile()

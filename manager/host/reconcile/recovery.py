@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from manager.config import AccountConfig, RecoveryConfig
@@ -23,8 +23,9 @@ from manager.fleet.run_types import RunCause
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fingerprint import account_fingerprint
+from manager.host.reconcile.limit_restarts import refused_by_limit
 from manager.host.reconcile.reservations import Reservations
-from manager.host.reconcile.restart_policy import RestartPolicy
+from manager.host.reconcile.restart_policy import Blocked, RestartPolicy
 from manager.host.reconcile.schedules import AccountRestsError, AccountSchedules, mode_of
 from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.workers.bounded_reads import PATIENT_SECONDS, BoundedConfiguration
@@ -45,15 +46,6 @@ _REDIS_RETRY_SECONDS: Final = 2.0
 _BLOCKED_RETRY_SECONDS: Final = 5.0
 #: Restarts that run in parallel.
 _PARALLEL: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocked:
-    """An account that is not restarted until something changes."""
-
-    generation: int
-    #: Configuration and credential at the failure; a change of them unblocks. None: only a command unblocks.
-    fingerprint: Hashable | None
 
 
 class Restarts:
@@ -95,7 +87,7 @@ class Restarts:
         self._policies: dict[str, RestartPolicy] = {}
         self._due: dict[str, float] = {}
         self._busy: set[str] = set()
-        self._blocked: dict[str, _Blocked] = {}
+        self._blocked: dict[str, Blocked] = {}
         self._closing = threading.Event()
         #: Recovery settings of each account when its file was last read: a file that hangs must not delay a
         #: restart.
@@ -129,10 +121,13 @@ class Restarts:
             return None
         if self._schedules.rests(account_id) is not None:
             return None
+        recovery = self._recovery(account_id)
         with self._lock:
-            delay = self._next_delay(account_id)
+            policy = self._policy(account_id)
+            refused = refused_by_limit(info, reason, policy, recovery, self._clock())
+            delay = None if refused else self._next_delay(account_id)
             if delay is None:
-                self._blocked[account_id] = _Blocked(desired.generation, None)
+                self._blocked[account_id] = Blocked(desired.generation, None, refused)
                 return lambda: self.schedule(account_id)  # the attempt records why there is no restart
         logs.event(
             logger, logging.WARNING, "restart_scheduled", reason, account=account_id, seconds=round(delay, 2)
@@ -164,7 +159,7 @@ class Restarts:
         with self._lock:
             delay = 0.0 if rested or generation is not None else self._next_delay(account_id)
             if delay is None:
-                self._blocked[account_id] = _Blocked(desired.generation, None)
+                self._blocked[account_id] = Blocked(desired.generation, None)
         self.schedule(account_id, delay or 0.0)  # without a delay left, the attempt records why
 
     def reset(self, account_id: str) -> None:
@@ -307,7 +302,7 @@ class Restarts:
         with self._lock:
             blocked = self._blocked.get(account_id)
         if blocked is not None and blocked.fingerprint is None:
-            self._give_up(account_id, "")
+            self._give_up(account_id, "", blocked.limit)
             return
         request = self.start_request(desired)
         generation = self._pool.queries.generation(account_id)
@@ -344,13 +339,13 @@ class Restarts:
             except SlowFilesError as slow:
                 fingerprint = str(slow)  # differs from every later fingerprint, so the account is tried again
             with self._lock:
-                self._blocked[account_id] = _Blocked(desired.generation, fingerprint)
+                self._blocked[account_id] = Blocked(desired.generation, fingerprint)
             self._pool.abandon(account_id, str(error))
             return
         with self._lock:
             delay = self._next_delay(account_id)
             if delay is None:
-                self._blocked[account_id] = _Blocked(desired.generation, None)
+                self._blocked[account_id] = Blocked(desired.generation, None)
         if delay is None:
             self._give_up(account_id, str(error))
         else:
@@ -364,7 +359,12 @@ class Restarts:
             )
             self.schedule(account_id, delay)
 
-    def _give_up(self, account_id: str, reason: str) -> None:
+    def _give_up(self, account_id: str, reason: str, limit: str = "") -> None:
+        if limit:
+            text = f"{limit}; `manager start {account_id}` starts it again"
+            logs.event(logger, logging.ERROR, "limit_exceeded_again", text, account=account_id)
+            self._pool.abandon(account_id, text)
+            return
         info = self._pool.get_worker_info(account_id)
         reason = reason or (info.error if info is not None and info.error else "it exited")
         count = self._policy(account_id).restarts

@@ -5,13 +5,25 @@ Pure arithmetic: time and random numbers are parameters.
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Final
 
 from manager.config import RecoveryConfig
 
 #: Random fraction of a delay, so that workers which failed for one cause do not restart at the same moment.
 _JITTER: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """An account that is not restarted until something changes."""
+
+    generation: int
+    #: Configuration and credential at the failure; a change of them unblocks. None: only a command unblocks.
+    fingerprint: Hashable | None
+    #: Why a limit that was exceeded allows no restart; empty: restarts are exhausted.
+    limit: str = ""
 
 
 class RestartPolicy:
@@ -22,6 +34,8 @@ class RestartPolicy:
         self._random_fraction = random_fraction
         self._streak = 0
         self._restarts: deque[float] = deque()
+        #: When limits ended the worker.
+        self._exceeded: deque[float] = deque()
         self._running_since: float | None = None
 
     def started(self, now: float) -> None:
@@ -50,6 +64,13 @@ class RestartPolicy:
         self._streak += 1
         self._restarts.append(now + delay)
         return delay
+
+    def exceeded(self, now: float, config: RecoveryConfig) -> int:
+        """Count that a limit ended the worker; returns how often within the window."""
+        while self._exceeded and now - self._exceeded[0] > config.window_seconds:
+            self._exceeded.popleft()
+        self._exceeded.append(now)
+        return len(self._exceeded)
 
     @property
     def restarts(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from manager.errors import OrphansLeftError
 from manager.host.workers.exit_reason import describe_exit
 from manager.host.workers.exits import ExitHandler
+from manager.host.workers.launch_builder import limits_metadata
 from manager.host.workers.leases import LeaseGrant, Leases
 from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.modes import reported_mode
@@ -110,7 +111,12 @@ class Adoption:
         )
         slot.restarts, slot.last_cause = record.restarts, record.last_cause
         extras = self._records.extras(record)
-        slot.recovery, slot.origin = extras.recovery, extras.origin
+        slot.origin = extras.origin
+        # The note has the settings of the start, which the account's file may have changed since.
+        kept = self._starter.kept.load(record.account_id, record.worker_id)
+        slot.recovery = extras.recovery if kept is None else kept.recovery
+        slot.limits = extras.limits if kept is None else kept.limits
+        slot.ended_by_limit = None
         slot.mode = reported_mode(record)
         slot.exited.clear()
         slot.exit_code = None
@@ -122,6 +128,7 @@ class Adoption:
             groups=record.groups,
             labels=record.labels,
             metadata=self._starter.metadata(record)
+            | limits_metadata(slot.limits)
             | WorkerPlacement(adopted=True).to_dict()
             | WorkerMetrics(trading_mode=slot.mode).to_dict(),
         )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from manager.change.reload_classes import FieldChange
 from manager.config import AccountConfig, config_version
 from manager.fleet.event_types import Remark
+from manager.host.workers.launch_builder import limits_metadata
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
@@ -83,12 +84,15 @@ class ConfigChanges:
                     raise NotNowError
                 with contextlib.suppress(OSError):
                     self._save(changed)
-                slot.record, slot.recovery = changed, config.recovery
+                slot.record, slot.recovery, slot.limits = changed, config.recovery, config.limits
                 slot.info = slot.info.with_(groups=config.groups, labels=config.labels)
                 slot.remark(
                     Remark("config.applied", event_data(record.config_version, config, changes), BY_FILE),
-                    WorkerPlacement(config_version=changed.config_version, config=None).to_dict(),
+                    {"limits": None}
+                    | limits_metadata(config.limits)
+                    | WorkerPlacement(config_version=changed.config_version, config=None).to_dict(),
                 )
+            self._starter.update_limits(changed, config.limits)
 
     def note(
         self, account_id: str, worker_id: str, state: Mapping[str, Any], data: Mapping[str, Any]

@@ -13,7 +13,7 @@ from manager.host.workers.limits import PoolLimits
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
 from manager.host.workers.starter import Starter
-from manager.models import WorkerInfo, WorkerPlacement
+from manager.models import WorkerInfo
 from manager.session.heartbeat_file import read_heartbeat
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: Exits handled in parallel, so that one account's slow file or process tree delays no other account.
 _EXIT_THREADS: Final = 64
+
+#: The exit code of a process that SIGKILL ended.
+_KILLED: Final = -9
 
 #: Called with the record and the reason of a worker that ended without a command, on a thread for this exit
 #: alone. What it returns is called once the account is `restarting`, and must lead to `recover_worker`. If it
@@ -178,12 +181,12 @@ class ExitHandler:
             unattended = slot.unattended
         if not (unexpected or unattended):
             return  # the running start or stop records this end
-        reason = slot.kill_reason or describe_exit(code, heartbeat.exit_reason if heartbeat else None)
-        if unexpected and code == 0:
+        reason = self._reason(slot, record, heartbeat.exit_reason if heartbeat else None)
+        if unexpected and code == 0 and slot.ended_by_limit is None:
             reason += ", without a command"
         recover = None
         if unexpected and self._on_unexpected_exit is not None:
-            ended = info.with_(error=reason, metadata=WorkerPlacement(exit_code=code))
+            ended = info.with_(error=reason, metadata=slot.ending())
             recover = self._on_unexpected_exit(ended, reason)
         survivors: str | None = None
         try:
@@ -196,6 +199,17 @@ class ExitHandler:
         )
         if recorded and recover is not None:
             recover()
+
+    def _reason(self, slot: Slot, record: WorkerRecord, exit_reason: str | None) -> str:
+        """Return why the slot's worker ended."""
+        code = slot.exit_code
+        if slot.kill_reason is None and code in (None, _KILLED) and self._starter.killed_for_memory(record):
+            slot.ended_by_limit = "memory_hard_mb"
+            most = None if slot.limits is None else slot.limits.memory_hard_mb
+            return f"the system killed it because its memory reached limits.memory_hard_mb {most}"
+        if slot.ended_by_limit is not None and slot.kill_reason is not None and exit_reason and code:
+            return f"{slot.kill_reason}; {exit_reason}"
+        return slot.kill_reason or describe_exit(code, exit_reason)
 
     def _note_exit(self, slot: Slot, process: ProcessRef) -> WorkerRecord | None:
         """Store the exit code.

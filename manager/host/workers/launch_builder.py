@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from manager.config import AccountConfig, Resolved, config_version
+from manager.config.models_limits import LimitsConfig
 from manager.config.placeholders import filled, uses_state_dir
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.records import NoteExtras, WorkerRecord, note_of, private_dir
 from manager.host.workers.slot import Slot
-from manager.models import WorkerInfo, WorkerMetrics
+from manager.models import WorkerInfo, WorkerMetrics, WorkerPlacement
 from manager.session.launch_spec import LaunchSpec
 from manager.system.processes import ProcessRef
 from manager.system.state_dir import StatePaths
@@ -129,6 +130,8 @@ class LaunchBuilder:
         """Return the launch specification of the new worker in `slot`, which has this record."""
         environment, config, values = self._environment, resolved.filled, resolved.values
         account_dir = environment.paths.account_dir(config.account_id)
+        source = resolved.source
+        extras = NoteExtras(source.recovery, source.limits, slot.origin)
         return LaunchSpec(
             worker_id=record.worker_id,
             config=config,
@@ -157,8 +160,15 @@ class LaunchBuilder:
             trading_mode=str(slot.mode),
             log_file_bytes=environment.log_file_bytes,
             log_files=environment.log_files,
-            note=SecretStr(note_of(record, self._home, NoteExtras(resolved.source.recovery, slot.origin))),
+            note=SecretStr(note_of(record, self._home, extras)),
         )
+
+
+def limits_metadata(limits: LimitsConfig | None) -> dict[str, Any]:
+    """Return the metadata of a worker with these limits; empty if it has none."""
+    if limits is None or not limits.given:
+        return {}
+    return WorkerPlacement(limits=limits.to_record()).to_dict()
 
 
 def _control_address(run_dir: Path, worker_id: str) -> str:

@@ -67,6 +67,9 @@ class Launcher(Protocol):
         A negative code is the number of a signal.
         """
 
+    def preloaded_pid(self) -> int | None:
+        """Return the pid of the process that workers are forked from; None if there is none now."""
+
     def end_strays(self) -> list[int]:
         """Kill processes whose worker and guard were killed together.
 
@@ -123,6 +126,9 @@ class SpawnLauncher:
     def exit_code(self, process: ProcessRef) -> int | None:
         child = self._children.pop(process, None)
         return None if child is None else child.wait()
+
+    def preloaded_pid(self) -> int | None:
+        return None
 
     def end_strays(self) -> list[int]:
         return []  # the init process adopts them; only their environment and control group identify them
@@ -196,6 +202,10 @@ if sys.platform != "win32":
             finally:
                 self._lock.release()
             return code if isinstance(code, int) else None
+
+        def preloaded_pid(self) -> int | None:
+            server = self._server
+            return None if server is None else server.pid
 
         def end_strays(self) -> list[int]:
             with self._lock:

@@ -20,6 +20,7 @@ from manager.host.workers.config_changes import ConfigChanges
 from manager.host.workers.exits import ExitHandler, OnUnexpectedExit
 from manager.host.workers.hang_check import HangCheck
 from manager.host.workers.leases import Leases
+from manager.host.workers.limit_actions import LimitActions
 from manager.host.workers.limits import Clocks, PoolLimits
 from manager.host.workers.login_throttle import LoginThrottle
 from manager.host.workers.lost_records import LostRecords
@@ -84,6 +85,7 @@ class WorkerPoolManager:
         self._modes = ModeChanges(slots, queries, sink, limits)
         self.config_changes = ConfigChanges(slots, records, starter)
         self._hang_check = HangCheck(slots)
+        self.limit_actions = LimitActions(slots, starter, limits, clocks)
 
     # commands to one account
 
@@ -354,10 +356,7 @@ class WorkerPoolManager:
     # life of the pool
 
     def preload(self) -> None:
-        """Prepare the launcher, so that the first start does not wait for it.
-
-        Blocks for about a second.
-        """
+        """Prepare the launcher for the first start. Blocks for about a second."""
         self._starter.preload()
 
     def adopt(self, is_stop_desired: IsStopDesired = lambda _account_id: False) -> list[WorkerInfo]:

@@ -10,9 +10,12 @@ import shutil
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from pydantic import BaseModel
 
 from manager.config import RecoveryConfig
+from manager.config.models_limits import LimitsConfig
 from manager.fleet.run_types import NO_CAUSE, RunCause
 from manager.models import WorkerPlacement
 from manager.session.note import note_path
@@ -20,6 +23,8 @@ from manager.system import atomic_file, logs
 from manager.system.processes import ProcessRef
 
 logger = logging.getLogger(__name__)
+
+_Section = TypeVar("_Section", bound=BaseModel)
 
 _VERSION: Final = 2
 #: Bytes. A record has a few hundred; a larger file is not a record.
@@ -130,8 +135,9 @@ class Notes(Protocol):
 class NoteExtras:
     """What only the note has: an agent of version 0.2 rejects a record with unknown keys."""
 
-    #: The worker's recovery settings; None if unknown.
+    #: The worker's recovery settings and limits at its start; None if unknown.
     recovery: RecoveryConfig | None = None
+    limits: LimitsConfig | None = None
     #: Who asked for its start, and why.
     origin: RunCause = NO_CAUSE
 
@@ -144,6 +150,8 @@ def note_of(record: WorkerRecord, home: str, extras: NoteExtras | None = None) -
     extras = extras or NoteExtras()
     settings = None if extras.recovery is None else extras.recovery.model_dump(mode="json")
     note = {"home": home, "record": record.to_json(), "recovery": settings, "origin": extras.origin}
+    if extras.limits is not None:
+        note["limits"] = extras.limits.to_record()
     return json.dumps(note)
 
 
@@ -244,10 +252,11 @@ class RecordFiles:
             return NoteExtras()
         if not isinstance(note, dict):
             return NoteExtras()
-        recovery: RecoveryConfig | None = None
-        with contextlib.suppress(ValueError):  # of a version whose notes have no settings
-            recovery = RecoveryConfig.model_validate(note.get("recovery"))
-        return NoteExtras(recovery, RunCause.from_json(note.get("origin")))
+        return NoteExtras(
+            _section(note, "recovery", RecoveryConfig),
+            _section(note, "limits", LimitsConfig),
+            RunCause.from_json(note.get("origin")),
+        )
 
     def _restore(self, record: WorkerRecord) -> None:
         """Write the lost record of a running worker again."""
@@ -285,3 +294,11 @@ class RecordFiles:
 
     def _path(self, account_id: str) -> Path:
         return self._directory / f"{account_id}.json"
+
+
+def _section(note: Any, name: str, model: type[_Section]) -> _Section | None:
+    """Return a section of a note; None if it is missing, as in notes of earlier versions, or unreadable."""
+    try:
+        return model.model_validate(note[name])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from manager.config import RecoveryConfig
+from manager.config.models_limits import LimitsConfig
 from manager.errors import ManagerError
 from manager.fleet.event_types import HealthChange, ModeChange, Remark
 from manager.fleet.run_types import NO_CAUSE, RunCause
@@ -91,6 +92,10 @@ class Slot:
     last_cause: str | None = None
     #: The recovery settings that its last worker was started with; None if unknown.
     recovery: RecoveryConfig | None = None
+    #: Its limits when it was started, or as its file was read later; None if unknown.
+    limits: LimitsConfig | None = None
+    #: The limit for whose excess this host ends the worker.
+    ended_by_limit: str | None = None
     #: The last published health of the running worker.
     health: HealthChanges | None = None
 
@@ -164,6 +169,8 @@ class Slot:
             changes.setdefault("started_at", utc_now())
         elif status not in LIVE:
             changes.setdefault("stopped_at", utc_now())
+        if status is not WorkerLifecycleStatus.RUNNING and before.metadata.get("exceeded"):
+            changes["metadata"] = {**changes.get("metadata", {}), **WorkerPlacement(exceeded=None).to_dict()}
         if status is not WorkerLifecycleStatus.RUNNING and self.health is not None:
             # An ended worker must not show the health that it had while it ran.
             self.health = None
@@ -269,6 +276,8 @@ class Slot:
     def ending(self, *, forced: bool = False) -> dict[str, Any]:
         """Return the metadata of how the worker's process ended."""
         ending = WorkerPlacement(exit_code=self.exit_code).to_dict()
+        if self.ended_by_limit is not None:
+            ending |= WorkerPlacement(ended_by_limit=self.ended_by_limit).to_dict()
         return ending | (WorkerPlacement(forced=True).to_dict() if forced else {})
 
     def strip_account(self, text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from manager.config import AccountConfig
+from manager.config.models_limits import LimitsConfig
 from manager.config.placeholders import filled
 from manager.errors import (
     DiskRefusesError,
@@ -19,9 +20,16 @@ from manager.errors import (
     StartFailedError,
     StartTimeoutError,
 )
+from manager.host.limits.enforcement import Enforcement
 from manager.host.workers.connect_wait import ConnectWait, Events
 from manager.host.workers.kept_configs import KeptConfigs
-from manager.host.workers.launch_builder import Credentials, LaunchBuilder, ResolvedConfig, WorkerEnvironment
+from manager.host.workers.launch_builder import (
+    Credentials,
+    LaunchBuilder,
+    ResolvedConfig,
+    WorkerEnvironment,
+    limits_metadata,
+)
 from manager.host.workers.launcher import Launched, Launcher
 from manager.host.workers.leases import LeaseGrant
 from manager.host.workers.limits import Clocks, PoolLimits
@@ -52,9 +60,11 @@ class Starter:
         limits: PoolLimits | None = None,
         clocks: Clocks | None = None,
         runs: RunRecorder | None = None,
+        enforcement: Enforcement | None = None,
     ) -> None:
         #: Records the runs that end.
         self.runs = runs or RunRecorder(NoRuns(), environment.host)
+        self._enforcement = enforcement
         self._launcher = launcher
         self._records = records
         self._environment = environment
@@ -81,9 +91,22 @@ class Starter:
         with contextlib.suppress(StartFailedError, OSError):
             self._launcher.preload()
 
+    def preloaded_pid(self) -> int | None:
+        """See `Launcher.preloaded_pid`."""
+        return self._launcher.preloaded_pid()
+
     def exit_code(self, process: ProcessRef) -> int | None:
         """See `Launcher.exit_code`."""
         return self._launcher.exit_code(process)
+
+    def killed_for_memory(self, record: WorkerRecord) -> bool:
+        """Return whether the kernel killed the worker because its memory reached its limit."""
+        return self._enforcement is not None and self._enforcement.killed_for_memory(record)
+
+    def update_limits(self, record: WorkerRecord, limits: LimitsConfig) -> None:
+        """Give a running worker other limits. Raises nothing."""
+        if self._enforcement is not None:
+            self._enforcement.update(record, limits)
 
     def metadata(self, record: WorkerRecord) -> dict[str, Any]:
         """See `LaunchBuilder.metadata`."""
@@ -148,6 +171,8 @@ class Starter:
             self.kept.save(worker_id, config)
             with slot.guard:
                 slot.announce()
+            if self._enforcement is not None:
+                self._enforcement.at_start(record, config.limits)
             self._send_spec(slot, record, resolved, lease, launched)
             wait.listen(launched)
             connected = wait.wait(slot)
@@ -209,10 +234,13 @@ class Starter:
             slot.exit_code = None
             slot.unattended = False
             slot.kill_reason = None
-            slot.recovery = config.recovery
+            slot.ended_by_limit = None
+            slot.recovery, slot.limits = config.recovery, config.limits
             slot.events = events
             slot.info = info.with_(
-                metadata=self.metadata(record) | WorkerMetrics(trading_mode=slot.mode).to_dict()
+                metadata=self.metadata(record)
+                | limits_metadata(config.limits)
+                | WorkerMetrics(trading_mode=slot.mode).to_dict()
             )
         return record
 

@@ -150,6 +150,7 @@ def test_pm2_apps_become_accounts() -> None:
             "window_seconds": 106,
         },
         "memory_mb": 300,
+        "limits": {"memory_mb": 300, "when_flat": False},
         "environment": {
             "NODE_APP_INSTANCE": "1",
             "NODE_ENV": "production",
@@ -218,6 +219,7 @@ def test_compose_services_wait_for_a_person() -> None:
         "ready": {"after_seconds": 1},
         "recovery": {"max_restarts": 5},
         "memory_mb": 256,
+        "limits": {"memory_hard_mb": 256},
         "environment": {"DEBUG": "false", "MODE": "paper", "URL": "file:secrets/bot-2.URL"},
     }
     secrets = {draft.account_id: draft.secrets for draft in translation.drafts}

@@ -66,6 +66,9 @@ class IdleLauncher:
     def exit_code(self, process: ProcessRef) -> int | None:
         return self.children[process].wait(10)
 
+    def preloaded_pid(self) -> int | None:
+        return None
+
     def end_strays(self) -> list[int]:
         return []
 

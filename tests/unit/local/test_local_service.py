@@ -72,7 +72,9 @@ def test_systemd_accepts_the_unit(tmp_path: Path, runs: Runs, user: str) -> None
             env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        # Systemd before 254 does not know this key, and ignores it.
+    warnings = [line for line in done.stderr.splitlines() if "Unknown key 'DelegateSubgroup'" not in line]
+    assert (done.returncode, warnings) == (0, [])
 
 
 def test_words_that_systemd_would_expand() -> None:

@@ -1,0 +1,1 @@
+"""Limits of workers: measuring, judging and enforcing them."""
