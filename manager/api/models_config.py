@@ -56,6 +56,9 @@ class AccountConfigDifference(BaseModel):
     file: str | None
     state: Literal["current", "pending", "not_running", "invalid"]
     problems: list[str]
+    #: What the running worker does not have yet, as its host reports it: `key`, `class`, and `old` and `new`
+    #: where they may be shown.
+    changes: list[dict[str, Any]]
 
 
 class ConfigDifference(BaseModel):

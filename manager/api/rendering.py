@@ -124,8 +124,21 @@ def _account(account: AccountRow) -> dict[str, Any]:
             "host": desired.host or None,
         },
         "figures": _figures(metadata),
-        "config": {"running": metadata.get("config_version")},
+        "config": _config(metadata),
         "software": {"running": metadata.get("version")},
+    }
+
+
+def _config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the version of the configuration that runs, and how it differs from the account's file."""
+    found = metadata.get("config")
+    found = found if isinstance(found, Mapping) else {}
+    running = metadata.get("config_version")
+    return {
+        "running": running,
+        "state": found.get("state"),
+        "file": found.get("file"),
+        "text": found.get("text"),
     }
 
 

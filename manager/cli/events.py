@@ -144,6 +144,11 @@ def _what(event: "Event") -> tuple[str, str | None]:
         outcome = data.get("outcome")
         asked = event.type == "command.asked"
         return f"{data.get('what')} {'asked' if asked else outcome or 'done'}", event.error
+    if event.type == "account.resting":
+        return "rests", str(data.get("text") or "") or None
+    if event.type.startswith("config."):
+        named = data.get("problems") or data.get("fields")
+        return event.type, ", ".join(map(str, named)) if isinstance(named, list) else event.error
     return event.type, event.error
 
 

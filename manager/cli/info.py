@@ -94,6 +94,8 @@ def _say(worker: "WorkerInfo") -> None:
         if value is not None and value not in ([], {}):
             if key.endswith("_bytes") and isinstance(value, int):
                 value = f"{value} ({size_text(value)})"  # noqa: PLW2901
+            if isinstance(value, dict) and "text" in value:
+                value = value["text"]  # noqa: PLW2901 `config` and `resting`: --json has the rest
             say(f"{key:<24}{value}")
 
 

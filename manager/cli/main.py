@@ -30,6 +30,7 @@ from manager.cli import (
     service,
     setup,
     token,
+    versions,
 )
 from manager.cli.sections import SECTIONS
 from manager.cli.suggestions import Commands
@@ -81,6 +82,7 @@ for _module in (
     forget,
     audit,
     doctor,
+    versions,
     secure,
     api,
     token,

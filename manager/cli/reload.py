@@ -42,4 +42,4 @@ def _text(value: object) -> str:
     return "none" if value is None else str(value)[:60]
 
 
-COMMANDS = [reload]
+COMMANDS = (reload,)

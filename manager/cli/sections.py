@@ -47,6 +47,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "logs": "Show the logs of workers on this machine.",
         "audit": "Show who sent which command, and its outcome.",
         "doctor": "Find problems of the fleet, and show how to fix them.",
+        "versions": "Count workers by software and configuration.",
         "healthcheck": "Check this machine's host agent, for supervisors.",
     },
     "Run services": {

@@ -10,10 +10,19 @@ import click
 READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
-            *("ps", "status", "list", "ls", "top", "info", "events", "history", "logs"),
-            *("hosts", "place", "batch"),
-            *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
-            "reload",
+            *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
+            "history",
+            *(
+                "validate",
+                "audit",
+                "doctor",
+                "healthcheck",
+                "version",
+                "completion",
+                "man",
+                "config",
+                *("reload", "versions"),
+            ),
         }
     ),
     "config": frozenset({"show", "diff", "history"}),

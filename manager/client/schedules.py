@@ -73,7 +73,7 @@ class FleetSchedules:
 
         Raises AccountNotFoundError, InvalidAccountIdError, InvalidConfigError.
         """
-        override, desired = self._overrides.get(account_id), self._desired.read(account_id)
+        override, desired = self.overrides().get(account_id), self._desired.read(account_id)
         return self._schedule(
             account_id, override, desired is not None and desired.running, self._overrides.now()
         )
@@ -83,7 +83,7 @@ class FleetSchedules:
 
         An account whose file cannot be read is left out: `manager validate` reports it.
         """
-        now, overrides = self._overrides.now(), self._overrides.all()
+        now, overrides = self._overrides.now(), self.overrides()
         accounts = self._config_service.snapshot().accounts
         desired = self._desired.read_many(list(accounts))
         found: list[AccountSchedule] = []
@@ -100,8 +100,9 @@ class FleetSchedules:
         return sorted(found, key=lambda one: (one.decision.until or far, one.account_id))
 
     def overrides(self) -> Mapping[str, Override]:
-        """Return the overrides in the fleet by account id."""
-        return self._overrides.all()
+        """Return the overrides in force in the fleet by account id."""
+        now = self._overrides.now()
+        return {key: one for key, one in self._overrides.all().items() if one.in_force(now)}
 
     def override(
         self, account_id: str, do: Literal["run", "rest"], *, until: str = "next", reason: str = ""
@@ -143,7 +144,7 @@ class FleetSchedules:
         """Remove the account's override. Raises NoOverrideError if it has none."""
         me = caller()
         with self._audit.refusals("schedule override", by=me, account_id=account_id):
-            if not self._overrides.remove(account_id, by=me):
+            if not self._overrides.clear(account_id, by=me):
                 raise NoOverrideError(f"{account_id} has no override: its schedule is in force")
         self._audit.note("schedule override", by=me, account_id=account_id, text="cleared")
 

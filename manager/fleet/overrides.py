@@ -2,7 +2,8 @@
 
     manager:overrides    hash: account id → JSON (do, at, until, by, reason)
 
-An override is in force until its end. Its account's host then removes it.
+An override is in force until its end. Its account's host then removes it. A person who ends it earlier writes
+one that has ended.
 """
 
 import json
@@ -76,17 +77,20 @@ class OverrideStore:
             )
         )
 
-    def remove(self, account_id: str, *, by: str = "") -> bool:
-        """Remove the account's override; return whether there was one.
+    def clear(self, account_id: str, *, by: str = "") -> bool:
+        """End the account's override now; return whether one was in force.
 
-        Writes its event, unless another client removed it first.
+        Hosts take an override that is gone from Redis for one that Redis has lost, and keep it until its end.
+        So this writes one that has ended, also if none is there.
         """
+        now, before = self.now(), self.get(account_id)
+        ended = Override(kind=before.kind if before else OverrideKind.REST, at=now, until=now, by=by)
         with translated(self._url):
-            removed = bool(self._client.hdel(OVERRIDES_KEY, account_id))
-        if removed:
-            notice = Notice(type="schedule.override", account_id=account_id, by=by, data={"do": "clear"})
-            self._events.add(notice)
-        return removed
+            self._client.hset(OVERRIDES_KEY, account_id, override_to_json(ended))
+        if before is None or not before.in_force(now):
+            return False
+        self._events.add(Notice(type="schedule.override", account_id=account_id, by=by, data={"do": "clear"}))
+        return True
 
     def remove_ended(self, ended: Mapping[str, Override]) -> None:
         """Remove these overrides, and write an event for each that was there.
@@ -110,7 +114,7 @@ class OverrideStore:
             except WatchError:
                 return
         for account_id, count in zip(same, removed, strict=True):
-            if count:
+            if count and ended[account_id].until > ended[account_id].at:  # else a person has ended it
                 self._events.add(Notice(type="schedule.expired", account_id=account_id, data={}))
 
     def now(self) -> datetime:

@@ -8,6 +8,7 @@ at the end the actual state must equal desired state.
 """
 
 import contextlib
+import json
 import os
 import random
 import resource
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -40,6 +42,8 @@ from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.leases import LeaseStore
+from manager.fleet.overrides import OverrideStore
+from manager.market.decisions import Override, OverrideKind
 from manager.settings import Settings
 from manager.states import WorkerLifecycleStatus
 from manager.system.processes import ProcessRef
@@ -162,6 +166,11 @@ class Chaos:
                 health={"hang_after_seconds": 3},
                 execution={"interval_seconds": 1, "stop_timeout_seconds": 5},
             )
+        #: Account → what its file should contain.
+        self.files = {
+            account_id: (one.config_dir / "accounts" / f"{account_id}.yaml").read_text()
+            for account_id in self.ids
+        }
         self.histories = {account_id: History() for account_id in self.ids}
         self.lock = threading.Lock()
         self.watch = Watch()
@@ -269,6 +278,8 @@ class Chaos:
             self.lose_records,
             self.lose_lease,
             self.kill_guardian,
+            *[self.rest] * 2,
+            *[self.edit_file] * 2,
         ]
         while not self.over.wait(dice.uniform(0.5, 3.0)):
             fault = dice.choice(faults)
@@ -413,6 +424,38 @@ class Chaos:
         self._later(seconds, resume)
         self.fleet_hosts.drain(name, mode=mode)
 
+    def rest(self, dice: random.Random) -> None:
+        """Let an account rest for a few seconds, or end its rest, against every command."""
+        account_id, seconds = dice.choice(self.ids), dice.uniform(2, 8)
+        store = OverrideStore(self.redis.url)
+        at = store.now()
+        kind = dice.choice([OverrideKind.REST, OverrideKind.REST, OverrideKind.RUN])
+        with contextlib.closing(store):
+            store.set(
+                account_id,
+                Override(kind=kind, at=at, until=at + timedelta(seconds=seconds), by="chaos"),
+            )
+
+    def edit_file(self, dice: random.Random) -> None:
+        """Change an account's file, in two halves with a pause, or after it was gone for a while."""
+        account_id = dice.choice(self.ids[:-WRAPPERS])
+        path = self.hosts[0].config_dir / "accounts" / f"{account_id}.yaml"
+        data = json.loads(self.files[account_id])
+        data |= {
+            "groups": [f"g{dice.randrange(100)}"],
+            "default_risk": {"risk_percent": dice.uniform(0.1, 2)},
+        }
+        text = self.files[account_id] = json.dumps(data)
+        half, way = len(text) // 2, dice.choice(["at once", "halves", "gone"])
+        self._later(dice.uniform(0.5, 5), lambda: _replace(path, self.files[account_id]))
+        match way:
+            case "at once":
+                _replace(path, text)
+            case "halves":
+                path.write_text(text[:half])
+            case _:
+                path.unlink(missing_ok=True)
+
     def _some_agent(self, dice: random.Random) -> ProcessRef | None:
         agents = [host.agent for host in self.hosts if host.agent is not None and host.agent.poll() is None]
         return ProcessRef.of(dice.choice(agents).pid) if agents else None
@@ -555,6 +598,10 @@ class Chaos:
                 wrong.append(f"{account_id}: wanted {desired}, is {info}, session {account_id in live}")
             elif does and info is not None and info.metadata.get("pid") not in processes:
                 wrong.append(f"{account_id}: {info} has no process")
+            elif does and info is not None and account_id not in self.ids[-WRAPPERS:]:
+                file = json.loads(self.files[account_id])
+                if list(info.groups) != file.get("groups", []) or info.placement.config is not None:
+                    wrong.append(f"{account_id}: {info} does not run what its file says: {file}")
         bots = sum(
             desired is not None and desired.running
             for desired in (wanted.get(account_id) for account_id in self.ids[-WRAPPERS:])
@@ -564,6 +611,12 @@ class Chaos:
         if len(processes) != expected:
             wrong.append(f"{len(processes)} worker processes for {expected} accounts that should run")
         return wrong
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _limit_files(agent: ProcessRef, soft: int, hard: int) -> None:

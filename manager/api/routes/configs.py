@@ -79,6 +79,10 @@ async def account_config_difference(parts: Parts, principal: Reader, account_id:
     if found.worker is not None and found.status not in {"stopped", "failed"}:
         running = found.worker.metadata.get("config_version")
 
+    recorded = None if found.worker is None else found.worker.placement.config
+    listed = None if recorded is None else recorded.get("changes")
+    changes = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
     def look() -> dict[str, Any]:
         loaded = _files(parts).read_account(account_id)
         version = _version(loaded)
@@ -95,6 +99,7 @@ async def account_config_difference(parts: Parts, principal: Reader, account_id:
             "file": version,
             "state": state,
             "problems": problems,
+            "changes": changes if state == "pending" else [],
         }
 
     return answer(await run_in_threadpool(look))

@@ -30,8 +30,8 @@ _REMOVED_AT_ONCE: Final = 50
 class OverrideCache:
     """One host's view of the overrides. Thread-safe; raises nothing.
 
-    An override that has ended is kept for a while: how long a worker may wait for closed positions counts
-    from that end.
+    An override in force is kept if Redis loses it. One that has ended is kept for a while: how long a worker
+    may wait for closed positions counts from that end.
     """
 
     def __init__(self, store: OverrideStore, path: Path) -> None:
@@ -64,7 +64,7 @@ class OverrideCache:
             return
         with self._lock:
             self._trouble, self._stored = "", frozenset(found)
-            self._replace({**_ended(self._known, now), **found})
+            self._replace({**_kept(self._known, now), **found})
 
     def read_account(self, account_id: str, now: datetime) -> None:
         """Read one account's override from Redis; keeps the known one while it is down."""
@@ -75,7 +75,7 @@ class OverrideCache:
         with self._lock:
             mine = {key: one for key, one in self._known.items() if key == account_id}
             others = {key: one for key, one in self._known.items() if key != account_id}
-            self._replace({**others, **(_ended(mine, now) if found is None else {account_id: found})})
+            self._replace({**others, **(_kept(mine, now) if found is None else {account_id: found})})
 
     def expire(self, account_ids: Set[str], now: datetime) -> None:
         """Remove ended overrides of these accounts from Redis, at most a few at a time.
@@ -125,9 +125,12 @@ class OverrideCache:
             self._unsaved = False
 
 
-def _ended(known: Mapping[str, Override], now: datetime) -> dict[str, Override]:
-    """Return the overrides whose end still counts; see `Decision.since`."""
-    return {key: one for key, one in known.items() if now - LOOK_BACK < one.until <= now}
+def _kept(known: Mapping[str, Override], now: datetime) -> dict[str, Override]:
+    """Return the overrides that count although Redis does not have them.
+
+    Redis has lost one that is in force, and the end of one that has ended still counts; see `Decision.since`.
+    """
+    return {key: one for key, one in known.items() if now - LOOK_BACK < one.until}
 
 
 def _load(path: Path) -> dict[str, Override]:

@@ -38,15 +38,19 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> FleetSchedules:
 
 
 def test_an_override_survives_its_json(redis_server: RedisServer) -> None:
+    store = OverrideStore(redis_server.url)
+    at = store.now()
     override = Override(
-        kind=OverrideKind.REST, at=AT, until=AT + timedelta(hours=1), by="ops", reason="a holiday"
+        kind=OverrideKind.REST, at=at, until=at + timedelta(hours=1), by="ops", reason="a holiday"
     )
     assert override_from_json(override_to_json(override)) == override
-    store = OverrideStore(redis_server.url)
     store.set("a", override)
     assert store.all() == {"a": override}
-    assert store.remove("a") is True
-    assert store.remove("a") is False
+    assert store.clear("a") is True
+    assert store.clear("a") is False
+    ended = store.get("a")
+    assert ended is not None
+    assert not ended.in_force(store.now())
 
 
 @pytest.mark.parametrize(

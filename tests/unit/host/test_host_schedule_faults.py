@@ -284,6 +284,36 @@ def test_an_override_that_is_set_during_the_removal_stays(
     assert overrides.all() == {A: new}
 
 
+def test_an_override_that_redis_has_lost_stays_until_its_end(
+    host: ReconciledHost, clock: Clock, redis_server: RedisServer, overrides: OverrideStore
+) -> None:
+    overrides.set(A, an_override(OverrideKind.REST, clock.at, 1))
+    running(host)
+    host.reconcile()
+    assert A not in host.pool.live
+    redis_server.client().delete("manager:overrides")
+    host.reconcile(2)
+    assert A not in host.pool.live
+    clock.at += timedelta(hours=1)
+    host.reconcile(2)
+    assert A in host.pool.live
+
+
+def test_an_override_that_a_person_clears_ends_at_once(
+    host: ReconciledHost, clock: Clock, overrides: OverrideStore
+) -> None:
+    clock.at = overrides.now()
+    overrides.set(A, an_override(OverrideKind.REST, clock.at, 1))
+    running(host)
+    host.reconcile()
+    assert A not in host.pool.live
+    assert overrides.clear(A)
+    clock.at = overrides.now()
+    host.reconcile(2)
+    assert A in host.pool.live
+    assert overrides.all() == {}, "its host has removed it"
+
+
 def test_overrides_of_accounts_that_no_host_runs_are_removed_after_a_day(
     host: ReconciledHost, clock: Clock, overrides: OverrideStore
 ) -> None:
