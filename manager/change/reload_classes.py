@@ -76,26 +76,42 @@ CLASSES: Final[Mapping[str, ReloadClass]] = {
 
 #: Keys that the guard of a program reads at its start, and a session without a program at any time.
 _PROGRAM_RESTARTS: Final = ("health.watchdog_seconds", "health.line_every", "health.probe")
-#: Keys whose values are not shown: they may hold a secret.
-_UNSHOWN: Final = ("command", "environment", "environment_file", "options", "venue", "path", "directory")
+#: Sections whose texts are shown. Texts elsewhere may hold a secret: URLs, arguments, parameters.
+_SHOWN: Final = frozenset(
+    {
+        *("gateway", "login", "server", "enabled", "host", "failover", "requires", "avoid_sharing"),
+        *("groups", "labels", "execution", "schedule"),
+    }
+)
+_SHOWN_KEYS: Final = frozenset({"strategy_type", "timeframe", "market_hours"})
 #: Classes that take effect without a restart.
 WITHOUT_RESTART: Final = frozenset({_L, _A})
+
+#: A key as its parts: a symbol may contain dots.
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
     """One changed key. `old` is None for a new one, `new` for a removed one."""
 
-    #: Dotted; a currency is named by its symbol: `currencies.EURUSD.risk.risk_percent`.
-    key: str
+    path: Path
     old: Any
     new: Any
     reload_class: ReloadClass
 
+    @property
+    def key(self) -> str:
+        """The dotted key; a currency is named by its symbol: `currencies.EURUSD.risk.risk_percent`."""
+        return ".".join(self.path)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, without values that may hold a secret."""
         data: dict[str, Any] = {"key": self.key, "class": str(self.reload_class)}
-        if not any(_within(self.key, name) for name in _UNSHOWN):
+        named = self.path[0] in _SHOWN or self.path[-1] in _SHOWN_KEYS
+        if named or all(
+            value is None or isinstance(value, bool | int | float) for value in (self.old, self.new)
+        ):
             data |= {"old": self.old, "new": self.new}
         return data
 
@@ -103,29 +119,35 @@ class FieldChange:
 def changes(old: AccountConfig, new: AccountConfig) -> tuple[FieldChange, ...]:
     """Return the keys that differ between two configurations of an account, in sequence.
 
-    The password is left out: its reference takes effect at the next start.
+    A new or removed currency is one key. The password is left out: its reference takes effect at the next
+    start.
     """
     before, after = _flat(old), _flat(new)
+    symbols = {one.symbol for one in old.currencies} ^ {one.symbol for one in new.currencies}
     program = runs_programs(old.gateway)
-    keys = dict.fromkeys((*before, *after))
-    return tuple(
-        FieldChange(key, before.get(key), after.get(key), class_of(key, program=program))
-        for key in keys
-        if before.get(key) != after.get(key)
-    )
+    found: dict[Path, FieldChange] = {}
+    for path in dict.fromkeys((*before, *after)):
+        if before.get(path) == after.get(path):
+            continue
+        if path[0] == "currencies" and path[1] in symbols:
+            there = path[1] in {one.symbol for one in new.currencies}
+            found[path[:2]] = FieldChange(path[:2], None if there else True, True if there else None, _L)
+        else:
+            reload_class = class_of(path, program=program)
+            found[path] = FieldChange(path, before.get(path), after.get(path), reload_class)
+    return tuple(found.values())
 
 
-def class_of(key: str, *, program: bool = False) -> ReloadClass:
-    """Return the class of a dotted key. `program`: the account's gateway runs a program.
+def class_of(path: Path, *, program: bool = False) -> ReloadClass:
+    """Return the class of a key. `program`: the account's gateway runs a program.
 
     Raises KeyError if the table does not have the key.
     """
-    if program and any(_within(key, name) for name in _PROGRAM_RESTARTS):
+    if program and any(_fits(path, name) for name in _PROGRAM_RESTARTS):
         return _R
-    path = key.split(".")
-    fitting = [pattern for pattern in CLASSES if _fits(path, pattern.split("."))]
+    fitting = [pattern for pattern in CLASSES if _fits(path, pattern)]
     if not fitting:
-        raise KeyError(key)
+        raise KeyError(".".join(path))
     return CLASSES[max(fitting, key=lambda pattern: pattern.count("."))]
 
 
@@ -134,26 +156,32 @@ def live_config(old: AccountConfig, new: AccountConfig) -> AccountConfig:
 
     A currency of which one change needs a restart keeps its old strategy type and time frame.
     """
-    keep = {one.key for one in changes(old, new) if one.reload_class not in WITHOUT_RESTART}
+    keep = {one.path for one in changes(old, new) if one.reload_class not in WITHOUT_RESTART}
     if not keep:
         return new
-    running, wanted = _dump(old), _dump(new)
-    merged = _merged(running, wanted, (), keep)
+    merged = _merged(_dump(old), _dump(new), (), keep)
     return AccountConfig.model_validate(merged).model_copy(update={"password": old.password})
 
 
-def _merged(old: Any, new: Any, path: tuple[str, ...], keep: set[str]) -> Any:
+#: A key that a mapping does not have.
+_ABSENT: Final = object()
+
+
+def _merged(old: Any, new: Any, path: Path, keep: set[Path]) -> Any:
     """Return `new`, with the values of `old` at the keys in `keep`."""
-    key = ".".join(path)
-    if key in keep:
+    if path in keep:
         return old
-    if not any(_within(one, key) for one in keep) and path:
+    if not any(one[: len(path)] == path for one in keep):
         return new
     if path == ("currencies",):
         before = {one["symbol"]: one for one in old}
         return [_merged(before.get(one["symbol"], one), one, (*path, one["symbol"]), keep) for one in new]
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return {name: _merged(old.get(name), new.get(name), (*path, name), keep) for name in {**old, **new}}
+        merged = {
+            name: _merged(old.get(name, _ABSENT), new.get(name, _ABSENT), (*path, name), keep)
+            for name in {**old, **new}
+        }
+        return {name: value for name, value in merged.items() if value is not _ABSENT}
     return old
 
 
@@ -161,8 +189,8 @@ def _dump(config: AccountConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"password"}, by_alias=True)
 
 
-def _flat(config: AccountConfig) -> dict[str, Any]:
-    """Return the configuration as dotted keys. A list is one value, apart from that of the currencies."""
+def _flat(config: AccountConfig) -> dict[Path, Any]:
+    """Return the configuration by key. A list is one value, apart from that of the currencies."""
     data = _dump(config)
     del data["account_id"]
     data["currencies"] = {one.pop("symbol"): one for one in data["currencies"]}
@@ -170,27 +198,21 @@ def _flat(config: AccountConfig) -> dict[str, Any]:
     schedule = data.pop("schedule")
     found = dict(_leaves(data, ()))
     if schedule is not None:
-        found["schedule"] = schedule
-    return {key: value for key, value in found.items() if value is not None}
+        found["schedule",] = schedule
+    return {path: value for path, value in found.items() if value is not None}
 
 
-def _leaves(data: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _leaves(data: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
     for name, value in data.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, name))
         else:
-            yield ".".join((*path, name)), value
+            yield (*path, name), value
 
 
-def _fits(path: list[str], pattern: list[str]) -> bool:
-    head = path[: len(pattern)]
-    return len(head) == len(pattern) and all(
-        two in ("*", one) for one, two in zip(head, pattern, strict=True)
-    )
-
-
-def _within(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.")
+def _fits(path: Path, pattern: str) -> bool:
+    parts = pattern.split(".")
+    return len(path) >= len(parts) and all(two in ("*", one) for one, two in zip(path, parts, strict=False))
 
 
 __all__ = ["CLASSES", "WITHOUT_RESTART", "FieldChange", "ReloadClass", "changes", "class_of", "live_config"]

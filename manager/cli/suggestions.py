@@ -11,6 +11,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(
         {
             *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
+            *("ps", "status", "list", "ls", "top", "info", "events", "logs", "hosts", "place", "batch"),
             *("validate", "audit", "doctor", "healthcheck", "version", "completion", "man", "config"),
             *("history", "reload", "versions"),
         }

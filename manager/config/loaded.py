@@ -19,6 +19,8 @@ from manager.config.unknown_keys import explain_unknown_key
 from manager.system.masking import MASK
 
 _MISSING: Final = object()
+#: Sections whose values may be secret whatever their name is.
+_MAY_BE_SECRET: Final = frozenset({"environment", "options"})
 #: Keys whose values may contain secrets even with the wrong type, and the expected type.
 _HIDDEN: Final[Mapping[Place, str]] = {
     ("environment",): "a mapping; write `NAME: value` lines",
@@ -205,7 +207,8 @@ def _type_error_text(entry: Any) -> str:
     hint = text_hint(tuple(entry["loc"]), entry.get("input"))
     if hint is not None:
         return hint
-    if is_secret_place(entry["loc"][1:]) or tuple(entry["loc"]) in _HIDDEN:
+    within = entry["loc"][0] in _MAY_BE_SECRET and len(entry["loc"]) > 1
+    if within or is_secret_place(entry["loc"][1:]) or tuple(entry["loc"]) in _HIDDEN:
         expected = _HIDDEN.get(
             tuple(entry["loc"]), "a text, a number, or a reference (env:, file: or keyring:)"
         )

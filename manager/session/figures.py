@@ -62,6 +62,9 @@ class SessionFigures:
             self._cycle.reload(config)
         except ValueError as error:
             return str(error)
+        except Exception as error:
+            logger.exception("the strategy failed to take a changed configuration")
+            return f"its strategy failed to take the change: {type(error).__name__}: {error}"
         self._judge.reload(config.health)
         return None
 

@@ -83,11 +83,13 @@ class ConfigHandover:
             return offer
 
 
-def refused_symbol(gateway: Gateway, old: AccountConfig, new: AccountConfig) -> str | None:
-    """Return why a new symbol cannot be traded, or None.
+def refused(gateway: Gateway, old: AccountConfig, new: AccountConfig) -> str | None:
+    """Return why a session cannot take a configuration, such as a symbol that cannot be traded; else None.
 
     Raises GatewayError if the session is lost.
     """
+    if new.execution.interval_seconds <= 0:
+        return "execution.interval_seconds: must be above 0"
     for symbol in sorted(set(new.enabled_symbols()) - set(old.enabled_symbols())):
         try:
             gateway.tick(symbol)

@@ -43,7 +43,7 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("key", [*leaves(AccountConfig), "schedule"])
 def test_every_key_has_a_class(key: str) -> None:
-    assert class_of(key) in ReloadClass
+    assert class_of(tuple(key.split("."))) in ReloadClass
 
 
 def test_every_row_is_about_a_key_that_exists() -> None:
@@ -52,7 +52,7 @@ def test_every_row_is_about_a_key_that_exists() -> None:
         key = pattern.replace("*", "EURUSD")
         assert any(one == key or one.startswith(f"{key}.") for one in known), pattern
     with pytest.raises(KeyError):
-        class_of("nonsense")
+        class_of(("nonsense",))
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_every_row_is_about_a_key_that_exists() -> None:
     ],
 )
 def test_the_class_of_a_key(key: str, expected: str) -> None:
-    assert class_of(key) == expected
+    assert class_of(tuple(key.split("."))) == expected
 
 
 def test_the_probe_of_a_program_needs_a_restart() -> None:
-    assert class_of("health.probe.tcp", program=True) == "restart"
-    assert class_of("health.probe.tcp") == "live"
-    assert class_of("health.hang_after_seconds", program=True) == "live"
+    assert class_of(("health", "probe", "tcp"), program=True) == "restart"
+    assert class_of(("health", "probe", "tcp")) == "live"
+    assert class_of(("health", "hang_after_seconds"), program=True) == "live"
 
 
 def test_changes_name_the_key_the_values_and_the_class() -> None:

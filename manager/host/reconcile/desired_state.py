@@ -89,6 +89,17 @@ class DesiredStateCache:
             self.unsaved = True
         return generation, desired
 
+    def set_unless_changed(self, change: DesiredStateRequest, generation: int) -> None:
+        """Record a change, unless a command after `generation` was recorded in Redis.
+
+        Raises FleetUnavailableError; then nothing is recorded.
+        """
+        request = replace(change, writer=self._host, given=generation + 1)
+        _, desired = self._desired.set_desired(request)
+        with self._lock:
+            self._know(desired)
+            self.unsaved = True
+
     def set_mode(
         self, account_id: str, mode: TradingMode, *, token: str, by: str, what: str
     ) -> DesiredState | None:

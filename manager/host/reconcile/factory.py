@@ -79,7 +79,7 @@ def build_reconciler(
         sweep,
         overrides,
         calendars,
-        lambda: {one.account_id for one in desired_cache.running() if one.host == host},
+        lambda: {one.account_id: one.apply_defaults for one in desired_cache.running() if one.host == host},
         epoch or desired_cache.redis_time,
     )
     restarts = Restarts(
@@ -117,7 +117,6 @@ def build_reconciler(
             sweep,
             config_service,
             restarts.validated,
-            desired_cache.set_desired,
         ),
         schedules=schedules,
         resting=resting,

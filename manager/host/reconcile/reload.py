@@ -1,6 +1,7 @@
 """Brings changes of account files to the workers that run, without a restart where that is possible."""
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,21 @@ _PARALLEL: Final = 4
 #: Characters of a text in `metadata.config`, and changes that it names.
 _TEXT: Final = 500
 _MAX_CHANGES: Final = 20
+#: A problem of a file, and the keys whose values may be secret.
+_PROBLEM: Final = re.compile(r"(?P<place>\S+:\d+:\d+: )(?P<key>[^\s:]+):")
+_MAY_BE_SECRET: Final = frozenset(
+    {
+        "password",
+        "command",
+        "environment",
+        "environment_file",
+        "options",
+        "ready",
+        "health",
+        "venue",
+        "strategy",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +74,14 @@ class ConfigReload:
         sweep: ConfigSweep,
         config_service: BoundedConfiguration,
         validated: Callable[[DesiredState], AccountConfig],
-        set_desired: Callable[[DesiredStateRequest], Any],
     ) -> None:
-        """`validated` reads and validates an account's files. It raises ManagerError.
-
-        `set_desired` changes desired state, as a command does.
-        """
+        """`validated` reads and validates an account's files. It raises ManagerError."""
         self._host = host
         self._changes = config_changes
         self._desired_cache = desired_cache
         self._sweep = sweep
         self._config_service = config_service
         self._validated = validated
-        self._set_desired = set_desired
         self._lock = threading.Lock()
         #: Accounts that are being compared.
         self._busy: set[str] = set()
@@ -129,7 +140,7 @@ class ConfigReload:
             needs=config.needs(),
         )
         try:
-            self._set_desired(request)
+            self._desired_cache.set_unless_changed(request, desired.generation)
         except FleetUnavailableError:
             return  # tried again at the next look
         logs.event(logger, logging.WARNING, "enabled_changed", why, account=desired.account_id, state=state)
@@ -173,20 +184,22 @@ class ConfigReload:
         """
         account_id, worker_id = record.account_id, record.worker_id
         same = loaded.config is not None and config_version(loaded.config) == record.config_version
+        running = self._changes.kept.load(account_id, worker_id)
+        confirmed = running is None or self._changes.kept.confirmed(account_id, worker_id)
         try:
-            config = loaded.config if same and loaded.config is not None else self._read(desired, loaded)
+            at_once = loaded.config if same and confirmed else None
+            config = at_once or self._read(desired, loaded)
         except ManagerError as error:
             self._invalid(record, str(error))
             return record.config_version
+        if running is not None:
+            return self._apply(record, running, config, confirmed=confirmed)
         if config_version(config) == record.config_version:
             self._changes.clear(account_id, worker_id)
-            return record.config_version
-        running = self._changes.kept.load(account_id, worker_id)
-        if running is None or config_version(running) != record.config_version:
+        else:
             text = "it is unknown what has changed since it started"
             self._pending(record, config, (), f"{text}: {_restart(account_id)}")
-            return record.config_version
-        return self._apply(record, running, config)
+        return record.config_version
 
     def _read(self, desired: DesiredState, loaded: LoadedAccount) -> AccountConfig:
         """Return the account's configuration as a start would use it.
@@ -215,29 +228,35 @@ class ConfigReload:
         lines = error.splitlines() or ["it cannot be read"]
         problems = lines[1:] if len(lines) > 1 else lines  # the first line counts them
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        text = f"{problems[0][:_TEXT]}{more}"
+        problems = [_without_secrets(one)[:_TEXT] for one in problems]
+        text = f"{problems[0]}{more}"
         state: dict[str, Any] = {"state": "invalid", "file": None, "text": text, "changes": []}
-        data = {"problems": [one[:_TEXT] for one in problems[:3]]}
+        data = {"problems": problems[:3]}
         self._changes.note(record.account_id, record.worker_id, state, data)
 
-    def _apply(self, record: WorkerRecord, running: AccountConfig, config: AccountConfig) -> str:
+    def _apply(
+        self, record: WorkerRecord, running: AccountConfig, config: AccountConfig, *, confirmed: bool
+    ) -> str:
+        """Apply what needs no restart; `confirmed`: the session certainly runs with `running`."""
         found = changes(running, config)
         now = [one for one in found if one.reload_class in WITHOUT_RESTART]
-        if now:
-            merged = live_config(running, config)
-            to_session = any(one.reload_class is ReloadClass.LIVE for one in now)
+        later = [one for one in found if one.reload_class not in WITHOUT_RESTART]
+        merged = live_config(running, config)
+        version = config_version(merged)
+        if now or not confirmed or version != record.config_version:
+            to_session = not confirmed or any(one.reload_class is ReloadClass.LIVE for one in now)
             try:
-                self._changes.apply(record.worker_id, merged, now, to_session=to_session)
+                self._changes.apply(record.worker_id, running, merged, now, to_session=to_session)
             except RefusedError as error:
                 self._pending(record, config, found, f"{error}: {_restart(record.account_id)}")
                 return record.config_version
             keys = ", ".join(one.key for one in now)
             logs.event(logger, logging.INFO, "config_applied", keys, account=record.account_id)
-            running = merged
-        later = [one for one in found if one.reload_class not in WITHOUT_RESTART]
         if later:
             self._pending(record, config, later, _explain(record.account_id, later))
-        return config_version(running)
+        else:
+            self._changes.clear(record.account_id, record.worker_id)
+        return version
 
     def _pending(
         self, record: WorkerRecord, config: AccountConfig, found: Sequence[FieldChange], text: str
@@ -250,6 +269,14 @@ class ConfigReload:
         }
         data = event_data(record.config_version, config, found)
         self._changes.note(record.account_id, record.worker_id, state, data)
+
+
+def _without_secrets(problem: str) -> str:
+    """Return a problem's text without the value of a key that may hold a secret."""
+    found = _PROBLEM.match(problem)
+    if found is None or found["key"].split(".")[0].split("[")[0] not in _MAY_BE_SECRET:
+        return problem
+    return f"{found['place']}{found['key']}: is not valid; `manager validate` shows why"
 
 
 def _restart(account_id: str) -> str:

@@ -7,7 +7,7 @@ agent that was down, a suspended machine and a clock that was set therefore miss
 import logging
 import math
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -93,12 +93,13 @@ class AccountSchedules:
         sweep: ConfigSweep,
         overrides: OverrideCache,
         calendars: ExchangeCalendars,
-        own: Callable[[], Set[str]],
+        own: Callable[[], Mapping[str, bool]],
         epoch: Callable[[], float],
     ) -> None:
         """`epoch` returns seconds since 1970 by Redis's clock. `sweep` looks at the account files.
 
-        `calendars` keeps the calendars of exchanges. `own` returns the accounts that should run on this host.
+        `calendars` keeps the calendars of exchanges. `own` returns the accounts that should run on this host,
+        each with whether `defaults.yaml` applies to it.
         """
         self._calendars = calendars
         self._own = own
@@ -126,31 +127,31 @@ class AccountSchedules:
                 return
         except (ManagerError, OSError) as error:
             self._log("", str(error))
-            self._read_one_by_one(own)
+            with self._lock:
+                unknown = sorted(own.keys() - self._read.keys())[:_READ_ONE_BY_ONE]
+            # One file on a share that hangs may make the directory unreadable.
+            self._read_one_by_one({account_id: own[account_id] for account_id in unknown})
             return
         self._logged.pop("", None)
+        alone = {account_id: False for account_id, with_defaults in own.items() if not with_defaults}
         for loaded in self._sweep.settled.values():
-            if loaded.config is not None:
+            if loaded.config is not None and loaded.account_id not in alone:
                 self._note(loaded.config, self._sweep.schedules)
+        self._read_one_by_one(alone)
         with self._lock:
             # An account that should run here keeps the schedule of its file, although the file is gone: its
             # worker may still trade.
-            for account_id in self._read.keys() - self._sweep.present - own:
+            for account_id in self._read.keys() - self._sweep.present - own.keys():
                 del self._read[account_id]
             if len(self._timetables) > 2 * len(self._read) + 16:
                 used = [one.timetable for one in self._read.values() if one.timetable is not None]
                 self._timetables = {one.schedule: one for one in used}
 
-    def _read_one_by_one(self, own: Set[str]) -> None:
-        """Read some accounts of this host whose schedule is unknown.
-
-        One file on a share that hangs may make the directory unreadable.
-        """
-        with self._lock:
-            unknown = sorted(own - self._read.keys())[:_READ_ONE_BY_ONE]
-        for account_id in unknown:
+    def _read_one_by_one(self, accounts: Mapping[str, bool]) -> None:
+        """Read the schedules of some accounts, each with whether `defaults.yaml` applies to it."""
+        for account_id, with_defaults in accounts.items():
             try:
-                config = self._config_service.load_account_config(account_id)
+                config = self._config_service.load_account_config(account_id, with_defaults)
                 self._note(config, self._config_service.run(account_id, self._config_service.schedules))
             except (ManagerError, OSError) as error:
                 self._log(account_id, str(error))

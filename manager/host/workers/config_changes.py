@@ -16,7 +16,7 @@ from manager.host.workers.slot import Slot
 from manager.host.workers.slots import SlotTable
 from manager.host.workers.starter import Starter
 from manager.models import WorkerPlacement
-from manager.session.control import ControlError
+from manager.session.control import ControlError, ask
 from manager.session.reload import WAIT_SECONDS
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
@@ -32,6 +32,10 @@ BY_FILE: Final = "account file"
 
 class NotNowError(Exception):
     """Raised when the worker cannot take a change now: a later attempt may succeed."""
+
+
+class NotTakenError(Exception):
+    """Raised when the session is busy and will not take the change later either."""
 
 
 class RefusedError(Exception):
@@ -56,19 +60,23 @@ class ConfigChanges:
     def apply(
         self,
         worker_id: str,
+        running: AccountConfig,
         config: AccountConfig,
         changes: Sequence[FieldChange],
         *,
         to_session: bool,
     ) -> None:
-        """Give a running worker another configuration, which needs no restart.
+        """Give a worker that runs with `running` another configuration, which needs no restart.
 
         `changes` describes it, for the event. `to_session`: the session must take it; else only the agent
-        uses it. Blocks for a few seconds at most. Raises NotNowError and RefusedError; then nothing changed.
+        uses it. Blocks for a few seconds at most; commands of the account do not wait for it.
+
+        Raises RefusedError if the session refuses; it trades on as before. Raises NotNowError if nothing was
+        changed, or if it is unknown whether the session has taken the change: `kept.confirmed` tells.
         """
+        if to_session:
+            self._offer(worker_id, running, config)
         with self._running(config.account_id, worker_id) as (slot, record):
-            if to_session:
-                self._ask(slot, config)
             changed = replace(
                 record,
                 config_version=config_version(config),
@@ -82,8 +90,7 @@ class ConfigChanges:
                 # As where records are restored: the record of an ended worker must not come back.
                 if slot.record is not record or not slot.live or slot.exited.is_set() or slot.info is None:
                     raise NotNowError
-                with contextlib.suppress(OSError):
-                    self._save(changed)
+                self._save(changed)
                 slot.record, slot.recovery, slot.limits = changed, config.recovery, config.limits
                 slot.info = slot.info.with_(groups=config.groups, labels=config.labels)
                 slot.remark(
@@ -93,6 +100,23 @@ class ConfigChanges:
                     | WorkerPlacement(config_version=changed.config_version, config=None).to_dict(),
                 )
             self._starter.update_limits(changed, config.limits)
+
+    def _offer(self, worker_id: str, running: AccountConfig, config: AccountConfig) -> None:
+        """Ask the session to take a configuration. Raises as `apply`."""
+        known = self.kept.confirmed(config.account_id, worker_id)
+        with self._running(config.account_id, worker_id) as (_slot, record):
+            # First of all: if the answer is lost, or this agent dies, nobody may rely on `running`.
+            if not self.kept.save(worker_id, running, confirmed=False):
+                raise NotNowError
+        try:
+            self._ask(record, config)  # without the lock: a stop must not wait for it
+        except (NotTakenError, RefusedError) as error:
+            if known:
+                with self._running(config.account_id, worker_id):
+                    self.kept.save(worker_id, running)
+            if isinstance(error, NotTakenError):
+                raise NotNowError from None
+            raise
 
     def note(
         self, account_id: str, worker_id: str, state: Mapping[str, Any], data: Mapping[str, Any]
@@ -129,26 +153,31 @@ class ConfigChanges:
         finally:
             slot.lock.release()
 
-    def _ask(self, slot: Slot, config: AccountConfig) -> None:
+    def _ask(self, record: WorkerRecord, config: AccountConfig) -> None:
+        """Raises NotTakenError, RefusedError, and NotNowError if there was no answer."""
         complete = self._starter.filled(config)
         request = {"op": "reload", "config": complete.model_dump(mode="json", exclude={"password"})}
         try:
-            reply = slot.ask(request, timeout=WAIT_SECONDS + _REPLY_SECONDS)
+            reply = ask(
+                record.control_address,
+                record.control_token,
+                request,
+                timeout=WAIT_SECONDS + _REPLY_SECONDS,
+            )
         except ControlError as error:
             raise NotNowError from error
+        if reply.get("busy"):
+            raise NotTakenError
         if not reply.get("ok"):
-            if reply.get("busy"):
-                raise NotNowError
             raise RefusedError(str(reply.get("error"))[:500])
 
     def _save(self, record: WorkerRecord) -> None:
         try:
             self._records.save(record)
         except OSError as error:
-            # A later agent then applies the change once more.
+            # A later agent corrects the record by the kept configuration.
             text = explain(error, Path(error.filename or "."))
             logs.event(logger, logging.WARNING, "record_not_saved", text, account=record.account_id)
-            raise
 
 
 def event_data(before: str, config: AccountConfig, changes: Sequence[FieldChange]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ secrets of an account file: mode 0600.
 import json
 import logging
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from manager.config import AccountConfig
 from manager.fleet.parsing import json_object
@@ -27,10 +27,18 @@ class KeptConfigs:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def save(self, worker_id: str, config: AccountConfig) -> None:
-        """Write the configuration of a worker. A failure is logged: trading does not depend on the file."""
+    def save(self, worker_id: str, config: AccountConfig, *, confirmed: bool = True) -> bool:
+        """Write the configuration of a worker; return whether that succeeded. A failure is logged.
+
+        `confirmed` False: the session may have another one, which differs only in keys that need no restart.
+        """
         path = self._path(config.account_id)
-        data = {"worker_id": worker_id, "config": config.model_dump(mode="json", exclude={"password"})}
+        data: dict[str, Any] = {
+            "worker_id": worker_id,
+            "config": config.model_dump(mode="json", exclude={"password"}),
+        }
+        if not confirmed:
+            data["confirmed"] = False
         try:
             ensure_private_dir(self._directory)
             atomic_file.write(path, json.dumps(data))
@@ -42,19 +50,31 @@ class KeptConfigs:
                 f"{explain(error, path)}; a change of its file cannot be compared until its next start",
                 account=config.account_id,
             )
+            return False
+        return True
 
     def load(self, account_id: str, worker_id: str) -> AccountConfig | None:
         """Return the configuration of a worker; None if it is unknown."""
+        data = self._read(account_id, worker_id)
+        try:
+            return None if data is None else AccountConfig.model_validate(data.get("config"))
+        except ValueError:
+            return None
+
+    def confirmed(self, account_id: str, worker_id: str) -> bool:
+        """Return whether the session certainly has the configuration that `load` returns."""
+        data = self._read(account_id, worker_id)
+        return data is not None and data.get("confirmed", True) is True
+
+    def _read(self, account_id: str, worker_id: str) -> dict[str, Any] | None:
         path = self._path(account_id)
         try:
             if path.stat().st_size > _MAX_SIZE:
                 return None
             data = json_object(path.read_text(encoding="utf-8"))
-            if data is None or data.get("worker_id") != worker_id:
-                return None
-            return AccountConfig.model_validate(data.get("config"))
         except (OSError, ValueError):
             return None
+        return data if data is not None and data.get("worker_id") == worker_id else None
 
     def remove(self, account_id: str) -> None:
         """Remove the file of a forgotten account."""

@@ -270,7 +270,7 @@ class Slot:
                     status=WorkerLifecycleStatus.CREATED,
                 )
                 self.move(WorkerLifecycleStatus.STOPPED, metadata=placement)
-            elif self.info.metadata.get("resting") != resting:
+            elif any(self.info.metadata.get(name) != value for name, value in placement.items()):
                 self.set_info(self.info.with_(metadata=placement))
 
     def ending(self, *, forced: bool = False) -> dict[str, Any]:

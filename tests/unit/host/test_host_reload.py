@@ -154,7 +154,7 @@ def running(host: Host) -> tuple[str, AccountConfig]:
 def test_a_running_worker_takes_a_change_and_its_record_says_so(host: Host) -> None:
     worker_id, old = running(host)
     new = old.model_copy(update={"groups": ("desk",), "health": HealthConfig(hang_after_seconds=7.0)})
-    host.pool.config_changes.apply(worker_id, new, changes(old, new), to_session=True)
+    host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
     info = host.pool.get_worker_info("a")
     assert info is not None
     assert (info.groups, info.placement.config_version) == (("desk",), config_version(new))
@@ -171,7 +171,7 @@ def test_a_symbol_that_the_venue_refuses_changes_no_record(host: Host) -> None:
     (euro,) = old.currencies
     new = old.model_copy(update={"currencies": (euro, euro.model_copy(update={"symbol": "NOWHERE"}))})
     with pytest.raises(RefusedError, match="currencies: NOWHERE"):
-        host.pool.config_changes.apply(worker_id, new, changes(old, new), to_session=True)
+        host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
     record = host.pool.config_changes.record("a")
     assert record is not None
     assert record.config_version == config_version(old)
@@ -181,17 +181,17 @@ def test_a_symbol_that_the_venue_refuses_changes_no_record(host: Host) -> None:
 def test_a_command_that_runs_comes_before_a_change(host: Host) -> None:
     worker_id, old = running(host)
     with host.pool.slots.get("a").lock, pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, (), to_session=True)
+        host.pool.config_changes.apply(worker_id, old, old, (), to_session=True)
 
 
 def test_a_change_for_an_earlier_worker_is_dropped(host: Host) -> None:
     worker_id, old = running(host)
     host.pool.stop_worker("a")
     with pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, (), to_session=True)
+        host.pool.config_changes.apply(worker_id, old, old, (), to_session=True)
     host.start()
     with pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, (), to_session=False)
+        host.pool.config_changes.apply(worker_id, old, old, (), to_session=False)
 
 
 def test_a_difference_is_recorded_once_and_cleared(host: Host) -> None:
@@ -211,7 +211,7 @@ def test_a_difference_is_recorded_once_and_cleared(host: Host) -> None:
 def test_the_end_of_a_worker_with_a_changed_configuration_is_noticed(host: Host) -> None:
     worker_id, old = running(host)
     new = old.model_copy(update={"groups": ("desk",)})
-    host.pool.config_changes.apply(worker_id, new, changes(old, new), to_session=False)
+    host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=False)
     record = host.pool.config_changes.record("a")
     assert record is not None
     record.process.kill()

@@ -64,7 +64,7 @@ def test_changed_limits_apply_to_the_running_worker_and_a_new_agent_finds_them(h
     actions, one = started(host)
     for limits in (LimitsConfig(memory_mb=500), LimitsConfig(), LimitsConfig(processes=5)):
         config = host.config_service.load_account_config("a").model_copy(update={"limits": limits})
-        host.pool.config_changes.apply(one.record.worker_id, config, [], to_session=False)
+        host.pool.config_changes.apply(one.record.worker_id, config, config, (), to_session=False)
         assert [found.limits for found in actions.limited()] == ([limits] if limits.given else [])
         assert info_of(host).placement.limits == (limits.to_record() if limits.given else None)
     host.pool.close()
