@@ -1,4 +1,4 @@
-"""Rules of reload classes that do not hold."""
+"""Classes and texts of unusual keys and values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rules of hot reload that do not hold on a host."""
+"""What a host does with changed files at unlucky moments."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Rules of hot reload that do not hold in a session."""
+"""A session survives every changed configuration."""
 
 import time
 from typing import Any
