@@ -15,7 +15,7 @@ ALLOWED = {
     "base64", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "hashlib", "itertools", "json", "math", "traceback", "typing", "uuid",
 }  # fmt: skip
-OURS = ("manager.trading.", "manager.gateways.base", "manager.config", "manager.market.", "manager.states")
+OURS = ("manager.trading", "manager.gateways.base", "manager.config", "manager.market.", "manager.states")
 #: Names that read the time, or files of this machine.
 REFUSED = {"now", "utcnow", "today", "open", "time_ns", "monotonic", "getenv", "environ", "uuid4", "random"}
 
