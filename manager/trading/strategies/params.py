@@ -1,10 +1,12 @@
 """Reading of a strategy's parameters, with messages that say what is allowed."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from manager.config import suggestion
 from manager.trading.strategy import ParameterError
+
+_KINDS: Final[Mapping[type, str]] = {str: "text", list: "list", dict: "mapping"}
 
 
 class Params:
@@ -23,7 +25,7 @@ class Params:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ParameterError(key, f"{value!r} is not an integer; {least} to {most} is allowed")
+            raise ParameterError(key, f"{_shown(value)} is not an integer; {least} to {most} is allowed")
         if not least <= value <= most:
             raise ParameterError(key, f"{value}; {least} to {most} is allowed")
         self.values[key] = value
@@ -33,7 +35,7 @@ class Params:
         """Return a number within a range. Raises ParameterError."""
         value = self.values[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterError(key, f"{value!r} is not a number; {least:g} to {most:g} is allowed")
+            raise ParameterError(key, f"{_shown(value)} is not a number; {least:g} to {most:g} is allowed")
         if not least <= value <= most:
             raise ParameterError(key, f"{value:g}; {least:g} to {most:g} is allowed")
         return float(value)
@@ -42,7 +44,7 @@ class Params:
         """Return a boolean. Raises ParameterError."""
         value = self.values[key]
         if not isinstance(value, bool):
-            raise ParameterError(key, f"{value!r} is not allowed; true or false is")
+            raise ParameterError(key, f"{_shown(value)} is not allowed; true or false is")
         return value
 
     def below(self, lower: str, upper: str) -> None:
@@ -60,3 +62,10 @@ class Params:
             self.values[key] = float(value)
         elif isinstance(value, float) and value.is_integer():
             self.values[key] = int(value)
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message; a text is not shown, because it may be a secret."""
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else f"{value}"
+    return "nothing" if value is None else f"a {_KINDS.get(type(value), 'value')}"

@@ -182,9 +182,9 @@ def _from_ta_lib(name: str, talib: Any, c: Any) -> list[str]:
             {"fast_period": 20},
             "fast_period: 20 is not below slow_period (20); a lower value is allowed",
         ),
-        ("simple_ma", {"fast_period": True}, "fast_period: True is not an integer; 1 to 499 is allowed"),
+        ("simple_ma", {"fast_period": True}, "fast_period: true is not an integer; 1 to 499 is allowed"),
         ("simple_ma", {"fast_period": 9.5}, "fast_period: 9.5 is not an integer; 1 to 499 is allowed"),
-        ("simple_ma", {"fast_period": "10"}, "fast_period: '10' is not an integer; 1 to 499 is allowed"),
+        ("simple_ma", {"fast_period": "10"}, "fast_period: a text is not an integer; 1 to 499 is allowed"),
         (
             "simple_ma",
             {"fast_perod": 5},
@@ -192,7 +192,7 @@ def _from_ta_lib(name: str, talib: Any, c: Any) -> list[str]:
         ),
         ("rsi", {"rsi_period": 1}, "rsi_period: 1; 2 to 200 is allowed"),
         ("rsi", {"oversold": 0}, "oversold: 0; 1 to 99 is allowed"),
-        ("rsi", {"oversold": None}, "oversold: None is not a number; 1 to 99 is allowed"),
+        ("rsi", {"oversold": None}, "oversold: nothing is not a number; 1 to 99 is allowed"),
         (
             "rsi",
             {"oversold": 80, "overbought": 70},
@@ -201,7 +201,7 @@ def _from_ta_lib(name: str, talib: Any, c: Any) -> list[str]:
         ("rsi", {"overbought": float("nan")}, "overbought: nan; 1 to 99 is allowed"),
         ("macd", {"signal_period": 0}, "signal_period: 0; 1 to 200 is allowed"),
         ("bollinger", {"bb_std": 0}, "bb_std: 0; 0.1 to 10 is allowed"),
-        ("bollinger", {"rsi_filter": "yes"}, "rsi_filter: 'yes' is not allowed; true or false is"),
+        ("bollinger", {"rsi_filter": "yes"}, "rsi_filter: a text is not allowed; true or false is"),
     ],
 )
 def test_a_parameter_out_of_range_says_what_is_allowed(name: str, params: Any, text: str) -> None:
