@@ -27,7 +27,7 @@ class MACD:
         self._signal = read.integer("signal_period", 1, 200)
         read.below("fast_period", "slow_period")
         self.params: Mapping[str, Any] = read.values
-        # After 7 periods each mean has forgotten all but 1e-6 of where it began.
+        # After 7 periods each mean has forgotten all but 1e-5 of where it began.
         self.warmup = max(DEFAULT_WARMUP, 7 * (self._slow + self._signal))
 
     def decide(self, bars: Sequence[Bar], instrument: Instrument) -> Decision:
