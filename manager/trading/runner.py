@@ -45,7 +45,7 @@ class Step:
 class StrategyRunner:
     """Runs one strategy on one symbol and timeframe.
 
-    Remembers only which bar was decided on last, so that a bar has one decision. After a restart the newest
+    Remembers which bar was decided on last, so that a bar has one decision. After a restart the newest
     bar is decided on again, with the same result: the order's id is a function of it.
     """
 
@@ -66,6 +66,8 @@ class StrategyRunner:
         #: How many closed bars the caller has to fetch.
         self.warmup = strategy.warmup if warmup is None else warmup
         self._last: datetime | None = None
+        #: The window that passed the checks last: its bars need no second check.
+        self._checked: tuple[Bar, ...] = ()
 
     def step(self, bars: Sequence[Bar], instrument: Instrument, now: datetime) -> Step:
         """Decide on the newest of the closed bars (oldest first), at the venue's time `now`.
@@ -74,10 +76,19 @@ class StrategyRunner:
         """
         window = tuple(bars[-self.warmup :])
         try:
-            check_bars(window, symbol=self._symbol, timeframe=self._timeframe, now=now, hours=self._hours)
+            check_bars(
+                window,
+                symbol=self._symbol,
+                timeframe=self._timeframe,
+                now=now,
+                hours=self._hours,
+                known=self._known(window),
+            )
             self._check_continuity(window)
         except BarsError as error:
+            self._checked = ()
             return Step(kind=StepKind.DEGRADED, why=f"bars: {error}")
+        self._checked = window
         if len(window) < self.warmup:
             why = f"{len(window)} of {self.warmup} closed bars"
             return Step(kind=StepKind.WARMING_UP, why=why)
@@ -85,6 +96,17 @@ class StrategyRunner:
         if newest == self._last:
             return Step(kind=StepKind.NO_NEW_BAR, why=f"no bar since {newest:%Y-%m-%d %H:%M} UTC")
         return self._decide(window, instrument)
+
+    def _known(self, window: tuple[Bar, ...]) -> int:
+        """Return how many bars at the beginning of the window equal the end of the checked one."""
+        if not window:
+            return 0
+        first = window[0].time
+        for at, bar in enumerate(self._checked):
+            if bar.time >= first:
+                rest = self._checked[at:]
+                return len(rest) if window[: len(rest)] == rest else 0
+        return 0
 
     def _check_continuity(self, window: Sequence[Bar]) -> None:
         """Raise BarsError if the bar that was decided on last is gone from where it must be."""

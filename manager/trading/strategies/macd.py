@@ -38,7 +38,7 @@ class MACD:
         histogram = found[2]
         now = histogram[-1] or 0.0
         shown = f"macd histogram {now:.4g}"
-        cross = crossed(now, histogram[:-1], float(instrument.tick_size) * _NOISE)
+        cross = crossed(now, reversed(histogram[:-1]), float(instrument.tick_size) * _NOISE)
         if cross > 0:
             return Decision("long", frozenset({"short"}), why=f"{shown}, crossed up: enter long, exit short")
         if cross < 0:

@@ -1,6 +1,6 @@
 """Prices of bars as the formulas of strategies need them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -27,15 +27,15 @@ def _digits(value: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-def crossed(now: float, before: Sequence[float | None], noise: float = 0.0) -> int:
+def crossed(now: float, before: Iterable[float | None], noise: float = 0.0) -> int:
     """Return 1 if a difference has crossed zero upwards, -1 downwards, else 0.
 
-    `before` are the earlier differences, oldest first. One within `noise` of zero counts as zero; the
-    last one that is not zero is compared with.
+    `before` are the earlier differences, latest first. One within `noise` of zero counts as zero; the
+    latest one that is not zero is compared with.
     """
     if abs(now) <= noise:
         return 0
-    for value in reversed(before):
+    for value in before:
         if value is None:
             return 0
         if abs(value) > noise:

@@ -31,14 +31,14 @@ class SimpleMA:
         if len(bars) <= slow:
             return Decision(why=f"{len(bars)} bars; simple_ma needs {slow + 1}")
         values = whole_closes(bars)
-        differences = [
+        latest_first = (
             slow * sum(values[end - fast : end]) - fast * sum(values[end - slow : end])
-            for end in range(slow, len(values) + 1)
-        ]
+            for end in range(len(values), slow - 1, -1)
+        )
         last = bars[-slow:]
         means = (sum(float(bar.close) for bar in some) / len(some) for some in (last[-fast:], last))
         shown = f"sma({fast}) {next(means):.6g}, sma({slow}) {next(means):.6g}"
-        cross = crossed(differences[-1], differences[:-1])
+        cross = crossed(next(latest_first), latest_first)
         if cross > 0:
             return Decision("long", frozenset({"short"}), why=f"{shown}, crossed up: enter long, exit short")
         if cross < 0:

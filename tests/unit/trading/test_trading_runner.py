@@ -163,6 +163,24 @@ def test_a_bar_that_was_decided_on_may_not_vanish() -> None:
     assert step(run, BARS[:101]).kind is StepKind.DECIDED
 
 
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_bars_are_found_after_the_rest_was_checked(name: str) -> None:
+    change, text = WRONG[name]
+    run = runner(warmup=80)
+    assert step(run, BARS[:99]).kind is StepKind.DECIDED
+    found = run.step(wrong(change), EURUSD, BARS[99].time + FIVE)
+    assert (found.kind, found.decision) == (StepKind.DEGRADED, None)
+    assert text in found.why
+    assert step(run, BARS[:100]).kind is StepKind.DECIDED
+
+
+def test_a_hole_in_front_of_the_newest_bar_is_found() -> None:
+    run = runner()
+    assert step(run, BARS[:99]).kind is StepKind.DECIDED
+    found = step(run, [*BARS[:99], BARS[100]])
+    assert found.why.startswith("bars: bars are missing between 2026-11-23 20:10 and 2026-11-23 20:20")
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
