@@ -13,7 +13,7 @@ IMPURE = {"cycle", "registry"}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.stem not in IMPURE)
 ALLOWED = {
     "base64", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "hashlib", "itertools", "json", "math", "traceback", "typing", "uuid",
+    "fractions", "functools", "hashlib", "html", "itertools", "json", "math", "traceback", "typing", "uuid",
 }  # fmt: skip
 OURS = ("manager.trading", "manager.gateways.base", "manager.config", "manager.market.", "manager.states")
 #: Names that read the time, or files of this machine.
