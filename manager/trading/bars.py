@@ -34,7 +34,10 @@ _LATE: Final = 2
 
 
 class BarsError(ValueError):
-    """Raised for bars that no decision may be based on. The text says which and why."""
+    """Raised for bars that no decision may be based on.
+
+    The text says which bars and why.
+    """
 
 
 class MarketHours:
@@ -45,9 +48,10 @@ class MarketHours:
         self._rests = session not in _NO_HOLIDAYS
 
     def missing(self, start: datetime, end: datetime) -> timedelta:
-        """Return for how long the market was open in `[start, end)`, where there are no bars.
+        """Return for how long the market was open in `[start, end)`.
 
-        The rollover is no opening time, and neither are 12 hours and more without bars, which are a holiday.
+        Asked about a time without bars. The rollover is no opening time, and neither are 12 hours and more,
+        which are a holiday.
         Markets that never close have neither.
         """
         if end <= start:
@@ -70,9 +74,9 @@ def check_bars(
     hours: MarketHours,
     known: int = 0,
 ) -> None:
-    """Raise BarsError unless the bars are closed, complete and in order at the venue's time `now`.
+    """Raise BarsError unless the bars are closed, complete and in order.
 
-    The first `known` bars have passed this check before. An empty sequence passes.
+    `now` is the venue's time. The first `known` bars have passed this check before. An empty sequence passes.
     """
     for bar in bars[known:]:
         _check_one(bar, symbol, timeframe)

@@ -1,4 +1,4 @@
-"""Conversion of a loss into the account's currency, rounded against the account."""
+"""Conversion of a loss into the account's currency, against the account."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta

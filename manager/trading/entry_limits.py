@@ -19,7 +19,7 @@ _SIDES: Final = {TradeMode.LONG_ONLY: Side.BUY, TradeMode.SHORT_ONLY: Side.SELL}
 
 
 def entry_refusal(entry: Entry) -> Refusal | None:
-    """Return the first limit that the entry does not pass, or None if it passes all of them."""
+    """Return the first limit that refuses the entry, or None."""
     return next((found for limit in _SEQUENCE if (found := limit(entry)) is not None), None)
 
 

@@ -63,7 +63,7 @@ def _curve(points: Sequence[EquityPoint]) -> list[str]:
 
 
 def _thinned(points: Sequence[EquityPoint]) -> list[EquityPoint]:
-    """Return the points, or the lowest and highest of each column if there are too many."""
+    """Return the points, or each column's extremes if there are too many."""
     if len(points) <= 2 * _COLUMNS:
         return list(points)
     kept: list[EquityPoint] = [points[0]]

@@ -33,17 +33,17 @@ def is_number(value: Decimal | int) -> bool:
 
 
 def written(value: Decimal | float) -> Decimal:
-    """Return a number of an account file as the text that a person wrote: 0.1 is exactly 0.1."""
+    """Return a number of an account file as it was written: 0.1 is 0.1."""
     return value if isinstance(value, Decimal) else Decimal(repr(value))
 
 
 def rounded_down(value: Fraction) -> Decimal:
-    """Return the fraction with 28 significant digits, rounded towards minus infinity."""
+    """Return the fraction with 28 significant digits, rounded down."""
     return _quotient(value, ROUND_FLOOR)
 
 
 def rounded_up(value: Fraction) -> Decimal:
-    """Return the fraction with 28 significant digits, rounded towards plus infinity."""
+    """Return the fraction with 28 significant digits, rounded up."""
     return _quotient(value, ROUND_CEILING)
 
 
@@ -60,7 +60,7 @@ def on_grid(value: Fraction, step: Decimal, origin: Decimal = Decimal(0)) -> Dec
 
 
 def price_on_tick(price: Decimal, tick: Decimal, *, down: bool) -> Decimal:
-    """Return the nearest multiple of the tick that is not above (`down`) or not below the price."""
+    """Return the price rounded to a multiple of the tick, down or up."""
     steps = exact(price) / exact(tick)
     whole = steps.__floor__() if down else steps.__ceil__()
     return whole * tick

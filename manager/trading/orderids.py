@@ -39,7 +39,7 @@ class OrderId:
 
     @property
     def uuid(self) -> str:
-        """A UUID of version 8; the version and the variant replace 6 of the 128 bits."""
+        """A UUID of version 8: version and variant replace 6 of the bits."""
         raw = bytearray(self.raw)
         raw[6] = raw[6] & 0x0F | 0x80
         raw[8] = raw[8] & 0x3F | 0x80
@@ -85,7 +85,7 @@ def order_id(
 def client_order_id(
     identity: str, symbol: str, strategy_key: str, bar_time: datetime, intent: str, attempt: int = 0
 ) -> str:
-    """Return the id of `order_id` as 27 characters, which every venue but a few accepts."""
+    """Return the id of `order_id` as a text of 27 characters."""
     return order_id(identity, symbol, strategy_key, bar_time, intent, attempt).text
 
 
@@ -125,7 +125,7 @@ def partial_intent(position_id: str) -> str:
 
 
 def stop_intent(position_id: str, number: int) -> str:
-    """Return the intent of a stop order, which is the `number`-th of its position."""
+    """Return the intent of the `number`-th stop order of a position."""
     return f"stop:{position_id}:{number}"
 
 

@@ -15,11 +15,16 @@ _YEN_PIP: Final = Decimal("0.01")
 
 
 class NoPipError(ValueError):
-    """Raised for pips of an instrument that has none. The text says what to use instead."""
+    """Raised for pips of an instrument that has none.
+
+    The text says what to use instead.
+    """
 
 
 def pip_size(instrument: Instrument) -> Decimal:
-    """Return the price difference of one pip: the venue's, or the convention of currency pairs.
+    """Return the price difference of one pip.
+
+    It is the venue's, or the convention of currency pairs.
 
     Raises NoPipError for any other instrument.
     """

@@ -72,7 +72,7 @@ class StopChange:
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """What is to be done for a position now: the partial close first, then the stop."""
+    """What to do for a position now: the partial close, then the stop."""
 
     #: The volume to close, once per position; None: nothing.
     close_volume: Decimal | None = None
@@ -110,14 +110,20 @@ def manage(
 
 
 def gain_pips(position: Position, tick: Tick, pip: Decimal) -> Decimal:
-    """Return the gain in pips at the price at which the position would close; negative for a loss."""
+    """Return the gain in pips; negative for a loss.
+
+    It is measured at the price at which the position would close.
+    """
     if position.side is Side.BUY:
         return (tick.bid - position.open_price) / pip
     return (position.open_price - tick.ask) / pip
 
 
 def partial_volume(volume: Decimal, instrument: Instrument, percent: Decimal) -> Decimal | None:
-    """Return the part of a volume to close, on the step, or None if it or the rest is too small."""
+    """Return the part of a volume to close, on the step, or None.
+
+    None if the part or the rest is below the least volume.
+    """
     part = on_grid(exact(volume) * exact(percent) / 100, instrument.volume_step)
     least = instrument.volume_min
     return part if part >= least and volume - part >= least else None
@@ -160,5 +166,5 @@ def stop_change(
 
 
 def _frozen(price: Decimal, levels: tuple[Decimal | None, ...], distance: Decimal) -> bool:
-    """Return whether a stop or target is so near that the venue changes neither."""
+    """Return whether a level is so near that the venue changes nothing."""
     return any(level is not None and abs(price - level) <= distance for level in levels) and distance > _ZERO

@@ -31,9 +31,9 @@ class StopRule:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> "StopRule":
-        """Return the rule that a mapping states: `{atr: 2.0, period: 14}`, `{pips: 20}`, `{percent: 1.0}`.
+        """Return the rule that a mapping states.
 
-        Raises ParameterError.
+        Examples are `{atr: 2.0, period: 14}`, `{pips: 20}` and `{percent: 1.0}`. Raises ParameterError.
         """
         kinds = [kind for kind in _STOP_KINDS if kind in data]
         others = [key for key in data if key not in _STOP_KINDS and key != "period"]
@@ -57,7 +57,7 @@ class TargetRule:
 
     @classmethod
     def read(cls, data: Mapping[str, Any] | str) -> "TargetRule | None":
-        """Return the rule that a mapping states: `{r: 2.0}` or `{pips: 40}`; None for `none`.
+        """Return the rule of `{r: 2.0}` or `{pips: 40}`; None for `none`.
 
         Raises ParameterError.
         """
@@ -83,10 +83,10 @@ def default_target(strategy_type: str) -> TargetRule:
 def stop_distance(
     decision: Decision, rule: StopRule, bars: Sequence[Bar], entry: Decimal, instrument: Instrument
 ) -> Decimal | None:
-    """Return the distance of the stop from the entry price, at least one tick, on the tick.
+    """Return the distance of the stop from the entry price, on the tick.
 
-    The strategy's own distance takes precedence over the rule. None if the average true range is not
-    defined, so that there is no entry. Raises NoPipError.
+    It is at least one tick. The strategy's own distance takes precedence over the rule. None if the average
+    true range is not defined, so that there is no entry. Raises NoPipError.
     """
     distance = decision.stop_distance or _ruled(rule, bars, entry, instrument)
     if distance is None or not distance.is_finite() or distance <= 0:
@@ -112,9 +112,10 @@ def _ruled(rule: StopRule, bars: Sequence[Bar], entry: Decimal, instrument: Inst
 def target_distance(
     decision: Decision, rule: TargetRule | None, stop: Decimal, instrument: Instrument
 ) -> Decimal | None:
-    """Return the distance of the target from the entry price, on the tick; None: no target.
+    """Return the distance of the target from the entry price, or None.
 
-    The strategy's own distance takes precedence over the rule. Raises NoPipError.
+    It is on the tick; None means no target. The strategy's own distance takes precedence over the rule.
+    Raises NoPipError.
     """
     if decision.target_distance is not None:
         distance = decision.target_distance
@@ -126,7 +127,10 @@ def target_distance(
 
 
 def stop_price(side: Side, entry: Decimal, distance: Decimal, instrument: Instrument) -> Decimal:
-    """Return the price of the stop, rounded away from the entry. The size is computed from this price."""
+    """Return the price of the stop, rounded away from the entry.
+
+    The size is computed from this price.
+    """
     buy = side is Side.BUY
     return price_on_tick(entry - distance if buy else entry + distance, instrument.tick_size, down=buy)
 

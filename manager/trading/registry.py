@@ -104,7 +104,10 @@ def _loaded(strategy_type: str) -> Builder:
 
 
 def _without_texts(message: str, params: Mapping[str, Any]) -> str:
-    """Return a strategy's message without the texts of its parameters, which may be secrets."""
+    """Return a strategy's message without the texts of its parameters.
+
+    They may be secrets.
+    """
     texts = sorted((value for value in params.values() if isinstance(value, str) and value), key=len)
     for text in reversed(texts):
         message = message.replace(text, "…")

@@ -36,7 +36,10 @@ class Trade:
     why: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return the trade as JSON-compatible texts. Equal numbers have one text: 0.5 and 0.50 are `0.5`."""
+        """Return the trade as JSON-compatible texts.
+
+        Equal numbers have one text: 0.5 and 0.50 are `0.5`.
+        """
         return {
             "symbol": self.symbol,
             "side": self.side,
@@ -88,17 +91,26 @@ class Figures:
 
     @property
     def profit_factor(self) -> Decimal | None:
-        """Gross profit divided by gross loss, rounded down to 4 decimals; None without a loss."""
+        """Gross profit divided by gross loss; None without a loss.
+
+        Rounded down to 4 decimals.
+        """
         return _ratio(self.gross_profit, self.gross_loss)
 
     @property
     def win_rate(self) -> Decimal | None:
-        """The part of trades with a profit, rounded down to 4 decimals; None without trades."""
+        """The part of trades with a profit; None without trades.
+
+        Rounded down to 4 decimals.
+        """
         return _ratio(Decimal(self.wins), Decimal(self.trades))
 
 
 def figures(trades: Sequence[Trade]) -> Figures:
-    """Return the sums over trades. A trade without profit and loss is neither a win nor a loss."""
+    """Return the sums over trades.
+
+    A trade without profit and loss is neither a win nor a loss.
+    """
     profits = [trade.profit for trade in sorted(trades, key=lambda trade: trade.closed_at)]
     runs = [len(list(run)) for is_loss, run in groupby(profits, key=lambda profit: profit < 0) if is_loss]
     return Figures(
@@ -112,7 +124,7 @@ def figures(trades: Sequence[Trade]) -> Figures:
 
 
 def max_drawdown(points: Iterable[EquityPoint]) -> Drawdown:
-    """Return the deepest fall of equity from an earlier peak, in money and in percent.
+    """Return the deepest fall of equity, in money and in percent.
 
     Percent is rounded up to 4 decimals.
     """
@@ -134,7 +146,10 @@ def max_drawdown(points: Iterable[EquityPoint]) -> Drawdown:
 
 
 def trades_hash(trades: Sequence[Trade]) -> str:
-    """Return a SHA-256 of the trades in the sequence of their opening: the same trades, the same hash."""
+    """Return a SHA-256 of the trades.
+
+    The same trades have the same hash, in whatever sequence they are given.
+    """
     ordered = sorted(trades, key=lambda trade: (trade.opened_at, trade.symbol, trade.closed_at, trade.volume))
     lines = (json.dumps(trade.to_dict(), sort_keys=True, separators=(",", ":")) for trade in ordered)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

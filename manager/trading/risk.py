@@ -123,7 +123,7 @@ class OrderRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An entry that is about to be sent, and the facts that decide whether it is."""
+    """An entry, and the facts that decide whether it is sent."""
 
     side: Side
     instrument: Instrument

@@ -1,4 +1,4 @@
-"""Runs a strategy over bars: one decision for each new closed bar, and none on bars that are wrong.
+"""Runs a strategy over bars: one decision for each new closed bar.
 
 A live session and a replay use the same runner. It sends nothing; what follows from a decision is for the
 caller.
@@ -58,7 +58,7 @@ class StrategyRunner:
         hours: MarketHours,
         warmup: int | None = None,
     ) -> None:
-        """Take the strategy; `warmup` is the account file's, and None stands for the strategy's."""
+        """Take the strategy; without `warmup`, the strategy's own applies."""
         self._strategy = strategy
         self._symbol = symbol
         self._timeframe = timeframe
@@ -70,9 +70,10 @@ class StrategyRunner:
         self._checked: tuple[Bar, ...] = ()
 
     def step(self, bars: Sequence[Bar], instrument: Instrument, now: datetime) -> Step:
-        """Decide on the newest of the closed bars (oldest first), at the venue's time `now`.
+        """Decide on the newest of the closed bars (oldest first).
 
-        The strategy sees exactly the last `warmup` of them. Raises nothing that the strategy raises.
+        `now` is the venue's time. The strategy sees exactly the last `warmup` of them. Raises
+        nothing that the strategy raises.
         """
         window = tuple(bars[-self.warmup :])
         try:
@@ -98,7 +99,7 @@ class StrategyRunner:
         return self._decide(window, instrument)
 
     def _known(self, window: tuple[Bar, ...]) -> int:
-        """Return how many bars at the beginning of the window equal the end of the checked one."""
+        """Return how many bars at the window's beginning are checked already."""
         if not window:
             return 0
         first = window[0].time
@@ -109,7 +110,7 @@ class StrategyRunner:
         return 0
 
     def _check_continuity(self, window: Sequence[Bar]) -> None:
-        """Raise BarsError if the bar that was decided on last is gone from where it must be."""
+        """Raise BarsError if the bar that was decided on last is gone."""
         if self._last is None or not window:
             return
         if window[-1].time < self._last:

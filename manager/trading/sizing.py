@@ -4,7 +4,7 @@ A size never exceeds the risk that the account file allows. A volume below the v
 never raised. All divisions are exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -17,6 +17,8 @@ from manager.trading.numbers import exact, is_number, on_grid, rounded_down, wri
 #: How far the venue's own figure of a loss may differ from ours.
 _TOLERANCE: Final = Fraction(5, 100)
 _ZERO: Final = Decimal(0)
+#: Figures of an instrument without which there is no size.
+_POSITIVE: Final = ("contract_size", "volume_min", "volume_step", "tick_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,16 @@ class Size:
 
 
 def risk_base(account: Account, rule: str = "lower") -> Decimal:
-    """Return what `risk_percent` is a percentage of: `balance`, `equity`, or the `lower` of both.
+    """Return what `risk_percent` is a percentage of.
+
+    `rule` is `balance`, `equity`, or the `lower` of both. NaN if the venue reports one that is no number:
+    then there is no size.
+
 
     Raises ValueError for another rule.
     """
+    if not (account.balance.is_finite() and account.equity.is_finite()):
+        return Decimal("NaN")
     if rule == "balance":
         return account.balance
     if rule == "equity":
@@ -64,18 +72,21 @@ def size(
     max_volume: Decimal | None = None,
     held: Decimal = _ZERO,
 ) -> Size:
-    """Return the greatest volume whose loss at the stop is within `risk_percent` of `base`.
+    """Return the greatest volume whose loss at the stop is allowed.
 
-    `entry` is the ask for a buy and the bid for a sell, so that the spread is inside the distance. `currency`
-    is the account's; `commission_per_lot` is for opening and closing, in that currency. `quotes` contains
-    recent ticks only (`fresh_quotes`). `held` is the volume that the account has on the symbol in this
-    direction.
+    Allowed is `risk_percent` of `base`. `entry` is the ask for a buy and the bid for a sell, so that the
+    spread is inside the distance. `currency` is the account's; `commission_per_lot` is for opening and
+    closing, in that currency. `quotes` contains recent ticks only (`fresh_quotes`). `held` is the volume that
+    the account has on the symbol in this direction.
 
     Figures that make no sense are refused, whatever the venue says. Raises TypeError for floats (except
     `risk_percent`, which is taken as a person writes it).
     """
     percent = written(risk_percent)
-    for problem in _bad_figures(base, percent, entry, stop, commission_per_lot, held, instrument):
+    positive = {"entry": entry, "stop": stop, "risk_percent": percent}
+    not_negative = {"commission_per_lot": commission_per_lot, "held volume": held}
+    finite = {"base": base, "max_volume": max_volume}
+    for problem in _bad_figures(instrument, positive, not_negative, finite):
         return Size(refused="bad_figures", why=problem)
     if not (stop < entry if side is Side.BUY else stop > entry):
         below = "below" if side is Side.BUY else "above"
@@ -95,9 +106,9 @@ def size(
 def loss_per_lot(
     instrument: Instrument, entry: Decimal, stop: Decimal, currency: str, quotes: Quotes
 ) -> Fraction:
-    """Return the loss of one unit of volume between two prices, in the account's currency.
+    """Return the loss of one unit of volume between two prices.
 
-    Without commission. Raises NoConversion.
+    In the account's currency, without commission. Raises NoConversion.
     """
     if instrument.inverse:
         difference = abs(1 / exact(stop) - 1 / exact(entry))
@@ -108,38 +119,28 @@ def loss_per_lot(
 
 
 def _bad_figures(
-    base: Decimal,
-    percent: Decimal,
-    entry: Decimal,
-    stop: Decimal,
-    commission: Decimal,
-    held: Decimal,
     instrument: Instrument,
+    positive: Mapping[str, Decimal],
+    not_negative: Mapping[str, Decimal],
+    finite: Mapping[str, Decimal | None],
 ) -> Iterator[str]:
-    positive = {
-        "entry": entry,
-        "stop": stop,
-        "risk_percent": percent,
-        "contract_size": instrument.contract_size,
-        "volume_min": instrument.volume_min,
-        "volume_step": instrument.volume_step,
-        "tick_size": instrument.tick_size,
-    }
-    for name, value in positive.items():
+    own = {name: getattr(instrument, name) for name in _POSITIVE}
+    for name, value in {**positive, **own}.items():
         if not is_number(value) or value <= 0:
             yield f"{name} is {value}; a number above 0 is required"
-    for name, value in (("commission_per_lot", commission), ("held volume", held)):
+    for name, value in not_negative.items():
         if not is_number(value) or value < 0:
             yield f"{name} is {value}; 0 or more is required"
-    for name, value in (("base", base), ("volume_max", instrument.volume_max)):
-        if not is_number(value):
-            yield f"{name} is {value}; a number is required"
+    limits = {"volume_max": instrument.volume_max, "volume_limit": instrument.volume_limit}
+    for name, limit in {**finite, **limits}.items():
+        if limit is not None and not is_number(limit):
+            yield f"{name} is {limit}; a number is required"
 
 
 def _tick_value_problem(
     instrument: Instrument, entry: Decimal, stop: Decimal, price_loss: Fraction
 ) -> str | None:
-    """Return why the venue's own tick value contradicts the computed loss, or None."""
+    """Return why the venue's tick value contradicts the loss, or None."""
     value = instrument.loss_tick_value
     if value is None:
         return None
@@ -150,7 +151,7 @@ def _tick_value_problem(
 
 
 def size_dispute(ours: Decimal, venues: Decimal) -> str | None:
-    """Return why two figures of one loss are too different to trade on, or None.
+    """Return why two figures of one loss are too different, or None.
 
     `ours` is `loss_per_lot` times the volume, and `venues` what the venue computes (`loss_at`); both without
     commission. They may differ by 5 percent.
@@ -203,7 +204,9 @@ def fit_margin(
     use_percent: Decimal | float,
     instrument: Instrument,
 ) -> Size:
-    """Return the size reduced to what free margin covers, or refused as `insufficient_funds`.
+    """Return the size reduced to what free margin covers, or refused.
+
+    The refusal is `insufficient_funds`, or `bad_figures` for a margin that is not a number.
 
     For a size that the venue's own check has refused for lack of margin. `margin` is what the venue asks for
     `wanted.volume`. The result may use `use_percent` of the free margin. The caller asks the venue again for
@@ -211,6 +214,9 @@ def fit_margin(
     """
     if wanted.refused is not None:
         return wanted
+    if not is_number(margin) or not is_number(free_margin):
+        why = f"margin {margin} or free margin {free_margin} is not a number"
+        return Size(refused="bad_figures", per_lot=wanted.per_lot, why=why)
     usable = exact(free_margin) * exact(written(use_percent)) / 100
     need = exact(margin)
     if need <= usable:

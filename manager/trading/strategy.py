@@ -1,4 +1,4 @@
-"""The protocol of strategies: closed bars in, a decision with its reason out.
+"""The protocol of strategies: closed bars in, a decision out.
 
 A strategy keeps nothing between two calls, so a restart changes no decision, and a replay decides what a live
 session decides.
@@ -72,7 +72,10 @@ class ParameterError(ValueError):
 
 
 def all_params(strategy: Strategy, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a strategy's parameters for its key: its own account of them, or what the file says."""
+    """Return a strategy's parameters for its key.
+
+    These are the ones that it reports, or those of the account file.
+    """
     return strategy.params if isinstance(strategy, HasParams) else given
 
 

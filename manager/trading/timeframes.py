@@ -53,5 +53,5 @@ def is_aligned(opened: datetime, timeframe: str) -> bool:
 
 
 def default_signal_age(timeframe: str) -> timedelta:
-    """Return how old a signal may be: half of the timeframe, and 300 s at most."""
+    """Return how old a signal may be: half of the timeframe, at most 300 s."""
     return min(length(timeframe) / 2, timedelta(seconds=300))

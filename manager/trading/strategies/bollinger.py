@@ -1,4 +1,4 @@
-"""Strategy `bollinger`: the touch of a Bollinger band, confirmed by the relative strength index."""
+"""Strategy `bollinger`: the touch of a Bollinger band."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -22,7 +22,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 class Bollinger:
-    """Long at the first close at or below the lower band, short at or above the upper one.
+    """Long at the first close at the lower band, short at the upper one.
 
     Positions are closed beyond the middle band. Raises ParameterError.
     """

@@ -15,7 +15,7 @@ _NOISE: Final = 1e-6
 
 
 class MACD:
-    """Long when the histogram crosses zero upwards, short when it crosses downwards.
+    """Long when the histogram crosses zero upwards, short when downwards.
 
     Raises ParameterError.
     """

@@ -1,4 +1,4 @@
-"""Reading of a strategy's parameters, with messages that say what is allowed."""
+"""Reading of a strategy's parameters, with plain messages."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -56,7 +56,7 @@ class Params:
             )
 
     def respell(self, key: str, default: float) -> None:
-        """Spell a number as the default is spelt, so that equal values give one strategy key."""
+        """Spell a number as the default: equal values give one strategy key."""
         value = self.values[key]
         if isinstance(default, float):
             self.values[key] = float(value)
@@ -65,7 +65,10 @@ class Params:
 
 
 def _shown(value: object) -> str:
-    """Return a value for a message; a text is not shown, because it may be a secret."""
+    """Return a value for a message.
+
+    A text is not shown, because it may be a secret.
+    """
     if isinstance(value, bool | int | float):
         return str(value).lower() if isinstance(value, bool) else f"{value}"
     return "nothing" if value is None else f"a {_KINDS.get(type(value), 'value')}"

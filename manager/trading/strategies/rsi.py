@@ -1,4 +1,4 @@
-"""Strategy `rsi`: the return of the relative strength index from an extreme."""
+"""Strategy `rsi`: the return of the index from an extreme."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,7 +13,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {"rsi_period": 14, "oversold": 30, "overbou
 
 
 class RSI:
-    """Long when the index leaves the oversold range, short when it leaves the overbought one.
+    """Long when the index leaves oversold, short when it leaves overbought.
 
     Raises ParameterError.
     """

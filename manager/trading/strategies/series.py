@@ -44,7 +44,9 @@ def crossed(now: float, before: Iterable[float | None], noise: float = 0.0) -> i
 
 
 def band_side(values: Sequence[int], k: Fraction) -> int:
-    """Return where the last of `values` is relative to their Bollinger bands, computed exactly.
+    """Return where the last of `values` is relative to their bands.
+
+    Computed exactly.
 
     1: at or above the upper band; -1: at or below the lower band; 0: inside, or the values are all equal and
     there is no band.

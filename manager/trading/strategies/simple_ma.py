@@ -12,9 +12,9 @@ DEFAULTS: Final[Mapping[str, Any]] = {"fast_period": 10, "slow_period": 20}
 
 
 class SimpleMA:
-    """Long when the fast average crosses above the slow one, short when it crosses below.
+    """Long when the fast average crosses above the slow one.
 
-    Raises ParameterError.
+    Short when it crosses below. Raises ParameterError.
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:

@@ -116,6 +116,8 @@ def test_the_base_is_the_lower_of_balance_and_equity() -> None:
     assert risk_base(account) == 9_000
     assert risk_base(account, "balance") == 10_000
     assert risk_base(account, "equity") == 9_000
+    lying = replace(account, equity=D("NaN"))
+    assert sized("1.08512", "1.08312", base=risk_base(lying)).refused == "bad_figures"
     with pytest.raises(ValueError, match="allowed are lower, balance, equity"):
         risk_base(account, "highest")
 
@@ -147,6 +149,8 @@ def test_a_stop_on_the_wrong_side_is_refused() -> None:
         {"risk_percent": D(0)},
         {"risk_percent": D(-1)},
         {"commission_per_lot": D(-7)},
+        {"max_volume": D("NaN")},
+        {"instrument": replace(EURUSD, volume_limit=D("NaN"))},
         {"held": D(-1)},
         {"instrument": replace(EURUSD, volume_step=D(0))},
         {"instrument": replace(EURUSD, contract_size=D(0))},
@@ -226,6 +230,8 @@ def test_risk_sized_volume_beyond_margin_is_reduced_or_refused() -> None:
     assert fitted.risk == D("72.00")
     none = fit_margin(wanted, margin=D(1_085), free_margin=D(-5), use_percent=80.0, instrument=EURUSD)
     assert (none.refused, none.volume) == ("insufficient_funds", D(0))
+    lying = fit_margin(wanted, margin=D("NaN"), free_margin=D(9), use_percent=80.0, instrument=EURUSD)
+    assert (lying.refused, lying.volume) == ("bad_figures", D(0))
     assert fit_margin(none, margin=D(1), free_margin=D(9), use_percent=80.0, instrument=EURUSD) is none
 
 
