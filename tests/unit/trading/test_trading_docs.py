@@ -38,7 +38,9 @@ def test_the_ranges_are_those_of_the_code(name: str) -> None:
 
 def test_every_refusal_is_listed() -> None:
     folder = Path(manager.trading.__file__).parent
-    code = "".join((folder / f"{name}.py").read_text() for name in ("entry_limits", "risk", "sizing"))
+    code = "".join(
+        (folder / f"{name}.py").read_text() for name in ("planning", "entry_limits", "risk", "sizing")
+    )
     names = {*re.findall(r'Refusal\(\s*"(\w+)"', code), *re.findall(r'refused="(\w+)"', code)}
     assert len(names) > 20
     for name in names:
