@@ -20,9 +20,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` updated with `over`. Changes neither."""
     merged = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
+        below = _inheritable(key, merged.get(key), value)
         merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
     return merged
+
+
+def _inheritable(key: str, below: Any, over: Any) -> Any:
+    """Return what a section takes over from the one below.
+
+    The parameters of a strategy are not those of another one.
+    """
+    if key != "strategy" or not isinstance(below, dict) or not isinstance(over, dict):
+        return below
+    if over.get("strategy_type", below.get("strategy_type")) == below.get("strategy_type"):
+        return below
+    return {name: value for name, value in below.items() if name != "params"}
 
 
 def with_currency_defaults(account: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,11 +82,10 @@ def _difference(
         if key in written:
             before = written[key]
             both = isinstance(value, dict) and isinstance(before, dict)
-            own[key] = (
-                _difference(value, before, defaults.get(key) or {}) if both else _as_before(before, value)
-            )
+            below = _inheritable(key, defaults.get(key), value)
+            own[key] = _difference(value, before, below or {}) if both else _as_before(before, value)
         elif isinstance(value, dict) and isinstance(defaults.get(key), dict):
-            rest = _difference(value, {}, defaults[key])
+            rest = _difference(value, {}, _inheritable(key, defaults[key], value))
             if rest:
                 own[key] = rest
         elif key not in defaults or _as_before(defaults[key], value) != defaults[key]:

@@ -73,7 +73,7 @@ default_risk:
   max_concurrent_trades: 15     # 1 or more
 
 strategy:
-  strategy_type: simple_ma
+  strategy_type: simple_ma      # or rsi, macd, bollinger
   timeframe: M5                 # M1 M5 M15 M30 H1 H4 D1 W1 MN1
   params: {fast_period: 10, slow_period: 20}
 

@@ -36,6 +36,16 @@ class Side(StrEnum):
     SELL = "sell"
 
 
+class TradeMode(StrEnum):
+    """Which orders the venue accepts for an instrument."""
+
+    FULL = "full"
+    LONG_ONLY = "long_only"
+    SHORT_ONLY = "short_only"
+    CLOSE_ONLY = "close_only"
+    DISABLED = "disabled"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A connected session, as the venue describes it."""
@@ -64,7 +74,11 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
-    """An instrument that the venue lists."""
+    """An instrument that the venue lists.
+
+    The fields with defaults are what sizes, limits and stops need; a default means that the venue does not
+    report the value. Without currencies no size is computed.
+    """
 
     symbol: str
     digits: int
@@ -73,6 +87,37 @@ class Instrument:
     volume_min: Decimal
     volume_max: Decimal
     volume_step: Decimal
+    base: str = ""
+    #: The currency of profit and loss.
+    profit_currency: str = ""
+    margin_currency: str = ""
+    #: The price difference that people call a pip, if the venue or its market has one.
+    pip_size: Decimal | None = None
+    #: The least distance of a stop from the price, as a price difference.
+    stops_distance: Decimal = Decimal(0)
+    #: Closer than this to the price, the venue refuses to change a stop.
+    freeze_distance: Decimal = Decimal(0)
+    #: The most volume that the account may hold in one direction; None: no limit.
+    volume_limit: Decimal | None = None
+    trade_mode: TradeMode = TradeMode.FULL
+    #: Whether a contract is worth a fixed amount of the profit currency and settles in `base`.
+    inverse: bool = False
+    #: The loss of one unit of volume at one tick, in the account's currency, as the venue states it.
+    loss_tick_value: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A closed bar; `time` is the instant at which it opened (aware UTC)."""
+
+    symbol: str
+    timeframe: str
+    time: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +141,14 @@ class Position:
     open_price: Decimal
     opened_at: datetime
     profit: Decimal
+    #: The stop that the venue holds for the position; None: none, or the gateway does not report it.
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    client_order_id: str | None = None
+    #: Whether an order of this account's worker opened it.
+    ours: bool = False
+    swap: Decimal = Decimal(0)
+    current_price: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,16 +22,16 @@ from manager.config.shared_programs import SharedPrograms
 from manager.gateways import gateway_type, known_gateways
 from manager.placement.labels import label_problem
 from manager.settings import HOST_NAME
+from manager.trading.registry import StrategyLoadError, known_strategies, make_strategy
+from manager.trading.strategy import ParameterError
+from manager.trading.timeframes import LENGTHS
 from manager.validation.limit_rules import limit_findings
 from manager.validation.schedule_rules import schedule_findings
-
-TIMEFRAMES: Final = ("M1", "M5", "M15", "M30", "H1", "H4", "D1", "W1", "MN1")
 
 #: Names of gateways that this version does not include.
 _PLANNED_GATEWAYS: Final = frozenset({"mt5", "ccxt"})
 
 RULES_GROUP: Final = "manager.validation_rules"
-STRATEGIES_GROUP: Final = "manager.strategies"
 
 _ADDRESS: Final = re.compile(r"unix:/.+|tcp:[^:\s]+:\d{1,5}")
 
@@ -64,11 +64,6 @@ def rules() -> tuple[Rule, ...]:
     Entry points are read once per process.
     """
     return (*_built_in, *(point.load() for point in entry_points(group=RULES_GROUP)))
-
-
-@cache
-def known_strategies() -> frozenset[str]:
-    return frozenset({"simple_ma", *(point.name for point in entry_points(group=STRATEGIES_GROUP))})
 
 
 @rule
@@ -164,8 +159,10 @@ def strategies_known(config: AccountConfig, _: ValidationContext) -> Iterator[Fi
         if strategy.strategy_type not in known_strategies():
             hint = suggestion(strategy.strategy_type, known_strategies())
             yield Finding((*place, "strategy_type"), f"{strategy.strategy_type!r} is unknown; {hint}")
-        if strategy.timeframe not in TIMEFRAMES:
-            hint = suggestion(strategy.timeframe.upper(), TIMEFRAMES)
+        else:
+            yield from _strategy_params(strategy.strategy_type, strategy.params, place)
+        if strategy.timeframe not in LENGTHS:
+            hint = suggestion(strategy.timeframe.upper(), LENGTHS)
             yield Finding((*place, "timeframe"), f"{strategy.timeframe!r} is unknown; {hint}")
 
 
@@ -315,6 +312,20 @@ def gateway_rules(config: AccountConfig, context: ValidationContext) -> Iterator
     if found.options is not None:
         yield from _option_findings(config.options, found.options)
     yield from found.rules(config, context.config_dir)
+
+
+def _strategy_params(strategy_type: str, params: Mapping[str, Any], place: Place) -> Iterator[Finding]:
+    try:
+        make_strategy(strategy_type, params)
+    except ParameterError as error:
+        # A default has no place in the file: then the mapping is named.
+        below = (error.key,) if error.key in params else ()
+        yield Finding((*place, "params", *below), error.problem if below else str(error))
+    except ValueError as error:
+        yield Finding((*place, "params"), str(error))
+    except StrategyLoadError as error:
+        # A warning: the machine that validates need not be one that runs the account.
+        yield Finding((*place, "strategy_type"), str(error), warning=True)
 
 
 def _option_findings(options: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Finding]:
