@@ -3,7 +3,7 @@
 Pure: compares two configurations. The table is documented in docs/reference/reload.md.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -151,12 +151,13 @@ def class_of(path: Path, *, program: bool = False) -> ReloadClass:
     return CLASSES[max(fitting, key=lambda pattern: pattern.count("."))]
 
 
-def live_config(old: AccountConfig, new: AccountConfig) -> AccountConfig:
-    """Return the running configuration with all changes that need no restart.
+def live_config(old: AccountConfig, new: AccountConfig, later: Iterable[FieldChange]) -> AccountConfig:
+    """Return the running configuration with all changes of a new one but those in `later`.
 
-    A currency of which one change needs a restart keeps its old strategy type and time frame.
+    `later` are the changes that need a restart. A currency of which one change needs a restart keeps its old
+    strategy type and time frame.
     """
-    keep = {one.path for one in changes(old, new) if one.reload_class not in WITHOUT_RESTART}
+    keep = {one.path for one in later}
     if not keep:
         return new
     merged = _merged(_dump(old), _dump(new), (), keep)

@@ -9,6 +9,9 @@ from manager.gateways.base import Gateway, GatewayError, NotSupported
 
 #: Seconds that the control channel waits for the loop. A loop inside a longer call refuses the change.
 WAIT_SECONDS: Final = 2.0
+#: Keys that a session uses at its start only. A change of the running configuration does not carry them: they
+#: may hold secrets.
+SECTIONS_OF_START: Final = frozenset({"password", "environment", "options", "command", "ready"})
 
 
 class SessionBusyError(Exception):
@@ -81,6 +84,13 @@ class ConfigHandover:
         with self._lock:
             offer, self._waiting = self._waiting, None
             return offer
+
+
+def with_own_start(own: AccountConfig, config: AccountConfig) -> AccountConfig:
+    """Return a received configuration with the session's own values of what is used at its start only."""
+    health = config.health.model_copy(update={"probe": own.health.probe})
+    kept = {name: getattr(own, name) for name in SECTIONS_OF_START}
+    return config.model_copy(update={**kept, "health": health})
 
 
 def refused(gateway: Gateway, old: AccountConfig, new: AccountConfig) -> str | None:

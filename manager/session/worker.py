@@ -37,7 +37,7 @@ from manager.session.health import HealthJudge
 from manager.session.heartbeat_file import HeartbeatWriter
 from manager.session.launch_spec import LaunchSpec
 from manager.session.lease import Lease, LeaseLost
-from manager.session.reload import ConfigHandover, Offer, refused
+from manager.session.reload import ConfigHandover, Offer, refused, with_own_start
 from manager.session.reporter import Reporter, Sender
 from manager.session.resources import ResourceMeter
 from manager.session.run_figures import RunFigures
@@ -231,11 +231,12 @@ class Worker:
         """Apply a changed configuration between two cycles."""
         error: str | None = "the session ended"
         try:
-            error = refused(self._gateway, self._config, offer.config)
-            error = error or self._figures.reload(offer.config)
+            config = with_own_start(self._config, offer.config)
+            error = refused(self._gateway, self._config, config)
+            error = error or self._figures.reload(config)
             if error is None:
-                self._config = offer.config
-                logs.event(logger, logging.INFO, "config_applied", version=config_version(offer.config))
+                self._config = config
+                logs.event(logger, logging.INFO, "config_applied", version=config_version(config))
         finally:
             offer.answer(error)
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -374,7 +374,7 @@ def test_a_hosts_user_writes_no_other_hosts_records_and_reads_no_more_than_it_mu
 
 def test_a_host_follows_and_removes_ended_overrides_and_sets_none(secure: SecureRedis) -> None:
     at = datetime(2026, 11, 25, tzinfo=UTC)
-    ended = Override(kind=OverrideKind.RUN, at=at, until=at, by="ops")
+    ended = Override(kind=OverrideKind.RUN, at=at, until=at + timedelta(hours=1), by="ops")
     with secure.admin() as client:
         OverrideStore("secured", client).set("a", ended)
     with secure.as_user("host-test-host") as client:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manager.change.reload_classes import WITHOUT_RESTART, changes, live_config
 from manager.config import AccountConfig, ConfigurationService, CurrencyConfiguration, RiskConfig
 from manager.config.models import PositionManagementConfig, StrategyConfig
 from manager.models import ValidationResult
@@ -76,3 +77,9 @@ def currency(symbol: str, **changes: Any) -> CurrencyConfiguration:
         "position_management": PositionManagementConfig(),
     }
     return CurrencyConfiguration(**{**data, **changes})
+
+
+def merge(old: AccountConfig, new: AccountConfig) -> AccountConfig:
+    """Return what a session that runs with `old` takes of `new` without a restart."""
+    later = [one for one in changes(old, new) if one.reload_class not in WITHOUT_RESTART]
+    return live_config(old, new, later)

@@ -6,9 +6,9 @@ from typing import Any, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
-from support.configs import config
+from support.configs import config, merge
 
-from manager.change.reload_classes import CLASSES, ReloadClass, changes, class_of, live_config
+from manager.change.reload_classes import CLASSES, ReloadClass, changes, class_of
 from manager.config import AccountConfig
 from manager.config.models import (
     ExecutionConfig,
@@ -124,7 +124,7 @@ def test_what_needs_no_restart_is_merged_into_the_running_configuration() -> Non
             "currencies": (moved, gold),
         }
     )
-    merged = live_config(old, new)
+    merged = merge(old, new)
     assert merged.login == old.login
     assert merged.groups == ("desk",)
     assert merged.execution.interval_seconds == 5.0
@@ -148,11 +148,11 @@ def test_a_removed_symbol_leaves_the_running_configuration() -> None:
     old = config(account_id="a")
     (euro,) = old.currencies
     both = old.model_copy(update={"currencies": (euro, euro.model_copy(update={"symbol": "GBPUSD"}))})
-    merged = live_config(both, old.model_copy(update={"login": 77}))
+    merged = merge(both, old.model_copy(update={"login": 77}))
     assert [one.symbol for one in merged.currencies] == ["EURUSD"]
 
 
 def test_health_of_a_session_is_live_and_all_of_it_is_taken() -> None:
     old = config(account_id="a")
     new = old.model_copy(update={"health": HealthConfig(probe=ProbeConfig(tcp=80), cycle_seconds=1.0)})
-    assert live_config(old, new) == new
+    assert merge(old, new) == new

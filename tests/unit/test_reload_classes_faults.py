@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from support.configs import config
+from support.configs import config, merge
 
-from manager.change.reload_classes import changes, live_config
+from manager.change.reload_classes import changes
 from manager.config import AccountConfig
 
 
@@ -23,13 +23,13 @@ def currency(symbol: str, strategy_type: str = "simple_ma") -> dict[str, Any]:
 def test_another_strategy_needs_a_restart_whatever_the_symbol(symbol: str) -> None:
     old, new = made(currencies=[currency(symbol)]), made(currencies=[currency(symbol, "breakout")])
     assert [str(one.reload_class) for one in changes(old, new)] == ["restart"]
-    assert live_config(old, new) == old, "a running session does not take another strategy"
+    assert merge(old, new) == old, "a running session does not take another strategy"
 
 
 def test_a_new_variable_prevents_no_live_change() -> None:
     old = made(environment={"A": "1"})
     new = made(environment={"A": "1", "B": "2"}, groups=["desk"])
-    assert live_config(old, new) == made(environment={"A": "1"}, groups=["desk"])
+    assert merge(old, new) == made(environment={"A": "1"}, groups=["desk"])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_a_live_change_has_applied_waits_for_no_restart(
     before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
     old, new = (made(currencies=[currency(one) for one in symbols]) for symbols in (before, after))
-    assert live_config(old, new) == new
+    assert merge(old, new) == new
     assert {str(one.reload_class) for one in changes(old, new)} == {"live"}
 
 

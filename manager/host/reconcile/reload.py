@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
 
-from manager.change.reload_classes import (
-    WITHOUT_RESTART,
-    FieldChange,
-    ReloadClass,
-    changes,
-    live_config,
-)
+from manager.change.reload_classes import FieldChange, ReloadClass
 from manager.config import AccountConfig, config_version
 from manager.config.loaded import LoadedAccount
 from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
@@ -23,6 +17,8 @@ from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_changes import BY_FILE, ConfigChanges, NotNowError, RefusedError, event_data
+from manager.host.workers.config_difference import ConfigDifference
+from manager.host.workers.kept_configs import KeptConfig
 from manager.host.workers.records import WorkerRecord
 from manager.system import logs
 from manager.system.thread_pool import ThreadPool
@@ -185,15 +181,14 @@ class ConfigReload:
         account_id, worker_id = record.account_id, record.worker_id
         same = loaded.config is not None and config_version(loaded.config) == record.config_version
         running = self._changes.kept.load(account_id, worker_id)
-        confirmed = running is None or self._changes.kept.confirmed(account_id, worker_id)
         try:
-            at_once = loaded.config if same and confirmed else None
+            at_once = loaded.config if same and (running is None or running.confirmed) else None
             config = at_once or self._read(desired, loaded)
         except ManagerError as error:
             self._invalid(record, str(error))
             return record.config_version
         if running is not None:
-            return self._apply(record, running, config, confirmed=confirmed)
+            return self._apply(record, running, config)
         if config_version(config) == record.config_version:
             self._changes.clear(account_id, worker_id)
         else:
@@ -234,26 +229,21 @@ class ConfigReload:
         data = {"problems": problems[:3]}
         self._changes.note(record.account_id, record.worker_id, state, data)
 
-    def _apply(
-        self, record: WorkerRecord, running: AccountConfig, config: AccountConfig, *, confirmed: bool
-    ) -> str:
-        """Apply what needs no restart; `confirmed`: the session certainly runs with `running`."""
-        found = changes(running, config)
-        now = [one for one in found if one.reload_class in WITHOUT_RESTART]
-        later = [one for one in found if one.reload_class not in WITHOUT_RESTART]
-        merged = live_config(running, config)
-        version = config_version(merged)
-        if now or not confirmed or version != record.config_version:
-            to_session = not confirmed or any(one.reload_class is ReloadClass.LIVE for one in now)
+    def _apply(self, record: WorkerRecord, running: KeptConfig, config: AccountConfig) -> str:
+        """Apply what needs no restart."""
+        found = ConfigDifference.of(running, config)
+        version = found.target.version
+        if found.now or not running.confirmed or version != record.config_version:
             try:
-                self._changes.apply(record.worker_id, running, merged, now, to_session=to_session)
+                self._changes.apply(found)
             except RefusedError as error:
-                self._pending(record, config, found, f"{error}: {_restart(record.account_id)}")
+                why = f"{error}: {_restart(record.account_id)}"
+                self._pending(record, config, (*found.now, *found.later), why)
                 return record.config_version
-            keys = ", ".join(one.key for one in now)
+            keys = ", ".join(one.key for one in found.now)
             logs.event(logger, logging.INFO, "config_applied", keys, account=record.account_id)
-        if later:
-            self._pending(record, config, later, _explain(record.account_id, later))
+        if found.later:
+            self._pending(record, config, found.later, _explain(record.account_id, found.later))
         else:
             self._changes.clear(record.account_id, record.worker_id)
         return version
@@ -267,7 +257,7 @@ class ConfigReload:
             "text": text[:_TEXT],
             "changes": [one.to_dict() for one in found[:_MAX_CHANGES]],
         }
-        data = event_data(record.config_version, config, found)
+        data = event_data(record.config_version, config_version(config), found)
         self._changes.note(record.account_id, record.worker_id, state, data)
 
 

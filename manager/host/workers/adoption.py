@@ -114,8 +114,8 @@ class Adoption:
         slot.origin = extras.origin
         # The note has the settings of the start, which the account's file may have changed since.
         kept = self._starter.kept.load(record.account_id, record.worker_id)
-        slot.recovery = extras.recovery if kept is None else kept.recovery
-        slot.limits = extras.limits if kept is None else kept.limits
+        slot.recovery = extras.recovery if kept is None else kept.config.recovery
+        slot.limits = extras.limits if kept is None else kept.config.limits
         slot.ended_by_limit = None
         slot.mode = reported_mode(record)
         slot.exited.clear()

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from manager.change.reload_classes import FieldChange
-from manager.config import AccountConfig, config_version
+from manager.config import AccountConfig
 from manager.fleet.event_types import Remark
+from manager.host.workers.config_difference import ConfigDifference
+from manager.host.workers.kept_configs import KeptConfig
 from manager.host.workers.launch_builder import limits_metadata
 from manager.host.workers.records import RecordFiles, WorkerRecord
 from manager.host.workers.slot import Slot
@@ -17,7 +19,7 @@ from manager.host.workers.slots import SlotTable
 from manager.host.workers.starter import Starter
 from manager.models import WorkerPlacement
 from manager.session.control import ControlError, ask
-from manager.session.reload import WAIT_SECONDS
+from manager.session.reload import SECTIONS_OF_START, WAIT_SECONDS
 from manager.states import WorkerLifecycleStatus
 from manager.system import logs
 from manager.system.storage import explain
@@ -57,35 +59,27 @@ class ConfigChanges:
         running = slot is not None and slot.status is WorkerLifecycleStatus.RUNNING
         return slot.record if slot is not None and running else None
 
-    def apply(
-        self,
-        worker_id: str,
-        running: AccountConfig,
-        config: AccountConfig,
-        changes: Sequence[FieldChange],
-        *,
-        to_session: bool,
-    ) -> None:
-        """Give a worker that runs with `running` another configuration, which needs no restart.
+    def apply(self, difference: ConfigDifference) -> None:
+        """Give a running worker the changes of its file that need no restart.
 
-        `changes` describes it, for the event. `to_session`: the session must take it; else only the agent
-        uses it. Blocks for a few seconds at most; commands of the account do not wait for it.
+        Blocks for a few seconds at most; commands of the account do not wait for it.
 
         Raises RefusedError if the session refuses; it trades on as before. Raises NotNowError if nothing was
-        changed, or if it is unknown whether the session has taken the change: `kept.confirmed` tells.
+        changed, or if it is unknown whether the session has taken the change: `KeptConfig.confirmed` tells.
         """
-        if to_session:
-            self._offer(worker_id, running, config)
-        with self._running(config.account_id, worker_id) as (slot, record):
+        running, target, config = difference.running, difference.target, difference.merged
+        if difference.for_session:
+            self._offer(running, config)
+        with self._running(config.account_id, running.worker_id) as (slot, record):
             changed = replace(
                 record,
-                config_version=config_version(config),
+                config_version=target.version,
                 stop_timeout_seconds=config.stop_seconds(),
                 hang_after_seconds=config.health.hang_after_seconds,
                 groups=config.groups,
                 labels=config.labels,
             )
-            self.kept.save(worker_id, config)
+            self.kept.save(target)
             with slot.guard:
                 # As where records are restored: the record of an ended worker must not come back.
                 if slot.record is not record or not slot.live or slot.exited.is_set() or slot.info is None:
@@ -94,26 +88,29 @@ class ConfigChanges:
                 slot.record, slot.recovery, slot.limits = changed, config.recovery, config.limits
                 slot.info = slot.info.with_(groups=config.groups, labels=config.labels)
                 slot.remark(
-                    Remark("config.applied", event_data(record.config_version, config, changes), BY_FILE),
+                    Remark(
+                        "config.applied",
+                        event_data(record.config_version, target.version, difference.now),
+                        BY_FILE,
+                    ),
                     {"limits": None}
                     | limits_metadata(config.limits)
                     | WorkerPlacement(config_version=changed.config_version, config=None).to_dict(),
                 )
             self._starter.update_limits(changed, config.limits)
 
-    def _offer(self, worker_id: str, running: AccountConfig, config: AccountConfig) -> None:
+    def _offer(self, running: KeptConfig, config: AccountConfig) -> None:
         """Ask the session to take a configuration. Raises as `apply`."""
-        known = self.kept.confirmed(config.account_id, worker_id)
-        with self._running(config.account_id, worker_id) as (_slot, record):
+        with self._running(config.account_id, running.worker_id) as (_slot, record):
             # First of all: if the answer is lost, or this agent dies, nobody may rely on `running`.
-            if not self.kept.save(worker_id, running, confirmed=False):
+            if not self.kept.save(replace(running, confirmed=False)):
                 raise NotNowError
         try:
             self._ask(record, config)  # without the lock: a stop must not wait for it
         except (NotTakenError, RefusedError) as error:
-            if known:
-                with self._running(config.account_id, worker_id):
-                    self.kept.save(worker_id, running)
+            if running.confirmed:
+                with self._running(config.account_id, running.worker_id):
+                    self.kept.save(running)
             if isinstance(error, NotTakenError):
                 raise NotNowError from None
             raise
@@ -156,7 +153,7 @@ class ConfigChanges:
     def _ask(self, record: WorkerRecord, config: AccountConfig) -> None:
         """Raises NotTakenError, RefusedError, and NotNowError if there was no answer."""
         complete = self._starter.filled(config)
-        request = {"op": "reload", "config": complete.model_dump(mode="json", exclude={"password"})}
+        request = {"op": "reload", "config": complete.model_dump(mode="json", exclude=set(SECTIONS_OF_START))}
         try:
             reply = ask(
                 record.control_address,
@@ -180,11 +177,14 @@ class ConfigChanges:
             logs.event(logger, logging.WARNING, "record_not_saved", text, account=record.account_id)
 
 
-def event_data(before: str, config: AccountConfig, changes: Sequence[FieldChange]) -> dict[str, Any]:
-    """Return the data of an event about a changed configuration. It has no values, which may be secret."""
+def event_data(before: str, after: str, changes: Sequence[FieldChange]) -> dict[str, Any]:
+    """Return the data of an event about a changed configuration: versions and keys.
+
+    It has no values, which may be secret.
+    """
     return {
         "from": before,
-        "to": config_version(config),
+        "to": after,
         "fields": [one.key for one in changes],
         "classes": sorted({str(one.reload_class) for one in changes}),
     }

@@ -1,15 +1,18 @@
 """The configurations that this host's workers run with, on disk.
 
-A host agent that starts compares them with the account files. They have no password, but may hold other
-secrets of an account file: mode 0600.
+A host agent that starts compares them with the account files. Values that may be secrets are kept as
+digests; see `manager.config.hidden_values`.
 """
 
 import json
 import logging
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from manager.config import AccountConfig
+from manager.config import AccountConfig, config_version
+from manager.config.hidden_values import hide_values
 from manager.fleet.parsing import json_object
 from manager.system import atomic_file, logs
 from manager.system.private_dirs import ensure_private_dir
@@ -19,6 +22,33 @@ logger = logging.getLogger(__name__)
 
 #: Bytes. An account file may have 256 KiB.
 _MAX_SIZE: Final = 1 << 20
+#: Bytes.
+_SALT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class KeptConfig:
+    """The configuration of a worker, with digests in place of values that may be secret.
+
+    `version` is that of the whole configuration. `confirmed` False: the session may have another one, which
+    differs only in keys that need no restart.
+    """
+
+    worker_id: str
+    config: AccountConfig
+    version: str
+    salt: bytes
+    confirmed: bool = True
+
+    @classmethod
+    def of(cls, worker_id: str, config: AccountConfig) -> "KeptConfig":
+        """Hide the values of a worker's configuration."""
+        salt = secrets.token_bytes(_SALT)
+        return cls(worker_id, hide_values(config, salt), config_version(config), salt)
+
+    def hide(self, config: AccountConfig) -> AccountConfig:
+        """Return another configuration in the form in which it can be compared with `self.config`."""
+        return hide_values(config, self.salt)
 
 
 class KeptConfigs:
@@ -27,18 +57,16 @@ class KeptConfigs:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def save(self, worker_id: str, config: AccountConfig, *, confirmed: bool = True) -> bool:
-        """Write the configuration of a worker; return whether that succeeded. A failure is logged.
-
-        `confirmed` False: the session may have another one, which differs only in keys that need no restart.
-        """
-        path = self._path(config.account_id)
-        data: dict[str, Any] = {
-            "worker_id": worker_id,
-            "config": config.model_dump(mode="json", exclude={"password"}),
+    def save(self, kept: KeptConfig) -> bool:
+        """Write the configuration of a worker; return whether that succeeded. A failure is logged."""
+        path = self._path(kept.config.account_id)
+        data = {
+            "worker_id": kept.worker_id,
+            "config": kept.config.model_dump(mode="json", exclude={"password"}),
+            "version": kept.version,
+            "salt": kept.salt.hex(),
+            "confirmed": kept.confirmed,
         }
-        if not confirmed:
-            data["confirmed"] = False
         try:
             ensure_private_dir(self._directory)
             atomic_file.write(path, json.dumps(data))
@@ -48,33 +76,29 @@ class KeptConfigs:
                 logging.WARNING,
                 "config_not_kept",
                 f"{explain(error, path)}; a change of its file cannot be compared until its next start",
-                account=config.account_id,
+                account=kept.config.account_id,
             )
             return False
         return True
 
-    def load(self, account_id: str, worker_id: str) -> AccountConfig | None:
+    def load(self, account_id: str, worker_id: str) -> KeptConfig | None:
         """Return the configuration of a worker; None if it is unknown."""
-        data = self._read(account_id, worker_id)
-        try:
-            return None if data is None else AccountConfig.model_validate(data.get("config"))
-        except ValueError:
-            return None
-
-    def confirmed(self, account_id: str, worker_id: str) -> bool:
-        """Return whether the session certainly has the configuration that `load` returns."""
-        data = self._read(account_id, worker_id)
-        return data is not None and data.get("confirmed", True) is True
-
-    def _read(self, account_id: str, worker_id: str) -> dict[str, Any] | None:
         path = self._path(account_id)
         try:
             if path.stat().st_size > _MAX_SIZE:
                 return None
-            data = json_object(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data: dict[str, Any] = json_object(path.read_text(encoding="utf-8")) or {}
+            if data.get("worker_id") != worker_id:
+                return None
+            return KeptConfig(
+                worker_id,
+                AccountConfig.model_validate(data.get("config")),
+                str(data["version"]),
+                bytes.fromhex(str(data["salt"])),
+                confirmed=data.get("confirmed") is True,
+            )
+        except (OSError, ValueError, KeyError):
             return None
-        return data if data is not None and data.get("worker_id") == worker_id else None
 
     def remove(self, account_id: str) -> None:
         """Remove the file of a forgotten account."""

@@ -22,7 +22,7 @@ from manager.errors import (
 )
 from manager.host.limits.enforcement import Enforcement
 from manager.host.workers.connect_wait import ConnectWait, Events
-from manager.host.workers.kept_configs import KeptConfigs
+from manager.host.workers.kept_configs import KeptConfig, KeptConfigs
 from manager.host.workers.launch_builder import (
     Credentials,
     LaunchBuilder,
@@ -168,7 +168,7 @@ class Starter:
             # Before the launch specification is sent: if this agent is killed, every worker that works has a
             # record.
             self._records.save(record)
-            self.kept.save(worker_id, config)
+            self.kept.save(KeptConfig.of(worker_id, config))
             with slot.guard:
                 slot.announce()
             if self._enforcement is not None:

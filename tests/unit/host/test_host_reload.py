@@ -12,12 +12,13 @@ from support.waiting import eventually
 
 from manager.change.reload_classes import changes
 from manager.config import AccountConfig, config_version
-from manager.config.models import HealthConfig
+from manager.config.models import HealthConfig, ProbeConfig, ReadyConfig, StrategyConfig
 from manager.errors import ManagerError
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_changes import NotNowError, RefusedError
-from manager.host.workers.kept_configs import KeptConfigs
+from manager.host.workers.config_difference import ConfigDifference
+from manager.host.workers.kept_configs import KeptConfig, KeptConfigs
 
 
 class Sweep:
@@ -108,15 +109,34 @@ def test_it_looks_no_more_often_than_it_should(sweep: Sweep) -> None:
 
 def test_a_kept_configuration_is_that_of_one_worker_and_has_no_password(tmp_path: Path) -> None:
     kept = KeptConfigs(tmp_path / "running")
-    secret = config(account_id="a").model_copy(update={"labels": {"desk": "x"}})
+    secret = config(account_id="a").model_copy(
+        update={
+            "labels": {"desk": "x"},
+            "environment": {"API_KEY": "planted-1", "PLAIN": "planted-2"},
+            "options": {"nested": [{"pin": "planted-3"}], "number": 4711471147},
+            "command": ("bot", "--key=planted-4", "planted-5"),
+            "ready": ReadyConfig(http="http://u:planted-6@127.0.0.1/"),
+            "health": HealthConfig(probe=ProbeConfig(http="http://127.0.0.1/?key=planted-7")),
+            "strategy": StrategyConfig(
+                strategy_type="x", timeframe="M5", params={"token": "planted-8", "pin": 815815815, "fast": 12}
+            ),
+        }
+    )
     assert secret.password is not None
-    kept.save("w-1", secret)
+    kept.save(KeptConfig.of("w-1", secret))
     path = tmp_path / "running" / "a.json"
-    assert secret.password.get_secret_value() not in path.read_text()
+    text = path.read_text()
+    for hidden in (secret.password.get_secret_value(), "planted", "4711471147", "815815815"):
+        assert hidden not in text
     assert path.stat().st_mode & 0o777 == 0o600
     found = kept.load("a", "w-1")
     assert found is not None
-    assert config_version(found) == config_version(secret)
+    assert found.version == config_version(secret)
+    assert changes(found.config, found.hide(secret)) == ()
+    other = secret.model_copy(update={"environment": {"API_KEY": "planted-9", "PLAIN": "planted-2"}})
+    assert [one.key for one in changes(found.config, found.hide(other))] == ["environment.API_KEY"]
+    assert found.config.strategy is not None
+    assert found.config.strategy.params["fast"] == 12
     assert kept.load("a", "w-2") is None
     kept.remove("a")
     kept.remove("a")
@@ -133,7 +153,7 @@ def test_a_broken_kept_configuration_is_unknown(tmp_path: Path, content: str) ->
 
 def test_a_configuration_that_cannot_be_kept_prevents_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    KeptConfigs(tmp_path / "file" / "running").save("w-1", config(account_id="a"))
+    KeptConfigs(tmp_path / "file" / "running").save(KeptConfig.of("w-1", config(account_id="a")))
 
 
 @pytest.fixture
@@ -143,18 +163,18 @@ def host(short_dir: Path) -> Iterator[Host]:
     found.close()
 
 
-def running(host: Host) -> tuple[str, AccountConfig]:
+def running(host: Host) -> tuple[KeptConfig, AccountConfig]:
     host.account("a", 1)
     worker_id = host.start().worker_id
     kept = host.pool.config_changes.kept.load("a", worker_id)
     assert kept is not None
-    return worker_id, kept
+    return kept, host.config_service.load_account_config("a")
 
 
 def test_a_running_worker_takes_a_change_and_its_record_says_so(host: Host) -> None:
-    worker_id, old = running(host)
+    kept, old = running(host)
     new = old.model_copy(update={"groups": ("desk",), "health": HealthConfig(hang_after_seconds=7.0)})
-    host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
+    host.pool.config_changes.apply(ConfigDifference.of(kept, new))
     info = host.pool.get_worker_info("a")
     assert info is not None
     assert (info.groups, info.placement.config_version) == (("desk",), config_version(new))
@@ -163,39 +183,42 @@ def test_a_running_worker_takes_a_change_and_its_record_says_so(host: Host) -> N
     assert record.hang_after_seconds == 7.0
     saved = json.loads(next(host.paths.workers_dir.glob("*.json")).read_text())
     assert saved["config_version"] == config_version(new)
-    assert host.pool.config_changes.kept.load("a", worker_id) == new
+    assert host.pool.config_changes.kept.load("a", kept.worker_id) == KeptConfig(
+        kept.worker_id, kept.hide(new), config_version(new), kept.salt
+    )
 
 
 def test_a_symbol_that_the_venue_refuses_changes_no_record(host: Host) -> None:
-    worker_id, old = running(host)
+    kept, old = running(host)
     (euro,) = old.currencies
     new = old.model_copy(update={"currencies": (euro, euro.model_copy(update={"symbol": "NOWHERE"}))})
     with pytest.raises(RefusedError, match="currencies: NOWHERE"):
-        host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
+        host.pool.config_changes.apply(ConfigDifference.of(kept, new))
     record = host.pool.config_changes.record("a")
     assert record is not None
     assert record.config_version == config_version(old)
-    assert host.pool.config_changes.kept.load("a", worker_id) == old
+    assert host.pool.config_changes.kept.load("a", kept.worker_id) == kept
 
 
 def test_a_command_that_runs_comes_before_a_change(host: Host) -> None:
-    worker_id, old = running(host)
+    kept, old = running(host)
     with host.pool.slots.get("a").lock, pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, old, (), to_session=True)
+        host.pool.config_changes.apply(ConfigDifference.of(kept, old))
 
 
 def test_a_change_for_an_earlier_worker_is_dropped(host: Host) -> None:
-    worker_id, old = running(host)
+    kept, old = running(host)
     host.pool.stop_worker("a")
     with pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, old, (), to_session=True)
+        host.pool.config_changes.apply(ConfigDifference.of(kept, old))
     host.start()
     with pytest.raises(NotNowError):
-        host.pool.config_changes.apply(worker_id, old, old, (), to_session=False)
+        host.pool.config_changes.apply(ConfigDifference.of(kept, old))
 
 
 def test_a_difference_is_recorded_once_and_cleared(host: Host) -> None:
-    worker_id, _ = running(host)
+    kept, _ = running(host)
+    worker_id = kept.worker_id
     state = {"state": "pending", "file": "x", "text": "login", "changes": []}
     for _ in range(2):
         host.pool.config_changes.note("a", worker_id, state, {"fields": ["login"]})
@@ -209,9 +232,9 @@ def test_a_difference_is_recorded_once_and_cleared(host: Host) -> None:
 
 
 def test_the_end_of_a_worker_with_a_changed_configuration_is_noticed(host: Host) -> None:
-    worker_id, old = running(host)
+    kept, old = running(host)
     new = old.model_copy(update={"groups": ("desk",)})
-    host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=False)
+    host.pool.config_changes.apply(ConfigDifference.of(kept, new))
     record = host.pool.config_changes.record("a")
     assert record is not None
     record.process.kill()

@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.pool_host import Host
 
-from manager.change.reload_classes import changes
 from manager.config.models import RecoveryConfig
 from manager.host.workers import config_changes
 from manager.host.workers.config_changes import NotNowError
+from manager.host.workers.config_difference import ConfigDifference
+from manager.host.workers.kept_configs import KeptConfig
 from manager.host.workers.slot import Rest
 from manager.session.control import ControlError
 
@@ -28,7 +30,7 @@ def test_a_live_recovery_outlasts_the_agent(host: Host) -> None:
     worker_id = host.start().worker_id
     old = host.config_service.load_account_config("a")
     new = old.model_copy(update={"recovery": RecoveryConfig(max_restarts=0)})
-    host.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
+    host.pool.config_changes.apply(ConfigDifference.of(KeptConfig.of(worker_id, old), new))
     recovery = host.pool.queries.recovery("a")
     assert recovery is not None
     assert recovery.max_restarts == 0
@@ -43,6 +45,7 @@ def test_a_change_delays_no_stop(host: Host, monkeypatch: pytest.MonkeyPatch) ->
     host.account("a", 1)
     worker_id = host.start().worker_id
     old = host.config_service.load_account_config("a")
+    unconfirmed = replace(KeptConfig.of(worker_id, old), confirmed=False)
     slot = host.pool.slots.get("a")
     asked = threading.Event()
     waited: list[bool] = []
@@ -57,7 +60,7 @@ def test_a_change_delays_no_stop(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 
     def change() -> None:
         with pytest.raises(NotNowError):
-            host.pool.config_changes.apply(worker_id, old, old, (), to_session=True)
+            host.pool.config_changes.apply(ConfigDifference.of(unconfirmed, old))
 
     thread = threading.Thread(target=change)
     thread.start()

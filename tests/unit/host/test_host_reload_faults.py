@@ -11,13 +11,14 @@ from support.pool_host import Host
 from support.reconciled_host import MakeHost, ReconciledHost
 from support.waiting import eventually
 
-from manager.change.reload_classes import changes
 from manager.config import config_version
 from manager.fleet.desired import DISABLED, FORGOTTEN, DesiredStateRequest
 from manager.host.commands import CommandContext
 from manager.host.reconcile.reload import ConfigReload
 from manager.host.workers import config_changes
 from manager.host.workers.bounded_reads import BoundedConfiguration
+from manager.host.workers.config_difference import ConfigDifference
+from manager.host.workers.kept_configs import KeptConfig
 from manager.session import control
 from manager.session.control import ControlError
 
@@ -195,7 +196,7 @@ def test_an_agent_that_ends_between_its_two_files_still_takes_live_changes(
     assert old is not None
     new = real.config_service.load_account_config("a")
     with pytest.raises(Killed):
-        real.pool.config_changes.apply(worker_id, old, new, changes(old, new), to_session=True)
+        real.pool.config_changes.apply(ConfigDifference.of(old, new))
     reload.close()
     real.pool.close()
     real.new_pool().adopt()
@@ -214,7 +215,7 @@ def test_a_new_variable_and_a_group_are_not_shown_as_applied(real: Host) -> None
     assert worker is not None
     base = real.config_service.load_account_config("a").model_copy(update={"environment": {"A": "1"}})
     wanted = base.model_copy(update={"environment": {"A": "1", "B": "2"}, "groups": ("x",)})
-    state = reload._apply(worker, base, wanted, confirmed=True)
+    state = reload._apply(worker, KeptConfig.of(worker.worker_id, base), wanted)
     reload.close()
     assert state
     assert config_of(real)["changes"] == [{"key": "environment.B", "class": "restart"}]

@@ -12,6 +12,7 @@ from support.waiting import eventually
 
 from manager.config.models_limits import LimitsConfig
 from manager.fleet.event_types import Remark
+from manager.host.workers.config_difference import ConfigDifference
 from manager.host.workers.limit_actions import LimitActions, Limited
 from manager.models import WorkerInfo
 
@@ -64,7 +65,9 @@ def test_changed_limits_apply_to_the_running_worker_and_a_new_agent_finds_them(h
     actions, one = started(host)
     for limits in (LimitsConfig(memory_mb=500), LimitsConfig(), LimitsConfig(processes=5)):
         config = host.config_service.load_account_config("a").model_copy(update={"limits": limits})
-        host.pool.config_changes.apply(one.record.worker_id, config, config, (), to_session=False)
+        kept = host.pool.config_changes.kept.load("a", one.record.worker_id)
+        assert kept is not None
+        host.pool.config_changes.apply(ConfigDifference.of(kept, config))
         assert [found.limits for found in actions.limited()] == ([limits] if limits.given else [])
         assert info_of(host).placement.limits == (limits.to_record() if limits.given else None)
     host.pool.close()
