@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from manager.config.hidden_values import dump_with_password
 from manager.config.models import AccountConfig
 from manager.config.program_gateways import runs_programs
 
@@ -38,6 +39,7 @@ CLASSES: Final[Mapping[str, ReloadClass]] = {
     "gateway": _R,
     "login": _R,
     "server": _R,
+    "password": _R,
     "timeout": _N,
     "portable": _R,
     "path": _R,
@@ -54,6 +56,7 @@ CLASSES: Final[Mapping[str, ReloadClass]] = {
     "recovery": _L,
     "health": _L,
     "limits": _A,
+    "reload": _A,
     "schedule": _A,
     "host": _P,
     "failover": _R,
@@ -119,8 +122,7 @@ class FieldChange:
 def changes(old: AccountConfig, new: AccountConfig) -> tuple[FieldChange, ...]:
     """Return the keys that differ between two configurations of an account, in sequence.
 
-    A new or removed currency is one key. The password is left out: its reference takes effect at the next
-    start.
+    A new or removed currency is one key. Of the password the reference is compared, not the content.
     """
     before, after = _flat(old), _flat(new)
     symbols = {one.symbol for one in old.currencies} ^ {one.symbol for one in new.currencies}
@@ -160,8 +162,8 @@ def live_config(old: AccountConfig, new: AccountConfig, later: Iterable[FieldCha
     keep = {one.path for one in later}
     if not keep:
         return new
-    merged = _merged(_dump(old), _dump(new), (), keep)
-    return AccountConfig.model_validate(merged).model_copy(update={"password": old.password})
+    merged = _merged(dump_with_password(old), dump_with_password(new), (), keep)
+    return AccountConfig.model_validate(merged)
 
 
 #: A key that a mapping does not have.
@@ -186,13 +188,9 @@ def _merged(old: Any, new: Any, path: Path, keep: set[Path]) -> Any:
     return old
 
 
-def _dump(config: AccountConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"password"}, by_alias=True)
-
-
 def _flat(config: AccountConfig) -> dict[Path, Any]:
     """Return the configuration by key. A list is one value, apart from that of the currencies."""
-    data = _dump(config)
+    data = dump_with_password(config)
     del data["account_id"]
     data["currencies"] = {one.pop("symbol"): one for one in data["currencies"]}
     # Schedules are compared whole: their parts have no meaning alone.

@@ -25,6 +25,7 @@ from manager.config.field_types import (
 )
 from manager.config.identity import identity, identity_as_written, plain, plain_login
 from manager.config.models_limits import LimitsConfig
+from manager.config.models_reload import ReloadConfig
 from manager.config.models_schedule import NamedOrSchedule
 from manager.market.names import SessionName
 from manager.placement.engine import WORKER_MB, Needs
@@ -192,6 +193,7 @@ class AccountConfig(_Section):
     recovery: RecoveryConfig = RecoveryConfig()
     health: HealthConfig = HealthConfig()
     limits: LimitsConfig = LimitsConfig()
+    reload: ReloadConfig = ReloadConfig()
     #: When the account runs: a schedule, or the name of one in `schedules.yaml`; None: always.
     schedule: NamedOrSchedule | None = None
     #: The only host that may run the account; None: prefer the host where it ran last.
@@ -314,6 +316,7 @@ class GlobalDefaults(_Section):
     recovery: RecoveryConfig | None = None
     health: HealthConfig | None = None
     limits: LimitsConfig | None = None
+    reload: ReloadConfig | None = None
     schedule: NamedOrSchedule | None = None
     host: Name | None = None
     failover: Literal["never", "auto"] | None = None
@@ -371,6 +374,7 @@ BUILT_IN: Final[dict[str, Any]] = {
         "cycle_seconds": 30.0,
     },
     "limits": {"cpu_window": "1m", "on_exceed": "restart", "when_flat": True, "grace": "10m"},
+    "reload": {"restart": "when_flat", "hold": "raises"},
     "failover": "never",
     "requires": [],
     "memory_mb": WORKER_MB,

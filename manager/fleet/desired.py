@@ -30,10 +30,12 @@ REASSIGNED: Final = "handed on"
 #: The account's file says `enabled: false`, or says so no more.
 DISABLED: Final = "disabled in its file"
 ENABLED: Final = "enabled in its file"
+#: A change of the account's file needs a restart.
+RELOADED: Final = "its file changed"
 #: An operator had the account's record deleted: hosts delete theirs.
 FORGOTTEN: Final = "forget"
 #: Reasons for which a host gets an account without a task.
-WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED, ENABLED})
+WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED, ENABLED, RELOADED})
 #: Reasons for which an operator chose the host, and was shown what speaks against it.
 OPERATOR_PLACED: Final = frozenset({MOVE, FORCED_MOVE})
 

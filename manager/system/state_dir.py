@@ -61,6 +61,11 @@ class StatePaths:
         return self.root / "running"
 
     @property
+    def previous_dir(self) -> Path:
+        """The configurations to return to; see `manager.host.reconcile.config_rollbacks`."""
+        return self.root / "previous"
+
+    @property
     def stops_dir(self) -> Path:
         """Local stop requests without a host agent.
 

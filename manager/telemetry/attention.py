@@ -44,6 +44,7 @@ CODES: Final = {
     "unknown": Severity.WARNING,
     "degraded": Severity.WARNING,
     "invalid_config": Severity.WARNING,
+    "rolled_back": Severity.WARNING,
     "limit_exceeded": Severity.WARNING,
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
@@ -277,6 +278,13 @@ def _of_config(account_id: str, worker: WorkerInfo) -> Iterator[Attention]:
             account_id=account_id,
             text=f"its file is invalid, so it runs as before: {text}",
             do=f"correct the file; `manager validate {account_id}` shows every problem",
+        )
+    elif state.get("state") == "rolled_back":
+        yield Attention(
+            code="rolled_back",
+            account_id=account_id,
+            text=text,
+            do=f"correct the file, or `manager restart {account_id}` tries it again",
         )
     else:
         yield Attention(

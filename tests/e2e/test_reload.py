@@ -2,11 +2,17 @@
 
 import json
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from support.fleet import SIGKILL, Fleet
+from pydantic import SecretStr
+from support.fleet import PASSWORD, SIGKILL, Fleet
 from support.waiting import eventually
+
+from manager.gateways.base import Side
+from manager.gateways.options import GatewayOptions
+from manager.gateways.paper.gateway import PaperGateway
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -59,10 +65,10 @@ def test_a_risk_limit_changes_in_the_running_session(fleet: Fleet) -> None:
 
 
 def test_an_identity_waits_for_a_restart_and_the_rest_is_applied(fleet: Fleet) -> None:
-    fleet.add_account(A, 5001)
+    fleet.add_account(A, 5001, reload={"restart": "manual"})
     fleet.run_json("start", A)
     before = fleet.workers()[A]
-    fleet.add_account(A, 5009, groups=["desk"])
+    fleet.add_account(A, 5009, groups=["desk"], reload={"restart": "manual"})
     state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
     assert state["state"] == "pending"
     assert state["changes"] == [{"key": "login", "class": "restart", "old": 5001, "new": 5009}]
@@ -75,6 +81,88 @@ def test_an_identity_waits_for_a_restart_and_the_rest_is_applied(fleet: Fleet) -
     assert fleet.run("restart", A).returncode == 0
     eventually(lambda: not config_state(fleet), within=15)
     assert "no account" in fleet.run("reload").stdout
+
+
+def with_position(fleet: Fleet, login: int) -> None:
+    """Open a position of an account before its worker starts."""
+    with fleet.admin() as admin:
+        admin.create_account("Paper-1", login, PASSWORD)
+    gateway = PaperGateway(
+        GatewayOptions(
+            account_id=A,
+            worker_id="w-test",
+            login=login,
+            server="Paper-1",
+            password=SecretStr(PASSWORD),
+            venue_address=f"unix:{fleet.venue_socket}",
+            private_dir=fleet.paths.root / "private",
+        )
+    )
+    gateway.connect(time.monotonic() + 5)
+    gateway.submit_order("o-1", symbol="EURUSD", side=Side.BUY, volume=Decimal("0.01"))
+    gateway.disconnect()
+
+
+def test_a_flat_account_restarts_for_its_file_and_an_open_position_delays_that(fleet: Fleet) -> None:
+    with_position(fleet, 5001)
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    before = fleet.workers()[A]
+    fleet.add_account(A, 5009)
+    state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
+    assert state["text"] == "login: it restarts when it has no open position"
+    fleet.await_ticks(3)
+    assert fleet.workers()[A] == before
+    fleet.add_account(A, 5009, reload={"deadline": "1s"})
+    eventually(lambda: fleet.workers().get(A) not in (None, before), within=20, what="the deadline passes")
+    eventually(lambda: not config_state(fleet) and fleet.status(A) == "running", within=15)
+    restarted = fleet.workers()[A]
+    fleet.add_account(A, 5010)  # flat
+    eventually(lambda: fleet.workers().get(A) not in (None, restarted), within=20, what="it restarts")
+    eventually(lambda: not config_state(fleet) and fleet.status(A) == "running", within=15)
+    assert [one["login"] for one in fleet.stats()["live"]] == ["5010"]
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_a_restart_that_fails_returns_to_the_earlier_configuration(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001)
+    fleet.run_json("start", A)
+    with fleet.admin() as admin:
+        admin.create_account("Paper-1", 5009, "another-password")
+    fleet.add_account(A, 5009)
+    eventually(lambda: config_state(fleet).get("state") == "rolled_back", within=20, what="it returns")
+    state = config_state(fleet)
+    assert "its changed file failed" in state["text"]
+    assert fleet.status(A) == "running"
+    assert [one["login"] for one in fleet.stats()["live"]] == ["5001"]
+    assert "rolled_back" in fleet.run("ps", "--json").stdout
+    before = fleet.workers()[A]
+    # A later agent does not try it again either, and a worker that dies starts as before.
+    fleet.end_agent(SIGKILL)
+    fleet.start_agent()
+    fleet.await_ticks(4)
+    assert fleet.workers()[A] == before
+    before.kill()
+    eventually(lambda: fleet.workers().get(A) not in (None, before), within=20, what="it recovers")
+    eventually(lambda: fleet.status(A) == "running", within=15)
+    assert [one["login"] for one in fleet.stats()["live"]] == ["5001"]
+    assert events(fleet, "config.rolled_back")
+    fleet.add_account(A, 5010)
+    eventually(lambda: [one["login"] for one in fleet.stats()["live"]] == ["5010"], within=20)
+    eventually(lambda: not config_state(fleet), within=15)
+    assert fleet.stats()["overlaps"] == 0
+
+
+def test_files_that_change_together_wait_for_a_rollout(fleet: Fleet) -> None:
+    for account_id, login in ((A, 5001), (B, 5002)):
+        fleet.add_account(account_id, login)
+        fleet.run_json("start", account_id)
+    before = fleet.workers()
+    (fleet.config_dir / "defaults.yaml").write_text("strategy: {timeframe: H1}")
+    state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
+    assert "`manager rollout start --to config`" in state["text"]
+    fleet.await_ticks(4)
+    assert fleet.workers() == before
 
 
 @pytest.mark.parametrize("content", ["gateway: [", "gateway: paper\nlogin: 5001\nserver: x\nnonsense: 1\n"])

@@ -71,7 +71,9 @@ class PoolOfNames:
         self.positions: dict[str, int] = {}
         #: Its workers run the configurations of their files.
         self.config_changes = SimpleNamespace(
-            record=lambda _account_id: None, kept=SimpleNamespace(remove=lambda _account_id: None)
+            record=lambda _account_id: None,
+            kept=SimpleNamespace(remove=lambda _account_id: None),
+            previous_dir=Path("nowhere"),
         )
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None
@@ -115,6 +117,9 @@ class PoolOfNames:
 
     def recovery(self, account_id: str) -> RecoveryConfig | None:
         return self.recoveries.get(account_id)
+
+    def venue_is_away(self, _account_id: str) -> bool:
+        return False
 
     def live_accounts(self) -> list[str]:
         return sorted(self.live)

@@ -31,7 +31,7 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         key = f"{path}{name}"
         inner = models_in(field.annotation)
-        if key in ("schedule", "account_id", "password", "currencies.EURUSD.symbol"):
+        if key in ("schedule", "account_id", "currencies.EURUSD.symbol"):
             continue
         if key == "currencies":
             yield from leaves(inner[0], "currencies.EURUSD.")
@@ -100,10 +100,10 @@ def test_changes_name_the_key_the_values_and_the_class() -> None:
     assert changes(old, old) == ()
 
 
-def test_the_password_is_in_no_change() -> None:
+def test_a_change_of_the_password_has_no_values() -> None:
     old = config(account_id="a")
-    new = old.model_copy(update={"password": None})
-    assert changes(old, new) == ()
+    (change,) = changes(old, old.model_copy(update={"password": None}))
+    assert change.to_dict() == {"key": "password", "class": "restart"}
 
 
 def test_what_needs_no_restart_is_merged_into_the_running_configuration() -> None:

@@ -11,6 +11,7 @@ from manager.fleet.desired_store import DesiredStore
 from manager.host.limits.enforcement import Enforcement
 from manager.host.limits.watch import LimitWatch
 from manager.host.reconcile.clock_watch import ClockWatch
+from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
@@ -22,6 +23,7 @@ from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.reload import ConfigReload
+from manager.host.reconcile.reload_restarts import ReloadRestarts
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.resting import Resting
 from manager.host.reconcile.schedules import AccountSchedules
@@ -82,6 +84,7 @@ def build_reconciler(
         lambda: {one.account_id: one.apply_defaults for one in desired_cache.running() if one.host == host},
         epoch or desired_cache.redis_time,
     )
+    rollbacks = ConfigRollbacks(pool.config_changes.previous_dir)
     restarts = Restarts(
         host,
         pool,
@@ -92,6 +95,7 @@ def build_reconciler(
         reservations,
         pending_stops,
         schedules,
+        rollbacks,
         wake,
         clock,
     )
@@ -117,6 +121,8 @@ def build_reconciler(
             sweep,
             config_service,
             restarts.validated,
+            ReloadRestarts(host, pool, desired_cache, drain_state, rollbacks, clock),
+            rollbacks,
         ),
         schedules=schedules,
         resting=resting,

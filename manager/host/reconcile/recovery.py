@@ -20,6 +20,7 @@ from manager.errors import (
 )
 from manager.fleet.desired import WITHOUT_TASK, DesiredState
 from manager.fleet.run_types import RunCause
+from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
 from manager.host.reconcile.fingerprint import account_fingerprint
@@ -65,6 +66,7 @@ class Restarts:
         reservations: Reservations,
         pending_stops: PendingStops,
         schedules: AccountSchedules,
+        rollbacks: ConfigRollbacks,
         wake: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +78,7 @@ class Restarts:
         self._reservations = reservations
         self._pending_stops = pending_stops
         self._schedules = schedules
+        self._rollbacks = rollbacks
         self._clock = clock
         self._host = host
         self._pool = pool
@@ -121,6 +124,8 @@ class Restarts:
             return None
         if self._schedules.rests(account_id) is not None:
             return None
+        if self._takes_back(desired, reason, final=False):
+            return lambda: self.schedule(account_id)
         recovery = self._recovery(account_id)
         with self._lock:
             policy = self._policy(account_id)
@@ -256,9 +261,13 @@ class Restarts:
                 )
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it was reassigned to host {now.host} ({now.why})")
-            # A long limit: a check may read every file of the fleet, and this thread serves this account
-            # alone.
-            config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
+            config = self._rollbacks.config_to_start(
+                account_id, desired.generation, lambda: self._load(desired)
+            )
+            if config is None:
+                # A long limit: a check may read every file of the fleet, and this thread serves this account
+                # alone.
+                config = self._config_service.run(account_id, request.prepare, PATIENT_SECONDS)
             self._last_settings[account_id] = config.recovery
             self._schedules.read_account(config)
             decision = self._schedules.rests_after_read(account_id)
@@ -330,6 +339,9 @@ class Restarts:
 
     def _failed(self, desired: DesiredState, error: ManagerError) -> None:
         account_id = desired.account_id
+        if self._takes_back(desired, str(error), final=not error.retryable):
+            self.schedule(account_id)
+            return
         if not error.retryable:
             logs.event(
                 logger, logging.ERROR, "restart_refused", str(error), account=account_id, code=error.code
@@ -358,6 +370,23 @@ class Restarts:
                 seconds=round(delay, 2),
             )
             self.schedule(account_id, delay)
+
+    def _takes_back(self, desired: DesiredState, reason: str, *, final: bool) -> bool:
+        """Return whether a failed restart for a changed file is taken back: the earlier file counts again."""
+        account_id = desired.account_id
+        if not final and self._pool.queries.venue_is_away(account_id):
+            return False
+        back = self._rollbacks.failed(
+            account_id, desired.generation, reason, lambda: self._load(desired), final=final
+        )
+        if back:
+            self.reset(account_id)
+            text = f"{reason}; it starts with the configuration that it had before its file changed"
+            logs.event(logger, logging.ERROR, "config_rolled_back", text, account=account_id)
+        return back
+
+    def _load(self, desired: DesiredState) -> AccountConfig:
+        return self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
 
     def _give_up(self, account_id: str, reason: str, limit: str = "") -> None:
         if limit:

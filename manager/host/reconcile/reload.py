@@ -3,7 +3,7 @@
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
@@ -13,8 +13,10 @@ from manager.config import AccountConfig, config_version
 from manager.config.loaded import LoadedAccount
 from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
 from manager.fleet.desired import DISABLED, ENABLED, DesiredState, DesiredStateRequest
+from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
+from manager.host.reconcile.reload_restarts import ReloadRestarts
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_changes import BY_FILE, ConfigChanges, NotNowError, RefusedError, event_data
 from manager.host.workers.config_difference import ConfigDifference
@@ -70,6 +72,8 @@ class ConfigReload:
         sweep: ConfigSweep,
         config_service: BoundedConfiguration,
         validated: Callable[[DesiredState], AccountConfig],
+        restarts: ReloadRestarts,
+        rollbacks: ConfigRollbacks,
     ) -> None:
         """`validated` reads and validates an account's files. It raises ManagerError."""
         self._host = host
@@ -78,6 +82,12 @@ class ConfigReload:
         self._sweep = sweep
         self._config_service = config_service
         self._validated = validated
+        self._restarts = restarts
+        self._rollbacks = rollbacks
+        self._settled: Mapping[str, LoadedAccount] | None = None
+        self._files: Mapping[str, LoadedAccount] = {}
+        #: Accounts whose files changed together with those of others: a rollout restarts them.
+        self._together: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         #: Accounts that are being compared.
         self._busy: set[str] = set()
@@ -99,6 +109,7 @@ class ConfigReload:
         if self._sweep.looks < 2:
             return
         settled = self._sweep.settled
+        self._note_changed_together(settled)
         for desired in self._desired_cache.ended_by(DISABLED):
             loaded = settled.get(desired.account_id)
             if self._is_own(desired) and loaded is not None and loaded.config and loaded.config.enabled:
@@ -115,6 +126,18 @@ class ConfigReload:
         with self._lock:
             for account_id in self._seen.keys() - {one.account_id for one in own}:
                 del self._seen[account_id]
+        self._restarts.tick()
+
+    def _note_changed_together(self, settled: Mapping[str, LoadedAccount]) -> None:
+        """Notice the accounts whose files changed in one look; all of the fleet count."""
+        if settled is self._settled:
+            return
+        self._settled = settled
+        before, self._files = self._files, {**self._files, **settled}
+        changed = {key for key, one in settled.items() if key in before and before[key] is not one}
+        changed = {key for key in changed if before[key].config != settled[key].config}
+        if changed:
+            self._together = (self._together - changed) | (changed if len(changed) > 1 else frozenset())
 
     def _is_own(self, desired: DesiredState) -> bool:
         return desired.host == self._host
@@ -179,12 +202,11 @@ class ConfigReload:
         Raises NotNowError.
         """
         account_id, worker_id = record.account_id, record.worker_id
-        same = loaded.config is not None and config_version(loaded.config) == record.config_version
         running = self._changes.kept.load(account_id, worker_id)
         try:
-            at_once = loaded.config if same and (running is None or running.confirmed) else None
-            config = at_once or self._read(desired, loaded)
+            config = _if_same(record, running, loaded) or self._read(desired, loaded)
         except ManagerError as error:
+            self._restarts.withdraw(account_id)
             self._invalid(record, str(error))
             return record.config_version
         if running is not None:
@@ -193,7 +215,7 @@ class ConfigReload:
             self._changes.clear(account_id, worker_id)
         else:
             text = "it is unknown what has changed since it started"
-            self._pending(record, config, (), f"{text}: {_restart(account_id)}")
+            self._note(record, "pending", config, (), f"{text}: {_restart(account_id)}")
         return record.config_version
 
     def _read(self, desired: DesiredState, loaded: LoadedAccount) -> AccountConfig:
@@ -237,22 +259,47 @@ class ConfigReload:
             try:
                 self._changes.apply(found)
             except RefusedError as error:
+                self._restarts.withdraw(record.account_id)
                 why = f"{error}: {_restart(record.account_id)}"
-                self._pending(record, config, (*found.now, *found.later), why)
+                self._note(record, "pending", config, (*found.now, *found.later), why)
                 return record.config_version
             keys = ", ".join(one.key for one in found.now)
             logs.event(logger, logging.INFO, "config_applied", keys, account=record.account_id)
         if found.later:
-            self._pending(record, config, found.later, _explain(record.account_id, found.later))
+            self._wait(record, config, found)
         else:
+            self._restarts.withdraw(record.account_id)
             self._changes.clear(record.account_id, record.worker_id)
         return version
 
-    def _pending(
-        self, record: WorkerRecord, config: AccountConfig, found: Sequence[FieldChange], text: str
+    def _wait(self, record: WorkerRecord, config: AccountConfig, found: ConfigDifference) -> None:
+        """Record what waits for a restart, and have it done if the account's file says so."""
+        account_id = record.account_id
+        rollback = self._rollbacks.find(account_id)
+        returned = rollback is not None and rollback.reason and rollback.generation == record.generation
+        if rollback is not None and returned and rollback.is_for(config):
+            text = f"its changed file failed ({rollback.reason}), so it runs as before: correct the file"
+            self._note(record, "rolled_back", config, found.later, text)
+            return
+        text = ""
+        if any(one.reload_class is ReloadClass.RESTART for one in found.later):
+            if account_id in self._together:
+                self._restarts.withdraw(account_id)
+                text = "several files changed at once: `manager rollout start --to config` restarts in steps"
+            else:
+                text = self._restarts.offer(record, found.target, config)
+        self._note(record, "pending", config, found.later, _explain(account_id, found.later, text))
+
+    def _note(
+        self,
+        record: WorkerRecord,
+        state_name: str,
+        config: AccountConfig,
+        found: Sequence[FieldChange],
+        text: str,
     ) -> None:
         state = {
-            "state": "pending",
+            "state": state_name,
             "file": config_version(config),
             "text": text[:_TEXT],
             "changes": [one.to_dict() for one in found[:_MAX_CHANGES]],
@@ -273,12 +320,25 @@ def _restart(account_id: str) -> str:
     return f"`manager restart {account_id}` applies its file"
 
 
-def _explain(account_id: str, later: Sequence[FieldChange]) -> str:
-    """Return what has to happen for changes that the running session does not take."""
+def _if_same(record: WorkerRecord, running: KeptConfig | None, loaded: LoadedAccount) -> AccountConfig | None:
+    """Return the configuration of a file if the worker certainly runs with it, else None."""
+    config = loaded.config
+    if config is None or config_version(config) != record.config_version:
+        return None
+    if running is None:
+        return config
+    return config if running.confirmed and running.hide(config) == running.config else None
+
+
+def _explain(account_id: str, later: Sequence[FieldChange], restarts: str) -> str:
+    """Return what has to happen for changes that the running session does not take.
+
+    `restarts` says when the host restarts the worker by itself; empty: it does not.
+    """
     names = ", ".join(one.key for one in later[:5]) + (", …" if len(later) > 5 else "")
     classes = {one.reload_class for one in later}
     if classes == {ReloadClass.NEXT_START}:
         return f"{names}: takes effect at the next start"
     if classes == {ReloadClass.PLACEMENT}:
         return f"{names}: takes effect at the next start, or by `manager move {account_id} --to HOST`"
-    return f"{names}: {_restart(account_id)}"
+    return f"{names}: {restarts or _restart(account_id)}"

@@ -7,12 +7,13 @@ digests; see `manager.config.hidden_values`.
 import json
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from manager.config import AccountConfig, config_version
-from manager.config.hidden_values import hide_values
+from manager.config.hidden_values import dump_with_password, hide_values, show_values
 from manager.fleet.parsing import json_object
 from manager.system import atomic_file, logs
 from manager.system.private_dirs import ensure_private_dir
@@ -50,6 +51,31 @@ class KeptConfig:
         """Return another configuration in the form in which it can be compared with `self.config`."""
         return hide_values(config, self.salt)
 
+    def show(self, source: AccountConfig) -> AccountConfig | None:
+        """Return the configuration with its values; None if `source` does not have all that are hidden."""
+        return show_values(self.config, source, self.salt)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "worker_id": self.worker_id,
+            "config": dump_with_password(self.config),
+            "version": self.version,
+            "salt": self.salt.hex(),
+            "confirmed": self.confirmed,
+        }
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        """Parse what `to_record` returned. Raises ValueError and KeyError."""
+        return cls(
+            str(data["worker_id"]),
+            AccountConfig.model_validate(data["config"]),
+            str(data["version"]),
+            bytes.fromhex(str(data["salt"])),
+            confirmed=data.get("confirmed") is True,
+        )
+
 
 class KeptConfigs:
     """One file for each account: the configuration of its present or last worker."""
@@ -60,16 +86,9 @@ class KeptConfigs:
     def save(self, kept: KeptConfig) -> bool:
         """Write the configuration of a worker; return whether that succeeded. A failure is logged."""
         path = self._path(kept.config.account_id)
-        data = {
-            "worker_id": kept.worker_id,
-            "config": kept.config.model_dump(mode="json", exclude={"password"}),
-            "version": kept.version,
-            "salt": kept.salt.hex(),
-            "confirmed": kept.confirmed,
-        }
         try:
             ensure_private_dir(self._directory)
-            atomic_file.write(path, json.dumps(data))
+            atomic_file.write(path, json.dumps(kept.to_record()))
         except OSError as error:
             logs.event(
                 logger,
@@ -90,13 +109,7 @@ class KeptConfigs:
             data: dict[str, Any] = json_object(path.read_text(encoding="utf-8")) or {}
             if data.get("worker_id") != worker_id:
                 return None
-            return KeptConfig(
-                worker_id,
-                AccountConfig.model_validate(data.get("config")),
-                str(data["version"]),
-                bytes.fromhex(str(data["salt"])),
-                confirmed=data.get("confirmed") is True,
-            )
+            return KeptConfig.from_record(data)
         except (OSError, ValueError, KeyError):
             return None
 

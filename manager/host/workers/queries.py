@@ -1,7 +1,7 @@
 """Read-only queries over a pool's workers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manager.config import RecoveryConfig
@@ -101,6 +101,20 @@ class WorkerQueries:
         slot = self._slots.find(account_id)
         return None if slot is None else slot.recovery
 
+    def venue_is_away(self, account_id: str) -> bool:
+        """Return whether all workers here of the account's gateway and server are without a session.
+
+        False if there is no other one.
+        """
+        own = self._slots.find(account_id)
+        lease = None if own is None else own.lease
+        if lease is None:
+            return False
+        venue = _venue(lease.claims)
+        leases = [(slot, slot.lease) for slot in self._slots.all() if slot is not own]
+        others = [slot for slot, lease in leases if lease is not None and _venue(lease.claims) == venue]
+        return bool(others) and not any(one.status is WorkerLifecycleStatus.RUNNING for one in others)
+
     def live_records(self) -> list[WorkerRecord]:
         """Return the on-disk records of the live workers."""
         records = [slot.record for slot in self._slots.all() if slot.live]
@@ -131,3 +145,8 @@ class WorkerQueries:
         data = {**heartbeat.status, "call": heartbeat.call, "worker_id": info.worker_id}
         data.pop("phase", None)
         return observe(info, Timestamped(heartbeat.age_seconds, data), True, self._stale_after)
+
+
+def _venue(claims: Sequence[str]) -> str:
+    """Return the gateway and the server in an account's identity."""
+    return claims[-1].rpartition(":")[0]

@@ -72,6 +72,7 @@ class Starter:
         self._home = environment.paths.home
         self._builder = LaunchBuilder(credentials, environment)
         self.kept = KeptConfigs(environment.paths.running_dir)
+        self.previous_dir = environment.paths.previous_dir
         self._limits = limits or PoolLimits()
         self._clocks = clocks or Clocks()
 

@@ -14,7 +14,9 @@ from support.waiting import eventually
 from manager.config import config_version
 from manager.fleet.desired import DISABLED, FORGOTTEN, DesiredStateRequest
 from manager.host.commands import CommandContext
+from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.reload import ConfigReload
+from manager.host.reconcile.reload_restarts import ReloadRestarts
 from manager.host.workers import config_changes
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_difference import ConfigDifference
@@ -113,6 +115,8 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
     desired = SimpleNamespace(account_id="a", host="h", apply_defaults=True, validate=True, generation=1)
     sweep: Any = SimpleNamespace(looks=2, settled={})
     cache: Any = SimpleNamespace(ended_by=lambda _why: [], running=lambda: [desired])
+    drains: Any = SimpleNamespace(active=True)
+    rollbacks = ConfigRollbacks(host.paths.previous_dir)
     reload = ConfigReload(
         "h",
         host.pool.config_changes,
@@ -120,6 +124,8 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
         sweep,
         BoundedConfiguration(host.config_service),
         lambda _desired: host.config_service.load_account_config("a"),
+        ReloadRestarts("h", host.pool, cache, drains, rollbacks),
+        rollbacks,
     )
 
     def look() -> None:

@@ -1,0 +1,184 @@
+"""The configurations to which this host returns if a restart for a changed file fails."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from manager.config import AccountConfig
+from manager.config.hidden_values import dump_with_password
+from manager.errors import ManagerError
+from manager.fleet.parsing import json_object
+from manager.host.workers.kept_configs import KeptConfig
+from manager.system import atomic_file, logs
+from manager.system.private_dirs import ensure_private_dir
+from manager.system.storage import explain
+
+logger = logging.getLogger(__name__)
+
+#: A restart that fails this often for a reason that may pass is taken back.
+_MOST_FAILURES: Final = 2
+
+#: Reads an account's file. Raises ManagerError.
+LoadConfig = Callable[[], AccountConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRollback:
+    """One restart for a changed file, and the configuration before it.
+
+    `refused` is the configuration of the file, in the hidden form of `kept`. `generation` is that of the
+    restart in desired state. `reason` says why the account returned; empty: it has not.
+    """
+
+    kept: KeptConfig
+    refused: AccountConfig
+    generation: int
+    failures: int = 0
+    reason: str = ""
+
+    def is_for(self, config: AccountConfig) -> bool:
+        """Return whether `config` is still the one that was tried."""
+        return self.kept.hide(config) == self.refused
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "kept": self.kept.to_record(),
+                "refused": dump_with_password(self.refused),
+                "generation": self.generation,
+                "failures": self.failures,
+                "reason": self.reason,
+            }
+        )
+
+
+def _parsed(text: str) -> ConfigRollback | None:
+    data: dict[str, Any] | None = json_object(text)
+    try:
+        return (
+            None
+            if data is None
+            else ConfigRollback(
+                KeptConfig.from_record(data["kept"]),
+                AccountConfig.model_validate(data["refused"]),
+                int(data["generation"]),
+                int(data["failures"]),
+                str(data["reason"]),
+            )
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class ConfigRollbacks:
+    """One file for each restart that is not settled, and for each account that has returned. Thread-safe."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.RLock()
+        self._known = self._read_all()
+
+    def begin(self, account_id: str, kept: KeptConfig, config: AccountConfig, generation: int) -> bool:
+        """Record that a restart from `kept` to `config` begins; return whether that succeeded.
+
+        If the account's last restart is not settled, the configuration before that one stays the one to
+        return to.
+        """
+        last = self.find(account_id)
+        if last is not None and not last.reason:
+            kept = last.kept
+        return self._save(account_id, ConfigRollback(kept, kept.hide(config), generation))
+
+    def find(self, account_id: str) -> ConfigRollback | None:
+        """Return what is recorded of the account."""
+        with self._lock:
+            return self._known.get(account_id)
+
+    def unsettled(self) -> dict[str, ConfigRollback]:
+        """Return the restarts of which it is unknown whether they succeed."""
+        with self._lock:
+            return {key: one for key, one in self._known.items() if not one.reason}
+
+    def failed(self, account_id: str, generation: int, reason: str, load: LoadConfig, *, final: bool) -> bool:
+        """Count a failed start; return whether the account returns to its earlier configuration.
+
+        `final`: another attempt would fail in the same way. `generation`: the command of the start.
+        """
+        with self._lock:
+            found = self._known.get(account_id)
+            if found is None or found.reason or found.generation != generation:
+                return False
+            failures = found.failures + 1
+            if not final and failures < _MOST_FAILURES:
+                self._save(account_id, replace(found, failures=failures))
+                return False
+            possible = self._possible(found, load)
+            if possible:
+                possible = self._save(account_id, replace(found, failures=failures, reason=reason))
+            if not possible:
+                self.remove(account_id)
+            return possible
+
+    def config_to_start(self, account_id: str, generation: int, load: LoadConfig) -> AccountConfig | None:
+        """Return the earlier configuration if a start must use it, else None.
+
+        That is so until the file changes or a command asks for a start. Raises what `load` raises.
+        """
+        found = self.find(account_id)
+        if found is None or not found.reason:
+            return None
+        if found.generation == generation:
+            config = load()
+            earlier = found.kept.show(config) if found.is_for(config) else None
+            if earlier is not None:
+                return earlier
+        self.remove(account_id)
+        return None
+
+    def remove(self, account_id: str) -> None:
+        """Forget the account's restart."""
+        with self._lock:
+            self._known.pop(account_id, None)
+            path = self._path(account_id)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logs.event(logger, logging.WARNING, "config_not_removed", explain(error, path))
+
+    def _possible(self, found: ConfigRollback, load: LoadConfig) -> bool:
+        try:
+            config = load()
+        except ManagerError:
+            return False
+        return found.is_for(config) and found.kept.show(config) is not None
+
+    def _save(self, account_id: str, rollback: ConfigRollback) -> bool:
+        path = self._path(account_id)
+        with self._lock:
+            try:
+                ensure_private_dir(self._directory)
+                atomic_file.write(path, rollback.to_json())
+            except OSError as error:
+                text = f"{explain(error, path)}; no restart for a changed file can be taken back"
+                logs.event(logger, logging.WARNING, "config_not_kept", text, account=account_id)
+                return False
+            self._known[account_id] = rollback
+            return True
+
+    def _read_all(self) -> dict[str, ConfigRollback]:
+        found: dict[str, ConfigRollback] = {}
+        for path in self._directory.glob("*.json"):
+            try:
+                rollback = _parsed(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if rollback is not None:
+                found[rollback.kept.config.account_id] = rollback
+        return found
+
+    def _path(self, account_id: str) -> Path:
+        return self._directory / f"{account_id}.json"
