@@ -158,6 +158,7 @@ def test_files_that_change_together_wait_for_a_rollout(fleet: Fleet) -> None:
         fleet.add_account(account_id, login)
         fleet.run_json("start", account_id)
     before = fleet.workers()
+    fleet.await_ticks(5)  # the host knows both files
     (fleet.config_dir / "defaults.yaml").write_text("strategy: {timeframe: H1}")
     state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
     assert "`manager rollout start --to config`" in state["text"]
