@@ -98,6 +98,12 @@ class NoOverrideError(ManagerError, ValueError):
     code = "no_override"
 
 
+class NothingHeldError(ManagerError, ValueError):
+    """Raised when no change of the account's file waits for approval, or another one than was named."""
+
+    code = "nothing_held"
+
+
 class InvalidCursorError(ManagerError, ValueError):
     """Raised when a text is not a cursor of the event stream."""
 

@@ -20,6 +20,7 @@ from manager.system.state_dir import StatePaths
 from manager.validation import AccountConfigs, KnownAccounts, Validator
 
 if TYPE_CHECKING:
+    from manager.client.approvals import FleetApprovals
     from manager.client.celery_pool import CeleryWorkerPool
     from manager.client.schedules import FleetSchedules
     from manager.telemetry.fleet_reader import AccountFile
@@ -149,6 +150,14 @@ def fleet_schedules(settings: Settings) -> "FleetSchedules":
         desired_store(settings),
         audit_trail(settings),
     )
+
+
+def fleet_approvals(settings: Settings) -> "FleetApprovals":
+    """Return what approves held changes of account files."""
+    from manager.client.approvals import FleetApprovals
+    from manager.fleet.approvals import ApprovalStore
+
+    return FleetApprovals(fleet_store(settings), ApprovalStore(fleet_url(settings)), audit_trail(settings))
 
 
 def audit_trail(settings: Settings) -> AuditTrail:

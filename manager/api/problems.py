@@ -66,6 +66,7 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "config_changed": Row(409, "Another version of the configuration was pushed meanwhile"),
     "no_batch": Row(404, "No such batch"),
     "no_override": Row(404, "The account has no override"),
+    "nothing_held": Row(409, "No such change waits for approval"),
     "no_such_host": Row(404, "No such host"),
     "already_there": Row(409, "The account is on this host already"),
     "bad_settings": Row(500, "A setting of the server is wrong"),

@@ -156,8 +156,8 @@ def class_of(path: Path, *, program: bool = False) -> ReloadClass:
 def live_config(old: AccountConfig, new: AccountConfig, later: Iterable[FieldChange]) -> AccountConfig:
     """Return the running configuration with all changes of a new one but those in `later`.
 
-    `later` are the changes that need a restart. A currency of which one change needs a restart keeps its old
-    strategy type and time frame.
+    `later` are the changes that need a restart or an approval. A currency of which one change needs a restart
+    keeps its old strategy type and time frame.
     """
     keep = {one.path for one in later}
     if not keep:
@@ -178,13 +178,20 @@ def _merged(old: Any, new: Any, path: Path, keep: set[Path]) -> Any:
         return new
     if path == ("currencies",):
         before = {one["symbol"]: one for one in old}
-        return [_merged(before.get(one["symbol"], one), one, (*path, one["symbol"]), keep) for one in new]
+        after = {one["symbol"]: one for one in new}
+        merged = [
+            _merged(before.get(symbol, one), one, (*path, symbol), keep)
+            for symbol, one in after.items()
+            if symbol in before or (*path, symbol) not in keep
+        ]
+        gone = [symbol for symbol in before if symbol not in after and (*path, symbol) in keep]
+        return [*merged, *(before[symbol] for symbol in gone)]
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        merged = {
+        found = {
             name: _merged(old.get(name, _ABSENT), new.get(name, _ABSENT), (*path, name), keep)
             for name in {**old, **new}
         }
-        return {name: value for name, value in merged.items() if value is not _ABSENT}
+        return {name: value for name, value in found.items() if value is not _ABSENT}
     return old
 
 

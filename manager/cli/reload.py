@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from manager.cli.common import account_argument, json_option, print_json, say, service
+from manager.cli.common import account_argument, json_option, print_error, print_json, say, service, settings
 
 
 @click.command()
@@ -33,6 +33,38 @@ def reload(account_ids: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
+@click.command()
+@account_argument(nargs=-1, required=True)
+@click.option("--to", "version", metavar="VERSION", help="The file's version. [default: the present one]")
+@json_option
+def approve(account_ids: tuple[str, ...], version: str | None, as_json: bool) -> int:
+    """Approve changes of real accounts' files that wait (`reload.hold`).
+
+    `manager reload ACCOUNT` shows them and the version. Their hosts apply them within a few seconds.
+    """
+    from manager.errors import ManagerError
+    from manager.factory import fleet_approvals
+
+    approvals = fleet_approvals(settings())
+    answers: list[dict[str, Any]] = []
+    failed = False
+    for account_id in account_ids:
+        try:
+            found = approvals.approve(account_id, version)
+        except ManagerError as error:
+            failed = True
+            answers.append({"account_id": account_id, "error": {"code": error.code, "message": str(error)}})
+            if not as_json:
+                print_error(str(error))
+            continue
+        answers.append({"account_id": account_id, "version": found})
+        if not as_json:
+            say(f"{account_id}: version {found} is approved; its host applies it")
+    if as_json:
+        print_json(answers)
+    return int(failed)
+
+
 def _line(change: dict[str, Any]) -> str:
     values = f" {_text(change['old'])} → {_text(change['new'])}" if "old" in change else ""
     return f"{change.get('key')}{values} ({str(change.get('class')).replace('_', ' ')})"
@@ -42,4 +74,4 @@ def _text(value: object) -> str:
     return "none" if value is None else str(value)[:60]
 
 
-COMMANDS = (reload,)
+COMMANDS = (reload, approve)

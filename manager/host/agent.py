@@ -12,6 +12,7 @@ from manager.config import ConfigurationService
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, HostAgentError
 from manager.fleet import FleetStore, fleet_url
+from manager.fleet.approvals import ApprovalStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired import DRAIN
 from manager.fleet.desired_store import DesiredStore
@@ -184,6 +185,7 @@ class HostAgent:
                 leases=leases,
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
+                approvals=ApprovalStore(self.store.url),
                 calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,
                 enforcement=enforcement,

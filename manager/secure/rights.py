@@ -64,7 +64,7 @@ def host_rights(host: str) -> list[str]:
         "celery-taskset-meta-*",
     )
     seen = (
-        *("manager:hosts", "manager:config:*", "manager:overrides"),
+        *("manager:hosts", "manager:config:*", "manager:overrides", "manager:approvals"),
         *("manager:host:*:agent", "manager:host:*:workers", "manager:host:*:beats", "manager:host:*:drain"),
     )
     # Each selector allows one command that adds to a key. A general right to write would also allow deletion.
@@ -74,8 +74,8 @@ def host_rights(host: str) -> list[str]:
         "(+sadd %W~manager:hosts %W~manager:audit:hosts)",
         f"(+rpush %W~manager:audit:host:{host})",
         "(+xadd %W~manager:events)",
-        # An override that has ended is removed by its account's host.
-        "(+hdel %W~manager:overrides)",
+        # An override that has ended, and an approval that was used, are removed by their account's host.
+        "(+hdel %W~manager:overrides %W~manager:approvals)",
         "(+rpush +expire %W~manager:host:*:nudges)",
         # kombu reads the length of a queue before it sends to it.
         f"(+lpush +llen %RW~host.* %RW~{_CALLBACKS} %RW~*.reply.celery.pidbox*)",

@@ -45,6 +45,7 @@ CODES: Final = {
     "degraded": Severity.WARNING,
     "invalid_config": Severity.WARNING,
     "rolled_back": Severity.WARNING,
+    "hold": Severity.WARNING,
     "limit_exceeded": Severity.WARNING,
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
@@ -285,6 +286,13 @@ def _of_config(account_id: str, worker: WorkerInfo) -> Iterator[Attention]:
             account_id=account_id,
             text=text,
             do=f"correct the file, or `manager restart {account_id}` tries it again",
+        )
+    elif state.get("state") == "held":
+        yield Attention(
+            code="hold",
+            account_id=account_id,
+            text=text,
+            do=f"`manager reload {account_id}` shows the changes, `manager approve` applies them",
         )
     else:
         yield Attention(

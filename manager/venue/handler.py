@@ -17,6 +17,9 @@ from manager.venue.server import Connection, VenueServer
 
 logger = logging.getLogger("manager.venue")
 
+#: Servers whose accounts say that they are real, to rehearse what only real accounts have.
+_REAL_SERVERS: Final = "Paper-Real"
+
 
 class RequestHandler:
     """Answers every request of every connection. Used by one thread."""
@@ -133,7 +136,7 @@ class RequestHandler:
         return {
             "account_id": key[1],
             "server": key[0],
-            "environment": "demo",
+            "environment": "real" if key[0].startswith(_REAL_SERVERS) else "demo",
             "position_mode": account.position_mode,
             "can_trade": True,
             "blocked_reason": None,

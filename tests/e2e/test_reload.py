@@ -153,6 +153,51 @@ def test_a_restart_that_fails_returns_to_the_earlier_configuration(fleet: Fleet)
     assert fleet.stats()["overlaps"] == 0
 
 
+def risks(fleet: Fleet) -> Any:
+    """Return the risk limits that the host keeps of the running configuration."""
+    kept = json.loads((fleet.paths.running_dir / f"{A}.json").read_text())
+    return kept["config"]["default_risk"]
+
+
+def test_a_real_account_holds_what_raises_its_exposure(fleet: Fleet) -> None:
+    fleet.add_account(A, 5001, server="Paper-Real-1", default_risk={"risk_percent": 1, "max_positions": 5})
+    fleet.run_json("start", A)
+    before = fleet.workers()[A]
+    eventually(lambda: fleet.run_json("info", A)["metadata"].get("environment") == "real", within=10)
+    edit = {"server": "Paper-Real-1", "default_risk": {"risk_percent": 5, "max_positions": 2}}
+    fleet.add_account(A, 5001, **edit)
+    eventually(lambda: config_state(fleet).get("state") == "held", within=15, what="the change is held")
+    assert (risks(fleet)["risk_percent"], risks(fleet)["max_positions"]) == (1, 2)
+    assert f"`manager approve {A}` applies it" in fleet.run("reload", A).stdout
+    assert "waits" in fleet.run("approve", B).stderr, "nothing waits of another account"
+    # After a crash it trades with the approved limits.
+    before.kill()
+    eventually(lambda: fleet.workers().get(A) not in (None, before), within=20, what="it recovers")
+    eventually(lambda: config_state(fleet).get("state") == "held", within=15, what="it is held again")
+    assert risks(fleet)["risk_percent"] == 1
+    stale = fleet.run("approve", A, "--to", "000000000000")
+    assert stale.returncode == 1
+    assert "look at it again" in stale.stderr
+    approved = fleet.run("approve", A)
+    assert approved.returncode == 0, approved.stderr
+    eventually(lambda: risks(fleet)["risk_percent"] == 5, within=15, what="it is applied")
+    eventually(lambda: not config_state(fleet), within=15)
+    assert next(iter(events(fleet, "config.held")))["data"]["fields"] == [
+        "default_risk.risk_percent",
+        "currencies.EURUSD.risk.risk_percent",
+    ]
+    assert "approve" in fleet.run("audit").stdout
+    # A new login waits too, and with it the restart that would use it.
+    fleet.add_account(A, 5009, **edit)
+    eventually(lambda: config_state(fleet).get("state") == "held", within=15, what="the login is held")
+    worker = fleet.workers()[A]
+    fleet.await_ticks(3)
+    assert fleet.workers()[A] == worker
+    assert fleet.run("approve", A).returncode == 0
+    eventually(lambda: [one["login"] for one in fleet.stats()["live"]] == ["5009"], within=20)
+    eventually(lambda: not config_state(fleet), within=15)
+
+
 def test_files_that_change_together_wait_for_a_rollout(fleet: Fleet) -> None:
     for account_id, login in ((A, 5001), (B, 5002)):
         fleet.add_account(account_id, login)

@@ -21,6 +21,7 @@ from support.waiting import eventually
 
 from manager.client.celery_app import sender_app
 from manager.fleet import FleetStore
+from manager.fleet.approvals import ApprovalStore
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.overrides import OverrideStore
 from manager.fleet.redis_client import open_client
@@ -387,6 +388,17 @@ def test_a_host_follows_and_removes_ended_overrides_and_sets_none(secure: Secure
     with secure.admin() as client:
         kinds = [fields.get(b"type") for _, fields in client.xrange("manager:events")]
         assert kinds == [b"schedule.override", b"schedule.expired"]
+
+
+def test_a_host_follows_and_removes_approvals_and_gives_none(secure: SecureRedis) -> None:
+    with secure.admin() as client:
+        ApprovalStore("secured", client).approve("a", "0123456789ab", by="ops")
+    with secure.as_user("host-test-host") as client:
+        store = ApprovalStore("secured", client)
+        assert store.versions() == {"a": "0123456789ab"}
+        refused((lambda: client.hset("manager:approvals", "a", "forged"),))
+        store.remove("a")
+        assert store.versions() == {}
 
 
 def test_a_stolen_host_credential_takes_nothing_from_the_audit_trail(

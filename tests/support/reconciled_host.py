@@ -16,6 +16,7 @@ from manager.config import ConfigurationService, RecoveryConfig
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.fleet import FleetStore
+from manager.fleet.approvals import ApprovalStore
 from manager.fleet.desired import DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.host_events import HostAnnouncer
@@ -256,6 +257,7 @@ class ReconciledHost:
             leases=leases,
             drain_state=DrainState(name, self.store, state / "drain.json"),
             overrides=OverrideCache(OverrideStore(url), state / "overrides.json"),
+            approvals=ApprovalStore(url),
             calendars=ExchangeCalendars(state / "calendars"),
             pending_stops=PendingStops(StopNotes(state / "stops")),
             facts=lambda: self.facts,

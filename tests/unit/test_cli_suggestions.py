@@ -26,6 +26,7 @@ CHANGING = {
         "move",
         "pause",
         "resume",
+        "approve",
     ),
     *("start-all", "stop-all", "drain", "resume-host", "forget-host", "forget"),
     *("config push", "config rollback", "secure", "secure init", "secure add-host"),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from manager.config import AccountConfig
 from manager.config.hidden_values import dump_with_password
-from manager.errors import ManagerError
+from manager.errors import InvalidConfigError, ManagerError
 from manager.fleet.parsing import json_object
 from manager.host.workers.kept_configs import KeptConfig
 from manager.system import atomic_file, logs
@@ -31,7 +31,8 @@ class ConfigRollback:
     """One restart for a changed file, and the configuration before it.
 
     `refused` is the configuration of the file, in the hidden form of `kept`. `generation` is that of the
-    restart in desired state. `reason` says why the account returned; empty: it has not.
+    restart in desired state. `reason` says why the account returned; empty: it has not. `held`: there was no
+    restart; `refused` waits for approval, and starts without a command use `kept`.
     """
 
     kept: KeptConfig
@@ -39,6 +40,7 @@ class ConfigRollback:
     generation: int
     failures: int = 0
     reason: str = ""
+    held: bool = False
 
     def is_for(self, config: AccountConfig) -> bool:
         """Return whether `config` is still the one that was tried."""
@@ -52,6 +54,7 @@ class ConfigRollback:
                 "generation": self.generation,
                 "failures": self.failures,
                 "reason": self.reason,
+                "held": self.held,
             }
         )
 
@@ -68,6 +71,7 @@ def _parsed(text: str) -> ConfigRollback | None:
                 int(data["generation"]),
                 int(data["failures"]),
                 str(data["reason"]),
+                held=data.get("held") is True,
             )
         )
     except (KeyError, TypeError, ValueError):
@@ -93,6 +97,16 @@ class ConfigRollbacks:
             kept = last.kept
         return self._save(account_id, ConfigRollback(kept, kept.hide(config), generation))
 
+    def hold(self, account_id: str, kept: KeptConfig, config: AccountConfig, generation: int) -> None:
+        """Record that `config` waits for approval while the worker of `generation` runs with `kept`."""
+        self._save(account_id, ConfigRollback(kept, kept.hide(config), generation, held=True))
+
+    def release(self, account_id: str) -> None:
+        """Forget what waits for approval."""
+        found = self.find(account_id)
+        if found is not None and found.held:
+            self.remove(account_id)
+
     def find(self, account_id: str) -> ConfigRollback | None:
         """Return what is recorded of the account."""
         with self._lock:
@@ -101,7 +115,7 @@ class ConfigRollbacks:
     def unsettled(self) -> dict[str, ConfigRollback]:
         """Return the restarts of which it is unknown whether they succeed."""
         with self._lock:
-            return {key: one for key, one in self._known.items() if not one.reason}
+            return {key: one for key, one in self._known.items() if not one.reason and not one.held}
 
     def failed(self, account_id: str, generation: int, reason: str, load: LoadConfig, *, final: bool) -> bool:
         """Count a failed start; return whether the account returns to its earlier configuration.
@@ -110,7 +124,7 @@ class ConfigRollbacks:
         """
         with self._lock:
             found = self._known.get(account_id)
-            if found is None or found.reason or found.generation != generation:
+            if found is None or found.reason or found.held or found.generation != generation:
                 return False
             failures = found.failures + 1
             if not final and failures < _MOST_FAILURES:
@@ -126,16 +140,24 @@ class ConfigRollbacks:
     def config_to_start(self, account_id: str, generation: int, load: LoadConfig) -> AccountConfig | None:
         """Return the earlier configuration if a start must use it, else None.
 
-        That is so until the file changes or a command asks for a start. Raises what `load` raises.
+        That is so until the file changes or a command asks for a start. A file that changes again while an
+        earlier change waits for approval waits too. Raises what `load` raises, and InvalidConfigError if a
+        change waits for approval and the earlier configuration cannot be restored.
         """
         found = self.find(account_id)
-        if found is None or not found.reason:
+        if found is None or not (found.reason or found.held):
             return None
         if found.generation == generation:
             config = load()
-            earlier = found.kept.show(config) if found.is_for(config) else None
+            earlier = found.kept.show(config) if found.held or found.is_for(config) else None
             if earlier is not None:
                 return earlier
+            if found.held:
+                raise InvalidConfigError(
+                    f"{account_id}: its changed file waits for approval, and it replaced a secret in clear "
+                    f"text, so the earlier configuration is not known: `manager start {account_id}` starts "
+                    "it with its file"
+                )
         self.remove(account_id)
         return None
 

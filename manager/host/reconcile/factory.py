@@ -7,10 +7,12 @@ from collections.abc import Callable
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
+from manager.fleet.approvals import ApprovalStore
 from manager.fleet.desired_store import DesiredStore
 from manager.host.limits.enforcement import Enforcement
 from manager.host.limits.watch import LimitWatch
 from manager.host.reconcile.clock_watch import ClockWatch
+from manager.host.reconcile.config_holds import ConfigHolds
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -54,6 +56,7 @@ def build_reconciler(
     leases: FleetLeases,
     drain_state: DrainState,
     overrides: OverrideCache,
+    approvals: ApprovalStore,
     calendars: ExchangeCalendars,
     pending_stops: PendingStops,
     enforcement: Enforcement | None = None,
@@ -123,6 +126,7 @@ def build_reconciler(
             restarts.validated,
             ReloadRestarts(host, pool, desired_cache, drain_state, rollbacks, clock),
             rollbacks,
+            ConfigHolds(approvals, rollbacks, pool.get_worker_info),
         ),
         schedules=schedules,
         resting=resting,

@@ -13,6 +13,7 @@ from manager.config import AccountConfig, config_version
 from manager.config.loaded import LoadedAccount
 from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
 from manager.fleet.desired import DISABLED, ENABLED, DesiredState, DesiredStateRequest
+from manager.host.reconcile.config_holds import ConfigHolds
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -74,6 +75,7 @@ class ConfigReload:
         validated: Callable[[DesiredState], AccountConfig],
         restarts: ReloadRestarts,
         rollbacks: ConfigRollbacks,
+        holds: ConfigHolds,
     ) -> None:
         """`validated` reads and validates an account's files. It raises ManagerError."""
         self._host = host
@@ -84,6 +86,7 @@ class ConfigReload:
         self._validated = validated
         self._restarts = restarts
         self._rollbacks = rollbacks
+        self._holds = holds
         self._settled: Mapping[str, LoadedAccount] | None = None
         self._files: Mapping[str, LoadedAccount] = {}
         #: Accounts whose files changed together with those of others: a rollout restarts them.
@@ -114,6 +117,8 @@ class ConfigReload:
             loaded = settled.get(desired.account_id)
             if self._is_own(desired) and loaded is not None and loaded.config and loaded.config.enabled:
                 self._switch(desired, loaded.config, "running", ENABLED)
+        for account_id in self._holds.read():
+            self._seen.pop(account_id, None)
         own = [one for one in self._desired_cache.running() if self._is_own(one)]
         for desired in own:
             loaded = settled.get(desired.account_id)
@@ -126,6 +131,7 @@ class ConfigReload:
         with self._lock:
             for account_id in self._seen.keys() - {one.account_id for one in own}:
                 del self._seen[account_id]
+        self._holds.forget_others({one.account_id for one in own})
         self._restarts.tick()
 
     def _note_changed_together(self, settled: Mapping[str, LoadedAccount]) -> None:
@@ -253,24 +259,39 @@ class ConfigReload:
 
     def _apply(self, record: WorkerRecord, running: KeptConfig, config: AccountConfig) -> str:
         """Apply what needs no restart."""
-        found = ConfigDifference.of(running, config)
+        account_id = record.account_id
+        found = ConfigDifference.of(running, config, holds=self._holds.applies(account_id, config))
         version = found.target.version
         if found.now or not running.confirmed or version != record.config_version:
             try:
                 self._changes.apply(found)
             except RefusedError as error:
-                self._restarts.withdraw(record.account_id)
-                why = f"{error}: {_restart(record.account_id)}"
+                self._restarts.withdraw(account_id)
+                why = f"{error}: {_restart(account_id)}"
                 self._note(record, "pending", config, (*found.now, *found.later), why)
                 return record.config_version
             keys = ", ".join(one.key for one in found.now)
             logs.event(logger, logging.INFO, "config_applied", keys, account=record.account_id)
+        if found.held:
+            self._hold(record, config, found)
+            return version
+        self._holds.release(account_id)
         if found.later:
             self._wait(record, config, found)
         else:
-            self._restarts.withdraw(record.account_id)
-            self._changes.clear(record.account_id, record.worker_id)
+            self._restarts.withdraw(account_id)
+            self._holds.settle(account_id)
+            self._changes.clear(account_id, record.worker_id)
         return version
+
+    def _hold(self, record: WorkerRecord, config: AccountConfig, found: ConfigDifference) -> None:
+        """Record what waits for approval; a restart, which would apply it too, waits as well."""
+        account_id = record.account_id
+        self._restarts.withdraw(account_id)
+        self._holds.hold(account_id, found.target, config, record.generation)
+        names = _names(found.held)
+        text = f"{names}: a real account; `manager approve {account_id}` applies it"
+        self._note(record, "held", config, (*found.held, *found.later), text)
 
     def _wait(self, record: WorkerRecord, config: AccountConfig, found: ConfigDifference) -> None:
         """Record what waits for a restart, and have it done if the account's file says so."""
@@ -335,10 +356,14 @@ def _explain(account_id: str, later: Sequence[FieldChange], restarts: str) -> st
 
     `restarts` says when the host restarts the worker by itself; empty: it does not.
     """
-    names = ", ".join(one.key for one in later[:5]) + (", …" if len(later) > 5 else "")
+    names = _names(later)
     classes = {one.reload_class for one in later}
     if classes == {ReloadClass.NEXT_START}:
         return f"{names}: takes effect at the next start"
     if classes == {ReloadClass.PLACEMENT}:
         return f"{names}: takes effect at the next start, or by `manager move {account_id} --to HOST`"
     return f"{names}: {restarts or _restart(account_id)}"
+
+
+def _names(found: Sequence[FieldChange]) -> str:
+    return ", ".join(one.key for one in found[:5]) + (", …" if len(found) > 5 else "")

@@ -14,6 +14,7 @@ from support.waiting import eventually
 from manager.config import config_version
 from manager.fleet.desired import DISABLED, FORGOTTEN, DesiredStateRequest
 from manager.host.commands import CommandContext
+from manager.host.reconcile.config_holds import ConfigHolds
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.reload_restarts import ReloadRestarts
@@ -115,6 +116,7 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
     desired = SimpleNamespace(account_id="a", host="h", apply_defaults=True, validate=True, generation=1)
     sweep: Any = SimpleNamespace(looks=2, settled={})
     cache: Any = SimpleNamespace(ended_by=lambda _why: [], running=lambda: [desired])
+    approvals: Any = SimpleNamespace(versions=dict)
     drains: Any = SimpleNamespace(active=True)
     rollbacks = ConfigRollbacks(host.paths.previous_dir)
     reload = ConfigReload(
@@ -126,6 +128,7 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
         lambda _desired: host.config_service.load_account_config("a"),
         ReloadRestarts("h", host.pool, cache, drains, rollbacks),
         rollbacks,
+        ConfigHolds(approvals, rollbacks, host.pool.get_worker_info),
     )
 
     def look() -> None:
