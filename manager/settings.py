@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     #: How long another host waits for a silent worker with `failover: auto`, and how long a restarted Redis
     #: grants no new leases. Must be the same on every host.
     lease_seconds: Annotated[float, Field(ge=2, le=600)] = 15.0
+    #: Interval at which a host agent looks at the account files.
+    reload_seconds: Annotated[float, Field(ge=2, le=3600)] = 2.0
     #: Maximum number of sessions that a host opens per second at one server.
     logins_per_second: Annotated[float, Field(gt=0, le=10_000)] = 100.0
     #: Interval at which a host agent sends itself a message. After six lost ones it exits to be restarted.

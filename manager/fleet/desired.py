@@ -30,6 +30,8 @@ REASSIGNED: Final = "handed on"
 #: The account's file says `enabled: false`, or says so no more.
 DISABLED: Final = "disabled in its file"
 ENABLED: Final = "enabled in its file"
+#: The account's file is gone.
+REMOVED: Final = "its file was removed"
 #: A change of the account's file needs a restart.
 RELOADED: Final = "its file changed"
 #: An operator had the account's record deleted: hosts delete theirs.

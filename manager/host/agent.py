@@ -186,6 +186,7 @@ class HostAgent:
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
                 approvals=ApprovalStore(self.store.url),
+                reload_seconds=settings.reload_seconds,
                 calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,
                 enforcement=enforcement,

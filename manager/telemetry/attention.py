@@ -46,6 +46,7 @@ CODES: Final = {
     "invalid_config": Severity.WARNING,
     "rolled_back": Severity.WARNING,
     "hold": Severity.WARNING,
+    "config_vanished": Severity.WARNING,
     "limit_exceeded": Severity.WARNING,
     "clock_skew": Severity.WARNING,
     "version_old": Severity.INFO,
@@ -286,6 +287,13 @@ def _of_config(account_id: str, worker: WorkerInfo) -> Iterator[Attention]:
             account_id=account_id,
             text=text,
             do=f"correct the file, or `manager restart {account_id}` tries it again",
+        )
+    elif state.get("state") == "vanished":
+        yield Attention(
+            code="config_vanished",
+            account_id=account_id,
+            text=text,
+            do=f"bring the files back, or `manager stop {account_id}` if it is meant to end",
         )
     elif state.get("state") == "held":
         yield Attention(

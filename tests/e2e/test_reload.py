@@ -258,6 +258,19 @@ def test_a_directory_that_vanishes_stops_nobody(fleet: Fleet) -> None:
     assert events(fleet, "config.*") == []
 
 
+def test_a_removed_file_stops_its_account_and_starts_it_when_it_is_back(fleet: Fleet) -> None:
+    for account_id in fleet.add_accounts(6):
+        fleet.run_json("start", account_id)
+    fleet.await_ticks(4)
+    path = fleet.config_dir / "accounts" / f"{B}.yaml"
+    path.rename(fleet.config_dir / "kept")
+    eventually(lambda: fleet.status(B) == "stopped", within=50, what="the file is gone for 30 s")
+    assert len(fleet.workers()) == 5
+    assert "its file was removed" in fleet.run("history", B).stdout
+    (fleet.config_dir / "kept").rename(path)
+    eventually(lambda: fleet.status(B) == "running", within=20, what="the file is back")
+
+
 def test_an_account_is_stopped_and_started_by_its_file(fleet: Fleet) -> None:
     fleet.add_account(A, 5001)
     fleet.run_json("start", A)

@@ -14,7 +14,7 @@ from manager.host.limits.watch import LimitWatch
 from manager.host.reconcile.clock_watch import ClockWatch
 from manager.host.reconcile.config_holds import ConfigHolds
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
-from manager.host.reconcile.config_sweep import ConfigSweep
+from manager.host.reconcile.config_sweep import SWEEP_SECONDS, ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
 from manager.host.reconcile.drain_state import DrainState
@@ -59,6 +59,7 @@ def build_reconciler(
     approvals: ApprovalStore,
     calendars: ExchangeCalendars,
     pending_stops: PendingStops,
+    reload_seconds: float = SWEEP_SECONDS,
     enforcement: Enforcement | None = None,
     facts: Callable[[], HostFacts],
     report_stop: Callable[[str, bool | ManagerError], None],
@@ -72,13 +73,14 @@ def build_reconciler(
 
     `clock` returns monotonic seconds, `epoch` seconds since 1970 (None: by Redis's clock). `facts` describes
     this host for placement, except for whether it is drained. Without `enforcement`
-    no limit is watched. See `Reconciler` for the callbacks.
+    no limit is watched. `reload_seconds` pass between two looks at the account files. See `Reconciler` for the
+    callbacks.
     """
     wake = threading.Event()
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
     whereabouts = Whereabouts(host, fleet_snapshot, leases)
     reservations = Reservations(host, pool, desired_cache, fleet_snapshot, whereabouts, config_service)
-    sweep = ConfigSweep(config_service, clock)
+    sweep = ConfigSweep(config_service, clock, reload_seconds)
     schedules = AccountSchedules(
         config_service,
         sweep,
@@ -127,6 +129,7 @@ def build_reconciler(
             ReloadRestarts(host, pool, desired_cache, drain_state, rollbacks, clock),
             rollbacks,
             ConfigHolds(approvals, rollbacks, pool.get_worker_info),
+            clock,
         ),
         schedules=schedules,
         resting=resting,

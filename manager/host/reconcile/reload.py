@@ -1,8 +1,9 @@
 """Brings changes of account files to the workers that run, without a restart where that is possible."""
 
+import contextlib
 import logging
-import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,12 +13,14 @@ from manager.change.reload_classes import FieldChange, ReloadClass
 from manager.config import AccountConfig, config_version
 from manager.config.loaded import LoadedAccount
 from manager.errors import FleetUnavailableError, ManagerError, SlowFilesError
-from manager.fleet.desired import DISABLED, ENABLED, DesiredState, DesiredStateRequest
+from manager.fleet.desired import DISABLED, ENABLED, REMOVED, DesiredState, DesiredStateRequest
 from manager.host.reconcile.config_holds import ConfigHolds
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.reload_restarts import ReloadRestarts
+from manager.host.reconcile.reload_texts import explain, key_names, restart_text, without_secrets
+from manager.host.reconcile.removed_files import RemovedFiles
 from manager.host.workers.bounded_reads import BoundedConfiguration
 from manager.host.workers.config_changes import BY_FILE, ConfigChanges, NotNowError, RefusedError, event_data
 from manager.host.workers.config_difference import ConfigDifference
@@ -33,21 +36,6 @@ _PARALLEL: Final = 4
 #: Characters of a text in `metadata.config`, and changes that it names.
 _TEXT: Final = 500
 _MAX_CHANGES: Final = 20
-#: A problem of a file, and the keys whose values may be secret.
-_PROBLEM: Final = re.compile(r"(?P<place>\S+:\d+:\d+: )(?P<key>[^\s:]+):")
-_MAY_BE_SECRET: Final = frozenset(
-    {
-        "password",
-        "command",
-        "environment",
-        "environment_file",
-        "options",
-        "ready",
-        "health",
-        "venue",
-        "strategy",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +64,12 @@ class ConfigReload:
         restarts: ReloadRestarts,
         rollbacks: ConfigRollbacks,
         holds: ConfigHolds,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`validated` reads and validates an account's files. It raises ManagerError."""
+        """`validated` reads and validates an account's files. It raises ManagerError.
+
+        `clock` returns monotonic seconds.
+        """
         self._host = host
         self._changes = config_changes
         self._desired_cache = desired_cache
@@ -87,6 +79,9 @@ class ConfigReload:
         self._restarts = restarts
         self._rollbacks = rollbacks
         self._holds = holds
+        self._clock = clock
+        self._removed_files = RemovedFiles()
+        self._looks = 0
         self._settled: Mapping[str, LoadedAccount] | None = None
         self._files: Mapping[str, LoadedAccount] = {}
         #: Accounts whose files changed together with those of others: a rollout restarts them.
@@ -113,7 +108,9 @@ class ConfigReload:
             return
         settled = self._sweep.settled
         self._note_changed_together(settled)
-        for desired in self._desired_cache.ended_by(DISABLED):
+        self._follow_removed_files()
+        ended = [one for why in (DISABLED, REMOVED) for one in self._desired_cache.ended_by(why)]
+        for desired in ended:
             loaded = settled.get(desired.account_id)
             if self._is_own(desired) and loaded is not None and loaded.config and loaded.config.enabled:
                 self._switch(desired, loaded.config, "running", ENABLED)
@@ -123,7 +120,8 @@ class ConfigReload:
         for desired in own:
             loaded = settled.get(desired.account_id)
             if loaded is None:
-                continue  # the file is gone: `doctor` reports it, and the worker keeps running
+                self._without_file(desired)
+                continue
             if loaded.config is not None and not loaded.config.enabled:
                 self._switch(desired, loaded.config, "stopped", DISABLED)
             else:
@@ -133,6 +131,28 @@ class ConfigReload:
                 del self._seen[account_id]
         self._holds.forget_others({one.account_id for one in own})
         self._restarts.tick()
+
+    def _follow_removed_files(self) -> None:
+        if self._sweep.looks != self._looks:
+            self._looks = self._sweep.looks
+            self._removed_files.look(self._sweep.present, self._clock())
+
+    def _without_file(self, desired: DesiredState) -> None:
+        """Stop an account whose file was removed; if many files are gone, only say so."""
+        account_id = desired.account_id
+        self._seen.pop(account_id, None)
+        now = self._clock()
+        before = self._files.get(account_id)
+        config = None if before is None else before.config
+        if config is not None and account_id in self._removed_files.removed(now):
+            self._switch(desired, config, "stopped", REMOVED)
+        elif account_id in self._removed_files.vanished(now):
+            record = self._changes.record(account_id)
+            text = "its file is gone with many others, so nothing stops: check the directory or the share"
+            state: dict[str, Any] = {"state": "vanished", "file": None, "text": text, "changes": []}
+            if record is not None:
+                with contextlib.suppress(NotNowError):  # the next look tries again
+                    self._changes.note(account_id, record.worker_id, state, {})
 
     def _note_changed_together(self, settled: Mapping[str, LoadedAccount]) -> None:
         """Notice the accounts whose files changed in one look; all of the fleet count."""
@@ -221,7 +241,7 @@ class ConfigReload:
             self._changes.clear(account_id, worker_id)
         else:
             text = "it is unknown what has changed since it started"
-            self._note(record, "pending", config, (), f"{text}: {_restart(account_id)}")
+            self._note(record, "pending", config, (), f"{text}: {restart_text(account_id)}")
         return record.config_version
 
     def _read(self, desired: DesiredState, loaded: LoadedAccount) -> AccountConfig:
@@ -251,7 +271,7 @@ class ConfigReload:
         lines = error.splitlines() or ["it cannot be read"]
         problems = lines[1:] if len(lines) > 1 else lines  # the first line counts them
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        problems = [_without_secrets(one)[:_TEXT] for one in problems]
+        problems = [without_secrets(one)[:_TEXT] for one in problems]
         text = f"{problems[0]}{more}"
         state: dict[str, Any] = {"state": "invalid", "file": None, "text": text, "changes": []}
         data = {"problems": problems[:3]}
@@ -267,7 +287,7 @@ class ConfigReload:
                 self._changes.apply(found)
             except RefusedError as error:
                 self._restarts.withdraw(account_id)
-                why = f"{error}: {_restart(account_id)}"
+                why = f"{error}: {restart_text(account_id)}"
                 self._note(record, "pending", config, (*found.now, *found.later), why)
                 return record.config_version
             keys = ", ".join(one.key for one in found.now)
@@ -289,8 +309,7 @@ class ConfigReload:
         account_id = record.account_id
         self._restarts.withdraw(account_id)
         self._holds.hold(account_id, found.target, config, record.generation)
-        names = _names(found.held)
-        text = f"{names}: a real account; `manager approve {account_id}` applies it"
+        text = f"{key_names(found.held)}: a real account; `manager approve {account_id}` applies it"
         self._note(record, "held", config, (*found.held, *found.later), text)
 
     def _wait(self, record: WorkerRecord, config: AccountConfig, found: ConfigDifference) -> None:
@@ -309,7 +328,7 @@ class ConfigReload:
                 text = "several files changed at once: `manager rollout start --to config` restarts in steps"
             else:
                 text = self._restarts.offer(record, found.target, config)
-        self._note(record, "pending", config, found.later, _explain(account_id, found.later, text))
+        self._note(record, "pending", config, found.later, explain(account_id, found.later, text))
 
     def _note(
         self,
@@ -329,18 +348,6 @@ class ConfigReload:
         self._changes.note(record.account_id, record.worker_id, state, data)
 
 
-def _without_secrets(problem: str) -> str:
-    """Return a problem's text without the value of a key that may hold a secret."""
-    found = _PROBLEM.match(problem)
-    if found is None or found["key"].split(".")[0].split("[")[0] not in _MAY_BE_SECRET:
-        return problem
-    return f"{found['place']}{found['key']}: is not valid; `manager validate` shows why"
-
-
-def _restart(account_id: str) -> str:
-    return f"`manager restart {account_id}` applies its file"
-
-
 def _if_same(record: WorkerRecord, running: KeptConfig | None, loaded: LoadedAccount) -> AccountConfig | None:
     """Return the configuration of a file if the worker certainly runs with it, else None."""
     config = loaded.config
@@ -349,21 +356,3 @@ def _if_same(record: WorkerRecord, running: KeptConfig | None, loaded: LoadedAcc
     if running is None:
         return config
     return config if running.confirmed and running.hide(config) == running.config else None
-
-
-def _explain(account_id: str, later: Sequence[FieldChange], restarts: str) -> str:
-    """Return what has to happen for changes that the running session does not take.
-
-    `restarts` says when the host restarts the worker by itself; empty: it does not.
-    """
-    names = _names(later)
-    classes = {one.reload_class for one in later}
-    if classes == {ReloadClass.NEXT_START}:
-        return f"{names}: takes effect at the next start"
-    if classes == {ReloadClass.PLACEMENT}:
-        return f"{names}: takes effect at the next start, or by `manager move {account_id} --to HOST`"
-    return f"{names}: {restarts or _restart(account_id)}"
-
-
-def _names(found: Sequence[FieldChange]) -> str:
-    return ", ".join(one.key for one in found[:5]) + (", …" if len(found) > 5 else "")

@@ -114,7 +114,7 @@ def real(short_dir: Path) -> Iterator[Host]:
 def reload_of(host: Host) -> tuple[ConfigReload, Any]:
     """Return the reload of a pool, and what a reconciliation does with it."""
     desired = SimpleNamespace(account_id="a", host="h", apply_defaults=True, validate=True, generation=1)
-    sweep: Any = SimpleNamespace(looks=2, settled={})
+    sweep: Any = SimpleNamespace(looks=2, settled={}, present={"a"})
     cache: Any = SimpleNamespace(ended_by=lambda _why: [], running=lambda: [desired])
     approvals: Any = SimpleNamespace(versions=dict)
     drains: Any = SimpleNamespace(active=True)
