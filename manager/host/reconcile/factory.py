@@ -73,8 +73,8 @@ def build_reconciler(
 
     `clock` returns monotonic seconds, `epoch` seconds since 1970 (None: by Redis's clock). `facts` describes
     this host for placement, except for whether it is drained. Without `enforcement`
-    no limit is watched. `reload_seconds` pass between two looks at the account files. See `Reconciler` for the
-    callbacks.
+    no limit is watched. `reload_seconds` pass between two looks at the account files. See `Reconciler` for
+    the callbacks.
     """
     wake = threading.Event()
     fleet_snapshot = FleetSnapshot(host, store, desired_cache, drain_state, facts, clock)
