@@ -104,6 +104,18 @@ class NothingHeldError(ManagerError, ValueError):
     code = "nothing_held"
 
 
+class NoRolloutError(ManagerError, ValueError):
+    """Raised when there is no record of a rollout."""
+
+    code = "no_rollout"
+
+
+class RolloutConflictError(ManagerError, RuntimeError):
+    """Raised when an account belongs to another rollout, or the rollout cannot do what was asked."""
+
+    code = "rollout_conflict"
+
+
 class InvalidCursorError(ManagerError, ValueError):
     """Raised when a text is not a cursor of the event stream."""
 

@@ -66,6 +66,8 @@ PROBLEMS: Final[Mapping[str, Row]] = {
     "config_changed": Row(409, "Another version of the configuration was pushed meanwhile"),
     "no_batch": Row(404, "No such batch"),
     "no_override": Row(404, "The account has no override"),
+    "no_rollout": Row(404, "No such rollout"),
+    "rollout_conflict": Row(409, "Another rollout has an account, or this one is over"),
     "nothing_held": Row(409, "No such change waits for approval"),
     "no_such_host": Row(404, "No such host"),
     "already_there": Row(409, "The account is on this host already"),

@@ -79,7 +79,8 @@ class Member:
     order: int = 0
     #: Why it is in this state.
     why: str = ""
-    #: The generation of desired state that its restart replaces, and that of the restart; 0: none yet.
+    #: The generation of its worker when the rollout began or of desired state before its restart, and that of
+    #: its restart; 0: none yet.
     base: int = 0
     generation: int = 0
     #: Since when it is healthy after its restart; 0: it is not.
@@ -302,7 +303,7 @@ def _begin(
     begun: list[str] = []
     for key in _candidates(rollout, members):
         member, seen = members[key], fleet.get(key, Observed())
-        reason = _skipped(seen)
+        reason = _skipped(member, seen)
         if reason is not None:
             state, why = reason
             changed[key] = _ended(member, state, why, now)
@@ -328,12 +329,12 @@ def _candidates(rollout: Rollout, members: Mapping[str, Member]) -> Sequence[str
     return sorted(found, key=lambda key: (members[key].order, key))
 
 
-def _skipped(seen: Observed) -> tuple[MemberState, str] | None:
+def _skipped(member: Member, seen: Observed) -> tuple[MemberState, str] | None:
     """Return how a member ends without a restart, and why; None if it may be restarted."""
     if not seen.wanted:
         return MemberState.SKIPPED, "it does not run: its next start brings the change"
-    if seen.reached and seen.available:
-        return MemberState.DONE, "it runs this already"
+    if seen.reached and seen.generation > member.base:
+        return MemberState.DONE, "a later start brought the change"
     if seen.blocked:
         return MemberState.SKIPPED, seen.blocked
     return None

@@ -32,12 +32,14 @@ DISABLED: Final = "disabled in its file"
 ENABLED: Final = "enabled in its file"
 #: The account's file is gone.
 REMOVED: Final = "its file was removed"
+#: A rollout brings the account a change.
+ROLLOUT: Final = "rollout"
 #: A change of the account's file needs a restart.
 RELOADED: Final = "its file changed"
 #: An operator had the account's record deleted: hosts delete theirs.
 FORGOTTEN: Final = "forget"
 #: Reasons for which a host gets an account without a task.
-WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED, ENABLED, RELOADED})
+WITHOUT_TASK: Final = frozenset({DRAIN, REASSIGNED, ENABLED, RELOADED, ROLLOUT})
 #: Reasons for which an operator chose the host, and was shown what speaks against it.
 OPERATOR_PLACED: Final = frozenset({MOVE, FORCED_MOVE})
 

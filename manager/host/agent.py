@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from manager.change.rollout_store import RolloutStore
 from manager.config import ConfigurationService
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, HostAgentError
@@ -186,6 +187,7 @@ class HostAgent:
                 drain_state=DrainState(settings.host, self.store, self.paths.root / "drain.json"),
                 overrides=OverrideCache(OverrideStore(self.store.url), self.paths.root / "overrides.json"),
                 approvals=ApprovalStore(self.store.url),
+                rollouts=RolloutStore(self.store.url),
                 reload_seconds=settings.reload_seconds,
                 calendars=ExchangeCalendars(self.paths.root / "calendars"),
                 pending_stops=pending_stops,

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from manager.change.rollout_store import RolloutStore
 from manager.config import ConfigurationService, RecoveryConfig
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import FleetUnavailableError, ManagerError
@@ -258,6 +259,7 @@ class ReconciledHost:
             drain_state=DrainState(name, self.store, state / "drain.json"),
             overrides=OverrideCache(OverrideStore(url), state / "overrides.json"),
             approvals=ApprovalStore(url),
+            rollouts=RolloutStore(url),
             calendars=ExchangeCalendars(state / "calendars"),
             pending_stops=PendingStops(StopNotes(state / "stops")),
             facts=lambda: self.facts,

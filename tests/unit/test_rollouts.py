@@ -44,7 +44,9 @@ class World:
             self.fleet[key] = Observed(
                 wanted=True, available=True, generation=1, desired=1, positions=0, host=f"h{order % 2}"
             )
-            self.members[key] = Member(order=order, canary=order < self.options.canary, since=self.now)
+            self.members[key] = Member(
+                order=order, canary=order < self.options.canary, since=self.now, base=1
+            )
 
     def step(self, *, window_open: bool = True) -> None:
         """Plan one step and carry it out, as a host does."""
@@ -163,13 +165,13 @@ def test_who_does_not_run_or_must_not_is_skipped_with_a_reason() -> None:
     fleet = world(3)
     fleet.fleet["a0"] = replace(fleet.fleet["a0"], wanted=False)
     fleet.fleet["a1"] = replace(fleet.fleet["a1"], blocked="its file is invalid")
-    fleet.fleet["a2"] = replace(fleet.fleet["a2"], reached=True)
+    fleet.fleet["a2"] = replace(fleet.fleet["a2"], reached=True, generation=2, desired=2)
     fleet.run()
     assert fleet.begun == []
     assert [one.why for one in fleet.members.values()] == [
         "it does not run: its next start brings the change",
         "its file is invalid",
-        "it runs this already",
+        "a later start brought the change",
     ]
 
 

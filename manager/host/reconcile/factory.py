@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from manager.change.rollout_store import RolloutStore
 from manager.config.exchanges import ExchangeCalendars
 from manager.errors import ManagerError
 from manager.fleet import FleetStore
@@ -28,6 +29,7 @@ from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.reload_restarts import ReloadRestarts
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.resting import Resting
+from manager.host.reconcile.rollouts import RolloutSteps
 from manager.host.reconcile.schedules import AccountSchedules
 from manager.host.reconcile.stop_notes import PendingStops
 from manager.host.reconcile.stops import Stops
@@ -57,6 +59,7 @@ def build_reconciler(
     drain_state: DrainState,
     overrides: OverrideCache,
     approvals: ApprovalStore,
+    rollouts: RolloutStore,
     calendars: ExchangeCalendars,
     pending_stops: PendingStops,
     reload_seconds: float = SWEEP_SECONDS,
@@ -131,6 +134,7 @@ def build_reconciler(
             ConfigHolds(approvals, rollbacks, pool.get_worker_info),
             clock,
         ),
+        rollouts=RolloutSteps(host, rollouts, store, desired),
         schedules=schedules,
         resting=resting,
         limits=limits,

@@ -30,6 +30,7 @@ from manager.host.reconcile.reassignment import Reassignment
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.resting import Resting
+from manager.host.reconcile.rollouts import RolloutSteps
 from manager.host.reconcile.schedules import AccountSchedules
 from manager.host.reconcile.stops import Stops
 from manager.host.reconcile.trading_modes import TradingModes
@@ -69,6 +70,7 @@ class ReconcilerParts:
     stop_threads: ThreadPool
     trading_modes: TradingModes
     reload: ConfigReload
+    rollouts: RolloutSteps
     schedules: AccountSchedules
     resting: Resting
     #: None: this host watches no limits.
@@ -117,6 +119,7 @@ class Reconciler:
         self._stop_threads = parts.stop_threads
         self._trading_modes = parts.trading_modes
         self.reload = parts.reload
+        self._rollouts = parts.rollouts
         self.schedules = parts.schedules
         self.resting = self._resting = parts.resting
         self.limits = parts.limits
@@ -169,6 +172,7 @@ class Reconciler:
             self.limits.close()
         self._urgent_stops.close()
         self.reload.close()
+        self._rollouts.close()
         self._stop_threads.shutdown()
         self.drain.close()
         self.desired_cache.save()
@@ -180,6 +184,7 @@ class Reconciler:
             self._stop_threads,
             self.restarts.thread_pool,
             self.reload.thread_pool,
+            self._rollouts.thread_pool,
             self.drain.thread_pool,
             *([] if self.limits is None else self.limits.thread_pools),
         ]
@@ -326,6 +331,7 @@ class Reconciler:
             self._reassignment.reclaim_running,
             self._trading_modes.apply,
             self.reload.apply,
+            self._rollouts.tick,
             self.drain.tick,
             self._remove_forgotten,
             self.desired_cache.save,

@@ -1,5 +1,6 @@
 """Restarts: starts without a command, with delays and a limit."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ from manager.errors import (
     SlowFilesError,
     StartCancelledError,
 )
-from manager.fleet.desired import WITHOUT_TASK, DesiredState
+from manager.fleet.desired import ROLLOUT, WITHOUT_TASK, DesiredState
 from manager.fleet.run_types import RunCause
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.desired_state import DesiredStateCache
@@ -319,6 +320,7 @@ class Restarts:
             if not self._pool.has_worker_for_account(account_id) and not self._reservations.reserve(desired):
                 return
             if generation is not None and generation < desired.restart:
+                self._keep_earlier(desired)
                 self._pool.restart_worker(request)
             else:
                 self._pool.recover_worker(request)
@@ -384,6 +386,17 @@ class Restarts:
             text = f"{reason}; it starts with the configuration that it had before its file changed"
             logs.event(logger, logging.ERROR, "config_rolled_back", text, account=account_id)
         return back
+
+    def _keep_earlier(self, desired: DesiredState) -> None:
+        """Record the running configuration before a rollout's restart, to return to it if that fails."""
+        account_id = desired.account_id
+        record = self._pool.config_changes.record(account_id) if desired.why == ROLLOUT else None
+        if record is None:
+            return
+        kept = self._pool.config_changes.kept.load(account_id, record.worker_id)
+        if kept is not None and kept.confirmed:
+            with contextlib.suppress(ManagerError):  # the restart reports it
+                self._rollbacks.begin(account_id, kept, self._load(desired), desired.generation)
 
     def _load(self, desired: DesiredState) -> AccountConfig:
         return self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
