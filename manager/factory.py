@@ -22,6 +22,7 @@ from manager.validation import AccountConfigs, KnownAccounts, Validator
 if TYPE_CHECKING:
     from manager.client.approvals import FleetApprovals
     from manager.client.celery_pool import CeleryWorkerPool
+    from manager.client.rollouts import FleetRollouts
     from manager.client.schedules import FleetSchedules
     from manager.telemetry.fleet_reader import AccountFile
     from manager.telemetry.view import FleetView
@@ -158,6 +159,19 @@ def fleet_approvals(settings: Settings) -> "FleetApprovals":
     from manager.fleet.approvals import ApprovalStore
 
     return FleetApprovals(fleet_store(settings), ApprovalStore(fleet_url(settings)), audit_trail(settings))
+
+
+def fleet_rollouts(settings: Settings) -> "FleetRollouts":
+    """Return the rollouts of the fleet."""
+    from manager.change.rollout_store import RolloutStore
+    from manager.client.rollouts import FleetRollouts
+
+    return FleetRollouts(
+        RolloutStore(fleet_url(settings)),
+        fleet_store(settings),
+        desired_store(settings),
+        audit_trail(settings),
+    )
 
 
 def audit_trail(settings: Settings) -> AuditTrail:

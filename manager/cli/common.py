@@ -101,7 +101,9 @@ def selected(account_ids: tuple[str, ...], groups: tuple[str, ...], labels: tupl
     selection = Selection(groups, labels)
     if account_ids and selection:
         raise click.UsageError("use either account ids or --group and -l, not both")
-    if not account_ids and not selection and click.get_current_context().info_name in _NEED_ACCOUNTS:
+    context = click.get_current_context()
+    of_a_group = context.parent is not None and context.parent.parent is not None
+    if not account_ids and not selection and context.info_name in _NEED_ACCOUNTS and not of_a_group:
         raise click.UsageError("name at least one account, or use --group NAME or -l KEY=VALUE")
     return selection
 

@@ -16,10 +16,13 @@ def reload(account_ids: tuple[str, ...], as_json: bool) -> int:
     Hosts apply a changed file by themselves within a few seconds, as far as that needs no restart. Without
     ACCOUNT: all accounts.
     """
+    from manager.states import LIVE
+
     found: list[dict[str, Any]] = []
     for info in service().list_workers():
         state = info.placement.config
-        if state is not None and (not account_ids or info.account_id in account_ids):
+        # An account that was stopped starts with its file.
+        if info.status in LIVE and state is not None and (not account_ids or info.account_id in account_ids):
             found.append({"account_id": info.account_id, "running": info.placement.config_version, **state})
     if as_json:
         print_json(found)

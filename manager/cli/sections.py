@@ -35,6 +35,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, str]]] = {
         "validate": "Check account files, here and on their hosts.",
         "config": "Show account files, and push them to every host.",
         "reload": "Show which accounts differ from their files.",
+        "rollout": "Bring changed files or new software in steps.",
         "approve": "Approve changes of real accounts that raise exposure.",
         "import": "Write account files for programs of another supervisor.",
         "secure": "Set up TLS and restricted users for Redis.",

@@ -17,6 +17,7 @@ READ_ONLY: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "config": frozenset({"show", "diff", "history"}),
+    "rollout": frozenset({"list", "show"}),
     "schedule": frozenset({"show", "next"}),
     "secure": frozenset(),
     "service": frozenset({"status"}),

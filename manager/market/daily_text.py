@@ -26,7 +26,7 @@ def parse_daily(text: str) -> Timetable:
     found = _WINDOW.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is not a window such as `sat 00:00-12:00 UTC` or `22:00-06:00`")
-    clock = MarketClock(found["zone"] or "UTC")
+    clock = MarketClock.parse(found["zone"] or "UTC")
     opens, closes = parse_time(found["opens"]), parse_time(found["closes"], end=True)
     closes += _DAY if closes <= opens else timedelta()
     days = parse_days(found["days"] or "mon-sun")

@@ -27,6 +27,8 @@ CHANGING = {
         "pause",
         "resume",
         "approve",
+        "rollout",
+        *(f"rollout {name}" for name in ("start", "pause", "resume", "promote", "cancel")),
     ),
     *("start-all", "stop-all", "drain", "resume-host", "forget-host", "forget"),
     *("config push", "config rollback", "secure", "secure init", "secure add-host"),
