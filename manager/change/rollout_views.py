@@ -25,11 +25,11 @@ def observe_accounts(
 ) -> dict[str, Observed]:
     """Return what is known of each account with a desired state."""
     infos = {info.account_id: info for info in workers}
-    versions = {host.name: host.report.version for host in hosts if host.live}
-    return {key: _observed(aim, one, infos.get(key), versions.get(one.host)) for key, one in desired.items()}
+    live = {host.name: host for host in hosts if host.live}
+    return {key: _observed(aim, one, infos.get(key), live.get(one.host)) for key, one in desired.items()}
 
 
-def _observed(aim: Aim, desired: DesiredState, info: WorkerInfo | None, host_version: str | None) -> Observed:
+def _observed(aim: Aim, desired: DesiredState, info: WorkerInfo | None, host: HostState | None) -> Observed:
     if info is None:
         return Observed(wanted=desired.running, desired=desired.generation, host=desired.host)
     placement = info.placement
@@ -38,14 +38,14 @@ def _observed(aim: Aim, desired: DesiredState, info: WorkerInfo | None, host_ver
     failed = info.status is WorkerLifecycleStatus.FAILED
     text = info.error if failed else str((placement.config or {}).get("text") or "")
     config_reached = not state
-    software_reached = placement.version is not None and placement.version == host_version
+    software_reached = host is not None and placement.version == host.report.version
     return Observed(
         wanted=desired.running and not info.metadata.get("resting"),
         available=info.status is WorkerLifecycleStatus.RUNNING and info.health not in _ILL,
         failed=failed or returned,
         why_failed=(text or "") if failed or returned else "",
         reached=(aim == "software" or config_reached) and (aim == "config" or software_reached),
-        blocked=_BLOCKED.get(state, ""),
+        blocked="its host is drained" if host is not None and host.draining else _BLOCKED.get(state, ""),
         generation=placement.generation or 0,
         desired=desired.generation,
         positions=info.metrics.open_positions,

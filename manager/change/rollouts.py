@@ -40,6 +40,8 @@ class MemberState(StrEnum):
     OVERRULED = "overruled"
 
 
+#: Within this many seconds a host says that a restarted worker runs its earlier configuration.
+_NOTICE_SECONDS: Final = 6.0
 #: Members whose restart is under way: they count as unavailable.
 UNDER_WAY: Final = frozenset({MemberState.RESTARTING, MemberState.SETTLING})
 #: Members that may still be restarted.
@@ -244,7 +246,7 @@ def _settled(member: Member, seen: Observed, options: RolloutOptions, now: float
                 healthy_since=now,
                 restarts=seen.restarts,
             )
-        if now - member.healthy_since >= options.min_healthy:
+        if now - member.healthy_since >= max(options.min_healthy, _NOTICE_SECONDS):
             return _ended(member, MemberState.DONE, "", now)
     elif member.healthy_since:
         member = replace(member, healthy_since=0.0)

@@ -96,7 +96,7 @@ def test_canaries_first_then_the_others_and_each_once() -> None:
     fleet.step()
     assert fleet.begun == ["a0"]
     fleet.pass_time()
-    for _ in range(3):
+    for _ in range(4):
         fleet.step()
         assert fleet.begun == ["a0"], "the canary settles"
         fleet.pass_time()

@@ -19,6 +19,7 @@ from manager.host.reconcile.config_sweep import SWEEP_SECONDS, ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain import Drain
 from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.earlier_configs import EarlierConfigs
 from manager.host.reconcile.fleet_snapshot import FleetSnapshot
 from manager.host.reconcile.limit_control import LimitControl
 from manager.host.reconcile.overrides import OverrideCache
@@ -103,7 +104,7 @@ def build_reconciler(
         reservations,
         pending_stops,
         schedules,
-        rollbacks,
+        EarlierConfigs(pool, config_service, rollbacks),
         wake,
         clock,
     )

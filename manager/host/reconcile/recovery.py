@@ -1,6 +1,5 @@
 """Restarts: starts without a command, with delays and a limit."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -19,11 +18,11 @@ from manager.errors import (
     SlowFilesError,
     StartCancelledError,
 )
-from manager.fleet.desired import ROLLOUT, WITHOUT_TASK, DesiredState
+from manager.fleet.desired import WITHOUT_TASK, DesiredState
 from manager.fleet.run_types import RunCause
-from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
+from manager.host.reconcile.earlier_configs import EarlierConfigs
 from manager.host.reconcile.fingerprint import account_fingerprint
 from manager.host.reconcile.limit_restarts import refused_by_limit
 from manager.host.reconcile.reservations import Reservations
@@ -67,7 +66,7 @@ class Restarts:
         reservations: Reservations,
         pending_stops: PendingStops,
         schedules: AccountSchedules,
-        rollbacks: ConfigRollbacks,
+        earlier: EarlierConfigs,
         wake: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,7 +78,7 @@ class Restarts:
         self._reservations = reservations
         self._pending_stops = pending_stops
         self._schedules = schedules
-        self._rollbacks = rollbacks
+        self._earlier = earlier
         self._clock = clock
         self._host = host
         self._pool = pool
@@ -262,9 +261,7 @@ class Restarts:
                 )
             if now is not None and now.host not in {"", self._host}:
                 raise StartCancelledError(f"{account_id}: it was reassigned to host {now.host} ({now.why})")
-            config = self._rollbacks.config_to_start(
-                account_id, desired.generation, lambda: self._load(desired)
-            )
+            config = self._earlier.to_start(desired)
             if config is None:
                 # A long limit: a check may read every file of the fleet, and this thread serves this account
                 # alone.
@@ -320,16 +317,14 @@ class Restarts:
             if not self._pool.has_worker_for_account(account_id) and not self._reservations.reserve(desired):
                 return
             if generation is not None and generation < desired.restart:
-                self._keep_earlier(desired)
+                self._earlier.keep(desired)
                 self._pool.restart_worker(request)
             else:
                 self._pool.recover_worker(request)
         except (FleetUnavailableError, OrphansLeftError):
             self.schedule(account_id, _REDIS_RETRY_SECONDS)  # no failure of this account, so not counted
         except (DiskRefusesError, NoHostFitsError, SessionHeldError) as error:
-            # Not counted either: it passes without a command.
-            self._pool.abandon(account_id, str(error))
-            self.schedule(account_id, _BLOCKED_RETRY_SECONDS)
+            self._hindered(desired, error)
         except StartCancelledError:
             return
         except ManagerError as error:
@@ -338,6 +333,16 @@ class Restarts:
             with self._lock:
                 self._policy(account_id).started(self._clock())
                 self._blocked.pop(account_id, None)
+
+    def _hindered(self, desired: DesiredState, error: ManagerError) -> None:
+        """Try again later: what prevents the start passes without a command, so it is not counted."""
+        account_id = desired.account_id
+        # Except after a change: a new login may be another account's, and a new need one that no host meets.
+        if not isinstance(error, DiskRefusesError) and self._takes_back(desired, str(error)):
+            self.schedule(account_id)
+            return
+        self._pool.abandon(account_id, str(error))
+        self.schedule(account_id, _BLOCKED_RETRY_SECONDS)
 
     def _failed(self, desired: DesiredState, error: ManagerError) -> None:
         account_id = desired.account_id
@@ -373,33 +378,12 @@ class Restarts:
             )
             self.schedule(account_id, delay)
 
-    def _takes_back(self, desired: DesiredState, reason: str, *, final: bool) -> bool:
-        """Return whether a failed restart for a changed file is taken back: the earlier file counts again."""
-        account_id = desired.account_id
-        if not final and self._pool.queries.venue_is_away(account_id):
-            return False
-        back = self._rollbacks.failed(
-            account_id, desired.generation, reason, lambda: self._load(desired), final=final
-        )
+    def _takes_back(self, desired: DesiredState, reason: str, *, final: bool = False) -> bool:
+        """Return whether the account's failed restart is taken back; then its failures are forgotten."""
+        back = self._earlier.take_back(desired, reason, final=final)
         if back:
-            self.reset(account_id)
-            text = f"{reason}; it starts with the configuration that it had before its file changed"
-            logs.event(logger, logging.ERROR, "config_rolled_back", text, account=account_id)
+            self.reset(desired.account_id)
         return back
-
-    def _keep_earlier(self, desired: DesiredState) -> None:
-        """Record the running configuration before a rollout's restart, to return to it if that fails."""
-        account_id = desired.account_id
-        record = self._pool.config_changes.record(account_id) if desired.why == ROLLOUT else None
-        if record is None:
-            return
-        kept = self._pool.config_changes.kept.load(account_id, record.worker_id)
-        if kept is not None and kept.confirmed:
-            with contextlib.suppress(ManagerError):  # the restart reports it
-                self._rollbacks.begin(account_id, kept, self._load(desired), desired.generation)
-
-    def _load(self, desired: DesiredState) -> AccountConfig:
-        return self._config_service.load_account_config(desired.account_id, desired.apply_defaults)
 
     def _give_up(self, account_id: str, reason: str, limit: str = "") -> None:
         if limit:

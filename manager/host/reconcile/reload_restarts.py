@@ -92,7 +92,8 @@ class ReloadRestarts:
         self._settle()
         if self._drain_state.active:
             return
-        unsettled = self._rollbacks.unsettled().keys()
+        # An account that has begun to rest settles when its schedule opens; no other one waits for that.
+        unsettled = {key for key in self._rollbacks.unsettled() if not self._pool.queries.resting(key)}
         with self._lock:
             waiting = list(self._waiting.items())
         for account_id, one in waiting:

@@ -29,6 +29,7 @@ class World:
         self.health: dict[str, str] = {}
         self.records: dict[str, Any] = {}
         self.desired: dict[str, DesiredState] = {}
+        self.at_rest: set[str] = set()
         self.asked: list[DesiredStateRequest] = []
         self.before_write: Callable[[], None] = lambda: None
         self.drain = SimpleNamespace(active=False)
@@ -36,7 +37,9 @@ class World:
         pool: Any = SimpleNamespace(
             config_changes=SimpleNamespace(record=self.records.get),
             limit_actions=SimpleNamespace(open_positions=lambda record: self.positions[record.account_id]),
-            queries=SimpleNamespace(recovery=lambda _account_id: RecoveryConfig()),
+            queries=SimpleNamespace(
+                recovery=lambda _account_id: RecoveryConfig(), resting=lambda key: key in self.at_rest or None
+            ),
             get_worker_info=self._info,
         )
         cache: Any = SimpleNamespace(get=self.desired.get, set_unless_changed=self._set)
@@ -159,6 +162,16 @@ def test_one_account_at_a_time_and_the_next_when_the_last_one_is_healthy(world: 
     world.restarts.tick()
     assert [one.account_id for one in world.asked] == ["a", "b"]
     assert world.rollbacks.unsettled().keys() == {"b"}
+
+
+def test_an_account_that_begins_to_rest_meanwhile_holds_up_nobody(world: World) -> None:
+    for account_id in ("a", "b"):
+        world.running(account_id)
+    world.restarts.tick()
+    world.at_rest.add("a")
+    world.restarts.tick()
+    assert [one.account_id for one in world.asked] == ["a", "b"]
+    assert world.rollbacks.unsettled().keys() == {"a", "b"}
 
 
 def test_a_restart_that_was_taken_back_lets_the_next_one_begin(world: World) -> None:
