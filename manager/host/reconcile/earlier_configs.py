@@ -38,8 +38,8 @@ class EarlierConfigs:
     def take_back(self, desired: DesiredState, reason: str, *, final: bool) -> bool:
         """Count a failed start; return whether it is taken back.
 
-        Then the next start uses the earlier configuration. `final`: another attempt would fail in the same way. A venue that is away is no failure of the
-        account.
+        Then the next start uses the earlier configuration. `final`: another attempt would fail in the same
+        way. A venue that is away is no failure of the account.
         """
         account_id = desired.account_id
         if not final and self._pool.queries.venue_is_away(account_id):
