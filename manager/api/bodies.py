@@ -14,7 +14,7 @@ def _integral(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_INTEGRAL = BeforeValidator(_integral)
+whole = BeforeValidator(_integral)
 AccountId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Group = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Label = Annotated[
@@ -153,7 +153,7 @@ class BatchBody(Strict):
     expect: Annotated[
         Annotated[int, Field(ge=1, le=1_000_000)] | None,
         Field(description="The number of selected accounts; if it differs, nothing is done."),
-        _INTEGRAL,
+        whole,
     ] = None
     apply_defaults: bool = True
     validate_first: Annotated[bool, Field(alias="validate")] = True
@@ -182,7 +182,7 @@ class ConfirmBody(Strict):
 class RollbackBody(Strict):
     """The version to push again."""
 
-    version: Annotated[int, Field(ge=1, le=10**9), _INTEGRAL]
+    version: Annotated[int, Field(ge=1, le=10**9), whole]
 
 
 class PushBody(Strict):

@@ -122,3 +122,78 @@ class AccountScheduleReport(BaseModel):
     text: str
     override: OverrideReport | None
     windows: list[WindowReport]
+
+
+class RolloutSettings(BaseModel):
+    """How a rollout proceeds. Times are in seconds."""
+
+    max_unavailable: int
+    canary: int
+    bake: float
+    promote_manually: bool
+    min_healthy: float
+    healthy_deadline: float
+    max_failures: int
+    on_failure: Literal["pause", "cancel"]
+    when_flat: bool
+    flat_deadline: float | None
+    on_deadline: Literal["skip", "force"]
+    per_host: int
+
+
+class RolloutReport(BaseModel):
+    """A rollout without its accounts."""
+
+    id: str
+    to: Literal["config", "software", "both"]
+    state: Literal["running", "paused", "done", "cancelled"]
+    why: str
+    by: str
+    started: str
+    promoted: bool
+    window: str
+    options: RolloutSettings
+
+
+class RolloutMember(BaseModel):
+    """One account of a rollout."""
+
+    account_id: str
+    state: Literal["waiting", "flat_wait", "restarting", "settling", "done", "failed", "skipped", "overruled"]
+    since: str
+    canary: bool
+    why: str
+
+
+class RolloutDetail(RolloutReport):
+    """A rollout and its accounts, in its sequence."""
+
+    members: list[RolloutMember]
+
+
+class RolloutList(BaseModel):
+    """Rollouts, newest first."""
+
+    items: list[RolloutReport]
+
+
+class Hold(BaseModel):
+    """Changes of an account's file that wait for approval."""
+
+    account_id: str
+    version: str
+    text: str
+    changes: list[dict[str, Any]]
+
+
+class HoldList(BaseModel):
+    """Everything that waits for approval."""
+
+    items: list[Hold]
+
+
+class Approval(BaseModel):
+    """The approved version of an account's file."""
+
+    account_id: str
+    version: str

@@ -20,6 +20,7 @@ from manager.api.routes import (
     fleet,
     health,
     records,
+    rollouts,
     schedules,
     session,
     stream,
@@ -30,7 +31,7 @@ from manager.versions import __version__
 #: Every router under /api/v1.
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     *(health.router, session.router, fleet.router, records.router, configs.router),
-    *(commands.router, batches.router, schedules.router, stream.router, websocket.router),
+    *(commands.router, batches.router, schedules.router, rollouts.router, stream.router, websocket.router),
 )
 TITLE: Final = "Worker Manager"
 DESCRIPTION: Final = (

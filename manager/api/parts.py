@@ -18,9 +18,11 @@ from manager.api.metrics_page import MetricsPage
 from manager.api.problems import ProblemError
 from manager.api.stream.connection import StreamTimes
 from manager.api.stream.hub import Hub
+from manager.client.approvals import FleetApprovals
 from manager.client.caller import Request as Behalf
 from manager.client.caller import on_behalf_of
 from manager.client.hosts import FleetHosts
+from manager.client.rollouts import FleetRollouts
 from manager.client.schedules import FleetSchedules
 from manager.config import ConfigurationService
 from manager.doctor import Check
@@ -110,6 +112,8 @@ class ApiParts:
     metrics: MetricsPage | None = None
     #: None: this server reads no account files.
     schedules: FleetSchedules | None = None
+    rollouts: FleetRollouts | None = None
+    approvals: FleetApprovals | None = None
     streams: OpenStreams = field(default_factory=OpenStreams)
     stream_times: StreamTimes = field(default_factory=StreamTimes)
     #: Names that a Host header may have, in addition to loopback.
@@ -141,6 +145,18 @@ class ApiParts:
         if self.schedules is None:
             raise ProblemError("not_found", "this server reads no account files")
         return self.schedules
+
+    def require_rollouts(self) -> FleetRollouts:
+        """Return the rollouts. Raises ProblemError `not_found` if None."""
+        if self.rollouts is None:
+            raise ProblemError("not_found", "this server reads no rollouts")
+        return self.rollouts
+
+    def require_approvals(self) -> FleetApprovals:
+        """Return what approves held changes. Raises ProblemError `not_found` if None."""
+        if self.approvals is None:
+            raise ProblemError("not_found", "this server approves no changes")
+        return self.approvals
 
     def host_allowed(self, name: str) -> bool:
         """Return whether the server answers for the name in a Host header."""

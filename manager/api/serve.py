@@ -37,7 +37,9 @@ from manager.factory import (
     config_store,
     configuration,
     desired_store,
+    fleet_approvals,
     fleet_hosts,
+    fleet_rollouts,
     fleet_schedules,
     fleet_store,
 )
@@ -167,6 +169,8 @@ def build_app(settings: Settings, view: FleetView) -> FastAPI:
         ),
         hosts=fleet_hosts(settings),
         schedules=fleet_schedules(settings),
+        rollouts=fleet_rollouts(settings),
+        approvals=fleet_approvals(settings),
         audit=audit_trail(settings),
         batches=pool,
         checks=BatchChecks(BatchStore(url), BatchAnnouncer(store)),

@@ -5,6 +5,7 @@ from manager.errors import NothingHeldError
 from manager.fleet import FleetStore
 from manager.fleet.approvals import ApprovalStore
 from manager.fleet.audit import AuditTrail
+from manager.fleet.event_types import Notice
 
 
 class FleetApprovals:
@@ -39,5 +40,6 @@ class FleetApprovals:
                     f"`manager reload {account_id}`"
                 )
             self._approvals.approve(account_id, file, by=me)
+        self._store.note(Notice(type="config.approved", account_id=account_id, by=me, data={"to": file}))
         self._audit.note("approve", by=me, account_id=account_id, text=f"version {file}")
         return file

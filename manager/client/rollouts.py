@@ -70,6 +70,7 @@ class FleetRollouts:
         *,
         max_unavailable: str = "5%",
         window: str = "",
+        rollout_id: str | None = None,
     ) -> RolloutRecord:
         """Return what a rollout over these accounts would do, and write nothing.
 
@@ -106,7 +107,12 @@ class FleetRollouts:
                     why="it runs this already" if runs else "it does not run",
                 )
         rollout = Rollout(
-            id=uuid4().hex[:12], aim=aim, options=options, by=caller(), started=now, window=window
+            id=rollout_id or uuid4().hex[:12],
+            aim=aim,
+            options=options,
+            by=caller(),
+            started=now,
+            window=window,
         )
         return RolloutRecord(rollout, members)
 
@@ -123,7 +129,7 @@ class FleetRollouts:
                     "no account needs this rollout: each one runs this already, or rests"
                 )
             self._rollouts.create(rollout, record.members, force=force)
-        self._note("started", rollout, {"accounts": record.restarts, "to": rollout.aim})
+        self._note("begun", rollout, {"accounts": record.restarts, "to": rollout.aim})
         return record
 
     def get(self, rollout_id: str) -> RolloutRecord:

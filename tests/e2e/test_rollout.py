@@ -104,5 +104,5 @@ def test_a_bad_canary_pauses_the_rollout_and_runs_as_before(fleet: Fleet) -> Non
     assert fleet.run("rollout", "cancel", rollout_id).returncode == 0
     assert fleet.run("rollout", "resume", rollout_id).returncode == 1
     kinds = fleet.run("events", "--type", "rollout.*").stdout
-    for kind in ("rollout.started", "rollout.failed", "rollout.paused", "rollout.cancelled"):
+    for kind in ("rollout.begun", "rollout.failed", "rollout.paused", "rollout.cancelled"):
         assert kind in kinds

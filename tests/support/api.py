@@ -16,13 +16,17 @@ from manager.api.auth import Authenticator
 from manager.api.commands import CommandRunner
 from manager.api.limits import RATES, Rate, RateLimiter
 from manager.api.parts import ApiParts
+from manager.change.rollout_store import RolloutStore
+from manager.client.approvals import FleetApprovals
 from manager.client.caller import caller
 from manager.client.hosts import FleetHosts
+from manager.client.rollouts import FleetRollouts
 from manager.errors import NoBatchError
 from manager.factory import account_files
 from manager.fleet import FleetStore
 from manager.fleet.api_commands import CommandRecords
 from manager.fleet.api_sessions import SessionStore
+from manager.fleet.approvals import ApprovalStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.batches import BatchRecord
 from manager.fleet.config_versions import ConfigStore
@@ -153,6 +157,8 @@ class Api:
             doctor=list,
             ready=lambda: None,
             commands=CommandRunner(CommandRecords(server.url)),
+            rollouts=FleetRollouts(RolloutStore(server.url), FleetStore(server.url), desired, audit),
+            approvals=FleetApprovals(FleetStore(server.url), ApprovalStore(server.url), audit),
             limiter=RateLimiter(MANY),
         )
         self.parts = replace(parts, **changes)

@@ -129,7 +129,7 @@ async def _accounts(parts: ApiParts, principal: Principal, body: BatchBody, key:
     try:
         begun, _ = await run_in_threadpool(parts.batches.batch_result, key)
     except NoBatchError:
-        chosen = _select(state, body.select)
+        chosen = select_accounts(state, body.select)
         _require_number(len(chosen), body.expect or 0)
     else:
         chosen = sorted({*begun.tasks, *begun.settled})
@@ -153,7 +153,7 @@ async def _answer(request: Request, parts: ApiParts, batch_id: str, wait: float 
     return answer(batch_detail(record, result), status, headers)
 
 
-def _select(state: FleetListing, select: SelectBody) -> list[str]:
+def select_accounts(state: FleetListing, select: SelectBody) -> list[str]:
     """Return the ids of the selected accounts.
 
     Raises ProblemError if the selection is ambiguous or names unknown accounts.

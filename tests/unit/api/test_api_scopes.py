@@ -11,12 +11,19 @@ from support.servers import RedisServer
 
 from manager.api.gate import OPEN
 from manager.api.openapi import document
+from manager.change.rollout_store import RolloutStore
+from manager.change.rollouts import Member, Rollout
 from manager.fleet.tokens import SCOPES
 from manager.placement.labels import Selection
 from manager.testing import FakePool
 
 #: An account outside the selection of the tokens here, and values of other parameters of paths.
-_VALUES = {"account_id": "account-002", "host": "fake-host", "version": "1"}
+_VALUES = {
+    "account_id": "account-002",
+    "host": "fake-host",
+    "version": "1",
+    "rollout_id": "0123456789ab",
+}
 #: What any operation may require. An operation that requires something else needs an entry here.
 _HEADERS = {"Idempotency-Key": "", "If-Match": '"1"'}
 _BODIES: dict[str, Any] = {
@@ -27,6 +34,7 @@ _BODIES: dict[str, Any] = {
     "/config/rollback": {"version": 1},
     "/hosts/{host}/drain": {"confirm": "fake-host"},
     "/hosts/{host}/resume": {"confirm": "fake-host"},
+    "/rollouts": {"select": {"all": True}},
     "/tokens": {"name": "new", "scopes": ["read"]},
 }
 
@@ -48,7 +56,9 @@ class Operation(NamedTuple):
             return "read"
         if self.path.startswith("/hosts"):
             return "admin"
-        return "configure" if self.path.startswith("/config") else "operate"
+        if self.path.startswith("/rollouts"):
+            return "operate" if self.path.endswith(("/pause", "/resume")) else "configure"
+        return "configure" if "/config" in self.path else "operate"
 
     def send(self, client: TestClient) -> httpx2.Response:
         path = self.path
@@ -139,6 +149,9 @@ def test_outside_its_selection_a_token_does_nothing_at_all(
 ) -> None:
     api_redis.forget()  # the keys of commands
     api = Api(api_redis, {"account-001": {"groups": ["fx"]}, "account-002": {}})
+    if operation.path.startswith("/rollouts/"):
+        rollout = Rollout(id=_VALUES["rollout_id"], aim="both")
+        RolloutStore(api_redis.url).create(rollout, {"account-002": Member()})
     before = contents(api_redis)
     with api.client("operate", "configure", "kill", selection=Selection(("fx",))) as client:
         problem(operation.send(client), 403, "outside_selection")
