@@ -37,6 +37,7 @@ _TICK_MS: Final = 10_000
 #: KEYS: rollout, rollouts, active. ARGV: 1 id; 2 start; 3 rollout (JSON); 4 whether conflicts are allowed;
 #: 5 states in which a member belongs to its rollout (JSON); then account, member (JSON) for each.
 _CREATE: Final = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'', ''} end
 local taken = {}
 for _, state in ipairs(cjson.decode(ARGV[5])) do taken[state] = true end
 if ARGV[4] ~= '1' then
@@ -89,8 +90,8 @@ class RolloutStore:
             seconds, micros = self._client.time()
         return float(seconds + micros / 1e6)
 
-    def create(self, rollout: Rollout, members: Mapping[str, Member], *, force: bool = False) -> None:
-        """Write a new rollout.
+    def create(self, rollout: Rollout, members: Mapping[str, Member], *, force: bool = False) -> bool:
+        """Write a new rollout; return False if there is one of this id.
 
         Raises RolloutConflictError if one of its accounts belongs to another active rollout, unless `force`.
         """
@@ -107,13 +108,23 @@ class RolloutStore:
                     *_pairs(members),
                 ],
             )
+            other, account_id = map(string, conflict or (b"", b""))
+            if conflict and not other:
+                return False
             if conflict:
-                other, account_id = map(string, conflict)
                 raise RolloutConflictError(
                     f"{account_id} belongs to rollout {other}, which is not done: `manager rollout show "
                     f"{other}` shows it, `manager rollout cancel {other}` ends it"
                 )
             self._drop_old()
+        return True
+
+    def has(self, account_id: str) -> bool:
+        """Return whether an active rollout may still restart the account, or does so now."""
+        with translated(self._url):
+            texts = [self._client.hget(_key(one), account_id) for one in self.active()]
+        members = [_member(json_object(text) or {}) for text in texts if text is not None]
+        return any(one is not None and one.state in OPEN | UNDER_WAY for one in members)
 
     def read(self, rollout_id: str) -> tuple[Rollout, dict[str, Member]]:
         """Return a rollout and its members. Raises NoRolloutError."""

@@ -22,8 +22,9 @@ from manager.cli.suggestions import Commands
 from manager.system.text import counted, printable
 
 if TYPE_CHECKING:
+    from manager.change.rollout_planning import RolloutRecord
     from manager.change.rollouts import Aim, Rollout
-    from manager.client.rollouts import FleetRollouts, RolloutRecord
+    from manager.client.rollouts import FleetRollouts
 
 #: Seconds between two looks with `--watch`.
 _POLL_SECONDS = 2.0

@@ -1,51 +1,28 @@
 """Rollouts of a fleet: start, list, and the commands for those that run."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from uuid import uuid4
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from manager.change.rollout_planning import FleetState, RolloutRecord, plan_rollout
 from manager.change.rollout_store import RolloutStore
-from manager.change.rollout_views import observe_accounts
 from manager.change.rollouts import (
-    OPEN,
     Aim,
     Member,
-    MemberState,
-    Observed,
     Rollout,
     RolloutOptions,
     RolloutState,
-    allowed_unavailable,
     failures,
-    sequence,
 )
 from manager.client.caller import caller
-from manager.config import config_version
 from manager.config.loaded import LoadedAccount
 from manager.errors import InvalidPayloadError, RolloutConflictError
 from manager.fleet import FleetStore
 from manager.fleet.audit import AuditTrail
 from manager.fleet.desired_store import DesiredStore
 from manager.fleet.event_types import Notice
-from manager.market.daily_text import parse_daily
-from manager.models import WorkerInfo
 
 #: How often a command that races with a host's step is tried.
 _ATTEMPTS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutRecord:
-    """A rollout and its members by account id."""
-
-    rollout: Rollout
-    members: Mapping[str, Member] = field(default_factory=dict)
-
-    @property
-    def restarts(self) -> int:
-        """How many members it has to restart, or has restarted."""
-        left_out = (MemberState.SKIPPED, MemberState.DONE)
-        return sum(bool(one.generation) or one.state not in left_out for one in self.members.values())
 
 
 class FleetRollouts:
@@ -72,55 +49,35 @@ class FleetRollouts:
         window: str = "",
         rollout_id: str | None = None,
     ) -> RolloutRecord:
-        """Return what a rollout over these accounts would do, and write nothing.
+        """Return what a rollout over these accounts would do; see `plan_rollout`. Writes nothing.
 
-        `accounts` are the selected ones as loaded from their files. `max_unavailable` is a number, or a part
-        of the accounts that should run now such as `5%`; `window` as `parse_daily` reads it, or empty. An
-        account that does not run is skipped, one that runs this already is done. Raises InvalidPayloadError.
+        Raises InvalidPayloadError.
         """
-        workers = {info.account_id: info for info in self._store.list_workers()}
-        seen = observe_accounts(aim, self._desired.read_many(accounts), workers.values(), self._store.hosts())
-        wanted = {key: one for key, one in seen.items() if one.wanted}
-        now = self._rollouts.now()
+        fleet = FleetState(
+            self._desired.read_many(accounts),
+            self._store.list_workers(),
+            self._store.hosts(),
+            self._rollouts.now(),
+        )
         try:
-            if window:
-                parse_daily(window)
-            most = allowed_unavailable(max_unavailable, len(wanted))
+            return plan_rollout(
+                accounts,
+                aim,
+                fleet,
+                options,
+                by=caller(),
+                max_unavailable=max_unavailable,
+                window=window,
+                rollout_id=rollout_id,
+            )
         except ValueError as error:
             raise InvalidPayloadError(str(error)) from None
-        options = replace(options or RolloutOptions(), max_unavailable=most)
-        todo = [
-            key
-            for key in _in_sequence(wanted, workers)
-            if not _runs_it(aim, accounts.get(key), wanted[key], workers.get(key))
-        ]
-        members = {
-            key: Member(order=order, canary=order < options.canary, since=now, base=wanted[key].generation)
-            for order, key in enumerate(todo)
-        }
-        for key in accounts:
-            if key not in members:
-                runs = key in wanted
-                members[key] = Member(
-                    state=MemberState.DONE if runs else MemberState.SKIPPED,
-                    since=now,
-                    why="it runs this already" if runs else "it does not run",
-                )
-        rollout = Rollout(
-            id=rollout_id or uuid4().hex[:12],
-            aim=aim,
-            options=options,
-            by=caller(),
-            started=now,
-            window=window,
-        )
-        return RolloutRecord(rollout, members)
 
     def start(self, record: RolloutRecord, *, force: bool = False) -> RolloutRecord:
         """Start a planned rollout.
 
-        Raises RolloutConflictError if it has nothing to do, or if one of its accounts belongs to another
-        active rollout, unless `force`.
+        If there is one of its id, returns that. Raises RolloutConflictError if it has nothing to do, or if
+        one of its accounts belongs to another active rollout, unless `force`.
         """
         rollout = record.rollout
         with self._audit.refusals("rollout start", by=rollout.by):
@@ -128,7 +85,8 @@ class FleetRollouts:
                 raise RolloutConflictError(
                     "no account needs this rollout: each one runs this already, or rests"
                 )
-            self._rollouts.create(rollout, record.members, force=force)
+            if not self._rollouts.create(rollout, record.members, force=force):
+                return self.get(rollout.id)
         self._note("begun", rollout, {"accounts": record.restarts, "to": rollout.aim})
         return record
 
@@ -197,27 +155,3 @@ class FleetRollouts:
             Notice(type=f"rollout.{what}", by=by, text=rollout.why, data={"rollout": rollout.id, **data})
         )
         self._audit.note(f"rollout {what}", by=by, text=rollout.id)
-
-
-def open_members(members: Iterable[Member]) -> int:
-    """Return how many members may still be restarted."""
-    return sum(one.state in OPEN for one in members)
-
-
-def _in_sequence(wanted: Mapping[str, Observed], workers: Mapping[str, WorkerInfo]) -> list[str]:
-    metrics = {key: workers[key].metrics for key in wanted if key in workers}
-    real = [key for key, one in metrics.items() if one.environment == "real"]
-    sizes = {key: float(one.equity) for key, one in metrics.items() if one.equity is not None}
-    return sequence(wanted, real, sizes)
-
-
-def _runs_it(aim: Aim, loaded: LoadedAccount | None, seen: Observed, info: WorkerInfo | None) -> bool:
-    """Return whether an account runs what the rollout brings.
-
-    Its host notices a changed file within seconds; this machine's file is newer than that.
-    """
-    if aim != "software" and loaded is not None and loaded.config is not None and info is not None:
-        running = info.placement.config_version
-        if running is not None and running != config_version(loaded.config):
-            return False
-    return seen.reached

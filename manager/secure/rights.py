@@ -59,7 +59,7 @@ def host_rights(host: str) -> list[str]:
         *("manager:events:id", "manager:said:*"),
         *("manager:lease:*", "manager:epoch", "manager:fleet"),
         *("manager:batch:*", "manager:batches"),
-        *("manager:rollout:*", "manager:rollouts:active"),
+        *("manager:rollout:*", "manager:rollouts", "manager:rollouts:active"),
         *("celery", f"celery{_STEP}*", "celery-task-meta-*", "_kombu.binding*"),
         # The host that ends the last task of a chord counts the tasks and reads their results.
         "celery-taskset-meta-*",

@@ -66,6 +66,11 @@ class StatePaths:
         return self.root / "previous"
 
     @property
+    def reload_file(self) -> Path:
+        """The accounts that wait for a restart; see `manager.host.reconcile.reload_restarts`."""
+        return self.root / "reload.json"
+
+    @property
     def stops_dir(self) -> Path:
         """Local stop requests without a host agent.
 

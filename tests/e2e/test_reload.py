@@ -198,7 +198,7 @@ def test_a_real_account_holds_what_raises_its_exposure(fleet: Fleet) -> None:
     eventually(lambda: not config_state(fleet), within=15)
 
 
-def test_files_that_change_together_wait_for_a_rollout(fleet: Fleet) -> None:
+def test_files_that_change_together_become_one_rollout(fleet: Fleet) -> None:
     for account_id, login in ((A, 5001), (B, 5002)):
         fleet.add_account(account_id, login)
         fleet.run_json("start", account_id)
@@ -206,9 +206,19 @@ def test_files_that_change_together_wait_for_a_rollout(fleet: Fleet) -> None:
     fleet.await_ticks(5)  # the host knows both files
     (fleet.config_dir / "defaults.yaml").write_text("strategy: {timeframe: H1}")
     state = eventually(lambda: config_state(fleet), within=15, what="the change is pending")
-    assert "`manager rollout start --to config`" in state["text"]
-    fleet.await_ticks(4)
-    assert fleet.workers() == before
+    assert "a rollout restarts in steps" in state["text"]
+    eventually(lambda: fleet.run_json("rollout", "list"), within=30, what="the rollout begins")
+    (rollout,) = fleet.run_json("rollout", "list")
+    assert (rollout["by"], rollout["aim"], rollout["state"]) == ("account file", "config", "running")
+    eventually(lambda: fleet.workers().get(A) not in (None, before[A]), within=20, what="the canary restarts")
+    # A later agent begins no second one, and restarts nothing beside it.
+    fleet.end_agent(SIGKILL)
+    fleet.start_agent()
+    assert fleet.run("rollout", "cancel", rollout["id"]).returncode == 0
+    eventually(lambda: fleet.status(A) == "running", within=15)
+    fleet.await_ticks(8)
+    assert fleet.workers()[B] == before[B]
+    assert len(fleet.run_json("rollout", "list")) == 1
 
 
 @pytest.mark.parametrize("content", ["gateway: [", "gateway: paper\nlogin: 5001\nserver: x\nnonsense: 1\n"])

@@ -49,7 +49,7 @@ def test_a_change_of_the_defaults_restarts_every_account_once_in_steps(fleet: Fl
     accounts = fleet.add_accounts(8)
     assert fleet.run("start-all").returncode == 0
     fleet.await_ticks(4)
-    (fleet.config_dir / "defaults.yaml").write_text("strategy: {timeframe: H1}")
+    (fleet.config_dir / "defaults.yaml").write_text("strategy: {timeframe: H1}\nreload: {restart: manual}")
     eventually(lambda: pending(fleet) == 8, within=20, what="the hosts notice it")
     planned = fleet.run("rollout", "start", "--to", "config", "--dry-run", *QUICK)
     assert "account-001 (canary)" in planned.stdout
@@ -93,7 +93,7 @@ def test_a_bad_canary_pauses_the_rollout_and_runs_as_before(fleet: Fleet) -> Non
             admin.create_account("Paper-1", login, "another-password")
     fleet.await_ticks(4)
     for number, account_id in enumerate(accounts, 11):
-        fleet.add_account(account_id, 5000 + number)
+        fleet.add_account(account_id, 5000 + number, reload={"restart": "manual"})
     eventually(lambda: pending(fleet) == 3, within=20, what="the host notices it")
     rollout_id = fleet.run_json("rollout", "start", *QUICK)["rollout"]["id"]
     watched = fleet.run("rollout", "show", rollout_id, "--watch", timeout=90)

@@ -42,6 +42,7 @@ from manager.pool.commands import CommandSpec
 from manager.pool.protocol import StartRequest
 from manager.pool.start_requests import StartRequestFactory
 from manager.states import TradingMode, WorkerLifecycleStatus
+from manager.system.state_dir import StatePaths
 from manager.validation import AccountConfigurationValidator
 from support.waiting import eventually
 
@@ -75,7 +76,7 @@ class PoolOfNames:
         self.config_changes = SimpleNamespace(
             record=lambda _account_id: None,
             kept=SimpleNamespace(remove=lambda _account_id: None),
-            previous_dir=Path("nowhere"),
+            paths=StatePaths(Path("nowhere")),
         )
         self.while_starting: Callable[[], None] = lambda: None
         self.while_stopping: Callable[[], object] = lambda: None

@@ -19,8 +19,9 @@ from manager.api.models_config import Approval, HoldList, RolloutDetail, Rollout
 from manager.api.parts import ApiParts, Parts
 from manager.api.rendering import answer, utc
 from manager.api.routes.batches import select_accounts
+from manager.change.rollout_planning import RolloutRecord
 from manager.change.rollouts import Rollout, RolloutOptions
-from manager.client.rollouts import FleetRollouts, RolloutRecord
+from manager.client.rollouts import FleetRollouts
 from manager.errors import NoRolloutError
 
 router = APIRouter(tags=["rollouts"])

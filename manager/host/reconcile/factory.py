@@ -28,6 +28,7 @@ from manager.host.reconcile.reconciler import Reconciler, ReconcilerParts
 from manager.host.reconcile.recovery import Restarts
 from manager.host.reconcile.reload import ConfigReload
 from manager.host.reconcile.reload_restarts import ReloadRestarts
+from manager.host.reconcile.reload_rollouts import ReloadRollouts
 from manager.host.reconcile.reservations import Reservations
 from manager.host.reconcile.resting import Resting
 from manager.host.reconcile.rollouts import RolloutSteps
@@ -93,7 +94,7 @@ def build_reconciler(
         lambda: {one.account_id: one.apply_defaults for one in desired_cache.running() if one.host == host},
         epoch or desired_cache.redis_time,
     )
-    rollbacks = ConfigRollbacks(pool.config_changes.previous_dir)
+    rollbacks = ConfigRollbacks(pool.config_changes.paths.previous_dir)
     restarts = Restarts(
         host,
         pool,
@@ -108,6 +109,7 @@ def build_reconciler(
         wake,
         clock,
     )
+    rollout_threads = ThreadPool(1, "rollout")
     stop_threads = ThreadPool(_PARALLEL_STOPS, "stop")
     limits = None
     if enforcement is not None:
@@ -130,12 +132,22 @@ def build_reconciler(
             sweep,
             config_service,
             restarts.validated,
-            ReloadRestarts(host, pool, desired_cache, drain_state, rollbacks, clock),
+            ReloadRestarts(
+                host,
+                pool,
+                desired_cache,
+                drain_state,
+                rollbacks,
+                rollouts,
+                pool.config_changes.paths.reload_file,
+                clock,
+            ),
+            ReloadRollouts(rollouts, store, desired, rollout_threads, clock),
             rollbacks,
             ConfigHolds(approvals, rollbacks, pool.get_worker_info),
             clock,
         ),
-        rollouts=RolloutSteps(host, rollouts, store, desired),
+        rollouts=RolloutSteps(host, rollouts, store, desired, rollout_threads),
         schedules=schedules,
         resting=resting,
         limits=limits,

@@ -19,6 +19,7 @@ from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.config_sweep import ConfigSweep
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.reload_restarts import ReloadRestarts
+from manager.host.reconcile.reload_rollouts import ReloadRollouts
 from manager.host.reconcile.reload_texts import explain, key_names, restart_text, without_secrets
 from manager.host.reconcile.removed_files import RemovedFiles
 from manager.host.workers.bounded_reads import BoundedConfiguration
@@ -62,6 +63,7 @@ class ConfigReload:
         config_service: BoundedConfiguration,
         validated: Callable[[DesiredState], AccountConfig],
         restarts: ReloadRestarts,
+        rollouts: ReloadRollouts,
         rollbacks: ConfigRollbacks,
         holds: ConfigHolds,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +79,7 @@ class ConfigReload:
         self._config_service = config_service
         self._validated = validated
         self._restarts = restarts
+        self._rollouts = rollouts
         self._rollbacks = rollbacks
         self._holds = holds
         self._clock = clock
@@ -84,8 +87,9 @@ class ConfigReload:
         self._looks = 0
         self._settled: Mapping[str, LoadedAccount] | None = None
         self._files: Mapping[str, LoadedAccount] = {}
-        #: Accounts whose files changed together with those of others: a rollout restarts them.
+        #: Accounts whose files changed together with those of others, and alone.
         self._together: frozenset[str] = frozenset()
+        self._alone: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         #: Accounts that are being compared.
         self._busy: set[str] = set()
@@ -131,6 +135,7 @@ class ConfigReload:
                 del self._seen[account_id]
         self._holds.forget_others({one.account_id for one in own})
         self._restarts.tick()
+        self._rollouts.tick({key: self._files[key] for key in self._together if key in self._files})
 
     def _follow_removed_files(self) -> None:
         if self._sweep.looks != self._looks:
@@ -158,12 +163,16 @@ class ConfigReload:
         """Notice the accounts whose files changed in one look; all of the fleet count."""
         if settled is self._settled:
             return
-        self._settled = settled
+        first, self._settled = self._settled is None, settled
         before, self._files = self._files, {**self._files, **settled}
-        changed = {key for key, one in settled.items() if key in before and before[key] is not one}
-        changed = {key for key in changed if before[key].config != settled[key].config}
-        if changed:
-            self._together = (self._together - changed) | (changed if len(changed) > 1 else frozenset())
+        if first:
+            return  # whether they have changed is unknown
+        looked_at = {key for key, one in settled.items() if before.get(key) is not one}
+        changed = {key for key in looked_at if key not in before or before[key].config != settled[key].config}
+        if len(changed) > 1:
+            self._together, self._alone = self._together | changed, self._alone - changed
+        elif changed:
+            self._together, self._alone = self._together - changed, self._alone | changed
 
     def _is_own(self, desired: DesiredState) -> bool:
         return desired.host == self._host
@@ -325,9 +334,10 @@ class ConfigReload:
         if any(one.reload_class is ReloadClass.RESTART for one in found.later):
             if account_id in self._together:
                 self._restarts.withdraw(account_id)
-                text = "several files changed at once: `manager rollout start --to config` restarts in steps"
+                manual = config.reload.restart == "manual"
+                text = "" if manual else self._rollouts.offer()
             else:
-                text = self._restarts.offer(record, found.target, config)
+                text = self._restarts.offer(record, found.target, config, alone=account_id in self._alone)
         self._note(record, "pending", config, found.later, explain(account_id, found.later, text))
 
     def _note(

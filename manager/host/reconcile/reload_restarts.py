@@ -1,17 +1,21 @@
 """Restarts workers whose files have changed, one after the other, when their accounts are flat."""
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from uuid import NAMESPACE_OID, uuid5
 
-from manager.config import AccountConfig
+from manager.change.rollout_store import RolloutStore
+from manager.config import AccountConfig, config_version
 from manager.config.program_gateways import runs_programs
 from manager.errors import FleetUnavailableError
 from manager.fleet.desired import RELOADED, DesiredState, DesiredStateRequest
+from manager.fleet.parsing import json_object
 from manager.host.reconcile.config_rollbacks import ConfigRollbacks
 from manager.host.reconcile.desired_state import DesiredStateCache
 from manager.host.reconcile.drain_state import DrainState
@@ -21,7 +25,8 @@ from manager.host.workers.pool import WorkerPoolManager
 from manager.host.workers.records import WorkerRecord
 from manager.market.parsing import show_duration
 from manager.states import WorkerHealth
-from manager.system import logs
+from manager.system import atomic_file, logs
+from manager.system.storage import explain
 
 logger = logging.getLogger(__name__)
 
@@ -53,23 +58,35 @@ class ReloadRestarts:
         desired_cache: DesiredStateCache,
         drain_state: DrainState,
         rollbacks: ConfigRollbacks,
+        rollouts: RolloutStore,
+        path: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` returns monotonic seconds."""
+        """`path` is a file that remembers what waits. `clock` returns monotonic seconds."""
         self._host = host
         self._pool = pool
         self._desired_cache = desired_cache
         self._drain_state = drain_state
         self._rollbacks = rollbacks
+        self._rollouts = rollouts
+        self._path = path
+        #: Versions of the files that changed alone and wait, also before this agent started.
+        self._alone = _load(path)
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
         #: Since when the workers of unsettled restarts are healthy: worker id → monotonic seconds.
         self._healthy: dict[str, float] = {}
 
-    def offer(self, record: WorkerRecord, running: KeptConfig, config: AccountConfig) -> str:
-        """Take a change that needs a restart; return what happens and when. Empty: only a command does it."""
-        reload = config.reload
+    def offer(self, record: WorkerRecord, running: KeptConfig, config: AccountConfig, *, alone: bool) -> str:
+        """Take a change that needs a restart; return what happens and when. Empty: only a command does it.
+
+        `alone`: no other file changed in the same look. A change of which that is unknown, because it came
+        before this agent, is not taken.
+        """
+        reload, version = config.reload, config_version(config)
+        if not alone and self._alone.get(record.account_id) != version:
+            return ""
         if reload.restart == "manual" or (reload.restart == "when_flat" and runs_programs(config.gateway)):
             self.withdraw(record.account_id)
             return ""
@@ -77,6 +94,7 @@ class ReloadRestarts:
             before = self._waiting.get(record.account_id)
             since = before.since if before is not None else self._clock()
             self._waiting[record.account_id] = _Waiting(record.worker_id, running, config, since)
+            self._remember(record.account_id, version)
         if reload.restart == "at_once":
             return "it restarts now"
         latest = "" if reload.deadline is None else f", at the latest after {show_duration(reload.deadline)}"
@@ -86,6 +104,20 @@ class ReloadRestarts:
         """Forget the account's change."""
         with self._lock:
             self._waiting.pop(account_id, None)
+            self._remember(account_id, None)
+
+    def _remember(self, account_id: str, version: str | None) -> None:
+        """Save that an account waits, for a later agent. The caller holds the lock."""
+        if self._alone.get(account_id) == version:
+            return
+        self._alone = {key: one for key, one in self._alone.items() if key != account_id}
+        if version is not None:
+            self._alone[account_id] = version
+        try:
+            atomic_file.write(self._path, json.dumps(self._alone))
+        except OSError as error:
+            # A later agent leaves the restart to a command.
+            logs.event(logger, logging.WARNING, "config_not_kept", explain(error, self._path))
 
     def tick(self) -> None:
         """Settle restarts, and begin the next one that may begin."""
@@ -122,6 +154,11 @@ class ReloadRestarts:
     def _restart(self, desired: DesiredState, one: _Waiting) -> bool:
         """Ask for a restart in desired state; return whether no later command overruled it."""
         account_id, generation = desired.account_id, desired.generation + 1
+        try:
+            if self._rollouts.has(account_id):
+                return False  # the rollout restarts it
+        except FleetUnavailableError:
+            return False
         if not self._rollbacks.begin(account_id, one.running, one.config, generation):
             return False
         # This agent after a restart asks with the same token: one command.
@@ -172,3 +209,11 @@ class ReloadRestarts:
             if recovery is not None and now - since >= recovery.healthy_after_seconds:
                 self._rollbacks.remove(account_id)
         self._healthy = healthy
+
+
+def _load(path: Path) -> dict[str, str]:
+    try:
+        found = json_object(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError):
+        return {}
+    return {key: one for key, one in found.items() if isinstance(one, str)}

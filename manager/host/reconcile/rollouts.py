@@ -43,6 +43,7 @@ class RolloutSteps:
         rollouts: RolloutStore,
         fleet: FleetStore,
         desired: DesiredStore,
+        thread_pool: ThreadPool,
     ) -> None:
         self._host = host
         self._rollouts = rollouts
@@ -50,7 +51,7 @@ class RolloutSteps:
         self._desired = desired
         self._lock = threading.Lock()
         self._busy = False
-        self.thread_pool = ThreadPool(1, "rollout")
+        self.thread_pool = thread_pool
 
     def close(self) -> None:
         """End the thread."""

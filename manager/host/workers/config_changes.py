@@ -52,8 +52,8 @@ class ConfigChanges:
         self._records = records
         self._starter = starter
         self.kept = starter.kept
-        #: Where the configurations to return to are kept.
-        self.previous_dir = starter.previous_dir
+        #: The state directory.
+        self.paths = starter.paths
 
     def record(self, account_id: str) -> WorkerRecord | None:
         """Return the record of the account's running worker, or None."""

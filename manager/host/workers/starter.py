@@ -68,11 +68,10 @@ class Starter:
         self._launcher = launcher
         self._records = records
         self._environment = environment
-        self._paths = environment.paths
+        self.paths = environment.paths
         self._home = environment.paths.home
         self._builder = LaunchBuilder(credentials, environment)
         self.kept = KeptConfigs(environment.paths.running_dir)
-        self.previous_dir = environment.paths.previous_dir
         self._limits = limits or PoolLimits()
         self._clocks = clocks or Clocks()
 
@@ -115,7 +114,7 @@ class Starter:
 
     def filled(self, config: AccountConfig) -> AccountConfig:
         """Return the account's configuration as its session uses it, with placeholders filled."""
-        return filled(config, self._paths.account_dir(config.account_id))
+        return filled(config, self.paths.account_dir(config.account_id))
 
     def end_orphans(self, record: WorkerRecord) -> None:
         """Kill what a dead worker's program left running.
@@ -159,7 +158,7 @@ class Starter:
         resolved = self._builder.resolve(config)
         self._ensure_paths(config.account_id)
         wait = ConnectWait(
-            config, self._paths.worker_log(config.account_id), self._limits, self._clocks.monotonic
+            config, self.paths.worker_log(config.account_id), self._limits, self._clocks.monotonic
         )
         launched = self._launcher.launch()
         try:
@@ -192,7 +191,7 @@ class Starter:
     def _start_error(self, account_id: str, error: BaseException) -> BaseException:
         """Return the error that the caller gets for the failure of a start."""
         if isinstance(error, OSError) and disk_refuses(error):
-            return DiskRefusesError(f"{account_id}: {explain(error, self._paths.root)}")
+            return DiskRefusesError(f"{account_id}: {explain(error, self.paths.root)}")
         if isinstance(error, OSError | RuntimeError | MemoryError) and not isinstance(error, ManagerError):
             return StartFailedError(f"{account_id}: {error}")
         return error
@@ -203,7 +202,7 @@ class Starter:
         Raises StartFailedError.
         """
         try:
-            self._paths.create(self._home)
+            self.paths.create(self._home)
         except SettingsError as error:
             raise StartFailedError(f"{account_id}: {error}") from None
 
@@ -255,7 +254,7 @@ class Starter:
     ) -> None:
         spec = self._builder.spec(slot, record, resolved, lease)
         if resolved.filled.user is not None or resolved.filled.group is not None:
-            self._paths.open_for_users()
+            self.paths.open_for_users()
         launched.writer.write(spec.to_json())
         launched.writer.flush()
 

@@ -116,6 +116,7 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
     desired = SimpleNamespace(account_id="a", host="h", apply_defaults=True, validate=True, generation=1)
     sweep: Any = SimpleNamespace(looks=2, settled={}, present={"a"})
     cache: Any = SimpleNamespace(ended_by=lambda _why: [], running=lambda: [desired])
+    others: Any = SimpleNamespace(tick=lambda _together: None)
     approvals: Any = SimpleNamespace(versions=dict)
     drains: Any = SimpleNamespace(active=True)
     rollbacks = ConfigRollbacks(host.paths.previous_dir)
@@ -126,7 +127,8 @@ def reload_of(host: Host) -> tuple[ConfigReload, Any]:
         sweep,
         BoundedConfiguration(host.config_service),
         lambda _desired: host.config_service.load_account_config("a"),
-        ReloadRestarts("h", host.pool, cache, drains, rollbacks),
+        ReloadRestarts("h", host.pool, cache, drains, rollbacks, others, host.paths.reload_file),
+        others,
         rollbacks,
         ConfigHolds(approvals, rollbacks, host.pool.get_worker_info),
     )

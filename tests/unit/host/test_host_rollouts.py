@@ -17,6 +17,7 @@ from manager.fleet.desired import ROLLOUT, DesiredState, DesiredStateRequest
 from manager.fleet.desired_store import DesiredStore
 from manager.host.reconcile.rollouts import RolloutSteps
 from manager.market.daily_text import parse_daily
+from manager.system.thread_pool import ThreadPool
 
 
 class Fleet:
@@ -29,7 +30,7 @@ class Fleet:
         self.steps = self.host("h1")
 
     def host(self, name: str) -> RolloutSteps:
-        return RolloutSteps(name, self.rollouts, self.store, self.desired)
+        return RolloutSteps(name, self.rollouts, self.store, self.desired, ThreadPool(1, name))
 
     def ask(self, token: str, *, restart: bool = False) -> int:
         """Send a person's start or restart; return its generation."""

@@ -30,6 +30,7 @@ class World:
         self.records: dict[str, Any] = {}
         self.desired: dict[str, DesiredState] = {}
         self.at_rest: set[str] = set()
+        self.rolled_out: set[str] = set()
         self.asked: list[DesiredStateRequest] = []
         self.before_write: Callable[[], None] = lambda: None
         self.drain = SimpleNamespace(active=False)
@@ -44,7 +45,11 @@ class World:
         )
         cache: Any = SimpleNamespace(get=self.desired.get, set_unless_changed=self._set)
         drain: Any = self.drain
-        self.restarts = ReloadRestarts("h", pool, cache, drain, self.rollbacks, lambda: self.now)
+        rollouts: Any = SimpleNamespace(has=lambda account_id: account_id in self.rolled_out)
+        self.path = directory / "reload.json"
+        self.restarts = ReloadRestarts(
+            "h", pool, cache, drain, self.rollbacks, rollouts, self.path, lambda: self.now
+        )
 
     def running(self, account_id: str, positions: int | None = 0, **reload: Any) -> str:
         """Start an account and change its file; return what is said of it."""
@@ -57,6 +62,7 @@ class World:
             self.records[account_id],
             KeptConfig.of("w", config(account_id=account_id)),
             changed(account_id, **reload),
+            alone=True,
         )
 
     def restarted(self, account_id: str) -> None:
@@ -140,12 +146,12 @@ def test_only_a_command_restarts_manual_accounts_and_programs_of_unknown_positio
     world.running("a")
     record = world.records["a"]
     kept = KeptConfig.of("w", config(account_id="a"))
-    assert world.restarts.offer(record, kept, changed("a", restart="manual")) == ""
+    assert world.restarts.offer(record, kept, changed("a", restart="manual"), alone=True) == ""
     world.restarts.tick()
-    assert world.restarts.offer(record, kept, changed("a", "command")) == ""
+    assert world.restarts.offer(record, kept, changed("a", "command"), alone=True) == ""
     world.restarts.tick()
     assert world.asked == []
-    assert world.restarts.offer(record, kept, changed("a", "command", restart="at_once")) != ""
+    assert world.restarts.offer(record, kept, changed("a", "command", restart="at_once"), alone=True) != ""
 
 
 def test_one_account_at_a_time_and_the_next_when_the_last_one_is_healthy(world: World) -> None:
@@ -203,6 +209,37 @@ def test_a_command_after_the_restart_settles_it(world: World) -> None:
     world.desired["a"] = replace(world.desired["a"], generation=3)
     world.restarts.tick()
     assert world.rollbacks.find("a") is None
+
+
+def test_a_rollout_restarts_its_own_accounts(world: World) -> None:
+    world.running("a")
+    world.rolled_out.add("a")
+    world.restarts.tick()
+    assert world.asked == []
+    world.rolled_out.clear()
+    world.restarts.tick()
+    assert len(world.asked) == 1
+
+
+def test_a_later_agent_knows_what_changed_alone_and_takes_nothing_else(tmp_path: Path) -> None:
+    World(tmp_path).running("a", positions=1)
+    later = World(tmp_path)
+    record: Any = SimpleNamespace(account_id="a", worker_id="w", generation=1)
+    kept = KeptConfig.of("w", config(account_id="a"))
+    assert later.restarts.offer(record, kept, changed("a"), alone=False) != ""
+    assert later.restarts.offer(record, kept, changed("a", deadline="4h"), alone=False) == "", "another file"
+    other: Any = SimpleNamespace(account_id="b", worker_id="w", generation=1)
+    assert later.restarts.offer(other, kept, changed("b"), alone=False) == ""
+    later.restarts.withdraw("a")
+    assert World(tmp_path).restarts.offer(record, kept, changed("a"), alone=False) == ""
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\xff", '{"a": 1}'])
+def test_a_broken_memory_is_an_empty_one(tmp_path: Path, content: str) -> None:
+    (tmp_path / "reload.json").write_bytes(content.encode("latin-1"))
+    record: Any = SimpleNamespace(account_id="a", worker_id="w", generation=1)
+    kept = KeptConfig.of("w", config(account_id="a"))
+    assert World(tmp_path).restarts.offer(record, kept, changed("a"), alone=False) == ""
 
 
 def test_redis_away_and_a_drain_delay_it(world: World) -> None:
