@@ -39,11 +39,13 @@ class SentinelRedis:
                 within=20,
                 what="the replica is in step",
             )
+        # A Sentinel promotes no replica whose link was down for more than ten times `down-after` before that,
+        # as after `lose_the_last_writes` and two commands.
         conf = directory / "sentinel.conf"
         conf.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor {MASTER} 127.0.0.1 {self._port_of(primary)} 1\n"
-            f"sentinel down-after-milliseconds {MASTER} 300\n"
+            f"sentinel down-after-milliseconds {MASTER} 2000\n"
             f"sentinel failover-timeout {MASTER} 2000\n"
         )
         self._sentinel = subprocess.Popen(
