@@ -12,6 +12,9 @@ _MAX_NAMES = 8
 _CONFIG = {
     "current": "run what their file says",
     "pending": "wait for a restart (`manager reload`)",
+    "held": "wait for approval (`manager approve`)",
+    "rolled_back": "returned to their earlier configuration (`manager reload`)",
+    "vanished": "run, and their file is gone with many others",
     "invalid": "have an invalid file and run as before (`manager validate`)",
 }
 
@@ -32,12 +35,14 @@ def versions(as_json: bool) -> int:
         say(f"hosts    {printable(version):<10} {_names(names)}")
     for version, names in sorted(found.workers.items()):
         old = newest and version != newest
-        cure = "; `manager restart` brings them to the version of their host" if old else ""
+        cure = (
+            "; `manager rollout start --to software` brings them to the version of their host" if old else ""
+        )
         listed = f": {_names(names)}" if old else ""
         say(f"workers  {printable(version):<10} {counted(len(names), 'worker')}{listed}{cure}")
     for state, names in found.config.items():
         listed = "" if state == "current" else f": {_names(names)}"
-        say(f"config   {state:<10} {len(names)} {_CONFIG.get(state, 'of an unknown state')}{listed}")
+        say(f"config   {state:<11} {len(names)} {_CONFIG.get(state, 'of an unknown state')}{listed}")
     for version, names in sorted(found.pushed.items()):
         say(f"pushed   {printable(version):<10} {_names(names)}")
     if not found.hosts and not found.workers:

@@ -20,7 +20,7 @@ class VersionCounts:
     workers: dict[str, list[str]] = field(default_factory=dict)
     #: Version of the software → live hosts with an agent of it.
     hosts: dict[str, list[str]] = field(default_factory=dict)
-    #: `current`, `pending` or `invalid` → accounts with a worker whose configuration is so.
+    #: `current`, or a state of `metadata.config` → accounts with a worker whose configuration is so.
     config: dict[str, list[str]] = field(default_factory=dict)
     #: Version of the pushed configuration → live hosts that use it; `files` for hosts that read their own.
     pushed: dict[str, list[str]] = field(default_factory=dict)
@@ -54,6 +54,6 @@ def version_counts(hosts: Iterable[HostState], workers: Iterable[WorkerInfo]) ->
     return found
 
 
-_STATES = ("current", "pending", "invalid")
+_STATES = ("current", "pending", "held", "invalid", "rolled_back", "vanished")
 
 __all__ = ["UNKNOWN", "VersionCounts", "version_counts"]
