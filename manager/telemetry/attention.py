@@ -269,46 +269,44 @@ def _of_running(account_id: str, worker: WorkerInfo, host: HostState | None) -> 
         )
 
 
+#: State of `metadata.config` → code, text and what to do; `{text}` is the state's text.
+_CONFIG: Final[Mapping[str, tuple[str, str, str]]] = {
+    "invalid": (
+        "invalid_config",
+        "its file is invalid, so it runs as before: {text}",
+        "correct the file; `manager validate {account}` shows every problem",
+    ),
+    "rolled_back": (
+        "rolled_back",
+        "{text}",
+        "correct the file, or `manager restart {account}` tries it again",
+    ),
+    "held": (
+        "hold",
+        "{text}",
+        "`manager reload {account}` shows the changes, `manager approve` applies them",
+    ),
+    "vanished": (
+        "config_vanished",
+        "{text}",
+        "bring the files back, or `manager stop {account}` if it is meant to end",
+    ),
+}
+_PENDING: Final = ("config_pending", "{text}", "`manager reload {account}` shows what waits")
+
+
 def _of_config(account_id: str, worker: WorkerInfo) -> Iterator[Attention]:
     state = worker.placement.config
     if state is None:
         return
-    text = str(state.get("text") or "it differs from its file")
-    if state.get("state") == "invalid":
-        yield Attention(
-            code="invalid_config",
-            account_id=account_id,
-            text=f"its file is invalid, so it runs as before: {text}",
-            do=f"correct the file; `manager validate {account_id}` shows every problem",
-        )
-    elif state.get("state") == "rolled_back":
-        yield Attention(
-            code="rolled_back",
-            account_id=account_id,
-            text=text,
-            do=f"correct the file, or `manager restart {account_id}` tries it again",
-        )
-    elif state.get("state") == "vanished":
-        yield Attention(
-            code="config_vanished",
-            account_id=account_id,
-            text=text,
-            do=f"bring the files back, or `manager stop {account_id}` if it is meant to end",
-        )
-    elif state.get("state") == "held":
-        yield Attention(
-            code="hold",
-            account_id=account_id,
-            text=text,
-            do=f"`manager reload {account_id}` shows the changes, `manager approve` applies them",
-        )
-    else:
-        yield Attention(
-            code="config_pending",
-            account_id=account_id,
-            text=text,
-            do=f"`manager reload {account_id}` shows what waits",
-        )
+    code, text, do = _CONFIG.get(str(state.get("state")), _PENDING)
+    reason = str(state.get("text") or "it differs from its file")
+    yield Attention(
+        code=code,
+        account_id=account_id,
+        text=text.replace("{text}", reason),
+        do=do.replace("{account}", account_id),
+    )
 
 
 def count_by_code(found: Iterable[Attention]) -> Mapping[tuple[str, Severity], int]:
