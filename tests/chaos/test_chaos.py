@@ -35,7 +35,10 @@ from support.proxy import Proxy
 from support.servers import RedisServer
 from support.waiting import eventually
 
+from manager.change.rollout_store import RolloutStore
+from manager.change.rollouts import UNDER_WAY, RolloutOptions
 from manager.client.hosts import FleetHosts
+from manager.client.rollouts import FleetRollouts
 from manager.errors import FleetUnavailableError, ManagerError
 from manager.factory import build_service
 from manager.fleet import FleetStore
@@ -152,6 +155,13 @@ class Chaos:
             DesiredStore(self.redis.url),
             AuditTrail(self.redis.url),
             LeaseStore(self.redis.url),
+        )
+        self.rollout_store = RolloutStore(self.redis.url)
+        self.rollouts = FleetRollouts(
+            self.rollout_store,
+            FleetStore(self.redis.url),
+            DesiredStore(self.redis.url),
+            AuditTrail(self.redis.url),
         )
         self.ids = [f"account-{number:03}" for number in range(1, ACCOUNTS + 1)]
         for number, account_id in enumerate(self.ids, 1):
@@ -280,6 +290,7 @@ class Chaos:
             self.kill_guardian,
             *[self.rest] * 2,
             *[self.edit_file] * 2,
+            *[self.roll_out] * 2,
         ]
         while not self.over.wait(dice.uniform(0.5, 3.0)):
             fault = dice.choice(faults)
@@ -445,6 +456,8 @@ class Chaos:
             "groups": [f"g{dice.randrange(100)}"],
             "default_risk": {"risk_percent": dice.uniform(0.1, 2)},
         }
+        if dice.random() < 0.4:  # needs a restart
+            data["strategy"] = {"timeframe": dice.choice(["M5", "M15", "H1"])}
         text = self.files[account_id] = json.dumps(data)
         half, way = len(text) // 2, dice.choice(["at once", "halves", "gone"])
         self._later(dice.uniform(0.5, 5), lambda: _replace(path, self.files[account_id]))
@@ -455,6 +468,23 @@ class Chaos:
                 path.write_text(text[:half])
             case _:
                 path.unlink(missing_ok=True)
+
+    def roll_out(self, dice: random.Random) -> None:
+        """Begin a rollout over the accounts whose files wait for a restart, or pause or end one."""
+        for rollout in self.rollouts.list(5):
+            if rollout.active and dice.random() < 0.3:
+                dice.choice([self.rollouts.pause, self.rollouts.cancel])(rollout.id)
+        self.apply_files(dice.randrange(1, 6))
+
+    def apply_files(self, most: int) -> None:
+        """Begin a rollout over the accounts whose files wait for a restart."""
+        options = RolloutOptions(
+            canary=1, bake=1, min_healthy=1, healthy_deadline=15, max_failures=99, when_flat=False, per_host=9
+        )
+        record = self.rollouts.plan(dict.fromkeys(self.ids), "config", options, max_unavailable=str(most))
+        if record.restarts:
+            self.watch.count("rollout")
+            self.rollouts.start(record, force=True)
 
     def _some_agent(self, dice: random.Random) -> ProcessRef | None:
         agents = [host.agent for host in self.hosts if host.agent is not None and host.agent.poll() is None]
@@ -531,6 +561,7 @@ class Chaos:
             infos = self.hosts[0].store.list_workers()
         except FleetUnavailableError:
             return
+        self._check_rollouts()
         now = time.monotonic()
         for info in infos:
             pid = info.metadata.get("pid")
@@ -539,6 +570,14 @@ class Chaos:
                 dead_since.pop(key, None)
             elif now - dead_since.setdefault(key, now) > STALE_SECONDS + 2:
                 self.watch.say(f"{info.account_id} is reported running, but {key} (pid {pid}) is dead")
+
+    def _check_rollouts(self) -> None:
+        with contextlib.suppress(ManagerError):
+            for rollout_id in self.rollout_store.active():
+                rollout, members = self.rollout_store.read(rollout_id)
+                under_way = sum(one.state in UNDER_WAY for one in members.values())
+                if under_way > rollout.options.max_unavailable:
+                    self.watch.say(f"rollout {rollout_id} restarts {under_way} accounts at once: {rollout}")
 
     def worker_processes(self) -> list[int]:
         """Return the pids of all worker processes of these hosts, recorded or not."""
@@ -656,13 +695,20 @@ def test_one_session_no_lost_stop_no_lie(chaos: Chaos) -> None:
         thread.join()
     for undo in chaos.undo:
         undo()
+    for rollout_id in chaos.rollout_store.active():
+        chaos.rollouts.cancel(rollout_id)
     assert not failed, "threads of the test itself have failed"
 
     def settled() -> bool:
         for host in chaos.hosts:
             host.keep_agent()
         chaos._check({})
-        return chaos.unsettled() == []
+        wrong = chaos.unsettled()
+        waits = any("does not run what its file says" in text for text in wrong)
+        with contextlib.suppress(ManagerError):
+            if waits and not chaos.rollout_store.active():
+                chaos.apply_files(9)
+        return wrong == []
 
     try:
         eventually(settled, within=SETTLE_SECONDS)

@@ -171,9 +171,16 @@ def test_a_real_account_holds_what_raises_its_exposure(fleet: Fleet) -> None:
     assert f"`manager approve {A}` applies it" in fleet.run("reload", A).stdout
     assert "waits" in fleet.run("approve", B).stderr, "nothing waits of another account"
     # After a crash it trades with the approved limits.
+    crashed = fleet.store.get_worker(A)
+    assert crashed is not None
     before.kill()
-    eventually(lambda: fleet.workers().get(A) not in (None, before), within=20, what="it recovers")
-    eventually(lambda: config_state(fleet).get("state") == "held", within=15, what="it is held again")
+
+    def held_again() -> bool:
+        info = fleet.store.get_worker(A)
+        other = info is not None and info.worker_id != crashed.worker_id
+        return other and config_state(fleet).get("state") == "held"
+
+    eventually(held_again, within=30, what="it recovers, and is held again")
     assert risks(fleet)["risk_percent"] == 1
     stale = fleet.run("approve", A, "--to", "000000000000")
     assert stale.returncode == 1
