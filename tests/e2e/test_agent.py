@@ -53,6 +53,7 @@ def test_a_bootsteps_stop_stops_no_trading_worker(fleet: Fleet, number: int) -> 
     assert not before[accounts[0]].alive()
 
 
+@pytest.mark.long
 def test_an_agent_whose_state_directory_was_removed_finds_its_workers(fleet: Fleet) -> None:
     """A worker without a record is shown as running, and a stop ends it."""
     (account_id,) = fleet.add_accounts(1)
@@ -227,6 +228,7 @@ def test_in_a_container_an_orderly_end_stops_the_workers_and_the_next_agent_star
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.long
 def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> None:
     fleet.add_accounts(2)
     assert fleet.run("start-all").returncode == 0
@@ -243,6 +245,7 @@ def test_nothing_in_the_state_directory_is_for_others_to_see(fleet: Fleet) -> No
     assert open_to_others == {}
 
 
+@pytest.mark.long
 def test_the_scheduler_has_due_things_done_and_its_health_is_that_they_are(fleet: Fleet) -> None:
     fleet.extra_environment["MANAGER_TIDY_SECONDS"] = "1"
     result = fleet.run("healthcheck", "--scheduler")

@@ -59,6 +59,7 @@ def test_a_restart_with_a_broken_file_stops_nothing(fleet: Fleet) -> None:
     assert fleet.status("account-001") == "running"
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_failed_at_once_with_the_signal(fleet: Fleet) -> None:
     fleet.add_account("account-001", 5001, recovery={"max_restarts": 0})
     fleet.run_json("start", "account-001")
@@ -92,6 +93,7 @@ def test_accounts_that_cannot_start_report_the_reason_and_leave_nothing(fleet: F
     assert not fleet.workers()
 
 
+@pytest.mark.long
 def test_wrong_password_is_refused_by_the_venue_and_reported(fleet: Fleet) -> None:
     fleet.add_account("account-001", 5001)
     fleet.run_json("start", "account-001")
@@ -116,6 +118,7 @@ def test_commands_without_a_host_agent_report_it_at_once(bare_fleet: Fleet) -> N
     assert "manager up" in done.stderr
 
 
+@pytest.mark.long
 def test_commands_without_redis_report_it_at_once(bare_fleet: Fleet) -> None:
     bare_fleet.redis.stop()
     for command in (("ps",), ("start", "account-001"), ("doctor",), ("events",)):

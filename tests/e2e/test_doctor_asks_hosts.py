@@ -8,6 +8,7 @@ pytestmark = pytest.mark.e2e
 A = "account-001"
 
 
+@pytest.mark.long
 def test_a_credential_of_the_agents_environment_is_not_called_missing(bare_fleet: Fleet) -> None:
     fleet = bare_fleet
     fleet.add_account(A, 5001, password="env:BOT_PASSWORD")

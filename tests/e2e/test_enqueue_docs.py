@@ -40,6 +40,7 @@ def test_every_python_block_is_an_example_that_is_run() -> None:
     assert blocks == len(EXAMPLES)
 
 
+@pytest.mark.long
 def test_the_examples_do_what_they_say(fleet: Fleet) -> None:
     fleet.add_accounts(3)
     celery_url = "redis+socket://" + fleet.redis.url.removeprefix("unix://")

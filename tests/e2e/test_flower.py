@@ -13,6 +13,7 @@ pytestmark = pytest.mark.e2e
 A = "account-001"
 
 
+@pytest.mark.long
 def test_flower_shows_what_was_asked_and_what_failed_and_no_more(fleet: Fleet, tmp_path: Path) -> None:
     flower = Flower(fleet, tmp_path)
     fleet.add_accounts(1)

@@ -238,6 +238,7 @@ def test_doctor_fails_over_files_that_are_not_read(directory: Directory) -> None
     assert str(directory.root / "accounts") in failures[0].found
 
 
+@pytest.mark.long
 def test_validate_names_them_and_exits_1(directory: Directory) -> None:
     directory.write("good", GOOD)
     (directory.root / "accounts" / "gold.yml").write_text(GOOD)

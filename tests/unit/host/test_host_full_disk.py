@@ -222,6 +222,7 @@ def test_output_that_nothing_takes_is_dropped(tmp_path: Path) -> None:
 
 
 @needs_a_disk
+@pytest.mark.long
 def test_commands_on_a_disk_that_takes_nothing_give_one_line(disk: SmallDisk) -> None:
     environment = {
         "PATH": os.environ.get("PATH", ""),

@@ -51,6 +51,7 @@ def _round(command: Callable[[int], None], numbers: Iterator[int]) -> float:
     return (after - before) / _COMMANDS
 
 
+@pytest.mark.long
 def test_refused_stops_and_starts_leave_nothing_in_memory(redis_server: RedisServer, tmp_path: Path) -> None:
     host = ReconciledHost(tmp_path, redis_server.url, "h")
     host.account("good", 1)
