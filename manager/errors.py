@@ -105,7 +105,7 @@ class NothingHeldError(ManagerError, ValueError):
 
 
 class NoRolloutError(ManagerError, ValueError):
-    """Raised when there is no record of a rollout."""
+    """Raised when the rollout is unknown."""
 
     code = "no_rollout"
 

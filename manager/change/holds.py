@@ -58,7 +58,7 @@ def held_changes(changes: Iterable[FieldChange], hold: Hold) -> tuple[FieldChang
 
 
 def _allows_more(old: Any, new: Any) -> bool:
-    """Return whether a limit is higher than before. None is no limit."""
+    """Return whether a limit is higher than before. None means unlimited."""
     if old is None or new is None:
         return new is None
     return bool(new > old)

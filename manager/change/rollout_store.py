@@ -138,7 +138,7 @@ class RolloutStore:
         return head, members
 
     def write(self, before: Rollout, after: Rollout, members: Mapping[str, Member]) -> bool:
-        """Write a rollout and changed members; return False if somebody else has written since `before`."""
+        """Write a rollout and changed members; return False if another write came since `before`."""
         if after == before and not members:
             return True
         head = json.dumps(asdict(replace(after, version=before.version + 1)))
@@ -166,7 +166,7 @@ class RolloutStore:
         return [head for text in heads if (head := _rollout(json_object(text) or {})) is not None]
 
     def begin_step(self, rollout_id: str, host: str) -> bool:
-        """Return whether this host takes the rollout's next step; nobody else does for ten seconds."""
+        """Return whether this host takes the rollout's next step; no other host does for ten seconds."""
         with translated(self._url):
             return bool(self._client.set(_tick_key(rollout_id), host, nx=True, px=_TICK_MS))
 

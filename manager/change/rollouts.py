@@ -2,7 +2,7 @@
 
 A rollout restarts its members, first a few canaries, then the others, and never lets more members be
 unavailable than allowed. `plan` computes one step from a snapshot. Whoever carries the step out writes it
-only if nobody else has changed the rollout since.
+only if the rollout has not changed since.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ class MemberState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     SKIPPED = "skipped"
-    #: A later command of somebody else came first.
+    #: A later command of another sender came first.
     OVERRULED = "overruled"
 
 
@@ -183,7 +183,7 @@ def plan(
 
 
 def unavailable(members: Mapping[str, Member], fleet: Mapping[str, Observed]) -> int:
-    """Return how many members are unavailable: under way, or wanted and not available, whoever's fault."""
+    """Return how many members are unavailable: under way, or wanted and not available for any reason."""
     return sum(
         one.state in UNDER_WAY
         or (fleet.get(key, Observed()).wanted and not fleet.get(key, Observed()).available)
@@ -230,7 +230,7 @@ def _settled(member: Member, seen: Observed, options: RolloutOptions, now: float
     if member.state not in UNDER_WAY:
         return member
     if member.generation == 0:
-        return member  # whoever began it has not asked for its restart yet; the next step does
+        return member  # its restart was not requested yet; the next step does that
     if seen.desired > member.generation:
         return _ended(member, MemberState.OVERRULED, "a later command came first", now)
     if seen.failed and seen.generation >= member.generation:

@@ -22,7 +22,7 @@ _DIGITS: Final = 32
 def hide_values(config: AccountConfig, salt: bytes) -> AccountConfig:
     """Return a configuration with digests in place of what may be secret.
 
-    That is a password that is no reference, each value of `environment`, `options` and `command`, each URL of
+    These are a literal password, each value of `environment`, `options` and `command`, each URL of
     a probe, each text among a strategy's parameters, and each number there whose name is that of a secret. A
     digest is `hidden:` and 32 hexadecimal digits of HMAC-SHA256 with `salt`.
     """

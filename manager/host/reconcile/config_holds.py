@@ -48,7 +48,7 @@ class ConfigHolds:
         self._rollbacks.hold(account_id, kept, config, generation)
 
     def release(self, account_id: str) -> None:
-        """Let the account's file wait no longer: it is approved, or is no longer different."""
+        """End the hold of the account's file: it is approved, or equals what runs."""
         with self._lock:
             self._held.pop(account_id, None)
         self._rollbacks.release(account_id)

@@ -39,7 +39,7 @@ class EarlierConfigs:
         """Count a failed start; return whether it is taken back.
 
         Then the next start uses the earlier configuration. `final`: another attempt would fail in the same
-        way. A venue that is away is no failure of the account.
+        way. A failure does not count while the venue is away.
         """
         account_id = desired.account_id
         if not final and self._pool.queries.venue_is_away(account_id):

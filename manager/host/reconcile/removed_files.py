@@ -5,7 +5,7 @@ from typing import Final
 
 #: Seconds for which a file must be gone.
 REMOVED_AFTER_SECONDS: Final = 30.0
-#: If a larger part of all files vanishes in one look, a share or a directory is gone, and nobody is stopped.
+#: If a larger part of all files vanishes in one look, a share or a directory is gone: no account stops.
 _LARGEST_PART: Final = 0.2
 
 

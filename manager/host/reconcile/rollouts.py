@@ -98,7 +98,7 @@ class RolloutSteps:
         now = self._rollouts.now()
         found = plan(rollout, members, seen, now, window_open=_is_open(rollout, now))
         if not self._rollouts.write(rollout, found.rollout, found.changed):
-            return  # somebody else has changed it: the next step reads that
+            return  # it was changed meanwhile: the next step reads that
         self._report(rollout, found, members)
         # Those that were begun and not asked for belong to a host that was killed in between.
         after = {**members, **found.changed}

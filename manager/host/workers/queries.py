@@ -104,7 +104,7 @@ class WorkerQueries:
     def venue_is_away(self, account_id: str) -> bool:
         """Return whether all workers here of the account's gateway and server are without a session.
 
-        False if there is no other one.
+        False if the account is the only one.
         """
         own = self._slots.find(account_id)
         lease = None if own is None else own.lease
