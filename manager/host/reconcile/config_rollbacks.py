@@ -122,15 +122,17 @@ class ConfigRollbacks:
 
         `final`: another attempt would fail in the same way. `generation`: the command of the start.
         """
+        found = self.find(account_id)
+        if found is None or found.reason or found.held or found.generation != generation:
+            return False
+        failures = found.failures + 1
+        if not final and failures < _MOST_FAILURES:
+            self._save(account_id, replace(found, failures=failures))
+            return False
+        possible = self._possible(found, load)  # without the lock: it reads files
         with self._lock:
-            found = self._known.get(account_id)
-            if found is None or found.reason or found.held or found.generation != generation:
+            if self._known.get(account_id) is not found:
                 return False
-            failures = found.failures + 1
-            if not final and failures < _MOST_FAILURES:
-                self._save(account_id, replace(found, failures=failures))
-                return False
-            possible = self._possible(found, load)
             if possible:
                 possible = self._save(account_id, replace(found, failures=failures, reason=reason))
             if not possible:
