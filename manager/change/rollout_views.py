@@ -6,7 +6,7 @@ from manager.change.rollouts import Aim, Observed
 from manager.fleet.desired import DesiredState
 from manager.fleet.hosts import HostState
 from manager.models import WorkerInfo
-from manager.states import WorkerHealth, WorkerLifecycleStatus
+from manager.states import LIVE, WorkerHealth, WorkerLifecycleStatus
 
 _ILL = (WorkerHealth.DEGRADED, WorkerHealth.UNHEALTHY)
 #: Why a worker with this state of its configuration must not be restarted.
@@ -31,7 +31,7 @@ def observe_accounts(
 
 def _observed(aim: Aim, desired: DesiredState, info: WorkerInfo | None, host: HostState | None) -> Observed:
     if info is None:
-        return Observed(wanted=desired.running, desired=desired.generation, host=desired.host)
+        return Observed(wanted=desired.running, running=False, desired=desired.generation, host=desired.host)
     placement = info.placement
     state = str((placement.config or {}).get("state") or "")
     returned = state == "rolled_back"
@@ -41,6 +41,7 @@ def _observed(aim: Aim, desired: DesiredState, info: WorkerInfo | None, host: Ho
     software_reached = host is not None and placement.version == host.report.version
     return Observed(
         wanted=desired.running and not info.metadata.get("resting"),
+        running=info.status in LIVE or info.status is WorkerLifecycleStatus.UNKNOWN,
         available=info.status is WorkerLifecycleStatus.RUNNING and info.health not in _ILL,
         failed=failed or returned,
         why_failed=(text or "") if failed or returned else "",

@@ -126,6 +126,8 @@ class Observed:
 
     #: Whether it should run, and rests for no schedule.
     wanted: bool = False
+    #: Whether it may have a worker process: one without has no session that could be flat.
+    running: bool = True
     #: Whether its session is connected and not unhealthy.
     available: bool = False
     #: Whether its worker has failed, or returned to its earlier configuration.
@@ -230,7 +232,9 @@ def _settled(member: Member, seen: Observed, options: RolloutOptions, now: float
     if member.state not in UNDER_WAY:
         return member
     if member.generation == 0:
-        return member  # its restart was not requested yet; the next step does that
+        # Its restart was not requested yet: the next step does that, if there is still a desired state.
+        late = now - member.since >= options.healthy_deadline
+        return _ended(member, MemberState.FAILED, "its restart cannot be requested", now) if late else member
     if seen.desired > member.generation:
         return _ended(member, MemberState.OVERRULED, "a later command came first", now)
     if seen.failed and seen.generation >= member.generation:
@@ -264,16 +268,15 @@ def _judged(
     rollout: Rollout, members: Mapping[str, Member], fleet: Mapping[str, Observed], now: float
 ) -> Rollout:
     """Return the rollout with the phase and state that its members lead to."""
-    failed = sorted(key for key, one in members.items() if one.state is MemberState.FAILED)
+    if rollout.state is not RolloutState.RUNNING:
+        return rollout
+    failed = [key for key, one in members.items() if one.state is MemberState.FAILED]
+    failed.sort(key=lambda key: (members[key].since, key))
     canaries = {key: one for key, one in members.items() if one.canary}
-    bad_canary = not rollout.promoted and any(one in canaries for one in failed)
-    new = len(failed) - rollout.seen_failures
-    if (
-        rollout.state is RolloutState.RUNNING
-        and new > 0
-        and (bad_canary or new > rollout.options.max_failures)
-    ):
-        worst = failed[-1] if not bad_canary else next(one for one in failed if one in canaries)
+    new = failed[rollout.seen_failures :]
+    bad_canaries = [] if rollout.promoted else [key for key in new if key in canaries]
+    if bad_canaries or len(new) > rollout.options.max_failures:
+        worst = bad_canaries[0] if bad_canaries else new[-1]
         text = f"{worst}: {members[worst].why}"
         if rollout.options.on_failure == "cancel":
             return replace(rollout, state=RolloutState.CANCELLED, why=text)
@@ -344,7 +347,7 @@ def _skipped(member: Member, seen: Observed) -> tuple[MemberState, str] | None:
 
 def _waits_to_be_flat(member: Member, seen: Observed, options: RolloutOptions, now: float) -> Member | None:
     """Return the member if it waits for closed positions, else None."""
-    if not options.when_flat or seen.positions == 0 or not seen.available:
+    if not options.when_flat or seen.positions == 0 or not seen.running:
         return None
     if member.state is not MemberState.FLAT_WAIT:
         text = "its open positions are unknown" if seen.positions is None else f"{seen.positions} open"

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -65,7 +64,6 @@ def test_a_change_of_the_defaults_restarts_every_account_once_in_steps(fleet: Fl
     # A person stops an account, and the only host agent dies, in the middle.
     assert fleet.run("stop", accounts[-1]).returncode == 0
     fleet.end_agent(SIGKILL)
-    time.sleep(1)
     fleet.start_agent()
     eventually(lambda: fleet.store.get_worker(accounts[0]) is not None, within=10)
     followed = fleet.run("rollout", "show", rollout_id, "--watch", timeout=120)

@@ -194,6 +194,57 @@ def test_open_positions_are_waited_for_until_the_deadline() -> None:
     assert forced.begun == ["a0"]
 
 
+def test_an_ill_account_with_open_positions_waits_too() -> None:
+    for positions in (3, None):
+        fleet = world(2, max_unavailable=2)
+        fleet.fleet["a0"] = replace(fleet.fleet["a0"], positions=positions, available=False)
+        fleet.step()
+        assert fleet.begun == []
+        assert fleet.states()["a0"] == "flat_wait"
+
+
+def test_an_account_without_a_worker_has_nothing_to_be_flat_with() -> None:
+    fleet = world(2, max_unavailable=2)
+    fleet.fleet["a0"] = replace(fleet.fleet["a0"], positions=None, available=False, running=False)
+    fleet.step()
+    assert fleet.begun == ["a0"]
+
+
+def test_a_rollout_that_a_bad_canary_has_paused_does_not_promote_itself() -> None:
+    fleet = world(bad=["a0"])
+    fleet.run()
+    for _ in range(10):
+        fleet.step()
+        fleet.pass_time()
+    assert (fleet.rollout.state, fleet.rollout.promoted) == (RolloutState.PAUSED, False)
+
+
+def test_a_pause_names_the_account_that_failed_since_it_was_resumed() -> None:
+    fleet = world(6, canary=0, max_failures=0, bad=["a4"])
+    fleet.rollout = replace(fleet.rollout, promoted=True)
+    fleet.members["a4"] = replace(fleet.members["a4"], order=-1)
+    fleet.run()
+    assert fleet.rollout.why.startswith("a4: ")
+    fleet.rollout = replace(fleet.rollout, state=RolloutState.RUNNING, why="", seen_failures=1)
+    fleet.fleet["a4"] = replace(fleet.fleet["a4"], available=True, failed=False)
+    fleet.bad = frozenset({"a3"})
+    fleet.run()
+    assert fleet.rollout.why.startswith("a3: ")
+
+
+def test_a_restart_that_cannot_be_requested_fails_in_the_end() -> None:
+    fleet = world(1)
+    fleet.members["a0"] = replace(
+        fleet.members["a0"], state=MemberState.RESTARTING, since=fleet.now, generation=0
+    )
+    fleet.pass_time(19)
+    fleet.step()
+    assert fleet.states()["a0"] == "restarting"
+    fleet.pass_time(1)
+    fleet.step()
+    assert fleet.states()["a0"] == "failed"
+
+
 def test_a_member_that_is_never_healthy_fails_at_its_deadline() -> None:
     fleet = world(2)
     fleet.step()

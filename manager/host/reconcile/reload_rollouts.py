@@ -78,11 +78,22 @@ class ReloadRollouts:
         chosen = {info.account_id: together[info.account_id] for info in workers if _waits(info, together)}
         if not chosen:
             return None
-        files = sorted(f"{key}:{config_version(one.config)}" for key, one in together.items() if one.config)
+        desired = self._desired.read_many(together)
+        # With the generations: the same edit, made again after restarts, is another rollout.
+        files = sorted(
+            f"{key}:{config_version(one.config)}:{desired[key].generation if key in desired else 0}"
+            for key, one in together.items()
+            if one.config is not None
+        )
         record = plan_rollout(
             chosen,
             "config",
-            FleetState(self._desired.read_many(chosen), workers, self._fleet.hosts(), self._rollouts.now()),
+            FleetState(
+                {key: one for key, one in desired.items() if key in chosen},
+                workers,
+                self._fleet.hosts(),
+                self._rollouts.now(),
+            ),
             RolloutOptions(when_flat=not all(_at_once(one) for one in chosen.values())),
             by=BY_FILE,
             rollout_id=uuid5(NAMESPACE_OID, "\n".join(files)).hex[:12],

@@ -1,6 +1,7 @@
 """Rollouts that hosts begin for files that changed together."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_hosts_begin_one_rollout_over_the_accounts_that_need_a_restart(fleet: Fl
     rollout, members = fleet.rollouts.read(rollout_id)
     assert (rollout.by, rollout.aim, set(members)) == ("account file", "config", {"a", "b"})
     assert rollout.options.when_flat
+
+
+def test_the_same_edit_after_restarts_is_another_rollout_and_after_a_cancel_it_is_not(fleet: Fleet) -> None:
+    together = {key: fleet.account(key) for key in ("a", "b")}
+    first = fleet.reload.begin(together)
+    assert first is not None
+    rollout, _ = fleet.rollouts.read(first)
+    assert fleet.rollouts.write(rollout, replace(rollout, state=RolloutState.CANCELLED), {})
+    assert fleet.reload.begin(together) is None, "a person has cancelled it"
+    again = DesiredStateRequest(
+        account_id="a", state="running", token="again", by="ops", why="restart", restart=True, host="h"
+    )
+    fleet.desired.set_desired(again)
+    assert fleet.reload.begin(together) not in (None, first)
 
 
 def test_accounts_that_restart_at_once_wait_for_no_closed_positions(fleet: Fleet) -> None:
