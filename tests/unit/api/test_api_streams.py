@@ -248,6 +248,8 @@ def test_lost_data_is_announced_within_three_seconds_and_followed_by_the_remaini
         client.subscribe("w", "accounts")
         columns = client.until("snapshot")["cols"]
         client.subscribe("e", "events")
+        client.send(op="ping", n=1)
+        client.until("pong")  # the server has the subscription, so the event comes after it
         streams.record(info("account-1", "stopped"))
         old = client.until("event")["cursor"]
         streams.redis.forget()
